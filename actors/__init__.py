@@ -1,0 +1,19 @@
+"""The control plane: who runs, who waits, who yields. Knows nothing of HTTP clients or dialects.
+
+The nouns, from the outside in:
+
+* `supervisor.Supervisor`  the actor that owns the planner. The front door asks it for a *lease*; it
+  performs the planner's effects and tells the model actors what to do.
+* `model.ModelActor`       one actor per model. Owns the process of its server: starts it, waits until
+  it is healthy, relays its log, stops it, reports facts. Holds no requests.
+* `planner.Planner`        pure. `handle(event, now) -> effects`: the queue, the leases, the eviction.
+* `lifecycle`              pure. The one table of a model's states.
+* `backends`               how a server comes to run: a llama-server binary or the embedded one.
+* `demo`                   writes the demo GGUFs, whose weights are made by hand.
+* `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.
+* `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the settings.
+
+Who calls whom: door -> `Supervisor.lease` -> mailbox -> planner -> effects -> `ModelActor.tell`;
+model actor -> `Supervisor.tell(BecameReady | Exited)` -> planner. Tokens never pass through here:
+a grant carries an endpoint, and the door speaks to it directly.
+"""

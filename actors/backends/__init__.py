@@ -1,0 +1,64 @@
+"""How a model's server comes to run, behind two protocols that the model actor drives.
+
+* `process`   a llama.cpp server as a child process: a `llama-server` binary, or
+* `embedded`  the same server from the `xllamacpp` package, run as `python -m actors.backends.embedded`
+* `children`  child processes in groups of their own, their log lines, and the sweep of orphans
+"""
+
+from typing import Protocol
+
+from actors.errors import Failure
+from actors.messages import Endpoint
+
+
+class StartError(Exception):
+    """A server could not be started; carries the `Failure`."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class ModelServer(Protocol):
+    """One running server. Not necessarily a process of this machine."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it answers HTTP."""
+
+    @property
+    def exited(self) -> bool:
+        """Whether it is gone."""
+
+    @property
+    def last_progress(self) -> float:
+        """The monotonic time of its start or of its latest log line."""
+
+    @property
+    def lost_port(self) -> bool:
+        """Whether it ended because another process took its port first, so that a second try may do."""
+
+    def became_ready(self) -> None:
+        """Told once, when it has become healthy."""
+
+    def log_tail(self) -> tuple[str, ...]:
+        """Its latest log lines."""
+
+    def explain_exit(self, when: str) -> Failure:
+        """Why it ended, in words for the client; `when` completes "the model server ended ..."."""
+
+    async def is_healthy(self) -> bool:
+        """Whether its health check answers 200."""
+
+    async def wait_exited(self, timeout: float | None = None) -> None:
+        """Return when it is gone, or after `timeout` seconds."""
+
+    async def stop(self) -> None:
+        """End it and everything it started; returns when all is gone. May be called at any time."""
+
+
+class Backend(Protocol):
+    """Starts the server of one model."""
+
+    async def start(self, epoch: int) -> ModelServer:
+        """Start it without waiting until it is healthy. Raises `StartError`."""

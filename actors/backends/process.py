@@ -1,0 +1,304 @@
+"""llama.cpp servers as child processes: the binary, or the embedded one; ports, flags and health."""
+
+import asyncio
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import structlog
+
+from actors.backends import StartError
+from actors.backends.children import Child
+from actors.config import BUILTIN, Config, Model, ServerPool
+from actors.errors import ConfigError, Failure
+from actors.messages import Endpoint
+from actors.runtime import spawn
+
+log = structlog.get_logger("model")
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+GGUF_MAGIC = b"GGUF"
+GGUF_MIN_SIZE = 24
+
+_BAD_NEWS = re.compile(
+    r"\b(error|failed|failure|unable|cannot|could ?n.t|invalid|exception|abort|assert|out of memory|not)\b",
+    re.I,
+)
+_PORT_TAKEN = re.compile(r"bind|address already in use|HTTP server error", re.I)
+_SEVERE = re.compile(r"^(?:[\d.]+ )?[WE]\s|\b(?:error|failed)\b", re.IGNORECASE)
+_ERROR = re.compile(r"^(?:[\d.]+ )?E\s|\b(?:error|failed)\b", re.IGNORECASE)
+"""While it serves, llama-server warns about ordinary things with every request."""
+
+
+def find_command(pool: ServerPool, model: Model) -> list[str]:
+    """The command of a model's server, without its flags. Raises `ConfigError` when there is none.
+
+    A command of the model or the pool comes first, then `llama-server` on the PATH, then the embedded
+    server; `server_pool.runtime` can insist on either of the last two.
+    """
+    command = model.command or pool.command
+    if command and (pool.runtime != "embedded" or model.command):
+        return shlex.split(command) if isinstance(command, str) else list(command)
+    if pool.runtime != "embedded" and (binary := shutil.which("llama-server")):
+        return [binary]
+    if pool.runtime == "llama-server":
+        raise ConfigError(
+            "server_pool.runtime: no llama-server on the PATH; install llama.cpp or set server_pool.command"
+        )
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise ConfigError(
+            "server_pool.runtime: there is neither a llama-server on the PATH nor the xllamacpp package; "
+            "install either one (pip install xllamacpp)"
+        )
+    return [sys.executable, "-m", "actors.backends.embedded"]
+
+
+def server_flags(name: str, model: Model, pool: ServerPool, path: str, endpoint: Endpoint) -> list[str]:
+    """llama-server's flags for a model; the user's own come last, so that they win."""
+    flags = ["--model", path, "--alias", name, "--host", endpoint.host, "--port", str(endpoint.port)]
+    flags += ["--parallel", str(model.parallel)]
+    if model.parallel > 1:
+        flags += ["--kv-unified"]
+    if model.ctx_size is not None:
+        flags += ["--ctx-size", str(model.ctx_size)]
+    layers = model.gpu_layers if model.gpu_layers is not None else pool.gpu_layers
+    if layers is not None:
+        flags += ["--gpu-layers", str(layers)]
+    if model.embeddings:
+        flags += ["--embeddings"]
+    if model.reranking:
+        flags += ["--reranking"]
+    if model.mmproj is not None:
+        flags += ["--mmproj", model.mmproj]
+    return [*flags, *pool.arguments, *model.arguments]
+
+
+def check_model_file(path: str) -> None:
+    """Raise `StartError` for what is plainly no model, before a process is spent on it. Blocking."""
+
+    def fail(reason: str) -> StartError:
+        return StartError(Failure(message=f"{path}: {reason}", retryable=False))
+
+    try:
+        with Path(path).open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise fail("no such file") from None
+    except OSError as error:
+        raise fail(f"cannot be read: {error.strerror}") from error
+    if magic != GGUF_MAGIC:
+        raise fail("is not a GGUF file")
+    if size < GGUF_MIN_SIZE:
+        raise fail("is a truncated GGUF file")
+
+
+class PortBook:
+    """Hands out ports that nobody listens on, upwards from `start`; 0 leaves the choice to the system."""
+
+    def __init__(self, host: str, start: int) -> None:
+        self._host = host
+        self._start = start
+        self._taken: set[int] = set()
+
+    def take(self) -> int:
+        """Reserve a free port until `give_back`. Raises `StartError` when there is none."""
+        candidates = range(self._start, 65536) if self._start else [0] * 20
+        for port in candidates:
+            if port in self._taken:
+                continue
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self._host, port))
+                except OSError:
+                    continue
+                found = int(probe.getsockname()[1])
+            if found not in self._taken:
+                self._taken.add(found)
+                return found
+        raise StartError(Failure(message=f"no free port on {self._host} from {self._start} upwards"))
+
+    def give_back(self, port: int) -> None:
+        """The port's server is gone."""
+        self._taken.discard(port)
+
+
+class LlamaServer:
+    """A running llama.cpp server process. Implements `actors.backends.ModelServer`."""
+
+    def __init__(
+        self,
+        child: Child,
+        endpoint: Endpoint,
+        session: aiohttp.ClientSession,
+        ports: PortBook,
+        grace: float,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self._child = child
+        self._session = session
+        self._ports = ports
+        self._grace = grace
+        self._on_ready = on_ready
+        self.reader = spawn(child.read_output(), name=f"log of port {endpoint.port}")
+
+    @property
+    def exited(self) -> bool:
+        """Whether the process has ended."""
+        return self._child.returncode is not None
+
+    @property
+    def last_progress(self) -> float:
+        """The monotonic time of its start or of its latest log line."""
+        return self._child.last_progress
+
+    def log_tail(self) -> tuple[str, ...]:
+        """Its latest log lines."""
+        return tuple(self._child.tail)[-20:]
+
+    def explain_exit(self, when: str) -> Failure:
+        """The exit status and the log lines that look like its cause."""
+        code = self._child.returncode
+        how = (
+            f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
+        )
+        cause = [line for line in self._child.tail if _BAD_NEWS.search(line)][-3:]
+        said = f"; its log says: {' / '.join(cause)}" if cause else ""
+        return Failure(message=f"the model server {how} {when}{said}", log_tail=self.log_tail())
+
+    @property
+    def lost_port(self) -> bool:
+        """Whether it ended because somebody else took its port between the check and its own bind."""
+        return self.exited and any(_PORT_TAKEN.search(line) for line in self._child.tail)
+
+    async def is_healthy(self) -> bool:
+        """Whether GET /health answers 200; refused, reset and 503 all mean not yet."""
+        url = f"http://{_bracket(self.endpoint.host)}:{self.endpoint.port}/health"
+        try:
+            async with self._session.get(url) as response:
+                return response.status == 200 and not self.exited
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    def became_ready(self) -> None:
+        """Loading is over: from now on its log is interesting only when something is wrong."""
+        self._on_ready()
+
+    async def wait_exited(self, timeout: float | None = None) -> None:
+        """Return when the process has ended, or after `timeout` seconds."""
+        await self._child.wait(timeout)
+
+    async def stop(self) -> None:
+        """End the process group and give its port back."""
+        try:
+            await self._child.stop(self._grace)
+        finally:
+            self.reader.cancel()
+            self._ports.give_back(self.endpoint.port)
+
+
+class LlamaServerBackend:
+    """Starts the server of one model as a child process. Implements `actors.backends.Backend`."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        *,
+        session: aiohttp.ClientSession,
+        ports: PortBook,
+        cache: Path,
+    ) -> None:
+        self._name = name
+        self._model = config.llama_cpp.models[name]
+        self._pool = config.server_pool
+        self._session = session
+        self._ports = ports
+        self._cache = cache
+
+    async def start(self, epoch: int) -> LlamaServer:
+        """Check the file, then start the server."""
+        try:
+            command = find_command(self._pool, self._model)
+        except ConfigError as error:
+            raise StartError(Failure(message=str(error), retryable=False)) from error
+        path = await self._find_file()
+        await asyncio.to_thread(check_model_file, path)
+        return await self._launch(command, path, epoch)
+
+    async def _launch(self, command: list[str], path: str, epoch: int) -> LlamaServer:
+        endpoint = Endpoint(self._pool.host, self._ports.take())
+        argv = [*command, *server_flags(self._name, self._model, self._pool, path, endpoint)]
+        server_log = log.bind(model=self._name, epoch=epoch, source="model server")
+        loading = True
+
+        def on_line(line: str) -> None:
+            if (_SEVERE if loading else _ERROR).search(line):
+                server_log.warning("server log", line=line)
+            elif loading:
+                server_log.info("server log", line=line)
+            else:
+                server_log.debug("server log", line=line)
+
+        log.info("server starts", model=self._name, epoch=epoch, command=shlex.join(argv))
+        try:
+            # The embedded server is a module of this checkout, wherever the gateway was started from.
+            child = await Child.start(argv, environment={"PYTHONPATH": _python_path()}, on_line=on_line)
+        except OSError as error:
+            self._ports.give_back(endpoint.port)
+            message = f"{argv[0]} cannot be executed: {error.strerror}"
+            raise StartError(Failure(message=message, retryable=False)) from error
+        except BaseException:
+            self._ports.give_back(endpoint.port)
+            raise
+
+        def became_ready() -> None:
+            nonlocal loading
+            loading = False
+
+        return LlamaServer(child, endpoint, self._session, self._ports, self._pool.stop_timeout, became_ready)
+
+    async def _find_file(self) -> str:
+        path = self._model.path
+        if path is None:
+            message = (
+                f"{self._model.repo} is a repository on a hub, and this version serves files only: "
+                f"download the GGUF and set llama_cpp.models.{self._name}.path"
+            )
+            raise StartError(Failure(message=message, retryable=False))
+        if not path.startswith(BUILTIN):
+            return path
+        return await self._make_demo(path.removeprefix(BUILTIN))
+
+    async def _make_demo(self, builtin: str) -> str:
+        """Have a child write the demo model: its numpy would stay in the gateway's memory for good."""
+        argv = [sys.executable, "-m", "actors.demo", "--ensure", builtin, str(self._cache)]
+        child = await Child.start(argv, environment={"PYTHONPATH": _python_path()}, on_line=lambda _: None)
+        reader = spawn(child.read_output(), name=f"writing {builtin}")
+        try:
+            await child.wait()
+        finally:
+            await child.stop(0.0)
+            reader.cancel()
+        if child.returncode or not child.tail:
+            message = f"the built-in model {builtin} could not be written to {self._cache}"
+            raise StartError(Failure(message=message, log_tail=tuple(child.tail)))
+        return child.tail[-1]
+
+
+def _python_path() -> str:
+    return os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,247 @@
+"""The settings: their types, defaults and limits, and how config.yaml becomes them.
+
+`config.yaml` in the checkout documents every key in place; a test holds the two together.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+import yaml
+
+from actors.errors import ConfigError
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+BUILTIN = "builtin:"
+BUILTIN_MODELS = ("demo", "demo-embed")
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all the sections."""
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """How the gateway logs."""
+
+    level: LogLevel = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Server(Section, frozen=True, kw_only=True):
+    """The front door."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    max_body_mb: Count = 64
+    write_timeout: Seconds = 60.0
+    drain_timeout: Seconds = 30.0
+    log: Log = Log()
+
+
+class ServerPool(Section, frozen=True, kw_only=True):
+    """How model servers are run, and how requests wait for them."""
+
+    size: Count = 4
+    host: str = "127.0.0.1"
+    port_start: Port = 8100
+    gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    request_timeout: Seconds = 600.0
+    health_timeout: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    runtime: Literal["auto", "llama-server", "embedded"] = "auto"
+    command: str | list[str] | None = None
+    arguments: list[str] = []
+    queue_size: Count = 256
+    queue_timeout: Seconds = 600.0
+    min_residency: Seconds = 2.0
+    patience: Seconds = 10.0
+    idle_timeout: Seconds = 0.0
+    retry_delay: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    retry_delay_max: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    stop_timeout: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+
+
+class Model(Section, frozen=True, kw_only=True):
+    """One model of `llama_cpp.models`."""
+
+    path: str | None = None
+    repo: str | None = None
+    variant: str | None = None
+    mmproj: str | None = None
+    aliases: list[str] = []
+    ctx_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    parallel: Count = 4
+    embeddings: bool = False
+    reranking: bool = False
+    gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    command: str | list[str] | None = None
+    arguments: list[str] = []
+
+
+class LlamaCpp(Section, frozen=True, kw_only=True):
+    """The models that llama.cpp serves."""
+
+    models: dict[str, Model] = {}
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole configuration. `agents`, `gpu` and `ollama` have no settings in this version."""
+
+    server: Server = Server()
+    server_pool: ServerPool = ServerPool()
+    llama_cpp: LlamaCpp = LlamaCpp()
+    agents: list[str] = []
+    gpu: dict[str, Any] = {}
+    ollama: dict[str, Any] = {}
+
+
+def load_config(path: Path) -> Config:
+    """Read a configuration file. Raises `ConfigError`, which names the file and each faulty key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from error
+    try:
+        return parse_config({} if data is None else data, folder=path.parent.resolve())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_config(data: object, *, folder: Path, environment: dict[str, str] | None = None) -> Config:
+    """Make a `Config` of plain data. Paths of models are taken relative to `folder`."""
+    expanded = _expand(data, "", dict(os.environ) if environment is None else environment)
+    if unknown := list(_unknown_keys(Config, expanded, "")):
+        raise ConfigError("; ".join(unknown))
+    try:
+        config = msgspec.convert(expanded, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_readable(error)) from error
+    _check(config)
+    models = {name: _absolute(model, folder) for name, model in config.llama_cpp.models.items()}
+    return msgspec.structs.replace(config, llama_cpp=LlamaCpp(models=models))
+
+
+def _check(config: Config) -> None:
+    if config.agents:
+        raise ConfigError(f"agents: there are no agents in this version, but {config.agents[0]!r} is named")
+    for section in ("gpu", "ollama"):
+        if settings := getattr(config, section):
+            raise ConfigError(f"{section}.{next(iter(settings))}: this version has no settings in {section}")
+    taken: dict[str, str] = {}
+    for name, model in config.llama_cpp.models.items():
+        where = f"llama_cpp.models.{name}"
+        _check_model(where, name, model)
+        for other in (name, *model.aliases):
+            if other in taken:
+                raise ConfigError(f"{where}: the name {other!r} is already that of {taken[other]}")
+            taken[other] = where
+
+
+def _check_model(where: str, name: str, model: Model) -> None:
+    if not name or name != name.strip():
+        raise ConfigError(f"{where}: a model needs a name without surrounding space")
+    if (model.path is None) == (model.repo is None):
+        raise ConfigError(f"{where}: expected either a path or a repo")
+    if model.variant is not None and model.repo is None:
+        raise ConfigError(f"{where}.variant: goes with repo, not with path")
+    if model.path is not None and model.path.startswith(BUILTIN):
+        builtin = model.path.removeprefix(BUILTIN)
+        if builtin not in BUILTIN_MODELS:
+            known = _list(BUILTIN_MODELS)
+            raise ConfigError(f"{where}.path: no built-in model {builtin!r}; there are {known}")
+    if model.embeddings and model.reranking:
+        raise ConfigError(f"{where}: a server gives embeddings or reranks, not both")
+
+
+def _absolute(model: Model, folder: Path) -> Model:
+    def resolve(path: str | None) -> str | None:
+        if path is None or path.startswith(BUILTIN):
+            return path
+        return str(folder / Path(path).expanduser())
+
+    return msgspec.structs.replace(model, path=resolve(model.path), mmproj=resolve(model.mmproj))
+
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def _expand(value: Any, path: str, environment: dict[str, str]) -> Any:
+    """Replace `${NAME}` and `${NAME:-default}`; a value that is one reference is read as YAML again."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"{path or 'the top level'}: expected text as a key, got {key!r}")
+        return {key: _expand(item, f"{path}.{key}".lstrip("."), environment) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, f"{path}[{index}]", environment) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def look_up(match: re.Match[str]) -> str:
+        found = environment.get(match[1], match[2])
+        if found is None:
+            raise ConfigError(f"{path}: the environment variable {match[1]} is not set")
+        return found
+
+    expanded = _REFERENCE.sub(look_up, value)
+    if _REFERENCE.fullmatch(value):
+        scalar = yaml.safe_load(expanded) if expanded else ""
+        return scalar if isinstance(scalar, bool | int | float) else expanded
+    return expanded
+
+
+def _unknown_keys(kind: Any, data: object, path: str) -> Any:
+    """Yield a line for every key that no section has. `kind` is a section's type."""
+    if not isinstance(data, dict):
+        return
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for key, value in data.items():
+        where = f"{path}.{key}".lstrip(".")
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {_list(fields)}"
+            yield f"{where}: unknown key; {hint}"
+            continue
+        field = fields[key]
+        if isinstance(field, type) and issubclass(field, Section):
+            yield from _unknown_keys(field, value, where)
+        elif get_origin(field) is dict and isinstance(value, dict):
+            item = get_args(field)[1]
+            if isinstance(item, type) and issubclass(item, Section):
+                for name, inner in value.items():
+                    yield from _unknown_keys(item, inner, f"{where}.{name}")
+
+
+def _readable(error: msgspec.ValidationError) -> str:
+    message, _, path = str(error).partition(" - at `$")
+    place = path.rstrip("`").lstrip(".").replace("[...]", ".*") or "the top level"
+    return f"{place}: {message[:1].lower()}{message[1:].replace('`', '')}"
+
+
+def _list(names: Any) -> str:
+    return ", ".join(sorted(names))
+
+
+def documented_keys(kind: Any = Config, path: str = "") -> list[str]:
+    """Every key that may be set, as dotted paths; `*` stands for a model's name."""
+    keys: list[str] = []
+    for field in msgspec.structs.fields(kind):
+        where = f"{path}.{field.name}".lstrip(".")
+        keys.append(where)
+        kinds = get_args(field.type) if get_origin(field.type) is Union else (field.type,)
+        for inner in kinds:
+            if isinstance(inner, type) and issubclass(inner, Section):
+                keys.extend(documented_keys(inner, where))
+            elif get_origin(inner) is dict and issubclass(get_args(inner)[1] or object, Section):
+                keys.extend(documented_keys(get_args(inner)[1], f"{where}.*"))
+    return keys

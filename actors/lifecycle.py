@@ -1,0 +1,79 @@
+"""The one table of a model's life. A pair that is not in it is a defect, and raises with its story.
+
+STOPPED -> STARTING -> READY -> DRAINING -> STOPPING -> STOPPED
+STARTING, READY, DRAINING -> FAILED -> STARTING
+"""
+
+import enum
+from collections import deque
+
+
+class State(enum.StrEnum):
+    """Where a model is. The values are what `/health` shows."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class Move(enum.StrEnum):
+    """What may happen to a model."""
+
+    START = "start"
+    READY = "ready"
+    DRAIN = "drain"
+    RESUME = "resume"
+    STOP = "stop"
+    STOPPED = "stopped"
+    FAIL = "fail"
+
+
+TRANSITIONS: dict[tuple[State, Move], State] = {
+    (State.STOPPED, Move.START): State.STARTING,
+    (State.FAILED, Move.START): State.STARTING,
+    (State.STARTING, Move.READY): State.READY,
+    (State.STARTING, Move.STOP): State.STOPPING,
+    (State.STARTING, Move.FAIL): State.FAILED,
+    (State.READY, Move.DRAIN): State.DRAINING,
+    (State.READY, Move.STOP): State.STOPPING,
+    (State.READY, Move.FAIL): State.FAILED,
+    (State.DRAINING, Move.RESUME): State.READY,
+    (State.DRAINING, Move.STOP): State.STOPPING,
+    (State.DRAINING, Move.FAIL): State.FAILED,
+    (State.STOPPING, Move.STOPPED): State.STOPPED,
+}
+
+RUNNING = frozenset({State.STARTING, State.READY, State.DRAINING, State.STOPPING})
+"""States in which a process of the model may exist, so that it counts against the pool's size."""
+
+
+class InvalidTransitionError(Exception):
+    """A move that the table does not know, with the moves that led there."""
+
+
+class Life:
+    """The state of one model, the epoch of its process, and its last moves."""
+
+    __slots__ = ("epoch", "name", "state", "story")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = State.STOPPED
+        self.epoch = 0
+        self.story: deque[str] = deque(maxlen=12)
+
+    def move(self, move: Move) -> None:
+        """Follow the table, or raise `InvalidTransitionError`."""
+        target = TRANSITIONS.get((self.state, move))
+        if target is None:
+            story = " | ".join(self.story)
+            raise InvalidTransitionError(
+                f"{self.name}: no way to {move} from {self.state} (epoch {self.epoch}; {story})"
+            )
+        if move is Move.START:
+            self.epoch += 1
+        self.story.append(f"{self.epoch}: {self.state} -{move}-> {target}")
+        self.state = target

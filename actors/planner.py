@@ -1,0 +1,473 @@
+"""The supervisor's decisions, pure: `handle(event, now)` returns what is to be done.
+
+Every event ends in one idempotent reconciliation over the whole state, in this order:
+
+1. Tickets whose deadline has passed are rejected.
+2. Waiting tickets are granted, oldest first, where their model is ready and has a free slot.
+3. For each model that somebody waits for and that does not run, oldest waiter first:
+   a. start it, if the pool has room;
+   b. else leave it to a model that is on its way out already;
+   c. else stop the idle model that was used least recently. Never one that is leased, nor one that
+      has been ready for less than `min_residency`;
+   d. else, when its oldest waiter has waited for `patience`, fence the model that has been ready
+      longest: it gets no new leases, drains, and yields. Without this a steady stream of requests
+      to one model would starve another one for ever.
+4. Drained models, models idle for `idle_timeout`, and on shut down all of them, are stopped.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from actors.errors import (
+    Failure,
+    LoadFailed,
+    NotLoaded,
+    QueueFull,
+    QueueTimeout,
+    Rejection,
+    ShuttingDown,
+    UnknownModel,
+)
+from actors.lifecycle import RUNNING, Life, Move, State
+from actors.messages import (
+    Acquire,
+    BecameReady,
+    Cancel,
+    Effect,
+    Endpoint,
+    Event,
+    Exited,
+    Finished,
+    Grant,
+    Halt,
+    Reject,
+    Released,
+    Shutdown,
+    Start,
+    Tick,
+)
+
+WORTH_WAITING = 5.0
+"""Seconds of a failed model's back-off that a request waits for, rather than being rejected."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of the planner; all times in seconds. See `server_pool` in config.yaml."""
+
+    size: int
+    queue_size: int = 256
+    min_residency: float = 2.0
+    patience: float = 10.0
+    idle_timeout: float = 0.0
+    retry_delay: float = 1.0
+    retry_delay_max: float = 60.0
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What the planner knows of a model before it runs. `slots`: requests that it serves at once."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    slots: int = 1
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One model in `Planner.describe`. Seconds count from now; `error` is its last failure."""
+
+    name: str
+    aliases: tuple[str, ...]
+    state: State
+    epoch: int
+    slots: int
+    busy: int
+    waiting: int
+    endpoint: Endpoint | None
+    ready_seconds: float | None
+    load_seconds: float | None
+    idle_seconds: float | None
+    failures: int
+    retry_in: float | None
+    error: str | None
+
+
+class _Ticket:
+    __slots__ = ("asked_at", "deadline", "id", "model", "slot")
+
+    def __init__(self, message: Acquire, model: "_Model", now: float) -> None:
+        self.id = message.ticket
+        self.model = model
+        self.asked_at = now
+        self.deadline = message.deadline
+        self.slot = message.slot
+
+
+class _Model:
+    __slots__ = (
+        "busy",
+        "endpoint",
+        "failure",
+        "failures",
+        "holders",
+        "last_used",
+        "life",
+        "mean_hold",
+        "mean_load",
+        "ready_at",
+        "retry_at",
+        "spec",
+        "started_at",
+    )
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.life = Life(spec.name)
+        self.endpoint: Endpoint | None = None
+        self.holders: dict[int, float] = {}
+        self.busy = 0
+        self.failure: Failure | None = None
+        self.failures = 0
+        self.retry_at = 0.0
+        self.started_at = 0.0
+        self.ready_at = 0.0
+        self.last_used = 0.0
+        self.mean_load = 5.0
+        self.mean_hold = 5.0
+
+    def accepts(self, ticket: _Ticket) -> bool:
+        return self.life.state is State.READY and (not ticket.slot or self.busy < self.spec.slots)
+
+
+class Planner:
+    """Owns the queue, the leases, and its view of every model's life."""
+
+    def __init__(self, policy: Policy, specs: Iterable[ModelSpec]) -> None:
+        self._policy = policy
+        self._models = {spec.name: _Model(spec) for spec in specs}
+        self._names = {
+            name: model for model in self._models.values() for name in (model.spec.name, *model.spec.aliases)
+        }
+        self._waiting: dict[int, _Ticket] = {}
+        self._leases: dict[int, tuple[_Model, int, bool]] = {}
+        self._effects: list[Effect] = []
+        self._closing_at: float | None = None
+        self._finished = False
+
+    # Events
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event at the monotonic time `now`; return the effects, in the order to perform them."""
+        self._effects = []
+        match event:
+            case Acquire():
+                self._acquire(event, now)
+            case Released():
+                self._give_back(event.ticket, now, served=event.served)
+            case Cancel():
+                if self._waiting.pop(event.ticket, None) is None:
+                    self._give_back(event.ticket, now, served=False)
+            case BecameReady():
+                self._became_ready(event, now)
+            case Exited():
+                self._exited(event, now)
+            case Shutdown():
+                self._closing_at = event.deadline
+                self._reject_waiting(self._waiting.values(), _shutting_down())
+            case Tick():
+                pass
+        self._reconcile(now)
+        return self._effects
+
+    def _acquire(self, event: Acquire, now: float) -> None:
+        model = self._names.get(event.model)
+        if self._closing_at is not None:
+            self._effects.append(Reject(event.ticket, _shutting_down()))
+        elif model is None:
+            self._effects.append(Reject(event.ticket, self._unknown(event.model)))
+        elif not event.load and model.life.state is not State.READY:
+            reason = NotLoaded(message=f"model {model.spec.name!r} is not loaded ({model.life.state})")
+            self._effects.append(Reject(event.ticket, reason))
+        elif model.life.state is State.FAILED and model.retry_at - now > WORTH_WAITING:
+            self._effects.append(Reject(event.ticket, _load_failed(model, now)))
+        else:
+            ticket = _Ticket(event, model, now)
+            if model.accepts(ticket) and not any(other.model is model for other in self._waiting.values()):
+                self._grant(ticket, now)
+            elif len(self._waiting) >= self._policy.queue_size:
+                self._effects.append(Reject(event.ticket, self._queue_full(model)))
+            else:
+                self._waiting[ticket.id] = ticket
+
+    def _give_back(self, ticket: int, now: float, *, served: bool) -> None:
+        if (lease := self._leases.pop(ticket, None)) is None:
+            return
+        model, epoch, slot = lease
+        model.last_used = now
+        if epoch != model.life.epoch or ticket not in model.holders:
+            return
+        held = now - model.holders.pop(ticket)
+        model.busy -= slot
+        if served:
+            model.failures = 0
+            model.failure = None
+            if slot:
+                model.mean_hold += 0.2 * (held - model.mean_hold)
+
+    def _became_ready(self, event: BecameReady, now: float) -> None:
+        model = self._models[event.model]
+        if event.epoch != model.life.epoch or model.life.state is not State.STARTING:
+            return
+        model.life.move(Move.READY)
+        model.endpoint = event.endpoint
+        model.ready_at = model.last_used = now
+        model.mean_load = now - model.started_at
+
+    def _exited(self, event: Exited, now: float) -> None:
+        model = self._models[event.model]
+        if event.epoch != model.life.epoch:
+            return
+        model.endpoint = None
+        model.holders.clear()
+        model.busy = 0
+        if model.life.state is State.STOPPING:
+            model.life.move(Move.STOPPED)
+            return
+        served = model.life.state is not State.STARTING
+        model.life.move(Move.FAIL)
+        model.failure = event.failure or Failure(message="the model server ended without being told to")
+        model.failures += 1
+        # A server that had been working gets its first restart at once; one that does not even start,
+        # or dies again before it has answered anything, backs off.
+        doublings = model.failures - (2 if served else 1)
+        delay = min(self._policy.retry_delay * 2.0 ** min(doublings, 30), self._policy.retry_delay_max)
+        model.retry_at = now + (0.0 if doublings < 0 or not model.failure.retryable else delay)
+        if not served:
+            mine = [ticket for ticket in self._waiting.values() if ticket.model is model]
+            self._reject_waiting(mine, _load_failed(model, now))
+
+    # Reconciliation
+
+    def _reconcile(self, now: float) -> None:
+        if self._waiting:
+            self._expire(now)
+        wanted = list(self._wanted(now))
+        for model in self._models.values():
+            if model.life.state is State.DRAINING and not wanted and self._closing_at is None:
+                model.life.move(Move.RESUME)
+        for ticket in list(self._waiting.values()):
+            if ticket.model.accepts(ticket):
+                del self._waiting[ticket.id]
+                self._grant(ticket, now)
+        if self._closing_at is not None:
+            self._close(now)
+            return
+        self._make_room(wanted, now)
+        for model in self._models.values():
+            if model.life.state is State.DRAINING and not model.holders:
+                self._halt(model, "drained, so that another model gets its turn")
+            elif self._idle_until(model) <= now:
+                self._halt(model, f"idle for {self._policy.idle_timeout:g} s")
+
+    def _expire(self, now: float) -> None:
+        for ticket in list(self._waiting.values()):
+            if ticket.deadline <= now:
+                state = ticket.model.life.state
+                reason = QueueTimeout(
+                    message=f"model {ticket.model.spec.name!r} had no turn for this request within "
+                    f"{now - ticket.asked_at:.0f} s (it is {state})",
+                    retry_after=self._estimate(ticket.model),
+                )
+                self._reject_waiting([ticket], reason)
+
+    def _wanted(self, now: float) -> Iterator[tuple[_Model, float]]:
+        """Models that could be started for somebody, and when their oldest waiter came."""
+        seen: set[str] = set()
+        for ticket in self._waiting.values():
+            model = ticket.model
+            if model.spec.name in seen:
+                continue
+            seen.add(model.spec.name)
+            state = model.life.state
+            if state is State.STOPPED or (state is State.FAILED and model.retry_at <= now):
+                yield model, ticket.asked_at
+
+    def _make_room(self, wanted: list[tuple[_Model, float]], now: float) -> None:
+        if not wanted:
+            return
+        running = [model for model in self._models.values() if model.life.state in RUNNING]
+        free = self._policy.size - len(running)
+        leaving = sum(model.life.state in (State.STOPPING, State.DRAINING) for model in running)
+        for model, since in wanted:
+            if free > 0:
+                free -= 1
+                self._start(model, now)
+            elif leaving > 0:
+                leaving -= 1
+            elif victim := self._idle_victim(now):
+                self._halt(victim, f"least recently used, to make room for {model.spec.name!r}")
+            elif now - since >= self._policy.patience and (victim := self._busy_victim()):
+                victim.life.move(Move.DRAIN)
+            else:
+                return
+
+    def _idle_victim(self, now: float) -> _Model | None:
+        idle = [
+            model
+            for model in self._models.values()
+            if model.life.state is State.READY
+            and not model.holders
+            and now - model.ready_at >= self._policy.min_residency
+        ]
+        return min(idle, key=lambda model: model.last_used, default=None)
+
+    def _busy_victim(self) -> _Model | None:
+        busy = [model for model in self._models.values() if model.life.state is State.READY and model.holders]
+        return min(busy, key=lambda model: model.ready_at, default=None)
+
+    def _idle_until(self, model: _Model) -> float:
+        if self._policy.idle_timeout <= 0 or model.life.state is not State.READY or model.holders:
+            return math.inf
+        return model.last_used + self._policy.idle_timeout
+
+    def _close(self, now: float) -> None:
+        overdue = self._closing_at is not None and now >= self._closing_at
+        for model in self._models.values():
+            state = model.life.state
+            if state is State.STARTING or (
+                state in (State.READY, State.DRAINING) and (overdue or not model.holders)
+            ):
+                self._halt(model, "the gateway is shutting down")
+            elif state is State.READY:
+                model.life.move(Move.DRAIN)
+        if not self._finished and not any(model.life.state in RUNNING for model in self._models.values()):
+            self._finished = True
+            self._effects.append(Finished())
+
+    # Steps
+
+    def _grant(self, ticket: _Ticket, now: float) -> None:
+        model = ticket.model
+        assert model.endpoint is not None
+        self._leases[ticket.id] = (model, model.life.epoch, ticket.slot)
+        model.holders[ticket.id] = now
+        model.busy += ticket.slot
+        model.last_used = now
+        waited_for_load = ticket.asked_at < model.ready_at
+        load_began = max(model.started_at, ticket.asked_at)
+        self._effects.append(
+            Grant(
+                ticket=ticket.id,
+                model=model.spec.name,
+                epoch=model.life.epoch,
+                endpoint=model.endpoint,
+                queued=(load_began if waited_for_load else now) - ticket.asked_at,
+                loaded=model.ready_at - load_began if waited_for_load else 0.0,
+            )
+        )
+
+    def _start(self, model: _Model, now: float) -> None:
+        model.life.move(Move.START)
+        model.started_at = now
+        self._effects.append(Start(model.spec.name, model.life.epoch, "asked for"))
+
+    def _halt(self, model: _Model, why: str) -> None:
+        model.life.move(Move.STOP)
+        self._effects.append(Halt(model.spec.name, model.life.epoch, why))
+
+    def _reject_waiting(self, tickets: Iterable[_Ticket], reason: Rejection) -> None:
+        for ticket in list(tickets):
+            del self._waiting[ticket.id]
+            self._effects.append(Reject(ticket.id, reason))
+
+    def _estimate(self, model: _Model) -> int:
+        """Seconds, from measured times, until a newcomer to this model would have its turn."""
+        ahead = sum(ticket.model is model for ticket in self._waiting.values())
+        seconds = model.mean_hold * (ahead + 1) / model.spec.slots
+        if model.life.state is not State.READY:
+            seconds += model.mean_load
+        return max(1, min(120, math.ceil(seconds)))
+
+    def _queue_full(self, model: _Model) -> QueueFull:
+        return QueueFull(
+            message=f"{len(self._waiting)} requests are waiting already (server_pool.queue_size)",
+            retry_after=self._estimate(model),
+        )
+
+    def _unknown(self, name: str) -> UnknownModel:
+        known = ", ".join(repr(known) for known in sorted(self._models)[:20]) or "none"
+        return UnknownModel(message=f"model {name[:200]!r} not found; there are: {known}")
+
+    # Views
+
+    def next_wake(self, now: float) -> float:
+        """When the next `Tick` is due although nothing happens; infinity for never."""
+        due = [ticket.deadline for ticket in self._waiting.values()]
+        if self._closing_at is not None:
+            due.append(self._closing_at)
+        if self._waiting:
+            due.extend(ticket.asked_at + self._policy.patience for ticket in self._waiting.values())
+            for model in self._models.values():
+                if model.life.state is State.FAILED:
+                    due.append(model.retry_at)
+                elif model.life.state is State.READY and not model.holders:
+                    due.append(model.ready_at + self._policy.min_residency)
+        if self._policy.idle_timeout > 0:
+            due.extend(self._idle_until(model) for model in self._models.values())
+        # What was due by now has been seen to, as far as it could be; it must not wake anybody again.
+        return min((time for time in due if time > now), default=math.inf)
+
+    def describe(self, now: float) -> list[ModelStatus]:
+        """Every model, in the order of the configuration."""
+        waiting: dict[str, int] = {}
+        for ticket in self._waiting.values():
+            waiting[ticket.model.spec.name] = waiting.get(ticket.model.spec.name, 0) + 1
+        return [self._status(model, waiting.get(name, 0), now) for name, model in self._models.items()]
+
+    def _status(self, model: _Model, waiting: int, now: float) -> ModelStatus:
+        state = model.life.state
+        up = state in (State.READY, State.DRAINING)
+        return ModelStatus(
+            name=model.spec.name,
+            aliases=model.spec.aliases,
+            state=state,
+            epoch=model.life.epoch,
+            slots=model.spec.slots,
+            busy=model.busy,
+            waiting=waiting,
+            endpoint=model.endpoint,
+            ready_seconds=now - model.ready_at if up else None,
+            load_seconds=model.ready_at - model.started_at if up else None,
+            idle_seconds=now - model.last_used if up and not model.holders else None,
+            failures=model.failures,
+            retry_in=max(0.0, model.retry_at - now) if state is State.FAILED else None,
+            error=model.failure.message if model.failure else None,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    @property
+    def closing(self) -> bool:
+        """Whether shut down has begun."""
+        return self._closing_at is not None
+
+    def resolve(self, name: str) -> str | None:
+        """The canonical name of a model or alias."""
+        model = self._names.get(name)
+        return model.spec.name if model else None
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown(message="the gateway is shutting down", retry_after=5)
+
+
+def _load_failed(model: _Model, now: float) -> LoadFailed:
+    failure = model.failure or Failure(message="unknown reason")
+    return LoadFailed(
+        message=f"model {model.spec.name!r} could not be loaded: {failure.message}",
+        retry_after=max(1, math.ceil(model.retry_at - now)) if failure.retryable else None,
+        log_tail=failure.log_tail,
+    )

@@ -1,0 +1,70 @@
+"""The actor's mailbox loop and the one way to start a task.
+
+`tell` is synchronous and never waits; handlers are synchronous and short; slow work is a task that
+reports an event. Only the front door asks, and waits for the reply with a deadline of its own.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+log = structlog.get_logger("actors.runtime")
+
+MAILBOX_LIMIT = 100_000
+"""Requests are bounded at the door, so a mailbox that reaches this is a defect and says so."""
+
+_tasks: set[asyncio.Task[Any]] = set()
+
+M = TypeVar("M")
+T = TypeVar("T")
+
+
+def spawn(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+    """Start a task, keep it from being collected, and log the exception that nobody expected."""
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    _tasks.add(task)
+    task.add_done_callback(_finished)
+    return task
+
+
+def _finished(task: asyncio.Task[Any]) -> None:
+    _tasks.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("task failed", task=task.get_name(), exc_info=error)
+
+
+class Actor(Generic[M]):
+    """A mailbox and a loop that handles one message at a time."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._mailbox: asyncio.Queue[M] = asyncio.Queue(MAILBOX_LIMIT)
+        self._loop_task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to handle messages."""
+        self._loop_task = spawn(self._handle_messages(), name=f"actor {self.name}")
+
+    def tell(self, message: M) -> None:
+        """Put a message into the mailbox. Raises `asyncio.QueueFull` when messages are not handled."""
+        self._mailbox.put_nowait(message)
+
+    def handle(self, message: M) -> None:
+        """React to one message. Must not block; an exception is logged and costs this message only."""
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        """End the loop; messages that were not handled are dropped."""
+        if self._loop_task is not None and not self._loop_task.done():
+            self._loop_task.cancel()
+            await asyncio.wait([self._loop_task])
+
+    async def _handle_messages(self) -> None:
+        while True:
+            message = await self._mailbox.get()
+            try:
+                self.handle(message)
+            except Exception:  # the boundary of an actor: one bad message must not end all the others
+                log.exception("message could not be handled", actor=self.name, message=repr(message)[:500])

@@ -1,0 +1,175 @@
+"""The supervisor: one mailbox in front of the planner, and the effects it orders.
+
+`Supervisor.lease` is the only thing that a request needs:
+
+    async with supervisor.lease("demo") as lease:
+        ...  # speak HTTP with lease.grant.endpoint
+        lease.served = True
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import assert_never
+
+import structlog
+
+from actors.errors import LoadFailed, RejectedError, Rejection
+from actors.messages import (
+    Acquire,
+    Cancel,
+    Effect,
+    EnsureReady,
+    Event,
+    Finished,
+    Grant,
+    Halt,
+    Reject,
+    Released,
+    Shutdown,
+    Start,
+    Stop,
+    Tick,
+)
+from actors.model import ModelActor
+from actors.planner import ModelStatus, Planner
+from actors.runtime import Actor
+
+log = structlog.get_logger("supervisor")
+
+
+class Lease:
+    """The right to use a model's server until the end of the `async with` block.
+
+    Set `served` when the server answered to the end: it tells a working server from a failing one.
+    """
+
+    __slots__ = ("grant", "served")
+
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+        self.served = False
+
+
+class Supervisor(Actor[Event]):
+    """Owns the planner and the model actors. All times are those of the monotonic clock."""
+
+    def __init__(self, planner: Planner, models: Mapping[str, ModelActor]) -> None:
+        super().__init__("supervisor")
+        self._planner = planner
+        self._models = models
+        self._tickets = itertools.count(1)
+        self._replies: dict[int, asyncio.Future[Grant | Rejection]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self.finished = asyncio.Event()
+
+    def start(self) -> None:
+        """Start the model actors, then this one."""
+        for model in self._models.values():
+            model.start()
+        super().start()
+
+    async def shut_down(self, grace: float) -> None:
+        """Stop every model when its leases end, and at the latest after `grace` seconds."""
+        self.tell(Shutdown(deadline=time.monotonic() + grace))
+        await self.finished.wait()
+        for model in self._models.values():
+            await model.stop()
+        await self.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @asynccontextmanager
+    async def lease(
+        self, model: str, *, timeout: float, slot: bool = True, load: bool = True
+    ) -> AsyncIterator[Lease]:
+        """Wait for a lease on a model, at most `timeout` seconds; it is given back when the block ends.
+
+        Raises `RejectedError`. A requester that is cancelled while it waits leaves the queue at once.
+        """
+        ticket = next(self._tickets)
+        reply: asyncio.Future[Grant | Rejection] = asyncio.get_running_loop().create_future()
+        self._replies[ticket] = reply
+        self.tell(
+            Acquire(ticket=ticket, model=model, deadline=time.monotonic() + timeout, slot=slot, load=load)
+        )
+        try:
+            answer = await reply
+        except asyncio.CancelledError:
+            # The grant may have been made in the same breath; Cancel gives it back in either case.
+            self._replies.pop(ticket, None)
+            self.tell(Cancel(ticket=ticket))
+            raise
+        if isinstance(answer, Rejection):
+            raise RejectedError(answer)
+        lease = Lease(answer)
+        try:
+            yield lease
+        finally:
+            self.tell(Released(ticket=ticket, served=lease.served))
+
+    def resolve(self, name: str) -> str | None:
+        """The canonical name of a model or alias."""
+        return self._planner.resolve(name)
+
+    def describe(self) -> list[ModelStatus]:
+        """Every model's status now. Reading it changes nothing and keeps nothing alive."""
+        return self._planner.describe(time.monotonic())
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a lease."""
+        return self._planner.waiting
+
+    @property
+    def closing(self) -> bool:
+        """Whether shut down has begun."""
+        return self._planner.closing
+
+    def handle(self, message: Event) -> None:
+        """Let the planner decide, do what it says, and set the timer for its next concern."""
+        now = time.monotonic()
+        for effect in self._planner.handle(message, now):
+            self._perform(effect)
+        self._set_timer(self._planner.next_wake(now))
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Grant(ticket=ticket):
+                self._answer(ticket, effect)
+            case Reject(ticket=ticket, reason=reason):
+                if isinstance(reason, LoadFailed):
+                    log.info("request rejected", reason=reason.message)
+                self._answer(ticket, reason)
+            case Start(model=model, epoch=epoch, why=why):
+                log.info("model starts", model=model, epoch=epoch, why=why)
+                self._models[model].tell(EnsureReady(epoch=epoch))
+            case Halt(model=model, epoch=epoch, why=why):
+                log.info("model stops", model=model, epoch=epoch, why=why)
+                self._models[model].tell(Stop(epoch=epoch))
+            case Finished():
+                self.finished.set()
+            case _:
+                assert_never(effect)
+
+    def _answer(self, ticket: int, answer: Grant | Rejection) -> None:
+        reply = self._replies.pop(ticket, None)
+        # A reply that nobody awaits any more has sent its Cancel, which gives the grant back.
+        if reply is not None and not reply.done():
+            reply.set_result(answer)
+
+    def _set_timer(self, at: float) -> None:
+        if at == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, at
+        if at != float("inf"):
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._wake)
+
+    def _wake(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        self.tell(Tick())

@@ -1,0 +1,19 @@
+"""The front door: HTTP in and out, dialects, and the byte relay.
+
+The rooms, along a request's way:
+
+* `app`        routes, the one middleware (request id, error in its dialect, a line in the log), the runner
+* `endpoints`  the table of endpoints: path, dialect, what is checked, how it is answered
+* `requests`   what is checked of a body before a model is loaded
+* `generate`   the way itself: check, lease, ask, answer as a stream or as a whole
+* `upstream`   connections to the model servers; `http1` reads what they send (pure)
+* `relay`      bytes from the upstream's socket to the client's; `sse` cuts them into events (pure)
+* `assemble`   whole answers out of streams (pure)
+* `dialects`, `errors`  how each API words an error (pure)
+* `exchange`   one request and what became of it, accounted in one place
+* `views`      health and the list of models
+* `logs`       how the log is written
+
+Who calls whom: `app` -> `generate` -> `Supervisor.lease`, then `upstream` -> `relay` -> the client's
+transport. The door knows the supervisor and its vocabulary; nothing below knows the door.
+"""

@@ -1,0 +1,247 @@
+"""Whole answers out of streams, pure: what llama.cpp itself would have answered without `stream`.
+
+Every upstream is asked for a stream, because a llama.cpp server notices the disconnect of a client that
+waits for a whole answer late or never. Each class takes the events of one API and gives its answer.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from proxy.sse import ServerSentEvent
+
+Json = dict[str, Any]
+
+_decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+
+
+class StreamedError(Exception):
+    """The stream carried an error object instead of more of the answer."""
+
+    def __init__(self, error: Json) -> None:
+        super().__init__(str(error.get("message", error)))
+        self.error = error
+
+
+class Assembler(Protocol):
+    """Takes the events of one answer, then gives it."""
+
+    def feed(self, event: ServerSentEvent) -> None:
+        """Take the next event. Raises `StreamedError`."""
+
+    def result(self) -> Json:
+        """The whole answer."""
+
+
+def _load(event: ServerSentEvent) -> Json | None:
+    if event.data == b"[DONE]":
+        return None
+    value = _decode(event.data)
+    if not isinstance(value, dict):
+        return None
+    if (error := value.get("error")) is not None and (event.type in ("", "error")):
+        raise StreamedError(error if isinstance(error, dict) else {"message": str(error)})
+    if event.type == "error":
+        raise StreamedError(value)
+    return value
+
+
+class ChatAssembler:
+    """`chat.completion.chunk` events to a `chat.completion`."""
+
+    object_name = "chat.completion"
+
+    def __init__(self) -> None:
+        self._base: Json = {}
+        self._choices: dict[int, Json] = {}
+        self._last_finished = 0
+
+    def feed(self, event: ServerSentEvent) -> None:
+        """Take the next chunk."""
+        if (chunk := _load(event)) is None:
+            return
+        choices = chunk.pop("choices", [])
+        chunk.pop("prompt_progress", None)
+        for choice in choices:
+            index = choice.get("index", 0)
+            self._merge_choice(self._choices.setdefault(index, {"index": index}), choice)
+            if choice.get("finish_reason") is not None:
+                self._last_finished = index
+        # Of several choices llama.cpp reports the first one's usage.
+        if self._last_finished != 0:
+            chunk.pop("usage", None)
+            chunk.pop("timings", None)
+        self._base.update(chunk)
+
+    def _merge_choice(self, whole: Json, part: Json) -> None:
+        _merge_delta(whole.setdefault("message", {}), part.pop("delta", None) or {})
+        _merge_rest(whole, part)
+
+    def result(self) -> Json:
+        """The whole completion."""
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        for choice in choices:
+            self._finish_choice(choice)
+        return {**self._base, "object": self.object_name, "choices": choices}
+
+    def _finish_choice(self, choice: Json) -> None:
+        message = choice["message"]
+        message.setdefault("role", "assistant")
+        message.setdefault("content", None)
+        if message["content"] is None:
+            message["content"] = ""
+        choice.setdefault("finish_reason", None)
+
+
+class CompletionAssembler(ChatAssembler):
+    """`text_completion` events to one `text_completion`."""
+
+    object_name = "text_completion"
+
+    def _merge_choice(self, whole: Json, part: Json) -> None:
+        whole["text"] = whole.get("text", "") + (part.pop("text", None) or "")
+        _merge_rest(whole, part)
+
+    def _finish_choice(self, choice: Json) -> None:
+        choice.setdefault("logprobs", None)
+
+
+def _merge_delta(message: Json, delta: Json) -> None:
+    for key, value in delta.items():
+        if key == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for part in value or []:
+                _merge_tool_call(calls, part)
+        elif isinstance(value, str) and isinstance(message.get(key), str) and key != "role":
+            message[key] += value
+        elif value is not None or key not in message:
+            message[key] = value
+
+
+def _merge_tool_call(calls: list[Json], part: Json) -> None:
+    index = part.get("index", len(calls))
+    while len(calls) <= index:
+        calls.append({"type": "function", "function": {"name": "", "arguments": ""}})
+    call = calls[index]
+    for key, value in part.items():
+        if key == "function":
+            for name, text in value.items():
+                call["function"][name] = call["function"].get(name, "") + (text or "")
+        elif key != "index" and value is not None:
+            call[key] = value
+
+
+def _merge_rest(whole: Json, part: Json) -> None:
+    logprobs = part.pop("logprobs", None)
+    if logprobs is not None:
+        merged = whole.setdefault("logprobs", {}) or {}
+        for key, value in logprobs.items():
+            merged[key] = merged.get(key, []) + value if isinstance(value, list) else value
+        whole["logprobs"] = merged
+    for key, value in part.items():
+        if value is not None or key not in whole:
+            whole[key] = value
+
+
+class NativeAssembler:
+    """llama.cpp's own completion events (`/completion`, `/infill`) to its own answer."""
+
+    def __init__(self, *, return_tokens: bool = False) -> None:
+        self._return_tokens = return_tokens
+        self._content: list[str] = []
+        self._tokens: list[int] = []
+        self._probabilities: list[Any] = []
+        self._final: Json = {}
+
+    def feed(self, event: ServerSentEvent) -> None:
+        """Take the next event; the last one carries everything but the text."""
+        if (chunk := _load(event)) is None:
+            return
+        self._content.append(chunk.get("content", ""))
+        self._tokens.extend(chunk.get("tokens", ()))
+        self._probabilities.extend(chunk.pop("completion_probabilities", ()))
+        if chunk.get("stop"):
+            self._final = chunk
+
+    def result(self) -> Json:
+        """The whole answer."""
+        answer = {**self._final, "content": "".join(self._content)}
+        answer["tokens"] = self._tokens if self._return_tokens else []
+        if self._probabilities:
+            answer["completion_probabilities"] = self._probabilities
+        if isinstance(settings := answer.get("generation_settings"), dict):
+            settings["stream"] = False
+        return answer
+
+
+class MessageAssembler:
+    """Anthropic's message events to a message."""
+
+    def __init__(self) -> None:
+        self._message: Json = {}
+        self._blocks: dict[int, Json] = {}
+        self._inputs: dict[int, str] = {}
+
+    def feed(self, event: ServerSentEvent) -> None:
+        """Take the next event."""
+        if (data := _load(event)) is None:
+            return
+        match data.get("type"):
+            case "message_start":
+                self._message = data["message"]
+            case "content_block_start":
+                self._blocks[data["index"]] = data["content_block"]
+            case "content_block_delta":
+                self._merge(data["index"], data["delta"])
+            case "message_delta":
+                self._message.update(data["delta"])
+                self._message.setdefault("usage", {}).update(data.get("usage", {}))
+            case _:
+                pass  # ping, and the ends of blocks
+
+    def _merge(self, index: int, delta: Json) -> None:
+        block = self._blocks[index]
+        for key, value in delta.items():
+            if key == "partial_json":
+                self._inputs[index] = self._inputs.get(index, "") + value
+            elif key == "signature":
+                block[key] = value
+            elif key != "type":
+                block[key] = block.get(key, "") + value
+
+    def result(self) -> Json:
+        """The whole message."""
+        for index, text in self._inputs.items():
+            try:
+                self._blocks[index]["input"] = _decode(text.encode())
+            except msgspec.DecodeError:
+                self._blocks[index]["input"] = {}
+        for block in self._blocks.values():
+            if block.get("type") == "tool_use":
+                block.setdefault("input", {})
+            elif block.get("type") == "thinking":
+                block.setdefault("signature", "")
+        return {**self._message, "content": [self._blocks[index] for index in sorted(self._blocks)]}
+
+
+class ResponseAssembler:
+    """Events of the Responses API to a response: the last event carries it."""
+
+    def __init__(self) -> None:
+        self._response: Json = {}
+
+    def feed(self, event: ServerSentEvent) -> None:
+        """Take the next event."""
+        if (data := _load(event)) is None:
+            return
+        if data.get("type") in ("response.completed", "response.incomplete", "response.failed"):
+            self._response = data["response"]
+
+    def result(self) -> Json:
+        """The whole response, with what llama.cpp leaves out of the streamed one."""
+        response = self._response
+        response.setdefault("completed_at", response.get("created_at"))
+        for item in response.get("output", ()):
+            item.setdefault("status", "completed")
+        return response

@@ -1,0 +1,56 @@
+"""What goes wrong, as the client is told: one exception, and one table from the supervisor's rejections."""
+
+import actors.errors as rejections
+from actors.errors import Rejection
+
+
+class ApiError(Exception):
+    """An answer with an error status. `kind` and `code` are OpenAI's `type` and `code`."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+        extra: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind or default_kind(status)
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+        self.extra = extra or {}
+
+
+def default_kind(status: int) -> str:
+    """OpenAI's error type for a status."""
+    if status == 401:
+        return "authentication_error"
+    if status == 403:
+        return "permission_error"
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+REJECTIONS: dict[type[Rejection], tuple[int, str]] = {
+    rejections.UnknownModel: (404, "model_not_found"),
+    rejections.NotLoaded: (503, "model_not_loaded"),
+    rejections.QueueFull: (429, "queue_full"),
+    rejections.QueueTimeout: (503, "queue_timeout"),
+    rejections.LoadFailed: (503, "model_load_failed"),
+    rejections.ShuttingDown: (503, "shutting_down"),
+}
+
+
+def from_rejection(reason: Rejection) -> ApiError:
+    """The answer to a request that got no lease."""
+    status, code = REJECTIONS[type(reason)]
+    param = "model" if isinstance(reason, rejections.UnknownModel) else None
+    return ApiError(status, reason.message, code=code, param=param, retry_after=reason.retry_after)

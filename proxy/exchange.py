@@ -1,0 +1,117 @@
+"""One request and what became of it: gathered on the way, accounted in one place."""
+
+import time
+import uuid
+
+import structlog
+
+from actors.messages import Grant
+from proxy.errors import ApiError
+
+log = structlog.get_logger("request")
+
+REQUEST_ID_LIMIT = 128
+CLIENT_LEFT = 499
+"""nginx's status for a client that closed the connection; it is only ever logged."""
+
+
+class Exchange:
+    """The facts of one request. Times are monotonic seconds."""
+
+    __slots__ = (
+        "complete",
+        "epoch",
+        "error",
+        "first_byte_at",
+        "loaded",
+        "method",
+        "model",
+        "path",
+        "phase",
+        "queued",
+        "quiet",
+        "request_id",
+        "started_at",
+        "status",
+        "stream",
+        "tokens",
+    )
+
+    def __init__(self, method: str, path: str, request_id: str) -> None:
+        self.method = method
+        self.path = path
+        self.request_id = request_id
+        self.started_at = time.monotonic()
+        self.phase = "reading"
+        self.model: str | None = None
+        self.epoch: int | None = None
+        self.stream: bool | None = None
+        self.status = 0
+        self.error: str | None = None
+        self.queued = 0.0
+        self.loaded = 0.0
+        self.first_byte_at: float | None = None
+        self.tokens: dict[str, int] = {}
+        self.complete = False
+        """The client has all of the answer, although it closed before we did."""
+        self.quiet = False
+        """Views and probes: logged at debug level, so that scraping does not fill the log."""
+
+    def granted(self, grant: Grant) -> None:
+        """The request has its lease."""
+        self.model = grant.model
+        self.epoch = grant.epoch
+        self.queued = grant.queued
+        self.loaded = grant.loaded
+        self.phase = "prompt"
+
+    def first_byte(self) -> None:
+        """The answer begins."""
+        if self.first_byte_at is None:
+            self.first_byte_at = time.monotonic()
+            self.phase = "answer"
+
+    def failed(self, error: ApiError) -> None:
+        """The answer is an error, or ends in one."""
+        self.status = error.status
+        self.error = error.message
+
+    def client_left(self) -> None:
+        """The client closed its connection."""
+        if self.complete:
+            return
+        self.status = CLIENT_LEFT
+        self.error = f"the client left in phase {self.phase}"
+
+    def finish(self) -> None:
+        """Account for the request. Synchronous, so that no cancellation can keep it from happening."""
+        level = "debug" if self.quiet else "warning" if self.status >= 500 else "info"
+        outcome = "client left" if self.status == CLIENT_LEFT else "error" if self.error else "ok"
+        fields: dict[str, object] = {
+            "request_id": self.request_id,
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "outcome": outcome,
+        }
+        if self.model is not None:
+            fields["model"] = self.model
+        if self.epoch is not None:
+            fields["epoch"] = self.epoch
+            fields["stream"] = self.stream
+            fields["queued_ms"] = round(self.queued * 1000, 1)
+            fields["loaded_ms"] = round(self.loaded * 1000, 1)
+        if self.first_byte_at is not None:
+            fields["first_token_ms"] = round((self.first_byte_at - self.started_at) * 1000, 1)
+        fields["total_ms"] = round((time.monotonic() - self.started_at) * 1000, 1)
+        fields.update(self.tokens)
+        if self.error is not None:
+            fields["error"] = self.error
+        getattr(log, level)("request", **fields)
+
+
+def request_id_of(header: str | None) -> str:
+    """The client's own id if it is usable, or a new one."""
+    if header and len(header) <= REQUEST_ID_LIMIT and header.isascii() and header.isprintable():
+        return header
+    return uuid.uuid4().hex

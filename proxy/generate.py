@@ -1,0 +1,347 @@
+"""The way of a request through the gateway: check, lease, ask, and answer as a stream or as a whole."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from actors.errors import RejectedError
+from actors.supervisor import Lease, Supervisor
+from proxy.assemble import Assembler, Json, StreamedError
+from proxy.dialects import Dialect, upstream_error
+from proxy.endpoints import Endpoint
+from proxy.errors import ApiError, from_rejection
+from proxy.exchange import Exchange
+from proxy.relay import (
+    STREAM_HEADERS,
+    ClientStalledError,
+    Collector,
+    Prelude,
+    Relay,
+    count_tokens,
+    is_event_stream,
+)
+from proxy.requests import parse_body, read_body, with_fields
+from proxy.sse import EventSplitter, EventTooLongError
+from proxy.upstream import (
+    Upstream,
+    UpstreamError,
+    UpstreamResponse,
+    UpstreamTimeoutError,
+    render_request,
+)
+
+ANSWER_LIMIT = 512 * 1024 * 1024
+ERROR_LIMIT = 1024 * 1024
+LAST_EVENTS = (b"data: [DONE]", b'"type":"message_stop"', b'"type":"response.completed"', b'"stop":true')
+FORBIDDEN_IN = {
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "accept-encoding",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+}
+FORBIDDEN_OUT = {
+    "access-control-allow-origin",
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "server",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the front door; sizes in bytes, times in seconds."""
+
+    body: int
+    queue_timeout: float
+    write_timeout: float
+
+
+class Gateway:
+    """What the handlers share."""
+
+    def __init__(self, supervisor: Supervisor, upstream: Upstream, limits: Limits) -> None:
+        self.supervisor = supervisor
+        self.upstream = upstream
+        self.limits = limits
+
+    async def answer(
+        self, request: web.Request, exchange: Exchange, endpoint: Endpoint
+    ) -> web.StreamResponse:
+        """Answer a POST to one of the endpoints."""
+        body = await read_body(request, self.limits.body)
+        parsed: Any = parse_body(body, endpoint.request)
+        exchange.model = parsed.model
+        streams = endpoint.assembler is not None
+        exchange.stream = bool(streams and parsed.stream)
+        assembler: Assembler | None = None
+        keep_progress = False
+        if streams and endpoint.assembler is not None and not _answers_with_a_list(endpoint, parsed):
+            keep_progress = bool(parsed.stream and getattr(parsed, "return_progress", False))
+            fields = {"stream": b"true", "return_progress": b"true"}
+            if not parsed.stream:
+                assembler = endpoint.assembler(parsed)
+                if endpoint.usage_option:
+                    fields["stream_options"] = b'{"include_usage":true}'
+            body = with_fields(body, fields)
+        exchange.phase = "queue"
+        try:
+            async with self.supervisor.lease(
+                parsed.model, timeout=self.limits.queue_timeout, slot=endpoint.slot
+            ) as lease:
+                exchange.granted(lease.grant)
+                to = lease.grant.endpoint
+                headers = {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
+                message = render_request("POST", endpoint.path, to, headers, body)
+                async with self.upstream.request(to, message) as response:
+                    if assembler is not None and is_event_stream(response.head):
+                        return await self._assemble(exchange, lease, response, assembler)
+                    if streams and is_event_stream(response.head):
+                        return await self._stream(
+                            request, exchange, lease, response, endpoint.dialect, keep_progress=keep_progress
+                        )
+                    return await self._whole(exchange, lease, response)
+        except RejectedError as rejected:
+            raise from_rejection(rejected.reason) from None
+        except (UpstreamError, EventTooLongError) as error:
+            raise _broken(error, exchange) from None
+
+    async def probe(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        """Answer GET /props or /slots of the model that `?model=` names."""
+        query = request.query
+        exchange.model = query.get("model")
+        if not exchange.model:
+            raise ApiError(400, "name a model: " + request.path + "?model=NAME", param="model")
+        load = query.get("autoload", "true").lower() not in ("false", "0")
+        return await self._forward(request, exchange, exchange.model, request.path, slot=False, load=load)
+
+    async def pass_through(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        """Answer /upstream/{model}/...: any method, any path of the model's server, unchanged."""
+        model, target = self._split_upstream_path(request)
+        exchange.model = model
+        slot = request.method not in ("GET", "HEAD", "OPTIONS")
+        return await self._forward(request, exchange, model, target, slot=slot, load=True)
+
+    def _split_upstream_path(self, request: web.Request) -> tuple[str, str]:
+        """Find the model whose name, which may contain slashes, the path begins with; the longest wins."""
+        rest = request.match_info["rest"]
+        parts = rest.split("/")
+        for count in range(len(parts), 0, -1):
+            name = "/".join(parts[:count])
+            if self.supervisor.resolve(name) is not None:
+                raw = request.rel_url.raw_path.split("/")
+                target = "/" + "/".join(raw[2 + count :])
+                query = request.rel_url.raw_query_string
+                return name, f"{target}?{query}" if query else target
+        return parts[0], "/"
+
+    async def _forward(
+        self, request: web.Request, exchange: Exchange, model: str, target: str, *, slot: bool, load: bool
+    ) -> web.StreamResponse:
+        body: bytes | None = None
+        if request.can_read_body:
+            if (request.content_length or 0) > self.limits.body:
+                raise ApiError(413, "the body is too large (server.max_body_mb)")
+            body = await request.read()
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in FORBIDDEN_IN}
+        headers["X-Request-Id"] = exchange.request_id
+        exchange.phase = "queue"
+        try:
+            async with self.supervisor.lease(
+                model, timeout=self.limits.queue_timeout, slot=slot, load=load
+            ) as lease:
+                exchange.granted(lease.grant)
+                to = lease.grant.endpoint
+                message = render_request(request.method, target, to, headers, body)
+                async with self.upstream.request(to, message) as response:
+                    return await self._raw(request, exchange, lease, response)
+        except RejectedError as rejected:
+            raise from_rejection(rejected.reason) from None
+        except UpstreamError as error:
+            raise _broken(error, exchange) from None
+
+    # Ways to answer
+
+    async def _whole(
+        self, exchange: Exchange, lease: Lease, response: UpstreamResponse
+    ) -> web.StreamResponse:
+        """Pass on an answer that is no stream; an error is put into the client's dialect."""
+        status = response.head.status
+        collector = Collector(ANSWER_LIMIT if status < 400 else ERROR_LIMIT)
+        response.attach(collector.feed)
+        await response.finish()
+        lease.served = status < 500
+        body = collector.body
+        if status >= 400:
+            raise upstream_error(status, _error_object(body))
+        exchange.first_byte()
+        exchange.status = status
+        exchange.tokens = count_tokens(body[-4096:])
+        content_type = response.head.headers.get("content-type", "application/json")
+        return web.Response(status=status, body=body, headers={"Content-Type": content_type})
+
+    async def _assemble(
+        self, exchange: Exchange, lease: Lease, response: UpstreamResponse, assembler: Assembler
+    ) -> web.StreamResponse:
+        splitter = EventSplitter()
+
+        def feed(payload: bytes, _raw: bytes | None) -> None:
+            exchange.first_byte()
+            for event in splitter.feed(payload):
+                assembler.feed(event)
+
+        try:
+            response.attach(feed)
+            await response.finish()
+        except StreamedError as error:
+            raise upstream_error(500, error.error) from None
+        lease.served = True
+        exchange.status = 200
+        body = msgspec.json.encode(assembler.result())
+        exchange.tokens = count_tokens(body)
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
+
+    async def _stream(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        lease: Lease,
+        response: UpstreamResponse,
+        dialect: Dialect,
+        *,
+        keep_progress: bool,
+    ) -> web.StreamResponse:
+        prelude = Prelude(response, keep_progress=keep_progress)
+        response.attach(prelude.feed)
+        while not prelude.open and not response.finished:
+            await response.changed()
+            if not prelude.open and not response.finished:
+                await response.finish()  # raises: nothing but an error wakes us before either
+        _raise_early_error(prelude.first_bytes)
+        exchange.first_byte()
+        exchange.status = 200
+        client = web.StreamResponse(headers={"Content-Type": "text/event-stream", **STREAM_HEADERS})
+        return await self._relay(
+            request, exchange, lease, response, client, dialect, first=prelude.first_bytes
+        )
+
+    async def _raw(
+        self, request: web.Request, exchange: Exchange, lease: Lease, response: UpstreamResponse
+    ) -> web.StreamResponse:
+        head = response.head
+        exchange.first_byte()
+        exchange.status = head.status
+        headers = {name: value for name, value in head.headers.items() if name not in FORBIDDEN_OUT}
+        client = web.StreamResponse(status=head.status, headers=headers)
+        if (length := head.headers.get("content-length")) is not None:
+            client.content_length = int(length)
+        return await self._relay(request, exchange, lease, response, client, None)
+
+    async def _relay(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        lease: Lease,
+        response: UpstreamResponse,
+        client: web.StreamResponse,
+        dialect: Dialect | None,
+        *,
+        first: bytes = b"",
+    ) -> web.StreamResponse:
+        """Stream to the client. Once its head is out, an error can only be a last frame, or a cut."""
+        client.headers["X-Request-Id"] = exchange.request_id
+        await client.prepare(request)
+        relay = Relay(
+            request,
+            response,
+            events=dialect is not None,
+            chunked=client.headers.get("Transfer-Encoding") == "chunked",
+            patch=dialect.patch if dialect else None,
+        )
+        if first:
+            relay.feed(first, None)
+        response.attach(relay.feed)
+        try:
+            await relay.run(self.limits.write_timeout)
+            lease.served = True
+        except ClientStalledError as error:
+            exchange.client_left()
+            exchange.error = str(error)
+            _cut(request)
+        except (UpstreamError, EventTooLongError) as error:
+            broken = _broken(error, exchange)
+            exchange.failed(broken)
+            if dialect is None:
+                _cut(request)
+            else:
+                relay.end_with(dialect.frame(broken, exchange.request_id))
+                client.force_close()
+        except asyncio.CancelledError:
+            # A client may close at the last event, before the connection's end has come from upstream.
+            exchange.complete = lease.served = any(mark in relay.tail[-200:] for mark in LAST_EVENTS)
+            raise
+        finally:
+            exchange.tokens = count_tokens(first[:4096], relay.tail)
+        if request.transport is not None and not request.transport.is_closing():
+            await client.write_eof()
+        return client
+
+
+def _answers_with_a_list(endpoint: Endpoint, parsed: Any) -> bool:
+    """llama.cpp answers several prompts on its own API with a list, which no stream can be made into."""
+    prompt = getattr(parsed, "prompt", None)
+    if parsed.stream or not isinstance(prompt, list) or endpoint.path.startswith("/v1/"):
+        return False
+    return len(prompt) > 1 and not all(isinstance(token, int) for token in prompt)
+
+
+def _raise_early_error(first: bytes) -> None:
+    """Raise if the first real event is an error: its status can still be told."""
+    for event in EventSplitter().feed(first):
+        try:
+            data = msgspec.json.decode(event.data, type=dict[str, Any])
+        except msgspec.DecodeError:
+            return
+        error = data.get("error")
+        if isinstance(error, dict):
+            raise upstream_error(500, error)
+        if event.type == "error":
+            raise upstream_error(500, data)
+
+
+def _error_object(body: bytes) -> Json:
+    try:
+        data = msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {"message": body[:500].decode("utf-8", "replace").strip()}
+    error = data.get("error", data)
+    return error if isinstance(error, dict) else {"message": str(error)}
+
+
+def _broken(error: Exception, exchange: Exchange) -> ApiError:
+    """An upstream's failure, in words that name the model."""
+    status = 504 if isinstance(error, UpstreamTimeoutError) else 502
+    code = "upstream_timeout" if status == 504 else "upstream_error"
+    return ApiError(status, f"model {exchange.model!r}: {error}", code=code)
+
+
+def _cut(request: web.Request) -> None:
+    """Close the client's connection so that it cannot take what it got for the whole."""
+    if request.transport is not None:
+        request.transport.abort()

@@ -1,0 +1,171 @@
+"""HTTP/1.1 as an upstream speaks it, pure and incremental: the response head, and the body's framing.
+
+Only what the relay needs. Chunk extensions and trailers are accepted and dropped. Anything else that is
+not HTTP raises `ProtocolError`.
+"""
+
+HEAD_LIMIT = 64 * 1024
+CHUNK_LINE_LIMIT = 4096
+
+
+class ProtocolError(Exception):
+    """The upstream sent something that is not an HTTP/1.1 response."""
+
+
+class Head:
+    """Status and headers of a response; header names are in lower case."""
+
+    __slots__ = ("headers", "status")
+
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
+        self.headers = headers
+
+    @property
+    def content_type(self) -> str:
+        """The media type without its parameters, in lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the connection may be used again after the body."""
+        return self.headers.get("connection", "").lower() != "close"
+
+
+def parse_head(data: bytes) -> Head:
+    """Parse everything up to, and without, the empty line. Repeated headers are joined with commas."""
+    status_line, *lines = data.decode("latin-1").split("\r\n")
+    version, _, rest = status_line.partition(" ")
+    if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+        raise ProtocolError(f"not an HTTP/1.1 status line: {status_line[:80]!r}")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise ProtocolError(f"not a header: {line[:80]!r}")
+        name = name.strip().lower()
+        value = value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if version == "HTTP/1.0":
+        headers.setdefault("connection", "close")
+    return Head(int(rest[:3]), headers)
+
+
+class ChunkedBody:
+    """Takes the chunk framing off. `whole` tells whether the last `feed` began and ended between chunks."""
+
+    __slots__ = ("_left", "_line", "_trailer", "done", "rest", "whole")
+
+    def __init__(self) -> None:
+        self._left = 0
+        """Bytes of the present chunk still to come, its CRLF included; 0 between chunks."""
+        self._line = b""
+        self._trailer = False
+        self.done = False
+        self.whole = False
+        self.rest = b""
+        """What came after the end of the body."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the payload in `data`. After the last chunk `done` is set."""
+        if self._left == 0 and not self._line and not self._trailer:
+            # The common case by far: one whole chunk, as llama-server writes an event.
+            end = data.find(b"\r\n")
+            if 0 < end < 10:
+                size = _size(data[:end])
+                if size and len(data) == end + size + 4:
+                    self.whole = True
+                    return data[end + 2 : -2]
+        return self._feed_slowly(data)
+
+    def _feed_slowly(self, data: bytes) -> bytes:
+        started_between = self._left == 0 and not self._line and not self._trailer
+        pieces: list[bytes] = []
+        position = 0
+        while position < len(data) and not self.done:
+            if self._left:
+                piece = data[position : position + self._left]
+                position += len(piece)
+                # The last two bytes of `_left` are the CRLF behind the chunk.
+                payload = min(len(piece), max(0, self._left - 2))
+                if payload:
+                    pieces.append(piece[:payload])
+                self._left -= len(piece)
+                continue
+            end = data.find(b"\n", position)
+            if end < 0:
+                self._line += data[position:]
+                if len(self._line) > CHUNK_LINE_LIMIT:
+                    raise ProtocolError("a chunk's size line is too long")
+                break
+            line = (self._line + data[position:end]).rstrip(b"\r")
+            self._line = b""
+            position = end + 1
+            if self._trailer:
+                self.done = not line
+            elif size := _size(line):
+                self._left = size + 2
+            else:
+                self._trailer = True
+        if self.done:
+            self.rest = data[position:]
+        self.whole = started_between and self._left == 0 and not self._line and not self._trailer
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _size(line: bytes) -> int:
+    try:
+        return int(line.partition(b";")[0], 16)
+    except ValueError:
+        raise ProtocolError(f"not a chunk size: {line[:40]!r}") from None
+
+
+class LengthBody:
+    """A body of `length` bytes."""
+
+    __slots__ = ("_left", "done", "rest", "whole")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+        self.whole = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the payload in `data`."""
+        payload, self.rest = data[: self._left], data[self._left :]
+        self._left -= len(payload)
+        self.done = self._left == 0
+        return payload
+
+
+class OpenBody:
+    """A body that ends with the connection."""
+
+    __slots__ = ("done", "rest", "whole")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.whole = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return `data`."""
+        return data
+
+
+Body = ChunkedBody | LengthBody | OpenBody
+
+
+def body_of(head: Head) -> Body:
+    """The framing that a response's head announces (RFC 9112, section 6.3)."""
+    if head.status in (204, 304):
+        return LengthBody(0)
+    if "chunked" in head.headers.get("transfer-encoding", "").lower():
+        return ChunkedBody()
+    length = head.headers.get("content-length")
+    if length is None:
+        return OpenBody()
+    if not length.isdigit():
+        raise ProtocolError(f"not a content length: {length[:40]!r}")
+    return LengthBody(int(length))

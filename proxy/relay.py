@@ -1,0 +1,244 @@
+"""From an upstream's body to the client's socket: unparsed where possible, whole events always."""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable
+
+from aiohttp import web
+
+from proxy.http1 import Head
+from proxy.sse import BUFFER_LIMIT, EventTooLongError, parse_event, split_events
+from proxy.upstream import UpstreamResponse
+
+TAIL = 8 * 1024
+"""Bytes kept of the end of a stream, where llama.cpp and OpenAI put the token counts."""
+
+_PROGRESS = b'"prompt_progress":{'
+
+
+class ClientStalledError(Exception):
+    """The client took nothing for `server.write_timeout` seconds."""
+
+
+class Prelude:
+    """Holds a stream back until its first real event, so that an early error can carry its status.
+
+    Every llama.cpp stream is asked for prompt progress, because only then does the server notice, batch
+    by batch, that its client left during the prompt. Those events are taken out again here; they end
+    with the first token.
+    """
+
+    def __init__(self, response: UpstreamResponse, *, keep_progress: bool) -> None:
+        self._response = response
+        self._keep_progress = keep_progress
+        self._rest = b""
+        self._announced = False
+        self.kept: list[bytes] = []
+        """Whole events to pass on."""
+        self.open = False
+        """Whether the first real event has come."""
+
+    def feed(self, payload: bytes, _raw: bytes | None) -> None:
+        """Sink of the response until the client's stream begins."""
+        if self.open:
+            self._rest += payload
+            return
+        blocks, self._rest = split_events(self._rest + payload)
+        if len(self._rest) > BUFFER_LIMIT:
+            raise EventTooLongError(f"an event of more than {BUFFER_LIMIT} bytes")
+        for index, block in enumerate(blocks):
+            if self._is_first(block):
+                self.kept.extend(blocks[index:])
+                self.open = True
+                self._response.notify()
+                return
+
+    def _is_first(self, block: bytes) -> bool:
+        if self._keep_progress:
+            return True
+        if _PROGRESS in block:
+            # The Responses API hangs the progress on an event of its own that the client expects once.
+            if block.startswith(b"event: response.in_progress") and not self._announced:
+                self._announced = True
+                self.kept.append(_without_progress(block))
+            return False
+        if block.startswith(b"event: response.created"):
+            self.kept.append(block)
+            return False
+        return parse_event(block) is not None
+
+    @property
+    def first_bytes(self) -> bytes:
+        """Everything to pass on that has come so far."""
+        return b"".join(self.kept) + self._rest
+
+
+def _without_progress(block: bytes) -> bytes:
+    return re.sub(rb',"prompt_progress":\{[^}]*\}', b"", block)
+
+
+class Relay:
+    """Writes a body to the client's transport as it comes. Its `feed` is the sink of the response.
+
+    The client's framing is made of whole chunks at every moment, so that an error frame can always
+    follow. With `events`, it is made of whole server-sent events too.
+    """
+
+    def __init__(
+        self,
+        request: web.Request,
+        response: UpstreamResponse,
+        *,
+        events: bool,
+        chunked: bool,
+        patch: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client has left")
+        self._request = request
+        self._response = response
+        self._protocol = request.protocol
+        self._write = transport.write
+        self._events = events
+        self._chunked = chunked
+        self._patch = patch
+        self._held = b""
+        self._blocked = False
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+        self.size = 0
+        """Payload bytes that came from the model server."""
+
+    def feed(self, payload: bytes, raw: bytes | None) -> None:
+        """Pass a piece on: as it came when it is whole, re-framed otherwise."""
+        size = len(payload)
+        self.size += size
+        self._tail.append(payload)
+        self._tail_size += size
+        while self._tail_size - len(self._tail[0]) > TAIL:
+            self._tail_size -= len(self._tail.popleft())
+        if self._patch is not None:
+            payload, patched = self._patch(payload), payload
+            if payload is not patched:
+                raw = None
+        if self._held or (self._events and not payload.endswith(b"\n\n")):
+            self._feed_piecewise(payload)
+        elif raw is not None and self._chunked:
+            self._write(raw)
+        else:
+            self._emit(payload)
+        if self._protocol.writing_paused and not self._blocked:
+            self._blocked = True
+            self._response.pause()
+            self._response.notify()
+
+    def _feed_piecewise(self, payload: bytes) -> None:
+        held = self._held + payload
+        blocks, self._held = split_events(held)
+        if len(self._held) > BUFFER_LIMIT:
+            raise EventTooLongError(f"an event of more than {BUFFER_LIMIT} bytes")
+        if blocks:
+            self._emit(b"".join(blocks))
+
+    def _emit(self, payload: bytes) -> None:
+        if payload:
+            self._write(b"%x\r\n%b\r\n" % (len(payload), payload) if self._chunked else payload)
+
+    async def run(self, write_timeout: float) -> None:
+        """Return when the response has been passed on. Raises `UpstreamError`, `ClientStalledError`."""
+        while not self._response.finished:
+            await self._response.changed()
+            if self._blocked:
+                await self._drain(write_timeout)
+            elif not self._response.finished:
+                break
+        await self._response.finish()
+        self._emit(self._held)
+        self._held = b""
+
+    async def _drain(self, write_timeout: float) -> None:
+        """Wait until the client takes something; a reader that is dead frees the slot it holds."""
+        try:
+            async with asyncio.timeout(write_timeout or None):
+                await self._request.writer.drain()
+        except TimeoutError:
+            raise ClientStalledError(f"the client took nothing for {write_timeout:g} s") from None
+        self._blocked = False
+        self._response.resume()
+
+    def end_with(self, frame: bytes) -> None:
+        """Write a last event after whatever whole events went before."""
+        self._held = b""
+        self._emit(frame)
+
+    @property
+    def tail(self) -> bytes:
+        """The end of the payload."""
+        return b"".join(self._tail)
+
+
+class Collector:
+    """Keeps a whole body in memory, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, payload: bytes, _raw: bytes | None) -> None:
+        """Sink of the response."""
+        self._size += len(payload)
+        if self._size > self._limit:
+            raise EventTooLongError(f"an answer of more than {self._limit} bytes")
+        self._pieces.append(payload)
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return b"".join(self._pieces)
+
+
+_COUNT = re.compile(
+    rb'"(prompt_n|cache_n|predicted_n|prompt_tokens|completion_tokens|cached_tokens'
+    rb'|input_tokens|output_tokens|cache_read_input_tokens)":\s?(\d+)'
+)
+
+
+def count_tokens(*places: bytes) -> dict[str, int]:
+    """Prompt, cached and completion tokens as the model server reports them; the last mention wins.
+
+    A quote inside of a JSON string is escaped, so generated text cannot be mistaken for a count.
+    """
+    found = {name.decode(): int(count) for place in places for name, count in _COUNT.findall(place)}
+    if "prompt_n" in found:  # llama.cpp's timings, which leave the cached part out
+        cached = found.get("cache_n", 0)
+        counts = {
+            "prompt": found["prompt_n"] + cached,
+            "cached": cached,
+            "completion": found.get("predicted_n"),
+        }
+    elif "cache_read_input_tokens" in found:  # Anthropic, which leaves it out too
+        cached = found["cache_read_input_tokens"]
+        counts = {
+            "prompt": found.get("input_tokens", 0) + cached,
+            "cached": cached,
+            "completion": found.get("output_tokens"),
+        }
+    else:
+        counts = {
+            "prompt": found.get("prompt_tokens", found.get("input_tokens")),
+            "cached": found.get("cached_tokens"),
+            "completion": found.get("completion_tokens", found.get("output_tokens")),
+        }
+    return {f"{name}_tokens": count for name, count in counts.items() if count is not None}
+
+
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""So that no cache and no nginx in front of the gateway keeps an event back."""
+
+
+def is_event_stream(head: Head) -> bool:
+    """Whether the body consists of server-sent events."""
+    return head.content_type == "text/event-stream"

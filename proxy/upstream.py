@@ -1,0 +1,323 @@
+"""The upstream side of the relay: raw HTTP/1.1 connections to model servers, kept for reuse.
+
+A response's body is pushed into a synchronous sink from `data_received`, without a task switch per
+event. See docs/architecture.md for what that is worth.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+from actors.messages import Endpoint
+from proxy.http1 import HEAD_LIMIT, Body, Head, OpenBody, ProtocolError, body_of, parse_head
+
+Sink = Callable[[bytes, bytes | None], None]
+"""Takes a piece of payload, and the wire bytes it came in if those are whole chunks (else None)."""
+
+IDLE_CONNECTIONS = 64
+"""Kept for each endpoint. llama-server closes an idle connection after 5 s by itself."""
+
+
+class UpstreamError(Exception):
+    """The model server did not answer, or not to the end. The message says how."""
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """The model server was silent for `server_pool.request_timeout`."""
+
+
+class _StaleConnectionError(Exception):
+    """A reused connection was closed before a byte of the answer came, so asking again is safe."""
+
+
+class UpstreamResponse(asyncio.Protocol):
+    """One connection, and the response that is read from it. `head` is set when `send` returns."""
+
+    def __init__(self, endpoint: Endpoint, silence_limit: float) -> None:
+        self.head: Head
+        self.finished = False
+        self._endpoint = endpoint
+        self._silence_limit = silence_limit
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._body: Body | None = None
+        self._buffer = b""
+        self._backlog: list[tuple[bytes, bytes | None]] = []
+        self._sink: Sink | None = None
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._heard_at = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._paused = False
+        self._requests = 0
+        self._on_closed: Callable[[], None] | None = None
+
+    # What the relay uses
+
+    async def send(self, request: bytes) -> None:
+        """Send a request; return when the response's head has come. Raises `UpstreamError`."""
+        self._requests += 1
+        self._body = None
+        self._buffer = b""
+        self.finished = False
+        self._sink = None
+        self._heard_at = self._loop.time()
+        self._watch_silence()
+        if self._error is None:
+            self._transport.write(request)
+        while self._body is None:
+            self._raise_error()
+            await self.changed()
+
+    def attach(self, sink: Sink) -> None:
+        """From now on the body goes into `sink`, first what has come already."""
+        self._sink = sink
+        backlog, self._backlog = self._backlog, []
+        for payload, raw in backlog:
+            sink(payload, raw)
+
+    async def changed(self) -> None:
+        """Return when the response ends or `notify` is called."""
+        if self._error is not None or self.finished:
+            return
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def notify(self) -> None:
+        """Wake whoever waits in `changed`."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def finish(self) -> None:
+        """Return when the body has come to its end. Raises `UpstreamError` when it was cut."""
+        while not self.finished:
+            self._raise_error()
+            await self.changed()
+        self._raise_error()
+
+    def pause(self) -> None:
+        """Read no more, so that the model server feels the client's slowness."""
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            self._heard_at = self._loop.time()
+            self._transport.resume_reading()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    # What the pool uses
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent on this connection."""
+        return self.finished and self._error is None and self.head.keeps_alive and not self._paused
+
+    def park(self, on_closed: Callable[[], None]) -> None:
+        """The connection goes to the pool; `on_closed` is called when the server closes it there."""
+        self._sink = None
+        self._on_closed = on_closed
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def unpark(self) -> None:
+        """The connection leaves the pool."""
+        self._on_closed = None
+
+    def abort(self) -> None:
+        """Close the connection now. A streaming llama-server frees its slot for that."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports do not inherit from asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
+        try:
+            if self._body is None:
+                data = self._read_head(data)
+                if self._body is None:
+                    return
+            self._read_body(data)
+        except ProtocolError as error:
+            self._fail(UpstreamError(f"the model server answered with something that is not HTTP: {error}"))
+            self._transport.abort()
+        except Exception as error:  # a sink's fault: without this the client would wait for ever
+            self._fail(error)
+            self._transport.abort()
+
+    def _read_head(self, data: bytes) -> bytes:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._buffer) > HEAD_LIMIT:
+                raise ProtocolError(f"a head of more than {HEAD_LIMIT} bytes")
+            return b""
+        head, rest = parse_head(self._buffer[:end]), self._buffer[end + 4 :]
+        self._buffer = b""
+        if 100 <= head.status < 200:
+            return self._read_head(rest) if rest else b""
+        self.head = head
+        self._body = body_of(head)
+        self.finished = self._body.done
+        self.notify()
+        return rest
+
+    def _read_body(self, data: bytes) -> None:
+        body = self._body
+        assert body is not None
+        if not data:
+            return
+        payload = body.feed(data)
+        raw = data if body.whole else None
+        if payload:
+            if self._sink is None:
+                self._backlog.append((payload, raw))
+            else:
+                self._sink(payload, raw)
+        if body.done:
+            self.finished = True
+            self.notify()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._on_closed is not None:
+            self._on_closed()
+        if self._watch is not None:
+            self._watch.cancel()
+        if isinstance(self._body, OpenBody) and error is None:
+            self.finished = True
+            self.notify()
+        elif not self.finished:
+            if self._requests > 1 and self._body is None and not self._buffer:
+                self._fail(_StaleConnectionError())
+            else:
+                self._fail(
+                    UpstreamError("the model server closed the connection before its answer was complete")
+                )
+        elif self._error is None:
+            self._error = _StaleConnectionError()
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        self.notify()
+
+    def _watch_silence(self) -> None:
+        if self._silence_limit > 0:
+            due = self._heard_at + self._silence_limit
+            self._watch = self._loop.call_at(due, self._check_silence)
+
+    def _check_silence(self) -> None:
+        if self.finished:
+            return
+        if self._paused or self._loop.time() < self._heard_at + self._silence_limit:
+            if self._paused:
+                self._heard_at = self._loop.time()
+            self._watch_silence()
+            return
+        self._fail(UpstreamTimeoutError(f"the model server was silent for {self._silence_limit:g} s"))
+        self._transport.abort()
+
+
+class Upstream:
+    """A pool of connections to all the model servers."""
+
+    def __init__(self, *, silence_limit: float) -> None:
+        self._silence_limit = silence_limit
+        self._idle: dict[Endpoint, list[UpstreamResponse]] = {}
+
+    @asynccontextmanager
+    async def request(self, endpoint: Endpoint, request: bytes) -> AsyncIterator[UpstreamResponse]:
+        """Send a request, and yield the response when its head has come. Raises `UpstreamError`.
+
+        Leaving the block before the response has finished closes the connection.
+        """
+        connection = await self._send(endpoint, request)
+        try:
+            yield connection
+        finally:
+            if connection.reusable:
+                self._park(endpoint, connection)
+            else:
+                connection.abort()
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.unpark()
+                connection.abort()
+        self._idle.clear()
+
+    async def _send(self, endpoint: Endpoint, request: bytes) -> UpstreamResponse:
+        while True:
+            connection, reused = await self._connect(endpoint)
+            try:
+                await connection.send(request)
+                return connection
+            except _StaleConnectionError:
+                if not reused:
+                    raise UpstreamError("the model server closed the connection") from None
+            except BaseException:
+                connection.abort()
+                raise
+
+    async def _connect(self, endpoint: Endpoint) -> tuple[UpstreamResponse, bool]:
+        if idle := self._idle.get(endpoint):
+            connection = idle.pop()
+            connection.unpark()
+            return connection, True
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(
+                lambda: UpstreamResponse(endpoint, self._silence_limit), endpoint.host, endpoint.port
+            )
+        except OSError as error:
+            raise UpstreamError(f"the model server does not accept connections: {error}") from error
+        return connection, False
+
+    def _park(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
+        idle = self._idle.setdefault(endpoint, [])
+        if len(idle) >= IDLE_CONNECTIONS:
+            connection.abort()
+            return
+
+        def closed() -> None:
+            idle.remove(connection)
+            if not idle:
+                self._idle.pop(endpoint, None)
+
+        idle.append(connection)
+        connection.park(closed)
+
+
+def render_request(
+    method: str, target: str, endpoint: Endpoint, headers: dict[str, str], body: bytes | None
+) -> bytes:
+    """The bytes of a request. `target` is the path with its query, percent-encoded already."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}:{endpoint.port}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    return head + body if body else head

@@ -1,0 +1,115 @@
+"""What may be looked at: health, readiness, the list of models. None of it loads or keeps a model."""
+
+import time
+from typing import Any
+
+from aiohttp import web
+
+from actors.lifecycle import RUNNING, State
+from actors.planner import ModelStatus
+from actors.supervisor import Supervisor
+from proxy.errors import ApiError
+
+STATUS_VALUES = {
+    State.STOPPED: "unloaded",
+    State.STARTING: "loading",
+    State.READY: "loaded",
+    State.DRAINING: "loaded",
+    State.STOPPING: "unloaded",
+    State.FAILED: "unloaded",
+}
+"""llama.cpp's words for a model's state, which its clients read in `/v1/models`."""
+
+
+class Views:
+    """Answers from one snapshot of the supervisor."""
+
+    def __init__(self, supervisor: Supervisor, *, version: str, pool_size: int) -> None:
+        self._supervisor = supervisor
+        self._version = version
+        self._pool_size = pool_size
+        self._started = time.monotonic()
+        self._created = int(time.time())
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """The pool, each model's state, the queue, the version and the uptime."""
+        models = self._supervisor.describe()
+        running = [model for model in models if model.state in RUNNING]
+        closing = self._supervisor.closing
+        body = {
+            "status": "shutting down" if closing else "ok",
+            "version": self._version,
+            "uptime_seconds": round(time.monotonic() - self._started, 1),
+            "pool": {
+                "size": self._pool_size,
+                "running": len(running),
+                "ready": sum(model.state is State.READY for model in models),
+                "busy_slots": sum(model.busy for model in models),
+            },
+            "queue": {"waiting": self._supervisor.waiting},
+            "servers": [_server(model) for model in running],
+            "models": {model.name: _model(model) for model in models},
+        }
+        return web.json_response(body, status=503 if closing else 200)
+
+    async def live(self, _request: web.Request) -> web.Response:
+        """The process answers."""
+        return web.json_response({"status": "ok"})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """New requests are welcome. Models load on demand, so that none need be loaded."""
+        if self._supervisor.closing:
+            return web.json_response({"status": "shutting down"}, status=503, headers={"Retry-After": "5"})
+        return web.json_response({"status": "ok"})
+
+    async def models(self, _request: web.Request) -> web.Response:
+        """OpenAI's list of models, with llama.cpp's extras."""
+        data = [self._listed(model) for model in self._supervisor.describe()]
+        return web.json_response({"object": "list", "data": data})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """One model by name or alias; both may contain slashes and colons."""
+        asked = request.match_info["name"]
+        name = self._supervisor.resolve(asked)
+        for model in self._supervisor.describe():
+            if model.name == name:
+                return web.json_response(self._listed(model))
+        raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
+
+    def _listed(self, model: ModelStatus) -> dict[str, Any]:
+        status: dict[str, Any] = {"value": STATUS_VALUES[model.state]}
+        if model.state is State.FAILED:
+            status["failed"] = True
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "llama-smart-proxy",
+            "aliases": list(model.aliases),
+            "status": status,
+        }
+
+
+def _server(model: ModelStatus) -> dict[str, Any]:
+    where = f"{model.endpoint.host}:{model.endpoint.port}" if model.endpoint else None
+    return {"model": model.name, "endpoint": where, "is_healthy": model.state is State.READY}
+
+
+def _model(model: ModelStatus) -> dict[str, Any]:
+    return {
+        "state": str(model.state),
+        "epoch": model.epoch,
+        "slots": model.slots,
+        "busy": model.busy,
+        "waiting": model.waiting,
+        "load_seconds": _rounded(model.load_seconds),
+        "ready_seconds": _rounded(model.ready_seconds),
+        "idle_seconds": _rounded(model.idle_seconds),
+        "failures": model.failures,
+        "retry_in": _rounded(model.retry_in),
+        "error": model.error,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Llama Smart Proxy: one address for your local language models.
+
+The composition root: arguments, configuration, signals, exit code.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import structlog
+import yaml
+from aiohttp import web
+
+from actors.backends.children import sweep_orphans
+from actors.backends.process import LlamaServerBackend, PortBook, find_command
+from actors.config import Config, load_config
+from actors.errors import ConfigError
+from actors.model import ModelActor
+from actors.planner import ModelSpec, Planner, Policy
+from actors.supervisor import Supervisor
+from proxy.app import make_app, make_runner
+from proxy.generate import Gateway, Limits
+from proxy.logs import set_up_logging
+from proxy.upstream import Upstream
+from proxy.views import Views
+
+VERSION = "0.1.0"
+CHECKOUT = Path(__file__).resolve().parent
+
+log = structlog.get_logger("gateway")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return the exit status: 0 done, 1 failed, 2 the configuration cannot be used."""
+    options = _parse(arguments)
+    try:
+        config = _with_overrides(load_config(options.config), options)
+        for model in config.llama_cpp.models.values():
+            find_command(config.server_pool, model)
+    except ConfigError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
+    if options.command == "check":
+        print(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True), end="")
+        return 0
+    set_up_logging(config.server.log.level, config.server.log.format)
+    try:
+        import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
+    except ImportError:
+        return asyncio.run(serve(config))
+    return uvloop.run(serve(config))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        description="One address for your local language models: loads llama.cpp servers on demand.",
+    )
+    parser.add_argument("--version", action="version", version=f"llama-smart-proxy {VERSION}")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=("serve", "check"),
+        default="serve",
+        help="serve: run the gateway (default); check: validate the configuration and print it in full",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=CHECKOUT / "config.yaml",
+        metavar="FILE",
+        help="the configuration (default: config.yaml beside run.py, which documents every key)",
+    )
+    parser.add_argument("--host", help="address to listen on, instead of server.host")
+    parser.add_argument("--port", type=int, help="port to listen on, instead of server.port; 0: any free one")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    return parser.parse_args(arguments)
+
+
+def _with_overrides(config: Config, options: argparse.Namespace) -> Config:
+    server = config.server
+    if options.host is not None:
+        server = msgspec.structs.replace(server, host=options.host)
+    if options.port is not None:
+        if not 0 <= options.port <= 65535:
+            raise ConfigError(f"--port: expected 0 to 65535, got {options.port}")
+        server = msgspec.structs.replace(server, port=options.port)
+    if options.log_level is not None:
+        server = msgspec.structs.replace(
+            server, log=msgspec.structs.replace(server.log, level=options.log_level)
+        )
+    return msgspec.structs.replace(config, server=server)
+
+
+async def serve(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; then drain, stop the model servers, and return 0."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if swept := await asyncio.to_thread(sweep_orphans):
+        log.warning("killed model servers that a dead gateway left behind", pids=swept)
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(health_session())
+        supervisor = make_supervisor(config, session)
+        upstream = Upstream(silence_limit=config.server_pool.request_timeout)
+        stack.push_async_callback(upstream.close)
+        gateway = make_gateway(config, supervisor, upstream)
+        views = Views(supervisor, version=VERSION, pool_size=config.server_pool.size)
+        runner = make_runner(make_app(gateway, views))
+        await runner.setup()
+        supervisor.start()
+        try:
+            await web.TCPSite(runner, config.server.host, config.server.port, backlog=1024).start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            log.critical("cannot listen", host=config.server.host, port=config.server.port, reason=reason)
+            await supervisor.shut_down(0)
+            await runner.cleanup()
+            return 1
+        for address in runner.addresses:
+            log.info("listening", url=f"http://{address[0]}:{address[1]}", version=VERSION, pid=os.getpid())
+        await stop.wait()
+        log.info("shutting down", drain_timeout=config.server.drain_timeout)
+        await supervisor.shut_down(config.server.drain_timeout)
+        await runner.cleanup()
+    log.info("stopped")
+    return 0
+
+
+def health_session() -> aiohttp.ClientSession:
+    """For health checks: a server that is still loading may take a while to say so."""
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+
+
+def make_supervisor(config: Config, session: aiohttp.ClientSession) -> Supervisor:
+    """The supervisor with one actor per configured model; nothing runs before `start`."""
+    pool = config.server_pool
+    models = config.llama_cpp.models
+    specs = [
+        ModelSpec(name=name, aliases=tuple(model.aliases), slots=model.parallel)
+        for name, model in models.items()
+    ]
+    policy = Policy(
+        size=pool.size,
+        queue_size=pool.queue_size,
+        min_residency=pool.min_residency,
+        patience=pool.patience,
+        idle_timeout=pool.idle_timeout,
+        retry_delay=pool.retry_delay,
+        retry_delay_max=pool.retry_delay_max,
+    )
+    ports = PortBook(pool.host, pool.port_start)
+    actors: dict[str, ModelActor] = {}
+    supervisor = Supervisor(Planner(policy, specs), actors)
+    for name in models:
+        backend = LlamaServerBackend(name, config, session=session, ports=ports, cache=_cache_folder())
+        actors[name] = ModelActor(name, backend, supervisor.tell, stall_timeout=pool.health_timeout)
+    return supervisor
+
+
+def make_gateway(config: Config, supervisor: Supervisor, upstream: Upstream) -> Gateway:
+    """What the handlers of the front door share."""
+    limits = Limits(
+        body=config.server.max_body_mb * 2**20,
+        queue_timeout=config.server_pool.queue_timeout,
+        write_timeout=config.server.write_timeout,
+    )
+    return Gateway(supervisor, upstream, limits)
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(base) / "llama-smart-proxy"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
