@@ -156,7 +156,7 @@ class NativeAssembler:
 
     def feed(self, event: ServerSentEvent) -> None:
         """Take the next event; the last one carries everything but the text."""
-        if (chunk := _load(event)) is None:
+        if (chunk := _load(event)) is None or "prompt_progress" in chunk:
             return
         self._content.append(chunk.get("content", ""))
         self._tokens.extend(chunk.get("tokens", ()))

@@ -14,6 +14,7 @@ from proxy.endpoints import Endpoint
 from proxy.errors import ApiError, from_rejection
 from proxy.exchange import Exchange
 from proxy.relay import (
+    PROGRESS,
     STREAM_HEADERS,
     ClientStalledError,
     Collector,
@@ -202,7 +203,8 @@ class Gateway:
         splitter = EventSplitter()
 
         def feed(payload: bytes, _raw: bytes | None) -> None:
-            exchange.first_byte()
+            if PROGRESS not in payload:
+                exchange.first_byte()
             for event in splitter.feed(payload):
                 assembler.feed(event)
 

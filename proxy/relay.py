@@ -14,7 +14,7 @@ from proxy.upstream import UpstreamResponse
 TAIL = 8 * 1024
 """Bytes kept of the end of a stream, where llama.cpp and OpenAI put the token counts."""
 
-_PROGRESS = b'"prompt_progress":{'
+PROGRESS = b'"prompt_progress":{'
 
 
 class ClientStalledError(Exception):
@@ -57,7 +57,7 @@ class Prelude:
     def _is_first(self, block: bytes) -> bool:
         if self._keep_progress:
             return True
-        if _PROGRESS in block:
+        if PROGRESS in block:
             # The Responses API hangs the progress on an event of its own that the client expects once.
             if block.startswith(b"event: response.in_progress") and not self._announced:
                 self._announced = True

@@ -17,6 +17,7 @@ import structlog
 from actors.backends import StartError
 from actors.backends.children import Child
 from actors.config import BUILTIN, Config, Model, ServerPool
+from actors.demo import demo_path
 from actors.errors import ConfigError, Failure
 from actors.messages import Endpoint
 from actors.runtime import spawn
@@ -280,20 +281,26 @@ class LlamaServerBackend:
             return path
         return await self._make_demo(path.removeprefix(BUILTIN))
 
-    async def _make_demo(self, builtin: str) -> str:
-        """Have a child write the demo model: its numpy would stay in the gateway's memory for good."""
-        argv = [sys.executable, "-m", "actors.demo", "--ensure", builtin, str(self._cache)]
+    async def _make_demo(self, name: str) -> str:
+        """The built-in model's file. A child writes it: numpy would stay in the gateway's memory."""
+        path = demo_path(name, self._cache)
+        if path.exists():
+            return str(path)
+        log.info("writing the built-in model", model=self._name, path=str(path))
+        argv = [sys.executable, "-m", "actors.demo", str(path)]
+        if name == "demo-embed":
+            argv.append("--embed")
         child = await Child.start(argv, environment={"PYTHONPATH": _python_path()}, on_line=lambda _: None)
-        reader = spawn(child.read_output(), name=f"writing {builtin}")
+        reader = spawn(child.read_output(), name=f"writing {path}")
         try:
             await child.wait()
         finally:
             await child.stop(0.0)
             reader.cancel()
-        if child.returncode or not child.tail:
-            message = f"the built-in model {builtin} could not be written to {self._cache}"
+        if child.returncode:
+            message = f"the built-in model could not be written to {path}"
             raise StartError(Failure(message=message, log_tail=tuple(child.tail)))
-        return child.tail[-1]
+        return str(path)
 
 
 def _python_path() -> str:

@@ -1,0 +1,1 @@
+"""All the tests; the folders mirror the sources."""

@@ -1,0 +1,59 @@
+"""Fixtures that all the tests share."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway import Gateway, running
+
+Start = Callable[..., Gateway]
+
+DEMO: dict[str, Any] = {"path": "builtin:demo", "ctx_size": 16384, "aliases": ["org/demo:latest"]}
+EMBED: dict[str, Any] = {"path": "builtin:demo-embed", "embeddings": True}
+
+
+@pytest.fixture(scope="session")
+def real_server() -> None:
+    """The test needs a real llama.cpp server."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        reason = "xllamacpp is not installed, so there is no real llama.cpp server"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache folder, in which the built-in models are written once for all the tests."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, cache: str, real_server: None) -> Iterator[Gateway]:
+    """A gateway with the demo models, shared by the tests of a module."""
+    models = {"demo": DEMO, "demo-embed": EMBED}
+    config = {"llama_cpp": {"models": models}, "server_pool": {"size": 4}}
+    with running(config, tmp_path_factory.mktemp("gateway"), XDG_CACHE_HOME=cache) as shared:
+        yield shared
+
+
+@pytest.fixture
+def start(tmp_path: Path, cache: str) -> Iterator[Start]:
+    """Starts gateways of the test's own: `start(models, server_pool=..., server=...)`."""
+    contexts: list[AbstractContextManager[Gateway]] = []
+
+    def begin(models: dict[str, Any], **sections: Any) -> Gateway:
+        folder = tmp_path / str(len(contexts))
+        folder.mkdir()
+        context = running({"llama_cpp": {"models": models}, **sections}, folder, XDG_CACHE_HOME=cache)
+        contexts.append(context)
+        return context.__enter__()
+
+    yield begin
+    for context in reversed(contexts):
+        context.__exit__(None, None, None)

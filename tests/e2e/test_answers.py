@@ -1,0 +1,193 @@
+"""Answers through the gateway against what the model server itself answers."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.gateway import HELLO, Gateway
+
+FUNCTION = {
+    "name": "get_weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+TOOLS = [{"type": "function", "function": FUNCTION}]
+WEATHER = [{"role": "user", "content": "How is the weather?"}]
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {
+        "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    },
+}
+PLAIN = {"temperature": 0, "cache_prompt": False}
+VOLATILE = {"id", "created", "created_at", "completed_at", "timings", "id_slot", "call_id"}
+
+
+def stable(value: Any) -> Any:
+    """Without what differs from one answer to the next."""
+    if isinstance(value, dict):
+        return {key: stable(item) for key, item in value.items() if key not in VOLATILE}
+    return [stable(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 12}),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 60, "stop": ["model"]}),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 4, "logprobs": True, "top_logprobs": 2}),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 4, "n": 2}),
+        ("/v1/chat/completions", {"messages": WEATHER, "tools": TOOLS}),
+        ("/v1/chat/completions", {"messages": WEATHER, "tools": TOOLS, "tool_choice": "required"}),
+        ("/v1/chat/completions", {"messages": HELLO, "response_format": SCHEMA, "max_tokens": 40}),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 0}),
+        ("/v1/completions", {"prompt": "A llama is a calm", "max_tokens": 6}),
+        ("/v1/completions", {"prompt": "A llama", "max_tokens": 3, "logprobs": 2}),
+        ("/v1/completions", {"prompt": ["A llama", "Docker is"], "max_tokens": 4}),
+        ("/completion", {"prompt": "A llama is", "n_predict": 5}),
+        ("/completion", {"prompt": "A llama is", "n_predict": 5, "return_tokens": True, "n_probs": 2}),
+        ("/completion", {"prompt": ["A llama", "Docker is"], "n_predict": 3}),
+        ("/v1/responses", {"input": "hello", "max_output_tokens": 12}),
+        ("/v1/responses", {"input": "weather", "tools": [{"type": "function", **FUNCTION}]}),
+        ("/v1/messages", {"messages": HELLO, "max_tokens": 12}),
+        ("/v1/messages", {"messages": HELLO, "max_tokens": 60, "stop_sequences": ["model"]}),
+        (
+            "/v1/messages",
+            {
+                "messages": WEATHER,
+                "max_tokens": 60,
+                "tools": [{"name": "get_weather", "input_schema": {"type": "object"}}],
+            },
+        ),
+        ("/v1/messages/count_tokens", {"messages": HELLO}),
+        ("/tokenize", {"content": "hello docker"}),
+        ("/detokenize", {"tokens": [300, 301]}),
+        ("/apply-template", {"messages": HELLO}),
+    ],
+)
+def test_whole_answers_equal_the_model_servers_own(gateway: Gateway, path: str, body: dict[str, Any]) -> None:
+    request = {"model": "demo", **body}
+    if path not in ("/tokenize", "/detokenize", "/apply-template", "/v1/messages/count_tokens"):
+        request |= PLAIN
+    through = gateway.client.post(path, json=request)
+    with gateway.direct("demo") as client:
+        direct = client.post(path, json=request)
+    assert through.status_code == direct.status_code == 200, (through.text, direct.text)
+    # The n-th choice or prompt may find the others' common prefix in the cache, or come before it.
+    assert _without_cache(stable(through.json())) == _without_cache(stable(direct.json()))
+
+
+def _without_cache(value: Any) -> Any:
+    text = json.dumps(value, sort_keys=True)
+    for name in ("cached_tokens", "tokens_cached", "cache_read_input_tokens", "input_tokens"):
+        head, *rest = text.split(f'"{name}": ')
+        text = head + "".join(f'"{name}": _{part.lstrip("0123456789")}' for part in rest)
+    # generation_settings tells the whole request back, and what the gateway added to it.
+    return text.replace('"return_progress": true', '"return_progress": false')
+
+
+def _events(response: Any) -> list[str]:
+    return [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+
+
+def test_streamed_chat_says_the_same_as_a_whole_one(gateway: Gateway) -> None:
+    whole = gateway.chat(max_tokens=30).json()["choices"][0]["message"]["content"]
+    response = gateway.chat(max_tokens=30, stream=True)
+    *chunks, last = _events(response)
+    assert response.headers["Content-Type"] == "text/event-stream"
+    assert response.headers["X-Accel-Buffering"] == "no"
+    assert last == "[DONE]"
+    parsed = [json.loads(chunk) for chunk in chunks]
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in parsed) == whole
+    assert parsed[-1]["choices"][0]["finish_reason"] == "length"
+    assert not any("usage" in chunk or "prompt_progress" in chunk for chunk in parsed)
+
+
+def test_usage_and_progress_come_when_asked_for(gateway: Gateway) -> None:
+    options: dict[str, Any] = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_progress": True,
+    }
+    chunks = [json.loads(event) for event in _events(gateway.chat(**options))[:-1]]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == 8
+    assert "prompt_progress" in chunks[0]
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/completion", "/v1/completions"])
+def test_streams_equal_the_model_servers_own(gateway: Gateway, path: str) -> None:
+    request = {"model": "demo", "input": "hello", "messages": HELLO, "prompt": "A llama", "stream": True}
+    request |= {"max_tokens": 6, "max_output_tokens": 6, "n_predict": 6, **PLAIN}
+    through = gateway.client.post(path, json=request)
+    with gateway.direct("demo") as client:
+        direct = client.post(path, json=request)
+    assert [_typed(event) for event in _events(through)] == [_typed(event) for event in _events(direct)]
+
+
+def _typed(event: str) -> Any:
+    """An event without its ids and times."""
+    if event == "[DONE]":
+        return event
+    value = stable(json.loads(event))
+    value.pop("item_id", None)
+    return _without_cache(value)
+
+
+def test_embeddings(gateway: Gateway) -> None:
+    response = gateway.client.post("/v1/embeddings", json={"model": "demo-embed", "input": ["a", "docker"]})
+    assert [len(item["embedding"]) for item in response.json()["data"]] == [320, 320]
+
+
+def test_rerank_without_a_reranking_model_says_so(gateway: Gateway) -> None:
+    body = {"model": "demo", "query": "a", "documents": ["b"]}
+    response = gateway.client.post("/v1/rerank", json=body)
+    assert response.status_code == 501
+    assert "rerank" in response.json()["error"]["message"]
+
+
+def test_infill_without_such_tokens_says_so(gateway: Gateway) -> None:
+    body = {"model": "demo", "input_prefix": "a", "input_suffix": "b"}
+    response = gateway.client.post("/infill", json=body)
+    assert response.status_code == 501
+    assert "Infill" in response.json()["error"]["message"]
+
+
+def test_aliases_and_listing(gateway: Gateway) -> None:
+    assert gateway.chat("org/demo:latest").json()["model"] == "demo"
+    listed = gateway.client.get("/v1/models").json()["data"]
+    assert [model["id"] for model in listed] == ["demo", "demo-embed"]
+    assert gateway.client.get("/v1/models/org/demo:latest").json()["id"] == "demo"
+    missing = gateway.client.get("/v1/models/no/such:one")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_props_slots_and_the_escape_hatch(gateway: Gateway) -> None:
+    assert gateway.client.get("/props", params={"model": "demo"}).json()["total_slots"] == 4
+    assert len(gateway.client.get("/slots", params={"model": "demo"}).json()) == 4
+    assert gateway.client.get("/props").status_code == 400
+    hatch = gateway.client.get("/upstream/org/demo:latest/v1/models?x=%2F")
+    assert hatch.json()["data"][0]["id"] == "demo"
+    body = {"messages": HELLO, "max_tokens": 3, "stream": True}
+    assert "[DONE]" in gateway.client.post("/upstream/demo/v1/chat/completions", json=body).text
+    assert gateway.client.get("/upstream/demo/nothing").status_code == 404
+    assert gateway.client.get("/upstream/nobody/x").status_code == 404
+
+
+def test_unknown_fields_and_context_overflow(gateway: Gateway) -> None:
+    long = [{"role": "user", "content": "llama " * 20000}]
+    response = gateway.chat(messages=long, unknown_field={"a": [1, 2]})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert error["n_ctx"] == 4096
+
+
+def test_the_log_line_of_a_request(gateway: Gateway) -> None:
+    body = {"model": "demo", "messages": HELLO, "max_tokens": 5, "stream": True}
+    response = gateway.client.post("/v1/chat/completions", json=body, headers={"X-Request-Id": "line-1"})
+    assert response.headers["X-Request-Id"] == "line-1"
+    line = gateway.wait_for("request", request_id="line-1")
+    expected = {"status": 200, "outcome": "ok", "model": "demo", "completion_tokens": 5, "prompt_tokens": 9}
+    assert {key: line[key] for key in expected} == expected
+    assert line["total_ms"] >= line["first_token_ms"] >= 0
+    assert line["queued_ms"] >= 0

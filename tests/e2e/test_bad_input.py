@@ -1,0 +1,130 @@
+"""Malformed requests: a 4xx in the words of the client's API, one log line, and nothing loaded."""
+
+import json
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.gateway import Gateway, running
+
+CHAT = "/v1/chat/completions"
+JSON = "application/json"
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    models = {"demo": {"path": "builtin:demo"}}
+    config = {"llama_cpp": {"models": models}, "server": {"max_body_mb": 1}}
+    with running(config, tmp_path_factory.mktemp("idle")) as gateway:
+        yield gateway
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content_type", "status", "words"),
+    [
+        (CHAT, b"", JSON, 400, "not valid JSON"),
+        (CHAT, b"{", JSON, 400, "not valid JSON"),
+        (CHAT, b"[]", JSON, 400, "Expected object"),
+        (
+            CHAT,
+            b'{"model": "demo", "messages": [{"role": "user", "content": "\xff"}]}',
+            JSON,
+            400,
+            "not UTF-8",
+        ),
+        (CHAT, b'{"model": "demo", "messages": ' + b"[" * 100_000, JSON, 400, "nested too deeply"),
+        (CHAT, b'{"messages": []}', JSON, 400, "missing required field model"),
+        (CHAT, b'{"model": 5, "messages": []}', JSON, 400, "model: Expected str, got int"),
+        (CHAT, b'{"model": "demo"}', JSON, 400, "missing required field messages"),
+        (CHAT, b'{"model": "demo", "messages": "hi"}', JSON, 400, "messages: Expected array"),
+        (CHAT, b'{"model": "demo", "messages": ["hi"]}', JSON, 400, "messages[...]: Expected object"),
+        (CHAT, b'{"model": "demo", "messages": [], "stream": "yes"}', JSON, 400, "stream: Expected bool"),
+        (
+            CHAT,
+            b'{"model": "demo", "messages": [], "temperature": "hot"}',
+            JSON,
+            400,
+            "temperature: Expected",
+        ),
+        (
+            CHAT,
+            b'{"model": "nobody", "messages": []}',
+            JSON,
+            404,
+            "model 'nobody' not found; there are: 'demo'",
+        ),
+        (CHAT, b'{"model": "", "messages": []}', JSON, 404, "not found"),
+        (CHAT, b'{"model": "../../etc/passwd", "messages": []}', JSON, 404, "not found"),
+        (CHAT, b"model=demo", "application/x-www-form-urlencoded", 415, "must be JSON"),
+        (CHAT, b"{}", "text/plain", 415, "must be JSON"),
+        (CHAT, b" " * 2_000_000, JSON, 413, "larger than 1 MiB"),
+        ("/v1/embeddings", b'{"model": "demo"}', JSON, 400, "missing required field input"),
+        ("/v1/rerank", b'{"model": "demo", "query": 1, "documents": []}', JSON, 400, "query: Expected str"),
+        ("/v1/responses", b'{"model": "demo", "input": 3}', JSON, 400, "input: Expected"),
+        ("/v1/messages", b'{"model": "demo"}', JSON, 400, "missing required field messages"),
+        ("/v1/messages", b'{"model": "nobody", "messages": []}', JSON, 404, "not found"),
+        ("/v1/messages", b"nope", JSON, 400, "not valid JSON"),
+        ("/v1/messages", b" " * 2_000_000, JSON, 413, "larger than 1 MiB"),
+        ("/tokenize", b'{"model": "demo"}', JSON, 400, "missing required field content"),
+        ("/detokenize", b'{"model": "demo", "tokens": ["x"]}', JSON, 400, "tokens[...]: Expected int"),
+        ("/v1/nothing", b"{}", JSON, 404, "there is no POST /v1/nothing"),
+        ("/health", b"{}", JSON, 405, "takes GET"),
+    ],
+)
+def test_malformed_requests(
+    idle: Gateway, path: str, body: bytes, content_type: str, status: int, words: str
+) -> None:
+    headers = {"Content-Type": content_type}
+    response = idle.client.post(path, content=body, headers=headers)
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert words in error["message"]
+    if path == "/v1/messages":
+        assert response.json()["type"] == "error"
+        assert set(error) == {"type", "message"}
+    else:
+        assert {"message", "type", "param", "code"} <= set(error)
+    request_id = response.headers["X-Request-Id"]
+    line = idle.wait_for("request", request_id=request_id)
+    assert (line["status"], line["outcome"]) == (status, "error")
+    assert sum(line.get("request_id") == request_id for line in idle.log) == 1
+    assert idle.model("demo")["state"] == "stopped"
+
+
+def raw(gateway: Gateway, data: bytes) -> bytes:
+    """Send bytes as they are; return all that comes back."""
+    address = urlsplit(gateway.url)
+    with socket.create_connection((address.hostname, address.port or 80), timeout=5) as client:
+        client.sendall(data)
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+    return answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HELLO\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(5000)) + b"\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+    ],
+    ids=["no HTTP", "TLS", "long header", "header flood", "negative length"],
+)
+def test_what_is_not_even_http(idle: Gateway, data: bytes) -> None:
+    answer = raw(idle, data)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400"), answer
+    assert json.loads(body)["error"]["code"] == "bad_http"
+    assert idle.client.get("/health").status_code == 200
+
+
+def test_request_ids_are_taken_or_made(idle: Gateway) -> None:
+    given = idle.client.get("/health/live", headers={"X-Request-Id": "mine"})
+    assert given.headers["X-Request-Id"] == "mine"
+    long = idle.client.get("/health/live", headers={"X-Request-Id": "x" * 129})
+    assert len(long.headers["X-Request-Id"]) == 32

@@ -1,0 +1,231 @@
+"""Model servers that fail in every way: a clear error, no harm to others, nothing left behind."""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from actors.backends.children import OWNER
+from tests.conftest import DEMO, Start
+from tests.gateway import FOREVER, HELLO, Gateway, marked_processes, until
+
+
+def stand_in(*orders: str) -> dict[str, Any]:
+    """The configuration of a model whose server is the stand-in."""
+    command = [sys.executable, "-m", "tests.stand_in"]
+    return {
+        "path": "builtin:demo",
+        "command": [*command, *(word for order in orders for word in ("--do", order))],
+    }
+
+
+def error_of(response: httpx.Response) -> str:
+    message: str = response.json()["error"]["message"]
+    return message
+
+
+def test_a_server_killed_in_mid_stream(start: Start, real_server: None) -> None:
+    gateway = start({"demo": DEMO})
+    gateway.chat()
+    (pid,) = gateway.servers()
+    body = {"model": "demo", "messages": FOREVER, "max_tokens": 100_000, "ignore_eos": True, "stream": True}
+    with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        os.kill(pid, signal.SIGKILL)
+        events = [line for line in lines if line]
+    assert '"error":{' in events[-1]
+    assert "closed the connection" in events[-1]
+    assert "data: [DONE]" not in events
+    # The next request gets a healthy model, at once.
+    assert gateway.chat().status_code == 200
+    assert gateway.model("demo")["epoch"] == 2
+    assert "signal 9" in gateway.wait_for("model failed")["reason"]
+
+
+def test_files_that_are_no_models(start: Start, tmp_path: Path, cache: str, real_server: None) -> None:
+    good = next(iter(Path(cache).rglob("demo-v*.gguf")), None)
+    files = {name: tmp_path / f"{name}.gguf" for name in ("missing", "empty", "text", "truncated", "folder")}
+    files["empty"].touch()
+    files["text"].write_text("this is not a model at all, but long enough to be one")
+    files["folder"].mkdir()
+    gateway = start({"demo": DEMO, **{name: {"path": str(path)} for name, path in files.items()}})
+    assert gateway.chat().status_code == 200
+    good = good or next(Path(cache).rglob("demo-v*.gguf"))
+    files["truncated"].write_bytes(good.read_bytes()[:500_000])
+    reasons = {
+        "missing": "no such file",
+        "empty": "not a GGUF",
+        "text": "not a GGUF",
+        "truncated": "ended with status 1",
+        "folder": "cannot be read",
+    }
+    for name, reason in reasons.items():
+        response = gateway.chat(name)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "model_load_failed")
+        assert reason in error_of(response), name
+        assert gateway.chat().status_code == 200
+    # What the operator mends works with the next request.
+    shutil.copy(good, files["missing"])
+    assert gateway.chat("missing").status_code == 200
+
+
+def test_a_server_that_exits_at_start_backs_off(start: Start) -> None:
+    gateway = start({"broken": stand_in("exit-at-start")}, server_pool={"retry_delay": 6})
+    first = gateway.chat("broken")
+    assert (first.status_code, first.headers["Retry-After"]) == (503, "6")
+    assert "status 1" in error_of(first)
+    assert "no such layer: blk.99" in error_of(first)
+    began = time.monotonic()
+    again = gateway.chat("broken")
+    assert again.status_code == 503
+    assert time.monotonic() - began < 1
+    assert gateway.model("broken")["epoch"] == 1
+
+
+def test_a_server_that_hangs_at_start(start: Start, real_server: None) -> None:
+    models = {"hung": stand_in("hang-at-start", "ignore-term", "grandchild"), "demo": DEMO}
+    gateway = start(models, server_pool={"health_timeout": 1.5, "stop_timeout": 0.5})
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(target=lambda: answers.append(gateway.chat("hung")))
+    waiting.start()
+    gateway.wait_for("server starts", model="hung")
+    assert gateway.chat().status_code == 200, "another model is not blocked"
+    waiting.join()
+    assert answers[0].status_code == 503
+    assert "no progress" in error_of(answers[0])
+    until(lambda: len(gateway.servers()) == 1, "the hung server and its grandchild are gone", 5)
+
+
+def test_a_port_that_is_taken(start: Start) -> None:
+    gateway = start({"unlucky": stand_in("port-taken")})
+    response = gateway.chat("unlucky")
+    assert response.status_code == 503
+    assert "couldn't bind" in error_of(response)
+    tried = [line["port"] for line in gateway.log if line["event"] == "port was taken"]
+    assert len(tried) == 2, "two more ports are tried"
+
+
+def test_slow_loading_is_no_stall(start: Start) -> None:
+    gateway = start({"slow": stand_in("slow-load", "endless-line")}, server_pool={"health_timeout": 1.0})
+    assert gateway.chat("slow").status_code == 200
+    assert gateway.wait_for("request")["loaded_ms"] > 1500
+
+
+@pytest.mark.parametrize(
+    ("order", "stream", "status", "words"),
+    [
+        ("die-before-head", True, 502, "closed the connection"),
+        ("die-before-head", False, 502, "closed the connection"),
+        ("die-mid-stream", False, 502, "closed the connection"),
+        ("garbage", True, 502, "not HTTP"),
+        ("silent", True, 504, "silent for 1 s"),
+        ("silent", False, 504, "silent for 1 s"),
+        ("error-400", True, 400, "bad grammar"),
+        ("error-early", True, 400, "too odd"),
+        ("error-early", False, 400, "too odd"),
+    ],
+)
+def test_before_the_first_byte_an_error_has_its_status(
+    start: Start, order: str, stream: bool, status: int, words: str
+) -> None:
+    gateway = start({"m": stand_in(order)}, server_pool={"request_timeout": 1})
+    response = gateway.chat("m", stream=stream)
+    assert response.status_code == status, response.text
+    assert words in error_of(response)
+    assert gateway.model("m")["busy"] == 0
+
+
+@pytest.mark.parametrize("order", ["die-mid-stream", "silent-mid-stream"])
+@pytest.mark.parametrize(
+    ("path", "last"),
+    [
+        ("/v1/chat/completions", 'data: {"error":{"message":"model '),
+        ("/v1/messages", 'data: {"type":"error","error":{"type":"api_error"'),
+        ("/v1/responses", 'data: {"type":"error","code":"upstream_'),
+    ],
+)
+def test_after_it_the_stream_ends_in_an_error_frame(start: Start, order: str, path: str, last: str) -> None:
+    gateway = start({"m": stand_in(order)}, server_pool={"request_timeout": 1})
+    body = {"model": "m", "messages": HELLO, "input": "x", "stream": True}
+    response = gateway.client.post(path, json=body)
+    assert response.status_code == 200
+    *whole, error, end, end2 = response.text.split("\n")
+    assert (end, end2) == ("", "")
+    assert error.startswith(last), error
+    assert "half" not in response.text, "half an event is never passed on"
+    assert [line for line in whole if line.startswith("data: ")][-1].count("2 ") == 1
+    assert gateway.wait_for("request")["outcome"] == "error"
+
+
+def test_told_to_stop_it_drains_and_exits_0(start: Start, real_server: None) -> None:
+    gateway = start({"demo": DEMO})
+    body = {"model": "demo", "messages": FOREVER, "max_tokens": 3000, "ignore_eos": True, "stream": True}
+    with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        gateway.process.send_signal(signal.SIGTERM)
+        gateway.wait_for("shutting down")
+        with httpx.Client() as other:
+            refused = other.post(f"{gateway.url}/v1/chat/completions", json={**body, "stream": False})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert gateway.stop() == 0
+
+
+def test_what_does_not_drain_is_cut(start: Start, real_server: None) -> None:
+    gateway = start({"demo": DEMO}, server={"drain_timeout": 0.3, "log": {"format": "json"}})
+    body = {"model": "demo", "messages": FOREVER, "max_tokens": 10**6, "ignore_eos": True, "stream": True}
+    with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        gateway.process.send_signal(signal.SIGTERM)
+        assert '"error":{' in [line for line in lines if line][-1]
+    assert gateway.stop() == 0
+
+
+def test_killed_it_leaves_no_orphans(start: Start, real_server: None) -> None:
+    gateway = start({"demo": DEMO, "m": stand_in("grandchild")})
+    assert gateway.chat().status_code == 200
+    assert gateway.chat("m").status_code == 200
+    assert len(gateway.servers()) == 3
+    gateway.stop(signal.SIGKILL)
+    # The servers die with their parent; a grandchild has none to die with, and is swept by the next gateway.
+    left = until(lambda: (found := gateway.servers()) and len(found) == 1 and found, "servers gone", 2)
+    (other,) = [start({}).wait_for("killed model servers that a dead gateway left behind")]
+    assert other["pids"] == left
+    assert str(gateway.process.pid) not in marked_processes()
+
+
+def test_marks_of_living_gateways_are_respected(start: Start) -> None:
+    first = start({"m": stand_in()})
+    assert first.chat("m", stream=True).status_code == 200
+    start({})
+    (pid,) = first.servers()
+    assert psutil.Process(pid).environ()[OWNER].startswith(f"{first.process.pid}:")
+    assert first.chat("m", stream=True).status_code == 200
+    assert first.model("m")["epoch"] == 1
+
+
+def test_a_gateway_stops_while_a_model_loads(start: Start) -> None:
+    gateway = start({"m": stand_in("hang-at-start")})
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(target=lambda: answers.append(gateway.chat("m")))
+    waiting.start()
+    gateway.wait_for("server starts")
+    status = _stop(gateway)
+    waiting.join()
+    assert (status, answers[0].status_code) == (0, 503)
+
+
+def _stop(gateway: Gateway) -> int:
+    gateway.process.send_signal(signal.SIGTERM)
+    return gateway.process.wait(10)

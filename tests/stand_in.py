@@ -1,0 +1,112 @@
+"""A stand-in for llama-server that misbehaves on order: `python -m tests.stand_in <flags> --do X`.
+
+It takes the flags it needs and ignores llama-server's others. `--do` may be given several times.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+CHUNK = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "stand-in"}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers /health, /slots and streams of ten events."""
+
+    protocol_version = "HTTP/1.1"
+    orders: set[str]
+
+    def do_GET(self) -> None:
+        """Everything is healthy; nothing runs."""
+        self._whole(200, b'{"status":"ok"}')
+
+    def do_POST(self) -> None:
+        """Stream, or whatever was ordered instead."""
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        if "garbage" in self.orders:
+            self.wfile.write(b"I am no HTTP server\r\n\r\n")
+            self.close_connection = True
+            return
+        if "error-400" in self.orders:
+            error = {"code": 400, "message": "bad grammar", "type": "invalid_request_error"}
+            self._whole(400, json.dumps({"error": error}).encode())
+            return
+        if "die-before-head" in self.orders:
+            os._exit(9)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.flush()
+        if "silent" in self.orders:
+            time.sleep(60)
+        if "error-early" in self.orders:
+            self._event(
+                json.dumps({"error": {"code": 400, "message": "too odd", "type": "invalid_request_error"}})
+            )
+        for number in range(10):
+            if number == 3 and "die-mid-stream" in self.orders:
+                self.wfile.write(b"ff\r\ndata: {half")
+                self.wfile.flush()
+                os._exit(9)
+            if number == 3 and "silent-mid-stream" in self.orders:
+                time.sleep(60)
+            choice = {"index": 0, "delta": {"content": f"{number} "}, "finish_reason": None}
+            self._event(json.dumps({**CHUNK, "choices": [choice]}))
+        self._event("[DONE]")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _event(self, data: str) -> None:
+        event = f"data: {data}\n\n".encode()
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+        self.wfile.flush()
+
+    def _whole(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Silence."""
+
+
+def main() -> None:
+    """Serve, or fail as ordered."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--do", action="append", default=[])
+    options, _ = parser.parse_known_args()
+    orders = set(options.do)
+    print("stand-in starts", flush=True)
+    if "ignore-term" in orders:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "grandchild" in orders:
+        code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+        subprocess.Popen([sys.executable, "-c", code])
+    if "exit-at-start" in orders:
+        sys.exit("error: no such layer: blk.99")
+    if "port-taken" in orders:
+        sys.exit("couldn't bind HTTP server socket, port taken")
+    if "hang-at-start" in orders:
+        signal.pause()
+    if "slow-load" in orders:
+        for part in range(8):
+            print(f"loading part {part}", flush=True)
+            time.sleep(0.2)
+    if "endless-line" in orders:
+        sys.stdout.write("x" * 1_000_000)
+        sys.stdout.flush()
+    Handler.orders = orders
+    ThreadingHTTPServer((options.host, options.port), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()
