@@ -34,12 +34,12 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
             400,
             "not UTF-8",
         ),
-        (CHAT, b'{"model": "demo", "messages": ' + b"[" * 100_000, JSON, 400, "nested too deeply"),
+        (CHAT, b'{"model": "demo", "messages": [], "x": ' + b"[" * 100_000, JSON, 400, "nested too deeply"),
         (CHAT, b'{"messages": []}', JSON, 400, "missing required field model"),
         (CHAT, b'{"model": 5, "messages": []}', JSON, 400, "model: Expected str, got int"),
         (CHAT, b'{"model": "demo"}', JSON, 400, "missing required field messages"),
         (CHAT, b'{"model": "demo", "messages": "hi"}', JSON, 400, "messages: Expected array"),
-        (CHAT, b'{"model": "demo", "messages": ["hi"]}', JSON, 400, "messages[...]: Expected object"),
+        (CHAT, b'{"model": "demo", "messages": ["hi"]}', JSON, 400, "messages[0]: Expected object"),
         (CHAT, b'{"model": "demo", "messages": [], "stream": "yes"}', JSON, 400, "stream: Expected bool"),
         (
             CHAT,
@@ -68,7 +68,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         ("/v1/messages", b"nope", JSON, 400, "not valid JSON"),
         ("/v1/messages", b" " * 2_000_000, JSON, 413, "larger than 1 MiB"),
         ("/tokenize", b'{"model": "demo"}', JSON, 400, "missing required field content"),
-        ("/detokenize", b'{"model": "demo", "tokens": ["x"]}', JSON, 400, "tokens[...]: Expected int"),
+        ("/detokenize", b'{"model": "demo", "tokens": ["x"]}', JSON, 400, "tokens[0]: Expected int"),
         ("/v1/nothing", b"{}", JSON, 404, "there is no POST /v1/nothing"),
         ("/health", b"{}", JSON, 405, "takes GET"),
     ],
@@ -118,7 +118,7 @@ def raw(gateway: Gateway, data: bytes) -> bytes:
 def test_what_is_not_even_http(idle: Gateway, data: bytes) -> None:
     answer = raw(idle, data)
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400"), answer
+    assert head.startswith((b"HTTP/1.0 400", b"HTTP/1.1 400")), answer
     assert json.loads(body)["error"]["code"] == "bad_http"
     assert idle.client.get("/health").status_code == 200
 

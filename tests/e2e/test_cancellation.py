@@ -34,7 +34,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, cache: str, real_server: Non
 
     # Batches of 32 tokens make the prompt of the tiny model last long enough to leave in its midst.
     slow = {**DEMO, "ctx_size": 4096, "parallel": 1, "aliases": []}
-    slow["arguments"] = ["--batch-size", "32", "--ubatch-size", "32", "--threads", "1"]
+    slow["arguments"] = ["--batch-size", "32", "--ubatch-size", "32", "--threads", "1", "--context-shift"]
     config = {"llama_cpp": {"models": {"demo": slow}}}
     with running(config, tmp_path_factory.mktemp("small"), XDG_CACHE_HOME=cache) as gateway:
         gateway.chat()

@@ -1,0 +1,54 @@
+"""`run.py` as its user types it."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from actors.config import load_config, parse_config
+from tests.gateway import CHECKOUT
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(CHECKOUT / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_help_and_version() -> None:
+    shown = run("--help")
+    assert shown.returncode == 0
+    for word in ("serve", "check", "--config", "--port"):
+        assert word in shown.stdout
+    assert run("--version").stdout.startswith("llama-smart-proxy 0.")
+
+
+def test_check_prints_what_it_would_use() -> None:
+    checked = run("check")
+    assert checked.returncode == 0, checked.stderr
+    printed = parse_config(yaml.safe_load(checked.stdout), folder=CHECKOUT)
+    assert printed == load_config(CHECKOUT / "config.yaml")
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("server_pool: {sise: 3}\nserver: {port: 99999}\n")
+    for command in ("check", "serve"):
+        wrong = run(command, "--config", str(path))
+        assert wrong.returncode == 2
+        assert f"{path}: server_pool.sise: unknown key; did you mean 'size'?" in wrong.stderr
+        assert "Traceback" not in wrong.stderr
+    assert "cannot be read" in run("check", "--config", "/nowhere/x.yaml").stderr
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        path.write_text(f"server: {{port: {port}}}")
+        failed = run("--config", str(path))
+    assert failed.returncode == 1
+    assert "cannot listen" in failed.stdout
+    assert "address already in use" in failed.stdout.lower()
+    assert "Traceback" not in failed.stdout + failed.stderr
