@@ -192,7 +192,8 @@ class Planner:
             self._effects.append(Reject(event.ticket, _load_failed(model, now)))
         else:
             ticket = _Ticket(event, model, now)
-            if model.accepts(ticket) and not any(other.model is model for other in self._waiting.values()):
+            # Nobody is overtaken: whoever waits for a free slot got it when it became free.
+            if model.accepts(ticket):
                 self._grant(ticket, now)
             elif len(self._waiting) >= self._policy.queue_size:
                 self._effects.append(Reject(event.ticket, self._queue_full(model)))
@@ -225,7 +226,7 @@ class Planner:
 
     def _exited(self, event: Exited, now: float) -> None:
         model = self._models[event.model]
-        if event.epoch != model.life.epoch:
+        if event.epoch != model.life.epoch or model.life.state not in RUNNING:
             return
         model.endpoint = None
         model.holders.clear()

@@ -46,11 +46,12 @@ def test_a_busy_model_is_not_evicted_until_it_has_drained(start: Start, real_ser
     gateway = start({"a": SMALL, "b": SMALL}, server_pool=pool)
     answers: list[httpx.Response] = []
     with hold(gateway, "a") as response:
-        next(response.iter_lines())
+        pieces = response.iter_raw()  # kept: httpx closes the response with its iterator
+        assert next(pieces)
         other = threading.Thread(target=lambda: answers.append(gateway.chat("b")))
         other.start()
         until(lambda: gateway.model("a")["state"] == "draining", "the fence")
-        assert next(response.iter_raw()), "the one that runs goes on"
+        assert next(pieces), "the one that runs goes on"
         assert gateway.model("b")["waiting"] == 1
     other.join()
     assert answers[0].status_code == 200
@@ -60,7 +61,8 @@ def test_a_full_queue_says_when_to_come_back(start: Start, real_server: None) ->
     gateway = start({"a": SMALL}, server_pool={"queue_size": 1})
     waiting: list[httpx.Response] = []
     with hold(gateway, "a") as response:
-        next(response.iter_lines())
+        pieces = response.iter_raw()
+        assert next(pieces)
         other = threading.Thread(target=lambda: waiting.append(gateway.chat("a")))
         other.start()
         until(lambda: gateway.model("a")["waiting"] == 1, "one waits")
@@ -78,7 +80,8 @@ def test_a_request_that_waits_too_long(start: Start, real_server: None) -> None:
     gateway = start({"a": SMALL}, server_pool={"queue_timeout": 2})
     gateway.chat("a")
     with hold(gateway, "a") as response:
-        next(response.iter_lines())
+        pieces = response.iter_raw()
+        assert next(pieces)
         late = gateway.chat("a")
     assert (late.status_code, late.json()["error"]["code"]) == (503, "queue_timeout")
     assert int(late.headers["Retry-After"]) >= 1

@@ -1,0 +1,358 @@
+"""Playbooks of the planner: events in, effects out. `World` plays the model actors and the door."""
+
+import math
+
+import pytest
+
+from actors.errors import (
+    Failure,
+    LoadFailed,
+    NotLoaded,
+    QueueFull,
+    QueueTimeout,
+    Rejection,
+    ShuttingDown,
+    UnknownModel,
+)
+from actors.lifecycle import State
+from actors.messages import (
+    Acquire,
+    BecameReady,
+    Cancel,
+    Effect,
+    Endpoint,
+    Event,
+    Exited,
+    Finished,
+    Grant,
+    Halt,
+    Reject,
+    Released,
+    Shutdown,
+    Start,
+    Tick,
+)
+from actors.planner import ModelSpec, ModelStatus, Planner, Policy
+
+WHERE = Endpoint("127.0.0.1", 9)
+
+
+class World:
+    """A planner with models a to d (a has two slots and the alias `first`), and a clock."""
+
+    def __init__(self, *, size: int = 2, queue_size: int = 5, idle_timeout: float = 0.0) -> None:
+        policy = Policy(
+            size=size,
+            queue_size=queue_size,
+            min_residency=2,
+            patience=10,
+            idle_timeout=idle_timeout,
+            retry_delay=8,
+            retry_delay_max=30,
+        )
+        specs = [ModelSpec(name="a", aliases=("first",), slots=2), *(ModelSpec(name=name) for name in "bcd")]
+        self.planner = Planner(policy, specs)
+        self.now = 0.0
+        self.tickets = 0
+
+    def send(self, event: Event, after: float = 0.0) -> list[Effect]:
+        self.now += after
+        return self.planner.handle(event, self.now)
+
+    def ask(self, model: str, *, slot: bool = True, load: bool = True, wait: float = 1000) -> list[Effect]:
+        self.tickets += 1
+        deadline = self.now + wait
+        return self.send(Acquire(ticket=self.tickets, model=model, deadline=deadline, slot=slot, load=load))
+
+    def ready(self, model: str, epoch: int = 1, after: float = 0.0) -> list[Effect]:
+        return self.send(BecameReady(model=model, epoch=epoch, endpoint=WHERE), after)
+
+    def gone(self, model: str, epoch: int = 1, failure: Failure | None = None) -> list[Effect]:
+        return self.send(Exited(model=model, epoch=epoch, failure=failure))
+
+    def release(self, ticket: int, after: float = 0.0, *, served: bool = True) -> list[Effect]:
+        return self.send(Released(ticket=ticket, served=served), after)
+
+    def tick(self, after: float) -> list[Effect]:
+        return self.send(Tick(), after)
+
+    def loaded(self, *models: str) -> None:
+        """Load models, each with one request that is over."""
+        for model in models:
+            self.ask(model)
+            self.ready(model)
+            self.release(self.tickets)
+        self.now += 2
+
+    def status(self, model: str) -> ModelStatus:
+        return next(status for status in self.planner.describe(self.now) if status.name == model)
+
+
+def granted(effects: list[Effect]) -> list[int]:
+    return [effect.ticket for effect in effects if isinstance(effect, Grant)]
+
+
+def started(effects: list[Effect]) -> list[str]:
+    return [effect.model for effect in effects if isinstance(effect, Start)]
+
+
+def halted(effects: list[Effect]) -> list[str]:
+    return [effect.model for effect in effects if isinstance(effect, Halt)]
+
+
+def refused(effects: list[Effect]) -> dict[int, type[Rejection]]:
+    return {effect.ticket: type(effect.reason) for effect in effects if isinstance(effect, Reject)}
+
+
+def test_the_first_request_loads_the_model_and_all_get_it() -> None:
+    world = World()
+    assert started(world.ask("a")) == ["a"]
+    assert world.ask("first") == []
+    assert world.ask("a") == []
+    assert granted(world.ready("a", after=3)) == [1, 2], "two slots, oldest first"
+    assert granted(world.release(1)) == [3]
+    assert world.status("a").busy == 2
+
+
+def test_a_grant_tells_what_was_waited_for() -> None:
+    world = World()
+    world.ask("a")
+    (grant,) = world.ready("a", after=3)
+    assert isinstance(grant, Grant)
+    assert (grant.model, grant.epoch, grant.endpoint) == ("a", 1, WHERE)
+    assert (grant.queued, grant.loaded) == (0, 3)
+    (grant,) = world.ask("first")
+    assert isinstance(grant, Grant)
+    assert (grant.model, grant.queued, grant.loaded) == ("a", 0, 0)
+
+
+def test_work_without_a_slot_does_not_wait_for_one() -> None:
+    world = World()
+    world.loaded("b")
+    assert granted(world.ask("b")) == [2]
+    assert world.ask("b") == []
+    assert granted(world.ask("b", slot=False)) == [4]
+    assert world.status("b").busy == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "load", "reason"),
+    [("zebra", True, UnknownModel), ("b", False, NotLoaded), ("", True, UnknownModel)],
+)
+def test_refused_at_once(model: str, load: bool, reason: type[Rejection]) -> None:
+    assert refused(World().ask(model, load=load)) == {1: reason}
+
+
+def test_a_full_queue_refuses_but_not_what_needs_no_queue() -> None:
+    world = World(queue_size=2)
+    world.loaded("a", "b")
+    for _ in range(3):
+        world.ask("b")
+    (effect,) = world.ask("b")
+    assert isinstance(effect, Reject)
+    assert isinstance(effect.reason, QueueFull)
+    assert effect.reason.retry_after is not None
+    assert effect.reason.retry_after >= 1
+    assert granted(world.ask("a")) == [7]
+
+
+def test_a_deadline_ends_the_wait() -> None:
+    world = World()
+    world.loaded("b")
+    world.ask("b")
+    world.ask("b", wait=4)
+    assert world.planner.next_wake(world.now) == world.now + 4
+    assert refused(world.tick(after=4)) == {3: QueueTimeout}
+
+
+@pytest.mark.parametrize("ticket", [2, 3, 99])
+def test_cancel_takes_out_or_gives_back_and_may_come_twice(ticket: int) -> None:
+    world = World()
+    world.loaded("b")
+    world.ask("b")
+    world.ask("b")
+    effects = world.send(Cancel(ticket=ticket))
+    assert granted(effects) == ([3] if ticket == 2 else [])
+    assert world.send(Cancel(ticket=ticket)) == []
+    assert world.status("b").busy == 1
+
+
+def test_a_lease_of_a_dead_server_frees_nothing_of_the_next() -> None:
+    world = World()
+    world.loaded("b")
+    world.ask("b")
+    world.gone("b", failure=Failure(message="killed"))
+    assert started(world.ask("b")) == ["b"]
+    world.ready("b", epoch=2)
+    assert world.status("b").busy == 1
+    world.release(2, served=False)
+    assert world.status("b").busy == 1
+
+
+def test_the_least_recently_used_idle_model_makes_room() -> None:
+    world = World()
+    world.loaded("a", "b")
+    world.ask("a")
+    assert halted(world.ask("c")) == ["b"], "a was used later, and is leased"
+    assert started(world.gone("b")) == ["c"]
+
+
+def test_one_victim_for_each_wanted_model() -> None:
+    world = World()
+    world.loaded("a", "b")
+    assert halted(world.ask("c")) == ["a"]
+    assert halted(world.ask("c")) == []
+    assert halted(world.ask("d")) == ["b"]
+    assert started(world.gone("a")) == ["c"]
+    assert started(world.gone("b")) == ["d"]
+
+
+def test_a_just_loaded_model_stays_for_its_residency() -> None:
+    world = World(size=1)
+    world.ask("a")
+    world.ready("a")
+    world.release(1)
+    assert world.ask("b") == []
+    assert world.planner.next_wake(world.now) == 2
+    assert halted(world.tick(after=2)) == ["a"]
+
+
+def test_a_busy_model_is_fenced_after_patience_and_yields_when_drained() -> None:
+    world = World(size=1)
+    world.loaded("a")
+    world.ask("a")
+    assert world.ask("b") == []
+    assert world.tick(after=10) == []
+    assert world.status("a").state is State.DRAINING
+    assert world.ask("a") == [], "no new leases behind the fence"
+    assert halted(world.release(2)) == ["a"]
+    assert started(world.gone("a")) == ["b"]
+
+
+def test_the_fence_opens_when_nobody_waits_behind_it() -> None:
+    world = World(size=1)
+    world.loaded("a")
+    world.ask("a")
+    world.ask("b")
+    world.tick(after=10)
+    world.ask("a")
+    assert granted(world.send(Cancel(ticket=3))) == [4]
+    assert world.status("a").state is State.READY
+
+
+def test_a_failed_start_is_told_to_its_waiters_and_to_nobody_else() -> None:
+    world = World()
+    for model in ("a", "b", "a"):
+        world.ask(model)
+    effects = world.gone("a", failure=Failure(message="bad magic", log_tail=("line",)))
+    assert refused(effects) == {1: LoadFailed, 3: LoadFailed}
+    (first, _) = effects
+    assert isinstance(first, Reject)
+    assert "bad magic" in first.reason.message
+    assert first.reason.retry_after == 8
+    assert world.status("b").waiting == 1
+
+
+@pytest.mark.parametrize(("failures", "delay"), [(1, 8), (2, 16), (3, 30), (9, 30)])
+def test_backoff_doubles_to_its_limit(failures: int, delay: float) -> None:
+    world = World()
+    for epoch in range(1, failures + 1):
+        world.now += 100
+        assert started(world.ask("a")) == ["a"]
+        world.gone("a", epoch, Failure(message="no"))
+    assert world.status("a").retry_in == delay
+
+
+def test_a_request_waits_for_the_end_of_a_short_backoff_only() -> None:
+    world = World()
+    world.ask("a")
+    world.gone("a", failure=Failure(message="no"))
+    assert refused(world.ask("a")) == {2: LoadFailed}
+    world.now += 4
+    assert world.ask("a") == []
+    assert world.planner.next_wake(world.now) == 8
+    assert started(world.tick(after=4)) == ["a"]
+
+
+def test_what_only_the_operator_can_mend_is_tried_with_each_request() -> None:
+    world = World()
+    for epoch in (1, 2, 3):
+        assert started(world.ask("a")) == ["a"]
+        (effect,) = world.gone("a", epoch, Failure(message="no such file", retryable=False))
+        assert isinstance(effect, Reject)
+        assert effect.reason.retry_after is None
+
+
+def test_a_server_that_dies_at_work_restarts_at_once_and_keeps_its_queue() -> None:
+    world = World()
+    world.loaded("b")
+    world.ask("b")
+    world.ask("b")
+    assert started(world.gone("b", failure=Failure(message="killed"))) == ["b"]
+    assert granted(world.ready("b", epoch=2)) == [3]
+    # Dying again before it has served anything is another matter.
+    world.gone("b", 2, Failure(message="killed"))
+    assert world.status("b").retry_in == 8
+
+
+def test_stale_messages_change_nothing() -> None:
+    world = World()
+    world.loaded("b")
+    world.gone("b", failure=Failure(message="killed"))
+    world.ask("b")
+    assert world.ready("b", epoch=1) == []
+    assert world.gone("b", epoch=1) == []
+    assert world.status("b").state is State.STARTING
+
+
+def test_an_idle_model_is_stopped() -> None:
+    world = World(idle_timeout=60)
+    world.loaded("a")
+    assert world.planner.next_wake(world.now) == 60
+    assert halted(world.tick(after=58)) == ["a"]
+
+
+def test_shut_down_drains_then_finishes_once() -> None:
+    world = World()
+    world.loaded("a")
+    world.ask("a")
+    world.ask("b")
+    effects = world.send(Shutdown(deadline=world.now + 5))
+    assert refused(effects) == {3: ShuttingDown}
+    assert halted(effects) == ["b"], "it was only loading"
+    assert refused(world.ask("a")) == {4: ShuttingDown}
+    world.gone("b")
+    assert halted(world.release(2)) == ["a"]
+    assert world.gone("a") == [Finished()]
+    assert world.tick(after=1) == []
+
+
+def test_shut_down_does_not_wait_for_ever() -> None:
+    world = World()
+    world.loaded("a")
+    world.ask("a")
+    world.send(Shutdown(deadline=world.now + 5))
+    assert world.planner.next_wake(world.now) == world.now + 5
+    assert halted(world.tick(after=5)) == ["a"]
+    assert world.planner.next_wake(world.now) == math.inf
+
+
+def test_steady_traffic_to_one_model_does_not_starve_another() -> None:
+    """Two overlapping clients keep `a` busy without a gap, as three peers serve them for ever."""
+    world = World(size=1)
+    world.loaded("a")
+    running = granted(world.ask("a"))
+    world.ask("b")
+    wanted = world.tickets
+    asked_at = world.now
+    while world.now < asked_at + 100:
+        running += granted(world.ask("a"))
+        effects = world.release(running.pop(0), after=0.5) if running else world.tick(after=0.5)
+        if "a" in halted(effects):
+            effects += world.gone("a")
+        if "b" in started(effects):
+            effects += world.ready("b", after=1)
+        running += [ticket for ticket in granted(effects) if ticket != wanted]
+        if wanted in granted(effects):
+            break
+    assert world.now - asked_at <= 10 + 1 + 1.5, "patience, one request, one load"
