@@ -114,8 +114,11 @@ class ChunkedBody:
 
 
 def _size(line: bytes) -> int:
+    digits = line.partition(b";")[0].rstrip()
     try:
-        return int(line.partition(b";")[0], 16)
+        if not digits.isalnum():  # int() would take signs and underscores too
+            raise ValueError
+        return int(digits, 16)
     except ValueError:
         raise ProtocolError(f"not a chunk size: {line[:40]!r}") from None
 

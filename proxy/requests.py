@@ -153,7 +153,7 @@ def parse_body(body: bytes, kind: type[R]) -> R:
         raise ApiError(400, f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        param = path.rstrip("`").lstrip(".") or _missing_field(message)
+        param: str | None = path.rstrip("`").lstrip(".") or _missing_field(message)
         where = f"{param}: " if path else ""
         raise ApiError(400, f"{where}{message.replace('`', '')}", param=param) from None
     except msgspec.DecodeError as error:
@@ -163,8 +163,8 @@ def parse_body(body: bytes, kind: type[R]) -> R:
 
 
 def _missing_field(message: str) -> str | None:
-    name = message.removeprefix("Object missing required field `").removesuffix("`")
-    return name if name != message else None
+    before, _, name = message.partition("missing required field `")
+    return name.rstrip("`") if name and before else None
 
 
 def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:

@@ -1,0 +1,117 @@
+"""The settings, config.yaml, and what is said about a wrong one."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from actors.config import Config, Model, ServerPool, documented_keys, load_config, parse_config
+from actors.errors import ConfigError
+from tests.gateway import CHECKOUT
+
+HERE = Path("/folder")
+SHIPPED = CHECKOUT / "config.yaml"
+
+
+def test_the_shipped_file_documents_every_key_and_no_other() -> None:
+    text = SHIPPED.read_text()
+    words = set(re.findall(r"^[ #]*([a-z_]+):(?: |$)", text, re.MULTILINE))
+    names = {key.rpartition(".")[2] for key in documented_keys()}
+    examples = {"demo", "models"}
+    assert names - words == set(), "not in config.yaml"
+    assert words - names - examples == set(), "in config.yaml only"
+
+
+def test_the_shipped_file_states_the_defaults() -> None:
+    config = load_config(SHIPPED)
+    defaults = Config()
+    assert (config.server, config.server_pool) == (defaults.server, defaults.server_pool)
+    assert set(config.llama_cpp.models) == {"demo", "demo-embed"}
+    data = yaml.safe_load(SHIPPED.read_text())
+    assert set(data["server_pool"]) == set(ServerPool.__struct_fields__), "each is shown with its default"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"servr": {}}, "servr: unknown key; did you mean 'server'?"),
+        ({"server": {"log": {"levle": "info"}}}, "server.log.levle: unknown key; did you mean 'level'?"),
+        ({"llama_cpp": {"models": {"a:b": {"pth": "x"}}}}, "llama_cpp.models.a:b.pth: unknown key"),
+        ({"server": {"qqq": 1}}, "server.qqq: unknown key; there are: drain_timeout, host"),
+        ({"server": {"port": "x"}}, "server.port: expected int, got str"),
+        ({"server": {"port": 70000}}, "server.port: expected int <= 65535"),
+        ({"server": 5}, "server: expected object, got int"),
+        ({"server_pool": {"size": 0}}, "server_pool.size: expected int >= 1"),
+        ({"server_pool": {"runtime": "docker"}}, "server_pool.runtime: invalid enum value 'docker'"),
+        ({"server_pool": {"arguments": "-fa"}}, "server_pool.arguments: expected array, got str"),
+        ([], "the top level: expected object, got array"),
+        ({5: {}}, "the top level: expected text as a key, got 5"),
+        ({"agents": ["rag"]}, "agents: there are no agents in this version, but 'rag' is named"),
+        ({"gpu": {"enabled": True}}, "gpu.enabled: this version has no settings in gpu"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_path(data: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(data, folder=HERE)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ({"a": {}}, "llama_cpp.models.a: expected either a path or a repo"),
+        ({"a": {"path": "x", "repo": "y"}}, "expected either a path or a repo"),
+        ({"a": {"path": "x", "variant": "Q4"}}, "llama_cpp.models.a.variant: goes with repo"),
+        ({"a": {"path": "builtin:x"}}, "no built-in model 'x'; there are demo, demo-embed"),
+        ({"a": {"path": "x", "embeddings": True, "reranking": True}}, "gives embeddings or reranks"),
+        ({" a": {"path": "x"}}, "without surrounding space"),
+        (
+            {"a": {"path": "x"}, "b": {"path": "x", "aliases": ["a"]}},
+            "'a' is already that of llama_cpp.models.a",
+        ),
+    ],
+)
+def test_models_that_make_no_sense(models: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"llama_cpp": {"models": models}}, folder=HERE)
+    assert message in str(caught.value)
+
+
+def test_references_to_the_environment() -> None:
+    data = {"server": {"port": "${PORT}", "host": "${HOST:-::1}"}, "server_pool": {"command": "${BIN}/x -y"}}
+    config = parse_config(data, folder=HERE, environment={"PORT": "99", "BIN": "/opt"})
+    assert (config.server.port, config.server.host) == (99, "::1")
+    assert config.server_pool.command == "/opt/x -y"
+    with pytest.raises(ConfigError, match=r"server.port: the environment variable PORT is not set"):
+        parse_config(data, folder=HERE, environment={})
+
+
+def test_paths_are_relative_to_the_file() -> None:
+    models = {
+        "a": {"path": "m/a.gguf", "mmproj": "/abs.gguf"},
+        "b": {"path": "builtin:demo"},
+        "c": {"repo": "x/y"},
+    }
+    found = parse_config({"llama_cpp": {"models": models}}, folder=HERE).llama_cpp.models
+    assert (found["a"].path, found["a"].mmproj) == ("/folder/m/a.gguf", "/abs.gguf")
+    assert (found["b"].path, found["c"].path) == ("builtin:demo", None)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    with pytest.raises(ConfigError, match=r"c.yaml: cannot be read"):
+        load_config(path)
+    path.write_text("a: [")
+    with pytest.raises(ConfigError, match=r"c.yaml: is not YAML"):
+        load_config(path)
+    path.write_text("")
+    assert load_config(path) == Config()
+
+
+def test_a_models_settings_are_those_of_config_yaml() -> None:
+    text = SHIPPED.read_text()
+    assert all(f" {name}:" in text for name in Model.__struct_fields__)
+    assert msgspec.to_builtins(Config())["agents"] == []
