@@ -278,7 +278,8 @@ class Gateway:
         )
         if first:
             relay.feed(first, None)
-        response.attach(relay.feed)
+        fast = relay.take if dialect is not None and relay.chunked else None
+        response.attach(relay.feed, fast)
         try:
             await relay.run(self.limits.write_timeout)
             lease.served = True

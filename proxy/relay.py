@@ -11,8 +11,8 @@ from proxy.http1 import Head
 from proxy.sse import BUFFER_LIMIT, EventTooLongError, parse_event, split_events
 from proxy.upstream import UpstreamResponse
 
-TAIL = 8 * 1024
-"""Bytes kept of the end of a stream, where llama.cpp and OpenAI put the token counts."""
+TAIL = 6
+"""Pieces kept of the end of a stream, where llama.cpp and OpenAI put the token counts."""
 
 PROGRESS = b'"prompt_progress":{'
 
@@ -102,34 +102,51 @@ class Relay:
         self._protocol = request.protocol
         self._write = transport.write
         self._events = events
-        self._chunked = chunked
+        self.chunked = chunked
         self._patch = patch
         self._held = b""
         self._blocked = False
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
-        self.size = 0
-        """Payload bytes that came from the model server."""
+        self._tail: deque[bytes] = deque(maxlen=TAIL)
 
     def feed(self, payload: bytes, raw: bytes | None) -> None:
         """Pass a piece on: as it came when it is whole, re-framed otherwise."""
-        size = len(payload)
-        self.size += size
         self._tail.append(payload)
-        self._tail_size += size
-        while self._tail_size - len(self._tail[0]) > TAIL:
-            self._tail_size -= len(self._tail.popleft())
         if self._patch is not None:
             payload, patched = self._patch(payload), payload
             if payload is not patched:
                 raw = None
         if self._held or (self._events and not payload.endswith(b"\n\n")):
             self._feed_piecewise(payload)
-        elif raw is not None and self._chunked:
+        elif raw is not None and self.chunked:
             self._write(raw)
         else:
             self._emit(payload)
-        if self._protocol.writing_paused and not self._blocked:
+        if self._protocol.writing_paused:
+            self._block()
+
+    def take(self, data: bytes) -> bool:
+        """Pass on one whole event in one chunk, as llama-server writes it; refuse anything else.
+
+        The fast path of the response, for chunked streams of events. What is refused comes to `feed`.
+        """
+        if self._held or not data.endswith(b"\n\n\r\n"):
+            return False
+        end = data.find(b"\r\n")
+        try:
+            if end > 8 or int(data[:end], 16) + end + 4 != len(data) or not data[:end].isalnum():
+                return False
+        except ValueError:
+            return False
+        if self._patch is not None and b"event: error" in data:
+            return False
+        self._tail.append(data)
+        self._write(data)
+        if self._protocol.writing_paused:
+            self._block()
+        return True
+
+    def _block(self) -> None:
+        if not self._blocked:
             self._blocked = True
             self._response.pause()
             self._response.notify()
@@ -144,7 +161,7 @@ class Relay:
 
     def _emit(self, payload: bytes) -> None:
         if payload:
-            self._write(b"%x\r\n%b\r\n" % (len(payload), payload) if self._chunked else payload)
+            self._write(b"%x\r\n%b\r\n" % (len(payload), payload) if self.chunked else payload)
 
     async def run(self, write_timeout: float) -> None:
         """Return when the response has been passed on. Raises `UpstreamError`, `ClientStalledError`."""

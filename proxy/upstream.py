@@ -15,6 +15,12 @@ from proxy.http1 import HEAD_LIMIT, Body, Head, OpenBody, ProtocolError, body_of
 Sink = Callable[[bytes, bytes | None], None]
 """Takes a piece of payload, and the wire bytes it came in if those are whole chunks (else None)."""
 
+FastPath = Callable[[bytes], bool]
+"""Takes wire bytes that begin between two chunks, or refuses them, and leaves them to the sink."""
+
+SILENCE_CHECKS = 4
+"""Checks in each `server_pool.request_timeout`, so that a silence is noticed at most a quarter late."""
+
 IDLE_CONNECTIONS = 64
 """Kept for each endpoint. llama-server closes an idle connection after 5 s by itself."""
 
@@ -34,11 +40,9 @@ class _StaleConnectionError(Exception):
 class UpstreamResponse(asyncio.Protocol):
     """One connection, and the response that is read from it. `head` is set when `send` returns."""
 
-    def __init__(self, endpoint: Endpoint, silence_limit: float) -> None:
+    def __init__(self) -> None:
         self.head: Head
         self.finished = False
-        self._endpoint = endpoint
-        self._silence_limit = silence_limit
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._body: Body | None = None
@@ -47,8 +51,10 @@ class UpstreamResponse(asyncio.Protocol):
         self._sink: Sink | None = None
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._heard_at = 0.0
-        self._watch: asyncio.TimerHandle | None = None
+        self._fast: FastPath | None = None
+        self._between = False
+        self._heard = True
+        self._quiet_checks = 0
         self._paused = False
         self._requests = 0
         self._on_closed: Callable[[], None] | None = None
@@ -62,17 +68,20 @@ class UpstreamResponse(asyncio.Protocol):
         self._buffer = b""
         self.finished = False
         self._sink = None
-        self._heard_at = self._loop.time()
-        self._watch_silence()
+        self._heard = True
         if self._error is None:
             self._transport.write(request)
         while self._body is None:
             self._raise_error()
             await self.changed()
 
-    def attach(self, sink: Sink) -> None:
-        """From now on the body goes into `sink`, first what has come already."""
+    def attach(self, sink: Sink, fast: FastPath | None = None) -> None:
+        """From now on the body goes into `sink`, first what has come already.
+
+        What comes in between two chunks is offered to `fast` first.
+        """
         self._sink = sink
+        self._fast = fast
         backlog, self._backlog = self._backlog, []
         for payload, raw in backlog:
             sink(payload, raw)
@@ -109,7 +118,7 @@ class UpstreamResponse(asyncio.Protocol):
         """Read on."""
         if self._paused:
             self._paused = False
-            self._heard_at = self._loop.time()
+            self._heard = True
             self._transport.resume_reading()
 
     def _raise_error(self) -> None:
@@ -125,11 +134,8 @@ class UpstreamResponse(asyncio.Protocol):
 
     def park(self, on_closed: Callable[[], None]) -> None:
         """The connection goes to the pool; `on_closed` is called when the server closes it there."""
-        self._sink = None
+        self._sink = self._fast = None
         self._on_closed = on_closed
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
 
     def unpark(self) -> None:
         """The connection leaves the pool."""
@@ -137,8 +143,6 @@ class UpstreamResponse(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection now. A streaming llama-server frees its slot for that."""
-        if self._watch is not None:
-            self._watch.cancel()
         self._transport.abort()
 
     # asyncio.Protocol
@@ -148,7 +152,9 @@ class UpstreamResponse(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
+        self._heard = True
+        if self._between and self._fast is not None and self._fast(data):
+            return
         try:
             if self._body is None:
                 data = self._read_head(data)
@@ -186,6 +192,7 @@ class UpstreamResponse(asyncio.Protocol):
             return
         payload = body.feed(data)
         raw = data if body.whole else None
+        self._between = body.whole
         if payload:
             if self._sink is None:
                 self._backlog.append((payload, raw))
@@ -201,8 +208,6 @@ class UpstreamResponse(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._on_closed is not None:
             self._on_closed()
-        if self._watch is not None:
-            self._watch.cancel()
         if isinstance(self._body, OpenBody) and error is None:
             self.finished = True
             self.notify()
@@ -221,20 +226,18 @@ class UpstreamResponse(asyncio.Protocol):
             self._error = error
         self.notify()
 
-    def _watch_silence(self) -> None:
-        if self._silence_limit > 0:
-            due = self._heard_at + self._silence_limit
-            self._watch = self._loop.call_at(due, self._check_silence)
+    def check_silence(self) -> bool:
+        """Called `SILENCE_CHECKS` times in the limit; true when nothing has come for all of it."""
+        if self._heard or self._paused or self.finished:
+            self._heard = False
+            self._quiet_checks = 0
+            return False
+        self._quiet_checks += 1
+        return self._quiet_checks >= SILENCE_CHECKS
 
-    def _check_silence(self) -> None:
-        if self.finished:
-            return
-        if self._paused or self._loop.time() < self._heard_at + self._silence_limit:
-            if self._paused:
-                self._heard_at = self._loop.time()
-            self._watch_silence()
-            return
-        self._fail(UpstreamTimeoutError(f"the model server was silent for {self._silence_limit:g} s"))
+    def give_up(self, error: UpstreamError) -> None:
+        """End the response with an error of our own."""
+        self._fail(error)
         self._transport.abort()
 
 
@@ -244,6 +247,8 @@ class Upstream:
     def __init__(self, *, silence_limit: float) -> None:
         self._silence_limit = silence_limit
         self._idle: dict[Endpoint, list[UpstreamResponse]] = {}
+        self._active: set[UpstreamResponse] = set()
+        self._watch: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def request(self, endpoint: Endpoint, request: bytes) -> AsyncIterator[UpstreamResponse]:
@@ -255,6 +260,7 @@ class Upstream:
         try:
             yield connection
         finally:
+            self._active.discard(connection)
             if connection.reusable:
                 self._park(endpoint, connection)
             else:
@@ -262,6 +268,8 @@ class Upstream:
 
     async def close(self) -> None:
         """Close the idle connections."""
+        if self._watch is not None:
+            self._watch.cancel()
         for connections in self._idle.values():
             for connection in connections:
                 connection.unpark()
@@ -271,13 +279,18 @@ class Upstream:
     async def _send(self, endpoint: Endpoint, request: bytes) -> UpstreamResponse:
         while True:
             connection, reused = await self._connect(endpoint)
+            self._active.add(connection)
+            if self._watch is None and self._silence_limit > 0:
+                self._watch_silence()
             try:
                 await connection.send(request)
                 return connection
             except _StaleConnectionError:
+                self._active.discard(connection)
                 if not reused:
                     raise UpstreamError("the model server closed the connection") from None
             except BaseException:
+                self._active.discard(connection)
                 connection.abort()
                 raise
 
@@ -288,12 +301,21 @@ class Upstream:
             return connection, True
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(
-                lambda: UpstreamResponse(endpoint, self._silence_limit), endpoint.host, endpoint.port
-            )
+            _, connection = await loop.create_connection(UpstreamResponse, endpoint.host, endpoint.port)
         except OSError as error:
             raise UpstreamError(f"the model server does not accept connections: {error}") from error
         return connection, False
+
+    def _watch_silence(self) -> None:
+        """One timer for all responses: one each would cost more than the rest of a short request."""
+        self._watch = None
+        for connection in list(self._active):
+            if connection.check_silence():
+                message = f"the model server was silent for {self._silence_limit:g} s"
+                connection.give_up(UpstreamTimeoutError(message))
+        if self._active:
+            pause = self._silence_limit / SILENCE_CHECKS
+            self._watch = asyncio.get_running_loop().call_later(pause, self._watch_silence)
 
     def _park(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
         idle = self._idle.setdefault(endpoint, [])

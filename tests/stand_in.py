@@ -77,6 +77,13 @@ class Handler(BaseHTTPRequestHandler):
         """Silence."""
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing of clients that leave."""
+
+    def handle_error(self, *_: object) -> None:
+        """Silence."""
+
+
 def main() -> None:
     """Serve, or fail as ordered."""
     parser = argparse.ArgumentParser()
@@ -105,7 +112,7 @@ def main() -> None:
         sys.stdout.write("x" * 1_000_000)
         sys.stdout.flush()
     Handler.orders = orders
-    ThreadingHTTPServer((options.host, options.port), Handler).serve_forever()
+    Server((options.host, options.port), Handler).serve_forever()
 
 
 if __name__ == "__main__":
