@@ -23,6 +23,7 @@ import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STREAMS, SHORT_CONNECTIONS = 50, 16
+MIB = 1048576.0
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 4096; }}
@@ -95,7 +96,7 @@ class Target:
         return seen
 
     def memory(self) -> float:
-        return float(sum(psutil.Process(pid).memory_info().rss for pid in self.pids)) / 2**20
+        return sum(float(psutil.Process(pid).memory_info().rss) for pid in self.pids) / MIB
 
 
 def median(rows: list[dict[str, float]], value: Any) -> float:
