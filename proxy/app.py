@@ -16,6 +16,8 @@ log = structlog.get_logger("door")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+EXCHANGE = web.RequestKey("exchange", Exchange)
+
 
 def make_app(gateway: Gateway, views: Views) -> web.Application:
     """All the routes. A path that has none is answered in OpenAI's words, or its API's own."""
@@ -41,21 +43,21 @@ def make_app(gateway: Gateway, views: Views) -> web.Application:
 
 def _answerer(gateway: Gateway, endpoint: Endpoint) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await gateway.answer(request, request["exchange"], endpoint)
+        return await gateway.answer(request, request[EXCHANGE], endpoint)
 
     return handle
 
 
 def _with_exchange(handler: Callable[[web.Request, Exchange], Awaitable[web.StreamResponse]]) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await handler(request, request["exchange"])
+        return await handler(request, request[EXCHANGE])
 
     return handle
 
 
 def _quiet(view: Handler) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        request["exchange"].quiet = True
+        request[EXCHANGE].quiet = True
         return await view(request)
 
     return handle
@@ -66,7 +68,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every request its id, its one line in the log, and its error in its dialect."""
     request_id = request_id_of(request.headers.get("X-Request-Id"))
     exchange = Exchange(request.method, request.path, request_id)
-    request["exchange"] = exchange
+    request[EXCHANGE] = exchange
     try:
         response = await handler(request)
         exchange.status = exchange.status or response.status

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from actors.errors import RejectedError
 from actors.supervisor import Lease, Supervisor
@@ -206,7 +206,11 @@ class Gateway:
             if PROGRESS not in payload:
                 exchange.first_byte()
             for event in splitter.feed(payload):
-                assembler.feed(event)
+                try:
+                    assembler.feed(event)
+                except (msgspec.DecodeError, LookupError, TypeError, AttributeError) as error:
+                    message = f"the model server's stream makes no sense: {error}: {event.data[:200]!r}"
+                    raise UpstreamError(message) from error
 
         try:
             response.attach(feed)
@@ -268,6 +272,8 @@ class Gateway:
     ) -> web.StreamResponse:
         """Stream to the client. Once its head is out, an error can only be a last frame, or a cut."""
         client.headers["X-Request-Id"] = exchange.request_id
+        if request.version < HttpVersion11 and client.content_length is None:
+            client.force_close()  # the end of the connection is the end of the body
         await client.prepare(request)
         relay = Relay(
             request,
@@ -321,9 +327,8 @@ def _raise_early_error(first: bytes) -> None:
             data = msgspec.json.decode(event.data, type=dict[str, Any])
         except msgspec.DecodeError:
             return
-        error = data.get("error")
-        if isinstance(error, dict):
-            raise upstream_error(500, error)
+        if (error := data.get("error")) is not None:
+            raise upstream_error(500, error if isinstance(error, dict) else {"message": str(error)})
         if event.type == "error":
             raise upstream_error(500, data)
 

@@ -36,7 +36,7 @@ def parse_head(data: bytes) -> Head:
     """Parse everything up to, and without, the empty line. Repeated headers are joined with commas."""
     status_line, *lines = data.decode("latin-1").split("\r\n")
     version, _, rest = status_line.partition(" ")
-    if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+    if not version.startswith("HTTP/1.") or not (rest[:3].isascii() and rest[:3].isdigit()):
         raise ProtocolError(f"not an HTTP/1.1 status line: {status_line[:80]!r}")
     headers: dict[str, str] = {}
     for line in lines:
@@ -73,7 +73,7 @@ class ChunkedBody:
             end = data.find(b"\r\n")
             if 0 < end < 10:
                 size = _size(data[:end])
-                if size and len(data) == end + size + 4:
+                if size and len(data) == end + size + 4 and data.endswith(b"\r\n"):
                     self.whole = True
                     return data[end + 2 : -2]
         return self._feed_slowly(data)
@@ -90,6 +90,8 @@ class ChunkedBody:
                 payload = min(len(piece), max(0, self._left - 2))
                 if payload:
                     pieces.append(piece[:payload])
+                if piece[payload:] != b"\r\n"[2 - min(2, self._left) :][: len(piece) - payload]:
+                    raise ProtocolError("a chunk does not end where its size says")
                 self._left -= len(piece)
                 continue
             end = data.find(b"\n", position)
@@ -169,6 +171,6 @@ def body_of(head: Head) -> Body:
     length = head.headers.get("content-length")
     if length is None:
         return OpenBody()
-    if not length.isdigit():
+    if not (length.isascii() and length.isdigit()):
         raise ProtocolError(f"not a content length: {length[:40]!r}")
     return LengthBody(int(length))

@@ -100,7 +100,7 @@ class Relay:
         self._request = request
         self._response = response
         self._protocol = request.protocol
-        self._write = transport.write
+        self._write_through = transport.write
         self._events = events
         self.chunked = chunked
         self._patch = patch
@@ -111,13 +111,13 @@ class Relay:
     def feed(self, payload: bytes, raw: bytes | None) -> None:
         """Pass a piece on: as it came when it is whole, re-framed otherwise."""
         self._tail.append(payload)
-        if self._patch is not None:
-            payload, patched = self._patch(payload), payload
-            if payload is not patched:
-                raw = None
         if self._held or (self._events and not payload.endswith(b"\n\n")):
-            self._feed_piecewise(payload)
-        elif raw is not None and self.chunked:
+            payload, raw = self._whole_events(payload), None
+        if self._patch is not None and payload:
+            unpatched, payload = payload, self._patch(payload)
+            if payload is not unpatched:
+                raw = None
+        if raw is not None and self.chunked:
             self._write(raw)
         else:
             self._emit(payload)
@@ -151,13 +151,18 @@ class Relay:
             self._response.pause()
             self._response.notify()
 
-    def _feed_piecewise(self, payload: bytes) -> None:
-        held = self._held + payload
-        blocks, self._held = split_events(held)
+    def _whole_events(self, payload: bytes) -> bytes:
+        """What was held and is complete now."""
+        blocks, self._held = split_events(self._held + payload)
         if len(self._held) > BUFFER_LIMIT:
             raise EventTooLongError(f"an event of more than {BUFFER_LIMIT} bytes")
-        if blocks:
-            self._emit(b"".join(blocks))
+        return b"".join(blocks)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._write_through(data)
+        except RuntimeError:  # uvloop's word for a transport that is closed
+            raise ConnectionResetError("the client has left") from None
 
     def _emit(self, payload: bytes) -> None:
         if payload:

@@ -153,9 +153,9 @@ class UpstreamResponse(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
-        if self._between and self._fast is not None and self._fast(data):
-            return
         try:
+            if self._between and self._fast is not None and self._fast(data):
+                return
             if self._body is None:
                 data = self._read_head(data)
                 if self._body is None:

@@ -135,7 +135,8 @@ def running(config: Json, folder: Path, **environment: str) -> Iterator[Gateway]
         yield gateway
         status = gateway.stop()
         assert status in (0, -signal.SIGKILL), "".join(gateway.raw[-30:])
-        assert "Traceback" not in "".join(gateway.raw)
+        log = "".join(gateway.raw)
+        assert "Traceback" not in log, log[log.find("Traceback") - 2000 :][:8000]
     finally:
         if process.poll() is None:
             process.kill()

@@ -13,10 +13,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import yaml
@@ -99,7 +98,7 @@ class Target:
         return sum(float(psutil.Process(pid).memory_info().rss) for pid in self.pids) / MIB
 
 
-def median(rows: list[dict[str, float]], value: Any) -> float:
+def median(rows: list[dict[str, float]], value: Callable[[dict[str, float]], float]) -> float:
     return statistics.median(value(row) for row in rows)
 
 
