@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -115,7 +116,21 @@ def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -
 
 
 class _Protocol(web.RequestHandler):
-    """Answers what is not even HTTP with JSON too, and without a traceback in the log."""
+    """Answers what is not even HTTP with JSON too, and without a traceback in the log.
+
+    It tells the relay at once when the client does not keep up, which saves a question per event.
+    """
+
+    __slots__ = ("on_pause",)
+
+    def __init__(self, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self.on_pause: Callable[[], None] | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.on_pause is not None:
+            self.on_pause()
 
     def handle_error(
         self,

@@ -4,6 +4,7 @@ Every upstream is asked for a stream, because a llama.cpp server notices the dis
 waits for a whole answer late or never. Each class takes the events of one API and gives its answer.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -48,17 +49,42 @@ def _load(event: ServerSentEvent) -> Json | None:
 
 
 class ChatAssembler:
-    """`chat.completion.chunk` events to a `chat.completion`."""
+    """`chat.completion.chunk` events to a `chat.completion`.
+
+    Nearly all of llama.cpp's events differ from the one before in nothing but the text. Those are not
+    decoded: it is cut out between the known `text_follows` and what followed it last time.
+    """
 
     object_name = "chat.completion"
+    text_follows = b'{"choices":[{"finish_reason":null,"index":0,"delta":{"content":"'
+    text_ends = b'"}}],"created":'
 
     def __init__(self) -> None:
         self._base: Json = {}
         self._choices: dict[int, Json] = {}
         self._last_finished = 0
+        self._after_text = b""
+        self._texts: list[str] = []
 
     def feed(self, event: ServerSentEvent) -> None:
         """Take the next chunk."""
+        data, after = event.data, self._after_text
+        if after and data.endswith(after) and data.startswith(self.text_follows):
+            # What is not one JSON string in between raises a DecodeError, and is decoded as a whole.
+            with contextlib.suppress(msgspec.DecodeError):
+                self._texts.append(_decode(data[len(self.text_follows) - 1 : 1 - len(after)]))
+                return
+        self._add_texts()
+        self._feed_decoded(event)
+        if data.startswith(self.text_follows) and (end := data.rfind(self.text_ends)) > 0:
+            self._after_text = data[end:]
+
+    def _add_texts(self) -> None:
+        if self._texts:
+            self._choices[0]["message"]["content"] += "".join(self._texts)
+            self._texts.clear()
+
+    def _feed_decoded(self, event: ServerSentEvent) -> None:
         if (chunk := _load(event)) is None:
             return
         choices = chunk.pop("choices", [])
@@ -80,6 +106,7 @@ class ChatAssembler:
 
     def result(self) -> Json:
         """The whole completion."""
+        self._add_texts()
         choices = [self._choices[index] for index in sorted(self._choices)]
         for choice in choices:
             self._finish_choice(choice)
@@ -98,6 +125,13 @@ class CompletionAssembler(ChatAssembler):
     """`text_completion` events to one `text_completion`."""
 
     object_name = "text_completion"
+    text_follows = b'{"choices":[{"text":"'
+    text_ends = b'","index":0,"logprobs":null,"finish_reason":null}],"created":'
+
+    def _add_texts(self) -> None:
+        if self._texts:
+            self._choices[0]["text"] += "".join(self._texts)
+            self._texts.clear()
 
     def _merge_choice(self, whole: Json, part: Json) -> None:
         whole["text"] = whole.get("text", "") + (part.pop("text", None) or "")

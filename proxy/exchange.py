@@ -1,7 +1,7 @@
 """One request and what became of it: gathered on the way, accounted in one place."""
 
+import os
 import time
-import uuid
 
 import structlog
 
@@ -114,4 +114,4 @@ def request_id_of(header: str | None) -> str:
     """The client's own id if it is usable, or a new one."""
     if header and len(header) <= REQUEST_ID_LIMIT and header.isascii() and header.isprintable():
         return header
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()

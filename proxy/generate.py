@@ -284,8 +284,7 @@ class Gateway:
         )
         if first:
             relay.feed(first, None)
-        fast = relay.take if dialect is not None and relay.chunked else None
-        response.attach(relay.feed, fast)
+        response.attach(relay.feed, relay)
         try:
             await relay.run(self.limits.write_timeout)
             lease.served = True

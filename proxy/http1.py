@@ -84,15 +84,7 @@ class ChunkedBody:
         position = 0
         while position < len(data) and not self.done:
             if self._left:
-                piece = data[position : position + self._left]
-                position += len(piece)
-                # The last two bytes of `_left` are the CRLF behind the chunk.
-                payload = min(len(piece), max(0, self._left - 2))
-                if payload:
-                    pieces.append(piece[:payload])
-                if piece[payload:] != b"\r\n"[2 - min(2, self._left) :][: len(piece) - payload]:
-                    raise ProtocolError("a chunk does not end where its size says")
-                self._left -= len(piece)
+                position = self._read_chunk(data, position, pieces)
                 continue
             end = data.find(b"\n", position)
             if end < 0:
@@ -113,6 +105,25 @@ class ChunkedBody:
             self.rest = data[position:]
         self.whole = started_between and self._left == 0 and not self._line and not self._trailer
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read_chunk(self, data: bytes, position: int, pieces: list[bytes]) -> int:
+        left = self._left
+        end = position + left
+        if left > 2 and end <= len(data):
+            if data[end - 2 : end] != b"\r\n":
+                raise ProtocolError("a chunk does not end where its size says")
+            pieces.append(data[position : end - 2])
+            self._left = 0
+            return end
+        piece = data[position:end]
+        # The last two bytes of `_left` are the CRLF behind the chunk.
+        payload = min(len(piece), max(0, left - 2))
+        if payload:
+            pieces.append(piece[:payload])
+        if piece[payload:] != b"\r\n"[2 - min(2, left) :][: len(piece) - payload]:
+            raise ProtocolError("a chunk does not end where its size says")
+        self._left -= len(piece)
+        return position + len(piece)
 
 
 def _size(line: bytes) -> int:

@@ -2,19 +2,27 @@
 
 import asyncio
 import re
-from collections import deque
 from collections.abc import Callable
+from typing import Protocol, cast
 
 from aiohttp import web
 
 from proxy.http1 import Head
 from proxy.sse import BUFFER_LIMIT, EventTooLongError, parse_event, split_events
-from proxy.upstream import UpstreamResponse
-
-TAIL = 6
-"""Pieces kept of the end of a stream, where llama.cpp and OpenAI put the token counts."""
+from proxy.upstream import Splice, UpstreamResponse
 
 PROGRESS = b'"prompt_progress":{'
+
+
+class ClientProtocol(Protocol):
+    """The client's side, as the server of the front door makes it."""
+
+    on_pause: Callable[[], None] | None
+    """Called when the client does not keep up."""
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether it does not keep up at present."""
 
 
 class ClientStalledError(Exception):
@@ -78,12 +86,42 @@ def _without_progress(block: bytes) -> bytes:
     return re.sub(rb',"prompt_progress":\{[^}]*\}', b"", block)
 
 
-class Relay:
+def _chunk_head(length: int) -> bytes:
+    """How a chunk begins that has `length` bytes with its framing."""
+    for digits in (2, 3):
+        size = length - digits - len("\r\n\r\n")
+        if 16 ** (digits - 1) <= size < 16**digits:
+            return b"%x\r\n" % size
+    return b"!"  # nothing that begins like this is a chunk
+
+
+CHUNK_HEADS = [_chunk_head(length) for length in range(4096)]
+"""By the length of a whole chunk: comparing is cheaper than parsing."""
+
+
+class Relay(Splice):
     """Writes a body to the client's transport as it comes. Its `feed` is the sink of the response.
 
     The client's framing is made of whole chunks at every moment, so that an error frame can always
     follow. With `events`, it is made of whole server-sent events too.
+
+    As the protocol of the upstream's connection it copies what llama-server writes nearly always, one
+    event in one chunk, from socket to socket. This is what every token costs.
     """
+
+    __slots__ = (
+        "_before",
+        "_blocked",
+        "_client",
+        "_events",
+        "_held",
+        "_patch",
+        "_request",
+        "_response",
+        "_write_through",
+        "chunked",
+        "last",
+    )
 
     def __init__(
         self,
@@ -99,18 +137,46 @@ class Relay:
             raise ConnectionResetError("the client has left")
         self._request = request
         self._response = response
-        self._protocol = request.protocol
+        self._client = cast("ClientProtocol", request.protocol)
         self._write_through = transport.write
         self._events = events
         self.chunked = chunked
         self._patch = patch
         self._held = b""
         self._blocked = False
-        self._tail: deque[bytes] = deque(maxlen=TAIL)
+        self._before = self.last = b""
+
+    def data_received(self, data: bytes) -> None:
+        length = len(data)
+        if (
+            length < 4096
+            and data.startswith(CHUNK_HEADS[length])
+            and data.endswith(b"\n\n\r\n")
+            and (self._patch is None or b"event: error" not in data)
+        ):
+            self._before = self.last
+            self.last = data
+            try:
+                self._write_through(data)
+            except RuntimeError:
+                self._response.give_up(ConnectionResetError("the client has left"))
+        else:
+            self._response.data_received(data)
+
+    def eof_received(self) -> bool:
+        return self._response.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._response.connection_lost(error)
+
+    @property
+    def clear(self) -> bool:
+        return self.chunked and self._events and not self._held
 
     def feed(self, payload: bytes, raw: bytes | None) -> None:
         """Pass a piece on: as it came when it is whole, re-framed otherwise."""
-        self._tail.append(payload)
+        if payload:
+            self._before, self.last = self.last, payload
         if self._held or (self._events and not payload.endswith(b"\n\n")):
             payload, raw = self._whole_events(payload), None
         if self._patch is not None and payload:
@@ -121,29 +187,8 @@ class Relay:
             self._write(raw)
         else:
             self._emit(payload)
-        if self._protocol.writing_paused:
+        if self._client.writing_paused:
             self._block()
-
-    def take(self, data: bytes) -> bool:
-        """Pass on one whole event in one chunk, as llama-server writes it; refuse anything else.
-
-        The fast path of the response, for chunked streams of events. What is refused comes to `feed`.
-        """
-        if self._held or not data.endswith(b"\n\n\r\n"):
-            return False
-        end = data.find(b"\r\n")
-        try:
-            if end > 8 or int(data[:end], 16) + end + 4 != len(data) or not data[:end].isalnum():
-                return False
-        except ValueError:
-            return False
-        if self._patch is not None and b"event: error" in data:
-            return False
-        self._tail.append(data)
-        self._write(data)
-        if self._protocol.writing_paused:
-            self._block()
-        return True
 
     def _block(self) -> None:
         if not self._blocked:
@@ -170,13 +215,17 @@ class Relay:
 
     async def run(self, write_timeout: float) -> None:
         """Return when the response has been passed on. Raises `UpstreamError`, `ClientStalledError`."""
-        while not self._response.finished:
-            await self._response.changed()
-            if self._blocked:
-                await self._drain(write_timeout)
-            elif not self._response.finished:
-                break
-        await self._response.finish()
+        self._client.on_pause = self._block
+        try:
+            while not self._response.finished:
+                await self._response.changed()
+                if self._blocked:
+                    await self._drain(write_timeout)
+                elif not self._response.finished:
+                    break
+            await self._response.finish()
+        finally:
+            self._client.on_pause = None
         self._emit(self._held)
         self._held = b""
 
@@ -197,8 +246,8 @@ class Relay:
 
     @property
     def tail(self) -> bytes:
-        """The end of the payload."""
-        return b"".join(self._tail)
+        """The end of the payload, where llama.cpp and OpenAI put the token counts."""
+        return self._before + self.last
 
 
 class Collector:

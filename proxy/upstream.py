@@ -15,8 +15,21 @@ from proxy.http1 import HEAD_LIMIT, Body, Head, OpenBody, ProtocolError, body_of
 Sink = Callable[[bytes, bytes | None], None]
 """Takes a piece of payload, and the wire bytes it came in if those are whole chunks (else None)."""
 
-FastPath = Callable[[bytes], bool]
-"""Takes wire bytes that begin between two chunks, or refuses them, and leaves them to the sink."""
+
+class Splice(asyncio.Protocol):
+    """Takes over the connection as its protocol while `clear`, between two chunks of a body.
+
+    What it cannot handle it gives to the response's own `data_received`, and on from there to the sink.
+    """
+
+    last: bytes
+    """The last piece that came, for the watch on silence."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether nothing is held back, so that what comes next begins an event."""
+        raise NotImplementedError
+
 
 SILENCE_CHECKS = 4
 """Checks in each `server_pool.request_timeout`, so that a silence is noticed at most a quarter late."""
@@ -51,9 +64,10 @@ class UpstreamResponse(asyncio.Protocol):
         self._sink: Sink | None = None
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._fast: FastPath | None = None
-        self._between = False
+        self._splice: Splice | None = None
+        self._spliced = False
         self._heard = True
+        self._last_seen = b""
         self._quiet_checks = 0
         self._paused = False
         self._requests = 0
@@ -75,16 +89,21 @@ class UpstreamResponse(asyncio.Protocol):
             self._raise_error()
             await self.changed()
 
-    def attach(self, sink: Sink, fast: FastPath | None = None) -> None:
-        """From now on the body goes into `sink`, first what has come already.
-
-        What comes in between two chunks is offered to `fast` first.
-        """
+    def attach(self, sink: Sink, splice: Splice | None = None) -> None:
+        """From now on the body goes into `sink`, first what has come already; or past it by `splice`."""
         self._sink = sink
-        self._fast = fast
+        self._splice = splice
         backlog, self._backlog = self._backlog, []
         for payload, raw in backlog:
             sink(payload, raw)
+        if splice is not None:
+            self._choose_protocol(splice)
+
+    def _choose_protocol(self, splice: Splice) -> None:
+        between = self._body is not None and self._body.whole and not self._body.done
+        if self._spliced != (between and splice.clear):
+            self._spliced = not self._spliced
+            self._transport.set_protocol(splice if self._spliced else self)
 
     async def changed(self) -> None:
         """Return when the response ends or `notify` is called."""
@@ -134,7 +153,7 @@ class UpstreamResponse(asyncio.Protocol):
 
     def park(self, on_closed: Callable[[], None]) -> None:
         """The connection goes to the pool; `on_closed` is called when the server closes it there."""
-        self._sink = self._fast = None
+        self._sink = self._splice = None
         self._on_closed = on_closed
 
     def unpark(self) -> None:
@@ -154,13 +173,13 @@ class UpstreamResponse(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = True
         try:
-            if self._between and self._fast is not None and self._fast(data):
-                return
             if self._body is None:
                 data = self._read_head(data)
                 if self._body is None:
                     return
             self._read_body(data)
+            if self._splice is not None:
+                self._choose_protocol(self._splice)
         except ProtocolError as error:
             self._fail(UpstreamError(f"the model server answered with something that is not HTTP: {error}"))
             self._transport.abort()
@@ -192,7 +211,6 @@ class UpstreamResponse(asyncio.Protocol):
             return
         payload = body.feed(data)
         raw = data if body.whole else None
-        self._between = body.whole
         if payload:
             if self._sink is None:
                 self._backlog.append((payload, raw))
@@ -228,14 +246,16 @@ class UpstreamResponse(asyncio.Protocol):
 
     def check_silence(self) -> bool:
         """Called `SILENCE_CHECKS` times in the limit; true when nothing has come for all of it."""
-        if self._heard or self._paused or self.finished:
+        last = self._splice.last if self._splice is not None else b""
+        if self._heard or last is not self._last_seen or self._paused or self.finished:
             self._heard = False
+            self._last_seen = last
             self._quiet_checks = 0
             return False
         self._quiet_checks += 1
         return self._quiet_checks >= SILENCE_CHECKS
 
-    def give_up(self, error: UpstreamError) -> None:
+    def give_up(self, error: Exception) -> None:
         """End the response with an error of our own."""
         self._fail(error)
         self._transport.abort()

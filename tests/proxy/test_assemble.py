@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.assemble import (
     Assembler,
@@ -115,3 +117,30 @@ def test_anthropic_blocks() -> None:
     ]
     assert answer["usage"] == {"input_tokens": 3, "output_tokens": 9}
     assert answer["stop_reason"] == "tool_use"
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=8) | st.just('"}}],"created":'), max_size=12), st.data())
+def test_text_that_is_cut_out_is_what_decoding_gives(texts: list[str], data: st.DataObject) -> None:
+    def stream(separators: tuple[str, str]) -> str:
+        lines = []
+        for number, text in enumerate(texts):
+            delta: dict[str, Any] = {"content": text}
+            if number in odd:
+                delta["reasoning_content"] = text
+            choice = {"finish_reason": None, "index": 0, "delta": delta}
+            event = {"choices": [choice], "created": number // 3, "id": "x"}
+            lines.append(json.dumps(event, separators=separators, ensure_ascii=ascii_only))
+        return "".join(f"data: {line}\n\n" for line in lines)
+
+    odd = data.draw(st.sets(st.integers(0, 11)))
+    ascii_only = data.draw(st.booleans())
+    answers = []
+    for separators in ((",", ":"), (", ", ": ")):
+        assembler = ChatAssembler()
+        for event in EventSplitter().feed(stream(separators).encode("utf-8", "surrogatepass")):
+            assembler.feed(event)
+        answers.append(assembler.result())
+    assert answers[0] == answers[1]
+    if texts:
+        assert answers[0]["choices"][0]["message"]["content"] == "".join(texts)

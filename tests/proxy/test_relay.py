@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -57,6 +58,7 @@ class FakeRequest:
         self.transport = self
         self.protocol = self
         self.writing_paused = False
+        self.on_pause: Callable[[], None] | None = None
         self.wire = b""
 
     def write(self, data: bytes) -> None:
@@ -67,6 +69,15 @@ class FakeConnection(asyncio.Transport):
     """The upstream's transport."""
 
     aborted = False
+    protocol: asyncio.BaseProtocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def receive(self, data: bytes) -> None:
+        """As if `data` had come from the model server."""
+        assert isinstance(self.protocol, asyncio.Protocol)
+        self.protocol.data_received(data)
 
     def write(self, _data: bytes | bytearray | memoryview) -> None:
         pass
@@ -75,17 +86,18 @@ class FakeConnection(asyncio.Transport):
         self.aborted = True
 
 
-async def relaying(*, chunked: bool = True, **options: Any) -> tuple[UpstreamResponse, Relay, FakeRequest]:
-    """A response whose head has come, with a relay attached to it."""
-    response, request = UpstreamResponse(), FakeRequest()
-    response.connection_made(FakeConnection())
+async def relaying(*, chunked: bool = True, **options: Any) -> tuple[FakeConnection, Relay, FakeRequest]:
+    """The connection of a response whose head has come, with a relay attached to it."""
+    response, request, connection = UpstreamResponse(), FakeRequest(), FakeConnection()
+    connection.set_protocol(response)
+    response.connection_made(connection)
     sending = spawn(response.send(b""), name="send")
     await asyncio.sleep(0)
-    response.data_received(STREAM)
+    connection.receive(STREAM)
     await sending
     relay = Relay(cast("web.Request", request), response, events=True, chunked=chunked, **options)
-    response.attach(relay.feed, relay.take)
-    return response, relay, request
+    response.attach(relay.feed, relay)
+    return connection, relay, request
 
 
 LINES = st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=12)
@@ -116,10 +128,10 @@ async def test_only_whole_events_pass_and_at_once(
     ends = list(itertools.accumulate(map(len, events), initial=0))
     chunks = cut_at(payload, chunk_cuts)
     wire = b"".join(size % len(piece) + b"\r\n" + piece + b"\r\n" for piece in chunks) + END
-    response, relay, request = await relaying(chunked=chunked)
+    connection, relay, request = await relaying(chunked=chunked)
     decoder, come = ChunkedBody(), 0
     for piece in cut_at(wire, wire_cuts):
-        response.data_received(piece)
+        connection.receive(piece)
         come += len(decoder.feed(piece))
         got = b"".join(unchunk(request.wire)) if chunked else request.wire
         assert payload.startswith(got)
@@ -134,18 +146,18 @@ BARE = event({"code": 500, "message": "boom", "type": "server_error"}, "error")
 async def test_anthropic_errors_are_wrapped_however_they_are_cut() -> None:
     before = event({"type": "ping"}, "ping")
     for cut in range(1, len(BARE)):
-        response, relay, request = await relaying(patch=ANTHROPIC.patch)
+        connection, relay, request = await relaying(patch=ANTHROPIC.patch)
         for piece in (chunk(before + BARE[:cut]), chunk(BARE[cut:]), END):
-            response.data_received(piece)
+            connection.receive(piece)
         await relay.run(1)
         data = b"".join(unchunk(request.wire)).removeprefix(before + b"event: error\ndata: ")
         assert json.loads(data)["error"] == {"type": "api_error", "message": "boom"}, f"cut at {cut}"
 
 
 async def test_an_endless_event_ends_the_stream() -> None:
-    response, relay, _ = await relaying()
-    response.data_received(chunk(b"data: " + b"x" * (BUFFER_LIMIT // 2)))
-    response.data_received(chunk(b"x" * (BUFFER_LIMIT // 2)))
+    connection, relay, _ = await relaying()
+    connection.receive(chunk(b"data: " + b"x" * (BUFFER_LIMIT // 2)))
+    connection.receive(chunk(b"x" * (BUFFER_LIMIT // 2)))
     with pytest.raises(EventTooLongError):
         await relay.run(1)
 
@@ -160,11 +172,11 @@ async def test_an_endless_event_ends_the_stream() -> None:
     ],
 )
 async def test_a_chunk_that_is_none_never_reaches_the_client(wire: bytes) -> None:
-    response, _, request = await relaying()
-    response.data_received(chunk(HELLO))
+    connection, _, request = await relaying()
+    connection.receive(chunk(HELLO))
     before = request.wire
-    response.data_received(wire)
-    response.data_received(wire)
+    connection.receive(wire)
+    connection.receive(wire)
     unchunk(request.wire)
     assert b"xyz" not in request.wire
     assert request.wire == before or b"".join(unchunk(request.wire)).startswith(HELLO + b"data: 1")
