@@ -299,7 +299,6 @@ class Gateway:
                 _cut(request)
             else:
                 relay.end_with(dialect.frame(broken, exchange.request_id))
-                client.force_close()
         except asyncio.CancelledError:
             # A client may close at the last event, before the connection's end has come from upstream.
             exchange.complete = lease.served = any(mark in relay.tail[-200:] for mark in LAST_EVENTS)
