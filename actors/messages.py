@@ -40,10 +40,11 @@ class Cancel(Message, frozen=True, kw_only=True):
 
 
 class Released(Message, frozen=True, kw_only=True):
-    """The lease is over. `served` is true when the model server answered it to the end."""
+    """The lease is over. `served`: the model server answered to the end. `broken`: it hung up."""
 
     ticket: int
     served: bool
+    broken: bool = False
 
 
 class Shutdown(Message, frozen=True, kw_only=True):

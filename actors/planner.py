@@ -53,6 +53,10 @@ WORTH_WAITING = 5.0
 """Seconds of a failed model's back-off that a request waits for, rather than being rejected."""
 
 
+SUSPICION = 0.5
+"""Seconds without new leases after a server hung up: a dead one's connections end before its process."""
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of the planner; all times in seconds. See `server_pool` in config.yaml."""
 
@@ -118,6 +122,7 @@ class _Model:
         "retry_at",
         "spec",
         "started_at",
+        "suspect_until",
     )
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -132,11 +137,14 @@ class _Model:
         self.started_at = 0.0
         self.ready_at = 0.0
         self.last_used = 0.0
+        self.suspect_until = 0.0
         self.mean_load = 5.0
         self.mean_hold = 5.0
 
-    def accepts(self, ticket: _Ticket) -> bool:
-        return self.life.state is State.READY and (not ticket.slot or self.busy < self.spec.slots)
+    def accepts(self, ticket: _Ticket, now: float) -> bool:
+        if self.life.state is not State.READY or now < self.suspect_until:
+            return False
+        return not ticket.slot or self.busy < self.spec.slots
 
 
 class Planner:
@@ -163,10 +171,10 @@ class Planner:
             case Acquire():
                 self._acquire(event, now)
             case Released():
-                self._give_back(event.ticket, now, served=event.served)
+                self._give_back(event.ticket, now, served=event.served, broken=event.broken)
             case Cancel():
                 if self._waiting.pop(event.ticket, None) is None:
-                    self._give_back(event.ticket, now, served=False)
+                    self._give_back(event.ticket, now)
             case BecameReady():
                 self._became_ready(event, now)
             case Exited():
@@ -193,14 +201,14 @@ class Planner:
         else:
             ticket = _Ticket(event, model, now)
             # Nobody is overtaken: whoever waits for a free slot got it when it became free.
-            if model.accepts(ticket):
+            if model.accepts(ticket, now):
                 self._grant(ticket, now)
             elif len(self._waiting) >= self._policy.queue_size:
                 self._effects.append(Reject(event.ticket, self._queue_full(model)))
             else:
                 self._waiting[ticket.id] = ticket
 
-    def _give_back(self, ticket: int, now: float, *, served: bool) -> None:
+    def _give_back(self, ticket: int, now: float, *, served: bool = False, broken: bool = False) -> None:
         if (lease := self._leases.pop(ticket, None)) is None:
             return
         model, epoch, slot = lease
@@ -209,6 +217,8 @@ class Planner:
             return
         held = now - model.holders.pop(ticket)
         model.busy -= slot
+        if broken:
+            model.suspect_until = now + SUSPICION
         if served:
             model.failures = 0
             model.failure = None
@@ -222,6 +232,7 @@ class Planner:
         model.life.move(Move.READY)
         model.endpoint = event.endpoint
         model.ready_at = model.last_used = now
+        model.suspect_until = 0.0
         model.mean_load = now - model.started_at
 
     def _exited(self, event: Exited, now: float) -> None:
@@ -257,7 +268,7 @@ class Planner:
             if model.life.state is State.DRAINING and not wanted and self._closing_at is None:
                 model.life.move(Move.RESUME)
         for ticket in list(self._waiting.values()):
-            if ticket.model.accepts(ticket):
+            if ticket.model.accepts(ticket, now):
                 del self._waiting[ticket.id]
                 self._grant(ticket, now)
         if self._closing_at is not None:
@@ -407,7 +418,8 @@ class Planner:
         if self._closing_at is not None:
             due.append(self._closing_at)
         if self._waiting:
-            due.extend(ticket.asked_at + self._policy.patience for ticket in self._waiting.values())
+            for ticket in self._waiting.values():
+                due += (ticket.asked_at + self._policy.patience, ticket.model.suspect_until)
             for model in self._models.values():
                 if model.life.state is State.FAILED:
                     due.append(model.retry_at)

@@ -43,14 +43,16 @@ log = structlog.get_logger("supervisor")
 class Lease:
     """The right to use a model's server until the end of the `async with` block.
 
-    Set `served` when the server answered to the end: it tells a working server from a failing one.
+    Set `served` when the server answered to the end: it tells a working server from a failing one. Set
+    `broken` when it hung up or took no connection: it may be dying, and gets no lease until that is clear.
     """
 
-    __slots__ = ("grant", "served")
+    __slots__ = ("broken", "grant", "served")
 
     def __init__(self, grant: Grant) -> None:
         self.grant = grant
         self.served = False
+        self.broken = False
 
 
 class Supervisor(Actor[Event]):
@@ -109,7 +111,7 @@ class Supervisor(Actor[Event]):
         try:
             yield lease
         finally:
-            self.tell(Released(ticket=ticket, served=lease.served))
+            self.tell(Released(ticket=ticket, served=lease.served, broken=lease.broken))
 
     def resolve(self, name: str) -> str | None:
         """The canonical name of a model or alias."""

@@ -58,11 +58,11 @@ class Exchange:
         """Views and probes: logged at debug level, so that scraping does not fill the log."""
 
     def granted(self, grant: Grant) -> None:
-        """The request has its lease."""
+        """The request has its lease, perhaps its second one."""
         self.model = grant.model
         self.epoch = grant.epoch
-        self.queued = grant.queued
-        self.loaded = grant.loaded
+        self.queued += grant.queued
+        self.loaded += grant.loaded
         self.phase = "prompt"
 
     def first_byte(self) -> None:

@@ -1,12 +1,16 @@
 """The way of a request through the gateway: check, lease, ask, and answer as a stream or as a whole."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
 from aiohttp import HttpVersion11, web
 
 from actors.errors import RejectedError
+from actors.messages import Endpoint as Address
 from actors.supervisor import Lease, Supervisor
 from proxy.assemble import Assembler, Json, StreamedError
 from proxy.dialects import Dialect, upstream_error
@@ -26,6 +30,7 @@ from proxy.relay import (
 from proxy.requests import parse_body, read_body, with_fields
 from proxy.sse import EventSplitter, EventTooLongError
 from proxy.upstream import (
+    UnreachableError,
     Upstream,
     UpstreamError,
     UpstreamResponse,
@@ -101,23 +106,51 @@ class Gateway:
                 if endpoint.usage_option:
                     fields["stream_options"] = b'{"include_usage":true}'
             body = with_fields(body, fields)
-        exchange.phase = "queue"
+        headers = {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
+        ask = partial(render_request, "POST", endpoint.path, headers, body)
+        async with self._response(exchange, parsed.model, ask, slot=endpoint.slot) as (lease, response):
+            if assembler is not None and is_event_stream(response.head):
+                return await self._assemble(exchange, lease, response, assembler)
+            if streams and is_event_stream(response.head):
+                return await self._stream(
+                    request, exchange, lease, response, endpoint.dialect, keep_progress=keep_progress
+                )
+            return await self._whole(exchange, lease, response)
+
+    @asynccontextmanager
+    async def _response(
+        self,
+        exchange: Exchange,
+        model: str,
+        ask: Callable[[Address], bytes],
+        *,
+        slot: bool,
+        load: bool = True,
+    ) -> AsyncIterator[tuple[Lease, UpstreamResponse]]:
+        """Lease the model, send it what `ask` renders, and yield the response. Raises `ApiError`.
+
+        A server that takes no connection has died since it was granted. Nothing is lost by asking again,
+        and the second lease waits until the server has been started anew.
+        """
         try:
-            async with self.supervisor.lease(
-                parsed.model, timeout=self.limits.queue_timeout, slot=endpoint.slot
-            ) as lease:
-                exchange.granted(lease.grant)
-                to = lease.grant.endpoint
-                headers = {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
-                message = render_request("POST", endpoint.path, to, headers, body)
-                async with self.upstream.request(to, message) as response:
-                    if assembler is not None and is_event_stream(response.head):
-                        return await self._assemble(exchange, lease, response, assembler)
-                    if streams and is_event_stream(response.head):
-                        return await self._stream(
-                            request, exchange, lease, response, endpoint.dialect, keep_progress=keep_progress
-                        )
-                    return await self._whole(exchange, lease, response)
+            for last_try in (False, True):
+                exchange.phase = "queue"
+                async with self.supervisor.lease(
+                    model, timeout=self.limits.queue_timeout, slot=slot, load=load
+                ) as lease:
+                    exchange.granted(lease.grant)
+                    address = lease.grant.endpoint
+                    try:
+                        response = await self.upstream.send(address, ask(address))
+                        try:
+                            yield lease, response
+                        finally:
+                            self.upstream.give_back(address, response)
+                        return
+                    except UpstreamError as error:
+                        lease.broken = not isinstance(error, UpstreamTimeoutError)
+                        if last_try or not isinstance(error, UnreachableError):
+                            raise
         except RejectedError as rejected:
             raise from_rejection(rejected.reason) from None
         except (UpstreamError, EventTooLongError) as error:
@@ -162,20 +195,9 @@ class Gateway:
             body = await request.read()
         headers = {name: value for name, value in request.headers.items() if name.lower() not in FORBIDDEN_IN}
         headers["X-Request-Id"] = exchange.request_id
-        exchange.phase = "queue"
-        try:
-            async with self.supervisor.lease(
-                model, timeout=self.limits.queue_timeout, slot=slot, load=load
-            ) as lease:
-                exchange.granted(lease.grant)
-                to = lease.grant.endpoint
-                message = render_request(request.method, target, to, headers, body)
-                async with self.upstream.request(to, message) as response:
-                    return await self._raw(request, exchange, lease, response)
-        except RejectedError as rejected:
-            raise from_rejection(rejected.reason) from None
-        except UpstreamError as error:
-            raise _broken(error, exchange) from None
+        ask = partial(render_request, request.method, target, headers, body)
+        async with self._response(exchange, model, ask, slot=slot, load=load) as (lease, response):
+            return await self._raw(request, exchange, lease, response)
 
     # Ways to answer
 
@@ -293,6 +315,7 @@ class Gateway:
             exchange.error = str(error)
             _cut(request)
         except (UpstreamError, EventTooLongError) as error:
+            lease.broken = isinstance(error, UpstreamError) and not isinstance(error, UpstreamTimeoutError)
             broken = _broken(error, exchange)
             exchange.failed(broken)
             if dialect is None:

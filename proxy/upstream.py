@@ -5,8 +5,7 @@ event. See docs/architecture.md for what that is worth.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import cast
 
 from actors.messages import Endpoint
@@ -40,6 +39,10 @@ IDLE_CONNECTIONS = 64
 
 class UpstreamError(Exception):
     """The model server did not answer, or not to the end. The message says how."""
+
+
+class UnreachableError(UpstreamError):
+    """The model server took no connection, so that the request cannot have had any effect."""
 
 
 class UpstreamTimeoutError(UpstreamError):
@@ -270,33 +273,11 @@ class Upstream:
         self._active: set[UpstreamResponse] = set()
         self._watch: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def request(self, endpoint: Endpoint, request: bytes) -> AsyncIterator[UpstreamResponse]:
-        """Send a request, and yield the response when its head has come. Raises `UpstreamError`.
+    async def send(self, endpoint: Endpoint, request: bytes) -> UpstreamResponse:
+        """Send a request; return the response when its head has come, to be given back in any case.
 
-        Leaving the block before the response has finished closes the connection.
+        Raises `UpstreamError`.
         """
-        connection = await self._send(endpoint, request)
-        try:
-            yield connection
-        finally:
-            self._active.discard(connection)
-            if connection.reusable:
-                self._park(endpoint, connection)
-            else:
-                connection.abort()
-
-    async def close(self) -> None:
-        """Close the idle connections."""
-        if self._watch is not None:
-            self._watch.cancel()
-        for connections in self._idle.values():
-            for connection in connections:
-                connection.unpark()
-                connection.abort()
-        self._idle.clear()
-
-    async def _send(self, endpoint: Endpoint, request: bytes) -> UpstreamResponse:
         while True:
             connection, reused = await self._connect(endpoint)
             self._active.add(connection)
@@ -314,6 +295,24 @@ class Upstream:
                 connection.abort()
                 raise
 
+    def give_back(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
+        """The response is done with. A connection whose response has not finished is closed."""
+        self._active.discard(connection)
+        if connection.reusable:
+            self._park(endpoint, connection)
+        else:
+            connection.abort()
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        if self._watch is not None:
+            self._watch.cancel()
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.unpark()
+                connection.abort()
+        self._idle.clear()
+
     async def _connect(self, endpoint: Endpoint) -> tuple[UpstreamResponse, bool]:
         if idle := self._idle.get(endpoint):
             connection = idle.pop()
@@ -323,7 +322,7 @@ class Upstream:
         try:
             _, connection = await loop.create_connection(UpstreamResponse, endpoint.host, endpoint.port)
         except OSError as error:
-            raise UpstreamError(f"the model server does not accept connections: {error}") from error
+            raise UnreachableError(f"the model server does not accept connections: {error}") from error
         return connection, False
 
     def _watch_silence(self) -> None:
@@ -353,7 +352,7 @@ class Upstream:
 
 
 def render_request(
-    method: str, target: str, endpoint: Endpoint, headers: dict[str, str], body: bytes | None
+    method: str, target: str, headers: dict[str, str], body: bytes | None, endpoint: Endpoint
 ) -> bytes:
     """The bytes of a request. `target` is the path with its query, percent-encoded already."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host

@@ -13,7 +13,13 @@ from tests.gateway import Gateway, running
 
 Start = Callable[..., Gateway]
 
-DEMO: dict[str, Any] = {"path": "builtin:demo", "ctx_size": 16384, "aliases": ["org/demo:latest"]}
+DEMO: dict[str, Any] = {
+    "path": "builtin:demo",
+    "ctx_size": 16384,
+    "aliases": ["org/demo:latest"],
+    # Two threads spin while they wait for each other, which on busy cores costs more than it brings.
+    "arguments": ["--threads", "1"],
+}
 EMBED: dict[str, Any] = {"path": "builtin:demo-embed", "embeddings": True}
 
 

@@ -32,7 +32,7 @@ from actors.messages import (
     Start,
     Tick,
 )
-from actors.planner import ModelSpec, ModelStatus, Planner, Policy
+from actors.planner import SUSPICION, ModelSpec, ModelStatus, Planner, Policy
 
 WHERE = Endpoint("127.0.0.1", 9)
 
@@ -70,8 +70,10 @@ class World:
     def gone(self, model: str, epoch: int = 1, failure: Failure | None = None) -> list[Effect]:
         return self.send(Exited(model=model, epoch=epoch, failure=failure))
 
-    def release(self, ticket: int, after: float = 0.0, *, served: bool = True) -> list[Effect]:
-        return self.send(Released(ticket=ticket, served=served), after)
+    def release(
+        self, ticket: int, after: float = 0.0, *, served: bool = True, broken: bool = False
+    ) -> list[Effect]:
+        return self.send(Released(ticket=ticket, served=served, broken=broken), after)
 
     def tick(self, after: float) -> list[Effect]:
         return self.send(Tick(), after)
@@ -356,3 +358,24 @@ def test_steady_traffic_to_one_model_does_not_starve_another() -> None:
         if wanted in granted(effects):
             break
     assert world.now - asked_at <= 10 + 1 + 1.5, "patience, one request, one load"
+
+
+def test_a_server_that_hung_up_gets_no_lease_until_its_fate_is_known() -> None:
+    world = World()
+    world.loaded("a")
+    world.ask("a")
+    assert world.release(2, served=False, broken=True) == []
+    assert world.ask("a") == []
+    # It is dead: the request gets the next server.
+    (start,) = world.gone("a", failure=Failure(message="crashed"))
+    assert isinstance(start, Start)
+    (grant,) = world.ready("a", epoch=2)
+    assert isinstance(grant, Grant)
+    assert (grant.ticket, grant.epoch) == (3, 2)
+    # It lives: the request is granted when the time of suspicion is over.
+    world.release(3, served=False, broken=True)
+    assert world.ask("a") == []
+    assert world.planner.next_wake(world.now) == world.now + SUSPICION
+    (grant,) = world.tick(SUSPICION)
+    assert isinstance(grant, Grant)
+    assert (grant.ticket, grant.epoch) == (4, 2)

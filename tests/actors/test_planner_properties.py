@@ -76,11 +76,11 @@ class PlannerMachine(RuleBasedStateMachine):
         self.send(Acquire(ticket=self.tickets, model=model, slot=slot, deadline=self.now + wait))
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), served=st.booleans())
-    def release(self, data: st.DataObject, served: bool) -> None:
+    @rule(data=st.data(), served=st.booleans(), broken=st.booleans())
+    def release(self, data: st.DataObject, served: bool, broken: bool) -> None:
         ticket = data.draw(st.sampled_from(sorted(self.held)))
         del self.held[ticket]
-        self.send(Released(ticket=ticket, served=served))
+        self.send(Released(ticket=ticket, served=served, broken=broken))
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:

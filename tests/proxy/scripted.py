@@ -267,6 +267,10 @@ class FakeSupervisor:
         """A requester has left while it waited."""
         self.served: list[bool] = []
         """Of each lease that has ended."""
+        self.broken: list[bool] = []
+        """Of each lease that has ended."""
+        self.restarted: Endpoint | None = None
+        """Where the model is found after its server has broken down."""
         self.freed = asyncio.Event()
         self.models: list[ModelStatus] = []
         self.waiting = 0
@@ -300,6 +304,9 @@ class FakeSupervisor:
             yield lease
         finally:
             self.served.append(lease.served)
+            self.broken.append(lease.broken)
+            if lease.broken and self.restarted is not None:
+                self.endpoint = self.restarted
             self.freed.set()
 
 

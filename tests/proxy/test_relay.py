@@ -382,6 +382,14 @@ async def test_nobody_listens(path: str) -> None:
         answer = await opened.post(path)
         assert answer.status == 502
         assert "does not accept connections" in error_of(path, answer.json)[1]
+        assert opened.supervisor.broken == [True, True]
+
+
+async def test_a_model_server_that_died_between_two_requests() -> None:
+    async with scripted(streamed(HELLO, DONE)) as server, door() as opened:
+        opened.supervisor.restarted = server.endpoint
+        assert (await opened.post(CHAT)).status == 200
+        assert (opened.supervisor.served, opened.supervisor.broken) == ([False, True], [True, False])
 
 
 AFTER: dict[str, Script] = {
@@ -417,7 +425,7 @@ async def test_the_model_server_fails_after_the_first_event(how: str, path: str)
         assert "'demo'" in message
         assert ("silent" in message) == timeout
         assert b"[DONE]" not in frame
-        assert opened.supervisor.served == [False]
+        assert (opened.supervisor.served, opened.supervisor.broken) == ([False], [not timeout])
         # The connection was not announced to close, so that the client may have sent its next request.
         await client.post(CHAT, request_body(CHAT, stream=True))
         assert (await client.answer()).body == HELLO + DONE

@@ -2,7 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -36,10 +37,22 @@ OPEN = head("Content-Type: text/plain")
 A, B = whole(b"a"), whole(b"b")
 
 
+@asynccontextmanager
+async def response_of(
+    upstream: Upstream, endpoint: Endpoint, message: bytes
+) -> AsyncIterator[UpstreamResponse]:
+    """The response to a message, given back at the end."""
+    response = await upstream.send(endpoint, message)
+    try:
+        yield response
+    finally:
+        upstream.give_back(endpoint, response)
+
+
 async def get(upstream: Upstream, server: ScriptedServer) -> bytes:
     """The body of the answer to a request."""
-    message = render_request("GET", "/", server.endpoint, {}, None)
-    async with upstream.request(server.endpoint, message) as response:
+    message = render_request("GET", "/", {}, None, server.endpoint)
+    async with response_of(upstream, server.endpoint, message) as response:
         collector = Collector(2**20)
         response.attach(collector.feed)
         await response.finish()
@@ -192,8 +205,8 @@ async def test_a_paused_server_is_not_silent() -> None:
     upstream = Upstream(silence_limit=0.05)
     gate = asyncio.Event()
     async with scripted([STREAM, gate, chunk(b"late"), END], [STREAM]) as server:
-        message = render_request("GET", "/", server.endpoint, {}, None)
-        async with upstream.request(server.endpoint, message) as slow:
+        message = render_request("GET", "/", {}, None, server.endpoint)
+        async with response_of(upstream, server.endpoint, message) as slow:
             slow.pause()
             for _ in range(2):
                 with pytest.raises(UpstreamTimeoutError):
@@ -211,8 +224,8 @@ Use = Callable[[Upstream, ScriptedServer], Awaitable[object]]
 
 
 async def leave_after_the_head(upstream: Upstream, server: ScriptedServer) -> None:
-    message = render_request("GET", "/", server.endpoint, {}, None)
-    async with upstream.request(server.endpoint, message):
+    message = render_request("GET", "/", {}, None, server.endpoint)
+    async with response_of(upstream, server.endpoint, message):
         pass
 
 
@@ -241,8 +254,8 @@ async def test_leaving_early_closes_the_connection(script: Script, use: Use) -> 
 async def test_a_sinks_fault_is_told_to_the_one_who_waits() -> None:
     gate = asyncio.Event()
     async with scripted([STREAM, gate, chunk(b"x")]) as server:
-        message = render_request("GET", "/", server.endpoint, {}, None)
-        async with Upstream(silence_limit=60).request(server.endpoint, message) as response:
+        message = render_request("GET", "/", {}, None, server.endpoint)
+        async with response_of(Upstream(silence_limit=60), server.endpoint, message) as response:
             response.attach(Collector(0).feed)
             gate.set()
             with pytest.raises(EventTooLongError):
@@ -295,4 +308,4 @@ async def test_any_cut_gives_the_same_answer(cuts: list[int], framing: str) -> N
     ],
 )
 def test_rendered_requests(host: str, body: bytes | None, expected: bytes) -> None:
-    assert render_request("GET", "/a?b=%20", Endpoint(host, 80), {"X": "y"}, body) == expected
+    assert render_request("GET", "/a?b=%20", {"X": "y"}, body, Endpoint(host, 80)) == expected
