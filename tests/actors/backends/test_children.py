@@ -1,0 +1,112 @@
+"""Child processes: their output, their end, and the end of what they leave behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import psutil
+import pytest
+
+from actors.backends.children import LINE_LIMIT, OWNER, Child, owner_mark, sweep_orphans
+from actors.runtime import spawn
+
+IGNORES_TERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); "
+
+
+@asynccontextmanager
+async def child(code: str, on_line: Callable[[str], None] = lambda _: None) -> AsyncIterator[Child]:
+    """A Python child that runs `code`."""
+    started = await Child.start([sys.executable, "-c", code], environment={}, on_line=on_line)
+    reader = spawn(started.read_output(), name="reader")
+    yield started
+    await started.stop(0)
+    reader.cancel()
+
+
+async def test_its_lines() -> None:
+    lines: list[str] = []
+    long = LINE_LIMIT * 3
+    code = f"import os; os.write(1, b'a\\n\\n\\xff\\r\\n' + b'x' * {long} + b'\\nlast'); os.write(2, b'!')"
+    async with child(code, lines.append) as started:
+        assert await started.wait(10)
+        assert started.returncode == 0
+        assert list(started.tail) == lines
+    assert lines[:2] == ["a", "\ufffd"]
+    assert lines[-1].endswith("last!")
+    assert max(map(len, lines)) <= LINE_LIMIT
+
+
+async def test_it_cannot_be_executed() -> None:
+    with pytest.raises(FileNotFoundError):
+        await Child.start(["/no/such/program"], environment={}, on_line=lambda _: None)
+
+
+async def test_waiting_has_a_limit() -> None:
+    async with child("import time; time.sleep(60)") as started:
+        assert not await started.wait(0.05)
+        assert started.returncode is None
+
+
+async def test_one_that_ignores_term_is_killed() -> None:
+    up = asyncio.Event()
+    async with child(IGNORES_TERM + "signal.pause()", lambda _: up.set()) as started:
+        await up.wait()
+        await started.stop(0.05)
+        assert started.returncode == -signal.SIGKILL
+
+
+async def test_a_grandchild_dies_with_its_group_although_it_holds_the_pipe() -> None:
+    lines: list[str] = []
+    up = asyncio.Event()
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        up.set()
+
+    code = (
+        "import subprocess, sys, signal; p = subprocess.Popen([sys.executable, '-c', "
+        f"{(IGNORES_TERM.replace('up', '') + 'signal.pause()')!r}]); print(p.pid, flush=True); signal.pause()"
+    )
+    async with child(code, on_line) as started:
+        await up.wait()
+        grandchild = psutil.Process(int(lines[0]))
+        await started.stop(5)
+        gone, _ = await asyncio.to_thread(psutil.wait_procs, [grandchild], 5)
+        assert gone
+        assert started.returncode == -signal.SIGTERM
+
+
+def test_the_sweep_takes_only_what_a_dead_gateway_left() -> None:
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    created = psutil.Process(dead.pid).create_time()
+    dead.wait()
+
+    def marked(mark: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, OWNER: mark},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    # The pid of a living process with another start time: a pid that was used again.
+    orphans = [marked(f"{dead.pid}:{created:.2f}"), marked(f"{os.getpid()}:1.00"), marked("nonsense")]
+    mine = marked(owner_mark())
+    try:
+        swept = sweep_orphans()
+        assert {process.pid for process in orphans} <= set(swept)
+        assert mine.pid not in swept
+        assert [process.wait(5) for process in orphans] == [-signal.SIGKILL] * 3
+        assert mine.poll() is None
+    finally:
+        for process in (*orphans, mine):
+            process.kill()
+            process.communicate()

@@ -1,0 +1,124 @@
+"""The command, the flags, the file and the port of a model's server."""
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.backends import StartError
+from actors.backends.process import PortBook, check_model_file, find_command, server_flags
+from actors.config import Model, ServerPool
+from actors.errors import ConfigError
+from actors.messages import Endpoint
+
+EMBEDDED = [sys.executable, "-m", "actors.backends.embedded"]
+
+
+@pytest.fixture
+def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A `llama-server` on the PATH."""
+    path = tmp_path / "llama-server"
+    path.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("pool", "model", "expected"),
+    [
+        ({}, {}, ["BINARY"]),
+        ({"runtime": "llama-server"}, {}, ["BINARY"]),
+        ({"runtime": "embedded"}, {}, EMBEDDED),
+        ({"command": "nice -n 5 'my server'"}, {}, ["nice", "-n", "5", "my server"]),
+        ({"command": ["a b"]}, {}, ["a b"]),
+        ({"command": "pool"}, {"command": "model"}, ["model"]),
+        ({"runtime": "embedded", "command": "pool"}, {}, EMBEDDED),
+        ({"runtime": "embedded"}, {"command": "model"}, ["model"]),
+    ],
+)
+def test_the_command(pool: dict[str, Any], model: dict[str, Any], expected: list[str], binary: str) -> None:
+    found = find_command(ServerPool(**pool), Model(path="x", **model))
+    assert found == [binary if word == "BINARY" else word for word in expected]
+
+
+def test_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"server_pool\.runtime: no llama-server on the PATH"):
+        find_command(ServerPool(runtime="llama-server"), Model(path="x"))
+
+
+@pytest.mark.parametrize(
+    ("pool", "model", "expected"),
+    [
+        ({}, {"parallel": 1}, "--parallel 1"),
+        ({}, {}, "--parallel 4 --kv-unified"),
+        ({"gpu_layers": 7}, {"ctx_size": 512}, "--parallel 4 --kv-unified --ctx-size 512 --gpu-layers 7"),
+        ({"gpu_layers": 7}, {"gpu_layers": 0}, "--parallel 4 --kv-unified --gpu-layers 0"),
+        ({}, {"embeddings": True, "parallel": 1}, "--parallel 1 --embeddings"),
+        ({}, {"reranking": True, "parallel": 1}, "--parallel 1 --reranking"),
+        ({}, {"mmproj": "/p.gguf", "parallel": 1}, "--parallel 1 --mmproj /p.gguf"),
+        (
+            {"arguments": ["--mlock"]},
+            {"parallel": 1, "arguments": ["--ctx-size", "1"]},
+            "--parallel 1 --mlock --ctx-size 1",
+        ),
+    ],
+)
+def test_the_flags(pool: dict[str, Any], model: dict[str, Any], expected: str) -> None:
+    flags = server_flags(
+        "org/m", Model(path="x", **model), ServerPool(**pool), "/x.gguf", Endpoint("127.0.0.1", 81)
+    )
+    first = "--model /x.gguf --alias org/m --host 127.0.0.1 --port 81"
+    assert " ".join(flags) == f"{first} {expected}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", "is not a GGUF file"),
+        (b"PK\x03\x04", "is not a GGUF file"),
+        (b"GGUF\x03\x00", "is a truncated GGUF file"),
+        (b"GGUF" + bytes(20), None),
+    ],
+)
+def test_the_file(content: bytes | None, message: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    if message is None:
+        check_model_file(str(path))
+        return
+    with pytest.raises(StartError, match=message) as caught:
+        check_model_file(str(path))
+    assert str(path) in caught.value.failure.message
+    assert not caught.value.failure.retryable
+
+
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="cannot be read: Is a directory"):
+        check_model_file(str(tmp_path))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_ports(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as other:
+        other.bind((host, 0))
+        other.listen()
+        busy = other.getsockname()[1]
+        book = PortBook(host, busy)
+        first, second = book.take(), book.take()
+        assert busy < first < second
+        book.give_back(first)
+        assert book.take() == first
+    free = PortBook(host, 0)
+    assert free.take() != free.take()
+
+
+def test_no_port_is_left() -> None:
+    book = PortBook("127.0.0.1", 65535)
+    with pytest.raises(StartError, match="no free port on 127\\.0\\.0\\.1 from 65535 upwards"):
+        [book.take() for _ in range(2)]

@@ -1,0 +1,80 @@
+"""A backend without processes: its servers become healthy, fail and end when the test says so."""
+
+import asyncio
+import time
+
+from actors.backends import StartError
+from actors.errors import Failure
+from actors.messages import Endpoint
+
+
+class FakeServer:
+    """A server that is healthy when `healthy` is set and gone when `died` is."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.healthy = asyncio.Event()
+        self.died = asyncio.Event()
+        self.stopped = 0
+        self.serving = False
+        self.lost_port = False
+        self.last_progress = time.monotonic()
+
+    @property
+    def exited(self) -> bool:
+        return self.died.is_set()
+
+    def became_ready(self) -> None:
+        self.serving = True
+
+    def log_tail(self) -> tuple[str, ...]:
+        return ("last words",)
+
+    def explain_exit(self, when: str) -> Failure:
+        return Failure(message=f"it ended {when}", log_tail=self.log_tail())
+
+    async def is_healthy(self) -> bool:
+        return self.healthy.is_set()
+
+    async def wait_exited(self, timeout: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self.died.wait()
+        except TimeoutError:
+            pass
+
+    async def stop(self) -> None:
+        await asyncio.sleep(0)
+        self.stopped += 1
+        self.died.set()
+
+
+class FakeBackend:
+    """Starts fake servers; `starts` keeps them. `healthy`: they become so at once."""
+
+    def __init__(self, *, healthy: bool = True) -> None:
+        self.healthy = healthy
+        self.failure: Failure | None = None
+        self.starts: list[FakeServer] = []
+        self.loses_port = 0
+        self.started = asyncio.Event()
+
+    async def start(self, epoch: int) -> FakeServer:
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise StartError(self.failure)
+        server = FakeServer(Endpoint("127.0.0.1", epoch))
+        if self.loses_port:
+            self.loses_port -= 1
+            server.lost_port = True
+            server.died.set()
+        elif self.healthy:
+            server.healthy.set()
+        self.starts.append(server)
+        self.started.set()
+        return server
+
+    @property
+    def running(self) -> int:
+        """Servers that nobody has stopped and that have not died."""
+        return sum(not server.exited for server in self.starts)

@@ -1,0 +1,133 @@
+"""The model actor: what it reports of a server that starts, fails, hangs, dies and is stopped."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from actors.errors import Failure
+from actors.messages import BecameReady, EnsureReady, Event, Exited, Stop
+from actors.model import PORT_TRIES, ModelActor
+from tests.actors.fake_backend import FakeBackend
+
+
+class Reports:
+    """What the actor told its supervisor."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def exited(self) -> Exited:
+        event = await self.events.get()
+        assert isinstance(event, Exited)
+        return event
+
+    async def ready(self) -> BecameReady:
+        event = await self.events.get()
+        assert isinstance(event, BecameReady)
+        return event
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def reports() -> Reports:
+    return Reports()
+
+
+@pytest.fixture
+async def actor(backend: FakeBackend, reports: Reports) -> AsyncIterator[ModelActor]:
+    actor = ModelActor("m", backend, reports.events.put_nowait, stall_timeout=0.05)
+    actor.start()
+    yield actor
+    await actor.stop()
+    assert backend.running == 0
+    assert reports.events.empty()
+
+
+async def test_a_life(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:
+    actor.tell(EnsureReady(epoch=1))
+    assert (await reports.ready()).epoch == 1
+    assert backend.starts[0].serving
+    actor.tell(EnsureReady(epoch=1))
+    actor.tell(Stop(epoch=0))
+    actor.tell(Stop(epoch=1))
+    actor.tell(Stop(epoch=1))
+    assert await reports.exited() == Exited(model="m", epoch=1, failure=None)
+    assert [server.stopped for server in backend.starts] == [1]
+
+
+async def test_it_dies_while_it_serves_and_is_started_again(
+    actor: ModelActor, backend: FakeBackend, reports: Reports
+) -> None:
+    actor.tell(EnsureReady(epoch=1))
+    await reports.ready()
+    backend.starts[0].died.set()
+    assert (await reports.exited()).failure == Failure(
+        message="it ended while it was serving", log_tail=("last words",)
+    )
+    actor.tell(EnsureReady(epoch=2))
+    assert (await reports.ready()).epoch == 2
+    actor.tell(Stop(epoch=2))
+    await reports.exited()
+
+
+async def test_it_cannot_be_started(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:
+    backend.failure = Failure(message="no such file", retryable=False)
+    actor.tell(EnsureReady(epoch=1))
+    assert (await reports.exited()).failure == backend.failure
+
+
+@pytest.mark.parametrize(("tries", "fails"), [(PORT_TRIES - 1, False), (PORT_TRIES, True)])
+async def test_its_port_was_taken(
+    tries: int, fails: bool, actor: ModelActor, backend: FakeBackend, reports: Reports
+) -> None:
+    backend.loses_port = tries
+    actor.tell(EnsureReady(epoch=1))
+    if not fails:
+        await reports.ready()
+        actor.tell(Stop(epoch=1))
+    assert ((await reports.exited()).failure is not None) == fails
+    assert len(backend.starts) == PORT_TRIES
+
+
+async def test_it_hangs_while_it_loads(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:
+    backend.healthy = False
+    actor.tell(EnsureReady(epoch=1))
+    failure = (await reports.exited()).failure
+    assert failure is not None
+    assert "no progress" in failure.message
+    assert failure.log_tail == ("last words",)
+
+
+async def test_a_defect_of_the_backend_is_a_failure(reports: Reports) -> None:
+    class Broken:
+        async def start(self, epoch: int) -> None:
+            raise ValueError(f"bad epoch {epoch}")
+
+    actor = ModelActor("m", Broken(), reports.events.put_nowait, stall_timeout=1)  # type: ignore[arg-type]
+    actor.start()
+    actor.tell(EnsureReady(epoch=1))
+    failure = (await reports.exited()).failure
+    assert failure is not None
+    assert failure.message == "ValueError: bad epoch 1"
+    await actor.stop()
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_it_is_stopped_at_any_moment(
+    steps: int, actor: ModelActor, backend: FakeBackend, reports: Reports
+) -> None:
+    """After any number of turns of the loop: before its first step, in its start, as it becomes ready."""
+    actor.tell(EnsureReady(epoch=1))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    actor.tell(Stop(epoch=1))
+    event = await reports.events.get()
+    if isinstance(event, BecameReady):
+        event = await reports.exited()
+    assert event == Exited(model="m", epoch=1, failure=None)
+    assert backend.running == 0
