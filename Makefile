@@ -2,13 +2,14 @@
 # make test   all the tests
 # make check  formatting, lint, types, import rules, tests: what must be green before a commit
 # make bench  this gateway beside nginx and no proxy at all, on this machine
+# make bench-headers  the reader of GGUF headers beside the gguf package's
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run setup test check lint bench clean
+.PHONY: run setup test check lint bench bench-headers clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(ARGS)
@@ -28,6 +29,9 @@ check: lint test
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-headers: $(VENV)/installed-test
+	$(BIN)/python -m tests.bench.headers
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

@@ -19,14 +19,13 @@ from actors.backends.children import Child
 from actors.config import BUILTIN, Config, Model, ServerPool
 from actors.demo import demo_path
 from actors.errors import ConfigError, Failure
+from actors.gguf import HeaderError, read_model
 from actors.messages import Endpoint
 from actors.runtime import spawn
 
 log = structlog.get_logger("model")
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-GGUF_MAGIC = b"GGUF"
-GGUF_MIN_SIZE = 24
 
 _BAD_NEWS = re.compile(
     r"\b(error|failed|failure|unable|cannot|could ?n.t|invalid|exception|abort|assert|out of memory|not)\b",
@@ -83,22 +82,17 @@ def server_flags(name: str, model: Model, pool: ServerPool, path: str, endpoint:
 
 def check_model_file(path: str) -> None:
     """Raise `StartError` for what is plainly no model, before a process is spent on it. Blocking."""
-
-    def fail(reason: str) -> StartError:
-        return StartError(Failure(message=f"{path}: {reason}", retryable=False))
-
     try:
-        with Path(path).open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        raise fail("no such file") from None
+        read_model(Path(path))
+    except FileNotFoundError as error:
+        reason = "no such file" if str(error.filename) == path else f"{Path(error.filename).name} is missing"
     except OSError as error:
-        raise fail(f"cannot be read: {error.strerror}") from error
-    if magic != GGUF_MAGIC:
-        raise fail("is not a GGUF file")
-    if size < GGUF_MIN_SIZE:
-        raise fail("is a truncated GGUF file")
+        reason = f"cannot be read: {error.strerror}"
+    except HeaderError as error:
+        reason = str(error)
+    else:
+        return
+    raise StartError(Failure(message=f"{path}: {reason}", retryable=False))
 
 
 class PortBook:

@@ -65,7 +65,7 @@ def test_files_that_are_no_models(start: Start, tmp_path: Path, cache: str, real
         "missing": "no such file",
         "empty": "not a GGUF",
         "text": "not a GGUF",
-        "truncated": "ended with status 1",
+        "truncated": "is a truncated GGUF file: 500,000 bytes of",
         "folder": "cannot be read",
     }
     for name, reason in reasons.items():

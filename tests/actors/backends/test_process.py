@@ -81,7 +81,7 @@ def test_the_flags(pool: dict[str, Any], model: dict[str, Any], expected: str) -
         (b"", "is not a GGUF file"),
         (b"PK\x03\x04", "is not a GGUF file"),
         (b"GGUF\x03\x00", "is a truncated GGUF file"),
-        (b"GGUF" + bytes(20), None),
+        (b"GGUF\x03" + bytes(19), None),
     ],
 )
 def test_the_file(content: bytes | None, message: str | None, tmp_path: Path) -> None:
