@@ -20,11 +20,15 @@ from aiohttp import web
 
 from actors.backends.children import sweep_orphans
 from actors.backends.process import LlamaServerBackend, PortBook, find_command
-from actors.config import Config, load_config
+from actors.config import Config, Model, load_config
 from actors.errors import ConfigError
+from actors.hub.commands import list_models, pull, remove
+from actors.hub.hub import Hub
+from actors.hub.names import HubName, parse_name
 from actors.model import ModelActor
-from actors.planner import ModelSpec, Planner, Policy
-from actors.supervisor import Supervisor
+from actors.planner import Planner
+from actors.roster import ModelSpec, Policy
+from actors.supervisor import Adopted, Supervisor
 from proxy.app import make_app, make_runner
 from proxy.generate import Gateway, Limits
 from proxy.logs import set_up_logging
@@ -34,6 +38,14 @@ from proxy.views import Views
 VERSION = "0.1.0"
 CHECKOUT = Path(__file__).resolve().parent
 
+COMMANDS = {
+    "serve": "run the gateway (default)",
+    "check": "validate the configuration and print it in full",
+    "pull": "download a model, or what is new of it",
+    "models": "list the models there are",
+    "rm": "remove a downloaded model",
+}
+
 log = structlog.get_logger("gateway")
 
 
@@ -42,14 +54,23 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         config = _with_overrides(load_config(options.config), options)
-        for model in config.llama_cpp.models.values():
-            find_command(config.server_pool, model)
+        if options.command in ("serve", "check"):
+            for model in config.llama_cpp.models.values():
+                find_command(config.server_pool, model)
     except ConfigError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     if options.command == "check":
         print(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True), end="")
         return 0
+    if options.command in ("pull", "models", "rm"):
+        set_up_logging("warning", "console", sys.stderr)
+    if options.command == "pull":
+        return asyncio.run(pull(config, options.name))
+    if options.command == "models":
+        return list_models(config)
+    if options.command == "rm":
+        return remove(config, options.name)
     set_up_logging(config.server.log.level, config.server.log.format)
     try:
         import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
@@ -67,9 +88,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=("serve", "check"),
+        choices=COMMANDS,
         default="serve",
-        help="serve: run the gateway (default); check: validate the configuration and print it in full",
+        metavar="COMMAND",
+        help="; ".join(f"{name}: {what}" for name, what in COMMANDS.items()),
+    )
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="for pull and rm: org/repo:variant, or a configured model"
     )
     parser.add_argument(
         "--config",
@@ -81,7 +106,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on, instead of server.host")
     parser.add_argument("--port", type=int, help="port to listen on, instead of server.port; 0: any free one")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if (options.command in ("pull", "rm")) != (options.name is not None):
+        parser.error(f"{options.command}: " + ("name a model" if options.name is None else "takes no name"))
+    return options
 
 
 def _with_overrides(config: Config, options: argparse.Namespace) -> Config:
@@ -109,11 +137,12 @@ async def serve(config: Config) -> int:
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(health_session())
-        supervisor = make_supervisor(config, session)
+        hub = Hub(config.hub, await stack.enter_async_context(aiohttp.ClientSession()))
+        supervisor = make_supervisor(config, session, hub)
         upstream = Upstream(silence_limit=config.server_pool.request_timeout)
         stack.push_async_callback(upstream.close)
         gateway = make_gateway(config, supervisor, upstream)
-        views = Views(supervisor, version=VERSION, pool_size=config.server_pool.size)
+        views = Views(supervisor, hub, version=VERSION, pool_size=config.server_pool.size)
         runner = make_runner(make_app(gateway, views))
         await runner.setup()
         supervisor.start()
@@ -140,30 +169,54 @@ def health_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
 
 
-def make_supervisor(config: Config, session: aiohttp.ClientSession) -> Supervisor:
+def make_supervisor(config: Config, session: aiohttp.ClientSession, hub: Hub) -> Supervisor:
     """The supervisor with one actor per configured model; nothing runs before `start`."""
     pool = config.server_pool
-    models = config.llama_cpp.models
-    specs = [
-        ModelSpec(name=name, aliases=tuple(model.aliases), slots=model.parallel)
-        for name, model in models.items()
-    ]
     policy = Policy(
         size=pool.size,
         queue_size=pool.queue_size,
         min_residency=pool.min_residency,
         patience=pool.patience,
         idle_timeout=pool.idle_timeout,
+        fetch_grace=config.hub.grace,
         retry_delay=pool.retry_delay,
         retry_delay_max=pool.retry_delay_max,
     )
     ports = PortBook(pool.host, pool.port_start)
+
+    def make_actor(name: str, model: Model) -> ModelActor:
+        backend = LlamaServerBackend(
+            name, model, pool, hub=hub, session=session, ports=ports, cache=_cache_folder()
+        )
+        return ModelActor(name, backend, supervisor.tell, stall_timeout=pool.health_timeout)
+
+    def adopt(name: str) -> Adopted | None:
+        """A model that a request names by its repository, if `hub.allow` lets it."""
+        hub_name = parse_name(name)
+        if hub_name is None or not hub.allows(hub_name):
+            return None
+        model = Model(repo=hub_name.repo, variant=hub_name.variant)
+        return ModelSpec(name=name, slots=model.parallel), make_actor(name, model)
+
+    models = config.llama_cpp.models
     actors: dict[str, ModelActor] = {}
-    supervisor = Supervisor(Planner(policy, specs), actors)
-    for name in models:
-        backend = LlamaServerBackend(name, config, session=session, ports=ports, cache=_cache_folder())
-        actors[name] = ModelActor(name, backend, supervisor.tell, stall_timeout=pool.health_timeout)
+    supervisor = Supervisor(Planner(policy, _specs(models)), actors, adopt)
+    for name, model in models.items():
+        actors[name] = make_actor(name, model)
     return supervisor
+
+
+def _specs(models: dict[str, Model]) -> list[ModelSpec]:
+    """The models as the planner knows them. One of a hub answers to its name there too."""
+    taken = {name for known, model in models.items() for name in (known, *model.aliases)}
+    specs = []
+    for name, model in models.items():
+        aliases = list(model.aliases)
+        if model.repo is not None and (hub_name := str(HubName(model.repo, model.variant))) not in taken:
+            taken.add(hub_name)
+            aliases.append(hub_name)
+        specs.append(ModelSpec(name=name, aliases=tuple(aliases), slots=model.parallel))
+    return specs
 
 
 def make_gateway(config: Config, supervisor: Supervisor, upstream: Upstream) -> Gateway:
@@ -172,6 +225,7 @@ def make_gateway(config: Config, supervisor: Supervisor, upstream: Upstream) -> 
         body=config.server.max_body_mb * 2**20,
         queue_timeout=config.server_pool.queue_timeout,
         write_timeout=config.server.write_timeout,
+        keepalive_interval=config.server.keepalive_interval,
     )
     return Gateway(supervisor, upstream, limits)
 

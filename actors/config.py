@@ -13,6 +13,7 @@ import msgspec
 import yaml
 
 from actors.errors import ConfigError
+from actors.hub.names import parse_name
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -41,6 +42,7 @@ class Server(Section, frozen=True, kw_only=True):
     port: Port = 8000
     max_body_mb: Count = 64
     write_timeout: Seconds = 60.0
+    keepalive_interval: Seconds = 10.0
     drain_timeout: Seconds = 30.0
     log: Log = Log()
 
@@ -73,6 +75,7 @@ class Model(Section, frozen=True, kw_only=True):
     path: str | None = None
     repo: str | None = None
     variant: str | None = None
+    revision: str = "main"
     mmproj: str | None = None
     aliases: list[str] = []
     ctx_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -90,12 +93,25 @@ class LlamaCpp(Section, frozen=True, kw_only=True):
     models: dict[str, Model] = {}
 
 
+class HubSettings(Section, frozen=True, kw_only=True):
+    """Where models that are named by repository come from, and who may name them."""
+
+    allow: list[str] = []
+    endpoint: str | None = None
+    token: str | None = None
+    offline: bool = False
+    cache_dir: str | None = None
+    max_disk: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    grace: Seconds = 300.0
+
+
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration. `agents`, `gpu` and `ollama` have no settings in this version."""
 
     server: Server = Server()
     server_pool: ServerPool = ServerPool()
     llama_cpp: LlamaCpp = LlamaCpp()
+    hub: HubSettings = HubSettings()
     agents: list[str] = []
     gpu: dict[str, Any] = {}
     ollama: dict[str, Any] = {}
@@ -154,6 +170,13 @@ def _check_model(where: str, name: str, model: Model) -> None:
         raise ConfigError(f"{where}: expected either a path or a repo")
     if model.variant is not None and model.repo is None:
         raise ConfigError(f"{where}.variant: goes with repo, not with path")
+    if model.repo is not None and parse_name(f"{model.repo}:{model.variant or 'x'}") is None:
+        raise ConfigError(
+            f"{where}.repo: expected a repository as org/name, and a variant that is a quantisation, "
+            f"a file's name or a glob; got {model.repo!r} and {model.variant!r}"
+        )
+    if not re.fullmatch(r"\w[\w.-]*", model.revision):
+        raise ConfigError(f"{where}.revision: expected a branch, a tag or a commit, got {model.revision!r}")
     if model.path is not None and model.path.startswith(BUILTIN):
         builtin = model.path.removeprefix(BUILTIN)
         if builtin not in BUILTIN_MODELS:
@@ -169,6 +192,8 @@ def _absolute(model: Model, folder: Path) -> Model:
             return path
         return str(folder / Path(path).expanduser())
 
+    if model.repo is not None:
+        return model
     return msgspec.structs.replace(model, path=resolve(model.path), mmproj=resolve(model.mmproj))
 
 

@@ -3,7 +3,11 @@
 The front door has one table from these types to HTTP statuses (`proxy.errors`).
 """
 
+from typing import Literal
+
 import msgspec
+
+FailureKind = Literal["failed", "not_found", "forbidden"]
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -12,6 +16,7 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
     retryable: bool = True
     log_tail: tuple[str, ...] = ()
+    kind: FailureKind = "failed"
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -41,6 +46,10 @@ class LoadFailed(Rejection, frozen=True, kw_only=True):
     """The model's server could not be started, or died before it could serve."""
 
     log_tail: tuple[str, ...] = ()
+
+
+class Forbidden(Rejection, frozen=True, kw_only=True):
+    """The hub does not give the model to this gateway, or the operator does not allow it."""
 
 
 class ShuttingDown(Rejection, frozen=True, kw_only=True):

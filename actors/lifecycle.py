@@ -1,7 +1,9 @@
 """The one table of a model's life. A pair that is not in it is a defect, and raises with its story.
 
-STOPPED -> STARTING -> READY -> DRAINING -> STOPPING -> STOPPED
-STARTING, READY, DRAINING -> FAILED -> STARTING
+STOPPED -> FETCHING -> FETCHED -> STARTING -> READY -> DRAINING -> STOPPING -> STOPPED
+FETCHING, STARTING, READY, DRAINING -> FAILED -> FETCHING
+
+Fetching comes first, also for a file on the disk: it finds the file and reads what the model will need.
 """
 
 import enum
@@ -12,6 +14,8 @@ class State(enum.StrEnum):
     """Where a model is. The values are what `/health` shows."""
 
     STOPPED = "stopped"
+    FETCHING = "fetching"
+    FETCHED = "fetched"
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
@@ -22,6 +26,8 @@ class State(enum.StrEnum):
 class Move(enum.StrEnum):
     """What may happen to a model."""
 
+    FETCH = "fetch"
+    FETCHED = "fetched"
     START = "start"
     READY = "ready"
     DRAIN = "drain"
@@ -32,8 +38,13 @@ class Move(enum.StrEnum):
 
 
 TRANSITIONS: dict[tuple[State, Move], State] = {
-    (State.STOPPED, Move.START): State.STARTING,
-    (State.FAILED, Move.START): State.STARTING,
+    (State.STOPPED, Move.FETCH): State.FETCHING,
+    (State.FAILED, Move.FETCH): State.FETCHING,
+    (State.FETCHING, Move.FETCHED): State.FETCHED,
+    (State.FETCHING, Move.STOP): State.STOPPED,
+    (State.FETCHING, Move.FAIL): State.FAILED,
+    (State.FETCHED, Move.STOP): State.STOPPED,
+    (State.FETCHED, Move.START): State.STARTING,
     (State.STARTING, Move.READY): State.READY,
     (State.STARTING, Move.STOP): State.STOPPING,
     (State.STARTING, Move.FAIL): State.FAILED,
@@ -55,7 +66,7 @@ class InvalidTransitionError(Exception):
 
 
 class Life:
-    """The state of one model, the epoch of its process, and its last moves."""
+    """The state of one model, the epoch of its present run from fetching to its end, and its last moves."""
 
     __slots__ = ("epoch", "name", "state", "story")
 
@@ -73,7 +84,7 @@ class Life:
             raise InvalidTransitionError(
                 f"{self.name}: no way to {move} from {self.state} (epoch {self.epoch}; {story})"
             )
-        if move is Move.START:
+        if move is Move.FETCH:
             self.epoch += 1
         self.story.append(f"{self.epoch}: {self.state} -{move}-> {target}")
         self.state = target

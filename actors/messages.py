@@ -64,8 +64,18 @@ class BecameReady(Message, frozen=True, kw_only=True):
     endpoint: Endpoint
 
 
+class Fetched(Message, frozen=True, kw_only=True):
+    """The model's files are on the disk."""
+
+    model: str
+    epoch: int
+
+
 class Exited(Message, frozen=True, kw_only=True):
-    """The server of this epoch is gone, with all its processes. No failure: it was told to stop."""
+    """The server of this epoch is gone, with all its processes; or its files could not be had.
+
+    No failure: it was told to stop.
+    """
 
     model: str
     epoch: int
@@ -75,14 +85,20 @@ class Exited(Message, frozen=True, kw_only=True):
 # From the supervisor to a model actor
 
 
+class FetchFiles(Message, frozen=True, kw_only=True):
+    """Have the model's files on the disk. Begins the epoch."""
+
+    epoch: int
+
+
 class EnsureReady(Message, frozen=True, kw_only=True):
-    """Run the model's server as this epoch."""
+    """Run the model's server, whose files were fetched in this epoch."""
 
     epoch: int
 
 
 class Stop(Message, frozen=True, kw_only=True):
-    """End the server of this epoch."""
+    """End the server of this epoch, or the fetching of its files."""
 
     epoch: int
 
@@ -91,8 +107,8 @@ class Tick(Message, frozen=True, kw_only=True):
     """Time has passed: whatever was due may be due now."""
 
 
-Event = Acquire | Cancel | Released | Shutdown | BecameReady | Exited | Tick
-Order = EnsureReady | Stop
+Event = Acquire | Cancel | Released | Shutdown | Fetched | BecameReady | Exited | Tick
+Order = FetchFiles | EnsureReady | Stop
 
 
 # What the planner wants done
@@ -106,7 +122,9 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     endpoint: Endpoint
     queued: float
-    """Seconds from the request to the start of the model's load, or to the grant if it was loaded."""
+    """Seconds of waiting for a turn: what is neither of the other two."""
+    fetched: float
+    """Seconds of the download that this ticket waited for."""
     loaded: float
     """Seconds of the load that this ticket waited for; 0 when the model was ready."""
 
@@ -116,6 +134,13 @@ class Reject(msgspec.Struct, frozen=True):
 
     ticket: int
     reason: Rejection
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """Tell the model's actor to have its files."""
+
+    model: str
+    epoch: int
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -138,4 +163,4 @@ class Finished(msgspec.Struct, frozen=True):
     """Shut down is complete: nothing runs any more."""
 
 
-Effect = Grant | Reject | Start | Halt | Finished
+Effect = Grant | Reject | Fetch | Start | Halt | Finished

@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Callable, Coroutine
+from typing import Any, assert_never
 
 import structlog
 
 from actors.backends import Backend, ModelServer, StartError
 from actors.errors import Failure
-from actors.messages import BecameReady, EnsureReady, Event, Exited, Order, Stop
+from actors.hub.cache import ModelFiles
+from actors.hub.hub import Progress
+from actors.messages import BecameReady, EnsureReady, Event, Exited, Fetched, FetchFiles, Order, Stop
 from actors.runtime import Actor, spawn
 
 log = structlog.get_logger("model")
@@ -40,26 +42,47 @@ class ModelActor(Actor[Order]):
         self._stall_timeout = stall_timeout
         self._epoch = 0
         self._task: asyncio.Task[Failure | None] | None = None
+        self._files: ModelFiles | None = None
         self._cleaning_up = False
+        self.progress: Progress | None = None
+        """How far the download of its files is; None when there is none."""
 
     def handle(self, message: Order) -> None:
         """Start or stop the server; an order about another epoch than the present one is stale."""
         match message:
-            case EnsureReady(epoch=epoch):
+            case FetchFiles(epoch=epoch):
                 if epoch > self._epoch:
                     self._epoch = epoch
-                    self._cleaning_up = False
-                    self._task = spawn(self._run(epoch), name=f"server of {self.model}, epoch {epoch}")
-                    # Not at the end of _run: a task that is cancelled before its first step never runs.
-                    self._task.add_done_callback(lambda task: self._ended(epoch, task))
+                    self._begin(self._fetch(epoch, self._task), "fetching", epoch)
+            case EnsureReady(epoch=epoch):
+                if epoch == self._epoch and self._files is not None:
+                    files, self._files = self._files, None
+                    self._begin(self._run(epoch, files), "server", epoch)
             case Stop(epoch=epoch):
                 if epoch == self._epoch and self._task is not None and not self._cleaning_up:
                     self._task.cancel()
             case _:
                 assert_never(message)
 
+    def _begin(self, work: Coroutine[Any, Any, Failure | None], what: str, epoch: int) -> None:
+        self._cleaning_up = False
+        self._task = spawn(work, name=f"{what} of {self.model}, epoch {epoch}")
+        # Not at the end of the work: a task that is cancelled before its first step never runs.
+        self._task.add_done_callback(lambda task: self._ended(epoch, task))
+
+    async def stop(self) -> None:
+        """End the loop, the server, and the fetching of its files."""
+        await super().stop()
+        if self._task is not None and not self._task.done():
+            if not self._cleaning_up:
+                self._task.cancel()
+            await asyncio.wait([self._task])
+
     def _ended(self, epoch: int, task: "asyncio.Task[Failure | None]") -> None:
         failure: Failure | None = None
+        if self._files is not None and not task.cancelled():
+            self._report(Fetched(model=self.model, epoch=epoch))
+            return
         if not task.cancelled():
             error = task.exception()
             failure = Failure(message=f"{type(error).__name__}: {error}") if error else task.result()
@@ -73,13 +96,31 @@ class ModelActor(Actor[Order]):
             )
         self._report(Exited(model=self.model, epoch=epoch, failure=failure))
 
-    async def _run(self, epoch: int) -> Failure | None:
+    async def _fetch(self, epoch: int, previous: "asyncio.Task[Failure | None] | None") -> Failure | None:
+        """Have the files. What an earlier epoch left behind ends first."""
+        if previous is not None and not previous.done():
+            await asyncio.wait([previous])
+
+        def on_progress(progress: Progress) -> None:
+            if self._epoch == epoch:
+                self.progress = progress
+
+        self._files = None
+        try:
+            self._files = await self._backend.fetch(on_progress)
+        except StartError as error:
+            return error.failure
+        finally:
+            self.progress = None
+        return None
+
+    async def _run(self, epoch: int, files: ModelFiles) -> Failure | None:
         """The whole life of one server; when it returns, no process of it is left."""
         server: ModelServer | None = None
         started = time.monotonic()
         try:
             for tries_left in reversed(range(PORT_TRIES)):
-                server = await self._backend.start(epoch)
+                server = await self._backend.start(epoch, files)
                 try:
                     await self._until_healthy(server)
                     break

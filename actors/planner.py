@@ -4,7 +4,9 @@ Every event ends in one idempotent reconciliation over the whole state, in this 
 
 1. Tickets whose deadline has passed are rejected.
 2. Waiting tickets are granted, oldest first, where their model is ready and has a free slot.
-3. For each model that somebody waits for and that does not run, oldest waiter first:
+3. Each model that somebody waits for and that does not run has its files fetched. That takes no room in
+   the pool. When nobody has waited for `fetch_grace` any more, it is given up.
+4. For each model that somebody waits for and whose files are there, oldest waiter first:
    a. start it, if the pool has room;
    b. else leave it to a model that is on its way out already;
    c. else stop the idle model that was used least recently. Never one that is leased, nor one that
@@ -12,16 +14,15 @@ Every event ends in one idempotent reconciliation over the whole state, in this 
    d. else, when its oldest waiter has waited for `patience`, fence the model that has been ready
       longest: it gets no new leases, drains, and yields. Without this a steady stream of requests
       to one model would starve another one for ever.
-4. Drained models, models idle for `idle_timeout`, and on shut down all of them, are stopped.
+5. Drained models, models idle for `idle_timeout`, and on shut down all of them, are stopped.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 
-import msgspec
-
 from actors.errors import (
     Failure,
+    Forbidden,
     LoadFailed,
     NotLoaded,
     QueueFull,
@@ -30,15 +31,16 @@ from actors.errors import (
     ShuttingDown,
     UnknownModel,
 )
-from actors.lifecycle import RUNNING, Life, Move, State
+from actors.lifecycle import RUNNING, Move, State
 from actors.messages import (
     Acquire,
     BecameReady,
     Cancel,
     Effect,
-    Endpoint,
     Event,
     Exited,
+    Fetch,
+    Fetched,
     Finished,
     Grant,
     Halt,
@@ -48,6 +50,7 @@ from actors.messages import (
     Start,
     Tick,
 )
+from actors.roster import Model, ModelSpec, ModelStatus, Policy, Ticket
 
 WORTH_WAITING = 5.0
 """Seconds of a failed model's back-off that a request waits for, rather than being rejected."""
@@ -57,107 +60,17 @@ SUSPICION = 0.5
 """Seconds without new leases after a server hung up: a dead one's connections end before its process."""
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of the planner; all times in seconds. See `server_pool` in config.yaml."""
-
-    size: int
-    queue_size: int = 256
-    min_residency: float = 2.0
-    patience: float = 10.0
-    idle_timeout: float = 0.0
-    retry_delay: float = 1.0
-    retry_delay_max: float = 60.0
-
-
-class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What the planner knows of a model before it runs. `slots`: requests that it serves at once."""
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    slots: int = 1
-
-
-class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One model in `Planner.describe`. Seconds count from now; `error` is its last failure."""
-
-    name: str
-    aliases: tuple[str, ...]
-    state: State
-    epoch: int
-    slots: int
-    busy: int
-    waiting: int
-    endpoint: Endpoint | None
-    ready_seconds: float | None
-    load_seconds: float | None
-    idle_seconds: float | None
-    failures: int
-    retry_in: float | None
-    error: str | None
-
-
-class _Ticket:
-    __slots__ = ("asked_at", "deadline", "id", "model", "slot")
-
-    def __init__(self, message: Acquire, model: "_Model", now: float) -> None:
-        self.id = message.ticket
-        self.model = model
-        self.asked_at = now
-        self.deadline = message.deadline
-        self.slot = message.slot
-
-
-class _Model:
-    __slots__ = (
-        "busy",
-        "endpoint",
-        "failure",
-        "failures",
-        "holders",
-        "last_used",
-        "life",
-        "mean_hold",
-        "mean_load",
-        "ready_at",
-        "retry_at",
-        "spec",
-        "started_at",
-        "suspect_until",
-    )
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
-        self.life = Life(spec.name)
-        self.endpoint: Endpoint | None = None
-        self.holders: dict[int, float] = {}
-        self.busy = 0
-        self.failure: Failure | None = None
-        self.failures = 0
-        self.retry_at = 0.0
-        self.started_at = 0.0
-        self.ready_at = 0.0
-        self.last_used = 0.0
-        self.suspect_until = 0.0
-        self.mean_load = 5.0
-        self.mean_hold = 5.0
-
-    def accepts(self, ticket: _Ticket, now: float) -> bool:
-        if self.life.state is not State.READY or now < self.suspect_until:
-            return False
-        return not ticket.slot or self.busy < self.spec.slots
-
-
 class Planner:
     """Owns the queue, the leases, and its view of every model's life."""
 
     def __init__(self, policy: Policy, specs: Iterable[ModelSpec]) -> None:
         self._policy = policy
-        self._models = {spec.name: _Model(spec) for spec in specs}
-        self._names = {
-            name: model for model in self._models.values() for name in (model.spec.name, *model.spec.aliases)
-        }
-        self._waiting: dict[int, _Ticket] = {}
-        self._leases: dict[int, tuple[_Model, int, bool]] = {}
+        self._models: dict[str, Model] = {}
+        self._names: dict[str, Model] = {}
+        for spec in specs:
+            self.add(spec)
+        self._waiting: dict[int, Ticket] = {}
+        self._leases: dict[int, tuple[Model, int, bool]] = {}
         self._effects: list[Effect] = []
         self._closing_at: float | None = None
         self._finished = False
@@ -175,6 +88,8 @@ class Planner:
             case Cancel():
                 if self._waiting.pop(event.ticket, None) is None:
                     self._give_back(event.ticket, now)
+            case Fetched():
+                self._fetched(event, now)
             case BecameReady():
                 self._became_ready(event, now)
             case Exited():
@@ -188,7 +103,7 @@ class Planner:
         return self._effects
 
     def _acquire(self, event: Acquire, now: float) -> None:
-        model = self._names.get(event.model)
+        model = self._look_up(event.model)
         if self._closing_at is not None:
             self._effects.append(Reject(event.ticket, _shutting_down()))
         elif model is None:
@@ -199,7 +114,7 @@ class Planner:
         elif model.life.state is State.FAILED and model.retry_at - now > WORTH_WAITING:
             self._effects.append(Reject(event.ticket, _load_failed(model, now)))
         else:
-            ticket = _Ticket(event, model, now)
+            ticket = Ticket(event, model, now)
             # Nobody is overtaken: whoever waits for a free slot got it when it became free.
             if model.accepts(ticket, now):
                 self._grant(ticket, now)
@@ -225,6 +140,17 @@ class Planner:
             if slot:
                 model.mean_hold += 0.2 * (held - model.mean_hold)
 
+    def _fetched(self, event: Fetched, now: float) -> None:
+        model = self._models[event.model]
+        if event.epoch != model.life.epoch or model.life.state is not State.FETCHING:
+            return
+        model.life.move(Move.FETCHED)
+        model.fetch_ended = now
+        for ticket in self._waiting.values():
+            if ticket.model is model:
+                # The time in which a request waits for its turn does not run while its model downloads.
+                ticket.deadline += now - max(ticket.asked_at, model.fetch_began)
+
     def _became_ready(self, event: BecameReady, now: float) -> None:
         model = self._models[event.model]
         if event.epoch != model.life.epoch or model.life.state is not State.STARTING:
@@ -237,7 +163,7 @@ class Planner:
 
     def _exited(self, event: Exited, now: float) -> None:
         model = self._models[event.model]
-        if event.epoch != model.life.epoch or model.life.state not in RUNNING:
+        if event.epoch != model.life.epoch or model.life.state not in (*RUNNING, State.FETCHING):
             return
         model.endpoint = None
         model.holders.clear()
@@ -245,7 +171,7 @@ class Planner:
         if model.life.state is State.STOPPING:
             model.life.move(Move.STOPPED)
             return
-        served = model.life.state is not State.STARTING
+        served = model.life.state in (State.READY, State.DRAINING)
         model.life.move(Move.FAIL)
         model.failure = event.failure or Failure(message="the model server ended without being told to")
         model.failures += 1
@@ -263,7 +189,8 @@ class Planner:
     def _reconcile(self, now: float) -> None:
         if self._waiting:
             self._expire(now)
-        wanted = list(self._wanted(now))
+        self._fetch_wanted(now)
+        wanted = list(self._wanted())
         for model in self._models.values():
             if model.life.state is State.DRAINING and not wanted and self._closing_at is None:
                 model.life.move(Move.RESUME)
@@ -276,14 +203,16 @@ class Planner:
             return
         self._make_room(wanted, now)
         for model in self._models.values():
-            if model.life.state is State.DRAINING and not model.holders:
+            if self._fetch_until(model) <= now:
+                self._halt(model, "nobody waits for its files any more")
+            elif model.life.state is State.DRAINING and not model.holders:
                 self._halt(model, "drained, so that another model gets its turn")
             elif self._idle_until(model) <= now:
                 self._halt(model, f"idle for {self._policy.idle_timeout:g} s")
 
     def _expire(self, now: float) -> None:
         for ticket in list(self._waiting.values()):
-            if ticket.deadline <= now:
+            if ticket.deadline <= now and ticket.model.life.state is not State.FETCHING:
                 state = ticket.model.life.state
                 reason = QueueTimeout(
                     message=f"model {ticket.model.spec.name!r} had no turn for this request within "
@@ -292,19 +221,43 @@ class Planner:
                 )
                 self._reject_waiting([ticket], reason)
 
-    def _wanted(self, now: float) -> Iterator[tuple[_Model, float]]:
-        """Models that could be started for somebody, and when their oldest waiter came."""
+    def _fetch_wanted(self, now: float) -> None:
+        """Begin to fetch what somebody waits for; note since when nobody waits for what is being fetched."""
+        wanted = {ticket.model.spec.name for ticket in self._waiting.values()}
+        for model in self._models.values():
+            state = model.life.state
+            if state in (State.FETCHING, State.FETCHED):
+                if model.spec.name in wanted:
+                    model.unwanted_since = None
+                elif state is State.FETCHED:
+                    model.life.move(Move.STOP)
+                elif model.unwanted_since is None:
+                    model.unwanted_since = now
+            elif (
+                self._closing_at is None
+                and model.spec.name in wanted
+                and (state is State.STOPPED or (state is State.FAILED and model.retry_at <= now))
+            ):
+                model.life.move(Move.FETCH)
+                model.fetch_began = now
+                model.unwanted_since = None
+                self._effects.append(Fetch(model.spec.name, model.life.epoch))
+
+    def _fetch_until(self, model: Model) -> float:
+        if model.life.state is not State.FETCHING or model.unwanted_since is None:
+            return math.inf
+        return model.unwanted_since + self._policy.fetch_grace
+
+    def _wanted(self) -> Iterator[tuple[Model, float]]:
+        """Models that could be started for somebody, and since when their oldest waiter waits for that."""
         seen: set[str] = set()
         for ticket in self._waiting.values():
             model = ticket.model
-            if model.spec.name in seen:
-                continue
-            seen.add(model.spec.name)
-            state = model.life.state
-            if state is State.STOPPED or (state is State.FAILED and model.retry_at <= now):
-                yield model, ticket.asked_at
+            if model.spec.name not in seen and model.life.state is State.FETCHED:
+                seen.add(model.spec.name)
+                yield model, max(ticket.asked_at, model.fetch_ended)
 
-    def _make_room(self, wanted: list[tuple[_Model, float]], now: float) -> None:
+    def _make_room(self, wanted: list[tuple[Model, float]], now: float) -> None:
         if not wanted:
             return
         running = [model for model in self._models.values() if model.life.state in RUNNING]
@@ -323,7 +276,7 @@ class Planner:
             else:
                 return
 
-    def _idle_victim(self, now: float) -> _Model | None:
+    def _idle_victim(self, now: float) -> Model | None:
         idle = [
             model
             for model in self._models.values()
@@ -333,11 +286,11 @@ class Planner:
         ]
         return min(idle, key=lambda model: model.last_used, default=None)
 
-    def _busy_victim(self) -> _Model | None:
+    def _busy_victim(self) -> Model | None:
         busy = [model for model in self._models.values() if model.life.state is State.READY and model.holders]
         return min(busy, key=lambda model: model.ready_at, default=None)
 
-    def _idle_until(self, model: _Model) -> float:
+    def _idle_until(self, model: Model) -> float:
         if self._policy.idle_timeout <= 0 or model.life.state is not State.READY or model.holders:
             return math.inf
         return model.last_used + self._policy.idle_timeout
@@ -346,7 +299,7 @@ class Planner:
         overdue = self._closing_at is not None and now >= self._closing_at
         for model in self._models.values():
             state = model.life.state
-            if state is State.STARTING or (
+            if state in (State.STARTING, State.FETCHING) or (
                 state in (State.READY, State.DRAINING) and (overdue or not model.holders)
             ):
                 self._halt(model, "the gateway is shutting down")
@@ -358,7 +311,7 @@ class Planner:
 
     # Steps
 
-    def _grant(self, ticket: _Ticket, now: float) -> None:
+    def _grant(self, ticket: Ticket, now: float) -> None:
         model = ticket.model
         assert model.endpoint is not None
         self._leases[ticket.id] = (model, model.life.epoch, ticket.slot)
@@ -367,32 +320,34 @@ class Planner:
         model.last_used = now
         waited_for_load = ticket.asked_at < model.ready_at
         load_began = max(model.started_at, ticket.asked_at)
+        fetched = max(0.0, model.fetch_ended - max(model.fetch_began, ticket.asked_at))
         self._effects.append(
             Grant(
                 ticket=ticket.id,
                 model=model.spec.name,
                 epoch=model.life.epoch,
                 endpoint=model.endpoint,
-                queued=(load_began if waited_for_load else now) - ticket.asked_at,
+                queued=(load_began - fetched if waited_for_load else now) - ticket.asked_at,
+                fetched=fetched if waited_for_load else 0.0,
                 loaded=model.ready_at - load_began if waited_for_load else 0.0,
             )
         )
 
-    def _start(self, model: _Model, now: float) -> None:
+    def _start(self, model: Model, now: float) -> None:
         model.life.move(Move.START)
         model.started_at = now
         self._effects.append(Start(model.spec.name, model.life.epoch, "asked for"))
 
-    def _halt(self, model: _Model, why: str) -> None:
+    def _halt(self, model: Model, why: str) -> None:
         model.life.move(Move.STOP)
         self._effects.append(Halt(model.spec.name, model.life.epoch, why))
 
-    def _reject_waiting(self, tickets: Iterable[_Ticket], reason: Rejection) -> None:
+    def _reject_waiting(self, tickets: Iterable[Ticket], reason: Rejection) -> None:
         for ticket in list(tickets):
             del self._waiting[ticket.id]
             self._effects.append(Reject(ticket.id, reason))
 
-    def _estimate(self, model: _Model) -> int:
+    def _estimate(self, model: Model) -> int:
         """Seconds, from measured times, until a newcomer to this model would have its turn."""
         ahead = sum(ticket.model is model for ticket in self._waiting.values())
         seconds = model.mean_hold * (ahead + 1) / model.spec.slots
@@ -400,7 +355,7 @@ class Planner:
             seconds += model.mean_load
         return max(1, min(120, math.ceil(seconds)))
 
-    def _queue_full(self, model: _Model) -> QueueFull:
+    def _queue_full(self, model: Model) -> QueueFull:
         return QueueFull(
             message=f"{len(self._waiting)} requests are waiting already (server_pool.queue_size)",
             retry_after=self._estimate(model),
@@ -427,6 +382,7 @@ class Planner:
                     due.append(model.ready_at + self._policy.min_residency)
         if self._policy.idle_timeout > 0:
             due.extend(self._idle_until(model) for model in self._models.values())
+        due.extend(self._fetch_until(model) for model in self._models.values())
         # What was due by now has been seen to, as far as it could be; it must not wake anybody again.
         return min((time for time in due if time > now), default=math.inf)
 
@@ -437,7 +393,7 @@ class Planner:
             waiting[ticket.model.spec.name] = waiting.get(ticket.model.spec.name, 0) + 1
         return [self._status(model, waiting.get(name, 0), now) for name, model in self._models.items()]
 
-    def _status(self, model: _Model, waiting: int, now: float) -> ModelStatus:
+    def _status(self, model: Model, waiting: int, now: float) -> ModelStatus:
         state = model.life.state
         up = state in (State.READY, State.DRAINING)
         return ModelStatus(
@@ -457,6 +413,27 @@ class Planner:
             error=model.failure.message if model.failure else None,
         )
 
+    def add(self, spec: ModelSpec) -> None:
+        """One more model, whose names are free."""
+        model = self._models[spec.name] = Model(spec)
+        for name in (spec.name, *spec.aliases):
+            self._names[name] = model
+            if "/" in name:  # as on the hub, where letter case does not matter
+                self._names.setdefault(name.casefold(), model)
+
+    def _look_up(self, name: str) -> Model | None:
+        return self._names.get(name) or self._names.get(name.casefold() if "/" in name else name)
+
+    def forget(self, name: str) -> bool:
+        """Drop a model that does not run and that nobody waits for; false if it is not so."""
+        model = self._models[name]
+        idle = model.life.state in (State.STOPPED, State.FAILED)
+        if not idle or any(ticket.model is model for ticket in self._waiting.values()):
+            return False
+        del self._models[name]
+        self._names = {known: other for known, other in self._names.items() if other is not model}
+        return True
+
     @property
     def waiting(self) -> int:
         """How many requests wait."""
@@ -469,7 +446,7 @@ class Planner:
 
     def resolve(self, name: str) -> str | None:
         """The canonical name of a model or alias."""
-        model = self._names.get(name)
+        model = self._look_up(name)
         return model.spec.name if model else None
 
 
@@ -477,8 +454,12 @@ def _shutting_down() -> ShuttingDown:
     return ShuttingDown(message="the gateway is shutting down", retry_after=5)
 
 
-def _load_failed(model: _Model, now: float) -> LoadFailed:
+def _load_failed(model: Model, now: float) -> Rejection:
     failure = model.failure or Failure(message="unknown reason")
+    if failure.kind == "not_found":
+        return UnknownModel(message=failure.message)
+    if failure.kind == "forbidden":
+        return Forbidden(message=failure.message)
     return LoadFailed(
         message=f"model {model.spec.name!r} could not be loaded: {failure.message}",
         retry_after=max(1, math.ceil(model.retry_at - now)) if failure.retryable else None,

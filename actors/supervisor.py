@@ -10,19 +10,23 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import assert_never
 
 import structlog
 
 from actors.errors import LoadFailed, RejectedError, Rejection
+from actors.hub.hub import Progress
 from actors.messages import (
     Acquire,
     Cancel,
     Effect,
     EnsureReady,
     Event,
+    Fetch,
+    FetchFiles,
     Finished,
     Grant,
     Halt,
@@ -34,8 +38,9 @@ from actors.messages import (
     Tick,
 )
 from actors.model import ModelActor
-from actors.planner import ModelStatus, Planner
-from actors.runtime import Actor
+from actors.planner import Planner
+from actors.roster import ModelSpec, ModelStatus
+from actors.runtime import Actor, spawn
 
 log = structlog.get_logger("supervisor")
 
@@ -55,11 +60,28 @@ class Lease:
         self.broken = False
 
 
-class Supervisor(Actor[Event]):
-    """Owns the planner and the model actors. All times are those of the monotonic clock."""
+Adopted = tuple[ModelSpec, ModelActor]
 
-    def __init__(self, planner: Planner, models: Mapping[str, ModelActor]) -> None:
+ADOPTED_LIMIT = 64
+"""Models that only requests named, at the same time."""
+
+
+class Supervisor(Actor[Event]):
+    """Owns the planner and the model actors. All times are those of the monotonic clock.
+
+    `adopt` makes a model of a name that is not configured, if it may be had.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        models: dict[str, ModelActor],
+        adopt: Callable[[str], "Adopted | None"] = lambda _: None,
+    ) -> None:
         super().__init__("supervisor")
+        self._adopt = adopt
+        self._adopted: deque[str] = deque()
+        self._ending: asyncio.Task[None] | None = None
         self._planner = planner
         self._models = models
         self._tickets = itertools.count(1)
@@ -114,8 +136,16 @@ class Supervisor(Actor[Event]):
             self.tell(Released(ticket=ticket, served=lease.served, broken=lease.broken))
 
     def resolve(self, name: str) -> str | None:
-        """The canonical name of a model or alias."""
+        """The canonical name of a known model or alias."""
         return self._planner.resolve(name)
+
+    def would_adopt(self, name: str) -> bool:
+        """Whether a request for this unknown name would be let in."""
+        return self._adopt(name) is not None
+
+    def progress(self, model: str) -> Progress | None:
+        """How far the download of a model's files is; None when there is none."""
+        return self._models[model].progress
 
     def describe(self) -> list[ModelStatus]:
         """Every model's status now. Reading it changes nothing and keeps nothing alive."""
@@ -134,9 +164,27 @@ class Supervisor(Actor[Event]):
     def handle(self, message: Event) -> None:
         """Let the planner decide, do what it says, and set the timer for its next concern."""
         now = time.monotonic()
+        if isinstance(message, Acquire) and self._planner.resolve(message.model) is None:
+            self._adopt_model(message.model)
         for effect in self._planner.handle(message, now):
             self._perform(effect)
         self._set_timer(self._planner.next_wake(now))
+
+    def _adopt_model(self, name: str) -> None:
+        """Take a model in that a request named; the longest known one that nobody uses makes room."""
+        if self.closing or (adopted := self._adopt(name)) is None:
+            return
+        if len(self._adopted) >= ADOPTED_LIMIT:
+            forgotten = next((known for known in self._adopted if self._planner.forget(known)), None)
+            if forgotten is None:
+                return
+            self._adopted.remove(forgotten)
+            self._ending = spawn(self._models.pop(forgotten).stop(), name=f"end of {forgotten}")
+        spec, actor = adopted
+        self._planner.add(spec)
+        self._models[spec.name] = actor
+        self._adopted.append(spec.name)
+        actor.start()
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -146,6 +194,8 @@ class Supervisor(Actor[Event]):
                 if isinstance(reason, LoadFailed):
                     log.info("request rejected", reason=reason.message)
                 self._answer(ticket, reason)
+            case Fetch(model=model, epoch=epoch):
+                self._models[model].tell(FetchFiles(epoch=epoch))
             case Start(model=model, epoch=epoch, why=why):
                 log.info("model starts", model=model, epoch=epoch, why=why)
                 self._models[model].tell(EnsureReady(epoch=epoch))

@@ -22,6 +22,7 @@ class Exchange:
         "complete",
         "epoch",
         "error",
+        "fetched",
         "first_byte_at",
         "loaded",
         "method",
@@ -49,6 +50,7 @@ class Exchange:
         self.status = 0
         self.error: str | None = None
         self.queued = 0.0
+        self.fetched = 0.0
         self.loaded = 0.0
         self.first_byte_at: float | None = None
         self.tokens: dict[str, int] = {}
@@ -62,6 +64,7 @@ class Exchange:
         self.model = grant.model
         self.epoch = grant.epoch
         self.queued += grant.queued
+        self.fetched += grant.fetched
         self.loaded += grant.loaded
         self.phase = "prompt"
 
@@ -100,6 +103,7 @@ class Exchange:
             fields["epoch"] = self.epoch
             fields["stream"] = self.stream
             fields["queued_ms"] = round(self.queued * 1000, 1)
+            fields["fetched_ms"] = round(self.fetched * 1000, 1)
             fields["loaded_ms"] = round(self.loaded * 1000, 1)
         if self.first_byte_at is not None:
             fields["first_token_ms"] = round((self.first_byte_at - self.started_at) * 1000, 1)

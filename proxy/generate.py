@@ -37,6 +37,7 @@ from proxy.upstream import (
     UpstreamTimeoutError,
     render_request,
 )
+from proxy.waiting import Waiting
 
 ANSWER_LIMIT = 512 * 1024 * 1024
 ERROR_LIMIT = 1024 * 1024
@@ -77,6 +78,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     body: int
     queue_timeout: float
     write_timeout: float
+    keepalive_interval: float
 
 
 class Gateway:
@@ -108,13 +110,11 @@ class Gateway:
             body = with_fields(body, fields)
         headers = {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
         ask = partial(render_request, "POST", endpoint.path, headers, body)
+        if exchange.stream:
+            return await self._stream(request, exchange, endpoint, ask, keep_progress=keep_progress)
         async with self._response(exchange, parsed.model, ask, slot=endpoint.slot) as (lease, response):
             if assembler is not None and is_event_stream(response.head):
                 return await self._assemble(exchange, lease, response, assembler)
-            if streams and is_event_stream(response.head):
-                return await self._stream(
-                    request, exchange, lease, response, endpoint.dialect, keep_progress=keep_progress
-                )
             return await self._whole(exchange, lease, response)
 
     @asynccontextmanager
@@ -176,14 +176,14 @@ class Gateway:
         """Find the model whose name, which may contain slashes, the path begins with; the longest wins."""
         rest = request.match_info["rest"]
         parts = rest.split("/")
-        for count in range(len(parts), 0, -1):
-            name = "/".join(parts[:count])
-            if self.supervisor.resolve(name) is not None:
-                raw = request.rel_url.raw_path.split("/")
-                target = "/" + "/".join(raw[2 + count :])
-                query = request.rel_url.raw_query_string
-                return name, f"{target}?{query}" if query else target
-        return parts[0], "/"
+        known = (
+            n for n in range(len(parts), 0, -1) if self.supervisor.resolve("/".join(parts[:n])) is not None
+        )
+        count = next(known, 2 if self.supervisor.would_adopt("/".join(parts[:2])) else 1)
+        raw = request.rel_url.raw_path.split("/")
+        target = "/" + "/".join(raw[2 + count :])
+        query = request.rel_url.raw_query_string
+        return "/".join(parts[:count]), f"{target}?{query}" if query else target
 
     async def _forward(
         self, request: web.Request, exchange: Exchange, model: str, target: str, *, slot: bool, load: bool
@@ -249,25 +249,53 @@ class Gateway:
         self,
         request: web.Request,
         exchange: Exchange,
-        lease: Lease,
-        response: UpstreamResponse,
-        dialect: Dialect,
+        endpoint: Endpoint,
+        ask: Callable[[Address], bytes],
         *,
         keep_progress: bool,
     ) -> web.StreamResponse:
-        prelude = Prelude(response, keep_progress=keep_progress)
-        response.attach(prelude.feed)
-        while not prelude.open and not response.finished:
-            await response.changed()
-            if not prelude.open and not response.finished:
-                await response.finish()  # raises: nothing but an error wakes us before either
-        _raise_early_error(prelude.first_bytes)
-        exchange.first_byte()
-        exchange.status = 200
-        client = web.StreamResponse(headers={"Content-Type": "text/event-stream", **STREAM_HEADERS})
-        return await self._relay(
-            request, exchange, lease, response, client, dialect, first=prelude.first_bytes
+        """Answer with a stream, whose head waits for the first real event or for the first comment."""
+        assert exchange.model is not None
+        client = _stream_response(request, exchange)
+        waiting = Waiting(
+            request, client, self.limits.keepalive_interval, partial(self._what_happens, exchange)
         )
+        try:
+            async with self._response(exchange, exchange.model, ask, slot=endpoint.slot) as (lease, response):
+                if not is_event_stream(response.head):
+                    whole = await self._whole(exchange, lease, response)
+                    if waiting.begun:
+                        raise ApiError(502, f"model {exchange.model!r} gave no stream", code="upstream_error")
+                    return whole
+                first = await _first_event(response, keep_progress=keep_progress)
+                waiting.end()
+                exchange.first_byte()
+                exchange.status = 200
+                return await self._relay(
+                    request, exchange, lease, response, client, endpoint.dialect, first=first
+                )
+        except ApiError as error:
+            if not waiting.begun:
+                raise
+            waiting.end()
+            exchange.failed(error)
+            await client.write(endpoint.dialect.frame(error, exchange.request_id))
+            await client.write_eof()
+            return client
+        finally:
+            waiting.end()
+
+    def _what_happens(self, exchange: Exchange) -> str:
+        """What a request waits for, in words for its client."""
+        if exchange.phase != "queue" or exchange.model is None:
+            return "the model reads the prompt"
+        name = self.supervisor.resolve(exchange.model)
+        for model in self.supervisor.describe():
+            if model.name == name:
+                progress = self.supervisor.progress(name)
+                doing = f"downloading, {progress}" if progress else str(model.state)
+                return f"waiting for {name}: {doing}; {self.supervisor.waiting} in the queue"
+        return "waiting"
 
     async def _raw(
         self, request: web.Request, exchange: Exchange, lease: Lease, response: UpstreamResponse
@@ -277,8 +305,11 @@ class Gateway:
         exchange.status = head.status
         headers = {name: value for name, value in head.headers.items() if name not in FORBIDDEN_OUT}
         client = web.StreamResponse(status=head.status, headers=headers)
+        client.headers["X-Request-Id"] = exchange.request_id
         if (length := head.headers.get("content-length")) is not None:
             client.content_length = int(length)
+        elif request.version < HttpVersion11:
+            client.force_close()
         return await self._relay(request, exchange, lease, response, client, None)
 
     async def _relay(
@@ -293,9 +324,6 @@ class Gateway:
         first: bytes = b"",
     ) -> web.StreamResponse:
         """Stream to the client. Once its head is out, an error can only be a last frame, or a cut."""
-        client.headers["X-Request-Id"] = exchange.request_id
-        if request.version < HttpVersion11 and client.content_length is None:
-            client.force_close()  # the end of the connection is the end of the body
         await client.prepare(request)
         relay = Relay(
             request,
@@ -331,6 +359,26 @@ class Gateway:
         if request.transport is not None and not request.transport.is_closing():
             await client.write_eof()
         return client
+
+
+def _stream_response(request: web.Request, exchange: Exchange) -> web.StreamResponse:
+    client = web.StreamResponse(headers={"Content-Type": "text/event-stream", **STREAM_HEADERS})
+    client.headers["X-Request-Id"] = exchange.request_id
+    if request.version < HttpVersion11:
+        client.force_close()  # the end of the connection is the end of the body
+    return client
+
+
+async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:
+    """What has come when the first real event has. Raises `ApiError` if that is an error."""
+    prelude = Prelude(response, keep_progress=keep_progress)
+    response.attach(prelude.feed)
+    while not prelude.open and not response.finished:
+        await response.changed()
+        if not prelude.open and not response.finished:
+            await response.finish()  # raises: nothing but an error wakes us before either
+    _raise_early_error(prelude.first_bytes)
+    return prelude.first_bytes
 
 
 def _answers_with_a_list(endpoint: Endpoint, parsed: Any) -> bool:

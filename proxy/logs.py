@@ -1,8 +1,8 @@
-"""How the log is written: JSON lines for machines, a readable form on a terminal. Always to stdout."""
+"""How the log is written: JSON lines for machines, a readable form on a terminal."""
 
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import msgspec
 import structlog
@@ -10,19 +10,19 @@ import structlog
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def set_up_logging(level: str, form: Literal["auto", "json", "console"]) -> None:
+def set_up_logging(level: str, form: Literal["auto", "json", "console"], stream: TextIO = sys.stdout) -> None:
     """Configure structlog for the process."""
-    console = form == "console" or (form == "auto" and sys.stdout.isatty())
+    console = form == "console" or (form == "auto" and stream.isatty())
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if console:
         processors.append(structlog.dev.ConsoleRenderer())
-        factory: Any = structlog.PrintLoggerFactory(sys.stdout)
+        factory: Any = structlog.PrintLoggerFactory(stream)
     else:
         processors += [structlog.processors.format_exc_info, _render]
-        factory = structlog.BytesLoggerFactory(sys.stdout.buffer)
+        factory = structlog.BytesLoggerFactory(stream.buffer)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),

@@ -1,17 +1,22 @@
 """What may be looked at: health, readiness, the list of models. None of it loads or keeps a model."""
 
+import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
+from actors.hub.hub import Hub, Progress
 from actors.lifecycle import RUNNING, State
-from actors.planner import ModelStatus
+from actors.roster import ModelStatus
 from actors.supervisor import Supervisor
 from proxy.errors import ApiError
 
 STATUS_VALUES = {
     State.STOPPED: "unloaded",
+    State.FETCHING: "loading",
+    State.FETCHED: "loading",
     State.STARTING: "loading",
     State.READY: "loaded",
     State.DRAINING: "loaded",
@@ -24,8 +29,9 @@ STATUS_VALUES = {
 class Views:
     """Answers from one snapshot of the supervisor."""
 
-    def __init__(self, supervisor: Supervisor, *, version: str, pool_size: int) -> None:
+    def __init__(self, supervisor: Supervisor, hub: Hub, *, version: str, pool_size: int) -> None:
         self._supervisor = supervisor
+        self._hub = hub
         self._version = version
         self._pool_size = pool_size
         self._started = time.monotonic()
@@ -48,7 +54,7 @@ class Views:
             },
             "queue": {"waiting": self._supervisor.waiting},
             "servers": [_server(model) for model in running],
-            "models": {model.name: _model(model) for model in models},
+            "models": {model.name: _model(model, self._supervisor.progress(model.name)) for model in models},
         }
         return web.json_response(body, status=503 if closing else 200)
 
@@ -64,28 +70,39 @@ class Views:
 
     async def models(self, _request: web.Request) -> web.Response:
         """OpenAI's list of models, with llama.cpp's extras."""
-        data = [self._listed(model) for model in self._supervisor.describe()]
-        return web.json_response({"object": "list", "data": data})
+        return web.json_response({"object": "list", "data": await self._entries()})
 
     async def model(self, request: web.Request) -> web.Response:
         """One model by name or alias; both may contain slashes and colons."""
         asked = request.match_info["name"]
-        name = self._supervisor.resolve(asked)
-        for model in self._supervisor.describe():
-            if model.name == name:
-                return web.json_response(self._listed(model))
+        wanted = (self._supervisor.resolve(asked) or asked).casefold()
+        for entry in await self._entries():
+            if str(entry["id"]).casefold() == wanted:
+                return web.json_response(entry)
         raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
+
+    async def _entries(self) -> list[dict[str, Any]]:
+        """The models that are known, and those in the hub's cache that a name would find."""
+        data = [self._listed(model) for model in self._supervisor.describe()]
+        known = {name.casefold() for model in data for name in (model["id"], *model["aliases"])}
+        cached = [str(model.name) for model in await asyncio.to_thread(self._hub.listed)]
+        return data + [
+            self._entry(name, {"value": "unloaded"}) for name in cached if name.casefold() not in known
+        ]
 
     def _listed(self, model: ModelStatus) -> dict[str, Any]:
         status: dict[str, Any] = {"value": STATUS_VALUES[model.state]}
         if model.state is State.FAILED:
             status["failed"] = True
+        return self._entry(model.name, status, model.aliases)
+
+    def _entry(self, name: str, status: dict[str, Any], aliases: Sequence[str] = ()) -> dict[str, Any]:
         return {
-            "id": model.name,
+            "id": name,
             "object": "model",
             "created": self._created,
             "owned_by": "llama-smart-proxy",
-            "aliases": list(model.aliases),
+            "aliases": list(aliases),
             "status": status,
         }
 
@@ -95,8 +112,15 @@ def _server(model: ModelStatus) -> dict[str, Any]:
     return {"model": model.name, "endpoint": where, "is_healthy": model.state is State.READY}
 
 
-def _model(model: ModelStatus) -> dict[str, Any]:
+def _model(model: ModelStatus, progress: Progress | None) -> dict[str, Any]:
+    download = progress and {
+        "bytes": progress.have,
+        "total_bytes": progress.total,
+        "bytes_per_second": _rounded(progress.rate),
+        "seconds_left": _rounded(progress.seconds_left),
+    }
     return {
+        "download": download,
         "state": str(model.state),
         "epoch": model.epoch,
         "slots": model.slots,

@@ -5,9 +5,12 @@
 * `children`  child processes in groups of their own, their log lines, and the sweep of orphans
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from actors.errors import Failure
+from actors.hub.cache import ModelFiles
+from actors.hub.hub import Progress
 from actors.messages import Endpoint
 
 
@@ -58,7 +61,10 @@ class ModelServer(Protocol):
 
 
 class Backend(Protocol):
-    """Starts the server of one model."""
+    """Fetches the files of one model, and starts its server."""
 
-    async def start(self, epoch: int) -> ModelServer:
+    async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        """Have the files on the disk, and look into them. Raises `StartError`."""
+
+    async def start(self, epoch: int, files: ModelFiles) -> ModelServer:
         """Start it without waiting until it is healthy. Raises `StartError`."""

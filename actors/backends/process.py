@@ -16,10 +16,14 @@ import structlog
 
 from actors.backends import StartError
 from actors.backends.children import Child
-from actors.config import BUILTIN, Config, Model, ServerPool
+from actors.config import BUILTIN, Model, ServerPool
 from actors.demo import demo_path
 from actors.errors import ConfigError, Failure
-from actors.gguf import HeaderError, read_model
+from actors.gguf import Header, HeaderError, read_model
+from actors.hub.cache import ModelFiles
+from actors.hub.download import HubError
+from actors.hub.hub import Hub, Progress
+from actors.hub.names import HubName
 from actors.messages import Endpoint
 from actors.runtime import spawn
 
@@ -60,9 +64,20 @@ def find_command(pool: ServerPool, model: Model) -> list[str]:
     return [sys.executable, "-m", "actors.backends.embedded"]
 
 
-def server_flags(name: str, model: Model, pool: ServerPool, path: str, endpoint: Endpoint) -> list[str]:
+def server_flags(
+    name: str, model: Model, pool: ServerPool, files: ModelFiles, endpoint: Endpoint
+) -> list[str]:
     """llama-server's flags for a model; the user's own come last, so that they win."""
-    flags = ["--model", path, "--alias", name, "--host", endpoint.host, "--port", str(endpoint.port)]
+    flags = [
+        "--model",
+        str(files.path),
+        "--alias",
+        name,
+        "--host",
+        endpoint.host,
+        "--port",
+        str(endpoint.port),
+    ]
     flags += ["--parallel", str(model.parallel)]
     if model.parallel > 1:
         flags += ["--kv-unified"]
@@ -75,23 +90,21 @@ def server_flags(name: str, model: Model, pool: ServerPool, path: str, endpoint:
         flags += ["--embeddings"]
     if model.reranking:
         flags += ["--reranking"]
-    if model.mmproj is not None:
-        flags += ["--mmproj", model.mmproj]
+    if files.projector is not None:
+        flags += ["--mmproj", str(files.projector)]
     return [*flags, *pool.arguments, *model.arguments]
 
 
-def check_model_file(path: str) -> None:
-    """Raise `StartError` for what is plainly no model, before a process is spent on it. Blocking."""
+def read_model_file(path: Path) -> Header:
+    """The header of a model with all its parts. Raises `StartError` for what is no model. Blocking."""
     try:
-        read_model(Path(path))
+        return read_model(path)
     except FileNotFoundError as error:
-        reason = "no such file" if str(error.filename) == path else f"{Path(error.filename).name} is missing"
+        reason = "no such file" if str(error.filename) == str(path) else f"{error.filename} is missing"
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
     except HeaderError as error:
         reason = str(error)
-    else:
-        return
     raise StartError(Failure(message=f"{path}: {reason}", retryable=False))
 
 
@@ -208,32 +221,64 @@ class LlamaServerBackend:
     def __init__(
         self,
         name: str,
-        config: Config,
+        model: Model,
+        pool: ServerPool,
         *,
+        hub: Hub,
         session: aiohttp.ClientSession,
         ports: PortBook,
         cache: Path,
     ) -> None:
         self._name = name
-        self._model = config.llama_cpp.models[name]
-        self._pool = config.server_pool
+        self._model = model
+        self._pool = pool
+        self._hub = hub
         self._session = session
         self._ports = ports
         self._cache = cache
 
-    async def start(self, epoch: int) -> LlamaServer:
-        """Check the file, then start the server."""
+    async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        """Find the file, or fetch it, and read its header."""
+        files = await self._find_files(on_progress)
+        header = await asyncio.to_thread(read_model_file, files.path)
+        log.info(
+            "model file",
+            model=self._name,
+            path=str(files.path),
+            variant=files.label or None,
+            architecture=header.architecture,
+            quantization=header.quantization,
+            context_length=header.context_length,
+            bytes=header.size,
+        )
+        return files
+
+    async def _find_files(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        model = self._model
+        if model.repo is not None:
+            name = HubName(model.repo, model.variant)
+            try:
+                return await self._hub.find(
+                    name, revision=model.revision, projector=model.mmproj, on_progress=on_progress
+                )
+            except HubError as error:
+                raise StartError(error.failure) from error
+        assert model.path is not None
+        if model.path.startswith(BUILTIN):
+            return ModelFiles(path=await self._make_demo(model.path.removeprefix(BUILTIN)))
+        return ModelFiles(path=Path(model.path), projector=Path(model.mmproj) if model.mmproj else None)
+
+    async def start(self, epoch: int, files: ModelFiles) -> LlamaServer:
+        """Start the server."""
         try:
             command = find_command(self._pool, self._model)
         except ConfigError as error:
             raise StartError(Failure(message=str(error), retryable=False)) from error
-        path = await self._find_file()
-        await asyncio.to_thread(check_model_file, path)
-        return await self._launch(command, path, epoch)
+        return await self._launch(command, files, epoch)
 
-    async def _launch(self, command: list[str], path: str, epoch: int) -> LlamaServer:
+    async def _launch(self, command: list[str], files: ModelFiles, epoch: int) -> LlamaServer:
         endpoint = Endpoint(self._pool.host, self._ports.take())
-        argv = [*command, *server_flags(self._name, self._model, self._pool, path, endpoint)]
+        argv = [*command, *server_flags(self._name, self._model, self._pool, files, endpoint)]
         server_log = log.bind(model=self._name, epoch=epoch, source="model server")
         loading = True
 
@@ -263,23 +308,11 @@ class LlamaServerBackend:
 
         return LlamaServer(child, endpoint, self._session, self._ports, self._pool.stop_timeout, became_ready)
 
-    async def _find_file(self) -> str:
-        path = self._model.path
-        if path is None:
-            message = (
-                f"{self._model.repo} is a repository on a hub, and this version serves files only: "
-                f"download the GGUF and set llama_cpp.models.{self._name}.path"
-            )
-            raise StartError(Failure(message=message, retryable=False))
-        if not path.startswith(BUILTIN):
-            return path
-        return await self._make_demo(path.removeprefix(BUILTIN))
-
-    async def _make_demo(self, name: str) -> str:
+    async def _make_demo(self, name: str) -> Path:
         """The built-in model's file. A child writes it: numpy would stay in the gateway's memory."""
         path = demo_path(name, self._cache)
         if path.exists():
-            return str(path)
+            return path
         log.info("writing the built-in model", model=self._name, path=str(path))
         argv = [sys.executable, "-m", "actors.demo", str(path)]
         if name == "demo-embed":
@@ -294,7 +327,7 @@ class LlamaServerBackend:
         if child.returncode:
             message = f"the built-in model could not be written to {path}"
             raise StartError(Failure(message=message, log_tail=tuple(child.tail)))
-        return str(path)
+        return path
 
 
 def _python_path() -> str:

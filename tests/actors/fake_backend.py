@@ -2,9 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from actors.backends import StartError
 from actors.errors import Failure
+from actors.hub.cache import ModelFiles
+from actors.hub.hub import Progress
 from actors.messages import Endpoint
 
 
@@ -55,11 +59,26 @@ class FakeBackend:
     def __init__(self, *, healthy: bool = True) -> None:
         self.healthy = healthy
         self.failure: Failure | None = None
+        self.fetch_failure: Failure | None = None
+        self.gate: asyncio.Event | None = None
+        """Opens when the files are there; None: at once."""
+        self.fetching = asyncio.Event()
         self.starts: list[FakeServer] = []
         self.loses_port = 0
         self.started = asyncio.Event()
 
-    async def start(self, epoch: int) -> FakeServer:
+    async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        await asyncio.sleep(0)
+        if self.gate is not None:
+            on_progress(Progress(have=1, total=4))
+            self.fetching.set()
+            await self.gate.wait()
+        if self.fetch_failure is not None:
+            raise StartError(self.fetch_failure)
+        return ModelFiles(path=Path("m.gguf"))
+
+    async def start(self, epoch: int, files: ModelFiles) -> FakeServer:
+        assert files.path.name == "m.gguf"
         await asyncio.sleep(0)
         if self.failure is not None:
             raise StartError(self.failure)

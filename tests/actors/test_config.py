@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import yaml
 
-from actors.config import Config, Model, ServerPool, documented_keys, load_config, parse_config
+from actors.config import Config, HubSettings, Model, ServerPool, documented_keys, load_config, parse_config
 from actors.errors import ConfigError
 from tests.gateway import CHECKOUT
 
@@ -20,7 +20,7 @@ def test_the_shipped_file_documents_every_key_and_no_other() -> None:
     text = SHIPPED.read_text()
     words = set(re.findall(r"^[ #]*([a-z_]+):(?: |$)", text, re.MULTILINE))
     names = {key.rpartition(".")[2] for key in documented_keys()}
-    examples = {"demo", "models"}
+    examples = {"demo", "models", "qwen"}
     assert names - words == set(), "not in config.yaml"
     assert words - names - examples == set(), "in config.yaml only"
 
@@ -29,9 +29,11 @@ def test_the_shipped_file_states_the_defaults() -> None:
     config = load_config(SHIPPED)
     defaults = Config()
     assert (config.server, config.server_pool) == (defaults.server, defaults.server_pool)
+    assert config.hub == defaults.hub
     assert set(config.llama_cpp.models) == {"demo", "demo-embed"}
     data = yaml.safe_load(SHIPPED.read_text())
     assert set(data["server_pool"]) == set(ServerPool.__struct_fields__), "each is shown with its default"
+    assert set(data["hub"]) == set(HubSettings.__struct_fields__), "each is shown with its default"
 
 
 @pytest.mark.parametrize(

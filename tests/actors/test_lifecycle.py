@@ -14,7 +14,7 @@ def test_every_pair_is_in_the_table_or_raises_with_its_story(state: State, move:
     if (state, move) in TRANSITIONS:
         life.move(move)
         assert life.state is TRANSITIONS[state, move]
-        assert life.epoch == (move is Move.START)
+        assert life.epoch == (move is Move.FETCH)
         return
     life.story.append("how it came here")
     with pytest.raises(

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from actors.errors import Failure
-from actors.messages import BecameReady, EnsureReady, Event, Exited, Stop
+from actors.hub.hub import Progress
+from actors.messages import BecameReady, EnsureReady, Event, Exited, Fetched, FetchFiles, Stop
 from actors.model import PORT_TRIES, ModelActor
 from tests.actors.fake_backend import FakeBackend
 
@@ -20,6 +21,11 @@ class Reports:
     async def exited(self) -> Exited:
         event = await self.events.get()
         assert isinstance(event, Exited)
+        return event
+
+    async def fetched(self) -> Fetched:
+        event = await self.events.get()
+        assert isinstance(event, Fetched)
         return event
 
     async def ready(self) -> BecameReady:
@@ -48,8 +54,15 @@ async def actor(backend: FakeBackend, reports: Reports) -> AsyncIterator[ModelAc
     assert reports.events.empty()
 
 
+async def start(actor: ModelActor, reports: Reports, epoch: int = 1) -> None:
+    """Have the files fetched, and the server started."""
+    actor.tell(FetchFiles(epoch=epoch))
+    assert (await reports.fetched()).epoch == epoch
+    actor.tell(EnsureReady(epoch=epoch))
+
+
 async def test_a_life(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:
-    actor.tell(EnsureReady(epoch=1))
+    await start(actor, reports)
     assert (await reports.ready()).epoch == 1
     assert backend.starts[0].serving
     actor.tell(EnsureReady(epoch=1))
@@ -63,13 +76,13 @@ async def test_a_life(actor: ModelActor, backend: FakeBackend, reports: Reports)
 async def test_it_dies_while_it_serves_and_is_started_again(
     actor: ModelActor, backend: FakeBackend, reports: Reports
 ) -> None:
-    actor.tell(EnsureReady(epoch=1))
+    await start(actor, reports)
     await reports.ready()
     backend.starts[0].died.set()
     assert (await reports.exited()).failure == Failure(
         message="it ended while it was serving", log_tail=("last words",)
     )
-    actor.tell(EnsureReady(epoch=2))
+    await start(actor, reports, epoch=2)
     assert (await reports.ready()).epoch == 2
     actor.tell(Stop(epoch=2))
     await reports.exited()
@@ -77,7 +90,7 @@ async def test_it_dies_while_it_serves_and_is_started_again(
 
 async def test_it_cannot_be_started(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:
     backend.failure = Failure(message="no such file", retryable=False)
-    actor.tell(EnsureReady(epoch=1))
+    await start(actor, reports)
     assert (await reports.exited()).failure == backend.failure
 
 
@@ -86,7 +99,7 @@ async def test_its_port_was_taken(
     tries: int, fails: bool, actor: ModelActor, backend: FakeBackend, reports: Reports
 ) -> None:
     backend.loses_port = tries
-    actor.tell(EnsureReady(epoch=1))
+    await start(actor, reports)
     if not fails:
         await reports.ready()
         actor.tell(Stop(epoch=1))
@@ -96,7 +109,7 @@ async def test_its_port_was_taken(
 
 async def test_it_hangs_while_it_loads(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:
     backend.healthy = False
-    actor.tell(EnsureReady(epoch=1))
+    await start(actor, reports)
     failure = (await reports.exited()).failure
     assert failure is not None
     assert "no progress" in failure.message
@@ -105,15 +118,15 @@ async def test_it_hangs_while_it_loads(actor: ModelActor, backend: FakeBackend, 
 
 async def test_a_defect_of_the_backend_is_a_failure(reports: Reports) -> None:
     class Broken:
-        async def start(self, epoch: int) -> None:
-            raise ValueError(f"bad epoch {epoch}")
+        async def fetch(self, _on_progress: object) -> None:
+            raise ValueError("bad file")
 
     actor = ModelActor("m", Broken(), reports.events.put_nowait, stall_timeout=1)  # type: ignore[arg-type]
     actor.start()
-    actor.tell(EnsureReady(epoch=1))
+    actor.tell(FetchFiles(epoch=1))
     failure = (await reports.exited()).failure
     assert failure is not None
-    assert failure.message == "ValueError: bad epoch 1"
+    assert failure.message == "ValueError: bad file"
     await actor.stop()
 
 
@@ -122,7 +135,7 @@ async def test_it_is_stopped_at_any_moment(
     steps: int, actor: ModelActor, backend: FakeBackend, reports: Reports
 ) -> None:
     """After any number of turns of the loop: before its first step, in its start, as it becomes ready."""
-    actor.tell(EnsureReady(epoch=1))
+    await start(actor, reports)
     for _ in range(steps):
         await asyncio.sleep(0)
     actor.tell(Stop(epoch=1))
@@ -131,3 +144,40 @@ async def test_it_is_stopped_at_any_moment(
         event = await reports.exited()
     assert event == Exited(model="m", epoch=1, failure=None)
     assert backend.running == 0
+
+
+async def test_its_files_cannot_be_had(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:
+    backend.fetch_failure = Failure(message="the disk is full")
+    actor.tell(FetchFiles(epoch=1))
+    assert (await reports.exited()).failure == backend.fetch_failure
+    actor.tell(EnsureReady(epoch=1))
+    backend.fetch_failure = None
+    await start(actor, reports, epoch=2)
+    await reports.ready()
+    actor.tell(Stop(epoch=2))
+    await reports.exited()
+
+
+async def test_a_fetch_is_given_up_and_begun_again(
+    actor: ModelActor, backend: FakeBackend, reports: Reports
+) -> None:
+    backend.gate = asyncio.Event()
+    actor.tell(FetchFiles(epoch=1))
+    await backend.fetching.wait()
+    assert actor.progress == Progress(have=1, total=4)
+    actor.tell(Stop(epoch=1))
+    actor.tell(FetchFiles(epoch=2))
+    assert await reports.exited() == Exited(model="m", epoch=1, failure=None)
+    backend.gate.set()
+    assert (await reports.fetched()).epoch == 2
+    assert actor.progress is None
+
+
+async def test_it_ends_while_it_fetches(backend: FakeBackend, reports: Reports) -> None:
+    backend.gate = asyncio.Event()
+    actor = ModelActor("m", backend, reports.events.put_nowait, stall_timeout=1)
+    actor.start()
+    actor.tell(FetchFiles(epoch=1))
+    await backend.fetching.wait()
+    await actor.stop()
+    assert actor.progress is None

@@ -6,6 +6,7 @@ import pytest
 
 from actors.errors import (
     Failure,
+    Forbidden,
     LoadFailed,
     NotLoaded,
     QueueFull,
@@ -23,6 +24,8 @@ from actors.messages import (
     Endpoint,
     Event,
     Exited,
+    Fetch,
+    Fetched,
     Finished,
     Grant,
     Halt,
@@ -32,7 +35,8 @@ from actors.messages import (
     Start,
     Tick,
 )
-from actors.planner import SUSPICION, ModelSpec, ModelStatus, Planner, Policy
+from actors.planner import SUSPICION, Planner
+from actors.roster import ModelSpec, ModelStatus, Policy
 
 WHERE = Endpoint("127.0.0.1", 9)
 
@@ -54,10 +58,19 @@ class World:
         self.planner = Planner(policy, specs)
         self.now = 0.0
         self.tickets = 0
+        self.fetches_slowly = False
 
     def send(self, event: Event, after: float = 0.0) -> list[Effect]:
+        """The effects; files are there as soon as they are wanted, unless `fetches_slowly`."""
         self.now += after
-        return self.planner.handle(event, self.now)
+        effects = self.planner.handle(event, self.now)
+        if self.fetches_slowly:
+            return effects
+        fetches = [effect for effect in effects if isinstance(effect, Fetch)]
+        effects = [effect for effect in effects if not isinstance(effect, Fetch)]
+        for fetch in fetches:
+            effects += self.planner.handle(Fetched(model=fetch.model, epoch=fetch.epoch), self.now)
+        return effects
 
     def ask(self, model: str, *, slot: bool = True, load: bool = True, wait: float = 1000) -> list[Effect]:
         self.tickets += 1
@@ -379,3 +392,112 @@ def test_a_server_that_hung_up_gets_no_lease_until_its_fate_is_known() -> None:
     (grant,) = world.tick(SUSPICION)
     assert isinstance(grant, Grant)
     assert (grant.ticket, grant.epoch) == (4, 2)
+
+
+# Files
+
+
+def test_files_are_fetched_before_the_pool_is_asked_for_room() -> None:
+    world = World(size=1)
+    world.loaded("a")
+    world.fetches_slowly = True
+    (fetch,) = world.ask("b")
+    assert fetch == Fetch("b", 1)
+    assert world.planner.describe(world.now)[1].state is State.FETCHING
+    # It takes no room: the loaded model stays, and serves.
+    (grant,) = world.ask("a")
+    assert isinstance(grant, Grant)
+    world.release(grant.ticket)
+    world.tick(5)
+    # A second request joins the download.
+    assert world.ask("b") == []
+    (halt,) = world.send(Fetched(model="b", epoch=1))
+    assert isinstance(halt, Halt)
+    (start,) = world.gone("a")
+    assert start == Start("b", 1, "asked for")
+    grants = world.ready("b", after=2)
+    assert [(grant.ticket, grant.fetched, grant.loaded) for grant in grants if isinstance(grant, Grant)] == [
+        (2, 5, 2),
+    ]  # one slot
+
+
+def test_the_time_to_wait_for_a_turn_does_not_run_during_a_download() -> None:
+    world = World()
+    world.fetches_slowly = True
+    world.ask("a", wait=10)
+    assert world.tick(1000) == []
+    assert world.planner.waiting == 1
+    assert [type(effect) for effect in world.send(Fetched(model="a", epoch=1))] == [Start]
+    assert world.tick(9) == []
+    (reject,) = world.tick(1)
+    assert isinstance(reject, Reject)
+    assert isinstance(reject.reason, QueueTimeout)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (Failure(message="m: the disk is full"), LoadFailed),
+        (Failure(message="m: no such repository", retryable=False, kind="not_found"), UnknownModel),
+        (Failure(message="m: access is restricted", retryable=False, kind="forbidden"), Forbidden),
+    ],
+)
+def test_files_that_cannot_be_had(failure: Failure, reason: type[Rejection]) -> None:
+    world = World()
+    world.fetches_slowly = True
+    world.ask("a")
+    (reject,) = world.gone("a", failure=failure)
+    assert isinstance(reject, Reject)
+    assert isinstance(reject.reason, reason)
+    assert failure.message in reject.reason.message
+    # It is tried again for the next request, at once or after the pause.
+    effects = world.ask("a")
+    effects += world.tick(8)
+    assert effects[-1] == (Fetch("a", 2) if not failure.retryable else effects[-1])
+
+
+def test_a_download_that_nobody_waits_for_goes_on_for_the_grace() -> None:
+    world = World()
+    world.fetches_slowly = True
+    world.ask("a")
+    world.send(Cancel(ticket=1))
+    assert world.planner.next_wake(world.now) == world.now + 300
+    assert world.tick(200) == []
+    # Somebody comes back in time, and leaves again.
+    assert world.ask("a") == []
+    assert world.tick(200) == []
+    world.send(Cancel(ticket=2))
+    assert world.tick(299) == []
+    (halt,) = world.tick(1)
+    assert halt == Halt("a", 1, "nobody waits for its files any more")
+    assert world.gone("a") == []
+    assert world.ask("a") == [Fetch("a", 2)]
+
+
+def test_files_that_nobody_waits_for_any_more_start_nothing() -> None:
+    world = World()
+    world.fetches_slowly = True
+    world.ask("a")
+    world.send(Cancel(ticket=1))
+    assert world.send(Fetched(model="a", epoch=1)) == []
+    assert world.planner.describe(world.now)[0].state is State.STOPPED
+
+
+def test_shut_down_ends_a_download() -> None:
+    world = World()
+    world.fetches_slowly = True
+    world.ask("a")
+    effects = world.send(Shutdown(deadline=world.now + 10))
+    assert [type(effect) for effect in effects] == [Reject, Halt, Finished]
+
+
+def test_models_come_and_go() -> None:
+    world = World()
+    world.planner.add(ModelSpec(name="Org/New:Q4"))
+    assert world.planner.resolve("org/new:q4") == "Org/New:Q4"
+    (start,) = world.ask("ORG/NEW:Q4")
+    assert isinstance(start, Start)
+    assert not world.planner.forget("Org/New:Q4")
+    world.gone("Org/New:Q4", failure=Failure(message="crashed"))
+    assert world.planner.forget("Org/New:Q4")
+    assert world.planner.resolve("org/new:q4") is None

@@ -13,6 +13,8 @@ from actors.messages import (
     Endpoint,
     Event,
     Exited,
+    Fetch,
+    Fetched,
     Finished,
     Grant,
     Halt,
@@ -22,7 +24,8 @@ from actors.messages import (
     Start,
     Tick,
 )
-from actors.planner import ModelSpec, Planner, Policy
+from actors.planner import Planner
+from actors.roster import ModelSpec, Policy
 
 MODELS = ("a", "b", "c", "d")
 SIZE = 2
@@ -34,7 +37,7 @@ class PlannerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        policy = Policy(size=SIZE, queue_size=6, min_residency=1, patience=3, idle_timeout=20)
+        policy = Policy(size=SIZE, queue_size=6, min_residency=1, patience=3, idle_timeout=20, fetch_grace=5)
         self.planner = Planner(policy, [ModelSpec(name=name, slots=SLOTS) for name in MODELS])
         self.now = 0.0
         self.tickets = 0
@@ -42,6 +45,8 @@ class PlannerMachine(RuleBasedStateMachine):
         self.held: dict[int, tuple[str, int]] = {}
         self.processes: dict[str, int] = {}
         self.stopping: set[str] = set()
+        self.fetching: dict[str, int] = {}
+        self.fetched: dict[str, int] = {}
         self.deadline: float | None = None
         self.finished = 0
 
@@ -55,9 +60,16 @@ class PlannerMachine(RuleBasedStateMachine):
                     self.held[ticket] = (model, epoch)
                 case Reject(ticket=ticket):
                     self.waiting.remove(ticket)
+                case Fetch(model=model, epoch=epoch):
+                    assert model not in self.processes
+                    assert self.fetching.get(model, 0) < epoch
+                    self.fetching[model] = epoch
                 case Start(model=model, epoch=epoch):
                     assert model not in self.processes
+                    assert self.fetched.pop(model) == epoch
                     self.processes[model] = epoch
+                case Halt(model=model, epoch=epoch) if self.fetching.get(model) == epoch:
+                    del self.fetching[model]
                 case Halt(model=model, epoch=epoch):
                     assert self.processes[model] == epoch
                     busy = [
@@ -88,6 +100,20 @@ class PlannerMachine(RuleBasedStateMachine):
         self.waiting.discard(ticket)
         self.held.pop(ticket, None)
         self.send(Cancel(ticket=ticket))
+
+    @precondition(lambda self: self.fetching)
+    @rule(data=st.data(), works=st.booleans(), late=st.booleans())
+    def end_fetch(self, data: st.DataObject, works: bool, late: bool) -> None:
+        model = data.draw(st.sampled_from(sorted(self.fetching)))
+        if late:
+            self.send(Fetched(model=model, epoch=self.fetching[model] - 1))
+            return
+        epoch = self.fetching.pop(model)
+        if works:
+            self.fetched[model] = epoch
+            self.send(Fetched(model=model, epoch=epoch))
+        else:
+            self.send(Exited(model=model, epoch=epoch, failure=Failure(message="the disk is full")))
 
     @rule(model=st.sampled_from(MODELS), late=st.integers(0, 2))
     def become_ready(self, model: str, late: int) -> None:
@@ -132,6 +158,10 @@ class PlannerMachine(RuleBasedStateMachine):
             for ticket in list(self.held):
                 del self.held[ticket]
                 self.send(Released(ticket=ticket, served=True))
+            for model, epoch in list(self.fetching.items()):
+                del self.fetching[model]
+                self.fetched[model] = epoch
+                self.send(Fetched(model=model, epoch=epoch))
             for model, epoch in list(self.processes.items()):
                 if model in self.stopping:
                     self.stopping.discard(model)

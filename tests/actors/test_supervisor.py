@@ -10,7 +10,8 @@ import pytest
 from actors.errors import Failure, LoadFailed, QueueFull, QueueTimeout, RejectedError, ShuttingDown
 from actors.lifecycle import RUNNING, State
 from actors.model import ModelActor
-from actors.planner import ModelSpec, Planner, Policy
+from actors.planner import Planner
+from actors.roster import ModelSpec, Policy
 from actors.runtime import spawn
 from actors.supervisor import Supervisor
 from tests.actors.fake_backend import FakeBackend

@@ -20,9 +20,11 @@ import msgspec
 from aiohttp import web
 
 from actors.errors import RejectedError, Rejection, UnknownModel
+from actors.hub.cache import CachedModel
+from actors.hub.hub import Hub, Progress
 from actors.lifecycle import State
 from actors.messages import Endpoint, Grant
-from actors.planner import ModelStatus
+from actors.roster import ModelStatus
 from actors.supervisor import Lease, Supervisor
 from proxy.app import make_app, make_runner
 from proxy.generate import Gateway, Limits
@@ -273,14 +275,21 @@ class FakeSupervisor:
         """Where the model is found after its server has broken down."""
         self.freed = asyncio.Event()
         self.models: list[ModelStatus] = []
+        self.download: Progress | None = None
         self.waiting = 0
         self.closing = False
 
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
 
+    def would_adopt(self, _name: str) -> bool:
+        return False
+
     def describe(self) -> list[ModelStatus]:
         return self.models
+
+    def progress(self, _model: str) -> Progress | None:
+        return self.download
 
     @asynccontextmanager
     async def lease(
@@ -299,7 +308,9 @@ class FakeSupervisor:
             except asyncio.CancelledError:
                 self.left.set()
                 raise
-        lease = Lease(Grant(ticket=1, model=name, epoch=7, endpoint=self.endpoint, queued=0.25, loaded=1.5))
+        lease = Lease(
+            Grant(ticket=1, model=name, epoch=7, endpoint=self.endpoint, queued=0.25, fetched=0.5, loaded=1.5)
+        )
         try:
             yield lease
         finally:
@@ -308,6 +319,13 @@ class FakeSupervisor:
             if lease.broken and self.restarted is not None:
                 self.endpoint = self.restarted
             self.freed.set()
+
+
+class FakeHub:
+    """A hub with nothing in its cache."""
+
+    def listed(self) -> list[CachedModel]:
+        return []
 
 
 def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelStatus:
@@ -368,6 +386,7 @@ async def door(
     silence: float = 60,
     write_timeout: float = 60,
     body_limit: int = 2**20,
+    keepalive_interval: float = 60,
     prepare: Callable[[FakeSupervisor], None] = lambda _: None,
 ) -> AsyncIterator[Door]:
     """The front door, before a scripted server or before a port that refuses connections."""
@@ -381,8 +400,14 @@ async def door(
         real = cast("Supervisor", supervisor)
         upstream = Upstream(silence_limit=silence)
         stack.push_async_callback(upstream.close)
-        limits = Limits(body=body_limit, queue_timeout=60, write_timeout=write_timeout)
-        views = Views(real, version="1.2.3", pool_size=3)
+        limits = Limits(
+            body=body_limit,
+            queue_timeout=60,
+            write_timeout=write_timeout,
+            keepalive_interval=keepalive_interval,
+        )
+        hub = cast("Hub", FakeHub())
+        views = Views(real, hub, version="1.2.3", pool_size=3)
         runner = make_runner(make_app(Gateway(real, upstream, limits), views))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from actors.backends import StartError
-from actors.backends.process import PortBook, check_model_file, find_command, server_flags
+from actors.backends.process import PortBook, find_command, read_model_file, server_flags
 from actors.config import Model, ServerPool
 from actors.errors import ConfigError
+from actors.hub.cache import ModelFiles
 from actors.messages import Endpoint
 
 EMBEDDED = [sys.executable, "-m", "actors.backends.embedded"]
@@ -58,7 +59,6 @@ def test_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"gpu_layers": 7}, {"gpu_layers": 0}, "--parallel 4 --kv-unified --gpu-layers 0"),
         ({}, {"embeddings": True, "parallel": 1}, "--parallel 1 --embeddings"),
         ({}, {"reranking": True, "parallel": 1}, "--parallel 1 --reranking"),
-        ({}, {"mmproj": "/p.gguf", "parallel": 1}, "--parallel 1 --mmproj /p.gguf"),
         (
             {"arguments": ["--mlock"]},
             {"parallel": 1, "arguments": ["--ctx-size", "1"]},
@@ -66,10 +66,18 @@ def test_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_the_flags(pool: dict[str, Any], model: dict[str, Any], expected: str) -> None:
+@pytest.mark.parametrize("projector", [False, True])
+def test_the_flags(pool: dict[str, Any], model: dict[str, Any], expected: str, projector: bool) -> None:
     flags = server_flags(
-        "org/m", Model(path="x", **model), ServerPool(**pool), "/x.gguf", Endpoint("127.0.0.1", 81)
+        "org/m",
+        Model(path="x", **model),
+        ServerPool(**pool),
+        ModelFiles(path=Path("/x.gguf"), projector=Path("/p.gguf") if projector else None),
+        Endpoint("127.0.0.1", 81),
     )
+    if projector:
+        assert flags.index("--mmproj") + 1 == flags.index("/p.gguf")
+        flags = [flag for flag in flags if flag not in ("--mmproj", "/p.gguf")]
     first = "--model /x.gguf --alias org/m --host 127.0.0.1 --port 81"
     assert " ".join(flags) == f"{first} {expected}"
 
@@ -89,17 +97,17 @@ def test_the_file(content: bytes | None, message: str | None, tmp_path: Path) ->
     if content is not None:
         path.write_bytes(content)
     if message is None:
-        check_model_file(str(path))
+        read_model_file(path)
         return
     with pytest.raises(StartError, match=message) as caught:
-        check_model_file(str(path))
+        read_model_file(path)
     assert str(path) in caught.value.failure.message
     assert not caught.value.failure.retryable
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="cannot be read: Is a directory"):
-        check_model_file(str(tmp_path))
+        read_model_file(tmp_path)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

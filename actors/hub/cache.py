@@ -1,0 +1,183 @@
+"""The hub's cache on the disk, in huggingface_hub's own layout: what either one fetched the other finds.
+
+    <cache>/models--<org>--<repo>/refs/<revision>              the commit that a revision was at
+                                  snapshots/<commit>/<path>    links to
+                                  blobs/<etag>                 the files
+                                  blobs/<etag>.incomplete      what has arrived of one
+    <cache>/.locks/models--<org>--<repo>/<etag>.lock
+
+https://huggingface.co/docs/huggingface_hub/guides/manage-cache describes it. All of this is blocking.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from actors.hub.names import Choice, HubName, NoSuchVariantError, RepoFile, choices, choose
+
+PREFIX = "models--"
+
+
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """A model on the disk: the first of its parts, its projector, and the name of what was chosen."""
+
+    path: Path
+    projector: Path | None = None
+    label: str = ""
+
+
+class CachedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole model in the cache."""
+
+    name: HubName
+    path: Path
+    size: int
+
+
+def default_folder() -> Path:
+    """Where huggingface_hub keeps its cache, by the same variables."""
+    if folder := os.environ.get("HF_HUB_CACHE"):
+        return Path(folder).expanduser()
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+class Cache:
+    """One folder of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def blob(self, repo: str, etag: str) -> Path:
+        """Where a file's bytes lie."""
+        return self._repo_folder(repo) / "blobs" / etag
+
+    def lock(self, repo: str, etag: str) -> Path:
+        """The lock of a file that is downloaded."""
+        return self.folder / ".locks" / self._repo_folder(repo).name / f"{etag}.lock"
+
+    def pointer(self, repo: str, commit: str, path: str) -> Path:
+        """Where a file lies under its own name."""
+        return self._repo_folder(repo) / "snapshots" / commit / path
+
+    def link(self, repo: str, commit: str, file: RepoFile) -> Path:
+        """Give a blob its own name."""
+        assert file.etag is not None
+        blob, pointer = self.blob(repo, file.etag), self.pointer(repo, commit, file.path)
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        if not pointer.exists():
+            pointer.unlink(missing_ok=True)
+            try:
+                pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+            except OSError:  # a file system without links
+                shutil.move(blob, pointer)
+        return pointer
+
+    def set_revision(self, repo: str, revision: str, commit: str) -> None:
+        """Remember which commit a revision is at."""
+        reference = self._repo_folder(repo) / "refs" / revision
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit)
+
+    def find(self, name: HubName, revision: str, projector: str | None) -> ModelFiles | None:
+        """The model as it was last fetched at this revision, if all of it is here."""
+        snapshot = self._snapshot(self._repo_folder(name.repo), revision)
+        if snapshot is None:
+            return None
+        try:
+            choice = choose(_files(snapshot), name.variant, projector=projector)
+        except NoSuchVariantError:
+            return None
+        return ModelFiles(
+            path=snapshot / choice.parts[0].path,
+            projector=snapshot / choice.projector.path if choice.projector else None,
+            label=choice.label,
+        )
+
+    def models(self) -> list[CachedModel]:
+        """Every whole model of every repository, at the revision `main`."""
+        found = []
+        for repo, folder in self._repos():
+            if snapshot := self._snapshot(folder, "main"):
+                for choice in choices(_files(snapshot)):
+                    path = snapshot / choice.parts[0].path
+                    found.append(CachedModel(name=HubName(repo, choice.label), path=path, size=choice.size))
+        return found
+
+    def size(self) -> int:
+        """Bytes of all blobs, whole and partial."""
+        return sum(
+            blob.stat().st_size
+            for _, folder in self._repos()
+            for blob in (folder / "blobs").glob("*")
+            if not blob.is_symlink()
+        )
+
+    def remove(self, name: HubName) -> int:
+        """Remove a model, or without a variant the whole repository; return the bytes that this freed.
+
+        Raises `NoSuchVariantError`.
+        """
+        folder = self._repo_folder(name.repo)
+        if not folder.is_dir():
+            raise NoSuchVariantError(f"{name.repo} is not in {self.folder}")
+        before = _blob_bytes(folder)
+        if name.variant is None:
+            shutil.rmtree(folder)
+            return before
+        self._remove_files(folder, self._chosen(folder, name.variant))
+        return before - _blob_bytes(folder)
+
+    def _chosen(self, folder: Path, variant: str) -> Choice:
+        snapshot = self._snapshot(folder, "main")
+        return choose(_files(snapshot) if snapshot else [], variant)
+
+    @staticmethod
+    def _remove_files(folder: Path, choice: Choice) -> None:
+        for part in choice.parts:
+            for pointer in (folder / "snapshots").glob(f"*/{part.path}"):
+                pointer.unlink()
+        used = {pointer.resolve() for pointer in (folder / "snapshots").rglob("*") if pointer.is_symlink()}
+        for blob in (folder / "blobs").glob("*"):
+            if blob.resolve() not in used and blob.suffix != ".incomplete":
+                blob.unlink()
+
+    def _repos(self) -> Iterator[tuple[str, Path]]:
+        for folder in sorted(self.folder.glob(f"{PREFIX}*")):
+            repo = folder.name.removeprefix(PREFIX).replace("--", "/", 1)
+            if folder.is_dir() and "/" in repo:
+                yield repo, folder
+
+    def _repo_folder(self, repo: str) -> Path:
+        """Repositories are found in any letter case, as on the hub."""
+        exact = self.folder / (PREFIX + repo.replace("/", "--"))
+        if exact.is_dir():
+            return exact
+        for known, folder in self._repos():
+            if known.casefold() == repo.casefold():
+                return folder
+        return exact
+
+    @staticmethod
+    def _snapshot(folder: Path, revision: str) -> Path | None:
+        try:
+            commit = (folder / "refs" / revision).read_text().strip()
+        except OSError:
+            commit = revision
+        snapshot = folder / "snapshots" / commit
+        return snapshot if commit and "/" not in commit and snapshot.is_dir() else None
+
+
+def _files(snapshot: Path) -> list[RepoFile]:
+    return [
+        RepoFile(path=str(PurePosixPath(path.relative_to(snapshot))), size=path.stat().st_size)
+        for path in sorted(snapshot.rglob("*.[gG][gG][uU][fF]"))
+        if path.is_file()
+    ]
+
+
+def _blob_bytes(folder: Path) -> int:
+    return sum(blob.stat().st_size for blob in (folder / "blobs").glob("*"))

@@ -1,0 +1,112 @@
+"""`run.py pull | models | rm`: the models on the disk, from a terminal."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import aiohttp
+from tqdm import tqdm
+
+from actors.config import BUILTIN, Config
+from actors.gguf import HeaderError, read_model
+from actors.hub.download import HubError
+from actors.hub.hub import Hub, Progress, cache_of
+from actors.hub.names import HubName, NoSuchVariantError, parse_name
+
+
+async def pull(config: Config, name: str) -> int:
+    """Download a model, or what is new of it, with a progress bar; return the exit status."""
+    hub_name, revision, projector = _look_up(config, name)
+    if hub_name is None:
+        return _complain(f"{name!r} is no model of a hub; expected org/repo or org/repo:variant")
+    async with aiohttp.ClientSession() as session:
+        hub = Hub(config.hub, session)
+        with tqdm(unit="B", unit_scale=True, unit_divisor=1000, desc=str(hub_name), total=0) as bar:
+
+            def on_progress(progress: Progress) -> None:
+                bar.total = progress.total
+                bar.update(progress.have - bar.n)
+
+            try:
+                files = await hub.find(
+                    hub_name, revision=revision, projector=projector, refresh=True, on_progress=on_progress
+                )
+            except HubError as error:
+                bar.leave = False
+                return _complain(str(error))
+            except asyncio.CancelledError:
+                return _complain("interrupted; what has arrived is kept")
+    print(files.path)
+    return 0
+
+
+def list_models(config: Config) -> int:
+    """Print the models that are configured or downloaded, with what their headers say."""
+    rows = [("NAME", "SIZE", "QUANT", "CONTEXT", "ARCHITECTURE", "")]
+    seen: set[Path] = set()
+    cache = cache_of(config.hub)
+    for name, model in config.llama_cpp.models.items():
+        if model.repo is not None:
+            found = cache.find(HubName(model.repo, model.variant), model.revision, model.mmproj)
+            if found is None:
+                rows.append((name, "-", "-", "-", "-", "not downloaded"))
+                continue
+            path = found.path
+        elif model.path is None or model.path.startswith(BUILTIN):
+            rows.append((name, "-", "-", "-", "-", "built in"))
+            continue
+        else:
+            path = Path(model.path)
+        seen.add(path)
+        rows.append((name, *_describe(path)))
+    rows += [(str(model.name), *_describe(model.path)) for model in cache.models() if model.path not in seen]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\n{_size(cache.size())} in {cache.folder}")
+    return 0
+
+
+def remove(config: Config, name: str) -> int:
+    """Remove a downloaded model; return the exit status."""
+    hub_name, _, _ = _look_up(config, name)
+    if hub_name is None:
+        return _complain(f"{name!r} is no model of a hub; expected org/repo or org/repo:variant")
+    try:
+        freed = cache_of(config.hub).remove(hub_name)
+    except (NoSuchVariantError, OSError) as error:
+        return _complain(f"{hub_name}: {error}")
+    print(f"{_size(freed)} freed")
+    return 0
+
+
+def _look_up(config: Config, name: str) -> tuple[HubName | None, str, str | None]:
+    """A configured model's name, or else a hub's: with its revision and projector."""
+    for known, model in config.llama_cpp.models.items():
+        if name in (known, *model.aliases):
+            hub_name = HubName(model.repo, model.variant) if model.repo else None
+            return hub_name, model.revision, model.mmproj
+    return parse_name(name), "main", None
+
+
+def _describe(path: Path) -> tuple[str, str, str, str, str]:
+    try:
+        header = read_model(path)
+    except (HeaderError, OSError) as error:
+        return "-", "-", "-", "-", str(error)
+    return (
+        _size(header.size),
+        header.quantization or "-",
+        str(header.context_length or "-"),
+        header.architecture or "-",
+        "",
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _complain(message: str) -> int:
+    print(f"run.py: {message}", file=sys.stderr)
+    return 1

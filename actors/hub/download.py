@@ -1,0 +1,279 @@
+"""One file over HTTP, such that nothing that arrived is lost.
+
+What has arrived lies in `<target>.incomplete` and is appended to: after a cut connection, a 503, a full disk
+or a kill, the next attempt goes on from there by Range. Only when the length and the sha256 are those that
+the hub announced does the file get its own name. huggingface_hub's own download starts from zero when its
+process was killed (measured with 2.4.0), which is why this is not its business.
+"""
+
+import asyncio
+import errno
+import hashlib
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import structlog
+from filelock import FileLock, Timeout
+
+from actors.errors import Failure, FailureKind
+
+log = structlog.get_logger("hub")
+
+CHUNK = 1 << 20
+TRIES = 6
+"""Attempts in a row without a byte of progress."""
+SILENCE_LIMIT = 30.0
+"""Seconds without a byte after which a connection is given up."""
+LOCK_POLL = 0.25
+RETRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_KINDS: dict[int, FailureKind] = {401: "forbidden", 403: "forbidden", 404: "not_found"}
+
+OnBytes = Callable[[int], None]
+"""Told how many bytes of the file are there."""
+
+
+class HubError(Exception):
+    """A model could not be had from the hub; carries the `Failure`."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def failed(message: str, *, retryable: bool = True) -> HubError:
+    """The error with this message."""
+    return HubError(Failure(message=message, retryable=retryable))
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a file is, and what the hub said of it: bytes, and the sha256 in digits if it is known."""
+
+    url: str
+    headers: Mapping[str, str]
+    size: int
+    sha256: str | None
+
+
+class _InterruptedError(Exception):
+    """The transfer stopped early; another attempt may go on. `pause`: what the hub asked for, in seconds."""
+
+    def __init__(self, reason: str, pause: float | None = None) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+async def download(
+    session: aiohttp.ClientSession,
+    source: Source,
+    target: Path,
+    *,
+    lock: Path,
+    on_bytes: OnBytes,
+    retry_delay: float = 1.0,
+) -> None:
+    """Have the file at `target`. Raises `HubError`, which says what failed and what was kept.
+
+    Of several processes that want the same file one downloads it; the others wait and follow.
+    """
+    await asyncio.to_thread(lock.parent.mkdir, parents=True, exist_ok=True)
+    await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".incomplete")
+    holder = FileLock(lock, thread_local=False)
+    while True:
+        try:
+            await asyncio.to_thread(holder.acquire, blocking=False)
+            break
+        except Timeout:
+            on_bytes(_size_of(partial))
+            await asyncio.sleep(LOCK_POLL)
+    try:
+        if not await asyncio.to_thread(target.exists):
+            await _Transfer(session, source, partial, on_bytes, retry_delay).run()
+            partial.replace(target)
+        on_bytes(source.size)
+    finally:
+        holder.release()
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+async def _in_thread(work: Callable[..., None], *arguments: object) -> None:
+    """Like `asyncio.to_thread`, but a cancelled caller waits too: the thread uses its open file."""
+    future = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    future.result()
+
+
+class _Transfer:
+    """Fills the partial file. Its hash is kept up to date while bytes arrive: nothing is read twice."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        source: Source,
+        partial: Path,
+        on_bytes: OnBytes,
+        retry_delay: float,
+    ) -> None:
+        self._session = session
+        self._source = source
+        self._partial = partial
+        self._on_bytes = on_bytes
+        self._retry_delay = retry_delay
+        self._have = 0
+        self._hash = hashlib.sha256()
+
+    async def run(self) -> None:
+        if _size_of(self._partial) > self._source.size:
+            self._partial.unlink()
+        self._have = await asyncio.to_thread(self._hash_what_is_there)
+        self._on_bytes(self._have)
+        if self._have:
+            log.info("download resumes", url=self._source.url, at=self._have, size=self._source.size)
+        await asyncio.to_thread(self._check_space)
+        with self._partial.open("ab", buffering=0) as file:
+            await self._fill(file.fileno())
+            await _in_thread(os.fsync, file.fileno())
+        if self._source.sha256 is not None and self._hash.hexdigest() != self._source.sha256:
+            self._partial.unlink()
+            came, announced = self._hash.hexdigest(), self._source.sha256
+            message = (
+                f"the sha256 of what came is {came}, but the hub announced {announced}; it was discarded"
+            )
+            raise failed(f"{self._source.url}: {message}")
+
+    async def _fill(self, descriptor: int) -> None:
+        tries = 0
+        while self._have < self._source.size:
+            before = self._have
+            try:
+                await self._attempt(descriptor)
+            except (_InterruptedError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                tries = 1 if self._have > before else tries + 1
+                reason = str(error) or type(error).__name__
+                if tries >= TRIES:
+                    kept = f"{self._have:,} of {self._source.size:,} bytes are kept"
+                    raise failed(
+                        f"{self._source.url}: {reason}; {kept}, and the next try goes on there"
+                    ) from error
+                pause = min(self._retry_delay * 2 ** (tries - 1), 30.0) * random.uniform(0.75, 1.25)
+                if isinstance(error, _InterruptedError) and error.pause is not None:
+                    pause = min(max(pause, error.pause), 120.0)
+                log.warning(
+                    "download interrupted", url=self._source.url, reason=reason, at=self._have, pause=pause
+                )
+                await asyncio.sleep(pause)
+
+    async def _attempt(self, descriptor: int) -> None:
+        headers = {**self._source.headers, "Accept-Encoding": "identity"}
+        if self._have:
+            headers["Range"] = f"bytes={self._have}-"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_LIMIT, sock_read=SILENCE_LIMIT)
+        async with self._session.get(self._source.url, headers=headers, timeout=timeout) as response:
+            await self._check_head(response, descriptor)
+            async for piece in response.content.iter_chunked(CHUNK):
+                if self._have + len(piece) > self._source.size:
+                    size = f"more than the {self._source.size:,} bytes that the hub announced"
+                    await _in_thread(self._start_again, descriptor)
+                    raise failed(f"{self._source.url}: {size} came; they were discarded")
+                await _in_thread(self._write, descriptor, piece)
+                self._on_bytes(self._have)
+        if self._have < self._source.size:
+            raise _InterruptedError("the connection was closed early")
+
+    async def _check_head(self, response: aiohttp.ClientResponse, descriptor: int) -> None:
+        status = response.status
+        if status in RETRY_LATER:
+            pause = response.headers.get("Retry-After", "")
+            raise _InterruptedError(f"status {status}", float(pause) if pause.isdecimal() else None)
+        if status == 416 or (status == 206 and not self._goes_on(response.headers.get("Content-Range", ""))):
+            await _in_thread(self._start_again, descriptor)
+            raise _InterruptedError("the server's range is not the one asked for")
+        if status == 200 and self._have:
+            log.warning("download starts again: the server takes no ranges", url=self._source.url)
+            await _in_thread(self._start_again, descriptor)
+        elif status not in (200, 206):
+            reason = response.headers.get("X-Error-Message") or response.reason
+            kind = _KINDS.get(status, "failed")
+            message = f"{self._source.url}: status {status}: {reason}"
+            raise HubError(Failure(message=message, retryable=False, kind=kind))
+
+    def _goes_on(self, content_range: str) -> bool:
+        return content_range == f"bytes {self._have}-{self._source.size - 1}/{self._source.size}"
+
+    # In threads
+
+    def _hash_what_is_there(self) -> int:
+        have = 0
+        self._hash = hashlib.sha256()
+        if _size_of(self._partial):
+            with self._partial.open("rb", buffering=0) as file:
+                while piece := file.read(4 * CHUNK):
+                    self._hash.update(piece)
+                    have += len(piece)
+        return have
+
+    def _start_again(self, descriptor: int) -> None:
+        os.ftruncate(descriptor, 0)
+        self._have = 0
+        self._hash = hashlib.sha256()
+
+    def _write(self, descriptor: int, piece: bytes) -> None:
+        view = memoryview(piece)
+        while view:
+            try:
+                written = os.write(descriptor, view)
+            except OSError as error:
+                raise self._disk_failed(error) from error
+            self._hash.update(view[:written])
+            self._have += written
+            view = view[written:]
+
+    def _check_space(self) -> None:
+        needed, free = self._source.size - self._have, shutil.disk_usage(self._partial.parent).free
+        if needed > free:
+            raise failed(
+                f"the disk of {self._partial.parent} has {free:,} bytes free, and {needed:,} more are needed "
+                "(`run.py rm NAME` frees some)"
+            )
+
+    def _disk_failed(self, error: OSError) -> HubError:
+        kept = f"{self._have:,} of {self._source.size:,} bytes are kept, and the next try goes on there"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "is full" if full else f"cannot be written: {error.strerror}"
+        return failed(f"the disk of {self._partial.parent} {what}; {kept}")
+
+
+class Speedometer:
+    """Bytes per second over the last seconds, from a count that grows."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, int]] = []
+
+    def rate(self, have: int) -> float | None:
+        """Take a sample; the rate is None until there are two of them."""
+        now = time.monotonic()
+        self._samples.append((now, have))
+        while len(self._samples) > 2 and now - self._samples[0][0] > 10:
+            del self._samples[0]
+        (since, before) = self._samples[0]
+        return (have - before) / (now - since) if now > since and have >= before else None

@@ -1,0 +1,323 @@
+"""`Hub.find`: the files of a model, from the cache, or fetched from the hub."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import aiohttp
+import msgspec
+import structlog
+
+from actors.config import HubSettings
+from actors.errors import Failure
+from actors.gguf import Header, HeaderError, read_header
+from actors.hub.cache import Cache, CachedModel, ModelFiles, default_folder
+from actors.hub.download import HubError, Source, Speedometer, download, failed
+from actors.hub.names import Choice, HubName, NoSuchVariantError, RepoFile, allowed, choose
+
+log = structlog.get_logger("hub")
+
+LIST_TRIES = 3
+HEADER_WINDOW = 4 << 20
+LOG_STEP = 0.1
+LOG_SECONDS = 30.0
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ETAG = re.compile(r"[0-9a-fA-F]{32,64}")
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a download is; bytes, and bytes per second when it is known."""
+
+    have: int
+    total: int
+    rate: float | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present rate."""
+        return (self.total - self.have) / self.rate if self.rate else None
+
+    def __str__(self) -> str:
+        share = 100 * self.have / self.total if self.total else 100.0
+        size = f"{self.total / 1e9:.2f} GB" if self.total >= 1e9 else f"{self.total / 1e6:.1f} MB"
+        left = f", {self.seconds_left:.0f} s left" if self.seconds_left is not None else ""
+        return f"{share:.0f} % of {size}{left}"
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def cache_of(settings: HubSettings) -> Cache:
+    """The cache that these settings mean."""
+    return Cache(Path(settings.cache_dir).expanduser() if settings.cache_dir else default_folder())
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a repository has at a commit; `repo` in the hub's own letter case."""
+
+    repo: str
+    commit: str
+    files: list[RepoFile]
+
+
+class Hub:
+    """A hub, its cache, and the operator's policy."""
+
+    def __init__(
+        self, settings: HubSettings, session: aiohttp.ClientSession, *, retry_delay: float = 1.0
+    ) -> None:
+        self._settings = settings
+        self._session = session
+        self._retry_delay = retry_delay
+        self.cache = cache_of(settings)
+
+    def allows(self, name: HubName) -> bool:
+        """Whether a request may name this repository."""
+        return allowed(name.repo, self._settings.allow)
+
+    def listed(self) -> list[CachedModel]:
+        """The models in the cache that a request may name. Blocking."""
+        return [model for model in self.cache.models() if self.allows(model.name)]
+
+    async def find(
+        self,
+        name: HubName,
+        *,
+        revision: str = "main",
+        projector: str | None = None,
+        refresh: bool = False,
+        on_progress: OnProgress = lambda _: None,
+    ) -> ModelFiles:
+        """The model's files; they are fetched if they are not all here, or `refresh` asks for news.
+
+        Raises `HubError`. What has arrived is kept, however this ends.
+        """
+        if not refresh and (found := await asyncio.to_thread(self.cache.find, name, revision, projector)):
+            return found
+        if self._settings.offline:
+            message = f"{name} is not in {self.cache.folder}, and hub.offline is set"
+            raise HubError(Failure(message=message, retryable=False, kind="not_found"))
+        listing = await self._list(name, revision)
+        try:
+            choice = choose(listing.files, name.variant, projector=projector)
+        except NoSuchVariantError as error:
+            message = f"{listing.repo}: {error}"
+            raise HubError(Failure(message=message, retryable=False, kind="not_found")) from None
+        return await self._fetch(listing, choice, revision, on_progress)
+
+    # Listing
+
+    async def _list(self, name: HubName, revision: str) -> Listing:
+        for tries_left in reversed(range(LIST_TRIES)):
+            try:
+                return await asyncio.to_thread(self._list_now, name, revision)
+            except HubError as error:
+                if not (error.failure.retryable and tries_left):
+                    raise
+                log.warning("hub does not answer", repo=name.repo, reason=str(error))
+                await asyncio.sleep(self._retry_delay * (LIST_TRIES - tries_left))
+        raise AssertionError("the last try returns or raises")
+
+    def _list_now(self, name: HubName, revision: str) -> Listing:
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=self._settings.endpoint, token=self._settings.token)
+        try:
+            info = api.model_info(name.repo, revision=revision, files_metadata=True)
+        except Exception as error:  # httpx's, OSError's and huggingface_hub's own have no common base
+            raise _explain(name.repo, revision, error) from error
+        files = [
+            RepoFile(
+                path=sibling.rfilename,
+                size=sibling.size or 0,
+                etag=sibling.lfs.sha256 if sibling.lfs else sibling.blob_id,
+            )
+            for sibling in info.siblings or []
+            if _is_safe(sibling.rfilename)
+        ]
+        if info.sha is None or not _COMMIT.fullmatch(info.sha):
+            raise failed(f"{name.repo}: the hub gave no commit, but {info.sha!r}")
+        return Listing(
+            repo=info.id if info.id.casefold() == name.repo.casefold() else name.repo,
+            commit=info.sha,
+            files=files,
+        )
+
+    # Fetching
+
+    async def _fetch(
+        self, listing: Listing, choice: Choice, revision: str, on_progress: OnProgress
+    ) -> ModelFiles:
+        missing = await asyncio.to_thread(self._missing, listing, choice)
+        if missing:
+            headers = await asyncio.to_thread(self._headers)
+            await self._check_disk(missing)
+            first = choice.parts[0]
+            if first in missing:
+                header = await asyncio.to_thread(self._remote_header, self._source(listing, first, headers))
+                log.info(
+                    "download starts",
+                    repo=listing.repo,
+                    variant=choice.label,
+                    bytes=sum(file.size for file in missing),
+                    architecture=header.architecture,
+                    context_length=header.context_length,
+                )
+            report = _Reporter(listing.repo, choice, missing, on_progress)
+            for file in missing:
+                assert file.etag is not None
+                await download(
+                    self._session,
+                    self._source(listing, file, headers),
+                    self.cache.blob(listing.repo, file.etag),
+                    lock=self.cache.lock(listing.repo, file.etag),
+                    on_bytes=lambda have, file=file: report.at(file, have),  # type: ignore[misc]
+                    retry_delay=self._retry_delay,
+                )
+        return await asyncio.to_thread(self._finish, listing, choice, revision)
+
+    def _missing(self, listing: Listing, choice: Choice) -> list[RepoFile]:
+        missing = []
+        for file in choice.files:
+            if file.etag is None or not _ETAG.fullmatch(file.etag):
+                raise failed(f"{listing.repo}: the hub says nothing of the content of {file.path}")
+            pointer = self.cache.pointer(listing.repo, listing.commit, file.path)
+            if not pointer.is_file() and not self.cache.blob(listing.repo, file.etag).is_file():
+                missing.append(file)
+        return missing
+
+    def _finish(self, listing: Listing, choice: Choice, revision: str) -> ModelFiles:
+        paths = {file.path: self.cache.link(listing.repo, listing.commit, file) for file in choice.files}
+        self.cache.set_revision(listing.repo, revision, listing.commit)
+        return ModelFiles(
+            path=paths[choice.parts[0].path],
+            projector=paths[choice.projector.path] if choice.projector else None,
+            label=choice.label,
+        )
+
+    async def _check_disk(self, missing: list[RepoFile]) -> None:
+        if self._settings.max_disk is None:
+            return
+        limit = int(self._settings.max_disk * 2**30)
+        used = await asyncio.to_thread(self.cache.size)
+        needed = sum(file.size for file in missing)
+        if used + needed > limit:
+            message = (
+                f"hub.max_disk allows {limit:,} bytes, {used:,} are used, and {needed:,} more are needed; "
+                "`run.py models` lists what is there, and `run.py rm NAME` frees it"
+            )
+            raise failed(message, retryable=False)
+
+    def _source(self, listing: Listing, file: RepoFile, headers: dict[str, str]) -> Source:
+        from huggingface_hub import hf_hub_url
+
+        url = hf_hub_url(listing.repo, file.path, revision=listing.commit, endpoint=self._settings.endpoint)
+        sha256 = file.etag if file.etag and len(file.etag) == 64 else None
+        return Source(url=url, headers=headers, size=file.size, sha256=sha256)
+
+    def _headers(self) -> dict[str, str]:
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        return dict(build_hf_headers(token=self._settings.token, library_name="llama-smart-proxy"))
+
+    def _remote_header(self, source: Source) -> Header:
+        """Read the GGUF header where it is, so that what can never be served is not downloaded."""
+        from huggingface_hub import get_session, hf_raise_for_status
+
+        def fetch(offset: int, count: int) -> bytes:
+            headers = {
+                **source.headers,
+                "Range": f"bytes={offset}-{offset + count - 1}",
+                "Accept-Encoding": "identity",
+            }
+            with get_session().stream("GET", source.url, headers=headers, follow_redirects=True) as response:
+                hf_raise_for_status(response)
+                data = bytearray()
+                for piece in response.iter_bytes():
+                    data += piece
+                    if len(data) >= count:
+                        break
+            if response.status_code != 206 and offset:
+                raise HeaderError("cannot be read in parts: the server takes no ranges")
+            return bytes(data[:count])
+
+        try:
+            return read_header(fetch, source.size, window=min(HEADER_WINDOW, source.size))
+        except HeaderError as error:
+            raise failed(f"{source.url}: {error}", retryable=False) from error
+        except Exception as error:
+            raise _explain(source.url, "", error) from error
+
+
+class _Reporter:
+    """Adds up the files of a model, and tells of it: to the callback always, to the log at sensible steps."""
+
+    def __init__(self, repo: str, choice: Choice, missing: list[RepoFile], on_progress: OnProgress) -> None:
+        self._repo = repo
+        self._label = choice.label
+        self._on_progress = on_progress
+        self._have = dict.fromkeys((file.path for file in missing), 0)
+        self._total = sum(file.size for file in missing)
+        self._speed = Speedometer()
+        self._logged_share = 0.0
+        self._logged_at = time.monotonic()
+
+    def at(self, file: RepoFile, have: int) -> None:
+        self._have[file.path] = have
+        done = sum(self._have.values())
+        progress = Progress(have=done, total=self._total, rate=self._speed.rate(done))
+        self._on_progress(progress)
+        share = done / self._total if self._total else 1.0
+        if share >= self._logged_share + LOG_STEP or time.monotonic() > self._logged_at + LOG_SECONDS:
+            self._logged_share, self._logged_at = share, time.monotonic()
+            log.info("downloading", repo=self._repo, variant=self._label, progress=str(progress), bytes=done)
+
+
+def _is_safe(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return (
+        bool(parts)
+        and not path.startswith("/")
+        and ".." not in parts
+        and "\\" not in path
+        and "\0" not in path
+    )
+
+
+def _explain(what: str, revision: str, error: Any) -> HubError:
+    """huggingface_hub's exceptions in words for the client."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    def because(message: str, **fields: Any) -> HubError:
+        return HubError(Failure(message=f"{what}: {message}", **fields))
+
+    reason = getattr(error, "server_message", None) or ""
+    if isinstance(error, GatedRepoError):
+        advice = "ask for access on the hub, and set hub.token (or HF_TOKEN)"
+        return because(f"access is restricted; {advice}. {reason}".strip(), retryable=False, kind="forbidden")
+    if isinstance(error, RepositoryNotFoundError):
+        return because(
+            "there is no such repository on the hub, or it is private and hub.token is not set",
+            retryable=False,
+            kind="not_found",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return because(f"it has no revision {revision!r}", retryable=False, kind="not_found")
+    if isinstance(error, HFValidationError):
+        return because(str(error), retryable=False, kind="not_found")
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in (401, 403):
+            advice = f"status {status}: {reason or 'access denied'}; is hub.token right?"
+            return because(f"the hub refuses: {advice}", retryable=False, kind="forbidden")
+        return because(f"the hub answered with status {status} {reason}".strip())
+    return because(f"the hub cannot be reached: {str(error) or type(error).__name__}")
