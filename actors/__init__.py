@@ -7,13 +7,16 @@ The nouns, from the outside in:
 * `model.ModelActor`       one actor per model. Owns the process of its server: starts it, waits until
   it is healthy, relays its log, stops it, reports facts. Holds no requests.
 * `planner.Planner`        pure. `handle(event, now) -> effects`: the queue, the leases, the eviction.
+* `roster`                 pure. What the planner knows of each model and each waiting request.
 * `lifecycle`              pure. The one table of a model's states.
 * `backends`               how a server comes to run: a llama-server binary or the embedded one.
+* `hub`                    models by repository: names, downloads, the cache.
+* `gguf`                   headers of model files: what a model is and needs.
 * `demo`                   writes the demo GGUFs, whose weights are made by hand.
 * `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.
 * `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the settings.
 
 Who calls whom: door -> `Supervisor.lease` -> mailbox -> planner -> effects -> `ModelActor.tell`;
-model actor -> `Supervisor.tell(BecameReady | Exited)` -> planner. Tokens never pass through here:
+model actor -> `Supervisor.tell(Fetched | BecameReady | Exited)` -> planner. Tokens never pass through here:
 a grant carries an endpoint, and the door speaks to it directly.
 """

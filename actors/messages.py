@@ -57,11 +57,12 @@ class Shutdown(Message, frozen=True, kw_only=True):
 
 
 class BecameReady(Message, frozen=True, kw_only=True):
-    """The server of this epoch answers its health check."""
+    """The server of this epoch answers its health check. `variant` names the file that was chosen."""
 
     model: str
     epoch: int
     endpoint: Endpoint
+    variant: str | None = None
 
 
 class Fetched(Message, frozen=True, kw_only=True):
@@ -121,6 +122,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     epoch: int
     endpoint: Endpoint
+    variant: str | None = None
+    """Which file of a repository it is."""
     queued: float
     """Seconds of waiting for a turn: what is neither of the other two."""
     fetched: float

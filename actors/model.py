@@ -138,7 +138,10 @@ class ModelActor(Actor[Order]):
                 seconds=round(time.monotonic() - started, 3),
                 endpoint=f"{server.endpoint.host}:{server.endpoint.port}",
             )
-            self._report(BecameReady(model=self.model, epoch=epoch, endpoint=server.endpoint))
+            variant = files.label or None
+            self._report(
+                BecameReady(model=self.model, epoch=epoch, endpoint=server.endpoint, variant=variant)
+            )
             await server.wait_exited()
             return server.explain_exit("while it was serving")
         except StartError as error:

@@ -157,6 +157,7 @@ class Planner:
             return
         model.life.move(Move.READY)
         model.endpoint = event.endpoint
+        model.variant = event.variant
         model.ready_at = model.last_used = now
         model.suspect_until = 0.0
         model.mean_load = now - model.started_at
@@ -327,6 +328,7 @@ class Planner:
                 model=model.spec.name,
                 epoch=model.life.epoch,
                 endpoint=model.endpoint,
+                variant=model.variant,
                 queued=(load_began - fetched if waited_for_load else now) - ticket.asked_at,
                 fetched=fetched if waited_for_load else 0.0,
                 loaded=model.ready_at - load_began if waited_for_load else 0.0,
@@ -391,27 +393,7 @@ class Planner:
         waiting: dict[str, int] = {}
         for ticket in self._waiting.values():
             waiting[ticket.model.spec.name] = waiting.get(ticket.model.spec.name, 0) + 1
-        return [self._status(model, waiting.get(name, 0), now) for name, model in self._models.items()]
-
-    def _status(self, model: Model, waiting: int, now: float) -> ModelStatus:
-        state = model.life.state
-        up = state in (State.READY, State.DRAINING)
-        return ModelStatus(
-            name=model.spec.name,
-            aliases=model.spec.aliases,
-            state=state,
-            epoch=model.life.epoch,
-            slots=model.spec.slots,
-            busy=model.busy,
-            waiting=waiting,
-            endpoint=model.endpoint,
-            ready_seconds=now - model.ready_at if up else None,
-            load_seconds=model.ready_at - model.started_at if up else None,
-            idle_seconds=now - model.last_used if up and not model.holders else None,
-            failures=model.failures,
-            retry_in=max(0.0, model.retry_at - now) if state is State.FAILED else None,
-            error=model.failure.message if model.failure else None,
-        )
+        return [model.status(waiting.get(name, 0), now) for name, model in self._models.items()]
 
     def add(self, spec: ModelSpec) -> None:
         """One more model, whose names are free."""

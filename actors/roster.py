@@ -81,12 +81,14 @@ class Model:
         "started_at",
         "suspect_until",
         "unwanted_since",
+        "variant",
     )
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.life = Life(spec.name)
         self.endpoint: Endpoint | None = None
+        self.variant: str | None = None
         self.holders: dict[int, float] = {}
         self.busy = 0
         self.failure: Failure | None = None
@@ -107,3 +109,24 @@ class Model:
         if self.life.state is not State.READY or now < self.suspect_until:
             return False
         return not ticket.slot or self.busy < self.spec.slots
+
+    def status(self, waiting: int, now: float) -> ModelStatus:
+        """What is told of it; `waiting` requests wait for it."""
+        state = self.life.state
+        up = state in (State.READY, State.DRAINING)
+        return ModelStatus(
+            name=self.spec.name,
+            aliases=self.spec.aliases,
+            state=state,
+            epoch=self.life.epoch,
+            slots=self.spec.slots,
+            busy=self.busy,
+            waiting=waiting,
+            endpoint=self.endpoint,
+            ready_seconds=now - self.ready_at if up else None,
+            load_seconds=self.ready_at - self.started_at if up else None,
+            idle_seconds=now - self.last_used if up and not self.holders else None,
+            failures=self.failures,
+            retry_in=max(0.0, self.retry_at - now) if state is State.FAILED else None,
+            error=self.failure.message if self.failure else None,
+        )

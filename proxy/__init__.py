@@ -8,6 +8,7 @@ The rooms, along a request's way:
 * `generate`   the way itself: check, lease, ask, answer as a stream or as a whole
 * `upstream`   connections to the model servers; `http1` reads what they send (pure)
 * `relay`      bytes from the upstream's socket to the client's; `sse` cuts them into events (pure)
+* `waiting`    comment lines for streams that wait
 * `assemble`   whole answers out of streams (pure)
 * `dialects`, `errors`  how each API words an error (pure)
 * `exchange`   one request and what became of it, accounted in one place

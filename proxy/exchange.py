@@ -36,6 +36,7 @@ class Exchange:
         "status",
         "stream",
         "tokens",
+        "variant",
     )
 
     def __init__(self, method: str, path: str, request_id: str) -> None:
@@ -46,6 +47,7 @@ class Exchange:
         self.phase = "reading"
         self.model: str | None = None
         self.epoch: int | None = None
+        self.variant: str | None = None
         self.stream: bool | None = None
         self.status = 0
         self.error: str | None = None
@@ -63,6 +65,7 @@ class Exchange:
         """The request has its lease, perhaps its second one."""
         self.model = grant.model
         self.epoch = grant.epoch
+        self.variant = grant.variant
         self.queued += grant.queued
         self.fetched += grant.fetched
         self.loaded += grant.loaded
@@ -99,6 +102,8 @@ class Exchange:
         }
         if self.model is not None:
             fields["model"] = self.model
+        if self.variant is not None:
+            fields["variant"] = self.variant
         if self.epoch is not None:
             fields["epoch"] = self.epoch
             fields["stream"] = self.stream

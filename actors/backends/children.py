@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import functools
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 LINE_LIMIT = 8192
 
 
+@functools.cache
 def owner_mark() -> str:
     """Identity of this gateway: its pid alone could be that of another process by tomorrow."""
     return f"{os.getpid()}:{psutil.Process().create_time():.2f}"

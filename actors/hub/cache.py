@@ -128,7 +128,13 @@ class Cache:
         if name.variant is None:
             shutil.rmtree(folder)
             return before
-        self._remove_files(folder, self._chosen(folder, name.variant))
+        try:
+            choice = self._chosen(folder, name.variant)
+        except NoSuchVariantError as error:
+            partial = any((folder / "blobs").glob("*.incomplete"))
+            hint = f"; what has arrived of others goes with all of {name.repo}" if partial else ""
+            raise NoSuchVariantError(f"{error}{hint}") from None
+        self._remove_files(folder, choice)
         return before - _blob_bytes(folder)
 
     def _chosen(self, folder: Path, variant: str) -> Choice:

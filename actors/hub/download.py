@@ -14,7 +14,9 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -34,6 +36,8 @@ LOCK_POLL = 0.25
 RETRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _KINDS: dict[int, FailureKind] = {401: "forbidden", 403: "forbidden", 404: "not_found"}
+
+T = TypeVar("T")
 
 OnBytes = Callable[[int], None]
 """Told how many bytes of the file are there."""
@@ -82,24 +86,23 @@ async def download(
 
     Of several processes that want the same file one downloads it; the others wait and follow.
     """
-    await asyncio.to_thread(lock.parent.mkdir, parents=True, exist_ok=True)
-    await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".incomplete")
+    await asyncio.to_thread(_make_folders, lock.parent, target.parent)
+    incomplete = target.with_name(target.name + ".incomplete")
     holder = FileLock(lock, thread_local=False)
     while True:
         try:
-            await asyncio.to_thread(holder.acquire, blocking=False)
+            await _in_thread(partial(holder.acquire, blocking=False))
             break
         except Timeout:
-            on_bytes(_size_of(partial))
+            on_bytes(await asyncio.to_thread(_size_of, incomplete))
             await asyncio.sleep(LOCK_POLL)
     try:
         if not await asyncio.to_thread(target.exists):
-            await _Transfer(session, source, partial, on_bytes, retry_delay).run()
-            partial.replace(target)
+            await _Transfer(session, source, incomplete, on_bytes, retry_delay).run()
+            await asyncio.to_thread(incomplete.replace, target)
         on_bytes(source.size)
     finally:
-        holder.release()
+        await _in_thread(holder.release)
 
 
 def _size_of(path: Path) -> int:
@@ -109,7 +112,12 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-async def _in_thread(work: Callable[..., None], *arguments: object) -> None:
+def _make_folders(*folders: Path) -> None:
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
     """Like `asyncio.to_thread`, but a cancelled caller waits too: the thread uses its open file."""
     future = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
     cancelled: asyncio.CancelledError | None = None
@@ -120,7 +128,7 @@ async def _in_thread(work: Callable[..., None], *arguments: object) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
-    future.result()
+    return future.result()
 
 
 class _Transfer:
@@ -143,18 +151,19 @@ class _Transfer:
         self._hash = hashlib.sha256()
 
     async def run(self) -> None:
-        if _size_of(self._partial) > self._source.size:
-            self._partial.unlink()
         self._have = await asyncio.to_thread(self._hash_what_is_there)
         self._on_bytes(self._have)
         if self._have:
             log.info("download resumes", url=self._source.url, at=self._have, size=self._source.size)
         await asyncio.to_thread(self._check_space)
-        with self._partial.open("ab", buffering=0) as file:
-            await self._fill(file.fileno())
-            await _in_thread(os.fsync, file.fileno())
+        descriptor = await _in_thread(os.open, self._partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            await self._fill(descriptor)
+            await _in_thread(os.fsync, descriptor)
+        finally:
+            await _in_thread(os.close, descriptor)
         if self._source.sha256 is not None and self._hash.hexdigest() != self._source.sha256:
-            self._partial.unlink()
+            await asyncio.to_thread(self._partial.unlink)
             came, announced = self._hash.hexdigest(), self._source.sha256
             message = (
                 f"the sha256 of what came is {came}, but the hub announced {announced}; it was discarded"
@@ -225,7 +234,9 @@ class _Transfer:
     def _hash_what_is_there(self) -> int:
         have = 0
         self._hash = hashlib.sha256()
-        if _size_of(self._partial):
+        if (size := _size_of(self._partial)) > self._source.size:
+            self._partial.unlink()
+        elif size:
             with self._partial.open("rb", buffering=0) as file:
                 while piece := file.read(4 * CHUNK):
                     self._hash.update(piece)

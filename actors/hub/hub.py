@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,6 +62,15 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     repo: str
     commit: str
     files: list[RepoFile]
+
+
+class _Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One file to download."""
+
+    file: RepoFile
+    source: Source
+    target: Path
+    lock: Path
 
 
 class Hub:
@@ -151,43 +161,52 @@ class Hub:
     async def _fetch(
         self, listing: Listing, choice: Choice, revision: str, on_progress: OnProgress
     ) -> ModelFiles:
-        missing = await asyncio.to_thread(self._missing, listing, choice)
-        if missing:
-            headers = await asyncio.to_thread(self._headers)
-            await self._check_disk(missing)
-            first = choice.parts[0]
-            if first in missing:
-                header = await asyncio.to_thread(self._remote_header, self._source(listing, first, headers))
+        jobs = await asyncio.to_thread(self._jobs, listing, choice)
+        if jobs:
+            await self._check_disk(sum(job.file.size for job in jobs))
+            if jobs[0].file == choice.parts[0]:
+                header = await asyncio.to_thread(_remote_header, jobs[0].source)
                 log.info(
                     "download starts",
                     repo=listing.repo,
                     variant=choice.label,
-                    bytes=sum(file.size for file in missing),
+                    bytes=sum(job.file.size for job in jobs),
                     architecture=header.architecture,
                     context_length=header.context_length,
                 )
-            report = _Reporter(listing.repo, choice, missing, on_progress)
-            for file in missing:
-                assert file.etag is not None
+            report = _Reporter(listing.repo, choice.label, [job.file for job in jobs], on_progress)
+            for job in jobs:
                 await download(
                     self._session,
-                    self._source(listing, file, headers),
-                    self.cache.blob(listing.repo, file.etag),
-                    lock=self.cache.lock(listing.repo, file.etag),
-                    on_bytes=lambda have, file=file: report.at(file, have),  # type: ignore[misc]
+                    job.source,
+                    job.target,
+                    lock=job.lock,
+                    on_bytes=partial(report.at, job.file),
                     retry_delay=self._retry_delay,
                 )
         return await asyncio.to_thread(self._finish, listing, choice, revision)
 
-    def _missing(self, listing: Listing, choice: Choice) -> list[RepoFile]:
-        missing = []
+    def _jobs(self, listing: Listing, choice: Choice) -> list[_Job]:
+        """What is to be downloaded; blocking."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        headers = build_hf_headers(token=self._settings.token, library_name="llama-smart-proxy")
+        jobs = []
         for file in choice.files:
             if file.etag is None or not _ETAG.fullmatch(file.etag):
                 raise failed(f"{listing.repo}: the hub says nothing of the content of {file.path}")
-            pointer = self.cache.pointer(listing.repo, listing.commit, file.path)
-            if not pointer.is_file() and not self.cache.blob(listing.repo, file.etag).is_file():
-                missing.append(file)
-        return missing
+            target = self.cache.blob(listing.repo, file.etag)
+            if target.is_file() or self.cache.pointer(listing.repo, listing.commit, file.path).is_file():
+                continue
+            url = hf_hub_url(
+                listing.repo, file.path, revision=listing.commit, endpoint=self._settings.endpoint
+            )
+            sha256 = file.etag if len(file.etag) == 64 else None
+            source = Source(url=url, headers=headers, size=file.size, sha256=sha256)
+            lock = self.cache.lock(listing.repo, file.etag)
+            jobs.append(_Job(file=file, source=source, target=target, lock=lock))
+        return jobs
 
     def _finish(self, listing: Listing, choice: Choice, revision: str) -> ModelFiles:
         paths = {file.path: self.cache.link(listing.repo, listing.commit, file) for file in choice.files}
@@ -198,12 +217,11 @@ class Hub:
             label=choice.label,
         )
 
-    async def _check_disk(self, missing: list[RepoFile]) -> None:
+    async def _check_disk(self, needed: int) -> None:
         if self._settings.max_disk is None:
             return
         limit = int(self._settings.max_disk * 2**30)
         used = await asyncio.to_thread(self.cache.size)
-        needed = sum(file.size for file in missing)
         if used + needed > limit:
             message = (
                 f"hub.max_disk allows {limit:,} bytes, {used:,} are used, and {needed:,} more are needed; "
@@ -211,53 +229,39 @@ class Hub:
             )
             raise failed(message, retryable=False)
 
-    def _source(self, listing: Listing, file: RepoFile, headers: dict[str, str]) -> Source:
-        from huggingface_hub import hf_hub_url
 
-        url = hf_hub_url(listing.repo, file.path, revision=listing.commit, endpoint=self._settings.endpoint)
-        sha256 = file.etag if file.etag and len(file.etag) == 64 else None
-        return Source(url=url, headers=headers, size=file.size, sha256=sha256)
+def _remote_header(source: Source) -> Header:
+    """Read the GGUF header where it is, so that what can never be served is not downloaded. Blocking."""
+    from huggingface_hub import get_session, hf_raise_for_status
 
-    def _headers(self) -> dict[str, str]:
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
-
-        return dict(build_hf_headers(token=self._settings.token, library_name="llama-smart-proxy"))
-
-    def _remote_header(self, source: Source) -> Header:
-        """Read the GGUF header where it is, so that what can never be served is not downloaded."""
-        from huggingface_hub import get_session, hf_raise_for_status
-
-        def fetch(offset: int, count: int) -> bytes:
-            headers = {
-                **source.headers,
-                "Range": f"bytes={offset}-{offset + count - 1}",
-                "Accept-Encoding": "identity",
-            }
-            with get_session().stream("GET", source.url, headers=headers, follow_redirects=True) as response:
-                hf_raise_for_status(response)
-                data = bytearray()
-                for piece in response.iter_bytes():
-                    data += piece
-                    if len(data) >= count:
-                        break
+    def fetch(offset: int, count: int) -> bytes:
+        headers = {**source.headers, "Range": f"bytes={offset}-{offset + count - 1}"}
+        headers["Accept-Encoding"] = "identity"
+        with get_session().stream("GET", source.url, headers=headers, follow_redirects=True) as response:
+            hf_raise_for_status(response)
             if response.status_code != 206 and offset:
                 raise HeaderError("cannot be read in parts: the server takes no ranges")
-            return bytes(data[:count])
+            data = bytearray()
+            for piece in response.iter_bytes():
+                data += piece
+                if len(data) >= count:
+                    break
+        return bytes(data[:count])
 
-        try:
-            return read_header(fetch, source.size, window=min(HEADER_WINDOW, source.size))
-        except HeaderError as error:
-            raise failed(f"{source.url}: {error}", retryable=False) from error
-        except Exception as error:
-            raise _explain(source.url, "", error) from error
+    try:
+        return read_header(fetch, source.size, window=min(HEADER_WINDOW, source.size))
+    except HeaderError as error:
+        raise failed(f"{source.url}: {error}", retryable=False) from error
+    except Exception as error:
+        raise _explain(source.url, "", error) from error
 
 
 class _Reporter:
     """Adds up the files of a model, and tells of it: to the callback always, to the log at sensible steps."""
 
-    def __init__(self, repo: str, choice: Choice, missing: list[RepoFile], on_progress: OnProgress) -> None:
+    def __init__(self, repo: str, label: str, missing: list[RepoFile], on_progress: OnProgress) -> None:
         self._repo = repo
-        self._label = choice.label
+        self._label = label
         self._on_progress = on_progress
         self._have = dict.fromkeys((file.path for file in missing), 0)
         self._total = sum(file.size for file in missing)

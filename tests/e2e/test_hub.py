@@ -56,10 +56,10 @@ def test_a_name_downloads_loads_and_streams(
     assert answer.choices[0].message.content
     line = gateway.wait_for("request", status=200)
     assert line["fetched_ms"] > 0
-    assert gateway.wait_for("model file", model=NAME)["variant"] == "Q8_0"
     # The same file for another letter case and for no variant; no further download.
     for name in (NAME.lower(), "org/demo-gguf"):
         assert gateway.chat(name).status_code == 200
+    assert gateway.wait_for("request", model="org/demo-gguf")["variant"] == "Q8_0"
     assert len(site.downloads) == 1
     listed = {model["id"] for model in gateway.client.get("/v1/models").json()["data"]}
     assert listed == {NAME, "org/demo-gguf"}

@@ -113,7 +113,10 @@ async def test_the_cache_is_huggingface_hubs_own(hub: Hub, site: StandInHub, tmp
     asked = len(site.seen)
     assert str((await hub.find(HubName(REPO, "q8_0"))).path) == path
     assert len(site.seen) == asked
-    assert [str(model.name) for model in hub.cache.models()] == [f"{REPO}:Q4_K_M", f"{REPO}:Q8_0"]
+    assert [str(model.name) for model in await asyncio.to_thread(hub.cache.models)] == [
+        f"{REPO}:Q4_K_M",
+        f"{REPO}:Q8_0",
+    ]
 
 
 async def test_a_split_model_in_a_subfolder_with_its_projector(
@@ -227,9 +230,12 @@ async def test_a_full_disk(site: StandInHub, session: aiohttp.ClientSession, sma
     ballast.unlink()
     site.pace = (256 * 1024, 0.01)
 
+    filling: list[asyncio.Future[int]] = []
+
     def fill(progress: Progress) -> None:
-        if progress.have > MIB and not ballast.exists():
-            ballast.write_bytes(bytes(2 * MIB))
+        if progress.have > MIB and not filling:
+            loop = asyncio.get_running_loop()
+            filling.append(loop.run_in_executor(None, ballast.write_bytes, bytes(2 * MIB)))
 
     with pytest.raises(HubError, match=r"is full; .* are kept, and the next try goes on there") as caught:
         await hub.find(Q4, on_progress=fill)
@@ -346,23 +352,24 @@ async def test_the_disk_that_may_be_used(
     await hub.find(Q4)
     with pytest.raises(HubError, match=r"hub\.max_disk allows 4,194,304 bytes, .* are used"):
         await hub.find(HubName(REPO, "Q8_0"))
-    assert hub.cache.remove(Q4) == len(original(site))
+    assert await asyncio.to_thread(hub.cache.remove, Q4) == len(original(site))
     assert content(await hub.find(HubName(REPO, "Q8_0"))) == original(site, "m-Q8_0.gguf")
 
 
 async def test_removal(hub: Hub, site: StandInHub, tmp_path: Path) -> None:
     for variant in ("Q4_K_M", "Q8_0", "BF16"):
         await hub.find(HubName(REPO, variant))
-    freed = hub.cache.remove(HubName(REPO.lower(), "bf16"))
+    remove = hub.cache.remove
+    freed = await asyncio.to_thread(remove, HubName(REPO.lower(), "bf16"))
     assert freed == sum(file.stat().st_size for file in (site.folder / REPO / "BF16").iterdir())
-    assert [model.name.variant for model in hub.cache.models()] == ["Q4_K_M", "Q8_0"]
+    assert [model.name.variant for model in await asyncio.to_thread(hub.cache.models)] == ["Q4_K_M", "Q8_0"]
     with pytest.raises(NoSuchVariantError, match="it has no 'BF16'; there are: Q4_K_M, Q8_0"):
-        hub.cache.remove(HubName(REPO, "BF16"))
-    assert hub.cache.remove(HubName(REPO)) == 2 * len(original(site))
-    assert hub.cache.models() == []
-    assert hub.cache.size() == 0
+        await asyncio.to_thread(remove, HubName(REPO, "BF16"))
+    assert await asyncio.to_thread(remove, HubName(REPO)) == 2 * len(original(site))
+    assert await asyncio.to_thread(hub.cache.models) == []
+    assert await asyncio.to_thread(hub.cache.size) == 0
     with pytest.raises(NoSuchVariantError, match="is not in"):
-        hub.cache.remove(HubName(REPO))
+        await asyncio.to_thread(remove, HubName(REPO))
 
 
 async def test_a_hostile_listing_stays_in_the_cache(
