@@ -106,6 +106,11 @@ def _from_http(request: web.Request, error: web.HTTPException) -> ApiError:
 
 def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -> web.Response:
     exchange.failed(error)
+    if request.writer.output_size > 0:
+        # The answer has begun. Only a cut can tell now that it is not whole.
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer had begun")
     dialect = dialect_of(request.path)
     headers = {"X-Request-Id": exchange.request_id}
     if error.retry_after is not None:

@@ -11,7 +11,7 @@ import json
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, cast
 
@@ -388,6 +388,7 @@ async def door(
     body_limit: int = 2**20,
     keepalive_interval: float = 60,
     prepare: Callable[[FakeSupervisor], None] = lambda _: None,
+    routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] | None = None,
 ) -> AsyncIterator[Door]:
     """The front door, before a scripted server or before a port that refuses connections."""
     async with AsyncExitStack() as stack:
@@ -408,7 +409,10 @@ async def door(
         )
         hub = cast("Hub", FakeHub())
         views = Views(real, hub, version="1.2.3", pool_size=3)
-        runner = make_runner(make_app(Gateway(real, upstream, limits), views))
+        app = make_app(Gateway(real, upstream, limits), views)
+        for path, handler in (routes or {}).items():
+            app.router.add_get(path, handler)
+        runner = make_runner(app)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         listener = listening()
