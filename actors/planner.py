@@ -256,7 +256,7 @@ class Planner:
             model = ticket.model
             if model.spec.name not in seen and model.life.state is State.FETCHED:
                 seen.add(model.spec.name)
-                yield model, max(ticket.asked_at, model.fetch_ended)
+                yield model, _since(ticket)
 
     def _make_room(self, wanted: list[tuple[Model, float]], now: float) -> None:
         if not wanted:
@@ -376,7 +376,7 @@ class Planner:
             due.append(self._closing_at)
         if self._waiting:
             for ticket in self._waiting.values():
-                due += (ticket.asked_at + self._policy.patience, ticket.model.suspect_until)
+                due += (_since(ticket) + self._policy.patience, ticket.model.suspect_until)
             for model in self._models.values():
                 if model.life.state is State.FAILED:
                     due.append(model.retry_at)
@@ -430,6 +430,11 @@ class Planner:
         """The canonical name of a model or alias."""
         model = self._look_up(name)
         return model.spec.name if model else None
+
+
+def _since(ticket: Ticket) -> float:
+    """Since when a ticket waits for room for its model."""
+    return max(ticket.asked_at, ticket.model.fetch_ended)
 
 
 def _shutting_down() -> ShuttingDown:

@@ -421,6 +421,20 @@ def test_files_are_fetched_before_the_pool_is_asked_for_room() -> None:
     ]  # one slot
 
 
+def test_patience_begins_when_the_files_are_there() -> None:
+    world = World(size=1)
+    world.loaded("a")
+    world.ask("a")
+    world.fetches_slowly = True
+    world.ask("b")
+    world.now += 4
+    assert world.send(Fetched(model="b", epoch=1)) == []
+    wake = world.planner.next_wake(world.now)
+    assert wake == world.now + 10
+    world.tick(wake - world.now)
+    assert world.planner.describe(world.now)[0].state is State.DRAINING
+
+
 def test_the_time_to_wait_for_a_turn_does_not_run_during_a_download() -> None:
     world = World()
     world.fetches_slowly = True
