@@ -26,6 +26,8 @@ from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
 from actors.hub.names import HubName, parse_name
 from actors.model import ModelActor
+from actors.plan import add_arguments as add_plan_arguments
+from actors.plan import plan
 from actors.planner import Planner
 from actors.roster import ModelSpec, Policy
 from actors.supervisor import Adopted, Supervisor
@@ -44,6 +46,7 @@ COMMANDS = {
     "pull": "download a model, or what is new of it",
     "models": "list the models there are",
     "rm": "remove a downloaded model",
+    "plan": "say where a model would go, and what memory it would take",
 }
 
 log = structlog.get_logger("gateway")
@@ -60,17 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
-    if options.command == "check":
-        print(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True), end="")
-        return 0
-    if options.command in ("pull", "models", "rm"):
+    if options.command != "serve":
         set_up_logging("warning", "console", sys.stderr)
-    if options.command == "pull":
-        return asyncio.run(pull(config, options.name))
-    if options.command == "models":
-        return list_models(config)
-    if options.command == "rm":
-        return remove(config, options.name)
+        return _command(config, options)
     set_up_logging(config.server.log.level, config.server.log.format)
     try:
         import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
@@ -79,37 +74,57 @@ def main(arguments: list[str] | None = None) -> int:
     return uvloop.run(serve(config))
 
 
+def _command(config: Config, options: argparse.Namespace) -> int:
+    """Run another command than `serve`; return the exit status."""
+    match options.command:
+        case "check":
+            print(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True), end="")
+            return 0
+        case "pull":
+            return asyncio.run(pull(config, options.name))
+        case "models":
+            return list_models(config)
+        case "rm":
+            return remove(config, options.name)
+        case _:
+            return plan(config, options)
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="run.py",
         description="One address for your local language models: loads llama.cpp servers on demand.",
     )
     parser.add_argument("--version", action="version", version=f"llama-smart-proxy {VERSION}")
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=COMMANDS,
-        default="serve",
-        metavar="COMMAND",
-        help="; ".join(f"{name}: {what}" for name, what in COMMANDS.items()),
-    )
-    parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="for pull and rm: org/repo:variant, or a configured model"
-    )
+    _add_common(parser, config=CHECKOUT / "config.yaml")
+    parser.set_defaults(command="serve")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, what in COMMANDS.items():
+        command = commands.add_parser(name, help=what, description=what)
+        command.set_defaults(command=name)
+        _add_common(command)  # before or after the command, as one likes
+        if name == "plan":
+            add_plan_arguments(command)
+        elif name in ("pull", "rm"):
+            command.add_argument("name", metavar="NAME", help="org/repo:variant, or a configured model")
+    return parser.parse_args(arguments)
+
+
+def _add_common(parser: argparse.ArgumentParser, config: Path | None = None) -> None:
+    """The options of every command. Without a default, one given before the command stands."""
+    default = None if config else argparse.SUPPRESS
     parser.add_argument(
         "--config",
         type=Path,
-        default=CHECKOUT / "config.yaml",
+        default=config or argparse.SUPPRESS,
         metavar="FILE",
         help="the configuration (default: config.yaml beside run.py, which documents every key)",
     )
-    parser.add_argument("--host", help="address to listen on, instead of server.host")
-    parser.add_argument("--port", type=int, help="port to listen on, instead of server.port; 0: any free one")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    options = parser.parse_args(arguments)
-    if (options.command in ("pull", "rm")) != (options.name is not None):
-        parser.error(f"{options.command}: " + ("name a model" if options.name is None else "takes no name"))
-    return options
+    parser.add_argument("--host", default=default, help="address to listen on, instead of server.host")
+    parser.add_argument(
+        "--port", type=int, default=default, help="port to listen on, instead of server.port; 0: any free one"
+    )
+    parser.add_argument("--log-level", default=default, choices=("debug", "info", "warning", "error"))
 
 
 def _with_overrides(config: Config, options: argparse.Namespace) -> Config:

@@ -12,6 +12,7 @@ The nouns, from the outside in:
 * `backends`               how a server comes to run: a llama-server binary or the embedded one.
 * `hub`                    models by repository: names, downloads, the cache.
 * `gguf`                   headers of model files: what a model is and needs.
+* `memory`, `placement`, `plan`, `gpu`  what a model will take, where it would go, and `run.py plan`.
 * `demo`                   writes the demo GGUFs, whose weights are made by hand.
 * `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.
 * `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the settings.

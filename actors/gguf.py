@@ -209,6 +209,16 @@ def _vocabulary() -> dict[int, tuple[str, int, int]]:
     return {int(kind): (kind.name, *sizes) for kind, sizes in constants.GGML_QUANT_SIZES.items()}
 
 
+def block_of(kind: str) -> tuple[int, int]:
+    """Weights and bytes of a block of the type with this name. Raises `KeyError`."""
+    return _by_name()[kind]
+
+
+@functools.cache
+def _by_name() -> dict[str, tuple[int, int]]:
+    return {name: (block, size) for name, block, size in _vocabulary().values()}
+
+
 class _Reader:
     """A cursor over the file, which holds one window of it."""
 

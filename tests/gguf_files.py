@@ -91,7 +91,10 @@ def large_vocabulary(path: Path, tokens: int = 151_936) -> Path:
 
 def many_experts(path: Path, layers: int = 60) -> Path:
     """A mixture of experts with ten tensors in each layer; the file is a hole of many gigabytes."""
-    tensors: list[tuple[str, tuple[int, ...], gguf.GGMLQuantizationType]] = []
+    tensors: list[tuple[str, tuple[int, ...], gguf.GGMLQuantizationType]] = [
+        ("token_embd.weight", (4096, 32000), Q4_K),
+        ("output_norm.weight", (4096,), F32),
+    ]
     for layer in range(layers):
         block = f"blk.{layer}"
         tensors += [(f"{block}.{name}.weight", (4096,), F32) for name in ("attn_norm", "ffn_norm")]
@@ -100,4 +103,12 @@ def many_experts(path: Path, layers: int = 60) -> Path:
             (f"{block}.ffn_{name}_exps.weight", (4096, 1536, 128), Q4_K) for name in ("gate", "up", "down")
         ]
         tensors.append((f"{block}.ffn_gate_inp.weight", (4096, 128), F32))
-    return write(path, {"llama.block_count": layers, "llama.expert_count": 128}, tensors)
+    metadata = {
+        "llama.block_count": layers,
+        "llama.embedding_length": 4096,
+        "llama.attention.head_count": 32,
+        "llama.expert_count": 128,
+        "llama.expert_used_count": 8,
+        "llama.expert_feed_forward_length": 1536,
+    }
+    return write(path, metadata, tensors)

@@ -1,0 +1,326 @@
+"""Bytes per device that llama.cpp will allocate for a model, from its header and the settings."""
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Literal
+
+import msgspec
+
+from actors.gguf import Tensor
+from actors.memory.buffer import align
+from actors.memory.graph import BIG_BATCH, F32, HostSide, Work, compute_buffer, on_gpu, row_bytes
+from actors.memory.shape import Shape
+
+HOST = -1
+MODELLED = frozenset(
+    [
+        "deepseek2",
+        "gemma2",
+        "gemma3",
+        "gpt-oss",
+        "llama",
+        "mamba",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen35",
+        "qwen3moe",
+        "qwen3next",
+    ]
+)
+"""Architectures whose graphs were compared with llama.cpp's own figures; see tests/actors/memory."""
+
+HOST_ROWS = ("token_embd", "per_layer_token", "position_embd", "token_types")
+"""Tensors of which single rows are looked up: llama.cpp keeps them on the host."""
+
+SPILL, SPILL_EXPERTS = 3.4, 6.3
+"""Activations of a micro-batch that a partly offloaded model takes beyond its graph, at most (measured)."""
+
+FALLBACK_MARGIN = 1.15
+"""On the estimate for graphs that nobody has modelled."""
+
+Certainty = Literal["exact", "bound", "fallback"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What llama-server is told, in its own words. Token counts; ggml's names for the types of the cache.
+
+    `gpu_layers` counts the output layer too; None is all of them. `tensor_split` has a share for each GPU;
+    None splits by their free memory. `overrides` is a pattern of tensors that stay on the host.
+    """
+
+    context: int = 4096
+    parallel: int = 1
+    type_k: str = "F16"
+    type_v: str = "F16"
+    flash_attention: bool = True
+    micro_batch: int = 512
+    batch: int = 2048
+    unified: bool = False
+    full_window: bool = False
+    gpu_layers: int | None = None
+    split: bool = True
+    tensor_split: Sequence[float] | None = None
+    main_gpu: int = 0
+    overrides: str | None = None
+    offload_kv: bool = True
+    outputs: int | None = None
+
+
+class Usage(msgspec.Struct, kw_only=True):
+    """Bytes on one device."""
+
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+    output: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv + self.compute + self.output
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model takes. `certainty`: exact, bound (not more), or fallback (estimated, with reserve)."""
+
+    gpus: tuple[Usage, ...]
+    host: Usage
+    certainty: Certainty
+    layers: tuple[int, ...]
+    """The device of each layer, and of the output after them; -1 is the host."""
+
+
+def predict(shape: Shape, settings: Settings, gpus: Sequence[int]) -> Prediction:
+    """Predict for GPUs with so many bytes free. Raises `ValueError` for what llama.cpp would refuse."""
+    return _Predictor(shape, settings, gpus).run()
+
+
+class _Predictor:
+    def __init__(self, shape: Shape, settings: Settings, gpus: Sequence[int]) -> None:
+        self.shape = shape
+        self.settings = settings
+        self.gpus = list(gpus) if settings.split or not gpus else [gpus[settings.main_gpu]]
+        self.gpu_layers = shape.layers + 1 if settings.gpu_layers is None else settings.gpu_layers
+        self.devices = self._assign()
+        self.work = self._work()
+        self.usage = [Usage() for _ in self.gpus]
+        self.host = Usage(output=F32 * shape.vocabulary * max(1, settings.parallel))
+        self.on_host: list[Tensor] = []
+
+    def run(self) -> Prediction:
+        self._place_weights()
+        self._place_cache()
+        self._place_compute()
+        if self.shape.architecture not in MODELLED:
+            certainty: Certainty = "fallback"
+        else:
+            certainty = "exact" if self._is_whole else "bound"
+        return Prediction(
+            gpus=tuple(self.usage), host=self.host, certainty=certainty, layers=tuple(self.devices)
+        )
+
+    # Where the layers go
+
+    def _assign(self) -> list[int]:
+        """The device of each layer and of the output, as `llama_model::load_tensors` decides."""
+        count = self.shape.layers + 1
+        first, on_gpu = max(count - self.gpu_layers, 0), min(self.gpu_layers, count)
+        weights = list(self.settings.tensor_split or self.gpus)[: len(self.gpus)]
+        total = sum(self.settings.tensor_split or self.gpus) or 1
+        bounds = [bound / total for bound in accumulate(weights)]
+
+        def device(layer: int) -> int:
+            if not self.gpus or not first <= layer < first + on_gpu:
+                return HOST
+            share = (layer - first) / on_gpu
+            return next((gpu for gpu, bound in enumerate(bounds) if bound > share + 1e-9), len(self.gpus) - 1)
+
+        return [device(layer) for layer in range(count)]
+
+    def _work(self) -> Work:
+        shape, settings = self.shape, self.settings
+        batch = min(settings.batch, settings.context)
+        context = align(settings.context, 256)
+        cells = context if settings.unified else align(context // settings.parallel, 256)
+        total = cells if settings.unified else cells * settings.parallel
+        tokens = align(min(total, settings.micro_batch, batch), settings.parallel)
+        sequences = settings.parallel if settings.unified else 1
+        window = align(min(cells, shape.window * sequences + min(settings.micro_batch, batch)), 256)
+        outputs = settings.parallel if settings.outputs is None else settings.outputs or batch
+        return Work(
+            tokens=tokens,
+            outputs=min(tokens, outputs),
+            sequences=settings.parallel,
+            streams=1 if settings.unified else settings.parallel,
+            cells=cells,
+            window_cells=cells if settings.full_window else window,
+            flash=settings.flash_attention,
+            type_k=settings.type_k,
+            type_v=settings.type_v,
+        )
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether everything is on GPUs, or nothing is."""
+        spilled = self.settings.overrides is not None or not self.settings.offload_kv
+        return not self.gpus or (HOST not in self.devices and not spilled)
+
+    # Weights
+
+    def _place_weights(self) -> None:
+        shape = self.shape
+        output = self.devices[shape.layers]
+        for name, tensor in shape.tensors.items():
+            if name.startswith("blk."):
+                layer = int(name.split(".")[1])
+                if layer <= shape.last:
+                    self._place(tensor, self.devices[layer])
+            elif name.startswith(HOST_ROWS):
+                self._place(tensor, HOST)
+            elif name.startswith("rope_f"):  # each device has a copy
+                for device in set(self.devices[: shape.layers]):
+                    self._place(tensor, device)
+            else:
+                self._place(tensor, output)
+        if "output.weight" not in shape.tensors and output != HOST:
+            # The head is the embedding: a second copy of it goes to the GPU.
+            embedding = shape.tensors["token_embd.weight"]
+            self._place(msgspec.structs.replace(embedding, name="output.weight"), output)
+
+    def _place(self, tensor: Tensor, device: int) -> None:
+        if self.settings.overrides and re.search(self.settings.overrides, tensor.name):
+            device = HOST
+        if device == HOST:
+            self.host.weights += align(tensor.size, 64)
+            self.on_host.append(tensor)
+        else:
+            self.usage[device].weights += on_gpu(tensor)
+
+    # The cache
+
+    def _place_cache(self) -> None:
+        shape, work = self.shape, self.work
+        for layer in range(shape.last + 1):
+            device = self.devices[layer] if self.settings.offload_kv else HOST
+            usage = self.host if device == HOST else self.usage[device]
+            if shape.attends[layer]:
+                usage.kv += self._cache_of(layer) * work.streams
+            if shape.recurrent[layer]:
+                usage.kv += F32 * (shape.conv_state + shape.ssm_state) * max(1, work.sequences)
+
+    def _cache_of(self, layer: int) -> int:
+        """Bytes of one stream of a layer's cache."""
+        shape, work = self.shape, self.work
+        keys = row_bytes(work.type_k, shape.key * shape.kv_heads[layer])
+        values = 0 if shape.latent else row_bytes(work.type_v, shape.value * shape.kv_heads[layer])
+        return (keys + values) * work.cells_of(shape, layer)
+
+    # Compute buffers
+
+    def _place_compute(self) -> None:
+        shape, layers = self.shape, range(self.shape.last + 1)
+        if not self.gpus:
+            self.host.compute += self._buffer(list(layers), gpu=False)
+            return
+        for gpu, usage in enumerate(self.usage):
+            # With one GPU, big batches are computed there, also for layers whose weights are on the host.
+            mine = [layer for layer in layers if self.devices[layer] == gpu or len(self.gpus) == 1]
+            if mine:
+                usage.compute += self._buffer(mine, gpu=True) + self._cut(mine) + self._between()
+        activations = F32 * shape.width * self.work.tokens
+        inputs = self._masks() + self._value_indices()
+        copies = self._copies
+        self.host.compute += (
+            4 * activations + inputs if copies == 1 else 2 * activations + copies * (2 * activations + inputs)
+        )
+
+    def _cut(self, mine: list[int]) -> int:
+        """Mamba's graph is cut inside of a block where it goes from one GPU to the next."""
+        if self._copies == 1 or "ssm_x.weight" not in self.shape.blocks[mine[0]]:
+            return 0
+        passed = F32 * self.shape.number("ssm.inner_size") * self.work.tokens * self._copies
+        return passed * (2 * (mine[0] != 0) + (mine[-1] != self.shape.last))
+
+    @property
+    def _copies(self) -> int:
+        """Of the inputs: pipeline parallelism works on four batches at a time."""
+        everything = self.gpu_layers > self.shape.layers and self._is_whole
+        return 4 if len(self.gpus) > 1 and everything else 1
+
+    def _buffer(self, layers: list[int], *, gpu: bool) -> int:
+        first, last = layers[0] == 0, layers[-1] == self.shape.last
+        work, copies = self.work, self._copies
+        host = self._host_side() if gpu else None
+        size = compute_buffer(
+            self.shape, work, layers, first=first, last=last, gpu=gpu, copies=copies, host=host
+        )
+        if self.shape.architecture in MODELLED:
+            return size
+        return max(size, int(FALLBACK_MARGIN * self._estimate()))
+
+    def _host_side(self) -> HostSide | None:
+        """What big batches need on the only GPU although it lies on the host."""
+        if self._is_whole or len(self.gpus) > 1 or self.work.tokens < BIG_BATCH:
+            return None
+        cache = {
+            layer
+            for layer in range(self.shape.last + 1)
+            if self.shape.attends[layer] and (self.devices[layer] == HOST or not self.settings.offload_kv)
+        }
+        weights = {tensor.name for tensor in self.on_host if not tensor.name.startswith(HOST_ROWS)}
+        return HostSide(weights=frozenset(weights), cache=frozenset(cache))
+
+    def _between(self) -> int:
+        """What llama.cpp keeps where the graph goes from the GPU to the host and back: an upper bound."""
+        host = self._host_side()
+        if host is None:
+            return 0
+        experts = self.shape.number("expert_count") > 0
+        rows = SPILL_EXPERTS if experts else SPILL
+        spill = int(rows * F32 * self.shape.width * self.work.tokens)
+        if self.settings.overrides and self.shape.number("expert_shared_feed_forward_length"):
+            # Two copies of expert tensors are alive at a time, while the shared expert is computed.
+            spill += max((on_gpu(self.shape.tensors[name]) for name in host.weights), default=0)
+        return spill
+
+    def _masks(self) -> int:
+        shape, work = self.shape, self.work
+        row = (2 if work.flash else 4) * work.tokens // work.streams * work.streams
+        kinds = {
+            (work.cells_of(shape, layer), shape.windowed[layer])
+            for layer in range(shape.layers)
+            if shape.attends[layer]
+        }
+        return sum(row * cells for cells, _ in kinds)
+
+    def _value_indices(self) -> int:
+        shape, work = self.shape, self.work
+        if work.flash or shape.latent:
+            return 0
+        by_window = {
+            shape.windowed[layer]: 8 * work.tokens * shape.value * shape.kv_heads[layer]
+            for layer in range(shape.layers)
+            if shape.attends[layer]
+        }
+        return sum(by_window.values())
+
+    def _estimate(self) -> int:
+        """A compute buffer from dimensions alone, fitted to llama.cpp's over many architectures."""
+        shape, work = self.shape, self.work
+        used, expert = shape.number("expert_used_count"), shape.number("expert_feed_forward_length")
+        dense = max(
+            (block["ffn_up.weight"].shape[1] for block in shape.blocks if "ffn_up.weight" in block), default=0
+        )
+        wide = max(2 * dense, used * (2 * expert + shape.width) if used else 0)
+        inner = shape.ssm_state // max(1, shape.number("ssm.state_size"))
+        heads, kv_heads = max(shape.heads), max(shape.kv_heads)
+        cells = work.cells * work.streams
+        mask = (2 if work.flash else 4) * work.cells * work.tokens
+        scores = 0 if work.flash else F32 * heads * work.cells * work.tokens
+        converted = work.flash and (work.type_k, work.type_v) != ("F16", "F16")
+        copies = 2 * cells * kv_heads * (shape.key + shape.value) if converted else 0
+        activations = work.tokens * F32 * (9.8 * shape.width + 2.07 * wide + 2.1 * inner)
+        logits = F32 * shape.vocabulary * work.outputs
+        return int(activations + logits + 0.74 * mask + 0.86 * scores + 0.70 * copies)

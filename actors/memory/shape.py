@@ -1,0 +1,91 @@
+"""What of a model's header its memory depends on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from actors.gguf import Header, Tensor
+
+WINDOW_PERIOD = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
+"""Where the header does not say which layers have a sliding window: all but every n-th."""
+
+_ATTENTION = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight")
+_CONVOLUTION = ("ssm_conv1d.weight", "shortconv.conv.weight")
+
+
+class ShapeError(ValueError):
+    """The header lacks what a prediction needs; the message names it."""
+
+
+class Shape:
+    """A model's dimensions. Lists have one entry for each layer."""
+
+    def __init__(self, header: Header) -> None:
+        self.architecture = header.architecture or ""
+        self._metadata: Mapping[str, Any] = header.metadata
+        self.tensors: dict[str, Tensor] = {tensor.name: tensor for tensor in header.tensors}
+        embedding = self.tensors.get("token_embd.weight")
+        self.layers = self.number("block_count")
+        self.width = self.number("embedding_length")
+        if not (self.architecture and self.layers and self.width and embedding and len(embedding.shape) == 2):
+            raise ShapeError(
+                f"a language model's dimensions are missing (architecture {self.architecture!r})"
+            )
+        self.vocabulary = embedding.shape[1]
+        self.unused = self.number("nextn_predict_layers")
+        """Layers at the end that only multi-token prediction uses."""
+        self.heads = self._per_layer("attention.head_count", 0)
+        self.kv_heads = self._per_layer("attention.head_count_kv", self.heads[0])
+        head = self.width // max(1, self.heads[0])
+        self.key = self.number("attention.key_length") or head
+        self.value = self.number("attention.value_length") or head
+        self.latent = self.number("attention.key_length_mla") > 0
+        """Multi-head latent attention: the cache holds compressed keys and no values."""
+        self.blocks: list[dict[str, Tensor]] = [{} for _ in range(self.layers)]
+        for name, tensor in self.tensors.items():
+            if name.startswith("blk."):
+                _, index, rest = name.split(".", 2)
+                if not index.isdecimal() or int(index) >= self.layers:
+                    raise ShapeError(f"tensor {name!r} belongs to none of its {self.layers} layers")
+                self.blocks[int(index)][rest] = tensor
+        self.recurrent = [any(name in block for name in _CONVOLUTION) for block in self.blocks]
+        both = self.architecture == "falcon-h1"
+        self.attends = [
+            any(name in block for name in _ATTENTION) and (both or not recurrent)
+            for block, recurrent in zip(self.blocks, self.recurrent, strict=True)
+        ]
+        self.window = self.number("attention.sliding_window")
+        self.windowed = self._windowed()
+        self.conv_state, self.ssm_state = self._states()
+
+    @property
+    def last(self) -> int:
+        """The index of the last layer that is used."""
+        return self.layers - self.unused - 1
+
+    def number(self, key: str, default: int = 0) -> int:
+        """A number of the architecture's metadata."""
+        value = self._metadata.get(f"{self.architecture}.{key}", default)
+        return int(value) if isinstance(value, int | float) else default
+
+    def _per_layer(self, key: str, default: int) -> list[int]:
+        value = self._metadata.get(f"{self.architecture}.{key}", default)
+        if isinstance(value, tuple):
+            if len(value) < self.layers:
+                raise ShapeError(
+                    f"{self.architecture}.{key} has {len(value)} values for {self.layers} layers"
+                )
+            return [int(item) for item in value[: self.layers]]
+        return [int(value)] * self.layers
+
+    def _windowed(self) -> list[bool]:
+        pattern = self._metadata.get(f"{self.architecture}.attention.sliding_window_pattern")
+        if isinstance(pattern, tuple) and len(pattern) >= self.layers:
+            return [bool(item) for item in pattern[: self.layers]]
+        period = pattern if isinstance(pattern, int) else WINDOW_PERIOD.get(self.architecture, 0)
+        return [bool(self.window and period and layer % period < period - 1) for layer in range(self.layers)]
+
+    def _states(self) -> tuple[int, int]:
+        """Floats that a recurrent layer keeps of each sequence: of its convolution, and of its state."""
+        kernel, inner = self.number("ssm.conv_kernel"), self.number("ssm.inner_size")
+        state, groups = self.number("ssm.state_size"), self.number("ssm.group_count")
+        return ((kernel - 1) * (inner + 2 * groups * state), state * inner) if kernel else (0, 0)
