@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
+import psutil
 import structlog
 import yaml
 from aiohttp import web
@@ -22,6 +23,7 @@ from actors.backends.children import sweep_orphans
 from actors.backends.process import LlamaServerBackend, PortBook, find_command
 from actors.config import Config, Model, load_config
 from actors.errors import ConfigError
+from actors.gpu import GpuMonitor
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
 from actors.hub.names import HubName, parse_name
@@ -152,12 +154,16 @@ async def serve(config: Config) -> int:
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(health_session())
-        hub = Hub(config.hub, await stack.enter_async_context(aiohttp.ClientSession()))
+        monitor = GpuMonitor(config.gpu.monitoring_interval)
+        monitor.start()
+        stack.push_async_callback(monitor.stop)
+        downloads = await stack.enter_async_context(aiohttp.ClientSession())
+        hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
         supervisor = make_supervisor(config, session, hub)
         upstream = Upstream(silence_limit=config.server_pool.request_timeout)
         stack.push_async_callback(upstream.close)
         gateway = make_gateway(config, supervisor, upstream)
-        views = Views(supervisor, hub, version=VERSION, pool_size=config.server_pool.size)
+        views = Views(supervisor, hub, monitor, version=VERSION, pool_size=config.server_pool.size)
         runner = make_runner(make_app(gateway, views))
         await runner.setup()
         supervisor.start()
@@ -177,6 +183,11 @@ async def serve(config: Config) -> int:
         await runner.cleanup()
     log.info("stopped")
     return 0
+
+
+def _memory(monitor: GpuMonitor) -> int:
+    """Bytes that models can have on this machine at most."""
+    return psutil.virtual_memory().total + sum(gpu.total for gpu in monitor.gpus)
 
 
 def health_session() -> aiohttp.ClientSession:

@@ -105,15 +105,21 @@ class HubSettings(Section, frozen=True, kw_only=True):
     grace: Seconds = 300.0
 
 
+class GpuSettings(Section, frozen=True, kw_only=True):
+    """The GPUs of this machine."""
+
+    monitoring_interval: Seconds = 5.0
+
+
 class Config(Section, frozen=True, kw_only=True):
-    """The whole configuration. `agents`, `gpu` and `ollama` have no settings in this version."""
+    """The whole configuration. `agents` and `ollama` have no settings in this version."""
 
     server: Server = Server()
     server_pool: ServerPool = ServerPool()
     llama_cpp: LlamaCpp = LlamaCpp()
     hub: HubSettings = HubSettings()
     agents: list[str] = []
-    gpu: dict[str, Any] = {}
+    gpu: GpuSettings = GpuSettings()
     ollama: dict[str, Any] = {}
 
 
@@ -150,9 +156,8 @@ def parse_config(data: object, *, folder: Path, environment: dict[str, str] | No
 def _check(config: Config) -> None:
     if config.agents:
         raise ConfigError(f"agents: there are no agents in this version, but {config.agents[0]!r} is named")
-    for section in ("gpu", "ollama"):
-        if settings := getattr(config, section):
-            raise ConfigError(f"{section}.{next(iter(settings))}: this version has no settings in {section}")
+    if config.ollama:
+        raise ConfigError(f"ollama.{next(iter(config.ollama))}: this version has no settings in ollama")
     taken: dict[str, str] = {}
     for name, model in config.llama_cpp.models.items():
         where = f"llama_cpp.models.{name}"

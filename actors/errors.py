@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-FailureKind = Literal["failed", "not_found", "forbidden"]
+FailureKind = Literal["failed", "not_found", "forbidden", "too_large"]
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -50,6 +50,10 @@ class LoadFailed(Rejection, frozen=True, kw_only=True):
 
 class Forbidden(Rejection, frozen=True, kw_only=True):
     """The hub does not give the model to this gateway, or the operator does not allow it."""
+
+
+class NeverFits(Rejection, frozen=True, kw_only=True):
+    """This machine has not the memory for the model, however empty it is."""
 
 
 class ShuttingDown(Rejection, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from actors.errors import (
     Failure,
     Forbidden,
     LoadFailed,
+    NeverFits,
     NotLoaded,
     QueueFull,
     QueueTimeout,
@@ -140,9 +141,14 @@ class Planner:
             if slot:
                 model.mean_hold += 0.2 * (held - model.mean_hold)
 
+    def _concerned(self, event: Fetched | BecameReady | Exited) -> Model | None:
+        """The model that an event is about, unless it is stale: of an earlier epoch, or a model forgotten."""
+        model = self._models.get(event.model)
+        return model if model is not None and model.life.epoch == event.epoch else None
+
     def _fetched(self, event: Fetched, now: float) -> None:
-        model = self._models[event.model]
-        if event.epoch != model.life.epoch or model.life.state is not State.FETCHING:
+        model = self._concerned(event)
+        if model is None or model.life.state is not State.FETCHING:
             return
         model.life.move(Move.FETCHED)
         model.fetch_ended = now
@@ -152,8 +158,8 @@ class Planner:
                 ticket.deadline += now - max(ticket.asked_at, model.fetch_began)
 
     def _became_ready(self, event: BecameReady, now: float) -> None:
-        model = self._models[event.model]
-        if event.epoch != model.life.epoch or model.life.state is not State.STARTING:
+        model = self._concerned(event)
+        if model is None or model.life.state is not State.STARTING:
             return
         model.life.move(Move.READY)
         model.endpoint = event.endpoint
@@ -163,8 +169,8 @@ class Planner:
         model.mean_load = now - model.started_at
 
     def _exited(self, event: Exited, now: float) -> None:
-        model = self._models[event.model]
-        if event.epoch != model.life.epoch or model.life.state not in (*RUNNING, State.FETCHING):
+        model = self._concerned(event)
+        if model is None or model.life.state not in (*RUNNING, State.FETCHING):
             return
         model.endpoint = None
         model.holders.clear()
@@ -447,6 +453,8 @@ def _load_failed(model: Model, now: float) -> Rejection:
         return UnknownModel(message=failure.message)
     if failure.kind == "forbidden":
         return Forbidden(message=failure.message)
+    if failure.kind == "too_large":
+        return NeverFits(message=failure.message)
     return LoadFailed(
         message=f"model {model.spec.name!r} could not be loaded: {failure.message}",
         retry_after=max(1, math.ceil(model.retry_at - now)) if failure.retryable else None,

@@ -42,6 +42,7 @@ def default_kind(status: int) -> str:
 REJECTIONS: dict[type[Rejection], tuple[int, str]] = {
     rejections.UnknownModel: (404, "model_not_found"),
     rejections.Forbidden: (403, "model_forbidden"),
+    rejections.NeverFits: (422, "model_too_large"),
     rejections.NotLoaded: (503, "model_not_loaded"),
     rejections.QueueFull: (429, "queue_full"),
     rejections.QueueTimeout: (503, "queue_timeout"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from actors.gpu import Gpu, GpuMonitor
 from actors.hub.hub import Hub, Progress
 from actors.lifecycle import RUNNING, State
 from actors.roster import ModelStatus
@@ -29,9 +30,12 @@ STATUS_VALUES = {
 class Views:
     """Answers from one snapshot of the supervisor."""
 
-    def __init__(self, supervisor: Supervisor, hub: Hub, *, version: str, pool_size: int) -> None:
+    def __init__(
+        self, supervisor: Supervisor, hub: Hub, monitor: GpuMonitor, *, version: str, pool_size: int
+    ) -> None:
         self._supervisor = supervisor
         self._hub = hub
+        self._monitor = monitor
         self._version = version
         self._pool_size = pool_size
         self._started = time.monotonic()
@@ -53,6 +57,8 @@ class Views:
                 "busy_slots": sum(model.busy for model in models),
             },
             "queue": {"waiting": self._supervisor.waiting},
+            "gpus": [_gpu(gpu) for gpu in self._monitor.gpus],
+            "gpu_error": self._monitor.error,
             "servers": [_server(model) for model in running],
             "models": {model.name: _model(model, self._supervisor.progress(model.name)) for model in models},
         }
@@ -132,6 +138,22 @@ def _model(model: ModelStatus, progress: Progress | None) -> dict[str, Any]:
         "failures": model.failures,
         "retry_in": _rounded(model.retry_in),
         "error": model.error,
+    }
+
+
+def _gpu(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "total_memory": gpu.total,
+        "used_memory": gpu.used,
+        "free_memory": gpu.free,
+        "utilization": gpu.utilization,
+        "temperature": gpu.temperature,
+        "power_watts": gpu.power,
+        "processes": [{"pid": pid, "used_memory": used} for pid, used in gpu.processes.items()],
+        "driver": gpu.driver,
     }
 
 

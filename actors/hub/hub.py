@@ -74,12 +74,21 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hub:
-    """A hub, its cache, and the operator's policy."""
+    """A hub, its cache, and the operator's policy.
+
+    `memory` tells the bytes that models can have on this machine; larger ones are not downloaded.
+    """
 
     def __init__(
-        self, settings: HubSettings, session: aiohttp.ClientSession, *, retry_delay: float = 1.0
+        self,
+        settings: HubSettings,
+        session: aiohttp.ClientSession,
+        *,
+        memory: Callable[[], int] | None = None,
+        retry_delay: float = 1.0,
     ) -> None:
         self._settings = settings
+        self._memory = memory
         self._session = session
         self._retry_delay = retry_delay
         self.cache = cache_of(settings)
@@ -163,6 +172,7 @@ class Hub:
     ) -> ModelFiles:
         jobs = await asyncio.to_thread(self._jobs, listing, choice)
         if jobs:
+            self._check_memory(listing, choice)
             await self._check_disk(sum(job.file.size for job in jobs))
             if jobs[0].file == choice.parts[0]:
                 header = await asyncio.to_thread(_remote_header, jobs[0].source)
@@ -216,6 +226,16 @@ class Hub:
             projector=paths[choice.projector.path] if choice.projector else None,
             label=choice.label,
         )
+
+    def _check_memory(self, listing: Listing, choice: Choice) -> None:
+        if self._memory is None or choice.size <= (memory := self._memory()):
+            return
+        message = (
+            f"{listing.repo}:{choice.label} has {choice.size / 1e9:.1f} GB, and this machine has "
+            f"{memory / 1e9:.1f} GB of memory, its GPUs included; it was not downloaded "
+            "(`run.py pull` would do it all the same)"
+        )
+        raise HubError(Failure(message=message, retryable=False, kind="too_large"))
 
     async def _check_disk(self, needed: int) -> None:
         if self._settings.max_disk is None:

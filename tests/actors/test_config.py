@@ -29,7 +29,7 @@ def test_the_shipped_file_states_the_defaults() -> None:
     config = load_config(SHIPPED)
     defaults = Config()
     assert (config.server, config.server_pool) == (defaults.server, defaults.server_pool)
-    assert config.hub == defaults.hub
+    assert (config.hub, config.gpu) == (defaults.hub, defaults.gpu)
     assert set(config.llama_cpp.models) == {"demo", "demo-embed"}
     data = yaml.safe_load(SHIPPED.read_text())
     assert set(data["server_pool"]) == set(ServerPool.__struct_fields__), "each is shown with its default"
@@ -52,7 +52,8 @@ def test_the_shipped_file_states_the_defaults() -> None:
         ([], "the top level: expected object, got array"),
         ({5: {}}, "the top level: expected text as a key, got 5"),
         ({"agents": ["rag"]}, "agents: there are no agents in this version, but 'rag' is named"),
-        ({"gpu": {"enabled": True}}, "gpu.enabled: this version has no settings in gpu"),
+        ({"gpu": {"monitoring": 1}}, "gpu.monitoring: unknown key; did you mean 'monitoring_interval'?"),
+        ({"ollama": {"enabled": True}}, "ollama.enabled: this version has no settings in ollama"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(data: Any, message: str) -> None:

@@ -8,6 +8,7 @@ from actors.errors import (
     Failure,
     Forbidden,
     LoadFailed,
+    NeverFits,
     NotLoaded,
     QueueFull,
     QueueTimeout,
@@ -454,6 +455,7 @@ def test_the_time_to_wait_for_a_turn_does_not_run_during_a_download() -> None:
         (Failure(message="m: the disk is full"), LoadFailed),
         (Failure(message="m: no such repository", retryable=False, kind="not_found"), UnknownModel),
         (Failure(message="m: access is restricted", retryable=False, kind="forbidden"), Forbidden),
+        (Failure(message="m: has 700 GB", retryable=False, kind="too_large"), NeverFits),
     ],
 )
 def test_files_that_cannot_be_had(failure: Failure, reason: type[Rejection]) -> None:
@@ -514,4 +516,6 @@ def test_models_come_and_go() -> None:
     assert not world.planner.forget("Org/New:Q4")
     world.gone("Org/New:Q4", failure=Failure(message="crashed"))
     assert world.planner.forget("Org/New:Q4")
+    assert world.gone("Org/New:Q4") == []
+    assert world.send(Fetched(model="Org/New:Q4", epoch=1)) == []
     assert world.planner.resolve("org/new:q4") is None

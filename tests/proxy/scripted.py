@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from actors.errors import RejectedError, Rejection, UnknownModel
+from actors.gpu import GpuMonitor
 from actors.hub.cache import CachedModel
 from actors.hub.hub import Hub, Progress
 from actors.lifecycle import State
@@ -408,7 +409,8 @@ async def door(
             keepalive_interval=keepalive_interval,
         )
         hub = cast("Hub", FakeHub())
-        views = Views(real, hub, version="1.2.3", pool_size=3)
+        monitor = GpuMonitor(0, list)
+        views = Views(real, hub, monitor, version="1.2.3", pool_size=3)
         app = make_app(Gateway(real, upstream, limits), views)
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)

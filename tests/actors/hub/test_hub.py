@@ -356,6 +356,22 @@ async def test_the_disk_that_may_be_used(
     assert content(await hub.find(HubName(REPO, "Q8_0"))) == original(site, "m-Q8_0.gguf")
 
 
+async def test_a_model_that_can_never_fit_is_not_downloaded(
+    site: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    settings = HubSettings(endpoint=site.url, cache_dir=str(tmp_path))
+    size = len(original(site))
+    small = Hub(settings, session, memory=lambda: size - 1)
+    with pytest.raises(
+        HubError, match=r"Q4_K_M has 0\.0 GB, and this machine has 0\.0 GB of memory"
+    ) as caught:
+        await small.find(Q4)
+    assert (caught.value.failure.kind, caught.value.failure.retryable) == ("too_large", False)
+    assert site.downloads == []
+    large = Hub(settings, session, memory=lambda: size)
+    assert content(await large.find(Q4)) == original(site)
+
+
 async def test_removal(hub: Hub, site: StandInHub, tmp_path: Path) -> None:
     for variant in ("Q4_K_M", "Q8_0", "BF16"):
         await hub.find(HubName(REPO, variant))
