@@ -22,9 +22,6 @@ from collections.abc import Iterable, Iterator
 
 from actors.errors import (
     Failure,
-    Forbidden,
-    LoadFailed,
-    NeverFits,
     NotLoaded,
     QueueFull,
     QueueTimeout,
@@ -113,7 +110,7 @@ class Planner:
             reason = NotLoaded(message=f"model {model.spec.name!r} is not loaded ({model.life.state})")
             self._effects.append(Reject(event.ticket, reason))
         elif model.life.state is State.FAILED and model.retry_at - now > WORTH_WAITING:
-            self._effects.append(Reject(event.ticket, _load_failed(model, now)))
+            self._effects.append(Reject(event.ticket, model.refusal(now)))
         else:
             ticket = Ticket(event, model, now)
             # Nobody is overtaken: whoever waits for a free slot got it when it became free.
@@ -189,7 +186,7 @@ class Planner:
         model.retry_at = now + (0.0 if doublings < 0 or not model.failure.retryable else delay)
         if not served:
             mine = [ticket for ticket in self._waiting.values() if ticket.model is model]
-            self._reject_waiting(mine, _load_failed(model, now))
+            self._reject_waiting(mine, model.refusal(now))
 
     # Reconciliation
 
@@ -445,18 +442,3 @@ def _since(ticket: Ticket) -> float:
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown(message="the gateway is shutting down", retry_after=5)
-
-
-def _load_failed(model: Model, now: float) -> Rejection:
-    failure = model.failure or Failure(message="unknown reason")
-    if failure.kind == "not_found":
-        return UnknownModel(message=failure.message)
-    if failure.kind == "forbidden":
-        return Forbidden(message=failure.message)
-    if failure.kind == "too_large":
-        return NeverFits(message=failure.message)
-    return LoadFailed(
-        message=f"model {model.spec.name!r} could not be loaded: {failure.message}",
-        retry_after=max(1, math.ceil(model.retry_at - now)) if failure.retryable else None,
-        log_tail=failure.log_tail,
-    )

@@ -1,8 +1,10 @@
 """What the planner keeps in its head: its policy, each model, and each waiting request."""
 
+import math
+
 import msgspec
 
-from actors.errors import Failure
+from actors.errors import Failure, Forbidden, LoadFailed, NeverFits, Rejection, UnknownModel
 from actors.lifecycle import Life, State
 from actors.messages import Acquire, Endpoint
 
@@ -129,4 +131,19 @@ class Model:
             failures=self.failures,
             retry_in=max(0.0, self.retry_at - now) if state is State.FAILED else None,
             error=self.failure.message if self.failure else None,
+        )
+
+    def refusal(self, now: float) -> Rejection:
+        """What its failure means for a request."""
+        failure = self.failure or Failure(message="unknown reason")
+        if failure.kind == "not_found":
+            return UnknownModel(message=failure.message)
+        if failure.kind == "forbidden":
+            return Forbidden(message=failure.message)
+        if failure.kind == "too_large":
+            return NeverFits(message=failure.message)
+        return LoadFailed(
+            message=f"model {self.spec.name!r} could not be loaded: {failure.message}",
+            retry_after=max(1, math.ceil(self.retry_at - now)) if failure.retryable else None,
+            log_tail=failure.log_tail,
         )

@@ -204,3 +204,17 @@ def test_the_golden_file_is_what_it_says() -> None:
     kinds = [msgspec.json.decode(line, type=Case).kind for line in GOLDEN.read_text().splitlines()]
     assert len(kinds) == 666
     assert json.loads(GOLDEN.read_text().splitlines()[0])["model"] == "llama1b"
+
+
+def test_on_the_cpu() -> None:
+    off = 0
+    lines = GOLDEN.with_name("golden-cpu.jsonl").read_text().splitlines()
+    for line in lines:
+        case = msgspec.json.decode(line, type=Case)
+        host = predicted(case).host
+        ((_, kv, compute),) = case.loaded
+        assert abs(host.kv - kv) <= 128 * 1024, case
+        assert 0.94 * compute <= host.compute <= 1.06 * compute, case
+        off += abs(host.compute - compute) > 4096
+    assert len(lines) == 90
+    assert off <= 10, "the rest is exact"

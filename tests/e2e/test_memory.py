@@ -1,0 +1,57 @@
+"""Predictions beside what a real llama.cpp server says that it allocates, on the CPU."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.gguf import read_file
+from actors.memory.predict import Settings, predict
+from actors.memory.shape import Shape
+from tests.conftest import Start
+from tests.gateway import Gateway
+
+MIB = 1 << 20
+LINE = re.compile(r"CPU\s+(KV|compute|output) buffer size =\s+([\d.]+) MiB")
+
+
+def allocated(gateway: Gateway, model: str) -> dict[str, float]:
+    """MiB by kind, from the server's log."""
+    lines = [line["line"] for line in gateway.log if line["event"] == "server log" and line["model"] == model]
+    found = [match for line in lines if (match := LINE.search(line))]
+    return {match[1]: float(match[2]) for match in found}
+
+
+CASES: dict[str, tuple[dict[str, Any], Settings]] = {
+    "slots": ({"ctx_size": 4096, "parallel": 4}, Settings(context=4096, parallel=4, unified=True)),
+    "one-slot": ({"ctx_size": 2048, "parallel": 1}, Settings(context=2048)),
+    "apart": (
+        {"ctx_size": 4096, "parallel": 2, "arguments": ["--no-kv-unified"]},
+        Settings(context=4096, parallel=2),
+    ),
+    "quantized": (
+        {"ctx_size": 4096, "parallel": 1, "arguments": ["-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on"]},
+        Settings(context=4096, type_k="Q8_0", type_v="Q8_0"),
+    ),
+    "small-batch": (
+        {"ctx_size": 4096, "parallel": 1, "arguments": ["-ub", "128"]},
+        Settings(context=4096, micro_batch=128),
+    ),
+}
+
+
+def test_the_embedded_server_allocates_what_was_predicted(
+    start: Start, cache: str, real_server: None
+) -> None:
+    models = {name: {"path": "builtin:demo", **settings} for name, (settings, _) in CASES.items()}
+    gateway = start(models, server_pool={"size": len(CASES)})
+    for name in CASES:
+        assert gateway.chat(name).status_code == 200
+    shape = Shape(read_file(next(Path(cache).rglob("demo-v*.gguf"))))
+    for name, (_, settings) in CASES.items():
+        host = predict(shape, settings, []).host
+        told = allocated(gateway, name)
+        assert told["KV"] == pytest.approx(host.kv / MIB, abs=0.01), name
+        assert told["output"] == pytest.approx(host.output / MIB, abs=0.01), name
+        assert told["compute"] == pytest.approx(host.compute / MIB, rel=0.06), name
