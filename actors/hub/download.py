@@ -14,7 +14,6 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,20 +88,25 @@ async def download(
     await asyncio.to_thread(_make_folders, lock.parent, target.parent)
     incomplete = target.with_name(target.name + ".incomplete")
     holder = FileLock(lock, thread_local=False)
-    while True:
-        try:
-            await _in_thread(partial(holder.acquire, blocking=False))
-            break
-        except Timeout:
+    try:
+        while not await _in_thread(_acquire, holder):
             on_bytes(await asyncio.to_thread(_size_of, incomplete))
             await asyncio.sleep(LOCK_POLL)
-    try:
         if not await asyncio.to_thread(target.exists):
             await _Transfer(session, source, incomplete, on_bytes, retry_delay).run()
             await asyncio.to_thread(incomplete.replace, target)
         on_bytes(source.size)
     finally:
-        await _in_thread(holder.release)
+        if holder.is_locked:
+            await _in_thread(holder.release)
+
+
+def _acquire(lock: FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True
 
 
 def _size_of(path: Path) -> int:
@@ -127,6 +131,7 @@ async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
+        future.exception()  # looked at, so that nobody complains
         raise cancelled
     return future.result()
 
@@ -149,6 +154,7 @@ class _Transfer:
         self._retry_delay = retry_delay
         self._have = 0
         self._hash = hashlib.sha256()
+        self._descriptor = -1
 
     async def run(self) -> None:
         self._have = await asyncio.to_thread(self._hash_what_is_there)
@@ -156,12 +162,13 @@ class _Transfer:
         if self._have:
             log.info("download resumes", url=self._source.url, at=self._have, size=self._source.size)
         await asyncio.to_thread(self._check_space)
-        descriptor = await _in_thread(os.open, self._partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            await self._fill(descriptor)
-            await _in_thread(os.fsync, descriptor)
+            await _in_thread(self._open)
+            await self._fill()
+            await _in_thread(os.fsync, self._descriptor)
         finally:
-            await _in_thread(os.close, descriptor)
+            if self._descriptor >= 0:
+                await _in_thread(os.close, self._descriptor)
         if self._source.sha256 is not None and self._hash.hexdigest() != self._source.sha256:
             await asyncio.to_thread(self._partial.unlink)
             came, announced = self._hash.hexdigest(), self._source.sha256
@@ -170,12 +177,12 @@ class _Transfer:
             )
             raise failed(f"{self._source.url}: {message}")
 
-    async def _fill(self, descriptor: int) -> None:
+    async def _fill(self) -> None:
         tries = 0
         while self._have < self._source.size:
             before = self._have
             try:
-                await self._attempt(descriptor)
+                await self._attempt()
             except (_InterruptedError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 tries = 1 if self._have > before else tries + 1
                 reason = str(error) or type(error).__name__
@@ -192,34 +199,34 @@ class _Transfer:
                 )
                 await asyncio.sleep(pause)
 
-    async def _attempt(self, descriptor: int) -> None:
+    async def _attempt(self) -> None:
         headers = {**self._source.headers, "Accept-Encoding": "identity"}
         if self._have:
             headers["Range"] = f"bytes={self._have}-"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_LIMIT, sock_read=SILENCE_LIMIT)
         async with self._session.get(self._source.url, headers=headers, timeout=timeout) as response:
-            await self._check_head(response, descriptor)
+            await self._check_head(response)
             async for piece in response.content.iter_chunked(CHUNK):
                 if self._have + len(piece) > self._source.size:
                     size = f"more than the {self._source.size:,} bytes that the hub announced"
-                    await _in_thread(self._start_again, descriptor)
+                    await _in_thread(self._start_again)
                     raise failed(f"{self._source.url}: {size} came; they were discarded")
-                await _in_thread(self._write, descriptor, piece)
+                await _in_thread(self._write, piece)
                 self._on_bytes(self._have)
         if self._have < self._source.size:
             raise _InterruptedError("the connection was closed early")
 
-    async def _check_head(self, response: aiohttp.ClientResponse, descriptor: int) -> None:
+    async def _check_head(self, response: aiohttp.ClientResponse) -> None:
         status = response.status
         if status in RETRY_LATER:
             pause = response.headers.get("Retry-After", "")
             raise _InterruptedError(f"status {status}", float(pause) if pause.isdecimal() else None)
         if status == 416 or (status == 206 and not self._goes_on(response.headers.get("Content-Range", ""))):
-            await _in_thread(self._start_again, descriptor)
+            await _in_thread(self._start_again)
             raise _InterruptedError("the server's range is not the one asked for")
         if status == 200 and self._have:
             log.warning("download starts again: the server takes no ranges", url=self._source.url)
-            await _in_thread(self._start_again, descriptor)
+            await _in_thread(self._start_again)
         elif status not in (200, 206):
             reason = response.headers.get("X-Error-Message") or response.reason
             kind = _KINDS.get(status, "failed")
@@ -230,6 +237,9 @@ class _Transfer:
         return content_range == f"bytes {self._have}-{self._source.size - 1}/{self._source.size}"
 
     # In threads
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def _hash_what_is_there(self) -> int:
         have = 0
@@ -243,16 +253,16 @@ class _Transfer:
                     have += len(piece)
         return have
 
-    def _start_again(self, descriptor: int) -> None:
-        os.ftruncate(descriptor, 0)
+    def _start_again(self) -> None:
+        os.ftruncate(self._descriptor, 0)
         self._have = 0
         self._hash = hashlib.sha256()
 
-    def _write(self, descriptor: int, piece: bytes) -> None:
+    def _write(self, piece: bytes) -> None:
         view = memoryview(piece)
         while view:
             try:
-                written = os.write(descriptor, view)
+                written = os.write(self._descriptor, view)
             except OSError as error:
                 raise self._disk_failed(error) from error
             self._hash.update(view[:written])

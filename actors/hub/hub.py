@@ -125,7 +125,11 @@ class Hub:
         except NoSuchVariantError as error:
             message = f"{listing.repo}: {error}"
             raise HubError(Failure(message=message, retryable=False, kind="not_found")) from None
-        return await self._fetch(listing, choice, revision, on_progress)
+        try:
+            return await self._fetch(listing, choice, revision, on_progress)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise failed(f"{self.cache.folder} cannot be used as a cache: {reason}") from error
 
     # Listing
 

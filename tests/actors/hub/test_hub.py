@@ -345,6 +345,14 @@ async def test_a_hub_that_is_not_there(
     assert caught.value.failure.retryable
 
 
+async def test_a_cache_that_cannot_be_written(
+    site: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    await asyncio.to_thread((tmp_path / "file").touch)
+    with pytest.raises(HubError, match=r"file cannot be used as a cache: Not a directory"):
+        await make(site, session, tmp_path / "file").find(Q4)
+
+
 async def test_the_disk_that_may_be_used(
     site: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
