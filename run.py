@@ -148,8 +148,14 @@ async def serve(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; then drain, stop the model servers, and return 0."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+
+    # Not the loop's own handlers: they end before the process, which a second TERM would then kill.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        signal.signal(number, on_signal)
     if swept := await asyncio.to_thread(sweep_orphans):
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     async with AsyncExitStack() as stack:
@@ -182,6 +188,8 @@ async def serve(config: Config) -> int:
         await supervisor.shut_down(config.server.drain_timeout)
         await runner.cleanup()
     log.info("stopped")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # all is done; the interpreter needs a moment to end
     return 0
 
 

@@ -229,3 +229,11 @@ def test_a_gateway_stops_while_a_model_loads(start: Start) -> None:
 def _stop(gateway: Gateway) -> int:
     gateway.process.send_signal(signal.SIGTERM)
     return gateway.process.wait(10)
+
+
+def test_an_impatient_operator_does_not_spoil_the_exit(start: Start) -> None:
+    gateway = start({})
+    while gateway.process.poll() is None:
+        gateway.process.send_signal(signal.SIGTERM)
+        threading.Event().wait(0.001)
+    assert gateway.stop() == 0
