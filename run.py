@@ -26,7 +26,7 @@ from actors.errors import ConfigError
 from actors.gpu import GpuMonitor
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
-from actors.hub.names import HubName, parse_name
+from actors.hub.names import parse_name
 from actors.model import ModelActor
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
@@ -246,7 +246,7 @@ def _specs(models: dict[str, Model]) -> list[ModelSpec]:
     specs = []
     for name, model in models.items():
         aliases = list(model.aliases)
-        if model.repo is not None and (hub_name := str(HubName(model.repo, model.variant))) not in taken:
+        if model.hub_name and (hub_name := str(model.hub_name)) not in taken:
             taken.add(hub_name)
             aliases.append(hub_name)
         specs.append(ModelSpec(name=name, aliases=tuple(aliases), slots=model.parallel))

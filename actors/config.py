@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from actors.errors import ConfigError
-from actors.hub.names import parse_name
+from actors.hub.names import HubName, parse_name
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -86,11 +86,23 @@ class Model(Section, frozen=True, kw_only=True):
     command: str | list[str] | None = None
     arguments: list[str] = []
 
+    @property
+    def hub_name(self) -> HubName | None:
+        """What it is called on the hub; None for one that is a file."""
+        return HubName(self.repo, self.variant) if self.repo is not None else None
+
 
 class LlamaCpp(Section, frozen=True, kw_only=True):
     """The models that llama.cpp serves."""
 
     models: dict[str, Model] = {}
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name or alias."""
+        for known, model in self.models.items():
+            if name in (known, *model.aliases):
+                return model
+        return None
 
 
 class HubSettings(Section, frozen=True, kw_only=True):

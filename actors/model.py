@@ -10,7 +10,7 @@ import structlog
 from actors.backends import Backend, ModelServer, StartError
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
-from actors.hub.hub import Progress
+from actors.hub.progress import Progress
 from actors.messages import BecameReady, EnsureReady, Event, Exited, Fetched, FetchFiles, Order, Stop
 from actors.runtime import Actor, spawn
 

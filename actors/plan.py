@@ -10,7 +10,8 @@ from actors.config import BUILTIN, Config, Model
 from actors.gguf import Header, HeaderError, block_of, read_model
 from actors.gpu import GpuError, probe
 from actors.hub.hub import cache_of
-from actors.hub.names import HubName, parse_name
+from actors.hub.names import parse_name
+from actors.hub.progress import readable_size
 from actors.memory.predict import HOST, Settings, Usage
 from actors.memory.shape import Shape, ShapeError
 from actors.placement import MIB, Placement, layers_of, place
@@ -62,8 +63,8 @@ def as_json(path: Path, free: list[int], placement: Placement) -> dict[str, Any]
         "reason": placement.why,
         "certainty": prediction.certainty,
         "gpus": [
-            {"index": gpu, "free": free[gpu], "layers": layers_of(placement, place_), **_bytes(usage)}
-            for place_, (gpu, usage) in enumerate(zip(placement.gpus, prediction.gpus, strict=True))
+            {"index": gpu, "free": free[gpu], "layers": layers_of(placement, nth), **_bytes(usage)}
+            for nth, (gpu, usage) in enumerate(zip(placement.gpus, prediction.gpus, strict=True))
         ],
         "host": {"layers": layers_of(placement, HOST), **_bytes(prediction.host)},
         "arguments": placement.arguments,
@@ -75,25 +76,22 @@ def _bytes(usage: Usage) -> dict[str, int]:
 
 
 def _find(config: Config, name: str) -> tuple[Model, Path]:
-    for known, model in config.llama_cpp.models.items():
-        if name not in (known, *model.aliases):
-            continue
-        if model.path is not None:
-            if model.path.startswith(BUILTIN):
-                raise PlanError("the built-in models are too small to plan for")
-            return model, Path(model.path)
-        assert model.repo is not None
-        found = cache_of(config.hub).find(HubName(model.repo, model.variant), model.revision, model.mmproj)
-        if found is None:
-            raise PlanError(f"is not downloaded yet: run.py pull {name}")
-        return model, found.path
-    if Path(name).is_file():
-        return Model(path=name), Path(name)
-    if (hub_name := parse_name(name)) is not None:
-        if found := cache_of(config.hub).find(hub_name, "main", None):
-            return Model(repo=hub_name.repo), found.path
+    model = config.llama_cpp.find(name)
+    if model is None and Path(name).is_file():
+        model = Model(path=name)
+    elif model is None and (hub_name := parse_name(name)):
+        model = Model(repo=hub_name.repo, variant=hub_name.variant)
+    if model is None:
+        raise PlanError("is no configured model, no downloaded one, and no file")
+    if model.hub_name is None:
+        assert model.path is not None
+        if model.path.startswith(BUILTIN):
+            raise PlanError("the built-in models are too small to plan for")
+        return model, Path(model.path)
+    found = cache_of(config.hub).find(model.hub_name, model.revision, model.mmproj)
+    if found is None:
         raise PlanError(f"is not downloaded yet: run.py pull {name}")
-    raise PlanError("is no configured model, no downloaded one, and no file")
+    return model, found.path
 
 
 def _free(pretended: str | None) -> tuple[list[int], str]:
@@ -148,16 +146,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _print(path: Path, header: Header, free: list[int], note: str, placement: Placement) -> None:
     prediction, settings = placement.prediction, placement.settings
-    print(f"{path.name}: {header.architecture}, {header.quantization}, {header.size / 1e9:.2f} GB")
+    print(f"{path.name}: {header.architecture}, {header.quantization}, {readable_size(header.size)}")
     types = f"{settings.type_k.lower()}/{settings.type_v.lower()}"
     print(f"context {settings.context:,}, {settings.parallel} slots, cache {types}")
     print(f"\n{placement.how}: {placement.why}\n")
     print(f"{'MiB':<8}{'layers':>7}" + "".join(f"{part:>10}" for part in (*COMPONENTS, "total", "free")))
-    for place_, (gpu, usage) in enumerate(zip(placement.gpus, prediction.gpus, strict=True)):
-        _row(f"GPU {gpu}", layers_of(placement, place_), usage, free[gpu])
+    for nth, (gpu, usage) in enumerate(zip(placement.gpus, prediction.gpus, strict=True)):
+        _row(f"GPU {gpu}", layers_of(placement, nth), usage, free[gpu])
     _row("host", layers_of(placement, HOST), prediction.host, None)
-    for place_, gpu in enumerate(placement.gpus):
-        filled = min(BAR, round(BAR * prediction.gpus[place_].total / max(1, free[gpu])))
+    for nth, gpu in enumerate(placement.gpus):
+        filled = min(BAR, round(BAR * prediction.gpus[nth].total / max(1, free[gpu])))
         print(f"\nGPU {gpu} [{'#' * filled}{'.' * (BAR - filled)}]", end="")
     print(f"\n\nprediction: {prediction.certainty}; GPUs: {note}")
     print("llama-server: " + " ".join(placement.arguments))

@@ -3,9 +3,9 @@
 Every event ends in one idempotent reconciliation over the whole state, in this order:
 
 1. Tickets whose deadline has passed are rejected.
-2. Waiting tickets are granted, oldest first, where their model is ready and has a free slot.
-3. Each model that somebody waits for and that does not run has its files fetched. That takes no room in
+2. Each model that somebody waits for and that does not run has its files fetched. That takes no room in
    the pool. When nobody has waited for `fetch_grace` any more, it is given up.
+3. Waiting tickets are granted, oldest first, where their model is ready and has a free slot.
 4. For each model that somebody waits for and whose files are there, oldest waiter first:
    a. start it, if the pool has room;
    b. else leave it to a model that is on its way out already;
@@ -53,7 +53,6 @@ from actors.roster import Model, ModelSpec, ModelStatus, Policy, Ticket
 WORTH_WAITING = 5.0
 """Seconds of a failed model's back-off that a request waits for, rather than being rejected."""
 
-
 SUSPICION = 0.5
 """Seconds without new leases after a server hung up: a dead one's connections end before its process."""
 
@@ -72,6 +71,34 @@ class Planner:
         self._effects: list[Effect] = []
         self._closing_at: float | None = None
         self._finished = False
+
+    # Models
+
+    def add(self, spec: ModelSpec) -> None:
+        """One more model, whose names are free."""
+        model = self._models[spec.name] = Model(spec)
+        for name in (spec.name, *spec.aliases):
+            self._names[name] = model
+            if "/" in name:  # as on the hub, where letter case does not matter
+                self._names.setdefault(name.casefold(), model)
+
+    def _look_up(self, name: str) -> Model | None:
+        return self._names.get(name) or self._names.get(name.casefold() if "/" in name else name)
+
+    def forget(self, name: str) -> bool:
+        """Drop a model that does not run and that nobody waits for; false if it is not so."""
+        model = self._models[name]
+        idle = model.life.state in (State.STOPPED, State.FAILED)
+        if not idle or any(ticket.model is model for ticket in self._waiting.values()):
+            return False
+        del self._models[name]
+        self._names = {known: other for known, other in self._names.items() if other is not model}
+        return True
+
+    def resolve(self, name: str) -> str | None:
+        """The canonical name of a model or alias."""
+        model = self._look_up(name)
+        return model.spec.name if model else None
 
     # Events
 
@@ -398,27 +425,6 @@ class Planner:
             waiting[ticket.model.spec.name] = waiting.get(ticket.model.spec.name, 0) + 1
         return [model.status(waiting.get(name, 0), now) for name, model in self._models.items()]
 
-    def add(self, spec: ModelSpec) -> None:
-        """One more model, whose names are free."""
-        model = self._models[spec.name] = Model(spec)
-        for name in (spec.name, *spec.aliases):
-            self._names[name] = model
-            if "/" in name:  # as on the hub, where letter case does not matter
-                self._names.setdefault(name.casefold(), model)
-
-    def _look_up(self, name: str) -> Model | None:
-        return self._names.get(name) or self._names.get(name.casefold() if "/" in name else name)
-
-    def forget(self, name: str) -> bool:
-        """Drop a model that does not run and that nobody waits for; false if it is not so."""
-        model = self._models[name]
-        idle = model.life.state in (State.STOPPED, State.FAILED)
-        if not idle or any(ticket.model is model for ticket in self._waiting.values()):
-            return False
-        del self._models[name]
-        self._names = {known: other for known, other in self._names.items() if other is not model}
-        return True
-
     @property
     def waiting(self) -> int:
         """How many requests wait."""
@@ -428,11 +434,6 @@ class Planner:
     def closing(self) -> bool:
         """Whether shut down has begun."""
         return self._closing_at is not None
-
-    def resolve(self, name: str) -> str | None:
-        """The canonical name of a model or alias."""
-        model = self._look_up(name)
-        return model.spec.name if model else None
 
 
 def _since(ticket: Ticket) -> float:

@@ -18,7 +18,7 @@ from typing import assert_never
 import structlog
 
 from actors.errors import LoadFailed, RejectedError, Rejection
-from actors.hub.hub import Progress
+from actors.hub.progress import Progress
 from actors.messages import (
     Acquire,
     Cancel,
@@ -81,7 +81,6 @@ class Supervisor(Actor[Event]):
         super().__init__("supervisor")
         self._adopt = adopt
         self._adopted: deque[str] = deque()
-        self._ending: asyncio.Task[None] | None = None
         self._planner = planner
         self._models = models
         self._tickets = itertools.count(1)
@@ -179,7 +178,7 @@ class Supervisor(Actor[Event]):
             if forgotten is None:
                 return
             self._adopted.remove(forgotten)
-            self._ending = spawn(self._models.pop(forgotten).stop(), name=f"end of {forgotten}")
+            _ = spawn(self._models.pop(forgotten).stop(), name=f"end of {forgotten}")
         spec, actor = adopted
         self._planner.add(spec)
         self._models[spec.name] = actor

@@ -148,7 +148,7 @@ class Gateway:
                             self.upstream.give_back(address, response)
                         return
                     except UpstreamError as error:
-                        lease.broken = not isinstance(error, UpstreamTimeoutError)
+                        lease.broken = error.hung_up
                         if last_try or not isinstance(error, UnreachableError):
                             raise
         except RejectedError as rejected:
@@ -343,7 +343,7 @@ class Gateway:
             exchange.error = str(error)
             _cut(request)
         except (UpstreamError, EventTooLongError) as error:
-            lease.broken = isinstance(error, UpstreamError) and not isinstance(error, UpstreamTimeoutError)
+            lease.broken = isinstance(error, UpstreamError) and error.hung_up
             broken = _broken(error, exchange)
             exchange.failed(broken)
             if dialect is None:

@@ -40,6 +40,9 @@ IDLE_CONNECTIONS = 64
 class UpstreamError(Exception):
     """The model server did not answer, or not to the end. The message says how."""
 
+    hung_up = True
+    """Whether the connection ended or was refused, so that the server may be dying."""
+
 
 class UnreachableError(UpstreamError):
     """The model server took no connection, so that the request cannot have had any effect."""
@@ -47,6 +50,8 @@ class UnreachableError(UpstreamError):
 
 class UpstreamTimeoutError(UpstreamError):
     """The model server was silent for `server_pool.request_timeout`."""
+
+    hung_up = False
 
 
 class _StaleConnectionError(Exception):

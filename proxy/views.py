@@ -8,7 +8,8 @@ from typing import Any
 from aiohttp import web
 
 from actors.gpu import Gpu, GpuMonitor
-from actors.hub.hub import Hub, Progress
+from actors.hub.hub import Hub
+from actors.hub.progress import Progress
 from actors.lifecycle import RUNNING, State
 from actors.roster import ModelStatus
 from actors.supervisor import Supervisor

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
-from actors.hub.hub import Progress
+from actors.hub.progress import Progress
 from actors.messages import Endpoint
 
 

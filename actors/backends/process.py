@@ -22,8 +22,8 @@ from actors.errors import ConfigError, Failure
 from actors.gguf import Header, HeaderError, read_model
 from actors.hub.cache import ModelFiles
 from actors.hub.download import HubError
-from actors.hub.hub import Hub, Progress
-from actors.hub.names import HubName
+from actors.hub.hub import Hub
+from actors.hub.progress import Progress
 from actors.messages import Endpoint
 from actors.runtime import spawn
 
@@ -255,8 +255,7 @@ class LlamaServerBackend:
 
     async def _find_files(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
         model = self._model
-        if model.repo is not None:
-            name = HubName(model.repo, model.variant)
+        if name := model.hub_name:
             try:
                 return await self._hub.find(
                     name, revision=model.revision, projector=model.mmproj, on_progress=on_progress

@@ -109,12 +109,7 @@ class Cache:
 
     def size(self) -> int:
         """Bytes of all blobs, whole and partial."""
-        return sum(
-            blob.stat().st_size
-            for _, folder in self._repos()
-            for blob in (folder / "blobs").glob("*")
-            if not blob.is_symlink()
-        )
+        return sum(_blob_bytes(folder) for _, folder in self._repos())
 
     def remove(self, name: HubName) -> int:
         """Remove a model, or without a variant the whole repository; return the bytes that this freed.
@@ -186,4 +181,6 @@ def _files(snapshot: Path) -> list[RepoFile]:
 
 
 def _blob_bytes(folder: Path) -> int:
-    return sum(blob.stat().st_size for blob in (folder / "blobs").glob("*"))
+    """Of the blobs that are this repository's own, and no links into a store that others share."""
+    blobs = (folder / "blobs").glob("*")
+    return sum(blob.stat().st_size for blob in blobs if not blob.is_symlink())

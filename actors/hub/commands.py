@@ -10,8 +10,9 @@ from tqdm import tqdm
 from actors.config import BUILTIN, Config
 from actors.gguf import HeaderError, read_model
 from actors.hub.download import HubError
-from actors.hub.hub import Hub, Progress, cache_of
+from actors.hub.hub import Hub, cache_of
 from actors.hub.names import HubName, NoSuchVariantError, parse_name
+from actors.hub.progress import Progress, readable_size
 
 
 async def pull(config: Config, name: str) -> int:
@@ -46,8 +47,8 @@ def list_models(config: Config) -> int:
     seen: set[Path] = set()
     cache = cache_of(config.hub)
     for name, model in config.llama_cpp.models.items():
-        if model.repo is not None:
-            found = cache.find(HubName(model.repo, model.variant), model.revision, model.mmproj)
+        if hub_name := model.hub_name:
+            found = cache.find(hub_name, model.revision, model.mmproj)
             if found is None:
                 rows.append((name, "-", "-", "-", "-", "not downloaded"))
                 continue
@@ -63,7 +64,7 @@ def list_models(config: Config) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"\n{_size(cache.size())} in {cache.folder}")
+    print(f"\n{readable_size(cache.size())} in {cache.folder}")
     return 0
 
 
@@ -76,16 +77,14 @@ def remove(config: Config, name: str) -> int:
         freed = cache_of(config.hub).remove(hub_name)
     except (NoSuchVariantError, OSError) as error:
         return _complain(f"{hub_name}: {error}")
-    print(f"{_size(freed)} freed")
+    print(f"{readable_size(freed)} freed")
     return 0
 
 
 def _look_up(config: Config, name: str) -> tuple[HubName | None, str, str | None]:
     """A configured model's name, or else a hub's: with its revision and projector."""
-    for known, model in config.llama_cpp.models.items():
-        if name in (known, *model.aliases):
-            hub_name = HubName(model.repo, model.variant) if model.repo else None
-            return hub_name, model.revision, model.mmproj
+    if model := config.llama_cpp.find(name):
+        return model.hub_name, model.revision, model.mmproj
     return parse_name(name), "main", None
 
 
@@ -95,16 +94,12 @@ def _describe(path: Path) -> tuple[str, str, str, str, str]:
     except (HeaderError, OSError) as error:
         return "-", "-", "-", "-", str(error)
     return (
-        _size(header.size),
+        readable_size(header.size),
         header.quantization or "-",
         str(header.context_length or "-"),
         header.architecture or "-",
         "",
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _complain(message: str) -> int:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import random
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -50,9 +49,9 @@ class HubError(Exception):
         self.failure = failure
 
 
-def failed(message: str, *, retryable: bool = True) -> HubError:
+def failed(message: str, *, retryable: bool = True, kind: FailureKind = "failed") -> HubError:
     """The error with this message."""
-    return HubError(Failure(message=message, retryable=retryable))
+    return HubError(Failure(message=message, retryable=retryable, kind=kind))
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,7 +230,7 @@ class _Transfer:
             reason = response.headers.get("X-Error-Message") or response.reason
             kind = _KINDS.get(status, "failed")
             message = f"{self._source.url}: status {status}: {reason}"
-            raise HubError(Failure(message=message, retryable=False, kind=kind))
+            raise failed(message, retryable=False, kind=kind)
 
     def _goes_on(self, content_range: str) -> bool:
         return content_range == f"bytes {self._have}-{self._source.size - 1}/{self._source.size}"
@@ -282,19 +281,3 @@ class _Transfer:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "is full" if full else f"cannot be written: {error.strerror}"
         return failed(f"the disk of {self._partial.parent} {what}; {kept}")
-
-
-class Speedometer:
-    """Bytes per second over the last seconds, from a count that grows."""
-
-    def __init__(self) -> None:
-        self._samples: list[tuple[float, int]] = []
-
-    def rate(self, have: int) -> float | None:
-        """Take a sample; the rate is None until there are two of them."""
-        now = time.monotonic()
-        self._samples.append((now, have))
-        while len(self._samples) > 2 and now - self._samples[0][0] > 10:
-            del self._samples[0]
-        (since, before) = self._samples[0]
-        return (have - before) / (now - since) if now > since and have >= before else None

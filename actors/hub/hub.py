@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,42 +12,18 @@ import msgspec
 import structlog
 
 from actors.config import HubSettings
-from actors.errors import Failure
 from actors.gguf import Header, HeaderError, read_header
 from actors.hub.cache import Cache, CachedModel, ModelFiles, default_folder
-from actors.hub.download import HubError, Source, Speedometer, download, failed
+from actors.hub.download import HubError, Source, download, failed
 from actors.hub.names import Choice, HubName, NoSuchVariantError, RepoFile, allowed, choose
+from actors.hub.progress import OnProgress, Reporter
 
 log = structlog.get_logger("hub")
 
 LIST_TRIES = 3
 HEADER_WINDOW = 4 << 20
-LOG_STEP = 0.1
-LOG_SECONDS = 30.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-fA-F]{32,64}")
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a download is; bytes, and bytes per second when it is known."""
-
-    have: int
-    total: int
-    rate: float | None = None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """At the present rate."""
-        return (self.total - self.have) / self.rate if self.rate else None
-
-    def __str__(self) -> str:
-        share = 100 * self.have / self.total if self.total else 100.0
-        size = f"{self.total / 1e9:.2f} GB" if self.total >= 1e9 else f"{self.total / 1e6:.1f} MB"
-        left = f", {self.seconds_left:.0f} s left" if self.seconds_left is not None else ""
-        return f"{share:.0f} % of {size}{left}"
-
-
-OnProgress = Callable[[Progress], None]
 
 
 def cache_of(settings: HubSettings) -> Cache:
@@ -118,13 +93,13 @@ class Hub:
             return found
         if self._settings.offline:
             message = f"{name} is not in {self.cache.folder}, and hub.offline is set"
-            raise HubError(Failure(message=message, retryable=False, kind="not_found"))
+            raise failed(message, retryable=False, kind="not_found")
         listing = await self._list(name, revision)
         try:
             choice = choose(listing.files, name.variant, projector=projector)
         except NoSuchVariantError as error:
             message = f"{listing.repo}: {error}"
-            raise HubError(Failure(message=message, retryable=False, kind="not_found")) from None
+            raise failed(message, retryable=False, kind="not_found") from None
         try:
             return await self._fetch(listing, choice, revision, on_progress)
         except OSError as error:
@@ -188,7 +163,7 @@ class Hub:
                     architecture=header.architecture,
                     context_length=header.context_length,
                 )
-            report = _Reporter(listing.repo, choice.label, [job.file for job in jobs], on_progress)
+            report = Reporter(listing.repo, choice.label, [job.file for job in jobs], on_progress)
             for job in jobs:
                 await download(
                     self._session,
@@ -239,7 +214,7 @@ class Hub:
             f"{memory / 1e9:.1f} GB of memory, its GPUs included; it was not downloaded "
             "(`run.py pull` would do it all the same)"
         )
-        raise HubError(Failure(message=message, retryable=False, kind="too_large"))
+        raise failed(message, retryable=False, kind="too_large")
 
     async def _check_disk(self, needed: int) -> None:
         if self._settings.max_disk is None:
@@ -280,30 +255,6 @@ def _remote_header(source: Source) -> Header:
         raise _explain(source.url, "", error) from error
 
 
-class _Reporter:
-    """Adds up the files of a model, and tells of it: to the callback always, to the log at sensible steps."""
-
-    def __init__(self, repo: str, label: str, missing: list[RepoFile], on_progress: OnProgress) -> None:
-        self._repo = repo
-        self._label = label
-        self._on_progress = on_progress
-        self._have = dict.fromkeys((file.path for file in missing), 0)
-        self._total = sum(file.size for file in missing)
-        self._speed = Speedometer()
-        self._logged_share = 0.0
-        self._logged_at = time.monotonic()
-
-    def at(self, file: RepoFile, have: int) -> None:
-        self._have[file.path] = have
-        done = sum(self._have.values())
-        progress = Progress(have=done, total=self._total, rate=self._speed.rate(done))
-        self._on_progress(progress)
-        share = done / self._total if self._total else 1.0
-        if share >= self._logged_share + LOG_STEP or time.monotonic() > self._logged_at + LOG_SECONDS:
-            self._logged_share, self._logged_at = share, time.monotonic()
-            log.info("downloading", repo=self._repo, variant=self._label, progress=str(progress), bytes=done)
-
-
 def _is_safe(path: str) -> bool:
     parts = PurePosixPath(path).parts
     return (
@@ -326,7 +277,7 @@ def _explain(what: str, revision: str, error: Any) -> HubError:
     )
 
     def because(message: str, **fields: Any) -> HubError:
-        return HubError(Failure(message=f"{what}: {message}", **fields))
+        return failed(f"{what}: {message}", **fields)
 
     reason = getattr(error, "server_message", None) or ""
     if isinstance(error, GatedRepoError):

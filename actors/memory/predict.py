@@ -224,11 +224,14 @@ class _Predictor:
         if not self.gpus:
             self.host.compute += self._buffer(list(layers), gpu=False)
             return
+        host = self._host_side()
         for gpu, usage in enumerate(self.usage):
             # With one GPU, big batches are computed there, also for layers whose weights are on the host.
             mine = [layer for layer in layers if self.devices[layer] == gpu or len(self.gpus) == 1]
             if mine:
-                usage.compute += self._buffer(mine, gpu=True) + self._cut(mine) + self._between()
+                usage.compute += (
+                    self._buffer(mine, gpu=True, host=host) + self._cut(mine) + self._between(host)
+                )
         activations = F32 * shape.width * self.work.tokens
         inputs = self._masks() + self._value_indices()
         copies = self._copies
@@ -249,10 +252,9 @@ class _Predictor:
         everything = self.gpu_layers > self.shape.layers and self._is_whole
         return 4 if len(self.gpus) > 1 and everything else 1
 
-    def _buffer(self, layers: list[int], *, gpu: bool) -> int:
+    def _buffer(self, layers: list[int], *, gpu: bool, host: HostSide | None = None) -> int:
         first, last = layers[0] == 0, layers[-1] == self.shape.last
         work, copies = self.work, self._copies
-        host = self._host_side() if gpu else None
         size = compute_buffer(
             self.shape, work, layers, first=first, last=last, gpu=gpu, copies=copies, host=host
         )
@@ -272,9 +274,8 @@ class _Predictor:
         weights = {tensor.name for tensor in self.on_host if not tensor.name.startswith(HOST_ROWS)}
         return HostSide(weights=frozenset(weights), cache=frozenset(cache))
 
-    def _between(self) -> int:
+    def _between(self, host: HostSide | None) -> int:
         """What llama.cpp keeps where the graph goes from the GPU to the host and back: an upper bound."""
-        host = self._host_side()
         if host is None:
             return 0
         experts = self.shape.number("expert_count") > 0

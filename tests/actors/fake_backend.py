@@ -8,7 +8,7 @@ from pathlib import Path
 from actors.backends import StartError
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
-from actors.hub.hub import Progress
+from actors.hub.progress import Progress
 from actors.messages import Endpoint
 
 
@@ -65,7 +65,6 @@ class FakeBackend:
         self.fetching = asyncio.Event()
         self.starts: list[FakeServer] = []
         self.loses_port = 0
-        self.started = asyncio.Event()
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
         await asyncio.sleep(0)
@@ -90,7 +89,6 @@ class FakeBackend:
         elif self.healthy:
             server.healthy.set()
         self.starts.append(server)
-        self.started.set()
         return server
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from actors.errors import Failure
-from actors.hub.hub import Progress
+from actors.hub.progress import Progress
 from actors.messages import BecameReady, EnsureReady, Event, Exited, Fetched, FetchFiles, Stop
 from actors.model import PORT_TRIES, ModelActor
 from tests.actors.fake_backend import FakeBackend

@@ -22,7 +22,8 @@ from aiohttp import web
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu import GpuMonitor
 from actors.hub.cache import CachedModel
-from actors.hub.hub import Hub, Progress
+from actors.hub.hub import Hub
+from actors.hub.progress import Progress
 from actors.lifecycle import State
 from actors.messages import Endpoint, Grant
 from actors.roster import ModelStatus

@@ -59,6 +59,13 @@ class Draft:
         for name, shape in shapes.items():
             self.add(f"{prefix}.{name.replace('__', '.')}", kind, *shape)
 
+    def add_ends(self, types: Mix, width: int, vocabulary: int, *, tied: bool = False) -> None:
+        """The embedding and the output; `tied`: they are one tensor."""
+        self.add("token_embd.weight", types("output" if tied else "token_embd", 0, 1), width, vocabulary)
+        self.add("output_norm.weight", "F32", width)
+        if not tied:
+            self.add("output.weight", types("output", 0, 1), width, vocabulary)
+
     def header(self) -> Header:
         return Header(
             version=3,
@@ -100,10 +107,7 @@ def transformer(  # noqa: C901, PLR0912 (one branch for each part that a family 
     draft.set(attention__key_length=head, attention__value_length=head, rope__dimension_count=head)
     if window:
         draft.set(attention__sliding_window=window)
-    draft.add("token_embd.weight", types("output" if tied else "token_embd", 0, 1), width, vocabulary)
-    draft.add("output_norm.weight", "F32", width)
-    if not tied:
-        draft.add("output.weight", types("output", 0, 1), width, vocabulary)
+    draft.add_ends(types, width, vocabulary, tied=tied)
     if frequencies:
         draft.add("rope_freqs.weight", "F32", head // 2)
     for layer in range(layers):
@@ -203,9 +207,7 @@ def deepseek2(
     draft.set(attention__key_length_mla=plain + rope, attention__value_length_mla=value)
     draft.set(expert_count=count, expert_used_count=used, expert_feed_forward_length=size)
     draft.set(expert_shared_count=shared)
-    draft.add("token_embd.weight", types("token_embd", 0, 1), width, vocabulary)
-    draft.add("output_norm.weight", "F32", width)
-    draft.add("output.weight", types("output", 0, 1), width, vocabulary)
+    draft.add_ends(types, width, vocabulary)
     for layer in range(layers):
         block = f"blk.{layer}"
 
@@ -243,8 +245,7 @@ def mamba(layers: int, width: int, vocabulary: int, kind: str) -> Header:
     types, state, kernel, inner, rank = mix(kind), 16, 4, 2 * width, -(-width // 16)
     draft = Draft("mamba", layers, width, feed_forward_length=0, attention__head_count=0)
     draft.set(ssm__conv_kernel=kernel, ssm__inner_size=inner, ssm__state_size=state, ssm__time_step_rank=rank)
-    draft.add("token_embd.weight", types("output", 0, 1), width, vocabulary)
-    draft.add("output_norm.weight", "F32", width)
+    draft.add_ends(types, width, vocabulary, tied=True)
     for layer in range(layers):
         block = f"blk.{layer}"
         draft.add(f"{block}.attn_norm.weight", "F32", width)
@@ -284,9 +285,7 @@ def hybrid(
     draft.set(attention__key_length=head, attention__value_length=head, rope__dimension_count=head // 4)
     draft.set(ssm__conv_kernel=kernel, ssm__inner_size=values, ssm__state_size=state)
     draft.set(ssm__time_step_rank=steps, ssm__group_count=groups)
-    draft.add("token_embd.weight", types("token_embd", 0, 1), width, vocabulary)
-    draft.add("output_norm.weight", "F32", width)
-    draft.add("output.weight", types("output", 0, 1), width, vocabulary)
+    draft.add_ends(types, width, vocabulary)
     for layer in range(layers):
         block = f"blk.{layer}"
 
