@@ -163,18 +163,21 @@ class _Graph:
     def _layer(self, layer: int, x: Node, *, selects: bool) -> Node:
         shape, block = self.shape, self.shape.blocks[layer]
         position = self.input("pos", 4 * self.work.tokens * (4 if shape.architecture == "qwen35" else 1))
+        beside: Node | None = None
         if shape.attends[layer]:
-            out = self._attention(layer, x, position)
+            out, beside = self._attention(layer, x, position, selects=selects)
         elif shape.recurrent[layer]:
-            out = self._mamba(layer, x) if "ssm_x.weight" in block else self._delta_net(layer, x)
+            out = self._recurrent(layer, x)
         else:
             return x
-        residual, tokens = x, self.work.tokens
+        residual, tokens = beside or x, self.work.tokens
         if selects:  # from here on, only tokens whose logits are wanted
             tokens = self.work.outputs
-            ids, size = self.input("ids", 4 * tokens), F32 * shape.width * tokens
-            out, residual = self.add(size, out, ids), self.add(size, residual, ids)
+            out = self._select(out)
+            residual = beside or self._select(x)
         size = F32 * shape.width * tokens
+        if beside is not None:
+            return self.add(size, residual, out, in_place=True)
         if "post_ffw_norm.weight" in block:
             out = self._norm(out, size)
         x = self.add(size, out, residual, in_place=True)
@@ -187,9 +190,15 @@ class _Graph:
             out = self._norm(out, size)
         return self.add(size, out, x, in_place=True)
 
+    def _select(self, x: Node) -> Node:
+        """Of these, the tokens whose logits are wanted."""
+        outputs = self.work.outputs
+        return self.add(F32 * self.shape.width * outputs, x, self.input("ids", 4 * outputs))
+
     # Attention
 
-    def _attention(self, layer: int, x: Node, position: Node) -> Node:
+    def _attention(self, layer: int, x: Node, position: Node, *, selects: bool) -> tuple[Node, Node | None]:
+        """What attention adds to `x`; and `x` with the feed forward, if both start from the same norm."""
         shape, work, block = self.shape, self.work, self.shape.blocks[layer]
         heads, kv_heads = shape.heads[layer], shape.kv_heads[layer]
         suffix = "s" if shape.windowed[layer] else ""
@@ -204,14 +213,34 @@ class _Graph:
         if v is not None:
             index = 8 * work.tokens * (1 if work.flash else shape.value * kv_heads)
             self.add(None, self.view(v), self.input("vidx" + suffix, index))
+        beside = self._beside(layer, hidden, x, selects=selects) if self._is_parallel(layer) else None
+        # Copies of a quantised cache do not fit into the place that the feed forward leaves.
+        left = F32 * 3 * block["ffn_down.weight"].shape[0] * work.tokens if beside else 0
+        gap = self.add(left) if left and _is_quantized(work.type_k) else None
         attend = self._flash if work.flash else self._softmax
         out = attend(layer, self.view(self.view(q)), suffix)
+        self.add(None, gap)
         size = F32 * shape.value * heads * work.tokens
         if gate is not None:
             opened = self.add(size, self.add(size, self.view(gate)), in_place=True)
             out = self.add(size, out, opened, in_place=True)
         out = self._multiply(self.row, layer, "attn_output", out)
-        return self.add(self.row, out, in_place=True) if "attn_output.bias" in block else out
+        return self.add(self.row, out, in_place=True) if "attn_output.bias" in block else out, beside
+
+    def _is_parallel(self, layer: int) -> bool:
+        """Whether the feed forward has no norm of its own, as in Cohere's models."""
+        block = self.shape.blocks[layer]
+        return "ffn_down.weight" in block and not block.keys() & {
+            "ffn_norm.weight",
+            "post_attention_norm.weight",
+        }
+
+    def _beside(self, layer: int, hidden: Node, x: Node, *, selects: bool) -> Node:
+        tokens = self.work.outputs if selects else self.work.tokens
+        if selects:
+            hidden, x = self._select(hidden), self._select(x)
+        out = self._feed_forward(layer, hidden, tokens)
+        return self.add(F32 * self.shape.width * tokens, out, x, in_place=True)
 
     def _mask(self, layer: int, suffix: str) -> Node:
         work = self.work
@@ -340,6 +369,22 @@ class _Graph:
         return self.add(size, self.input(name, F32 * side * side), self.view(x))
 
     # Recurrent layers
+
+    def _recurrent(self, layer: int, x: Node) -> Node:
+        block = self.shape.blocks[layer]
+        if "shortconv.conv.weight" in block:
+            return self._short_convolution(layer, x)
+        return self._mamba(layer, x) if "ssm_x.weight" in block else self._delta_net(layer, x)
+
+    def _short_convolution(self, layer: int, x: Node) -> Node:
+        shape, sequences = self.shape, max(1, self.work.sequences)
+        mixed = self._multiply(3 * self.row, layer, "shortconv.in_proj", self._norm(x, self.row))
+        product = self.add(self.row, self.view(mixed))
+        kept = self.add(F32 * shape.conv_state * sequences, self.input("rs", 4 * sequences))
+        conv = self.add(self.row + F32 * shape.conv_state * sequences, self.view(kept), self.view(product))
+        self.add(None, self.view(conv))
+        out = self.add(self.row, self.view(mixed), self.add(self.row, conv), in_place=True)
+        return self.view(self._multiply(self.row, layer, "shortconv.out_proj", out))
 
     def _mamba(self, layer: int, x: Node) -> Node:
         shape, block = self.shape, self.shape.blocks[layer]

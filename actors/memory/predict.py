@@ -37,8 +37,8 @@ HOST_ROWS = ("token_embd", "per_layer_token", "position_embd", "token_types")
 SPILL, SPILL_EXPERTS = 3.4, 6.3
 """Activations of a micro-batch that a partly offloaded model takes beyond its graph, at most (measured)."""
 
-FALLBACK_MARGIN = 1.15
-"""On the estimate for graphs that nobody has modelled."""
+FALLBACK_MARGIN, REPLAY_MARGIN = 1.15, 1.1
+"""For graphs that nobody has modelled: on the estimate, and on what the allocator makes of a like graph."""
 
 Certainty = Literal["exact", "bound", "fallback"]
 
@@ -97,6 +97,23 @@ def predict(shape: Shape, settings: Settings, gpus: Sequence[int]) -> Prediction
     return _Predictor(shape, settings, gpus).run()
 
 
+def layer_usages(shape: Shape, settings: Settings) -> list[Usage]:
+    """Weights and cache of each layer, and of the output after them, where they lie on a GPU."""
+    apart = msgspec.structs.replace(settings, gpu_layers=None, tensor_split=None, split=True)
+    predictor = _Predictor(shape, apart, [1] * (shape.layers + 1))
+    predictor.place_layers()
+    # Of these a device has one copy, however many layers it has.
+    copied = sum(on_gpu(tensor) for name, tensor in shape.tensors.items() if name.startswith("rope_f"))
+    for usage in predictor.usage[: shape.layers]:
+        usage.weights -= copied
+    return predictor.usage
+
+
+def layer_bytes(shape: Shape, settings: Settings) -> list[int]:
+    """The same as sums."""
+    return [usage.total for usage in layer_usages(shape, settings)]
+
+
 class _Predictor:
     def __init__(self, shape: Shape, settings: Settings, gpus: Sequence[int]) -> None:
         self.shape = shape
@@ -110,8 +127,7 @@ class _Predictor:
         self.on_host: list[Tensor] = []
 
     def run(self) -> Prediction:
-        self._place_weights()
-        self._place_cache()
+        self.place_layers()
         self._place_compute()
         if self.shape.architecture not in MODELLED:
             certainty: Certainty = "fallback"
@@ -120,6 +136,11 @@ class _Predictor:
         return Prediction(
             gpus=tuple(self.usage), host=self.host, certainty=certainty, layers=tuple(self.devices)
         )
+
+    def place_layers(self) -> None:
+        """Weights and cache, without the buffers to compute in."""
+        self._place_weights()
+        self._place_cache()
 
     # Where the layers go
 
@@ -240,11 +261,15 @@ class _Predictor:
         )
 
     def _cut(self, mine: list[int]) -> int:
-        """Mamba's graph is cut inside of a block where it goes from one GPU to the next."""
-        if self._copies == 1 or "ssm_x.weight" not in self.shape.blocks[mine[0]]:
+        """Mamba's graph is cut inside of a block where it goes from one GPU to the next.
+
+        So may be that of any recurrent layer that nobody has modelled.
+        """
+        shape, modelled = self.shape, self.shape.architecture in MODELLED
+        if self._copies == 1 or (modelled and "ssm_x.weight" not in shape.blocks[mine[0]]):
             return 0
-        passed = F32 * self.shape.number("ssm.inner_size") * self.work.tokens * self._copies
-        return passed * (2 * (mine[0] != 0) + (mine[-1] != self.shape.last))
+        passed = F32 * shape.conv_width * self.work.tokens * self._copies
+        return passed * (2 * (mine[0] != 0) + (mine[-1] != shape.last))
 
     @property
     def _copies(self) -> int:
@@ -255,12 +280,15 @@ class _Predictor:
     def _buffer(self, layers: list[int], *, gpu: bool, host: HostSide | None = None) -> int:
         first, last = layers[0] == 0, layers[-1] == self.shape.last
         work, copies = self.work, self._copies
-        size = compute_buffer(
-            self.shape, work, layers, first=first, last=last, gpu=gpu, copies=copies, host=host
-        )
-        if self.shape.architecture in MODELLED:
+        try:
+            size = compute_buffer(
+                self.shape, work, layers, first=first, last=last, gpu=gpu, copies=copies, host=host
+            )
+        except LookupError:  # its layers have other tensors
+            size = 0
+        if size and self.shape.architecture in MODELLED:
             return size
-        return max(size, int(FALLBACK_MARGIN * self._estimate()))
+        return max(int(REPLAY_MARGIN * size), int(FALLBACK_MARGIN * self._estimate()))
 
     def _host_side(self) -> HostSide | None:
         """What big batches need on the only GPU although it lies on the host."""

@@ -55,7 +55,7 @@ class Shape:
         ]
         self.window = self.number("attention.sliding_window")
         self.windowed = self._windowed()
-        self.conv_state, self.ssm_state = self._states()
+        self.conv_width, self.conv_state, self.ssm_state = self._states()
 
     @property
     def last(self) -> int:
@@ -84,8 +84,12 @@ class Shape:
         period = pattern if isinstance(pattern, int) else WINDOW_PERIOD.get(self.architecture, 0)
         return [bool(self.window and period and layer % period < period - 1) for layer in range(self.layers)]
 
-    def _states(self) -> tuple[int, int]:
-        """Floats that a recurrent layer keeps of each sequence: of its convolution, and of its state."""
-        kernel, inner = self.number("ssm.conv_kernel"), self.number("ssm.inner_size")
-        state, groups = self.number("ssm.state_size"), self.number("ssm.group_count")
-        return ((kernel - 1) * (inner + 2 * groups * state), state * inner) if kernel else (0, 0)
+    def _states(self) -> tuple[int, int, int]:
+        """Of recurrent layers: channels before the state; floats kept of each sequence of those and of it."""
+        if not any(self.recurrent):
+            return 0, 0, 0
+        if short := self.number("shortconv.l_cache"):
+            return 0, (short - 1) * self.width, 0
+        inner, state = self.number("ssm.inner_size"), self.number("ssm.state_size")
+        channels = inner + 2 * self.number("ssm.group_count") * state
+        return channels, max(0, self.number("ssm.conv_kernel") - 1) * channels, state * inner

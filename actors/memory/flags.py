@@ -1,0 +1,265 @@
+"""Which of llama-server's flags a model's memory depends on, and what llama.cpp refuses of them.
+
+As in llama.cpp's common/arg.cpp, build 11434: of a flag that is repeated the last counts, but every
+`--override-tensor` does; underscores in long flags are hyphens. The embedded server takes `--flag=value` too.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from actors.gguf import block_of
+from actors.memory.predict import Settings
+from actors.memory.shape import Shape
+
+EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+FEED_FORWARD = r"\.ffn_(up|down|gate)\."
+"""llama.cpp's own patterns of the tensors that --cpu-moe, --n-cpu-moe and --n-cpu-ffn leave on the host."""
+
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+MAX_SLOTS = 256
+AUTO_SLOTS = 4
+MAX_NUMBER = (1 << 31) - 1
+
+_WORDS = {
+    **dict.fromkeys(["on", "enabled", "true", "1", "auto", "-1"], True),
+    **dict.fromkeys(["off", "disabled", "false", "0"], False),
+}
+_Values = dict[str, Any]
+_Read = Callable[[str, _Values], None]
+"""Puts what a flag's value says among the values; raises `ValueError`."""
+
+
+class ProjectorFlags(msgspec.Struct, frozen=True, kw_only=True):
+    """What llama-server is told of a projector; None where it decides for itself."""
+
+    image_max_tokens: int | None = None
+    batch_tokens: int | None = None
+    on_gpu: bool = True
+
+
+def settings_of(arguments: Sequence[str], *, context: int, parallel: int) -> Settings:
+    """What the gateway passes, changed by a model's own arguments. Raises `ValueError`, which names the flag.
+
+    A context of 0 is the model's own. Flags that are none of memory's business are left out.
+    """
+    values: _Values = {"context": context, "parallel": parallel, "unified": parallel > 1, "patterns": []}
+    _read_all(arguments, _FLAGS, values)
+    patterns = values.pop("patterns")
+    if values.pop("experts_on_host", False):
+        patterns.append(EXPERTS)
+    return Settings(**values, overrides="|".join(patterns) or None)
+
+
+def projector_flags(arguments: Sequence[str]) -> ProjectorFlags:
+    """What a model's own arguments say of its projector. Raises `ValueError`, which names the flag."""
+    values: _Values = {}
+    _read_all(arguments, _PROJECTOR_FLAGS, values)
+    return ProjectorFlags(**values)
+
+
+def is_given(arguments: Sequence[str], *names: str) -> bool:
+    """Whether any of these flags is among the arguments. A flag's value that looks like one counts too."""
+    return any(name in names for name, _ in _flags(arguments))
+
+
+def check(shape: Shape, settings: Settings, *, longer_context: bool = False) -> None:
+    """Raise `ValueError` for what llama.cpp would refuse of this model.
+
+    And for a context beyond its training, of which llama.cpp only warns; `longer_context` permits it.
+    """
+    if settings.parallel > MAX_SLOTS:
+        raise ValueError(f"{settings.parallel} slots are more than llama.cpp's {MAX_SLOTS}")
+    if not settings.batch and not settings.micro_batch:
+        raise ValueError("--batch-size and --ubatch-size cannot both be 0")
+    _check_cache(shape, settings)
+    trained = shape.number("context_length")
+    slots = settings.parallel
+    if trained and settings.context > trained * slots and not longer_context:
+        of_slots = f", {settings.context // slots:,} for each of {slots} slots," if slots > 1 else ""
+        raise ValueError(
+            f"a context of {settings.context:,} tokens{of_slots} is more than the {trained:,} that the model "
+            "was trained for; set longer_context, or --rope-scaling and its like, if it can do that"
+        )
+
+
+def _check_cache(shape: Shape, settings: Settings) -> None:
+    flash, types = settings.flash_attention, (settings.type_k, settings.type_v)
+    for flag, kind, head in (("k", types[0], shape.key), ("v", types[1], shape.value)):
+        if kind.lower() not in CACHE_TYPES:
+            raise ValueError(f"--cache-type-{flag}: {kind.lower()!r} is no type of a cache")
+        block, _ = block_of(kind)
+        # Without flash attention it is whole rows that must consist of blocks.
+        attending = [heads for heads, attends in zip(shape.kv_heads, shape.attends, strict=True) if attends]
+        rows = [head if flash else head * heads for heads in attending]
+        if odd := next((row for row in rows if row % block), 0):
+            what = "heads" if flash else "rows"
+            raise ValueError(
+                f"--cache-type-{flag} {kind.lower()} has blocks of {block}, which do not divide the model's "
+                f"{what} of {odd}"
+            )
+    if not flash and block_of(types[1])[0] > 1:
+        raise ValueError(f"--cache-type-v {types[1].lower()} needs flash attention, which is off")
+    if shape.latent and types[0] != types[1]:
+        raise ValueError("the model's cache has one type: --cache-type-k and --cache-type-v must be the same")
+
+
+def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The flags as llama.cpp reads them, without a `=value`, and where they are."""
+    for index, word in enumerate(arguments):
+        yield word.partition("=")[0].replace("_", "-") if word.startswith("--") else word, index
+
+
+def _read_all(arguments: Sequence[str], table: dict[str, _Read | _Values], values: _Values) -> None:
+    end = -1
+    for name, index in _flags(arguments):
+        if index <= end or (entry := table.get(name)) is None:
+            continue
+        if isinstance(entry, dict):
+            values.update(entry)
+            continue
+        _, equals, value = arguments[index].partition("=")
+        if not equals:
+            end = index + 1
+            if end == len(arguments):
+                raise ValueError(f"{name}: expected a value")
+            value = arguments[end]
+        try:
+            entry(value, values)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
+# Readers of values
+
+
+def _number(key: str, least: int = 0) -> _Read:
+    def read(value: str, values: _Values) -> None:
+        values[key] = _whole(value, least)
+
+    return read
+
+
+def _whole(value: str, least: int) -> int:
+    if not value.isdecimal() or not least <= int(value) <= MAX_NUMBER:
+        raise ValueError(f"expected a number, {least} or more, got {value!r}")
+    return int(value)
+
+
+def _read_parallel(value: str, values: _Values) -> None:
+    if value == "-1":
+        values.update(parallel=AUTO_SLOTS, unified=True)
+    else:
+        values["parallel"] = _whole(value, 1)
+
+
+def _read_flash(value: str, values: _Values) -> None:
+    if value not in _WORDS:
+        raise ValueError(f"expected on, off or auto, got {value!r}")
+    values["flash_attention"] = _WORDS[value]
+
+
+def _cache_type(key: str) -> _Read:
+    def read(value: str, values: _Values) -> None:
+        if value not in CACHE_TYPES:
+            raise ValueError(f"{value!r} is no type of a cache; such are {', '.join(CACHE_TYPES)}")
+        values[key] = value.upper()
+
+    return read
+
+
+def _read_layers(value: str, values: _Values) -> None:
+    # llama.cpp takes every negative number for all of them.
+    every = value in ("all", "auto") or re.fullmatch(r"-\d+", value)
+    values["gpu_layers"] = None if every else _whole(value, 0)
+
+
+def _read_device(value: str, values: _Values) -> None:
+    if value == "none":
+        values["gpu_layers"] = 0
+
+
+def _read_split_mode(value: str, values: _Values) -> None:
+    if value not in ("none", "layer", "row", "tensor"):
+        raise ValueError(f"expected none, layer, row or tensor, got {value!r}")
+    values["split"] = value != "none"
+
+
+def _read_split(value: str, values: _Values) -> None:
+    try:
+        shares = tuple(float(word) for word in re.split("[,/]+", value))
+    except ValueError:
+        shares = (-1.0,)
+    if not all(0 <= share < float("inf") for share in shares):
+        raise ValueError(f"expected numbers with commas between, got {value!r}")
+    values["tensor_split"] = shares if any(shares) else None
+
+
+def _read_overrides(value: str, values: _Values) -> None:
+    for part in value.split(","):
+        pattern, equals, buffer = part.partition("=")
+        if not equals:
+            raise ValueError(f"expected PATTERN=BUFFER, got {part!r}")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no pattern: {error}") from None
+        if buffer == "CPU":
+            values["patterns"].append(pattern)
+
+
+def _first_layers(pattern: str) -> _Read:
+    def read(value: str, values: _Values) -> None:
+        if count := _whole(value, 0):
+            values["patterns"].append(rf"blk\.({'|'.join(map(str, range(count)))}){pattern}")
+
+    return read
+
+
+def _read_pooling(value: str, values: _Values) -> None:
+    if value != "none":
+        values["outputs"] = 0
+
+
+def _by_name(table: dict[str, Any]) -> dict[str, Any]:
+    return {name: entry for names, entry in table.items() for name in names.split()}
+
+
+_FLAGS: dict[str, _Read | _Values] = _by_name(
+    {
+        "-c --ctx-size": _number("context"),
+        "-np --parallel": _read_parallel,
+        "-b --batch-size": _number("batch"),
+        "-ub --ubatch-size": _number("micro_batch"),
+        "-ctk --cache-type-k": _cache_type("type_k"),
+        "-ctv --cache-type-v": _cache_type("type_v"),
+        "-fa --flash-attn": _read_flash,
+        "-kvu --kv-unified": {"unified": True},
+        "-no-kvu --no-kv-unified": {"unified": False},
+        "--swa-full": {"full_window": True},
+        "-kvo --kv-offload": {"offload_kv": True},
+        "-nkvo --no-kv-offload": {"offload_kv": False},
+        "-ngl --gpu-layers --n-gpu-layers": _read_layers,
+        "-dev --device": _read_device,
+        "-sm --split-mode": _read_split_mode,
+        "-mg --main-gpu": _number("main_gpu"),
+        "-ts --tensor-split": _read_split,
+        "-ot --override-tensor": _read_overrides,
+        "-cmoe --cpu-moe": {"experts_on_host": True},
+        "-ncmoe --n-cpu-moe": _first_layers(EXPERTS),
+        "-ncffn --n-cpu-ffn": _first_layers(FEED_FORWARD),
+        # Embeddings are made of all tokens, so each of them is an output.
+        "--embedding --embeddings --rerank --reranking": {"outputs": 0},
+        "--pooling": _read_pooling,
+    }
+)
+_PROJECTOR_FLAGS: dict[str, _Read | _Values] = _by_name(
+    {
+        "--image-max-tokens": _number("image_max_tokens", 1),
+        "--mtmd-batch-max-tokens": _number("batch_tokens"),
+        "--mmproj-offload": {"on_gpu": True},
+        "--no-mmproj-offload": {"on_gpu": False},
+    }
+)
