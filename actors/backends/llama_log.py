@@ -1,0 +1,198 @@
+"""What llama.cpp's log tells of memory: buffers, the table of its dry run, and that there was none left.
+
+The formats are those of b11434 and b11549. Lines may begin with llama-server's time and level.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+MIB = 1 << 20
+HOST = "Host"
+"""The table's name for all the buffers in main memory."""
+
+Kind = Literal["weights", "kv", "compute", "output"]
+
+_SIZE = re.compile(
+    r"(?P<by>\w+): +(?P<device>\S+) +(?P<what>model|LoRA|KV|RS|DSV4 .+ state|compute|output)"
+    r" buffer size = +(?P<mib>[\d.]+) MiB"
+)
+_KINDS: dict[str, Kind] = {"model": "weights", "LoRA": "weights", "compute": "compute", "output": "output"}
+_ANEW = re.compile(r"loading model '|fitting params to free memory took")
+"""What was told before is of an unloaded model, or of the fit step, which allocates nothing."""
+_PROJECTOR_DEVICE = re.compile(r"CLIP using (\S+) backend")
+_PROJECTOR_WEIGHTS = re.compile(r"load_hparams: model size: +([\d.]+) MiB")
+
+
+class BufferLog:
+    """Bytes that a server has allocated, by the lines that it writes at verbosity 4 and above.
+
+    Draft model and projector are in the same process and are counted too. llama.cpp prints hundredths of MiB.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[tuple[str, str, Kind], int] = {}
+        self._context = self._tower = 0
+        self._projector_device = ""
+
+    def feed(self, line: str) -> None:
+        """Take one line of the log."""
+        if _ANEW.search(line):
+            self._sizes.clear()
+        elif found := _SIZE.search(line):
+            self._take(found["by"], found["device"], _KINDS.get(found["what"], "kv"), _bytes(found["mib"]))
+        elif found := _PROJECTOR_DEVICE.search(line):
+            self._projector_device = found[1]
+            self._tower += 1
+        elif found := _PROJECTOR_WEIGHTS.search(line):
+            # Each tower prints the size of the whole file.
+            self._sizes["projector", self._projector_device, "weights"] = _bytes(found[1])
+
+    def _take(self, by: str, device: str, kind: Kind, size: int) -> None:
+        if kind == "output":
+            self._context += 1  # its output buffer is the first thing that a context tells
+        if kind == "compute":
+            # Reserved anew, it takes the place of the one before; but every context and tower has its own.
+            owner = f"tower {self._tower}" if by == "reserve_compute_meta" else f"context {self._context}"
+            self._sizes[owner, device, kind] = size
+        else:
+            self._sizes["", device, kind] = self._sizes.get(("", device, kind), 0) + size
+
+    @property
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Bytes by llama.cpp's name of the buffer's place (CUDA0, CUDA_Host, CPU_Mapped ...) and `Kind`."""
+        sums: dict[str, dict[str, int]] = {}
+        for (_, device, kind), size in self._sizes.items():
+            kinds = sums.setdefault(device, {})
+            kinds[kind] = kinds.get(kind, 0) + size
+        return sums
+
+
+class OutOfMemory(msgspec.Struct, frozen=True):
+    """Memory ran out: the backend's number of the device, and the bytes that it had not, where told."""
+
+    device: int | None = None
+    asked: int | None = None
+
+
+_NO_MEMORY = re.compile(
+    r"(?:failed|error): out of memory"  # cudaMalloc, CUDA, ROCm, MUSA
+    r"|\(out of memory\)"  # Metal
+    r"|CUBLAS_STATUS_ALLOC_FAILED|error: the resource allocation failed"
+    r"|OutOf(?:Device|Host)Memory|emory allocation of size \d+ failed"  # Vulkan
+    r"|OUT_OF_(?:DEVICE|HOST)_MEMORY|can't allocate \d+ Bytes of memory"  # SYCL
+    r"|[Ii]nsufficient [Mm]emory"  # Metal at work, and the CPU
+    r"|(?:unable|[Ff]ailed) to allocate +(?:compute |graph\s*$|(?:\S+ )?buffer\b|[\d.]+ (?:MB|MiB|bytes)\b)"
+    r"|failed to reserve (?:graph buffers|initial output buffer)"
+    r"|bad_alloc|mmap failed: Cannot allocate memory"
+)
+_HARMLESS = re.compile(
+    r"pinned|async uploads|buffer context|reorder temp|prompt cache|while reading|Failed ggml_vk_create"
+)
+"""Where llama.cpp does without, or where a broken file asks for the impossible."""
+_RETRIED = "retrying without pipeline parallelism"
+_ASKED_MIB = re.compile(r"([\d.]+) (?:MiB|MB)\b")
+_ASKED_BYTES = re.compile(r"(?:size|allocate|buffer of) (\d+)\b")
+_DEVICE = re.compile(r"on device (\d+)|current device: (\d+)|to allocate [A-Za-z]+(\d+)(?:_\w+)? buffer")
+
+
+def out_of_memory(lines: Iterable[str]) -> OutOfMemory | None:
+    """How memory ran out, by the log of a server that could not load or died; None if it did not.
+
+    Of one failure llama.cpp writes several lines, and only some of them have numbers: the first ones count.
+    """
+    found: OutOfMemory | None = None
+    for line in lines:
+        if _RETRIED in line:
+            found = None
+        elif not _HARMLESS.search(line) and (_NO_MEMORY.search(line) or (found and _DEVICE.search(line))):
+            known = found or OutOfMemory()
+            found = OutOfMemory(
+                device=_device(line) if known.device is None else known.device,
+                asked=_asked(line) if known.asked is None else known.asked,
+            )
+    return found
+
+
+def _device(line: str) -> int | None:
+    found = _DEVICE.search(line)
+    return int(next(filter(None, found.groups()))) if found else None
+
+
+def _asked(line: str) -> int | None:
+    if found := _ASKED_MIB.search(line):
+        return _bytes(found[1])
+    found = _ASKED_BYTES.search(line)
+    return int(found[1]) if found else None
+
+
+class Breakdown(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that llama.cpp will take on one device. Its table has whole MiB, rounded down."""
+
+    model: int = 0
+    context: int = 0
+    compute: int = 0
+    projector: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.model + self.context + self.compute + self.projector
+
+
+FIT_IS_OVER = re.compile(
+    r"projected to use|fitting params to free memory took|(?:failed|error while trying) to fit params"
+)
+"""After such a line the fit step tries other settings than those asked for, or loads the model."""
+
+_TABLE = "memory breakdown [MiB]"
+_ROW = re.compile(r"\| +- (\S+)(?: \(.*\))? +\|.*?\d+ = +(\d+) \+ +(\d+) \+ +(\d+)")
+_EXTRA = "getting device memory data for the extra model"
+_FILE = re.compile(r"loaded meta data with .* from (.+) \(version")
+_PROJECTOR = re.compile(r"adding ([\d.]+) MiB to fit_params_target for device (\S+)")
+
+
+def parse_breakdown(lines: Iterable[str]) -> dict[str, Breakdown] | None:
+    """The table that the fit step prints, by device: CUDA0 ... and `HOST`. None when it is not there, whole.
+
+    A draft model has a table of its own, which is added. Its file, and what a projector takes, are only told
+    at verbosity 5. The first table counts: those after it are of settings that nobody asked for.
+    """
+    rows: dict[str, Breakdown] = {}
+    projector: dict[str, int] = {}
+    main_file = file = None
+    extra = taken = False
+    for line in lines:
+        if FIT_IS_OVER.search(line):
+            break
+        if _EXTRA in line:
+            extra = True
+        elif _TABLE in line:
+            taken = extra or not rows
+            main_file = main_file or file
+        elif found := _FILE.search(line):
+            file = found[1]
+        elif found := _PROJECTOR.search(line):
+            projector[found[2]] = _bytes(found[1])
+        elif taken and (found := _ROW.search(line)):
+            model, context, compute = (int(number) * MIB for number in found.groups()[1:])
+            known = rows.get(found[1], Breakdown())
+            rows[found[1]] = Breakdown(
+                # An MTP head runs on the weights of the main model.
+                model=known.model + (0 if extra and file and file == main_file else model),
+                context=known.context + context,
+                compute=known.compute + compute,
+            )
+    if HOST not in rows:
+        return None
+    for name, size in projector.items():
+        device = name if name in rows else HOST
+        row = rows[device]
+        rows[device] = msgspec.structs.replace(row, projector=row.projector + size)
+    return rows
+
+
+def _bytes(mib: str) -> int:
+    return round(float(mib) * MIB)
