@@ -2,6 +2,8 @@
 # make test   all the tests
 # make check  formatting, lint, types, import rules, tests: what must be green before a commit
 # make bench  this gateway beside nginx and no proxy at all, on this machine
+# make bench-scheduler  the planner beside other schedulers, simulated
+# make trial  two pretended GPUs, real servers, four clients, for a minute
 # make bench-headers  the reader of GGUF headers beside the gguf package's
 
 PYTHON ?= python3
@@ -9,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run setup test check lint bench bench-headers clean
+.PHONY: run setup test check lint bench bench-headers bench-scheduler trial clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(ARGS)
@@ -32,6 +34,12 @@ bench: $(VENV)/installed-test
 
 bench-headers: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench.headers
+
+bench-scheduler: $(VENV)/installed-test
+	$(BIN)/python -m tests.bench.scheduler $(ARGS)
+
+trial: $(VENV)/installed-test
+	$(BIN)/python -m tests.trial $(ARGS)
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

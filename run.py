@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import aiohttp
@@ -20,14 +20,19 @@ import yaml
 from aiohttp import web
 
 from actors.backends.children import sweep_orphans
-from actors.backends.process import LlamaServerBackend, PortBook, find_command
+from actors.backends.command import build_of, find_command
+from actors.backends.prediction import Predictor
+from actors.backends.process import LlamaServerBackend, PortBook
+from actors.calibration import CALIBRATION, Calibration
 from actors.config import Config, Model, load_config
 from actors.errors import ConfigError
-from actors.gpu import GpuMonitor
+from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
 from actors.hub.names import parse_name
 from actors.model import ModelActor
+from actors.observer import Observer
+from actors.placement import Wish
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
 from actors.planner import Planner
@@ -41,6 +46,9 @@ from proxy.views import Views
 
 VERSION = "0.1.0"
 CHECKOUT = Path(__file__).resolve().parent
+
+DRIVER_PATIENCE = 10.0
+"""Seconds that the start waits for the GPU driver's first answer."""
 
 COMMANDS = {
     "serve": "run the gateway (default)",
@@ -89,7 +97,7 @@ def _command(config: Config, options: argparse.Namespace) -> int:
         case "rm":
             return remove(config, options.name)
         case _:
-            return plan(config, options)
+            return plan(config, options, _cache_folder())
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -160,16 +168,15 @@ async def serve(config: Config) -> int:
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(health_session())
-        monitor = GpuMonitor(config.gpu.monitoring_interval)
-        monitor.start()
-        stack.push_async_callback(monitor.stop)
+        observer = await _start_observer(config, stack)
+        monitor = observer.monitor
         downloads = await stack.enter_async_context(aiohttp.ClientSession())
         hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-        supervisor = make_supervisor(config, session, hub)
+        supervisor = make_supervisor(config, session, hub, observer)
         upstream = Upstream(silence_limit=config.server_pool.request_timeout)
         stack.push_async_callback(upstream.close)
         gateway = make_gateway(config, supervisor, upstream)
-        views = Views(supervisor, hub, monitor, version=VERSION, pool_size=config.server_pool.size)
+        views = Views(supervisor, hub, observer, config, version=VERSION)
         runner = make_runner(make_app(gateway, views))
         await runner.setup()
         supervisor.start()
@@ -203,7 +210,28 @@ def health_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
 
 
-def make_supervisor(config: Config, session: aiohttp.ClientSession, hub: Hub) -> Supervisor:
+async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
+    """The one who watches the memory. It has had a first look, unless the driver takes its time."""
+    gpu = config.gpu
+    monitor = GpuMonitor(gpu.monitoring_interval, take_sample if gpu.managed else host_sample)
+    calibration = await asyncio.to_thread(Calibration, _cache_folder() / CALIBRATION)
+    stack.push_async_callback(asyncio.to_thread, calibration.close)
+    monitor.start()
+    stack.push_async_callback(monitor.stop)
+    observer = Observer(monitor, calibration, manages=gpu.managed)
+    with suppress(ConfigError):  # each model may have a command of its own
+        observer.build = await build_of(find_command(config.server_pool, Model(path="")))
+    try:
+        async with asyncio.timeout(DRIVER_PATIENCE):
+            await monitor.first()
+    except TimeoutError:
+        log.warning("the GPU driver does not answer", seconds=DRIVER_PATIENCE)
+    return observer
+
+
+def make_supervisor(
+    config: Config, session: aiohttp.ClientSession, hub: Hub, observer: Observer
+) -> Supervisor:
     """The supervisor with one actor per configured model; nothing runs before `start`."""
     pool = config.server_pool
     policy = Policy(
@@ -215,12 +243,26 @@ def make_supervisor(config: Config, session: aiohttp.ClientSession, hub: Hub) ->
         fetch_grace=config.hub.grace,
         retry_delay=pool.retry_delay,
         retry_delay_max=pool.retry_delay_max,
+        load_grace=pool.load_grace,
+        managed=config.gpu.managed,
+        strategy=config.gpu.strategy,
+        on_no_gpu=config.gpu.without_gpu,
+        partial=config.gpu.partial_offload,
+        headroom=config.gpu.headroom << 20,
     )
+    predictor = Predictor(config, observer.calibration, lambda: [gpu.total for gpu in observer.monitor.gpus])
     ports = PortBook(pool.host, pool.port_start)
 
     def make_actor(name: str, model: Model) -> ModelActor:
         backend = LlamaServerBackend(
-            name, model, pool, hub=hub, session=session, ports=ports, cache=_cache_folder()
+            name,
+            model,
+            config,
+            hub=hub,
+            session=session,
+            ports=ports,
+            predictor=predictor,
+            cache=_cache_folder(),
         )
         return ModelActor(name, backend, supervisor.tell, stall_timeout=pool.health_timeout)
 
@@ -234,7 +276,7 @@ def make_supervisor(config: Config, session: aiohttp.ClientSession, hub: Hub) ->
 
     models = config.llama_cpp.models
     actors: dict[str, ModelActor] = {}
-    supervisor = Supervisor(Planner(policy, _specs(models)), actors, adopt)
+    supervisor = Supervisor(Planner(policy, _specs(models)), actors, adopt, observer)
     for name, model in models.items():
         actors[name] = make_actor(name, model)
     return supervisor
@@ -249,7 +291,17 @@ def _specs(models: dict[str, Model]) -> list[ModelSpec]:
         if model.hub_name and (hub_name := str(model.hub_name)) not in taken:
             taken.add(hub_name)
             aliases.append(hub_name)
-        specs.append(ModelSpec(name=name, aliases=tuple(aliases), slots=model.parallel))
+        wish = Wish(devices=tuple(map(str, model.devices)), split=tuple(model.tensor_split))
+        specs.append(
+            ModelSpec(
+                name=name,
+                aliases=tuple(aliases),
+                slots=model.parallel,
+                wish=wish,
+                priority=model.priority,
+                never_evict=model.never_evict,
+            )
+        )
     return specs
 
 

@@ -6,13 +6,16 @@ The nouns, from the outside in:
   performs the planner's effects and tells the model actors what to do.
 * `model.ModelActor`       one actor per model. Owns the process of its server: starts it, waits until
   it is healthy, relays its log, stops it, reports facts. Holds no requests.
-* `planner.Planner`        pure. `handle(event, now) -> effects`: the queue, the leases, the eviction.
-* `roster`                 pure. What the planner knows of each model and each waiting request.
+* `planner.Planner`        pure. `handle(event, now) -> effects`: who is granted, what is started and stopped.
+* `allocator`, `ledger`    pure. Where a model goes, who makes room for it, and who has what memory.
+* `roster`, `waiting`      pure. What the planner knows of each model and each waiting request.
 * `lifecycle`              pure. The one table of a model's states.
 * `backends`               how a server comes to run: a llama-server binary or the embedded one.
 * `hub`                    models by repository: names, downloads, the cache.
 * `gguf`                   headers of model files: what a model is and needs.
-* `memory`, `placement`, `plan`, `gpu`  what a model will take, where it would go, and `run.py plan`.
+* `memory`, `demand`, `placement`  pure. What a model will take, in which ways it can run, where one fits.
+* `observer`, `gpu`, `calibration`  what is measured of the GPUs and of each load, and what was learned.
+* `plan`, `explain`        `run.py plan` and `/admin/plan`.
 * `demo`                   writes the demo GGUFs, whose weights are made by hand.
 * `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.
 * `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the settings.

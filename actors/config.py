@@ -18,6 +18,7 @@ from actors.hub.names import HubName, parse_name
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Strategy = Literal["single-gpu-preferred", "distribute"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 BUILTIN = "builtin:"
@@ -50,7 +51,7 @@ class Server(Section, frozen=True, kw_only=True):
 class ServerPool(Section, frozen=True, kw_only=True):
     """How model servers are run, and how requests wait for them."""
 
-    size: Count = 4
+    size: Annotated[int, msgspec.Meta(ge=0)] = 4
     host: str = "127.0.0.1"
     port_start: Port = 8100
     gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
@@ -61,9 +62,10 @@ class ServerPool(Section, frozen=True, kw_only=True):
     arguments: list[str] = []
     queue_size: Count = 256
     queue_timeout: Seconds = 600.0
-    min_residency: Seconds = 2.0
+    min_residency: Seconds = 0.0
     patience: Seconds = 10.0
     idle_timeout: Seconds = 0.0
+    load_grace: Seconds = 30.0
     retry_delay: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     retry_delay_max: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     stop_timeout: Annotated[float, msgspec.Meta(gt=0)] = 10.0
@@ -83,6 +85,11 @@ class Model(Section, frozen=True, kw_only=True):
     embeddings: bool = False
     reranking: bool = False
     gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    longer_context: bool = False
+    devices: list[int | str] = []
+    tensor_split: list[Annotated[float, msgspec.Meta(ge=0)]] = []
+    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
+    never_evict: bool = False
     command: str | list[str] | None = None
     arguments: list[str] = []
 
@@ -118,9 +125,33 @@ class HubSettings(Section, frozen=True, kw_only=True):
 
 
 class GpuSettings(Section, frozen=True, kw_only=True):
-    """The GPUs of this machine."""
+    """The GPUs of this machine. Some keys have two names, of which the second is older."""
 
+    enabled: bool = True
+    enable_gpu_monitoring: bool = True
     monitoring_interval: Seconds = 5.0
+    allocation_strategy: Strategy = "single-gpu-preferred"
+    gpu_allocation_strategy: Strategy | None = None
+    partial_offload: Literal["last", "first", "never"] = "last"
+    headroom: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cpu_fallback: bool = True
+    on_no_gpu: Literal["cpu", "queue", "fail"] | None = None
+    dry_run: bool = True
+
+    @property
+    def managed(self) -> bool:
+        """Whether models are placed on GPUs by the gateway."""
+        return self.enabled and self.enable_gpu_monitoring
+
+    @property
+    def strategy(self) -> Strategy:
+        """The one that counts."""
+        return self.gpu_allocation_strategy or self.allocation_strategy
+
+    @property
+    def without_gpu(self) -> Literal["cpu", "queue", "fail"]:
+        """What becomes of a model that cannot run on a GPU."""
+        return self.on_no_gpu or ("cpu" if self.cpu_fallback else "fail")
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -199,6 +230,15 @@ def _check_model(where: str, name: str, model: Model) -> None:
         if builtin not in BUILTIN_MODELS:
             known = _list(BUILTIN_MODELS)
             raise ConfigError(f"{where}.path: no built-in model {builtin!r}; there are {known}")
+    if model.tensor_split and len(model.tensor_split) != len(model.devices):
+        raise ConfigError(
+            f"{where}.tensor_split: expected a share for each of its devices, "
+            f"got {len(model.tensor_split)} for {len(model.devices)}"
+        )
+    if model.tensor_split and not sum(model.tensor_split):
+        raise ConfigError(f"{where}.tensor_split: at least one share must be above 0")
+    if len({str(device) for device in model.devices}) != len(model.devices):
+        raise ConfigError(f"{where}.devices: a device is named twice")
     if model.embeddings and model.reranking:
         raise ConfigError(f"{where}: a server gives embeddings or reranks, not both")
 

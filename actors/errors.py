@@ -7,16 +7,20 @@ from typing import Literal
 
 import msgspec
 
-FailureKind = Literal["failed", "not_found", "forbidden", "too_large"]
+FailureKind = Literal["failed", "not_found", "forbidden", "too_large", "out_of_memory"]
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a model server is not running. `retryable` is false when only the operator can mend it."""
+    """Why a model server is not running. `retryable` is false when only the operator can mend it.
+
+    `lacking`: bytes that could not be had, where memory ran out and that was told.
+    """
 
     message: str
     retryable: bool = True
     log_tail: tuple[str, ...] = ()
     kind: FailureKind = "failed"
+    lacking: int | None = None
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -54,6 +58,10 @@ class Forbidden(Rejection, frozen=True, kw_only=True):
 
 class NeverFits(Rejection, frozen=True, kw_only=True):
     """This machine has not the memory for the model, however empty it is."""
+
+
+class NoGpu(Rejection, frozen=True, kw_only=True):
+    """The model must run on a GPU (`gpu.on_no_gpu`), and there is none at present."""
 
 
 class ShuttingDown(Rejection, frozen=True, kw_only=True):

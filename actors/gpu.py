@@ -1,17 +1,20 @@
-"""The GPUs of this machine, as NVML tells of them.
+"""The GPUs of this machine, as NVML tells of them, and the memory of its host.
 
 NVML's own order is that of the PCI bus, CUDA's is not unless CUDA_DEVICE_ORDER=PCI_BUS_ID is set; GPUs are
-named by UUID where it matters.
+named by UUID where it matters. A GPU with MIG on cannot be used as a whole: its instances take its place.
 """
 
 import asyncio
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import structlog
 
 from actors.runtime import spawn
@@ -21,14 +24,29 @@ log = structlog.get_logger("gpu")
 WITHOUT_DRIVER = 60.0
 """Seconds between questions where NVML does not answer: a driver may be loaded, or come back."""
 
+_NOT_TOLD = (None, -1, (1 << 64) - 1)
+"""Bytes of a process that are not known: pynvml's None, and NVML_VALUE_NOT_AVAILABLE as C reads it."""
+
+_CGROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": (
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+}
+"""Of v2 and v1, by the controller in /proc/self/cgroup: mount, limit, use, what of that can be dropped."""
+
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """One GPU at one moment: bytes, percent, degrees Celsius, watts. None is what it does not tell.
 
-    `index` is NVML's; `processes` has the bytes of each process by its pid.
+    `index` is NVML's. A MIG instance's is "<its GPU's>:<its own>", as NVIDIA_VISIBLE_DEVICES has it; its
+    utilization, temperature and power are its GPU's.
     """
 
-    index: int
+    index: int | str
     uuid: str
     name: str
     total: int
@@ -38,7 +56,38 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     temperature: int | None = None
     power: float | None = None
     processes: dict[int, int] = {}
+    """Bytes by pid; 0 also where NVML does not tell them."""
+    groups: dict[int, int] = {}
+    """Bytes by session id: all of a model server, since each has a session of its own.
+
+    Only of processes whose bytes NVML tells and whose pid this machine knows. There may be none of them:
+    with Windows' drivers, without the permission, in a container whose pids are not the host's. So a
+    session that is missing takes nothing, or nobody knows what; `used` has it in either case.
+    """
     driver: str = ""
+    mig: str = ""
+    """A MIG instance by its old name, MIG-<UUID of its GPU>/<GPU instance>/<compute instance>."""
+
+
+class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that this process can have at most, and could have now."""
+
+    total: int
+    available: int
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine at one moment. `asked_at` is of the monotonic clock, before the question.
+
+    `lost` has the GPUs that NVML knows and that cannot be used, by index, and why; CUDA_VISIBLE_DEVICES does
+    not narrow it, since the UUID of such a GPU may be lost too. `error` says why NVML cannot be asked.
+    """
+
+    asked_at: float
+    gpus: tuple[Gpu, ...]
+    lost: dict[str, str] = {}
+    host: HostMemory
+    error: str | None = None
 
 
 class GpuError(Exception):
@@ -50,24 +99,87 @@ def probe(nvml: Any = None) -> list[Gpu]:
 
     `nvml` is a module like pynvml, which is imported when it is first needed.
     """
+    return _ask(nvml)[0]
+
+
+def take_sample(nvml: Any = None) -> Sample:
+    """Ask NVML and the operating system once. Raises nothing. Blocking."""
+    asked_at = time.monotonic()
+    gpus: list[Gpu] = []
+    lost: dict[str, str] = {}
+    error = None
+    try:
+        gpus, lost = _ask(nvml)
+    except GpuError as failure:
+        error = str(failure)
+    except Exception as failure:  # the boundary to somebody else's library, of any version
+        log.exception("NVML answers what is not understood")
+        error = f"NVML is not understood: {failure!r}"
+    return Sample(asked_at=asked_at, gpus=tuple(gpus), lost=lost, host=host_memory(), error=error)
+
+
+def host_sample() -> Sample:
+    """The host's memory alone, where NVML shall not be asked. Blocking."""
+    return Sample(
+        asked_at=time.monotonic(),
+        gpus=(),
+        host=host_memory(),
+        error="gpu.enabled or gpu.enable_gpu_monitoring is false",
+    )
+
+
+def _ask(nvml: Any) -> tuple[list[Gpu], dict[str, str]]:
+    """The GPUs that may be used; why others cannot be, by index. Raises `GpuError`."""
     if nvml is None:
         import pynvml  # noqa: PLC0415
 
         nvml = pynvml
+    gpus: list[Gpu] = []
+    lost: dict[str, str] = {}
+
+    @contextmanager
+    def unless_lost(index: int | str) -> Iterator[None]:
+        try:
+            yield
+        except nvml.NVMLError as error:
+            lost[str(index)] = str(error)
+
     try:
         nvml.nvmlInit()
         try:
             driver = str(nvml.nvmlSystemGetDriverVersion())
-            gpus = [_read(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount())]
+            for number in range(nvml.nvmlDeviceGetCount()):
+                with unless_lost(number):
+                    whole = nvml.nvmlDeviceGetHandleByIndex(number)
+                    handles = _handles(nvml, number, whole)
+                    if not handles:
+                        lost[str(number)] = "MIG is on, and there is no instance"
+                    for index, handle in handles.items():
+                        with unless_lost(index):
+                            gpus.append(_read(nvml, index, handle, whole, driver))
         finally:
             nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         raise GpuError(f"NVML cannot be asked: {error}") from error
-    return visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), lost), lost
 
 
-def _read(nvml: Any, index: int, driver: str) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+def _handles(nvml: Any, number: int, whole: Any) -> dict[int | str, Any]:
+    """What can be used of a GPU, by index: itself, or its MIG instances."""
+    mode = 0
+    with suppress(nvml.NVMLError):
+        mode = nvml.nvmlDeviceGetMigMode(whole)[0]
+    if not mode:
+        return {number: whole}
+    handles: dict[int | str, Any] = {}
+    for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole)):
+        with suppress(nvml.NVMLError_NotFound):  # an instance may be in any of the places
+            handles[f"{number}:{place}"] = nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, place)
+    return handles
+
+
+def _read(nvml: Any, index: int | str, handle: Any, whole: Any, driver: str) -> Gpu:
+    """`handle` is the GPU's own, or that of an instance of the GPU `whole`. Raises NVMLError."""
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
 
     def ask(question: Callable[[], Any]) -> Any:
@@ -76,9 +188,18 @@ def _read(nvml: Any, index: int, driver: str) -> Gpu:
             return question()
         return None
 
-    utilization = ask(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    milliwatts = ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    mig = ""
+    if handle is not whole:
+        places = (nvml.nvmlDeviceGetGpuInstanceId(handle), nvml.nvmlDeviceGetComputeInstanceId(handle))
+        mig = f"MIG-{nvml.nvmlDeviceGetUUID(whole)}/{places[0]}/{places[1]}"
+    utilization = ask(lambda: nvml.nvmlDeviceGetUtilizationRates(whole).gpu)
+    milliwatts = ask(lambda: nvml.nvmlDeviceGetPowerUsage(whole))
     running = ask(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+    known = {
+        process.pid: int(process.usedGpuMemory)
+        for process in running
+        if process.usedGpuMemory not in _NOT_TOLD
+    }
     return Gpu(
         index=index,
         uuid=str(nvml.nvmlDeviceGetUUID(handle)),
@@ -87,50 +208,140 @@ def _read(nvml: Any, index: int, driver: str) -> Gpu:
         used=int(memory.used),
         free=int(memory.free),
         utilization=utilization,
-        temperature=ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        temperature=ask(lambda: nvml.nvmlDeviceGetTemperature(whole, nvml.NVML_TEMPERATURE_GPU)),
         power=None if milliwatts is None else milliwatts / 1000,
-        processes={process.pid: int(process.usedGpuMemory or 0) for process in running},
+        processes={process.pid: known.get(process.pid, 0) for process in running},
+        groups=_by_session(known),
         driver=driver,
+        mig=mig,
     )
 
 
-def visible(gpus: Sequence[Gpu], setting: str | None) -> list[Gpu]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, in its order; as in CUDA, a wrong entry ends the list."""
-    if setting is None:
-        return list(gpus)
-    chosen: list[Gpu] = []
-    for word in (part.strip() for part in setting.split(",")):
-        found = [
-            gpu
-            for gpu in gpus
-            if word == str(gpu.index) or (word.startswith("GPU-") and gpu.uuid.startswith(word))
-        ]
-        if len(found) != 1 or found[0] in chosen:
-            break
-        chosen.append(found[0])
-    return chosen
+def _by_session(processes: Mapping[int, int]) -> dict[int, int]:
+    groups: dict[int, int] = {}
+    for pid, used in processes.items():
+        if pid > 0:  # 0 would be this process
+            with suppress(OSError, AttributeError):  # gone, or another namespace's; Windows has no sessions
+                session = os.getsid(pid)
+                groups[session] = groups.get(session, 0) + used
+    return groups
+
+
+def visible(gpus: Sequence[Gpu], setting: str | None, lost: Collection[str] = ()) -> list[Gpu]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, in its order; as in CUDA, a wrong entry ends the list.
+
+    One of `lost` does not: it is passed over. A GPU with MIG on stands for its first instance. Of several
+    compute instances in one GPU instance the first counts: CUDA uses one, and they share the memory.
+    """
+    chosen = list(gpus)
+    if setting is not None:
+        chosen = []
+        wholes: dict[str, Gpu] = {}
+        for gpu in gpus:
+            wholes.setdefault(str(gpu.index).partition(":")[0], gpu)
+        gone = {index.partition(":")[0] for index in lost}
+        for word in (part.strip() for part in setting.split(",")):
+            if word.startswith("MIG-"):
+                found = [gpu for gpu in gpus if word == gpu.mig or gpu.uuid.startswith(word)]
+            else:
+                found = [gpu for index, gpu in wholes.items() if word == index or _begins(gpu, word)]
+            if not found and (word in gone or (gone and word.startswith(("GPU-", "MIG-")))):
+                continue
+            if len(found) != 1 or found[0] in chosen:
+                break
+            chosen += found
+    first: dict[str, Gpu] = {}
+    for gpu in chosen:
+        first.setdefault(gpu.mig.rpartition("/")[0] or gpu.uuid, gpu)
+    return list(first.values())
+
+
+def _begins(gpu: Gpu, word: str) -> bool:
+    return word.startswith("GPU-") and (gpu.mig.removeprefix("MIG-") or gpu.uuid).startswith(word)
+
+
+def host_memory(root: Path = Path("/")) -> HostMemory:
+    """The host's memory, as far as the own control group lets it be used. Blocking."""
+    memory = psutil.virtual_memory()
+    total, available = int(memory.total), int(memory.available)
+    for limit, left in _limits(root):
+        total, available = min(total, limit), min(available, left)
+    return HostMemory(total=total, available=max(available, 0))
+
+
+def _limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Limit and rest, in bytes, of the own control group and of those above it, which limit it too."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for controller in _CGROUPS.keys() & controllers.split(","):
+            mount, limit_file, use_file, droppable = _CGROUPS[controller]
+            folder = Path(path.lstrip("/"))
+            # In a container the path may be the host's, of which only the top is to be seen.
+            for place in (folder, *folder.parents):
+                with suppress(OSError, ValueError):  # not there, or "max"
+                    limit, used = (
+                        int((root / mount / place / name).read_text()) for name in (limit_file, use_file)
+                    )
+                    stat = (root / mount / place / "memory.stat").read_text()
+                    rest = limit - used + int(dict(row.split() for row in stat.splitlines())[droppable])
+                    yield limit, rest
 
 
 class GpuMonitor:
-    """Asks every `interval` seconds, off the event loop, and keeps the latest answer (0: never asks).
+    """Asks every `interval` seconds (0: not by itself) and when told to, off the loop, one at a time.
 
-    When NVML does not answer, for no driver or while one is reloaded, `error` says so, `gpus` is empty, and
-    it goes on asking.
+    `sample` is the latest answer; `on_sample` gets each, on the loop. When NVML does not answer, for no
+    driver or while one is reloaded, the sample says so, and it goes on asking.
     """
 
-    def __init__(self, interval: float, ask: Callable[[], list[Gpu]] = probe) -> None:
+    def __init__(self, interval: float, ask: Callable[[], Sample] = take_sample) -> None:
         self._interval = interval
         self._ask = ask
         self._task: asyncio.Task[None] | None = None
-        self.gpus: list[Gpu] = []
-        self.error: str | None = None
-        self.asked_at: float | None = None
-        """Of the monotonic clock."""
+        self._wanted: list[float] = []
+        self._next = math.inf
+        self._wake = asyncio.Event()
+        self._answered = asyncio.Event()
+        self.on_sample: Callable[[Sample], None] | None = None
+        self.sample = Sample(asked_at=-math.inf, gpus=(), host=HostMemory(total=0, available=0))
+        """Before the first answer it knows nothing, since for ever."""
+
+    @property
+    def gpus(self) -> Sequence[Gpu]:
+        """Of the latest answer."""
+        return self.sample.gpus
+
+    @property
+    def error(self) -> str | None:
+        """Why NVML could not be asked."""
+        return self.sample.error
+
+    @property
+    def asked_at(self) -> float | None:
+        """When, by the monotonic clock; None before the first answer."""
+        return self.sample.asked_at if self._answered.is_set() else None
 
     def start(self) -> None:
         """Begin to ask."""
-        if self._interval > 0:
-            self._task = spawn(self._watch(), name="GPU monitor")
+        self.ask_soon()
+        self._task = spawn(self._watch(), name="GPU monitor")
+
+    async def first(self) -> Sample:
+        """Wait for the first answer. It must have been started; a driver may take its time."""
+        await self._answered.wait()
+        return self.sample
+
+    def ask_soon(self, delay: float = 0.0) -> None:
+        """Have a sample that is asked for `delay` seconds from now or later, and soon then.
+
+        One question answers all that want it by then; one under way does not count.
+        """
+        self._wanted.append(time.monotonic() + delay)
+        self._wake.set()
 
     async def stop(self) -> None:
         """Ask no more."""
@@ -140,19 +351,32 @@ class GpuMonitor:
 
     async def _watch(self) -> None:
         while True:
-            await self.ask()
-            await asyncio.sleep(self._interval if self.error is None else max(self._interval, WITHOUT_DRIVER))
+            while (wait := min([self._next, *self._wanted]) - time.monotonic()) > 0:
+                self._wake.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait if wait < math.inf else None):
+                        await self._wake.wait()
+            now = time.monotonic()
+            self._wanted = [moment for moment in self._wanted if moment > now]
+            self._take(await asyncio.to_thread(self._ask))
 
-    async def ask(self) -> None:
-        """Ask once."""
-        try:
-            gpus, error = await asyncio.to_thread(self._ask), None
-        except GpuError as failure:
-            gpus, error = [], str(failure)
-        before = ([gpu.uuid for gpu in self.gpus], self.error)
-        if self.asked_at is None or before != ([gpu.uuid for gpu in gpus], error):
+    def _take(self, sample: Sample) -> None:
+        if self._interval > 0:
+            pause = self._interval if sample.error is None else max(self._interval, WITHOUT_DRIVER)
+            self._next = time.monotonic() + pause
+        before, self.sample = self.sample, sample
+        if not self._answered.is_set() or _known(before) != _known(sample):
             names = [
-                f"{gpu.index}: {gpu.name}, {gpu.free >> 20:,} of {gpu.total >> 20:,} MiB free" for gpu in gpus
+                f"{gpu.index}: {gpu.name}, {gpu.free >> 20:,} of {gpu.total >> 20:,} MiB free"
+                for gpu in sample.gpus
             ]
-            log.info("GPUs", gpus=names, driver=gpus[0].driver if gpus else None, error=error)
-        self.gpus, self.error, self.asked_at = gpus, error, time.monotonic()
+            driver = sample.gpus[0].driver if sample.gpus else None
+            log.info("GPUs", gpus=names, driver=driver, lost=sample.lost, error=sample.error)
+        if self.on_sample is not None:
+            self.on_sample(sample)
+        self._answered.set()
+
+
+def _known(sample: Sample) -> tuple[object, ...]:
+    """What is worth a line when it changes."""
+    return [gpu.uuid for gpu in sample.gpus], sample.lost, sample.error

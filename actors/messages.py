@@ -4,9 +4,14 @@ Everything about a process carries the epoch of the start it belongs to, so that
 an earlier process can be told from one about the present one. Times are seconds of the monotonic clock.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
+from actors.demand import Demand
 from actors.errors import Failure, Rejection
+from actors.ledger import Device, Host
+from actors.placement import Placement
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -24,13 +29,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Acquire(Message, frozen=True, kw_only=True):
-    """Ask for a lease. `slot` is false for work that occupies no generation slot (tokenizing)."""
+    """Ask for a lease. `slot` is false for work that occupies no generation slot (tokenizing).
+
+    `key` is whose request it is: turns are shared between keys.
+    """
 
     ticket: int
     model: str
     deadline: float
     slot: bool = True
     load: bool = True
+    key: str = ""
 
 
 class Cancel(Message, frozen=True, kw_only=True):
@@ -56,6 +65,27 @@ class Shutdown(Message, frozen=True, kw_only=True):
 # From a model actor to the supervisor
 
 
+class Spawned(Message, frozen=True, kw_only=True):
+    """The model's process group exists, so that its memory can be told from that of others."""
+
+    model: str
+    epoch: int
+    process: int
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a loaded model: predicted, and as its server told, for each GPU of its placement.
+
+    `devices` are those that the server says its weights are on, in its own words, besides the host.
+    """
+
+    predicted: tuple[int, ...] = ()
+    buffers: tuple[int | None, ...] = ()
+    host_predicted: int = 0
+    host_buffers: int | None = None
+    devices: tuple[str, ...] = ()
+
+
 class BecameReady(Message, frozen=True, kw_only=True):
     """The server of this epoch answers its health check. `variant` names the file that was chosen."""
 
@@ -63,13 +93,15 @@ class BecameReady(Message, frozen=True, kw_only=True):
     epoch: int
     endpoint: Endpoint
     variant: str | None = None
+    figures: Figures = Figures()
 
 
 class Fetched(Message, frozen=True, kw_only=True):
-    """The model's files are on the disk."""
+    """The model's files are on the disk, and this is what they will take; None: nothing is known of it."""
 
     model: str
     epoch: int
+    demand: Demand | None = None
 
 
 class Exited(Message, frozen=True, kw_only=True):
@@ -83,6 +115,17 @@ class Exited(Message, frozen=True, kw_only=True):
     failure: Failure | None
 
 
+# From the GPU monitor to the supervisor
+
+
+class MemorySampled(Message, frozen=True, kw_only=True):
+    """What was measured at `asked_at` (monotonic seconds). GPUs that do not answer are not in it."""
+
+    asked_at: float
+    devices: tuple[Device, ...] = ()
+    host: Host | None = None
+
+
 # From the supervisor to a model actor
 
 
@@ -93,9 +136,18 @@ class FetchFiles(Message, frozen=True, kw_only=True):
 
 
 class EnsureReady(Message, frozen=True, kw_only=True):
-    """Run the model's server, whose files were fetched in this epoch."""
+    """Run the model's server, whose files were fetched in this epoch, at this place."""
 
     epoch: int
+    placement: Placement | None = None
+
+
+class Learn(Message, frozen=True, kw_only=True):
+    """The model ran out of memory: from now on, predict so many bytes more of each GPU for such settings."""
+
+    file: str
+    settings: str
+    surcharge: int
 
 
 class Stop(Message, frozen=True, kw_only=True):
@@ -108,8 +160,10 @@ class Tick(Message, frozen=True, kw_only=True):
     """Time has passed: whatever was due may be due now."""
 
 
-Event = Acquire | Cancel | Released | Shutdown | Fetched | BecameReady | Exited | Tick
-Order = FetchFiles | EnsureReady | Stop
+Event = (
+    Acquire | Cancel | Released | Shutdown | Fetched | Spawned | BecameReady | Exited | MemorySampled | Tick
+)
+Order = FetchFiles | EnsureReady | Learn | Stop
 
 
 # What the planner wants done
@@ -130,6 +184,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of the download that this ticket waited for."""
     loaded: float
     """Seconds of the load that this ticket waited for; 0 when the model was ready."""
+    place: str = "host"
+    """Where the model runs, in words."""
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -152,6 +208,16 @@ class Start(msgspec.Struct, frozen=True):
     model: str
     epoch: int
     why: str
+    placement: Placement | None = None
+    place: str = "host"
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """The model takes no new requests, finishes its work, and yields. Only to be told: no order."""
+
+    model: str
+    epoch: int
+    why: str
 
 
 class Halt(msgspec.Struct, frozen=True):
@@ -162,8 +228,39 @@ class Halt(msgspec.Struct, frozen=True):
     why: str
 
 
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What a load really took, to learn from.
+
+    `seen`: the most bytes of each device that NVML saw it have. `ended`: it is gone, this is the last of it.
+    """
+
+    model: str
+    epoch: int
+    demand: Demand
+    placement: Placement
+    figures: Figures
+    seen: Mapping[str, int]
+    seconds: float
+    ended: bool = False
+
+
+class RanOut(msgspec.Struct, frozen=True):
+    """The model ran out of memory: it takes so many bytes more of each GPU than was predicted."""
+
+    model: str
+    surcharge: int
+    demand: Demand
+    placement: Placement
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Have the memory measured again, in so many seconds."""
+
+    delay: float
+
+
 class Finished(msgspec.Struct, frozen=True):
     """Shut down is complete: nothing runs any more."""
 
 
-Effect = Grant | Reject | Fetch | Start | Halt | Finished
+Effect = Grant | Reject | Fetch | Start | Drain | Halt | Measured | RanOut | Look | Finished

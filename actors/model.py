@@ -8,10 +8,24 @@ from typing import Any, assert_never
 import structlog
 
 from actors.backends import Backend, ModelServer, StartError
+from actors.demand import Demand
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
-from actors.messages import BecameReady, EnsureReady, Event, Exited, Fetched, FetchFiles, Order, Stop
+from actors.memory.predict import Prediction
+from actors.messages import (
+    BecameReady,
+    EnsureReady,
+    Event,
+    Exited,
+    Fetched,
+    FetchFiles,
+    Learn,
+    Order,
+    Spawned,
+    Stop,
+)
+from actors.placement import Placement
 from actors.runtime import Actor, spawn
 
 log = structlog.get_logger("model")
@@ -43,6 +57,7 @@ class ModelActor(Actor[Order]):
         self._epoch = 0
         self._task: asyncio.Task[Failure | None] | None = None
         self._files: ModelFiles | None = None
+        self._demand: Demand | None = None
         self._cleaning_up = False
         self.progress: Progress | None = None
         """How far the download of its files is; None when there is none."""
@@ -54,10 +69,12 @@ class ModelActor(Actor[Order]):
                 if epoch > self._epoch:
                     self._epoch = epoch
                     self._begin(self._fetch(epoch, self._task), "fetching", epoch)
-            case EnsureReady(epoch=epoch):
+            case EnsureReady(epoch=epoch, placement=placement):
                 if epoch == self._epoch and self._files is not None:
                     files, self._files = self._files, None
-                    self._begin(self._run(epoch, files), "server", epoch)
+                    self._begin(self._run(epoch, files, placement), "server", epoch)
+            case Learn(file=file, settings=settings, surcharge=surcharge):
+                self._backend.learn(file, settings, surcharge)
             case Stop(epoch=epoch):
                 if epoch == self._epoch and self._task is not None and not self._cleaning_up:
                     self._task.cancel()
@@ -81,7 +98,7 @@ class ModelActor(Actor[Order]):
     def _ended(self, epoch: int, task: "asyncio.Task[Failure | None]") -> None:
         failure: Failure | None = None
         if self._files is not None and not task.cancelled():
-            self._report(Fetched(model=self.model, epoch=epoch))
+            self._report(Fetched(model=self.model, epoch=epoch, demand=self._demand))
             return
         if not task.cancelled():
             error = task.exception()
@@ -105,22 +122,37 @@ class ModelActor(Actor[Order]):
             if self._epoch == epoch:
                 self.progress = progress
 
-        self._files = None
+        self._files = self._demand = None
         try:
-            self._files = await self._backend.fetch(on_progress)
+            files = await self._backend.fetch(on_progress)
+            self._demand = await self._backend.appraise(files)
+            self._files = files
         except StartError as error:
             return error.failure
         finally:
             self.progress = None
         return None
 
-    async def _run(self, epoch: int, files: ModelFiles) -> Failure | None:
+    async def appraise(self) -> Demand | None:
+        """What the model would take, by its files on the disk; None if they are not there.
+
+        Raises `StartError` for files that are no model.
+        """
+        files = await self._backend.find()
+        return None if files is None else await self._backend.appraise(files)
+
+    def predict(self, placement: Placement) -> Prediction | None:
+        """What llama.cpp will allocate there, of the files last looked at. Some milliseconds."""
+        return self._backend.predict(placement)
+
+    async def _run(self, epoch: int, files: ModelFiles, placement: Placement | None) -> Failure | None:
         """The whole life of one server; when it returns, no process of it is left."""
         server: ModelServer | None = None
         started = time.monotonic()
         try:
             for tries_left in reversed(range(PORT_TRIES)):
-                server = await self._backend.start(epoch, files)
+                server = await self._backend.start(epoch, files, placement)
+                self._report(Spawned(model=self.model, epoch=epoch, process=server.process))
                 try:
                     await self._until_healthy(server)
                     break
@@ -138,9 +170,14 @@ class ModelActor(Actor[Order]):
                 seconds=round(time.monotonic() - started, 3),
                 endpoint=f"{server.endpoint.host}:{server.endpoint.port}",
             )
-            variant = files.label or None
             self._report(
-                BecameReady(model=self.model, epoch=epoch, endpoint=server.endpoint, variant=variant)
+                BecameReady(
+                    model=self.model,
+                    epoch=epoch,
+                    endpoint=server.endpoint,
+                    variant=files.label or None,
+                    figures=server.figures(),
+                )
             )
             await server.wait_exited()
             return server.explain_exit("while it was serving")

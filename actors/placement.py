@@ -1,145 +1,205 @@
-"""Where a model goes: on one GPU, over several, partly on the host, or on the host alone. Pure.
+"""Where a way to run a model goes: on one GPU, over several, or on the host. Pure, microseconds.
 
-In this order, and the first that fits wins:
+* `single-gpu-preferred`: the one GPU that it fits with the least left over, so that large gaps stay for large
+  models; else the fewest GPUs, those with the most room first.
+* `distribute`: over as many GPUs as possible, which leaves each of them the most room.
 
-1. the one GPU that it fits with the least left over, so that large gaps stay for large models;
-2. the fewest GPUs, those with the most room first, with an explicit split by the room on each;
-3. of a mixture of experts: everything on the roomiest GPU but the experts, which are read rarely;
-4. as many layers as fit on the roomiest GPU;
-5. the host.
+Layers are whole, so a split is a number of layers for each GPU, and llama.cpp is told just these numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from actors.memory.predict import HOST, Prediction, Settings, predict
-from actors.memory.shape import Shape
+from actors.config import Strategy
+from actors.demand import MIB, Option
 
-MIB = 1 << 20
-RUNTIME = 500 * MIB
-"""What a CUDA process takes on each GPU beside llama.cpp's buffers; public logs have 107 to 560 MiB."""
 
-EXPERTS = r"\.ffn_(up|down|gate)_exps"
-BALANCING_STEPS = 12
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What one GPU gets: so many layers, the output counted as one, and so many bytes."""
+
+    device: str
+    layers: int
+    bytes: int
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's settings say of its place: the only devices that it may have, and shares of them."""
+
+    devices: tuple[str, ...] = ()
+    """UUIDs, or NVML's indices as text; empty: all."""
+    split: tuple[float, ...] = ()
+    """Of its layers, for each of the devices in turn; empty: by the room on each."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision. `gpus` are indices into the free bytes that were given; the prediction is for them."""
+    """A decision. Without shares it is the host; `managed` is false where llama.cpp decides for itself."""
 
-    how: str
+    option: Option
+    shares: tuple[Share, ...]
     why: str
-    gpus: tuple[int, ...]
-    settings: Settings
-    prediction: Prediction
+    managed: bool = True
+
+    @property
+    def how(self) -> str:
+        """One word or two for people."""
+        if not self.shares:
+            return "host"
+        if self.option.how == "whole":
+            return "one GPU" if len(self.shares) == 1 else "split"
+        return self.option.how
+
+    @property
+    def host(self) -> int:
+        """Bytes of the host's memory."""
+        return self.option.pinned + self.option.mapped
 
     @property
     def arguments(self) -> list[str]:
         """llama-server's arguments that say the same, so that it does not guess for itself."""
+        if not self.managed:
+            return []
         flags = ["--fit", "off"]
-        if not self.gpus:
+        if not self.shares:
             return [*flags, "--gpu-layers", "0"]
-        layers = self.settings.gpu_layers
+        layers = self.option.gpu_layers
         flags += ["--gpu-layers", "999" if layers is None else str(layers)]
-        if len(self.gpus) > 1 and self.settings.tensor_split:
-            total = sum(self.settings.tensor_split)
-            shares = ",".join(f"{share / total:.4f}" for share in self.settings.tensor_split)
-            flags += ["--split-mode", "layer", "--tensor-split", shares]
-        if self.settings.overrides:
-            flags += ["--override-tensor", f"{self.settings.overrides}=CPU"]
+        if len(self.shares) > 1:
+            counts = ",".join(str(share.layers) for share in self.shares)
+            flags += ["--split-mode", "layer", "--tensor-split", counts]
+        if self.option.overrides:
+            flags += ["--override-tensor", f"{self.option.overrides}=CPU"]
         return flags
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes the process see its own GPUs and no others, so that it takes nothing of those."""
+        if not self.managed:
+            return {}
+        return {"CUDA_VISIBLE_DEVICES": ",".join(share.device for share in self.shares)}
 
-def place(shape: Shape, settings: Settings, free: Sequence[int], *, headroom: int = 0) -> Placement:
-    """Decide for GPUs with so many bytes free, of which `headroom` each stay free.
 
-    Raises `ValueError` for settings that llama.cpp would refuse.
+def fit(
+    option: Option,
+    rooms: Mapping[str, int],
+    *,
+    strategy: Strategy = "single-gpu-preferred",
+    wish: Wish | None = None,
+    surcharge: int = 0,
+    alone: Collection[str] = (),
+) -> tuple[Share, ...] | None:
+    """Shares of GPUs with so many bytes of room for it, or None. `surcharge`: bytes more on each.
+
+    Those in `alone` take a model whole or not at all.
+
+    With a wish for devices, `rooms` has only these, in the order of the wish.
     """
-    room = [max(0, bytes_ - RUNTIME - headroom) for bytes_ in free]
-    by_room = sorted(range(len(room)), key=lambda gpu: -room[gpu])
-    decision = _on_one(shape, settings, room) or _over_several(shape, settings, room, by_room)
-    if decision is None and by_room:
-        decision = _partly(shape, settings, room, by_room[0])
-    if decision is not None:
-        return decision
-    why = "no GPU has room for any of it" if free else "there is no GPU"
-    return Placement(how="host", why=why, gpus=(), settings=settings, prediction=predict(shape, settings, []))
+    if option.how == "host":
+        return ()
+    if wish is not None and wish.split and len(rooms) > 1:
+        return None if set(alone) & rooms.keys() else _as_wished(option, rooms, wish.split, surcharge)
+    one = _on_one(option, rooms, surcharge)
+    if one and strategy != "distribute":
+        return one
+    several = {device: room for device, room in rooms.items() if device not in alone}
+    fewest_first = range(2, len(several) + 1)
+    counts = fewest_first if strategy != "distribute" else fewest_first[::-1]
+    return _over_several(option, several, counts, surcharge) or one
 
 
-def _on_one(shape: Shape, settings: Settings, room: Sequence[int]) -> Placement | None:
-    prediction = predict(shape, settings, [1])
-    needed = prediction.gpus[0].total
-    fitting = [gpu for gpu in range(len(room)) if room[gpu] >= needed]
-    if not fitting:
-        return None
-    best = min(fitting, key=lambda gpu: room[gpu])
-    why = f"the fullest GPU that it fits, with {(room[best] - needed) // MIB:,} MiB to spare"
-    return Placement(how="one GPU", why=why, gpus=(best,), settings=settings, prediction=prediction)
+def _on_one(option: Option, rooms: Mapping[str, int], surcharge: int) -> tuple[Share, ...] | None:
+    needed = option.on_one + surcharge
+    best: str | None = None
+    for device, room in rooms.items():
+        if room >= needed and (best is None or room < rooms[best]):
+            best = device
+    return None if best is None else (Share(device=best, layers=len(option.layers), bytes=needed),)
 
 
 def _over_several(
-    shape: Shape, settings: Settings, room: Sequence[int], by_room: Sequence[int]
-) -> Placement | None:
-    if not settings.split:
+    option: Option, rooms: Mapping[str, int], counts: Sequence[int], surcharge: int
+) -> tuple[Share, ...] | None:
+    if option.shared is None or sum(option.layers) + option.projector > sum(rooms.values()):
         return None
-    for count in range(2, len(room) + 1):
-        chosen = tuple(sorted(by_room[:count]))
-        if found := _balance(shape, settings, [room[gpu] for gpu in chosen]):
-            split, prediction = found
-            why = f"too large for one GPU; the fewest that it fits are {count}"
-            told = msgspec.structs.replace(settings, tensor_split=split)
-            return Placement(how="split", why=why, gpus=chosen, settings=told, prediction=prediction)
+    roomiest = sorted(rooms, key=lambda device: -rooms[device])
+    for count in counts:
+        chosen = [device for device in rooms if device in roomiest[:count]]
+        free = [rooms[device] - option.shared - surcharge for device in chosen]
+        free[0] -= option.projector
+        if min(free) <= 0 or sum(free) < sum(option.layers):
+            continue
+        layers = _by_room(option.layers, free) or _filled_up(option.layers, free)
+        if layers is not None:
+            return _shares(option, chosen, layers, surcharge)
     return None
 
 
-def _balance(
-    shape: Shape, settings: Settings, room: Sequence[int]
-) -> tuple[tuple[float, ...], Prediction] | None:
-    """A split that fits. Layers are whole, so shares are moved from where it is too much, step by step."""
-    if not all(room):
-        return None
-    shares = [float(bytes_) for bytes_ in room]
-    for _ in range(BALANCING_STEPS):
-        told = msgspec.structs.replace(settings, tensor_split=tuple(shares))
-        prediction = predict(shape, told, list(room))
-        used = [usage.total for usage in prediction.gpus]
-        if all(need <= bytes_ for need, bytes_ in zip(used, room, strict=True)):
-            return tuple(shares), prediction
-        if sum(used) > sum(room):
+def _by_room(layers: Sequence[int], free: Sequence[int]) -> list[int] | None:
+    """Layers for each GPU in proportion to its room, if they fit so."""
+    total, room = sum(layers), sum(free)
+    counts, at, done = [], 0, 0
+    bound = 0.0
+    for space in free:
+        bound += total * space / room
+        count = used = 0
+        # A layer goes where its middle is.
+        while at < len(layers) and done + layers[at] / 2 <= bound:
+            used += layers[at]
+            done += layers[at]
+            count += 1
+            at += 1
+        if used > space or not count:
             return None
-        shares = [
-            share * min(1.0, bytes_ / need) if need else share
-            for share, need, bytes_ in zip(shares, used, room, strict=True)
-        ]
-    return None
+        counts.append(count)
+    return counts if at == len(layers) else None
 
 
-def _partly(shape: Shape, settings: Settings, room: Sequence[int], gpu: int) -> Placement | None:
-    """On the roomiest GPU without the experts, or with as many layers as fit."""
-    if shape.number("expert_count") and settings.overrides is None:
-        told = msgspec.structs.replace(settings, overrides=EXPERTS)
-        prediction = predict(shape, told, [1])
-        if prediction.gpus[0].total <= room[gpu]:
-            why = "with its experts it fits nowhere; they are on the host"
-            return Placement(
-                how="experts on host", why=why, gpus=(gpu,), settings=told, prediction=prediction
-            )
-    low, high = 0, shape.layers
-    while low < high:  # the most layers that fit
-        middle = (low + high + 1) // 2
-        told = msgspec.structs.replace(settings, gpu_layers=middle)
-        if predict(shape, told, [1]).gpus[0].total <= room[gpu]:
-            low = middle
-        else:
-            high = middle - 1
-    if low == 0:
+def _filled_up(layers: Sequence[int], free: Sequence[int]) -> list[int] | None:
+    """As many layers as fit on each GPU in turn: if any split fits in this order, this one does."""
+    counts, at = [], 0
+    for nth, space in enumerate(free):
+        count = used = 0
+        # Each of those that follow needs a layer too.
+        while at < len(layers) - (len(free) - nth - 1) and used + layers[at] <= space:
+            used += layers[at]
+            count += 1
+            at += 1
+        if not count:
+            return None
+        counts.append(count)
+    return counts if at == len(layers) else None
+
+
+def _as_wished(
+    option: Option, rooms: Mapping[str, int], split: Sequence[float], surcharge: int
+) -> tuple[Share, ...] | None:
+    if option.shared is None or len(split) != len(rooms):
         return None
-    told = msgspec.structs.replace(settings, gpu_layers=low)
-    why = f"{low} of its {shape.layers + 1} layers fit the roomiest GPU; the others are on the host"
-    return Placement(how="partial", why=why, gpus=(gpu,), settings=told, prediction=predict(shape, told, [1]))
+    total, bound, at = sum(split), 0.0, 0
+    counts = []
+    for share in split:
+        bound += share / total
+        count = max(0, round(bound * len(option.layers)) - at)
+        counts.append(count)
+        at += count
+    shares = _shares(option, list(rooms), counts, surcharge)
+    return shares if all(share.bytes <= rooms[share.device] for share in shares) else None
 
 
-def layers_of(placement: Placement, gpu: int) -> int:
-    """How many layers, the output counted as one, are on the n-th of its GPUs; -1 is the host."""
-    assert gpu == HOST or gpu < len(placement.gpus)
-    return sum(device == gpu for device in placement.prediction.layers)
+def _shares(
+    option: Option, devices: Sequence[str], counts: Sequence[int], surcharge: int
+) -> tuple[Share, ...]:
+    assert option.shared is not None
+    shares: list[Share] = []
+    at = 0
+    for device, count in zip(devices, counts, strict=True):
+        size = sum(option.layers[at : at + count]) + option.shared + surcharge
+        size += option.projector if not shares else 0
+        shares.append(Share(device=device, layers=count, bytes=size))
+        at += count
+    return tuple(shares)
+
+
+def mib(size: int) -> str:
+    """Bytes in words, rounded up."""
+    return f"{-(-size // MIB):,} MiB"

@@ -1,23 +1,36 @@
-"""`run.py plan`: where a model would go on this machine or a pretended one, and what it would take."""
+"""`run.py plan`: where a model would go, on this machine or a pretended one, and what it would take."""
 
 import argparse
 import json
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import msgspec
+
+from actors.backends import StartError
+from actors.backends.prediction import Appraisal, Predictor
+from actors.calibration import CALIBRATION, START, Calibration
 from actors.config import BUILTIN, Config, Model
-from actors.gguf import Header, HeaderError, block_of, read_model
-from actors.gpu import GpuError, probe
+from actors.demand import MIB
+from actors.demo import demo_path
+from actors.explain import explain, in_words
+from actors.gpu import host_memory, take_sample
+from actors.hub.cache import ModelFiles
 from actors.hub.hub import cache_of
 from actors.hub.names import parse_name
 from actors.hub.progress import readable_size
-from actors.memory.predict import HOST, Settings, Usage
-from actors.memory.shape import Shape, ShapeError
-from actors.placement import MIB, Placement, layers_of, place
+from actors.ledger import Device, Host
+from actors.messages import MemorySampled
+from actors.placement import Wish
+from actors.planner import Planner
+from actors.roster import ModelSpec, Policy
 
-BAR = 40
-COMPONENTS = ("weights", "kv", "compute", "output")
+GATEWAY_TIMEOUT = 5.0
+"""Seconds for a running gateway to answer."""
 
 
 class PlanError(Exception):
@@ -30,52 +43,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ctx", type=int, metavar="N", help="tokens of context, over all slots")
     parser.add_argument("--parallel", type=int, metavar="N", help="slots")
     parser.add_argument("--kv", metavar="TYPE", help="type of the cache: f16, q8_0, ...")
-    parser.add_argument("--gpus", metavar="MIB,...", help="free MiB of pretended GPUs; empty: none")
+    parser.add_argument(
+        "--gpus", metavar="MIB,...", help="free MiB of pretended GPUs; empty: none; default: this machine's"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
-def plan(config: Config, options: argparse.Namespace) -> int:
-    """Print the plan; return the exit status."""
+def plan(config: Config, options: argparse.Namespace, cache: Path) -> int:
+    """Print the plan; return the exit status. `cache`: built-in models, and what earlier loads took."""
     try:
-        model, path = _find(config, options.name)
-        header = read_model(path)
-        free, note = _free(options.gpus)
-        placement = place(Shape(header), _settings(header, model, options), free)
-    except (PlanError, HeaderError, ShapeError, ValueError) as error:
+        answer = _ask_gateway(config, options) or _plan(config, options, cache)
+    except (PlanError, StartError) as error:
         print(f"run.py: {options.name}: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        print(f"run.py: {options.name}: cannot be read: {error.strerror}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(as_json(path, free, placement), indent=2))
-    else:
-        _print(path, header, free, note, placement)
-    return 0
+    print(json.dumps(answer, indent=2) if options.json else _with_title(answer))
+    return 1 if answer["action"] == "refuse" else 0
 
 
-def as_json(path: Path, free: list[int], placement: Placement) -> dict[str, Any]:
-    """The plan for programs; sizes are bytes."""
-    prediction = placement.prediction
+def _with_title(answer: dict[str, Any]) -> str:
+    title = f"{answer['model']}"
+    if "architecture" in answer:
+        title += f": {answer['architecture']}, {answer['quantization']}, {readable_size(answer['bytes'])}"
+    return f"{title}\nGPUs: {answer['source']}\n\n{in_words(answer)}"
+
+
+def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] | None:
+    """The answer of the gateway that runs on this machine, which knows who would have to make room."""
+    changed = options.gpus is not None or options.ctx or options.parallel or options.kv
+    if changed or config.llama_cpp.find(options.name) is None or not config.server.port:
+        return None
+    host = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host  # noqa: S104
+    url = f"http://{host}:{config.server.port}/admin/plan?model={quote(options.name)}"
+    try:
+        with urllib.request.urlopen(url, timeout=GATEWAY_TIMEOUT) as answer:
+            told: dict[str, Any] = json.load(answer)
+    except (OSError, ValueError):
+        return None
+    return {**told, "source": f"as the gateway on port {config.server.port} sees them"}
+
+
+def _plan(config: Config, options: argparse.Namespace, cache: Path) -> dict[str, Any]:
+    model, files = _find(config, options.name, cache)
+    calibration = Calibration(cache / CALIBRATION)
+    devices, source = _devices(options.gpus, calibration)
+    predictor = Predictor(config, calibration, lambda: [device.total for device in devices])
+    appraisal = predictor.appraise(_changed(model, options), files, "")
+    header = appraisal.header
     return {
-        "file": str(path),
-        "placement": placement.how,
-        "reason": placement.why,
-        "certainty": prediction.certainty,
-        "gpus": [
-            {"index": gpu, "free": free[gpu], "layers": layers_of(placement, nth), **_bytes(usage)}
-            for nth, (gpu, usage) in enumerate(zip(placement.gpus, prediction.gpus, strict=True))
-        ],
-        "host": {"layers": layers_of(placement, HOST), **_bytes(prediction.host)},
-        "arguments": placement.arguments,
+        "file": str(files.path),
+        "architecture": header.architecture,
+        "quantization": header.quantization,
+        "bytes": header.size,
+        "source": source,
+        **_decide(config, options.name, model, appraisal, devices),
     }
 
 
-def _bytes(usage: Usage) -> dict[str, int]:
-    return {**{part: getattr(usage, part) for part in COMPONENTS}, "total": usage.total}
+def _decide(
+    config: Config, name: str, model: Model, appraisal: Appraisal, devices: list[Device]
+) -> dict[str, Any]:
+    gpu = config.gpu
+    policy = Policy(
+        size=1,
+        managed=gpu.managed,
+        strategy=gpu.strategy,
+        on_no_gpu=gpu.without_gpu,
+        partial=gpu.partial_offload,
+        headroom=gpu.headroom * MIB,
+    )
+    wish = Wish(devices=tuple(map(str, model.devices)), split=tuple(model.tensor_split))
+    planner = Planner(policy, [ModelSpec(name=name, wish=wish)])
+    memory = host_memory()
+    host = Host(total=memory.total, available=memory.available)
+    planner.handle(MemorySampled(asked_at=0.0, devices=tuple(devices), host=host), 0.0)
+    decision = planner.plan(name, appraisal.demand, 0.0)
+    placement = decision.placement
+    predicted = appraisal.predict(placement) if placement else None
+    return explain(name, appraisal.demand, decision, placement, predicted, planner.ledger)
 
 
-def _find(config: Config, name: str) -> tuple[Model, Path]:
+def _find(config: Config, name: str, cache: Path) -> tuple[Model, ModelFiles]:
     model = config.llama_cpp.find(name)
     if model is None and Path(name).is_file():
         model = Model(path=name)
@@ -86,82 +133,52 @@ def _find(config: Config, name: str) -> tuple[Model, Path]:
     if model.hub_name is None:
         assert model.path is not None
         if model.path.startswith(BUILTIN):
-            raise PlanError("the built-in models are too small to plan for")
-        return model, Path(model.path)
+            path = demo_path(model.path.removeprefix(BUILTIN), cache)
+            if not path.exists():
+                raise PlanError("is built in, and written when it is first asked for: ask it something")
+            return model, ModelFiles(path=path)
+        projector = Path(model.mmproj) if model.mmproj else None
+        return model, ModelFiles(path=Path(model.path), projector=projector)
     found = cache_of(config.hub).find(model.hub_name, model.revision, model.mmproj)
     if found is None:
         raise PlanError(f"is not downloaded yet: run.py pull {name}")
-    return model, found.path
+    return model, found
 
 
-def _free(pretended: str | None) -> tuple[list[int], str]:
-    """Free bytes of each GPU, and where the figures come from."""
+def _changed(model: Model, options: argparse.Namespace) -> Model:
+    """With what the command line says instead."""
+    if any(number is not None and number < 1 for number in (options.ctx, options.parallel)):
+        raise PlanError("--ctx and --parallel: expected numbers above 0")
+    arguments = list(model.arguments)
+    if options.ctx:
+        arguments += ["--ctx-size", str(options.ctx)]
+    if options.kv:
+        arguments += ["--cache-type-k", options.kv, "--cache-type-v", options.kv]
+    return msgspec.structs.replace(model, arguments=arguments, parallel=options.parallel or model.parallel)
+
+
+def _devices(pretended: str | None, calibration: Calibration) -> tuple[list[Device], str]:
+    """The GPUs, and where the figures come from."""
     if pretended is not None:
         try:
-            return [int(float(word) * MIB) for word in pretended.split(",") if word.strip()], "pretended"
+            sizes = [int(float(word) * MIB) for word in pretended.split(",") if word.strip()]
         except ValueError:
             raise PlanError(f"--gpus: expected MiB with commas between, got {pretended!r}") from None
-    try:
-        return [gpu.free for gpu in probe()], "by NVML"
-    except GpuError as error:
-        return [], str(error)
-
-
-def _settings(header: Header, model: Model, options: argparse.Namespace) -> Settings:
-    given = _parse(model.arguments)
-    context = options.ctx or given.ctx_size or model.ctx_size or header.context_length or 4096
-    parallel = options.parallel or model.parallel
-    if context < 1 or parallel < 1:
-        raise PlanError("--ctx and --parallel: expected numbers above 0")
-    types = [_type(options.kv or word) for word in (given.cache_type_k, given.cache_type_v)]
-    return Settings(
-        context=context,
-        parallel=parallel,
-        unified=parallel > 1,
-        type_k=types[0],
-        type_v=types[1],
-        flash_attention=given.flash_attn not in ("off", "0", "false"),
-        micro_batch=given.ubatch_size,
-    )
-
-
-def _type(word: str) -> str:
-    try:
-        block_of(word.upper())
-    except KeyError:
-        raise PlanError(f"{word!r} is no type of a cache; such are f16, bf16, q8_0, q4_0") from None
-    return word.upper()
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Those of a model's own llama-server arguments that its memory depends on."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-c", "--ctx-size", type=int)
-    parser.add_argument("-ctk", "--cache-type-k", default="f16")
-    parser.add_argument("-ctv", "--cache-type-v", default="f16")
-    parser.add_argument("-fa", "--flash-attn", default="on")
-    parser.add_argument("-ub", "--ubatch-size", type=int, default=512)
-    return parser.parse_known_args(arguments)[0]
-
-
-def _print(path: Path, header: Header, free: list[int], note: str, placement: Placement) -> None:
-    prediction, settings = placement.prediction, placement.settings
-    print(f"{path.name}: {header.architecture}, {header.quantization}, {readable_size(header.size)}")
-    types = f"{settings.type_k.lower()}/{settings.type_v.lower()}"
-    print(f"context {settings.context:,}, {settings.parallel} slots, cache {types}")
-    print(f"\n{placement.how}: {placement.why}\n")
-    print(f"{'MiB':<8}{'layers':>7}" + "".join(f"{part:>10}" for part in (*COMPONENTS, "total", "free")))
-    for nth, (gpu, usage) in enumerate(zip(placement.gpus, prediction.gpus, strict=True)):
-        _row(f"GPU {gpu}", layers_of(placement, nth), usage, free[gpu])
-    _row("host", layers_of(placement, HOST), prediction.host, None)
-    for nth, gpu in enumerate(placement.gpus):
-        filled = min(BAR, round(BAR * prediction.gpus[nth].total / max(1, free[gpu])))
-        print(f"\nGPU {gpu} [{'#' * filled}{'.' * (BAR - filled)}]", end="")
-    print(f"\n\nprediction: {prediction.certainty}; GPUs: {note}")
-    print("llama-server: " + " ".join(placement.arguments))
-
-
-def _row(title: str, layers: int, usage: Usage, free: int | None) -> None:
-    cells = [getattr(usage, part) for part in (*COMPONENTS, "total")]
-    room = "" if free is None else f"{free / MIB:>10,.0f}"
-    print(f"{title:<8}{layers:>7}" + "".join(f"{cell / MIB:>10,.0f}" for cell in cells) + room)
+        names = [f"pretended GPU {nth}" for nth in range(len(sizes))]
+        return [
+            Device(id=name, index=nth, name=name, total=size, used=0, overhead=START)
+            for nth, (name, size) in enumerate(zip(names, sizes, strict=True))
+        ], "pretended"
+    sample = take_sample()
+    gpus = [
+        Device(
+            id=gpu.uuid,
+            index=gpu.index,
+            name=gpu.name,
+            total=gpu.total,
+            used=gpu.used,
+            overhead=calibration.overhead(gpu.name, gpu.driver, ""),
+        )
+        for gpu in sample.gpus
+    ]
+    return gpus, sample.error or "by NVML"

@@ -3,23 +3,20 @@
 Every event ends in one idempotent reconciliation over the whole state, in this order:
 
 1. Tickets whose deadline has passed are rejected.
-2. Each model that somebody waits for and that does not run has its files fetched. That takes no room in
-   the pool. When nobody has waited for `fetch_grace` any more, it is given up.
-3. Waiting tickets are granted, oldest first, where their model is ready and has a free slot.
-4. For each model that somebody waits for and whose files are there, oldest waiter first:
-   a. start it, if the pool has room;
-   b. else leave it to a model that is on its way out already;
-   c. else stop the idle model that was used least recently. Never one that is leased, nor one that
-      has been ready for less than `min_residency`;
-   d. else, when its oldest waiter has waited for `patience`, fence the model that has been ready
-      longest: it gets no new leases, drains, and yields. Without this a steady stream of requests
-      to one model would starve another one for ever.
+2. Each model that somebody waits for and that does not run has its files fetched, and what it will take
+   predicted. When nobody has waited for `fetch_grace` any more, a download is given up.
+3. Waiting tickets are granted where their model is ready and has a free slot: between keys by their shares,
+   of one key in the order of arrival.
+4. Models that somebody waits for and whose files are there get a place, the oldest waiter's first: see
+   `actors.allocator`, which also says who makes room for it.
 5. Drained models, models idle for `idle_timeout`, and on shut down all of them, are stopped.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
+from actors.allocator import Allocator, Decision, MakeRoom, Refuse, Seat, Wait
+from actors.demand import Demand
 from actors.errors import (
     Failure,
     NotLoaded,
@@ -29,26 +26,36 @@ from actors.errors import (
     ShuttingDown,
     UnknownModel,
 )
+from actors.ledger import LAG, Holding, Ledger
 from actors.lifecycle import RUNNING, Move, State
 from actors.messages import (
     Acquire,
     BecameReady,
     Cancel,
+    Drain,
     Effect,
     Event,
     Exited,
     Fetch,
     Fetched,
+    Figures,
     Finished,
     Grant,
     Halt,
+    Look,
+    Measured,
+    MemorySampled,
+    RanOut,
     Reject,
     Released,
     Shutdown,
+    Spawned,
     Start,
     Tick,
 )
-from actors.roster import Model, ModelSpec, ModelStatus, Policy, Ticket
+from actors.placement import Placement
+from actors.roster import Model, ModelSpec, ModelStatus, Outlook, Policy, Roster, Ticket
+from actors.waiting import Waiting
 
 WORTH_WAITING = 5.0
 """Seconds of a failed model's back-off that a request waits for, rather than being rejected."""
@@ -56,19 +63,25 @@ WORTH_WAITING = 5.0
 SUSPICION = 0.5
 """Seconds without new leases after a server hung up: a dead one's connections end before its process."""
 
+LOOKAHEAD = 16
+"""So many waiting models are looked at for a place in one go, the oldest first."""
+
+LEARNED = 512 << 20
+"""Bytes more of each GPU, at least, that a model is given after it ran out of memory."""
+
 
 class Planner:
-    """Owns the queue, the leases, and its view of every model's life."""
+    """Owns the queue, the leases, the ledger of memory, and its view of every model's life."""
 
     def __init__(self, policy: Policy, specs: Iterable[ModelSpec]) -> None:
         self._policy = policy
-        self._models: dict[str, Model] = {}
-        self._names: dict[str, Model] = {}
-        for spec in specs:
-            self.add(spec)
-        self._waiting: dict[int, Ticket] = {}
+        self._models = Roster(specs)
+        self.ledger = Ledger(policy.headroom)
+        self._waiting = Waiting()
         self._leases: dict[int, tuple[Model, int, bool]] = {}
         self._effects: list[Effect] = []
+        self._look_again = math.inf
+        self._last_exit = -math.inf
         self._closing_at: float | None = None
         self._finished = False
 
@@ -76,28 +89,19 @@ class Planner:
 
     def add(self, spec: ModelSpec) -> None:
         """One more model, whose names are free."""
-        model = self._models[spec.name] = Model(spec)
-        for name in (spec.name, *spec.aliases):
-            self._names[name] = model
-            if "/" in name:  # as on the hub, where letter case does not matter
-                self._names.setdefault(name.casefold(), model)
-
-    def _look_up(self, name: str) -> Model | None:
-        return self._names.get(name) or self._names.get(name.casefold() if "/" in name else name)
+        self._models.add(spec)
 
     def forget(self, name: str) -> bool:
         """Drop a model that does not run and that nobody waits for; false if it is not so."""
-        model = self._models[name]
-        idle = model.life.state in (State.STOPPED, State.FAILED)
-        if not idle or any(ticket.model is model for ticket in self._waiting.values()):
-            return False
-        del self._models[name]
-        self._names = {known: other for known, other in self._names.items() if other is not model}
-        return True
+        model = self._models.named[name]
+        idle = model.life.state in (State.STOPPED, State.FAILED) and not model.queue
+        if idle:
+            self._models.remove(model)
+        return idle
 
     def resolve(self, name: str) -> str | None:
         """The canonical name of a model or alias."""
-        model = self._look_up(name)
+        model = self._models.find(name)
         return model.spec.name if model else None
 
     # Events
@@ -111,24 +115,40 @@ class Planner:
             case Released():
                 self._give_back(event.ticket, now, served=event.served, broken=event.broken)
             case Cancel():
-                if self._waiting.pop(event.ticket, None) is None:
+                if not self._take_out(event.ticket):
                     self._give_back(event.ticket, now)
-            case Fetched():
-                self._fetched(event, now)
-            case BecameReady():
-                self._became_ready(event, now)
-            case Exited():
-                self._exited(event, now)
+            case MemorySampled():
+                self._sampled(event, now)
             case Shutdown():
                 self._closing_at = event.deadline
-                self._reject_waiting(self._waiting.values(), _shutting_down())
+                self._reject_waiting(self._waiting, _shutting_down())
             case Tick():
                 pass
+            case _:
+                self._happened(event, now)
         self._reconcile(now)
         return self._effects
 
+    def _happened(self, event: Fetched | Spawned | BecameReady | Exited, now: float) -> None:
+        """Something about a model's run; stale if it is of an earlier epoch, or of a model forgotten."""
+        model = self._models.named.get(event.model)
+        if model is None or model.life.epoch != event.epoch:
+            return
+        state = model.life.state
+        match event:
+            case Fetched() if state is State.FETCHING:
+                self._fetched(model, event, now)
+            case Spawned() if state is State.STARTING:
+                self.ledger.spawned(event.model, event.process)
+            case BecameReady() if state is State.STARTING:
+                self._became_ready(model, event, now)
+            case Exited() if state in (*RUNNING, State.FETCHING):
+                self._exited(model, event, now)
+            case _:
+                pass
+
     def _acquire(self, event: Acquire, now: float) -> None:
-        model = self._look_up(event.model)
+        model = self._models.find(event.model)
         if self._closing_at is not None:
             self._effects.append(Reject(event.ticket, _shutting_down()))
         elif model is None:
@@ -139,14 +159,22 @@ class Planner:
         elif model.life.state is State.FAILED and model.retry_at - now > WORTH_WAITING:
             self._effects.append(Reject(event.ticket, model.refusal(now)))
         else:
-            ticket = Ticket(event, model, now)
-            # Nobody is overtaken: whoever waits for a free slot got it when it became free.
-            if model.accepts(ticket, now):
-                self._grant(ticket, now)
-            elif len(self._waiting) >= self._policy.queue_size:
+            model.asked(now)
+            # One that could be served at once does not count against the queue.
+            full = len(self._waiting) >= self._policy.queue_size
+            if full and not model.accepts(Ticket(event, model, now, 0.0), now):
                 self._effects.append(Reject(event.ticket, self._queue_full(model)))
-            else:
-                self._waiting[ticket.id] = ticket
+                return
+            ticket = model.enqueue(event, now, self._policy.weights.get(event.key, 1.0))
+            self._waiting.add(ticket)
+
+    def _take_out(self, number: int) -> bool:
+        ticket = self._waiting.get(number)
+        if ticket is None:
+            return False
+        self._waiting.remove(ticket)
+        ticket.model.withdraw(ticket)
+        return True
 
     def _give_back(self, ticket: int, now: float, *, served: bool = False, broken: bool = False) -> None:
         if (lease := self._leases.pop(ticket, None)) is None:
@@ -155,118 +183,168 @@ class Planner:
         model.last_used = now
         if epoch != model.life.epoch or ticket not in model.holders:
             return
-        held = now - model.holders.pop(ticket)
-        model.busy -= slot
+        model.take_back(ticket, now, slot=slot, served=served)
         if broken:
             model.suspect_until = now + SUSPICION
-        if served:
-            model.failures = 0
-            model.failure = None
-            if slot:
-                model.mean_hold += 0.2 * (held - model.mean_hold)
 
-    def _concerned(self, event: Fetched | BecameReady | Exited) -> Model | None:
-        """The model that an event is about, unless it is stale: of an earlier epoch, or a model forgotten."""
-        model = self._models.get(event.model)
-        return model if model is not None and model.life.epoch == event.epoch else None
-
-    def _fetched(self, event: Fetched, now: float) -> None:
-        model = self._concerned(event)
-        if model is None or model.life.state is not State.FETCHING:
-            return
+    def _fetched(self, model: Model, event: Fetched, now: float) -> None:
         model.life.move(Move.FETCHED)
         model.fetch_ended = now
-        for ticket in self._waiting.values():
-            if ticket.model is model:
-                # The time in which a request waits for its turn does not run while its model downloads.
-                ticket.deadline += now - max(ticket.asked_at, model.fetch_began)
+        if (demand := event.demand) is not None:
+            model.demand = demand
+            if demand.load_seconds is not None and not model.ready_at:
+                model.mean_load = demand.load_seconds
+        for ticket in model.queue:
+            # The time in which a request waits for its turn does not run while its model downloads.
+            self._waiting.delay(ticket, now - max(ticket.asked_at, model.fetch_began))
 
-    def _became_ready(self, event: BecameReady, now: float) -> None:
-        model = self._concerned(event)
-        if model is None or model.life.state is not State.STARTING:
-            return
-        model.life.move(Move.READY)
-        model.endpoint = event.endpoint
-        model.variant = event.variant
-        model.ready_at = model.last_used = now
-        model.suspect_until = 0.0
-        model.mean_load = now - model.started_at
+    def _became_ready(self, model: Model, event: BecameReady, now: float) -> None:
+        model.became_ready(event, now)
+        holding = self.ledger.holdings[event.model]
+        holding.ready_at = now
+        if holding.placement.shares:
+            self._effects.append(Look(1.0))
+        else:
+            self._measure(model, holding)
 
-    def _exited(self, event: Exited, now: float) -> None:
-        model = self._concerned(event)
-        if model is None or model.life.state not in (*RUNNING, State.FETCHING):
+    def _sampled(self, event: MemorySampled, now: float) -> None:
+        self.ledger.sample(event.devices, event.host, event.asked_at)
+        for name, holding in self.ledger.holdings.items():
+            model = self._models.named[name]
+            ready = holding.ready_at is not None and holding.ready_at < event.asked_at
+            if ready and holding.placement.shares:
+                self._measure(model, holding)
+        blocked = any(model.queue and model.life.state is State.FETCHED for model in self._models)
+        if blocked and now - self._last_exit < LAG + 1.0:
+            self._effects.append(Look(0.1))
+        self._promote(now)
+
+    def _promote(self, now: float) -> None:
+        """Stop an idle model that is on the host only because no GPU had room, when one has."""
+        if self._closing_at is not None or self._waiting:
             return
-        model.endpoint = None
-        model.holders.clear()
-        model.busy = 0
-        if model.life.state is State.STOPPING:
-            model.life.move(Move.STOPPED)
+        for model in self._models:
+            holding = self.ledger.holdings.get(model.spec.name)
+            idle = model.life.state is State.READY and not model.holders
+            if holding is None or model.demand is None or not idle or holding.placement.option.how == "whole":
+                continue
+            decision = self.plan(model.spec.name, None, now)
+            if isinstance(decision, Seat) and decision.placement.option.how == "whole":
+                self._halt(model, f"{self.ledger.where(decision.placement.shares)} has room for it now", now)
+
+    def _measure(self, model: Model, holding: Holding, *, ended: bool = False) -> None:
+        """Tell what the load took, to learn from."""
+        if model.demand is None or model.measured > ended:
             return
-        served = model.life.state in (State.READY, State.DRAINING)
-        model.life.move(Move.FAIL)
-        model.failure = event.failure or Failure(message="the model server ended without being told to")
-        model.failures += 1
-        # A server that had been working gets its first restart at once; one that does not even start,
-        # or dies again before it has answered anything, backs off.
-        doublings = model.failures - (2 if served else 1)
-        delay = min(self._policy.retry_delay * 2.0 ** min(doublings, 30), self._policy.retry_delay_max)
-        model.retry_at = now + (0.0 if doublings < 0 or not model.failure.retryable else delay)
-        if not served:
-            mine = [ticket for ticket in self._waiting.values() if ticket.model is model]
-            self._reject_waiting(mine, model.refusal(now))
+        self._effects.append(
+            Measured(
+                model=model.spec.name,
+                epoch=model.life.epoch,
+                demand=model.demand,
+                placement=holding.placement,
+                figures=model.figures,
+                seen=dict(holding.peaks),
+                seconds=model.mean_load,
+                ended=ended,
+            )
+        )
+        model.measured = True
+
+    def _exited(self, model: Model, event: Exited, now: float) -> None:
+        state = model.life.state
+        if state is not State.FETCHING:
+            self._release(model, event.failure, now)
+        model.ended(event.failure, now, self._policy)
+        # Requests wait for a restart at once; what could not even start is told.
+        if (
+            model.life.state is State.FAILED
+            and state in (State.FETCHING, State.STARTING)
+            and not model.tries_again
+        ):
+            self._reject_waiting(model.queue, model.refusal(now))
+
+    def _release(self, model: Model, failure: Failure | None, now: float) -> None:
+        """Its processes are gone: look for their memory, and learn if they ran out of it."""
+        holding = self.ledger.release(model.spec.name, now)
+        self._last_exit = now
+        if holding is not None and model.measured and holding.peaks:
+            self._measure(model, holding, ended=True)
+        if self.ledger.leaving:
+            self._effects.append(Look(0.0))
+        if failure is not None and failure.kind == "out_of_memory":
+            model.ran_out += 1
+            learns = model.ran_out == 1 and holding is not None and holding.placement.shares
+            if learns and model.demand is not None and holding is not None:
+                placement = holding.placement
+                largest = max(share.bytes for share in placement.shares)
+                more = failure.lacking or max(LEARNED, largest // 10)
+                model.surcharge += more
+                self._effects.append(RanOut(model.spec.name, more, model.demand, placement))
 
     # Reconciliation
 
     def _reconcile(self, now: float) -> None:
-        if self._waiting:
-            self._expire(now)
+        self._expire(now)
         self._fetch_wanted(now)
-        wanted = list(self._wanted())
-        for model in self._models.values():
-            if model.life.state is State.DRAINING and not wanted and self._closing_at is None:
-                model.life.move(Move.RESUME)
-        for ticket in list(self._waiting.values()):
-            if ticket.model.accepts(ticket, now):
-                del self._waiting[ticket.id]
-                self._grant(ticket, now)
+        self._resume()
+        self._grant_waiting(now)
         if self._closing_at is not None:
             self._close(now)
-            return
-        self._make_room(wanted, now)
-        for model in self._models.values():
+        else:
+            self._place_wanted(now)
+            self._stop_unwanted(now)
+
+    def _resume(self) -> None:
+        """A model that drains for one that nobody waits for any more goes on."""
+        for model in self._models:
+            if model.life.state is State.DRAINING and self._closing_at is None:
+                heir = model.yields_to
+                if heir is None or not heir.queue or heir.life.state is not State.FETCHED:
+                    model.life.move(Move.RESUME)
+
+    def _grant_waiting(self, now: float) -> None:
+        for model in self._models:
+            if model.queue and model.life.state in (State.READY, State.DRAINING):
+                for ticket in [queued for queued in model.queue if model.accepts(queued, now)]:
+                    if model.accepts(ticket, now):
+                        self._grant(ticket, now)
+
+    def _stop_unwanted(self, now: float) -> None:
+        for model in self._models:
             if self._fetch_until(model) <= now:
-                self._halt(model, "nobody waits for its files any more")
+                self._halt(model, "nobody waits for its files any more", now)
             elif model.life.state is State.DRAINING and not model.holders:
-                self._halt(model, "drained, so that another model gets its turn")
+                assert model.yields_to is not None
+                self._halt(model, f"drained, so that {model.yields_to.spec.name!r} gets its turn", now)
             elif self._idle_until(model) <= now:
-                self._halt(model, f"idle for {self._policy.idle_timeout:g} s")
+                self._halt(model, f"idle for {self._policy.idle_timeout:g} s", now)
 
     def _expire(self, now: float) -> None:
-        for ticket in list(self._waiting.values()):
-            if ticket.deadline <= now and ticket.model.life.state is not State.FETCHING:
-                state = ticket.model.life.state
-                reason = QueueTimeout(
-                    message=f"model {ticket.model.spec.name!r} had no turn for this request within "
-                    f"{now - ticket.asked_at:.0f} s (it is {state})",
-                    retry_after=self._estimate(ticket.model),
-                )
-                self._reject_waiting([ticket], reason)
+        """Reject what has waited for too long. The end of a download sets new deadlines."""
+        for ticket in self._waiting.overdue(now):
+            if ticket.model.life.state is State.FETCHING:
+                continue
+            reason = QueueTimeout(
+                message=f"model {ticket.model.spec.name!r} had no turn for this request within "
+                f"{now - ticket.asked_at:.0f} s (it is {ticket.model.life.state})",
+                retry_after=self._estimate(ticket.model),
+            )
+            self._reject_waiting([ticket], reason)
 
     def _fetch_wanted(self, now: float) -> None:
-        """Begin to fetch what somebody waits for; note since when nobody waits for what is being fetched."""
-        wanted = {ticket.model.spec.name for ticket in self._waiting.values()}
-        for model in self._models.values():
+        """Begin to fetch what somebody waits for; note since when nobody waits for what is on its way."""
+        for model in self._models:
             state = model.life.state
-            if state in (State.FETCHING, State.FETCHED):
-                if model.spec.name in wanted:
+            if state in (State.FETCHING, State.FETCHED, State.STARTING):
+                if model.queue:
                     model.unwanted_since = None
                 elif state is State.FETCHED:
                     model.life.move(Move.STOP)
                 elif model.unwanted_since is None:
                     model.unwanted_since = now
             elif (
-                self._closing_at is None
-                and model.spec.name in wanted
+                model.queue
+                and self._closing_at is None
                 and (state is State.STOPPED or (state is State.FAILED and model.retry_at <= now))
             ):
                 model.life.move(Move.FETCH)
@@ -279,47 +357,52 @@ class Planner:
             return math.inf
         return model.unwanted_since + self._policy.fetch_grace
 
-    def _wanted(self) -> Iterator[tuple[Model, float]]:
-        """Models that could be started for somebody, and since when their oldest waiter waits for that."""
-        seen: set[str] = set()
-        for ticket in self._waiting.values():
-            model = ticket.model
-            if model.spec.name not in seen and model.life.state is State.FETCHED:
-                seen.add(model.spec.name)
-                yield model, _since(ticket)
+    def _wanted(self, now: float) -> list[tuple[Model, float]]:
+        """Models that could be started for somebody, and since when; those past their patience come first."""
+        found = [
+            (model, model.oldest())
+            for model in self._models
+            if model.queue and model.life.state is State.FETCHED
+        ]
 
-    def _make_room(self, wanted: list[tuple[Model, float]], now: float) -> None:
+        def rank(entry: tuple[Model, float]) -> tuple[bool, int, float]:
+            model, since = entry
+            late = now - since >= self._policy.patience
+            return (not late, 0 if late else -model.spec.priority, since)
+
+        return sorted(found, key=rank)
+
+    def _place_wanted(self, now: float) -> None:
+        self._look_again = math.inf
+        wanted = self._wanted(now)
         if not wanted:
             return
-        running = [model for model in self._models.values() if model.life.state in RUNNING]
-        free = self._policy.size - len(running)
-        leaving = sum(model.life.state in (State.STOPPING, State.DRAINING) for model in running)
-        for model, since in wanted:
-            if free > 0:
-                free -= 1
-                self._start(model, now)
-            elif leaving > 0:
-                leaving -= 1
-            elif victim := self._idle_victim(now):
-                self._halt(victim, f"least recently used, to make room for {model.spec.name!r}")
-            elif now - since >= self._policy.patience and (victim := self._busy_victim()):
-                victim.life.move(Move.DRAIN)
-            else:
-                return
+        allocator = Allocator(self._policy, self.ledger, self._models, now)
+        for model, since in wanted[:LOOKAHEAD]:
+            decision = allocator.decide(model, since)
+            model.outlook = _in_words(decision)
+            match decision:
+                case Seat(placement=placement):
+                    self._start(model, placement, now)
+                case MakeRoom():
+                    self._make_room(model, since, decision, now)
+                case Refuse(reason=reason):
+                    self._reject_waiting(model.queue, reason)
+                case Wait(until=until):
+                    self._look_again = min(self._look_again, until)
 
-    def _idle_victim(self, now: float) -> Model | None:
-        idle = [
-            model
-            for model in self._models.values()
-            if model.life.state is State.READY
-            and not model.holders
-            and now - model.ready_at >= self._policy.min_residency
-        ]
-        return min(idle, key=lambda model: model.last_used, default=None)
-
-    def _busy_victim(self) -> Model | None:
-        busy = [model for model in self._models.values() if model.life.state is State.READY and model.holders]
-        return min(busy, key=lambda model: model.ready_at, default=None)
+    def _make_room(self, model: Model, since: float, decision: MakeRoom, now: float) -> None:
+        for victim in decision.idle:
+            how = "idle" if victim.life.state is State.READY else "wanted by nobody"
+            idle = now - victim.last_used
+            self._halt(
+                victim, f"{decision.why}; {how} for {idle:.1f} s, reload {victim.mean_load:.1f} s", now
+            )
+        for victim in decision.busy:
+            victim.life.move(Move.DRAIN)
+            victim.yields_to, victim.yields_since = model, max(since, victim.ready_at)
+            why = f"{decision.why}; {len(victim.holders)} requests finish first"
+            self._effects.append(Drain(victim.spec.name, victim.life.epoch, why))
 
     def _idle_until(self, model: Model) -> float:
         if self._policy.idle_timeout <= 0 or model.life.state is not State.READY or model.holders:
@@ -328,15 +411,15 @@ class Planner:
 
     def _close(self, now: float) -> None:
         overdue = self._closing_at is not None and now >= self._closing_at
-        for model in self._models.values():
+        for model in self._models:
             state = model.life.state
             if state in (State.STARTING, State.FETCHING) or (
                 state in (State.READY, State.DRAINING) and (overdue or not model.holders)
             ):
-                self._halt(model, "the gateway is shutting down")
+                self._halt(model, "the gateway is shutting down", now)
             elif state is State.READY:
                 model.life.move(Move.DRAIN)
-        if not self._finished and not any(model.life.state in RUNNING for model in self._models.values()):
+        if not self._finished and not any(model.life.state in RUNNING for model in self._models):
             self._finished = True
             self._effects.append(Finished())
 
@@ -345,10 +428,14 @@ class Planner:
     def _grant(self, ticket: Ticket, now: float) -> None:
         model = ticket.model
         assert model.endpoint is not None
+        self._waiting.remove(ticket)
+        model.queue.remove(ticket)
+        model.turn = max(model.turn, ticket.turn)
         self._leases[ticket.id] = (model, model.life.epoch, ticket.slot)
         model.holders[ticket.id] = now
         model.busy += ticket.slot
         model.last_used = now
+        model.used = True
         waited_for_load = ticket.asked_at < model.ready_at
         load_began = max(model.started_at, ticket.asked_at)
         fetched = max(0.0, model.fetch_ended - max(model.fetch_began, ticket.asked_at))
@@ -362,30 +449,39 @@ class Planner:
                 queued=(load_began - fetched if waited_for_load else now) - ticket.asked_at,
                 fetched=fetched if waited_for_load else 0.0,
                 loaded=model.ready_at - load_began if waited_for_load else 0.0,
+                place=model.place(self.ledger) or "host",
             )
         )
 
-    def _start(self, model: Model, now: float) -> None:
+    def _start(self, model: Model, placement: Placement, now: float) -> None:
         model.life.move(Move.START)
+        model.measured = False
         model.started_at = now
-        self._effects.append(Start(model.spec.name, model.life.epoch, "asked for"))
+        model.unwanted_since = None
+        self.ledger.reserve(model.spec.name, placement)
+        model.figures = Figures()
+        place = model.place(self.ledger) or "host"
+        self._effects.append(Start(model.spec.name, model.life.epoch, placement.why, placement, place))
 
-    def _halt(self, model: Model, why: str) -> None:
+    def _halt(self, model: Model, why: str, now: float) -> None:
         model.life.move(Move.STOP)
+        model.halted_at = now
         self._effects.append(Halt(model.spec.name, model.life.epoch, why))
 
     def _reject_waiting(self, tickets: Iterable[Ticket], reason: Rejection) -> None:
         for ticket in list(tickets):
-            del self._waiting[ticket.id]
+            self._take_out(ticket.id)
             self._effects.append(Reject(ticket.id, reason))
 
     def _estimate(self, model: Model) -> int:
         """Seconds, from measured times, until a newcomer to this model would have its turn."""
-        ahead = sum(ticket.model is model for ticket in self._waiting.values())
+        return max(1, min(120, math.ceil(self._seconds(model, len(model.queue)))))
+
+    def _seconds(self, model: Model, ahead: int) -> float:
         seconds = model.mean_hold * (ahead + 1) / model.spec.slots
         if model.life.state is not State.READY:
             seconds += model.mean_load
-        return max(1, min(120, math.ceil(seconds)))
+        return seconds
 
     def _queue_full(self, model: Model) -> QueueFull:
         return QueueFull(
@@ -394,36 +490,52 @@ class Planner:
         )
 
     def _unknown(self, name: str) -> UnknownModel:
-        known = ", ".join(repr(known) for known in sorted(self._models)[:20]) or "none"
+        known = ", ".join(repr(known) for known in sorted(self._models.named)[:20]) or "none"
         return UnknownModel(message=f"model {name[:200]!r} not found; there are: {known}")
 
     # Views
 
     def next_wake(self, now: float) -> float:
         """When the next `Tick` is due although nothing happens; infinity for never."""
-        due = [ticket.deadline for ticket in self._waiting.values()]
+        due = [self._look_again, self._waiting.next_deadline()]
         if self._closing_at is not None:
             due.append(self._closing_at)
-        if self._waiting:
-            for ticket in self._waiting.values():
-                due += (_since(ticket) + self._policy.patience, ticket.model.suspect_until)
-            for model in self._models.values():
-                if model.life.state is State.FAILED:
-                    due.append(model.retry_at)
-                elif model.life.state is State.READY and not model.holders:
-                    due.append(model.ready_at + self._policy.min_residency)
-        if self._policy.idle_timeout > 0:
-            due.extend(self._idle_until(model) for model in self._models.values())
-        due.extend(self._fetch_until(model) for model in self._models.values())
+        for model in self._models:
+            if model.queue:
+                due += (model.suspect_until, model.retry_at)
+            due += (self._idle_until(model), self._fetch_until(model))
         # What was due by now has been seen to, as far as it could be; it must not wake anybody again.
         return min((time for time in due if time > now), default=math.inf)
 
+    def plan(self, name: str, demand: Demand | None, now: float) -> Decision:
+        """What would be decided if somebody asked for this model now and it did not run. Changes nothing."""
+        model = self._models.named[name]
+        probe = Model(model.spec)
+        probe.demand = demand or model.demand
+        probe.surcharge, probe.mean_load = model.surcharge, model.mean_load
+        if demand is not None and demand.load_seconds is not None:
+            probe.mean_load = demand.load_seconds
+        others = [other for other in self._models if other is not model]
+        return Allocator(self._policy, self.ledger, others, now).decide(probe, now)
+
+    def outlook(self, ticket_id: int, now: float) -> Outlook | None:
+        """What a waiting request waits for; None if it does not wait."""
+        ticket = self._waiting.get(ticket_id)
+        if ticket is None:
+            return None
+        model = ticket.model
+        ahead = model.queue.index(ticket)
+        return Outlook(
+            model=model.spec.name,
+            state=model.life.state,
+            position=ahead + 1,
+            seconds=self._seconds(model, ahead),
+            why=model.outlook if model.life.state is State.FETCHED else None,
+        )
+
     def describe(self, now: float) -> list[ModelStatus]:
         """Every model, in the order of the configuration."""
-        waiting: dict[str, int] = {}
-        for ticket in self._waiting.values():
-            waiting[ticket.model.spec.name] = waiting.get(ticket.model.spec.name, 0) + 1
-        return [model.status(waiting.get(name, 0), now) for name, model in self._models.items()]
+        return [model.status(self.ledger, now) for model in self._models]
 
     @property
     def waiting(self) -> int:
@@ -436,9 +548,14 @@ class Planner:
         return self._closing_at is not None
 
 
-def _since(ticket: Ticket) -> float:
-    """Since when a ticket waits for room for its model."""
-    return max(ticket.asked_at, ticket.model.fetch_ended)
+def _in_words(decision: Decision) -> str:
+    match decision:
+        case Seat():
+            return "it starts"
+        case MakeRoom(why=why) | Wait(why=why):
+            return why
+        case Refuse(reason=reason):
+            return reason.message
 
 
 def _shutting_down() -> ShuttingDown:

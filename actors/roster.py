@@ -1,33 +1,64 @@
 """What the planner keeps in its head: its policy, each model, and each waiting request."""
 
 import math
+from bisect import insort
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
 
 import msgspec
 
+from actors.config import Strategy
+from actors.demand import Demand
 from actors.errors import Failure, Forbidden, LoadFailed, NeverFits, Rejection, UnknownModel
-from actors.lifecycle import Life, State
-from actors.messages import Acquire, Endpoint
+from actors.ledger import Ledger
+from actors.lifecycle import Life, Move, State
+from actors.messages import Acquire, BecameReady, Endpoint, Figures
+from actors.placement import Placement, Wish
+
+OnNoGpu = Literal["cpu", "queue", "fail"]
+Partial = Literal["last", "first", "never"]
+
+
+MANY_KEYS = 1000
+"""Keys whose turns are remembered of a model; beyond it, those that have had theirs are forgotten."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of the planner; all times in seconds. See `server_pool` in config.yaml."""
+    """The settings of the planner; all times in seconds. See `server_pool` and `gpu` in config.yaml.
+
+    `size` 0: memory alone decides how many models run. `weights`: of keys; one that is not in it has 1.
+    `managed` false: models are not placed, llama.cpp decides for itself. `headroom`: bytes of each GPU.
+    """
 
     size: int
     queue_size: int = 256
-    min_residency: float = 2.0
+    min_residency: float = 0.0
     patience: float = 10.0
     idle_timeout: float = 0.0
     fetch_grace: float = 300.0
     retry_delay: float = 1.0
     retry_delay_max: float = 60.0
+    load_grace: float = 30.0
+    weights: Mapping[str, float] = {}
+    managed: bool = True
+    strategy: Strategy = "single-gpu-preferred"
+    on_no_gpu: OnNoGpu = "cpu"
+    partial: Partial = "last"
+    headroom: int = 0
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What the planner knows of a model before it runs. `slots`: requests that it serves at once."""
+    """What the planner knows of a model before it runs. `slots`: requests that it serves at once.
+
+    Of two models that wait for room, that of the higher `priority` comes first; it also stays longer.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
     slots: int = 1
+    wish: Wish = Wish()
+    priority: int = 0
+    never_evict: bool = False
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,50 +78,57 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     retry_in: float | None
     error: str | None
+    place: str | None
+    """Where it runs, in words."""
+    placement: Placement | None
+    memory: Mapping[str, int]
+    """Bytes that are set aside for it on each GPU."""
+
+
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request waits for: its place in its model's queue (1 is next), and seconds until its turn."""
+
+    model: str
+    state: State
+    position: int
+    seconds: float
+    why: str | None
 
 
 class Ticket:
-    """A request that waits for a lease."""
+    """A request that waits for a lease. `turn` is its place in the queue of its model: lower comes first.
 
-    __slots__ = ("asked_at", "deadline", "id", "model", "slot")
+    `since` is when it began to wait for its turn: the time of a download is not counted.
+    """
 
-    def __init__(self, message: Acquire, model: "Model", now: float) -> None:
+    __slots__ = ("asked_at", "deadline", "end", "id", "key", "model", "since", "slot", "turn")
+
+    def __init__(self, message: Acquire, model: "Model", now: float, turn: float) -> None:
         self.id = message.ticket
         self.model = model
-        self.asked_at = now
+        self.asked_at = self.since = now
         self.deadline = message.deadline
         self.slot = message.slot
+        self.key = message.key
+        self.turn = self.end = turn
 
 
 class Model:
-    """What the planner knows of one model. `holders`: since when each ticket has its lease."""
+    """What the planner knows of one model. Times are monotonic seconds.
 
-    __slots__ = (
-        "busy",
-        "endpoint",
-        "failure",
-        "failures",
-        "fetch_began",
-        "fetch_ended",
-        "holders",
-        "last_used",
-        "life",
-        "mean_hold",
-        "mean_load",
-        "ready_at",
-        "retry_at",
-        "spec",
-        "started_at",
-        "suspect_until",
-        "unwanted_since",
-        "variant",
-    )
+    `holders`: since when each ticket has its lease. `queue`: waiting tickets, in the order of their turns.
+    `gap`: mean seconds from the end of its work to its next request. `used`: it has served since its load.
+    `outlook`: what was decided about its place. `yields_to`: for whom it drains; who asked before
+    `yields_since` is still served. `surcharge`: bytes that it takes more of each GPU than was predicted.
+    `finish`: when each key's latest request would be done if all shared fairly, in turns of this model.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.life = Life(spec.name)
         self.endpoint: Endpoint | None = None
         self.variant: str | None = None
+        self.queue: list[Ticket] = []
         self.holders: dict[int, float] = {}
         self.busy = 0
         self.failure: Failure | None = None
@@ -102,18 +140,115 @@ class Model:
         self.started_at = 0.0
         self.ready_at = 0.0
         self.last_used = 0.0
+        self.halted_at = 0.0
         self.suspect_until = 0.0
+        self.used = False
+        self.yields_to: Model | None = None
+        self.yields_since = 0.0
+        self.demand: Demand | None = None
+        self.surcharge = 0
+        self.ran_out = 0
+        self.figures = Figures()
+        self.measured = False
+        self.gap = math.inf
         self.mean_load = 5.0
+        self.mean_unload = 0.5
         self.mean_hold = 5.0
+        self.turn = 0.0
+        self.finish: dict[str, float] = {}
+        self.outlook: str | None = None
+
+    def enqueue(self, message: Acquire, now: float, weight: float) -> Ticket:
+        """A ticket at its turn: between keys by start-time fair queueing, within one by arrival."""
+        if not self.queue and not self.holders:
+            self.finish.clear()
+        if len(self.finish) > MANY_KEYS:
+            self.finish = {key: turn for key, turn in self.finish.items() if turn > self.turn}
+        start = max(self.turn, self.finish.get(message.key, 0.0))
+        ticket = Ticket(message, self, now, start)
+        ticket.end = self.finish[message.key] = start + 1.0 / weight
+        insort(self.queue, ticket, key=lambda queued: (queued.turn, queued.id))
+        return ticket
+
+    def take_back(self, ticket: int, now: float, *, slot: bool, served: bool) -> None:
+        """A lease is over."""
+        held = now - self.holders.pop(ticket)
+        self.busy -= slot
+        if served:
+            self.failures = self.ran_out = 0
+            self.failure = None
+            if slot:
+                self.mean_hold += 0.2 * (held - self.mean_hold)
+
+    def became_ready(self, event: BecameReady, now: float) -> None:
+        """Its server answers."""
+        self.life.move(Move.READY)
+        self.endpoint, self.variant, self.figures = event.endpoint, event.variant, event.figures
+        self.ready_at = self.last_used = now
+        self.suspect_until = 0.0
+        self.used = False
+        self.mean_load = now - self.started_at
+
+    def ended(self, failure: Failure | None, now: float, policy: Policy) -> None:
+        """Its server is gone, or its files could not be had."""
+        was = self.life.state
+        self.endpoint = None
+        self.holders.clear()
+        self.busy = 0
+        if was is State.STOPPING:
+            self.life.move(Move.STOPPED)
+            self.mean_unload = now - self.halted_at
+            return
+        self.life.move(Move.FAIL)
+        self.failure = failure or Failure(message="the model server ended without being told to")
+        self.failures += 1
+        # A server that had been working gets its first restart at once; one that does not even start,
+        # or dies again before it has answered anything, backs off.
+        doublings = self.failures - (2 if was in (State.READY, State.DRAINING) else 1)
+        at_once = doublings < 0 or not self.failure.retryable or self.tries_again
+        delay = min(policy.retry_delay * 2.0 ** min(doublings, 30), policy.retry_delay_max)
+        self.retry_at = now + (0.0 if at_once else delay)
+
+    @property
+    def tries_again(self) -> bool:
+        """Whether it ran out of memory for the first time, and gets one more try with what was learned."""
+        return self.ran_out == 1 and self.failure is not None and self.failure.kind == "out_of_memory"
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """The ticket will have no turn, and its key's next one does not pay for it."""
+        self.queue.remove(ticket)
+        if self.finish.get(ticket.key) == ticket.end:
+            ends = [queued.end for queued in self.queue if queued.key == ticket.key]
+            self.finish[ticket.key] = max(ends, default=ticket.turn)
+
+    def asked(self, now: float) -> None:
+        """Somebody asks for it: note how often that is while it is loaded."""
+        if self.last_used and not self.holders and not self.queue:
+            gap = now - self.last_used
+            self.gap = gap if math.isinf(self.gap) else self.gap + 0.5 * (gap - self.gap)
+
+    @property
+    def extra(self) -> int:
+        """Bytes more of each GPU than its demand says."""
+        return max(0, self.surcharge - (self.demand.surcharge if self.demand else 0))
+
+    def oldest(self) -> float:
+        """Since when the oldest of its waiting tickets waits for its turn."""
+        return min(ticket.since for ticket in self.queue)
 
     def accepts(self, ticket: Ticket, now: float) -> bool:
         """Whether the ticket could have a lease at once."""
-        if self.life.state is not State.READY or now < self.suspect_until:
+        if self.life.state is State.DRAINING:
+            # Whoever came before the one that it yields to is not overtaken.
+            if ticket.since >= self.yields_since:
+                return False
+        elif self.life.state is not State.READY:
             return False
-        return not ticket.slot or self.busy < self.spec.slots
+        return now >= self.suspect_until and (not ticket.slot or self.busy < self.spec.slots)
 
-    def status(self, waiting: int, now: float) -> ModelStatus:
-        """What is told of it; `waiting` requests wait for it."""
+    def status(self, ledger: Ledger, now: float) -> ModelStatus:
+        """What is told of it."""
+        holding = ledger.holdings.get(self.spec.name)
         state = self.life.state
         up = state in (State.READY, State.DRAINING)
         return ModelStatus(
@@ -123,7 +258,7 @@ class Model:
             epoch=self.life.epoch,
             slots=self.spec.slots,
             busy=self.busy,
-            waiting=waiting,
+            waiting=len(self.queue),
             endpoint=self.endpoint,
             ready_seconds=now - self.ready_at if up else None,
             load_seconds=self.ready_at - self.started_at if up else None,
@@ -131,7 +266,20 @@ class Model:
             failures=self.failures,
             retry_in=max(0.0, self.retry_at - now) if state is State.FAILED else None,
             error=self.failure.message if self.failure else None,
+            place=self.place(ledger),
+            placement=holding.placement if holding else None,
+            memory={device: ledger.taken(holding, device) for device in holding.reserved} if holding else {},
         )
+
+    def place(self, ledger: Ledger) -> str | None:
+        """Where it runs, in words; None if it does not."""
+        if (holding := ledger.holdings.get(self.spec.name)) is None:
+            return None
+        placement = holding.placement
+        if not placement.managed and self.figures.devices:
+            return ", ".join(self.figures.devices)
+        where = ledger.where(placement.shares)
+        return f"{where} and host" if placement.how in ("partial", "experts on host") else where
 
     def refusal(self, now: float) -> Rejection:
         """What its failure means for a request."""
@@ -147,3 +295,34 @@ class Model:
             retry_after=max(1, math.ceil(self.retry_at - now)) if failure.retryable else None,
             log_tail=failure.log_tail,
         )
+
+
+class Roster:
+    """The models that are known, by name and alias, in the order in which they came."""
+
+    def __init__(self, specs: Iterable[ModelSpec]) -> None:
+        self.named: dict[str, Model] = {}
+        """By their canonical names."""
+        self._names: dict[str, Model] = {}
+        for spec in specs:
+            self.add(spec)
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(list(self.named.values()))
+
+    def add(self, spec: ModelSpec) -> None:
+        """One more model, whose names are free."""
+        model = self.named[spec.name] = Model(spec)
+        for name in (spec.name, *spec.aliases):
+            self._names[name] = model
+            if "/" in name:  # as on the hub, where letter case does not matter
+                self._names.setdefault(name.casefold(), model)
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name or alias."""
+        return self._names.get(name) or self._names.get(name.casefold() if "/" in name else name)
+
+    def remove(self, model: Model) -> None:
+        """It is not known any more."""
+        del self.named[model.spec.name]
+        self._names = {known: other for known, other in self._names.items() if other is not model}

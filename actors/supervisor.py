@@ -13,15 +13,18 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 
 from actors.errors import LoadFailed, RejectedError, Rejection
+from actors.explain import explain
 from actors.hub.progress import Progress
+from actors.ledger import Ledger
 from actors.messages import (
     Acquire,
     Cancel,
+    Drain,
     Effect,
     EnsureReady,
     Event,
@@ -30,6 +33,10 @@ from actors.messages import (
     Finished,
     Grant,
     Halt,
+    Learn,
+    Look,
+    Measured,
+    RanOut,
     Reject,
     Released,
     Shutdown,
@@ -38,8 +45,9 @@ from actors.messages import (
     Tick,
 )
 from actors.model import ModelActor
+from actors.observer import Observer
 from actors.planner import Planner
-from actors.roster import ModelSpec, ModelStatus
+from actors.roster import ModelSpec, ModelStatus, Outlook
 from actors.runtime import Actor, spawn
 
 log = structlog.get_logger("supervisor")
@@ -69,7 +77,8 @@ ADOPTED_LIMIT = 64
 class Supervisor(Actor[Event]):
     """Owns the planner and the model actors. All times are those of the monotonic clock.
 
-    `adopt` makes a model of a name that is not configured, if it may be had.
+    `adopt` makes a model of a name that is not configured, if it may be had. Without an `observer` nothing is
+    known of any memory.
     """
 
     def __init__(
@@ -77,8 +86,10 @@ class Supervisor(Actor[Event]):
         planner: Planner,
         models: dict[str, ModelActor],
         adopt: Callable[[str], "Adopted | None"] = lambda _: None,
+        observer: Observer | None = None,
     ) -> None:
         super().__init__("supervisor")
+        self._observer = observer
         self._adopt = adopt
         self._adopted: deque[str] = deque()
         self._planner = planner
@@ -94,6 +105,8 @@ class Supervisor(Actor[Event]):
         for model in self._models.values():
             model.start()
         super().start()
+        if self._observer is not None:
+            self._observer.attach(self.tell)
 
     async def shut_down(self, grace: float) -> None:
         """Stop every model when its leases end, and at the latest after `grace` seconds."""
@@ -107,15 +120,23 @@ class Supervisor(Actor[Event]):
 
     @asynccontextmanager
     async def lease(
-        self, model: str, *, timeout: float, slot: bool = True, load: bool = True
+        self,
+        model: str,
+        *,
+        timeout: float,
+        slot: bool = True,
+        load: bool = True,
+        on_ticket: Callable[[int], None] = lambda _: None,
     ) -> AsyncIterator[Lease]:
         """Wait for a lease on a model, at most `timeout` seconds; it is given back when the block ends.
 
+        `on_ticket` is told the number by which `outlook` knows what is waited for.
         Raises `RejectedError`. A requester that is cancelled while it waits leaves the queue at once.
         """
         ticket = next(self._tickets)
         reply: asyncio.Future[Grant | Rejection] = asyncio.get_running_loop().create_future()
         self._replies[ticket] = reply
+        on_ticket(ticket)
         self.tell(
             Acquire(ticket=ticket, model=model, deadline=time.monotonic() + timeout, slot=slot, load=load)
         )
@@ -146,9 +167,34 @@ class Supervisor(Actor[Event]):
         """How far the download of a model's files is; None when there is none."""
         return self._models[model].progress
 
+    def outlook(self, ticket: int) -> Outlook | None:
+        """What a request waits for; None if it does not."""
+        return self._planner.outlook(ticket, time.monotonic())
+
     def describe(self) -> list[ModelStatus]:
         """Every model's status now. Reading it changes nothing and keeps nothing alive."""
         return self._planner.describe(time.monotonic())
+
+    async def plan(self, name: str) -> dict[str, Any] | None:
+        """What would be decided if somebody asked for this model now; None if its files are not on the disk.
+
+        Nothing is changed or downloaded. Raises `StartError` for files that are no model.
+        """
+        actor = self._models[name]
+        demand = await actor.appraise()
+        if demand is None:
+            return None
+        now = time.monotonic()
+        (status,) = [status for status in self._planner.describe(now) if status.name == name]
+        decision = None if status.placement else self._planner.plan(name, demand, now)
+        placement = status.placement if decision is None else decision.placement
+        predicted = await asyncio.to_thread(actor.predict, placement) if placement else None
+        return explain(name, demand, decision, placement, predicted, self._planner.ledger)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Who has what memory. To be read, not to be kept or changed."""
+        return self._planner.ledger
 
     @property
     def waiting(self) -> int:
@@ -195,16 +241,49 @@ class Supervisor(Actor[Event]):
                 self._answer(ticket, reason)
             case Fetch(model=model, epoch=epoch):
                 self._models[model].tell(FetchFiles(epoch=epoch))
-            case Start(model=model, epoch=epoch, why=why):
-                log.info("model starts", model=model, epoch=epoch, why=why)
-                self._models[model].tell(EnsureReady(epoch=epoch))
+            case Start():
+                self._start(effect)
+            case Drain(model=model, epoch=epoch, why=why):
+                log.info("model drains", model=model, epoch=epoch, why=why)
             case Halt(model=model, epoch=epoch, why=why):
                 log.info("model stops", model=model, epoch=epoch, why=why)
                 self._models[model].tell(Stop(epoch=epoch))
+            case Measured() | RanOut() | Look():
+                self._observe(effect)
             case Finished():
                 self.finished.set()
             case _:
                 assert_never(effect)
+
+    def _start(self, effect: Start) -> None:
+        placement = effect.placement
+        shares = placement.shares if placement is not None else ()
+        managed = placement is not None and placement.managed
+        spilled = managed and effect.place.endswith("host") and self._planner.ledger.devices
+        getattr(log, "warning" if spilled else "info")(
+            "model starts",
+            model=effect.model,
+            epoch=effect.epoch,
+            place=effect.place,
+            why=effect.why,
+            context=placement.option.context if placement is not None else None,
+            set_aside={share.device: share.bytes for share in shares},
+            certainty=placement.option.certainty if placement is not None else None,
+        )
+        self._models[effect.model].tell(EnsureReady(epoch=effect.epoch, placement=placement))
+
+    def _observe(self, effect: Measured | RanOut | Look) -> None:
+        match effect:
+            case RanOut(model=model, surcharge=surcharge, demand=demand, placement=placement):
+                log.warning("model ran out of memory", model=model, next_time_more=surcharge)
+                settings = f"{demand.settings} {placement.option.kind}"
+                self._models[model].tell(Learn(file=demand.file, settings=settings, surcharge=surcharge))
+            case Measured() if self._observer is not None:
+                self._observer.learn(effect)
+            case Look(delay=delay) if self._observer is not None:
+                self._observer.monitor.ask_soon(delay)
+            case _:
+                pass
 
     def _answer(self, ticket: int, answer: Grant | Rejection) -> None:
         reply = self._replies.pop(ticket, None)

@@ -31,6 +31,7 @@ def make_app(gateway: Gateway, views: Views) -> web.Application:
         ("/v1/models", views.models),
         ("/models", views.models),
         ("/v1/models/{name:.+}", views.model),
+        ("/admin/plan", views.plan),
     ):
         router.add_get(path, _quiet(view))
     for endpoint in ENDPOINTS:
@@ -74,7 +75,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         exchange.status = exchange.status or response.status
         if not response.prepared:
-            response.headers["X-Request-Id"] = request_id
+            response.headers.update(exchange.headers)
         return response
     except asyncio.CancelledError:
         exchange.client_left()
@@ -112,7 +113,7 @@ def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -
             request.transport.abort()
         raise ConnectionResetError("the answer had begun")
     dialect = dialect_of(request.path)
-    headers = {"X-Request-Id": exchange.request_id}
+    headers = exchange.headers
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:

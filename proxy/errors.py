@@ -47,6 +47,7 @@ REJECTIONS: dict[type[Rejection], tuple[int, str]] = {
     rejections.QueueFull: (429, "queue_full"),
     rejections.QueueTimeout: (503, "queue_timeout"),
     rejections.LoadFailed: (503, "model_load_failed"),
+    rejections.NoGpu: (503, "no_gpu"),
     rejections.ShuttingDown: (503, "shutting_down"),
 }
 

@@ -29,12 +29,14 @@ class Exchange:
         "model",
         "path",
         "phase",
+        "place",
         "queued",
         "quiet",
         "request_id",
         "started_at",
         "status",
         "stream",
+        "ticket",
         "tokens",
         "variant",
     )
@@ -48,6 +50,9 @@ class Exchange:
         self.model: str | None = None
         self.epoch: int | None = None
         self.variant: str | None = None
+        self.place: str | None = None
+        """Where the model runs, in words."""
+        self.ticket = 0
         self.stream: bool | None = None
         self.status = 0
         self.error: str | None = None
@@ -66,10 +71,23 @@ class Exchange:
         self.model = grant.model
         self.epoch = grant.epoch
         self.variant = grant.variant
+        self.place = grant.place
         self.queued += grant.queued
         self.fetched += grant.fetched
         self.loaded += grant.loaded
         self.phase = "prompt"
+
+    def queued_as(self, ticket: int) -> None:
+        """The request waits under this number."""
+        self.ticket = ticket
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every answer to it tells."""
+        told = {"X-Request-Id": self.request_id}
+        if self.place is not None:
+            told["X-Model-Place"] = self.place
+        return told
 
     def first_byte(self) -> None:
         """The answer begins."""
@@ -104,6 +122,8 @@ class Exchange:
             fields["model"] = self.model
         if self.variant is not None:
             fields["variant"] = self.variant
+        if self.place is not None:
+            fields["place"] = self.place
         if self.epoch is not None:
             fields["epoch"] = self.epoch
             fields["stream"] = self.stream

@@ -136,7 +136,11 @@ class Gateway:
             for last_try in (False, True):
                 exchange.phase = "queue"
                 async with self.supervisor.lease(
-                    model, timeout=self.limits.queue_timeout, slot=slot, load=load
+                    model,
+                    timeout=self.limits.queue_timeout,
+                    slot=slot,
+                    load=load,
+                    on_ticket=exchange.queued_as,
                 ) as lease:
                     exchange.granted(lease.grant)
                     address = lease.grant.endpoint
@@ -287,15 +291,15 @@ class Gateway:
 
     def _what_happens(self, exchange: Exchange) -> str:
         """What a request waits for, in words for its client."""
-        if exchange.phase != "queue" or exchange.model is None:
+        if exchange.phase != "queue":
             return "the model reads the prompt"
-        name = self.supervisor.resolve(exchange.model)
-        for model in self.supervisor.describe():
-            if model.name == name:
-                progress = self.supervisor.progress(name)
-                doing = f"downloading, {progress}" if progress else str(model.state)
-                return f"waiting for {name}: {doing}; {self.supervisor.waiting} in the queue"
-        return "waiting"
+        outlook = self.supervisor.outlook(exchange.ticket)
+        if outlook is None:
+            return "waiting"
+        progress = self.supervisor.progress(outlook.model)
+        doing = f"downloading, {progress}" if progress else outlook.why or str(outlook.state)
+        turn = f"place {outlook.position} in its queue, about {outlook.seconds:.0f} s"
+        return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
 
     async def _raw(
         self, request: web.Request, exchange: Exchange, lease: Lease, response: UpstreamResponse
@@ -305,7 +309,7 @@ class Gateway:
         exchange.status = head.status
         headers = {name: value for name, value in head.headers.items() if name not in FORBIDDEN_OUT}
         client = web.StreamResponse(status=head.status, headers=headers)
-        client.headers["X-Request-Id"] = exchange.request_id
+        client.headers.update(exchange.headers)
         if (length := head.headers.get("content-length")) is not None:
             client.content_length = int(length)
         elif request.version < HttpVersion11:
@@ -324,6 +328,8 @@ class Gateway:
         first: bytes = b"",
     ) -> web.StreamResponse:
         """Stream to the client. Once its head is out, an error can only be a last frame, or a cut."""
+        if not client.prepared:
+            client.headers.update(exchange.headers)
         await client.prepare(request)
         relay = Relay(
             request,

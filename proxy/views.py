@@ -5,12 +5,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
-from actors.gpu import Gpu, GpuMonitor
+from actors.backends import StartError
+from actors.calibration import Card
+from actors.config import Config
+from actors.gpu import Gpu
 from actors.hub.hub import Hub
 from actors.hub.progress import Progress
+from actors.ledger import Ledger
 from actors.lifecycle import RUNNING, State
+from actors.observer import Observer
 from actors.roster import ModelStatus
 from actors.supervisor import Supervisor
 from proxy.errors import ApiError
@@ -32,13 +38,13 @@ class Views:
     """Answers from one snapshot of the supervisor."""
 
     def __init__(
-        self, supervisor: Supervisor, hub: Hub, monitor: GpuMonitor, *, version: str, pool_size: int
+        self, supervisor: Supervisor, hub: Hub, observer: Observer, config: Config, *, version: str
     ) -> None:
         self._supervisor = supervisor
         self._hub = hub
-        self._monitor = monitor
+        self._observer = observer
+        self._config = config
         self._version = version
-        self._pool_size = pool_size
         self._started = time.monotonic()
         self._created = int(time.time())
 
@@ -52,18 +58,51 @@ class Views:
             "version": self._version,
             "uptime_seconds": round(time.monotonic() - self._started, 1),
             "pool": {
-                "size": self._pool_size,
+                "size": self._config.server_pool.size,
                 "running": len(running),
                 "ready": sum(model.state is State.READY for model in models),
                 "busy_slots": sum(model.busy for model in models),
             },
             "queue": {"waiting": self._supervisor.waiting},
-            "gpus": [_gpu(gpu) for gpu in self._monitor.gpus],
-            "gpu_error": self._monitor.error,
+            **self._memory(),
             "servers": [_server(model) for model in running],
             "models": {model.name: _model(model, self._supervisor.progress(model.name)) for model in models},
         }
         return web.json_response(body, status=503 if closing else 200)
+
+    def _memory(self) -> dict[str, Any]:
+        """The GPUs and the host: what there is, who has it, and how well that was predicted."""
+        sample, ledger, gpu = self._observer.monitor.sample, self._supervisor.ledger, self._config.gpu
+        return {
+            "gpus": [_gpu(gpu, ledger) for gpu in sample.gpus],
+            "gpus_lost": sample.lost,
+            "gpu_error": sample.error,
+            "gpu_policy": {
+                "managed": gpu.managed,
+                "allocation_strategy": gpu.strategy,
+                "on_no_gpu": gpu.without_gpu,
+                "partial_offload": gpu.partial_offload,
+            },
+            "host": {"total_memory": sample.host.total, "available_memory": sample.host.available},
+            "predictions": [_card(card) for card in self._observer.cards],
+        }
+
+    async def plan(self, request: web.Request) -> web.Response:
+        """Where `?model=` would go, what it would take, and who would have to make room. Changes nothing."""
+        asked = request.query.get("model")
+        if not asked:
+            raise ApiError(400, "name a model: /admin/plan?model=NAME", param="model")
+        name = self._supervisor.resolve(asked)
+        if name is None:
+            raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
+        try:
+            answer = await self._supervisor.plan(name)
+        except StartError as error:
+            raise ApiError(422, error.failure.message, code="model_unusable", param="model") from None
+        if answer is None:
+            message = f"model {name!r} is not downloaded yet, so that nothing is known of its memory"
+            raise ApiError(409, message, code="model_not_downloaded", param="model")
+        return web.json_response(answer)
 
     async def live(self, _request: web.Request) -> web.Response:
         """The process answers."""
@@ -136,13 +175,35 @@ def _model(model: ModelStatus, progress: Progress | None) -> dict[str, Any]:
         "load_seconds": _rounded(model.load_seconds),
         "ready_seconds": _rounded(model.ready_seconds),
         "idle_seconds": _rounded(model.idle_seconds),
+        "place": model.place,
+        "placement": _placement(model),
         "failures": model.failures,
         "retry_in": _rounded(model.retry_in),
         "error": model.error,
     }
 
 
-def _gpu(gpu: Gpu) -> dict[str, Any]:
+def _placement(model: ModelStatus) -> dict[str, Any] | None:
+    if (placement := model.placement) is None:
+        return None
+    return {
+        "how": placement.how,
+        "why": placement.why,
+        "context": placement.option.context,
+        "certainty": placement.option.certainty,
+        "layers": {share.device: share.layers for share in placement.shares},
+        "predicted_memory": {share.device: share.bytes for share in placement.shares},
+        "gpu_memory": dict(model.memory),
+        "host_memory": placement.host,
+    }
+
+
+def _card(card: Card) -> dict[str, Any]:
+    """How far predictions were off on this kind of card: parts of the whole, and bytes too few at worst."""
+    return msgspec.to_builtins(card)  # type: ignore[no-any-return]
+
+
+def _gpu(gpu: Gpu, ledger: Ledger) -> dict[str, Any]:
     return {
         "index": gpu.index,
         "uuid": gpu.uuid,
@@ -153,6 +214,13 @@ def _gpu(gpu: Gpu) -> dict[str, Any]:
         "utilization": gpu.utilization,
         "temperature": gpu.temperature,
         "power_watts": gpu.power,
+        "reserved_memory": {
+            model: ledger.taken(holding, gpu.uuid)
+            for model, holding in ledger.holdings.items()
+            if gpu.uuid in holding.reserved
+        },
+        "foreign_memory": ledger.foreign.get(gpu.uuid),
+        "room_for_models": ledger.rooms().get(gpu.uuid),
         "processes": [{"pid": pid, "used_memory": used} for pid, used in gpu.processes.items()],
         "driver": gpu.driver,
     }

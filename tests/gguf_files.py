@@ -105,6 +105,7 @@ def many_experts(path: Path, layers: int = 60) -> Path:
         tensors.append((f"{block}.ffn_gate_inp.weight", (4096, 128), F32))
     metadata = {
         "llama.block_count": layers,
+        "llama.context_length": 131072,
         "llama.embedding_length": 4096,
         "llama.attention.head_count": 32,
         "llama.expert_count": 128,

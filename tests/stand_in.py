@@ -1,6 +1,7 @@
 """A stand-in for llama-server that misbehaves on order: `python -m tests.stand_in <flags> --do X`.
 
-It takes the flags it needs and ignores llama-server's others. `--do` may be given several times.
+It takes the flags it needs and ignores llama-server's others. `--do` may be given several times. With
+`--oom-until N` it finds no memory until the file `--oom-count` says that it has been started N times.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 CHUNK = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "stand-in"}
 
@@ -90,9 +92,21 @@ def main() -> None:
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--do", action="append", default=[])
+    parser.add_argument("--oom-until", type=int, default=0)
+    parser.add_argument("--oom-count", type=Path)
+    parser.add_argument("--version", action="version", version="version: 1 (stand-in)")
     options, _ = parser.parse_known_args()
     orders = set(options.do)
     print("stand-in starts", flush=True)
+    if options.oom_count is not None:
+        starts = int(options.oom_count.read_text()) if options.oom_count.exists() else 0
+        options.oom_count.write_text(str(starts + 1))
+        if starts < options.oom_until:
+            print(
+                "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 900.00 MiB on device 0: "
+                "cudaMalloc failed: out of memory"
+            )
+            sys.exit("llama_model_load: error loading model: unable to allocate CUDA0 buffer")
     if "ignore-term" in orders:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "grandchild" in orders:

@@ -1,17 +1,24 @@
 """How a model's server comes to run, behind two protocols that the model actor drives.
 
-* `process`   a llama.cpp server as a child process: a `llama-server` binary, or
-* `embedded`  the same server from the `xllamacpp` package, run as `python -m actors.backends.embedded`
-* `children`  child processes in groups of their own, their log lines, and the sweep of orphans
+* `process`     a llama.cpp server as a child process: a `llama-server` binary, or
+* `embedded`    the same server from the `xllamacpp` package, run as `python -m actors.backends.embedded`
+* `command`     which of them, with which flags, and its version
+* `prediction`  what the model will take, by its header, its settings, and earlier loads
+* `dry_run`     what the server itself says that it will take
+* `llama_log`   what its log tells of memory
+* `children`    child processes in groups of their own, their log lines, and the sweep of orphans
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
+from actors.demand import Demand
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
-from actors.messages import Endpoint
+from actors.memory.predict import Prediction
+from actors.messages import Endpoint, Figures
+from actors.placement import Placement
 
 
 class StartError(Exception):
@@ -41,8 +48,15 @@ class ModelServer(Protocol):
     def lost_port(self) -> bool:
         """Whether it ended because another process took its port first, so that a second try may do."""
 
+    @property
+    def process(self) -> int:
+        """The id of its process group, by which its memory is known."""
+
     def became_ready(self) -> None:
         """Told once, when it has become healthy."""
+
+    def figures(self) -> Figures:
+        """What was predicted for it, and what it told that it allocated."""
 
     def log_tail(self) -> tuple[str, ...]:
         """Its latest log lines."""
@@ -64,7 +78,19 @@ class Backend(Protocol):
     """Fetches the files of one model, and starts its server."""
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
-        """Have the files on the disk, and look into them. Raises `StartError`."""
+        """Have the files on the disk. Raises `StartError`."""
 
-    async def start(self, epoch: int, files: ModelFiles) -> ModelServer:
-        """Start it without waiting until it is healthy. Raises `StartError`."""
+    async def find(self) -> ModelFiles | None:
+        """The files if they are on the disk already. Raises `StartError`."""
+
+    async def appraise(self, files: ModelFiles) -> Demand | None:
+        """Look into the files: what the model will take; None if that is not known. Raises `StartError`."""
+
+    def predict(self, placement: Placement) -> Prediction | None:
+        """What llama.cpp will allocate there, of the files last looked at; None if that is not known."""
+
+    def learn(self, file: str, settings: str, surcharge: int) -> None:
+        """It ran out of memory: predict so many bytes more of each GPU for such settings."""
+
+    async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> ModelServer:
+        """Start it there without waiting until it is healthy. Raises `StartError`."""

@@ -84,6 +84,11 @@ class Child:
         return cls(process, on_line)
 
     @property
+    def pid(self) -> int:
+        """Its pid, which is also the id of its session and group."""
+        return self._process.pid
+
+    @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal, or None while it runs."""
         return self._process.returncode

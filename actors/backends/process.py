@@ -1,111 +1,49 @@
 """llama.cpp servers as child processes: the binary, or the embedded one; ports, flags and health."""
 
 import asyncio
-import importlib.util
-import os
 import re
 import shlex
-import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import structlog
 
 from actors.backends import StartError
 from actors.backends.children import Child
-from actors.config import BUILTIN, Model, ServerPool
+from actors.backends.command import EMBEDDED, build_of, find_command, python_path, server_flags
+from actors.backends.dry_run import dry_run
+from actors.backends.llama_log import BufferLog, out_of_memory
+from actors.backends.prediction import Appraisal, Predictor
+from actors.config import BUILTIN, Config, Model
+from actors.demand import Demand
 from actors.demo import demo_path
 from actors.errors import ConfigError, Failure
-from actors.gguf import Header, HeaderError, read_model
 from actors.hub.cache import ModelFiles
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
-from actors.hub.progress import Progress
-from actors.messages import Endpoint
+from actors.hub.progress import Progress, readable_size
+from actors.memory.predict import Prediction
+from actors.memory.projector import TOKEN_LIMIT
+from actors.messages import Endpoint, Figures
+from actors.placement import Placement
 from actors.runtime import spawn
 
 log = structlog.get_logger("model")
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 _BAD_NEWS = re.compile(
     r"\b(error|failed|failure|unable|cannot|could ?n.t|invalid|exception|abort|assert|out of memory|not)\b",
     re.I,
 )
 _PORT_TAKEN = re.compile(r"bind|address already in use|HTTP server error", re.I)
+_HOST = re.compile(r"^(CPU|Host)|Host$|_Host\b")
+"""llama.cpp's names of buffers in the host's memory: CPU, CPU_Mapped, CPU_REPACK, CUDA_Host."""
 _SEVERE = re.compile(r"^(?:[\d.]+ )?[WE]\s|\b(?:error|failed)\b", re.IGNORECASE)
 _ERROR = re.compile(r"^(?:[\d.]+ )?E\s|\b(?:error|failed)\b", re.IGNORECASE)
 """While it serves, llama-server warns about ordinary things with every request."""
-
-
-def find_command(pool: ServerPool, model: Model) -> list[str]:
-    """The command of a model's server, without its flags. Raises `ConfigError` when there is none.
-
-    A command of the model or the pool comes first, then `llama-server` on the PATH, then the embedded
-    server; `server_pool.runtime` can insist on either of the last two.
-    """
-    command = model.command or pool.command
-    if command and (pool.runtime != "embedded" or model.command):
-        return shlex.split(command) if isinstance(command, str) else list(command)
-    if pool.runtime != "embedded" and (binary := shutil.which("llama-server")):
-        return [binary]
-    if pool.runtime == "llama-server":
-        raise ConfigError(
-            "server_pool.runtime: no llama-server on the PATH; install llama.cpp or set server_pool.command"
-        )
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise ConfigError(
-            "server_pool.runtime: there is neither a llama-server on the PATH nor the xllamacpp package; "
-            "install either one (pip install xllamacpp)"
-        )
-    return [sys.executable, "-m", "actors.backends.embedded"]
-
-
-def server_flags(
-    name: str, model: Model, pool: ServerPool, files: ModelFiles, endpoint: Endpoint
-) -> list[str]:
-    """llama-server's flags for a model; the user's own come last, so that they win."""
-    flags = [
-        "--model",
-        str(files.path),
-        "--alias",
-        name,
-        "--host",
-        endpoint.host,
-        "--port",
-        str(endpoint.port),
-    ]
-    flags += ["--parallel", str(model.parallel)]
-    if model.parallel > 1:
-        flags += ["--kv-unified"]
-    if model.ctx_size is not None:
-        flags += ["--ctx-size", str(model.ctx_size)]
-    layers = model.gpu_layers if model.gpu_layers is not None else pool.gpu_layers
-    if layers is not None:
-        flags += ["--gpu-layers", str(layers)]
-    if model.embeddings:
-        flags += ["--embeddings"]
-    if model.reranking:
-        flags += ["--reranking"]
-    if files.projector is not None:
-        flags += ["--mmproj", str(files.projector)]
-    return [*flags, *pool.arguments, *model.arguments]
-
-
-def read_model_file(path: Path) -> Header:
-    """The header of a model with all its parts. Raises `StartError` for what is no model. Blocking."""
-    try:
-        return read_model(path)
-    except FileNotFoundError as error:
-        reason = "no such file" if str(error.filename) == str(path) else f"{error.filename} is missing"
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}"
-    except HeaderError as error:
-        reason = str(error)
-    raise StartError(Failure(message=f"{path}: {reason}", retryable=False))
 
 
 class PortBook:
@@ -151,8 +89,11 @@ class LlamaServer:
         ports: PortBook,
         grace: float,
         on_ready: Callable[[], None],
+        figures: Callable[[], Figures],
     ) -> None:
         self.endpoint = endpoint
+        self.process = child.pid
+        self._figures = figures
         self._child = child
         self._session = session
         self._ports = ports
@@ -182,7 +123,11 @@ class LlamaServer:
         )
         cause = [line for line in self._child.tail if _BAD_NEWS.search(line)][-3:]
         said = f"; its log says: {' / '.join(cause)}" if cause else ""
-        return Failure(message=f"the model server {how} {when}{said}", log_tail=self.log_tail())
+        message = f"the model server {how} {when}{said}"
+        if (lack := out_of_memory(self._child.tail)) is None:
+            return Failure(message=message, log_tail=self.log_tail())
+        message = f"out of memory: {message}"
+        return Failure(message=message, log_tail=self.log_tail(), kind="out_of_memory", lacking=lack.asked)
 
     @property
     def lost_port(self) -> bool:
@@ -201,6 +146,10 @@ class LlamaServer:
     def became_ready(self) -> None:
         """Loading is over: from now on its log is interesting only when something is wrong."""
         self._on_ready()
+
+    def figures(self) -> Figures:
+        """What was predicted for it, and what its log tells that it allocated."""
+        return self._figures()
 
     async def wait_exited(self, timeout: float | None = None) -> None:
         """Return when the process has ended, or after `timeout` seconds."""
@@ -222,38 +171,30 @@ class LlamaServerBackend:
         self,
         name: str,
         model: Model,
-        pool: ServerPool,
+        config: Config,
         *,
         hub: Hub,
         session: aiohttp.ClientSession,
         ports: PortBook,
+        predictor: Predictor,
         cache: Path,
     ) -> None:
         self._name = name
         self._model = model
-        self._pool = pool
+        self._config = config
+        self._pool = config.server_pool
         self._hub = hub
         self._session = session
         self._ports = ports
+        self._predictor = predictor
         self._cache = cache
+        self._appraisal: Appraisal | None = None
+        self._learned = 0
+        self._unwritten: list[tuple[str, str, int]] = []
+        self._refused_by_dry_run = False
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
-        """Find the file, or fetch it, and read its header."""
-        files = await self._find_files(on_progress)
-        header = await asyncio.to_thread(read_model_file, files.path)
-        log.info(
-            "model file",
-            model=self._name,
-            path=str(files.path),
-            variant=files.label or None,
-            architecture=header.architecture,
-            quantization=header.quantization,
-            context_length=header.context_length,
-            bytes=header.size,
-        )
-        return files
-
-    async def _find_files(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        """Find the files, or fetch them."""
         model = self._model
         if name := model.hub_name:
             try:
@@ -267,18 +208,108 @@ class LlamaServerBackend:
             return ModelFiles(path=await self._make_demo(model.path.removeprefix(BUILTIN)))
         return ModelFiles(path=Path(model.path), projector=Path(model.mmproj) if model.mmproj else None)
 
-    async def start(self, epoch: int, files: ModelFiles) -> LlamaServer:
-        """Start the server."""
+    async def find(self) -> ModelFiles | None:
+        """The files, if they are on the disk."""
+        if name := self._model.hub_name:
+            return await asyncio.to_thread(
+                self._hub.cache.find, name, self._model.revision, self._model.mmproj
+            )
+        return await self.fetch(lambda _: None)
+
+    async def appraise(self, files: ModelFiles) -> Demand:
+        """Read the headers, and predict what the model will take."""
+        build = await build_of(self._command())
+        self._appraisal = found = await asyncio.to_thread(self._look, files, build)
+        header = found.header
+        log.info(
+            "model file",
+            model=self._name,
+            path=str(files.path),
+            variant=files.label or None,
+            architecture=header.architecture,
+            quantization=header.quantization,
+            context_length=header.context_length,
+            bytes=header.size,
+        )
+        return msgspec.structs.replace(found.demand, surcharge=self._learned)
+
+    def _look(self, files: ModelFiles, build: str) -> Appraisal:
+        """Blocking."""
+        while self._unwritten:
+            self._predictor.ran_out(*self._unwritten.pop())
+        return self._predictor.appraise(self._model, files, build, self._appraisal)
+
+    def predict(self, placement: Placement) -> Prediction | None:
+        """What llama.cpp will allocate there, of the files last looked at."""
+        return self._appraisal.predict(placement) if self._appraisal else None
+
+    def learn(self, file: str, settings: str, surcharge: int) -> None:
+        """It ran out of memory: the next prediction is by so many bytes higher."""
+        self._learned += surcharge
+        self._unwritten.append((file, settings, surcharge))
+
+    async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> LlamaServer:
+        """Start the server at its place, after its own dry run where the prediction is not exact."""
+        command = self._command()
+        if placement is not None and placement.shares and placement.option.certainty != "exact":
+            await self._try_dry(command, files, placement)
+        return await self._launch(command, files, epoch, placement)
+
+    def _command(self) -> list[str]:
         try:
-            command = find_command(self._pool, self._model)
+            return find_command(self._pool, self._model)
         except ConfigError as error:
             raise StartError(Failure(message=str(error), retryable=False)) from error
-        return await self._launch(command, files, epoch)
 
-    async def _launch(self, command: list[str], files: ModelFiles, epoch: int) -> LlamaServer:
+    @staticmethod
+    def _environment(placement: Placement | None) -> dict[str, str]:
+        # A stack trace would push the cause of a failure out of the log's tail.
+        own = {"PYTHONPATH": python_path(), "GGML_NO_BACKTRACE": "1"}
+        return own if placement is None else {**own, **placement.environment}
+
+    def _flags(self, files: ModelFiles, endpoint: Endpoint, placement: Placement | None) -> list[str]:
+        limited = self._appraisal is not None and self._appraisal.limits_images
+        return server_flags(
+            self._name,
+            self._model,
+            self._pool,
+            files,
+            endpoint,
+            placement,
+            image_tokens=TOKEN_LIMIT if limited else None,
+        )
+
+    async def _try_dry(self, command: list[str], files: ModelFiles, placement: Placement) -> None:
+        """Raise `StartError` if by its own word the server will take more than is set aside for it, once."""
+        if not self._config.gpu.dry_run or command == EMBEDDED or self._appraisal is None:
+            return
+        argv = [*command, *self._flags(files, Endpoint("127.0.0.1", 0), placement)]
+        environment = self._environment(placement)
+        key = f"{self._appraisal.demand.file} {self._appraisal.demand.build} {environment} {argv}"
+        found = await asyncio.to_thread(self._predictor.remembered, key)
+        if found is None:
+            found = await dry_run(argv, environment=environment)
+            if found is None:
+                return
+            await asyncio.to_thread(self._predictor.remember, key, found)
+        told = {device: breakdown.total for device, breakdown in found.items()}
+        log.info(
+            "dry run", model=self._name, bytes=told, set_aside=[share.bytes for share in placement.shares]
+        )
+        lacking = max(told.get(f"CUDA{nth}", 0) - share.bytes for nth, share in enumerate(placement.shares))
+        refuses = lacking > 0 and not self._refused_by_dry_run
+        self._refused_by_dry_run = refuses
+        if refuses:
+            message = f"the model server's dry run takes {readable_size(lacking)} more than was predicted"
+            raise StartError(Failure(message=message, kind="out_of_memory", lacking=lacking))
+
+    async def _launch(
+        self, command: list[str], files: ModelFiles, epoch: int, placement: Placement | None
+    ) -> LlamaServer:
         endpoint = Endpoint(self._pool.host, self._ports.take())
-        argv = [*command, *server_flags(self._name, self._model, self._pool, files, endpoint)]
+        argv = [*command, *self._flags(files, endpoint, placement)]
         server_log = log.bind(model=self._name, epoch=epoch, source="model server")
+        buffers = BufferLog()
         loading = True
 
         def on_line(line: str) -> None:
@@ -288,11 +319,21 @@ class LlamaServerBackend:
                 server_log.info("server log", line=line)
             else:
                 server_log.debug("server log", line=line)
+            if loading:
+                buffers.feed(line)
 
-        log.info("server starts", model=self._name, epoch=epoch, command=shlex.join(argv))
+        predicted = await asyncio.to_thread(self.predict, placement) if placement else None
+        environment = self._environment(placement)
+        log.info(
+            "server starts",
+            model=self._name,
+            epoch=epoch,
+            command=shlex.join(argv),
+            environment=environment,
+            predicted=_in_words(placement, predicted),
+        )
         try:
-            # The embedded server is a module of this checkout, wherever the gateway was started from.
-            child = await Child.start(argv, environment={"PYTHONPATH": _python_path()}, on_line=on_line)
+            child = await Child.start(argv, environment=environment, on_line=on_line)
         except OSError as error:
             self._ports.give_back(endpoint.port)
             message = f"{argv[0]} cannot be executed: {error.strerror}"
@@ -305,7 +346,15 @@ class LlamaServerBackend:
             nonlocal loading
             loading = False
 
-        return LlamaServer(child, endpoint, self._session, self._ports, self._pool.stop_timeout, became_ready)
+        return LlamaServer(
+            child,
+            endpoint,
+            self._session,
+            self._ports,
+            self._pool.stop_timeout,
+            became_ready,
+            lambda: figures(placement, predicted, buffers.sizes),
+        )
 
     async def _make_demo(self, name: str) -> Path:
         """The built-in model's file. A child writes it: numpy would stay in the gateway's memory."""
@@ -316,7 +365,7 @@ class LlamaServerBackend:
         argv = [sys.executable, "-m", "actors.demo", str(path)]
         if name == "demo-embed":
             argv.append("--embed")
-        child = await Child.start(argv, environment={"PYTHONPATH": _python_path()}, on_line=lambda _: None)
+        child = await Child.start(argv, environment={"PYTHONPATH": python_path()}, on_line=lambda _: None)
         reader = spawn(child.read_output(), name=f"writing {path}")
         try:
             await child.wait()
@@ -329,8 +378,34 @@ class LlamaServerBackend:
         return path
 
 
-def _python_path() -> str:
-    return os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+def figures(
+    placement: Placement | None, predicted: Prediction | None, sizes: Mapping[str, Mapping[str, int]]
+) -> Figures:
+    """Of a loaded model. CUDA counts the devices that a process sees from 0, in the order that it is told."""
+    shares = placement.shares if placement is not None else ()
+    told = {device: sum(kinds.values()) for device, kinds in sizes.items()}
+    host = [size for device, size in told.items() if _HOST.search(device)]
+    return Figures(
+        predicted=tuple(usage.total for usage in predicted.gpus) if predicted else (),
+        buffers=tuple(told.get(f"CUDA{nth}") for nth in range(len(shares))),
+        host_predicted=predicted.host.total if predicted else 0,
+        host_buffers=sum(host) if host else None,
+        devices=tuple(
+            device for device, kinds in sizes.items() if "weights" in kinds and not _HOST.search(device)
+        ),
+    )
+
+
+def _in_words(placement: Placement | None, predicted: Prediction | None) -> dict[str, dict[str, int]] | None:
+    """Bytes by device and component, for the log."""
+    if predicted is None or placement is None:
+        return None
+    devices = [share.device for share in placement.shares]
+    usages = [*zip(devices, predicted.gpus, strict=True), ("host", predicted.host)]
+    return {
+        device: {part: getattr(usage, part) for part in ("weights", "kv", "compute", "output")}
+        for device, usage in usages
+    }
 
 
 def _bracket(host: str) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from actors.backends import StartError
+from actors.demand import Demand
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
-from actors.messages import Endpoint
+from actors.messages import Endpoint, Figures
+from actors.placement import Placement
 
 
 class FakeServer:
@@ -17,6 +19,7 @@ class FakeServer:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.process = endpoint.port
         self.healthy = asyncio.Event()
         self.died = asyncio.Event()
         self.stopped = 0
@@ -30,6 +33,9 @@ class FakeServer:
 
     def became_ready(self) -> None:
         self.serving = True
+
+    def figures(self) -> Figures:
+        return Figures()
 
     def log_tail(self) -> tuple[str, ...]:
         return ("last words",)
@@ -65,6 +71,9 @@ class FakeBackend:
         self.fetching = asyncio.Event()
         self.starts: list[FakeServer] = []
         self.loses_port = 0
+        self.demand: Demand | None = None
+        self.learned: list[tuple[str, str, int]] = []
+        self.placements: list[Placement | None] = []
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
         await asyncio.sleep(0)
@@ -76,7 +85,20 @@ class FakeBackend:
             raise StartError(self.fetch_failure)
         return ModelFiles(path=Path("m.gguf"))
 
-    async def start(self, epoch: int, files: ModelFiles) -> FakeServer:
+    async def find(self) -> ModelFiles | None:
+        return ModelFiles(path=Path("m.gguf"))
+
+    async def appraise(self, files: ModelFiles) -> Demand | None:
+        return self.demand
+
+    def predict(self, placement: Placement) -> None:
+        return None
+
+    def learn(self, file: str, settings: str, surcharge: int) -> None:
+        self.learned.append((file, settings, surcharge))
+
+    async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> FakeServer:
+        self.placements.append(placement)
         assert files.path.name == "m.gguf"
         await asyncio.sleep(0)
         if self.failure is not None:

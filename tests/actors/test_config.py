@@ -46,7 +46,9 @@ def test_the_shipped_file_states_the_defaults() -> None:
         ({"server": {"port": "x"}}, "server.port: expected int, got str"),
         ({"server": {"port": 70000}}, "server.port: expected int <= 65535"),
         ({"server": 5}, "server: expected object, got int"),
-        ({"server_pool": {"size": 0}}, "server_pool.size: expected int >= 1"),
+        ({"server_pool": {"size": -1}}, "server_pool.size: expected int >= 0"),
+        ({"gpu": {"allocation_strategy": "best"}}, "gpu.allocation_strategy: invalid enum value 'best'"),
+        ({"gpu": {"on_no_gpu": "panic"}}, "gpu.on_no_gpu: invalid enum value 'panic'"),
         ({"server_pool": {"runtime": "docker"}}, "server_pool.runtime: invalid enum value 'docker'"),
         ({"server_pool": {"arguments": "-fa"}}, "server_pool.arguments: expected array, got str"),
         ([], "the top level: expected object, got array"),
@@ -75,12 +77,35 @@ def test_what_is_wrong_is_named_by_its_path(data: Any, message: str) -> None:
             {"a": {"path": "x"}, "b": {"path": "x", "aliases": ["a"]}},
             "'a' is already that of llama_cpp.models.a",
         ),
+        (
+            {"a": {"path": "x", "devices": [0, 1], "tensor_split": [1]}},
+            "a.tensor_split: expected a share for each of its devices, got 1 for 2",
+        ),
+        ({"a": {"path": "x", "devices": [0], "tensor_split": [0]}}, "at least one share must be above 0"),
+        ({"a": {"path": "x", "devices": [0, "0"]}}, "a.devices: a device is named twice"),
     ],
 )
 def test_models_that_make_no_sense(models: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config({"llama_cpp": {"models": models}}, folder=HERE)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "expected"),
+    [
+        ({}, (True, "single-gpu-preferred", "cpu")),
+        ({"enabled": False}, (False, "single-gpu-preferred", "cpu")),
+        ({"enable_gpu_monitoring": False}, (False, "single-gpu-preferred", "cpu")),
+        ({"allocation_strategy": "distribute"}, (True, "distribute", "cpu")),
+        ({"gpu_allocation_strategy": "distribute"}, (True, "distribute", "cpu")),
+        ({"cpu_fallback": False}, (True, "single-gpu-preferred", "fail")),
+        ({"cpu_fallback": False, "on_no_gpu": "queue"}, (True, "single-gpu-preferred", "queue")),
+    ],
+)
+def test_keys_of_the_gpus_with_two_names(gpu: Any, expected: tuple[bool, str, str]) -> None:
+    found = parse_config({"gpu": gpu}, folder=HERE).gpu
+    assert (found.managed, found.strategy, found.without_gpu) == expected
 
 
 def test_references_to_the_environment() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from actors.errors import Failure
 from actors.hub.progress import Progress
-from actors.messages import BecameReady, EnsureReady, Event, Exited, Fetched, FetchFiles, Stop
+from actors.messages import BecameReady, EnsureReady, Event, Exited, Fetched, FetchFiles, Spawned, Stop
 from actors.model import PORT_TRIES, ModelActor
 from tests.actors.fake_backend import FakeBackend
 
@@ -17,6 +17,14 @@ class Reports:
 
     def __init__(self) -> None:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.spawned: list[Spawned] = []
+
+    def take(self, event: Event) -> None:
+        """A process is told of before anything else of it."""
+        if isinstance(event, Spawned):
+            self.spawned.append(event)
+        else:
+            self.events.put_nowait(event)
 
     async def exited(self) -> Exited:
         event = await self.events.get()
@@ -46,7 +54,7 @@ def reports() -> Reports:
 
 @pytest.fixture
 async def actor(backend: FakeBackend, reports: Reports) -> AsyncIterator[ModelActor]:
-    actor = ModelActor("m", backend, reports.events.put_nowait, stall_timeout=0.05)
+    actor = ModelActor("m", backend, reports.take, stall_timeout=0.05)
     actor.start()
     yield actor
     await actor.stop()
@@ -65,6 +73,7 @@ async def test_a_life(actor: ModelActor, backend: FakeBackend, reports: Reports)
     await start(actor, reports)
     assert (await reports.ready()).epoch == 1
     assert backend.starts[0].serving
+    assert reports.spawned == [Spawned(model="m", epoch=1, process=backend.starts[0].process)]
     actor.tell(EnsureReady(epoch=1))
     actor.tell(Stop(epoch=0))
     actor.tell(Stop(epoch=1))
@@ -121,7 +130,7 @@ async def test_a_defect_of_the_backend_is_a_failure(reports: Reports) -> None:
         async def fetch(self, _on_progress: object) -> None:
             raise ValueError("bad file")
 
-    actor = ModelActor("m", Broken(), reports.events.put_nowait, stall_timeout=1)  # type: ignore[arg-type]
+    actor = ModelActor("m", Broken(), reports.take, stall_timeout=1)  # type: ignore[arg-type]
     actor.start()
     actor.tell(FetchFiles(epoch=1))
     failure = (await reports.exited()).failure
@@ -175,7 +184,7 @@ async def test_a_fetch_is_given_up_and_begun_again(
 
 async def test_it_ends_while_it_fetches(backend: FakeBackend, reports: Reports) -> None:
     backend.gate = asyncio.Event()
-    actor = ModelActor("m", backend, reports.events.put_nowait, stall_timeout=1)
+    actor = ModelActor("m", backend, reports.take, stall_timeout=1)
     actor.start()
     actor.tell(FetchFiles(epoch=1))
     await backend.fetching.wait()

@@ -21,6 +21,7 @@ from actors.messages import (
     Acquire,
     BecameReady,
     Cancel,
+    Drain,
     Effect,
     Endpoint,
     Event,
@@ -30,6 +31,9 @@ from actors.messages import (
     Finished,
     Grant,
     Halt,
+    Look,
+    Measured,
+    RanOut,
     Reject,
     Released,
     Shutdown,
@@ -60,18 +64,18 @@ class World:
         self.now = 0.0
         self.tickets = 0
         self.fetches_slowly = False
+        self.told: list[Effect] = []
 
     def send(self, event: Event, after: float = 0.0) -> list[Effect]:
         """The effects; files are there as soon as they are wanted, unless `fetches_slowly`."""
         self.now += after
         effects = self.planner.handle(event, self.now)
-        if self.fetches_slowly:
-            return effects
-        fetches = [effect for effect in effects if isinstance(effect, Fetch)]
-        effects = [effect for effect in effects if not isinstance(effect, Fetch)]
-        for fetch in fetches:
-            effects += self.planner.handle(Fetched(model=fetch.model, epoch=fetch.epoch), self.now)
-        return effects
+        if not self.fetches_slowly:
+            for fetch in [effect for effect in effects if isinstance(effect, Fetch)]:
+                effects.remove(fetch)
+                effects += self.planner.handle(Fetched(model=fetch.model, epoch=fetch.epoch), self.now)
+        self.told += [effect for effect in effects if isinstance(effect, Drain | Look | Measured | RanOut)]
+        return [effect for effect in effects if not isinstance(effect, Drain | Look | Measured | RanOut)]
 
     def ask(self, model: str, *, slot: bool = True, load: bool = True, wait: float = 1000) -> list[Effect]:
         self.tickets += 1
@@ -415,7 +419,8 @@ def test_files_are_fetched_before_the_pool_is_asked_for_room() -> None:
     (halt,) = world.send(Fetched(model="b", epoch=1))
     assert isinstance(halt, Halt)
     (start,) = world.gone("a")
-    assert start == Start("b", 1, "asked for")
+    assert isinstance(start, Start)
+    assert (start.model, start.epoch) == ("b", 1)
     grants = world.ready("b", after=2)
     assert [(grant.ticket, grant.fetched, grant.loaded) for grant in grants if isinstance(grant, Grant)] == [
         (2, 5, 2),

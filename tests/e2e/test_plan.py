@@ -1,6 +1,7 @@
 """`run.py plan`, as a user types it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from tests.gguf_files import many_experts, write
 
 def run(config: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(CHECKOUT / "run.py"), "--config", str(config), "plan", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(config.parent)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,8 @@ def test_for_people(config: Path) -> None:
     assert answer.returncode == 0
     assert "experts on host: with its experts it fits nowhere; they are on the host" in answer.stdout
     assert "GPU 0 [####" in answer.stdout
-    assert "prediction: bound; GPUs: pretended" in answer.stdout
+    assert "GPUs: pretended" in answer.stdout
+    assert "prediction: bound; context 8,192; load: not known yet" in answer.stdout
     assert "llama-server: --fit off --gpu-layers 999 --override-tensor" in answer.stdout
 
 
@@ -69,9 +72,8 @@ def test_for_people(config: Path) -> None:
         (("none",), "none: is no configured model, no downloaded one, and no file"),
         (("far",), "far: is not downloaded yet: run.py pull far"),
         (("org/other:Q8_0",), "is not downloaded yet: run.py pull org/other:Q8_0"),
-        (("gone",), "gone: cannot be read: No such file"),
-        (("demo",), "too small to plan for"),
-        (("small",), "a language model's dimensions are missing"),
+        (("gone",), "gone.gguf: no such file"),
+        (("demo",), "is built in, and written when it is first asked for"),
         (("moe", "--kv", "q9"), "'q9' is no type of a cache"),
         (("moe", "--ctx", "-5"), "expected numbers above 0"),
         (("moe", "--gpus", "many"), "--gpus: expected MiB with commas between"),
@@ -82,6 +84,28 @@ def test_what_is_wrong(words: tuple[str, ...], message: str, config: Path) -> No
     assert answer.returncode == 1
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_a_header_that_says_too_little_is_guessed_by_its_size(config: Path) -> None:
+    answer = json.loads(run(config, "small", "--gpus", "2000", "--json").stdout)
+    assert (answer["placement"], answer["certainty"]) == ("one GPU", "fallback")
+    assert answer["gpus"][0]["set_aside"] > config.with_name("small.gguf").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            ("moe", "--ctx", "4000000"),
+            "a context of 4,000,000 tokens, 2,000,000 for each of 2 slots, is more than the 131,072",
+        ),
+        (("moe", "--kv", "q4_0"), None),
+    ],
+)
+def test_impossible_settings(words: tuple[str, ...], reason: str | None, config: Path) -> None:
+    answer = run(config, *words, "--gpus", "24000")
+    assert answer.returncode == (reason is not None)
+    assert (reason or "") in answer.stderr
 
 
 def test_without_a_gpu_it_says_so(config: Path) -> None:

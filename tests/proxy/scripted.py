@@ -19,14 +19,18 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from actors.calibration import Calibration
+from actors.config import Config, ServerPool
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu import GpuMonitor
 from actors.hub.cache import CachedModel
 from actors.hub.hub import Hub
 from actors.hub.progress import Progress
+from actors.ledger import Ledger
 from actors.lifecycle import State
 from actors.messages import Endpoint, Grant
-from actors.roster import ModelStatus
+from actors.observer import Observer
+from actors.roster import ModelStatus, Outlook
 from actors.supervisor import Lease, Supervisor
 from proxy.app import make_app, make_runner
 from proxy.generate import Gateway, Limits
@@ -280,6 +284,11 @@ class FakeSupervisor:
         self.download: Progress | None = None
         self.waiting = 0
         self.closing = False
+        self.ledger = Ledger()
+
+    def outlook(self, ticket: int) -> Outlook | None:
+        assert ticket == 1
+        return Outlook(model="demo", state=State.STARTING, position=2, seconds=7.4, why=None)
 
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
@@ -295,9 +304,16 @@ class FakeSupervisor:
 
     @asynccontextmanager
     async def lease(
-        self, model: str, *, timeout: float, slot: bool = True, load: bool = True
+        self,
+        model: str,
+        *,
+        timeout: float,
+        slot: bool = True,
+        load: bool = True,
+        on_ticket: Callable[[int], None],
     ) -> AsyncIterator[Lease]:
         assert timeout > 0
+        on_ticket(1)
         self.asked.append(Asked(model, slot, load))
         if self.rejection is not None:
             raise RejectedError(self.rejection)
@@ -323,6 +339,9 @@ class FakeSupervisor:
             self.freed.set()
 
 
+NOTHING_LEARNED = Calibration(None)
+
+
 class FakeHub:
     """A hub with nothing in its cache."""
 
@@ -345,6 +364,9 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
         "failures": 0,
         "retry_in": None,
         "error": None,
+        "place": None,
+        "placement": None,
+        "memory": {},
     }
     return ModelStatus(name=name, state=state, **{**defaults, **fields})
 
@@ -410,8 +432,9 @@ async def door(
             keepalive_interval=keepalive_interval,
         )
         hub = cast("Hub", FakeHub())
-        monitor = GpuMonitor(0, list)
-        views = Views(real, hub, monitor, version="1.2.3", pool_size=3)
+        observer = Observer(GpuMonitor(0), NOTHING_LEARNED, manages=True)
+        config = Config(server_pool=ServerPool(size=3))
+        views = Views(real, hub, observer, config, version="1.2.3")
         app = make_app(Gateway(real, upstream, limits), views)
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from actors.backends import StartError
-from actors.backends.process import PortBook, find_command, read_model_file, server_flags
-from actors.config import Model, ServerPool
+from actors.backends.command import find_command, server_flags
+from actors.backends.prediction import Predictor
+from actors.backends.process import PortBook
+from actors.calibration import Calibration
+from actors.config import Config, Model, ServerPool
 from actors.errors import ConfigError
 from actors.hub.cache import ModelFiles
 from actors.messages import Endpoint
@@ -78,8 +81,15 @@ def test_the_flags(pool: dict[str, Any], model: dict[str, Any], expected: str, p
     if projector:
         assert flags.index("--mmproj") + 1 == flags.index("/p.gguf")
         flags = [flag for flag in flags if flag not in ("--mmproj", "/p.gguf")]
+    at = flags.index("--log-verbosity")  # at which llama.cpp tells the sizes of its buffers
+    assert flags[at + 1] == "4"
+    del flags[at : at + 2]
     first = "--model /x.gguf --alias org/m --host 127.0.0.1 --port 81"
     assert " ".join(flags) == f"{first} {expected}"
+
+
+def appraise(path: Path) -> None:
+    Predictor(Config(), Calibration(None), list).appraise(Model(path=str(path)), ModelFiles(path=path), "")
 
 
 @pytest.mark.parametrize(
@@ -97,17 +107,17 @@ def test_the_file(content: bytes | None, message: str | None, tmp_path: Path) ->
     if content is not None:
         path.write_bytes(content)
     if message is None:
-        read_model_file(path)
+        appraise(path)
         return
     with pytest.raises(StartError, match=message) as caught:
-        read_model_file(path)
+        appraise(path)
     assert str(path) in caught.value.failure.message
     assert not caught.value.failure.retryable
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="cannot be read: Is a directory"):
-        read_model_file(tmp_path)
+        appraise(tmp_path)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

@@ -1,0 +1,147 @@
+"""The command of a model server: which program, which flags, and which version it is."""
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.backends.children import Child
+from actors.config import Model, ServerPool
+from actors.errors import ConfigError
+from actors.hub.cache import ModelFiles
+from actors.memory.flags import is_given
+from actors.messages import Endpoint
+from actors.placement import Placement
+from actors.runtime import spawn
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+EMBEDDED = [sys.executable, "-m", "actors.backends.embedded"]
+
+VERSION_TIMEOUT = 5.0
+"""Seconds for a program to tell its version. A large one on a slow disk takes some the first time."""
+
+_VERSION = re.compile(r"version: (\S+)")
+
+
+def find_command(pool: ServerPool, model: Model) -> list[str]:
+    """The command of a model's server, without its flags. Raises `ConfigError` when there is none.
+
+    A command of the model or the pool comes first, then `llama-server` on the PATH, then the embedded
+    server; `server_pool.runtime` can insist on either of the last two.
+    """
+    command = model.command or pool.command
+    if command and (pool.runtime != "embedded" or model.command):
+        return shlex.split(command) if isinstance(command, str) else list(command)
+    if pool.runtime != "embedded" and (binary := shutil.which("llama-server")):
+        return [binary]
+    if pool.runtime == "llama-server":
+        raise ConfigError(
+            "server_pool.runtime: no llama-server on the PATH; install llama.cpp or set server_pool.command"
+        )
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise ConfigError(
+            "server_pool.runtime: there is neither a llama-server on the PATH nor the xllamacpp package; "
+            "install either one (pip install xllamacpp)"
+        )
+    return list(EMBEDDED)
+
+
+def server_flags(
+    name: str,
+    model: Model,
+    pool: ServerPool,
+    files: ModelFiles,
+    endpoint: Endpoint,
+    placement: Placement | None = None,
+    *,
+    image_tokens: int | None = None,
+) -> list[str]:
+    """llama-server's flags for a model; the user's own come last, so that they win.
+
+    Without a placement, or with one that is not managed, llama.cpp decides where the model goes.
+    """
+    flags = [
+        "--model",
+        str(files.path),
+        "--alias",
+        name,
+        "--host",
+        endpoint.host,
+        "--port",
+        str(endpoint.port),
+    ]
+    flags += ["--parallel", str(model.parallel)]
+    if model.parallel > 1:
+        flags += ["--kv-unified"]
+    own = [*pool.arguments, *model.arguments]
+    if placement is not None and placement.option.context and (placement.managed or placement.option.shrunk):
+        flags += ["--ctx-size", str(placement.option.context)]
+    elif model.ctx_size is not None:
+        flags += ["--ctx-size", str(model.ctx_size)]
+    layers = model.gpu_layers if model.gpu_layers is not None else pool.gpu_layers
+    if placement is not None and placement.managed:
+        flags += placement.arguments
+    elif layers is not None:
+        flags += ["--gpu-layers", str(layers)]
+    if image_tokens is not None:
+        flags += ["--image-max-tokens", str(image_tokens)]
+    if not is_given(own, "-lv", "--verbosity", "--log-verbosity"):
+        flags += ["--log-verbosity", "4"]  # at which llama.cpp tells the sizes of its buffers
+    if model.embeddings:
+        flags += ["--embeddings"]
+    if model.reranking:
+        flags += ["--reranking"]
+    if files.projector is not None:
+        flags += ["--mmproj", str(files.projector)]
+    return [*flags, *own]
+
+
+_builds: dict[tuple[str, ...], str] = {}
+
+
+async def build_of(command: Sequence[str]) -> str:
+    """The version of a model server, as it tells it; empty if it tells none. Asked once of each program."""
+    if list(command) == EMBEDDED:
+        return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+    key = (*command, await asyncio.to_thread(_changed_at, command[0]))
+    if key not in _builds:
+        _builds[key] = await _ask_version(command)
+    return _builds[key]
+
+
+def _changed_at(program: str) -> str:
+    """When a program was last changed: another version has the same name. Blocking."""
+    found = shutil.which(program)
+    return str(Path(found).stat().st_mtime_ns) if found else ""
+
+
+async def _ask_version(command: Sequence[str]) -> str:
+    found: list[str] = []
+
+    def on_line(line: str) -> None:
+        if match := _VERSION.search(line):
+            found.append(match[1])
+
+    try:
+        child = await Child.start([*command, "--version"], environment={}, on_line=on_line)
+    except OSError:
+        return ""
+    reader = spawn(child.read_output(), name="version of the model server")
+    try:
+        await child.wait(VERSION_TIMEOUT)
+    finally:
+        await child.stop(0.0)
+        reader.cancel()
+    return found[0] if found else ""
+
+
+def python_path() -> str:
+    """What lets the embedded server, a module of this checkout, be found from anywhere."""
+    return os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))

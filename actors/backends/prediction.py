@@ -1,0 +1,221 @@
+"""What a model will take, by its headers, its settings, and what earlier loads took. Blocking."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from actors.backends import StartError
+from actors.backends.llama_log import Breakdown
+from actors.calibration import Calibration
+from actors.config import Config, Model
+from actors.demand import Demand, Projector, demand_of, demand_of_size
+from actors.errors import Failure
+from actors.gguf import Header, read_model
+from actors.hub.cache import ModelFiles
+from actors.memory.flags import check, is_given, projector_flags, settings_of
+from actors.memory.predict import Prediction, Settings, Usage, predict
+from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
+from actors.memory.shape import Shape, ShapeError
+from actors.placement import Placement
+
+UNKNOWN_CONTEXT = 4096
+"""Tokens, where neither the settings nor the header say."""
+
+VERSION = 1
+"""Of the predictor: what was learned about another one's errors is not applied."""
+
+
+class Appraisal:
+    """A model's files as they were looked at. `demand` is for the next load, `predicted` before correction.
+
+    `limits_images`: the size of images has to be limited, or the memory would grow with each larger one.
+    """
+
+    def __init__(
+        self,
+        header: Header,
+        shape: Shape | None,
+        settings: Settings,
+        projector: Projector,
+        *,
+        predicted: Demand,
+        capacity: int,
+        limits_images: bool,
+    ) -> None:
+        self.header = header
+        self.predicted = self.demand = predicted
+        self.capacity = capacity
+        self.limits_images = limits_images
+        self._shape = shape
+        self.settings = settings
+        self._projector = projector
+
+    def predict(self, placement: Placement) -> Prediction | None:
+        """What llama.cpp will allocate there, by component; None where only a guess could be made."""
+        if self._shape is None:
+            return None
+        option = placement.option
+        told = msgspec.structs.replace(
+            self.settings,
+            context=option.context,
+            gpu_layers=option.gpu_layers,
+            overrides=option.overrides,
+            tensor_split=[share.layers for share in placement.shares] if len(placement.shares) > 1 else None,
+            main_gpu=0,
+        )
+        found = predict(self._shape, told, [1] * len(placement.shares))
+        holder = found.gpus[0] if found.gpus else found.host
+        for usage, part in ((holder, self._projector.device), (found.host, self._projector.host)):
+            usage.weights += part.weights
+            usage.compute += part.compute
+        return found
+
+
+class Predictor:
+    """Makes demands. `capacity` gives the bytes of each GPU."""
+
+    def __init__(
+        self, config: Config, calibration: Calibration, capacity: Callable[[], Sequence[int]]
+    ) -> None:
+        self._config = config
+        self._calibration = calibration
+        self._capacity = capacity
+
+    def appraise(
+        self, model: Model, files: ModelFiles, build: str, before: Appraisal | None = None
+    ) -> Appraisal:
+        """Read the headers and predict, unless that was done `before` for the same files on the same GPUs.
+
+        Raises `StartError` for what is no model, and for settings that llama.cpp would refuse.
+        """
+        try:
+            return self._appraise(model, files, build, before)
+        except FileNotFoundError as error:
+            same = str(error.filename) == str(files.path)
+            reason = "no such file" if same else f"{error.filename} is missing"
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+        except ValueError as error:  # HeaderError is one
+            reason = str(error)
+        raise StartError(Failure(message=f"{files.path}: {reason}", retryable=False))
+
+    def _appraise(self, model: Model, files: ModelFiles, build: str, before: Appraisal | None) -> Appraisal:
+        sizes = sorted(self._capacity())
+        # Of those that it may have we know only how many they are.
+        capacity = sum(sizes[: len(model.devices) or None])
+        file = _identity(files)
+        if before is not None and (before.predicted.file, before.capacity) == (file, capacity):
+            found = before
+        else:
+            found = self._look(model, files, capacity)
+        key = msgspec.json.encode([VERSION, found.settings, build]).decode()
+        told = msgspec.structs.replace(found.predicted, file=file, settings=key, build=build)
+        found.predicted = told
+        found.demand = self._corrected(told, len(sizes))
+        return found
+
+    def _look(self, model: Model, files: ModelFiles, capacity: int) -> Appraisal:
+        header = read_model(files.path)
+        settings, automatic = self._settings(model, header)
+        projector, limits_images = self._projector(model, files, settings)
+        shape: Shape | None = None
+        try:
+            shape = Shape(header)
+        except ShapeError:
+            demand = demand_of_size(header.size, settings.context)
+        else:
+            longer = model.longer_context or is_given(
+                self._arguments(model), "--rope-scaling", "--rope-scale", "--yarn-orig-ctx"
+            )
+            check(shape, settings, longer_context=longer)
+            demand = demand_of(shape, settings, automatic=automatic, projector=projector, capacity=capacity)
+        return Appraisal(
+            header,
+            shape,
+            settings,
+            projector,
+            predicted=demand,
+            capacity=capacity,
+            limits_images=limits_images,
+        )
+
+    def _settings(self, model: Model, header: Header) -> tuple[Settings, bool]:
+        """What llama-server will be told of it, and whether the context is ours to choose."""
+        arguments = self._arguments(model)
+        trained = header.context_length or UNKNOWN_CONTEXT
+        told = settings_of(arguments, context=model.ctx_size or trained, parallel=model.parallel)
+        automatic = not model.ctx_size and not is_given(arguments, "-c", "--ctx-size")
+        if told.context == 0:
+            told = msgspec.structs.replace(told, context=trained)
+        layers = model.gpu_layers if model.gpu_layers is not None else self._config.server_pool.gpu_layers
+        own = is_given(arguments, "-ngl", "--gpu-layers", "--n-gpu-layers")
+        if not own and layers is not None and layers >= 0:
+            told = msgspec.structs.replace(told, gpu_layers=layers)
+        return told, automatic
+
+    def _arguments(self, model: Model) -> list[str]:
+        """The flags of llama-server that its memory may depend on."""
+        kind = ["--embeddings"] * model.embeddings + ["--reranking"] * model.reranking
+        return [*kind, *self._config.server_pool.arguments, *model.arguments]
+
+    def ran_out(self, file: str, settings: str, surcharge: int) -> None:
+        """Memory ran out with these settings: they take so many bytes more of each GPU."""
+        self._calibration.ran_out(file, settings, surcharge)
+
+    def remembered(self, key: str) -> dict[str, Breakdown] | None:
+        """What a dry run found."""
+        value = self._calibration.dry_run(key)
+        return None if value is None else msgspec.json.decode(value, type=dict[str, Breakdown])
+
+    def remember(self, key: str, found: dict[str, Breakdown]) -> None:
+        """Keep what a dry run found."""
+        self._calibration.remember_dry_run(key, msgspec.json.encode(found))
+
+    def _projector(self, model: Model, files: ModelFiles, settings: Settings) -> tuple[Projector, bool]:
+        """What the projector takes, and whether the size of images has to be limited."""
+        if files.projector is None:
+            return Projector(), False
+        header = read_model(files.projector)
+        told = projector_flags(self._arguments(model))
+        limited = told.image_max_tokens is None and needs_token_limit(header)
+        tokens = TOKEN_LIMIT if limited else told.image_max_tokens
+        device = predict_projector(
+            header,
+            image_max_tokens=tokens,
+            flash_attention=settings.flash_attention,
+            batch_tokens=told.batch_tokens,
+        )
+        inputs = projector_inputs(header, image_max_tokens=tokens, batch_tokens=told.batch_tokens)
+        if told.on_gpu:
+            return Projector(device=device, host=Usage(compute=inputs)), limited
+        return Projector(host=Usage(weights=device.weights, compute=device.compute + inputs)), limited
+
+    def _corrected(self, demand: Demand, gpus: int) -> Demand:
+        """With what earlier loads of the same file and settings took more, or less, than was predicted."""
+        learned: dict[str, tuple[int, int]] = {}
+        options = []
+        for option in demand.options:
+            key = option.kind
+            if option.how != "host" and key not in learned:
+                took = [
+                    max(self._calibration.correction(demand.file, f"{demand.settings} {key}", count))
+                    for count in range(1, max(1, gpus) + 1)
+                ]
+                learned[key] = (took[0], max(took[1:], default=0))
+            one, several = learned.get(key, (0, 0))
+            options.append(
+                msgspec.structs.replace(
+                    option,
+                    compute=max(0, option.compute + one),
+                    shared=None if option.shared is None else max(0, option.shared + several),
+                )
+            )
+        seconds = self._calibration.load_seconds(demand.file)
+        return msgspec.structs.replace(demand, options=tuple(options), load_seconds=seconds)
+
+
+def _identity(files: ModelFiles) -> str:
+    """Of the very files: other contents have another size or another time."""
+    parts = [files.path, files.projector] if files.projector else [files.path]
+    told = [(part.resolve().name, part.stat()) for part in parts]
+    return " ".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in told)

@@ -1,0 +1,243 @@
+"""The ways in which a model can run, and what each takes. Pure; made once for each load, by `demand_of`.
+
+The prediction of one way takes milliseconds. Here they are made in advance, in the order of preference, so
+that the planner, which looks at many placements in each decision, only adds up numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from actors.memory.flags import EXPERTS
+from actors.memory.predict import HOST, Certainty, Settings, Usage, layer_bytes, layer_usages, predict
+from actors.memory.shape import Shape
+
+MIB = 1 << 20
+
+SMALLEST_CONTEXT = 8192
+"""Tokens below which an automatic context does not shrink."""
+
+AMPLE = 4
+"""A model that takes less than this part of all the GPUs will hardly have to do with less."""
+
+SERVER = 55 * MIB
+"""What a model server's process takes of the host beside llama.cpp's buffers (measured)."""
+
+UNKNOWN_MARGIN = 1.25
+"""On the size of a file of which nothing more is known."""
+
+How = Literal["whole", "experts on host", "partial", "host"]
+
+
+class Projector(msgspec.Struct, frozen=True, kw_only=True):
+    """What a projector takes on its device and on the host, at most."""
+
+    device: Usage = msgspec.field(default_factory=Usage)
+    host: Usage = msgspec.field(default_factory=Usage)
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run a model. All sizes are bytes.
+
+    `layers`: each layer on a GPU, with its cache, the output last; those on the host are not in it.
+    `compute` is what one GPU takes beside that, `shared` what each of several takes at most (None: it
+    does not run on several), `projector` what the first of them takes more. `pinned` must be in the host's
+    memory, `mapped` is the part of the file that the system may drop and read again. `gpu_layers` None: all.
+    `shrunk`: the context is smaller than the model's own, for want of memory.
+    """
+
+    how: How
+    context: int
+    gpu_layers: int | None = None
+    overrides: str | None = None
+    layers: tuple[int, ...] = ()
+    compute: int = 0
+    shared: int | None = None
+    projector: int = 0
+    pinned: int = 0
+    mapped: int = 0
+    certainty: Certainty = "exact"
+    shrunk: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What is learned of one way to run a model holds for all the ways of its kind."""
+        return f"{self.how} {self.context}"
+
+    @property
+    def on_one(self) -> int:
+        """Bytes on a single GPU."""
+        return sum(self.layers) + self.compute + self.projector
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model takes, in the order of preference; the host alone comes last, if the settings allow it.
+
+    `load_seconds`: what earlier loads took. `file`, `settings` and `build` say what was predicted for: the
+    model's files, how it is run, and by which version of the server. `surcharge`: bytes of each GPU in its
+    options that were learned by running out of memory since the gateway started.
+    """
+
+    options: tuple[Option, ...]
+    load_seconds: float | None = None
+    file: str = ""
+    settings: str = ""
+    build: str = ""
+    surcharge: int = 0
+
+    @property
+    def on_gpus(self) -> tuple[Option, ...]:
+        """Those that need a GPU."""
+        return tuple(option for option in self.options if option.how != "host")
+
+    @property
+    def on_host(self) -> tuple[Option, ...]:
+        """Those that are the host alone."""
+        return tuple(option for option in self.options if option.how == "host")
+
+
+def demand_of(
+    shape: Shape,
+    settings: Settings,
+    *,
+    automatic: bool = False,
+    projector: Projector | None = None,
+    capacity: int = 0,
+) -> Demand:
+    """Predict every way that could be chosen. Some 10 to 200 ms.
+
+    `automatic`: the context may shrink. `capacity`: bytes of all GPUs; ways that such GPUs will not need are
+    left out. Raises `ValueError` for settings that llama.cpp would refuse.
+    """
+    options = _options(shape, settings, automatic, projector or Projector(), capacity)
+    return Demand(
+        options=tuple(
+            msgspec.structs.replace(option, shrunk=option.context < settings.context) for option in options
+        )
+    )
+
+
+def demand_of_size(size: int, context: int) -> Demand:
+    """For a file whose header does not say what a prediction needs."""
+    guess = int(size * UNKNOWN_MARGIN)
+    common = {"context": context, "certainty": "fallback"}
+    whole = Option(how="whole", layers=(guess,), pinned=SERVER, **common)  # type: ignore[arg-type]
+    host = Option(how="host", gpu_layers=0, pinned=SERVER + guess - size, mapped=size, **common)  # type: ignore[arg-type]
+    return Demand(options=(whole, host))
+
+
+def _options(
+    shape: Shape, settings: Settings, automatic: bool, projector: Projector, capacity: int
+) -> Iterator[Option]:
+    layers = settings.gpu_layers
+    contexts = _contexts(settings) if automatic else [settings.context]
+    told = settings
+    if layers is None or layers > 0:
+        for context in contexts if capacity else contexts[:1]:
+            told = msgspec.structs.replace(settings, context=context)
+            option = _option(shape, told, projector)
+            yield option
+            if option.on_one <= capacity // AMPLE and settings.split:
+                break
+        else:
+            if capacity and layers is None and settings.overrides is None:
+                yield from _spilled(shape, told, projector)
+    if layers is None or layers == 0:
+        for context in contexts:
+            yield _on_host(shape, msgspec.structs.replace(settings, context=context), projector)
+
+
+def _spilled(shape: Shape, settings: Settings, projector: Projector) -> Iterator[Option]:
+    """With a part on the host: the experts, or more and more layers."""
+    if shape.number("expert_count"):
+        yield _option(shape, msgspec.structs.replace(settings, overrides=EXPERTS), projector)
+    layers = layer_usages(shape, settings)
+    sizes = [usage.total for usage in layers]
+    quarters = sorted({max(1, shape.layers * part // 4) for part in range(5)}, reverse=True)
+    for most, least in zip([shape.layers + 1, *quarters], quarters, strict=False):
+        # What is computed in is nearly the same throughout a range: its ends bound it.
+        bound, top = (
+            _option(shape, msgspec.structs.replace(settings, gpu_layers=end), projector)
+            for end in (least, most - 1)
+        )
+        moved = sum(usage.kv for usage in layers[len(layers) - most + 1 : len(layers) - least])
+        compute, pinned = max(bound.compute, top.compute), max(bound.pinned, top.pinned + moved)
+        for count in range(most - 1, least - 1, -1):
+            there = layers[len(layers) - count : len(layers) - least]
+            yield msgspec.structs.replace(
+                bound,
+                gpu_layers=count,
+                layers=tuple(sizes[len(layers) - count :]),
+                compute=compute,
+                shared=None if bound.shared is None else compute,
+                pinned=pinned - sum(usage.kv for usage in there),
+                mapped=bound.mapped - sum(usage.weights for usage in there),
+            )
+
+
+def _contexts(settings: Settings) -> list[int]:
+    """The whole context, then halves of it."""
+    floor = max(SMALLEST_CONTEXT, 2048 * settings.parallel)
+    contexts = [settings.context]
+    while contexts[-1] // 2 >= floor and len(contexts) < 5:
+        contexts.append(contexts[-1] // 2)
+    return contexts
+
+
+def _option(shape: Shape, settings: Settings, projector: Projector) -> Option:
+    told = msgspec.structs.replace(settings, tensor_split=None, main_gpu=0)
+    one = predict(shape, told, [1])
+    layers = tuple(layer_bytes(shape, told))
+    on_gpu = layers if told.gpu_layers is None else layers[max(0, len(layers) - told.gpu_layers) :]
+    spilled = told.overrides is not None or HOST in one.layers
+    partial = told.gpu_layers is not None and told.gpu_layers <= shape.layers
+    compute = max(0, one.gpus[0].total - sum(on_gpu))
+    return Option(
+        how="experts on host" if told.overrides == EXPERTS else "partial" if partial else "whole",
+        context=told.context,
+        gpu_layers=told.gpu_layers if partial else None,
+        overrides=told.overrides,
+        layers=on_gpu,
+        compute=compute,
+        # With several GPUs and a part on the host, no one has more to compute than a single GPU would.
+        shared=None if not told.split else compute if spilled else _shared(shape, told, layers),
+        projector=projector.device.total,
+        pinned=SERVER + one.host.kv + one.host.compute + one.host.output + projector.host.total,
+        mapped=one.host.weights,
+        certainty=_worse(one.certainty, projector),
+    )
+
+
+def _shared(shape: Shape, settings: Settings, layers: Sequence[int]) -> int:
+    """What each of several GPUs takes beside its layers, at most: a first, a middle, or a last one."""
+    most = 0
+    for shares in ((1.0, 1.0), (1.0, 1.0, 1.0)):
+        told = msgspec.structs.replace(settings, tensor_split=shares)
+        split = predict(shape, told, [1] * len(shares))
+        for gpu, usage in enumerate(split.gpus):
+            own = sum(size for size, at in zip(layers, split.layers, strict=True) if at == gpu)
+            most = max(most, usage.total - own)
+    return most + 4096  # and some padding
+
+
+def _on_host(shape: Shape, settings: Settings, projector: Projector) -> Option:
+    told = msgspec.structs.replace(settings, gpu_layers=None, overrides=None, tensor_split=None)
+    alone = predict(shape, told, [])
+    return Option(
+        how="host",
+        context=told.context,
+        gpu_layers=0,
+        pinned=SERVER
+        + alone.host.kv
+        + alone.host.compute
+        + alone.host.output
+        + projector.device.compute
+        + projector.host.total,
+        mapped=alone.host.weights + projector.device.weights,
+        certainty=_worse(alone.certainty, projector),
+    )
+
+
+def _worse(certainty: Certainty, projector: Projector) -> Certainty:
+    return "bound" if certainty == "exact" and projector.device.total else certainty

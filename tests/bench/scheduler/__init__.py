@@ -1,0 +1,1 @@
+"""The planner beside other schedulers on one simulated machine: `make bench-scheduler`."""
