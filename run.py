@@ -224,6 +224,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     try:
         async with asyncio.timeout(DRIVER_PATIENCE):
             await monitor.first()
+            await observer.refresh()
     except TimeoutError:
         log.warning("the GPU driver does not answer", seconds=DRIVER_PATIENCE)
     return observer

@@ -169,6 +169,8 @@ class Allocator:
         for option in options:
             if option.pinned <= room:
                 return option
+        if not self._ledger.devices and model.demand is not None and model.demand.other_gpus:
+            return options[-1]
         message = (
             f"model {model.spec.name!r} needs {mib(option.pinned)} of the host's memory with a context of "
             f"{option.context:,}, and the host has {mib(max(0, int(room)))} for it"
@@ -203,6 +205,8 @@ class Allocator:
         )
 
     def _host_fits(self, option: Option, gone: set[str] | frozenset[str] = frozenset()) -> bool:
+        if not self._claimed_host and self._ledger.holdings.keys() <= gone:
+            return True  # it has the host for itself, whatever it takes
         room = self._ledger.host_room(gone) - self._claimed_host
         # What is larger than the whole memory runs from the disk, whoever makes room.
         whole = option.pinned + option.mapped <= self._host_capacity

@@ -76,7 +76,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     `load_seconds`: what earlier loads took. `file`, `settings` and `build` say what was predicted for: the
     model's files, how it is run, and by which version of the server. `surcharge`: bytes of each GPU in its
-    options that were learned by running out of memory since the gateway started.
+    options that were learned by running out of memory since the gateway started. `other_gpus`: its server may
+    know of GPUs that NVML does not, other makers' for example.
     """
 
     options: tuple[Option, ...]
@@ -85,6 +86,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     settings: str = ""
     build: str = ""
     surcharge: int = 0
+    other_gpus: bool = False
 
     @property
     def on_gpus(self) -> tuple[Option, ...]:

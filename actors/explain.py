@@ -23,7 +23,10 @@ def explain(
     predicted: Prediction | None,
     ledger: Ledger,
 ) -> dict[str, Any]:
-    """For programs; sizes are bytes. No decision: the model runs there already."""
+    """For programs; sizes are bytes. No decision: the model runs there already.
+
+    What is `free` of a GPU counts neither the model itself nor what would make room for it.
+    """
     answer: dict[str, Any] = {"model": name, "action": _action(decision), "reason": _why(decision, placement)}
     answer["load_seconds"] = demand.load_seconds
     answer["evicts"] = _victims(decision, ledger)
@@ -33,8 +36,9 @@ def explain(
     answer["why"] = placement.why
     answer["context"] = placement.option.context
     answer["certainty"] = placement.option.certainty
+    gone = {name, *(victim["model"] for victim in answer["evicts"])}
     answer["gpus"] = [
-        _gpu(ledger, placement, nth, predicted.gpus[nth] if predicted else None)
+        _gpu(ledger, placement, nth, predicted.gpus[nth] if predicted else None, gone)
         for nth in range(len(placement.shares))
     ]
     host = predicted.host if predicted else None
@@ -91,15 +95,20 @@ def _victims(decision: Decision | None, ledger: Ledger) -> list[dict[str, Any]]:
     ]
 
 
-def _gpu(ledger: Ledger, placement: Placement, nth: int, usage: Usage | None) -> dict[str, Any]:
+def _gpu(
+    ledger: Ledger, placement: Placement, nth: int, usage: Usage | None, gone: set[str]
+) -> dict[str, Any]:
     share = placement.shares[nth]
     device = ledger.devices.get(share.device)
+    others = ledger.foreign.get(share.device, 0) + sum(
+        ledger.taken(holding, share.device) for model, holding in ledger.holdings.items() if model not in gone
+    )
     return {
         "index": device.index if device else None,
         "uuid": share.device,
         "name": device.name if device else None,
         "size": device.total if device else None,
-        "free": device.total - device.used if device else None,
+        "free": max(0, device.total - others) if device else None,
         "overhead": device.overhead if device else None,
         "set_aside": share.bytes,
         "layers": share.layers,

@@ -62,10 +62,12 @@ def server_flags(
     placement: Placement | None = None,
     *,
     image_tokens: int | None = None,
+    on_cpu: bool = False,
 ) -> list[str]:
     """llama-server's flags for a model; the user's own come last, so that they win.
 
-    Without a placement, or with one that is not managed, llama.cpp decides where the model goes.
+    Without a placement, or with one that is not managed, llama.cpp decides where the model goes, and how much
+    context fits there; but not a server that runs on the CPU alone (`on_cpu`), which takes what it is told.
     """
     flags = [
         "--model",
@@ -81,7 +83,11 @@ def server_flags(
     if model.parallel > 1:
         flags += ["--kv-unified"]
     own = [*pool.arguments, *model.arguments]
-    if placement is not None and placement.option.context and (placement.managed or placement.option.shrunk):
+    if (
+        placement is not None
+        and placement.option.context
+        and (placement.managed or (on_cpu and placement.option.shrunk))
+    ):
         flags += ["--ctx-size", str(placement.option.context)]
     elif model.ctx_size is not None:
         flags += ["--ctx-size", str(model.ctx_size)]

@@ -218,7 +218,8 @@ class LlamaServerBackend:
 
     async def appraise(self, files: ModelFiles) -> Demand:
         """Read the headers, and predict what the model will take."""
-        build = await build_of(self._command())
+        command = self._command()
+        build = await build_of(command)
         self._appraisal = found = await asyncio.to_thread(self._look, files, build)
         header = found.header
         log.info(
@@ -231,7 +232,7 @@ class LlamaServerBackend:
             context_length=header.context_length,
             bytes=header.size,
         )
-        return msgspec.structs.replace(found.demand, surcharge=self._learned)
+        return msgspec.structs.replace(found.demand, surcharge=self._learned, other_gpus=command != EMBEDDED)
 
     def _look(self, files: ModelFiles, build: str) -> Appraisal:
         """Blocking."""
@@ -277,6 +278,7 @@ class LlamaServerBackend:
             endpoint,
             placement,
             image_tokens=TOKEN_LIMIT if limited else None,
+            on_cpu=self._command() == EMBEDDED,
         )
 
     async def _try_dry(self, command: list[str], files: ModelFiles, placement: Placement) -> None:

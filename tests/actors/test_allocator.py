@@ -740,6 +740,12 @@ def test_devices_that_are_wished_for_and_not_there() -> None:
     assert "none of its devices (3) is there" in reason.message
 
 
+def test_a_server_that_may_have_other_gpus_is_not_refused_for_want_of_host_memory() -> None:
+    demand = Demand(options=(option("host", gpu_layers=0, pinned=20),), other_gpus=True)
+    world = World([], {"a": demand}, host=16)
+    assert started(world.ask("a")) == ["a"]
+
+
 def test_the_host_has_too_little_whoever_makes_room() -> None:
     demand = Demand(options=(option("host", gpu_layers=0, pinned=20),))
     world = World([], {"x": Demand(options=(option("host", pinned=8),)), "a": demand}, host=16)

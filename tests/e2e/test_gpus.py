@@ -117,7 +117,7 @@ def test_the_plan_is_what_happens(start: Start, machine: Machine, real_server: N
     )
     assert f"GPUs: as the gateway on port {port} sees them" in answer.stdout
     assert "(idle; reload " in answer.stdout
-    assert "[====" in answer.stdout
+    assert "[####" in answer.stdout, "whoever is there now would be gone"
 
 
 @pytest.mark.parametrize(
