@@ -5,6 +5,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -84,7 +85,13 @@ def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] 
 
 def _plan(config: Config, options: argparse.Namespace, cache: Path) -> dict[str, Any]:
     model, files = _find(config, options.name, cache)
-    calibration = Calibration(cache / CALIBRATION)
+    with closing(Calibration(cache / CALIBRATION)) as calibration:
+        return _plan_for(config, options, model, files, calibration)
+
+
+def _plan_for(
+    config: Config, options: argparse.Namespace, model: Model, files: ModelFiles, calibration: Calibration
+) -> dict[str, Any]:
     devices, source = _devices(options.gpus, calibration)
     predictor = Predictor(config, calibration, lambda: [device.total for device in devices])
     appraisal = predictor.appraise(_changed(model, options), files, "")

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def test_the_flags(pool: dict[str, Any], model: dict[str, Any], expected: str, p
 
 
 def appraise(path: Path) -> None:
-    Predictor(Config(), Calibration(None), list).appraise(Model(path=str(path)), ModelFiles(path=path), "")
+    with closing(Calibration(None)) as nothing:
+        Predictor(Config(), nothing, list).appraise(Model(path=str(path)), ModelFiles(path=path), "")
 
 
 @pytest.mark.parametrize(
