@@ -86,6 +86,7 @@ class Allocator:
         self._policy = policy
         self._ledger = ledger
         self._now = now
+        self._placing = policy.managed and bool(ledger.devices)
         self._running = [model for model in models if model.life.state in RUNNING]
         self._kept = frozenset(model.spec.name for model in self._running if model.spec.never_evict)
         self._capacities = ledger.capacities(self._kept)
@@ -97,6 +98,7 @@ class Allocator:
         self._free = size - len(self._running)
         self._later = dict(self._rooms)
         _add(self._later, ledger.returns())
+        _add(self._later, ledger.untold())
         for model in leaving:
             _add(self._later, ledger.frees(model.spec.name))
         self._later_free = self._free + len(leaving)
@@ -123,7 +125,8 @@ class Allocator:
     def _choose(self, model: Model) -> Option | Wait | Refuse:
         demand = model.demand or ANYWHERE
         ways = demand.on_gpus if self._policy.managed else ()
-        host = demand.on_host or demand.options[:1]
+        # Where there is no GPU for it to be put on, a server that must have one finds its own.
+        host = demand.on_host or (() if self._placing else demand.options[:1])
         if not ways:
             return self._on_host(model, host)
         if not self._ledger.devices:
@@ -195,6 +198,8 @@ class Allocator:
         return {device: rooms[device] for device in mine}
 
     def _fit(self, model: Model, option: Option, rooms: dict[str, int]) -> tuple[Share, ...] | None:
+        if not self._placing:
+            return ()
         return fit(
             option,
             self._ordered(model, rooms),
@@ -228,11 +233,10 @@ class Allocator:
 
     def _placed(self, model: Model, option: Option, shares: tuple[Share, ...]) -> Placement:
         why = self._reason(model, option, shares)
-        managed = self._policy.managed and bool(self._ledger.devices)
-        return Placement(option=option, shares=shares, why=why, managed=managed)
+        return Placement(option=option, shares=shares, why=why, managed=self._placing)
 
     def _reason(self, model: Model, option: Option, shares: Sequence[Share]) -> str:
-        if option.how == "host":
+        if not shares:
             if model.demand is None or len(model.demand.options) == 1:
                 return "as its settings say"
             return "there is no GPU" if not self._ledger.devices else "no GPU has room for any of it"
@@ -271,7 +275,11 @@ class Allocator:
 
         idle, busy, protected_until = self._candidates(model)
         victims = _cheapest(idle, self._cost, fits) or _cheapest([*idle, *busy], self._cost, fits)
+        late = self._now - since >= self._policy.patience
         if not victims:
+            # Who has lost patience is passed by nobody: what it will get is set aside.
+            if late and (shares := self._fit(model, option, self._capacities)) is not None:
+                self._claim(option, shares)
             return Wait("it waits for models that have only just been loaded", protected_until)
         shares = fits(victims)
         assert shares is not None
@@ -281,6 +289,8 @@ class Allocator:
         if latest > self._now:
             names = ", ".join(repr(victim.spec.name) for victim in victims)
             why = f"{names} would have to make room, and will in {latest - self._now:.1f} s"
+            if late:
+                self._claim(option, shares)
             return Wait(why, latest, placement, tuple(victims))
         for victim in victims:
             self._gone.add(victim.spec.name)

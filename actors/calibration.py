@@ -64,7 +64,7 @@ SCHEMA = (
         seconds REAL NOT NULL,
         host_predicted INTEGER NOT NULL,
         host_buffers INTEGER
-    ) STRICT
+    )
     """,
     "CREATE INDEX loads_of_a_file ON loads (file, settings, id)",
     """
@@ -88,7 +88,7 @@ SCHEMA = (
         measured INTEGER,
         peak INTEGER,
         PRIMARY KEY (load, position)
-    ) STRICT, WITHOUT ROWID
+    ) WITHOUT ROWID
     """,
     "CREATE INDEX devices_of_a_card ON devices (gpu, load)",
     """
@@ -98,7 +98,7 @@ SCHEMA = (
         bytes INTEGER NOT NULL,
         successes INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (file, settings)
-    ) STRICT
+    )
     """,
     """
     CREATE TRIGGER bound_surcharges AFTER INSERT ON surcharges BEGIN
@@ -107,7 +107,7 @@ SCHEMA = (
         );
     END
     """,
-    "CREATE TABLE dry_runs (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT",
+    "CREATE TABLE dry_runs (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
     """
     CREATE TRIGGER bound_dry_runs AFTER INSERT ON dry_runs BEGIN
         DELETE FROM dry_runs WHERE rowid <= (
@@ -274,7 +274,7 @@ class Calibration:
         with self._database() as database:
             database.execute(
                 "INSERT INTO surcharges (file, settings, bytes) VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes, successes = 0",
+                " ON CONFLICT (file, settings) DO UPDATE SET bytes = bytes + excluded.bytes, successes = 0",
                 (file, settings, surcharge),
             )
 

@@ -282,7 +282,7 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
             folder = Path(path.lstrip("/"))
             # In a container the path may be the host's, of which only the top is to be seen.
             for place in (folder, *folder.parents):
-                with suppress(OSError, ValueError):  # not there, or "max"
+                with suppress(OSError, ValueError, KeyError):  # not there, or "max"
                     limit, used = (
                         int((root / mount / place / name).read_text()) for name in (limit_file, use_file)
                     )

@@ -133,6 +133,8 @@ class Ledger:
     def spawned(self, model: str, process: int) -> None:
         """The model's processes are in this group, of which the latest sample may have memory already."""
         holding = self.holdings[model]
+        if holding.process == process:
+            return  # what it has was told from what is foreign already
         holding.process = process
         for share in holding.placement.shares:
             device = self.devices.get(share.device)
@@ -215,6 +217,15 @@ class Ledger:
         gone = [model for model in self.holdings if model not in kept]
         return self.host_room(gone) + min(loading, self._foreign_host)
 
+    def untold(self) -> dict[str, int]:
+        """Bytes on each GPU that one that loads may have by now and that were taken for foreign."""
+        sums: dict[str, int] = {}
+        for holding in self.holdings.values():
+            for device, size in holding.reserved.items():
+                if not holding.is_loaded and device not in holding.seen:
+                    sums[device] = sums.get(device, 0) + min(size, self.foreign.get(device, 0))
+        return sums
+
     def capacities(self, kept: Collection[str]) -> dict[str, int]:
         """The rooms if all models but those that are kept were gone."""
         rooms = self.rooms()
@@ -225,11 +236,9 @@ class Ledger:
             if model not in kept:
                 for device, size in self.frees(model).items():
                     rooms[device] += size
-        # What one has that loads, and that NVML does not tell, was taken for foreign.
-        for holding in self.holdings.values():
-            for device in holding.reserved:
-                if device in rooms and not holding.is_loaded and device not in holding.seen:
-                    rooms[device] += min(holding.reserved[device], self.foreign[device])
+        for device, size in self.untold().items():
+            if device in rooms:
+                rooms[device] += size
         return rooms
 
     def where(self, shares: Iterable[Share]) -> str:

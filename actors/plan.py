@@ -1,6 +1,7 @@
 """`run.py plan`: where a model would go, on this machine or a pretended one, and what it would take."""
 
 import argparse
+import http.client
 import json
 import sys
 import urllib.error
@@ -78,7 +79,9 @@ def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] 
     try:
         with urllib.request.urlopen(url, timeout=GATEWAY_TIMEOUT) as answer:
             told: dict[str, Any] = json.load(answer)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    if not isinstance(told, dict) or "action" not in told:
         return None
     return {**told, "source": f"as the gateway on port {config.server.port} sees them"}
 

@@ -202,9 +202,8 @@ class Planner:
         model.became_ready(event, now)
         holding = self.ledger.holdings[event.model]
         holding.ready_at = now
-        if holding.placement.shares:
-            self._effects.append(Look(1.0))
-        else:
+        self._effects.append(Look(1.0))
+        if not holding.placement.shares:
             self._measure(model, holding)
 
     def _sampled(self, event: MemorySampled, now: float) -> None:

@@ -124,10 +124,11 @@ class LlamaServer:
         cause = [line for line in self._child.tail if _BAD_NEWS.search(line)][-3:]
         said = f"; its log says: {' / '.join(cause)}" if cause else ""
         message = f"the model server {how} {when}{said}"
-        if (lack := out_of_memory(self._child.tail)) is None:
+        if out_of_memory(self._child.tail) is None:
             return Failure(message=message, log_tail=self.log_tail())
+        # What was asked for and could not be had is told, but not how much of it was lacking.
         message = f"out of memory: {message}"
-        return Failure(message=message, log_tail=self.log_tail(), kind="out_of_memory", lacking=lack.asked)
+        return Failure(message=message, log_tail=self.log_tail(), kind="out_of_memory")
 
     @property
     def lost_port(self) -> bool:

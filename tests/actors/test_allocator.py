@@ -1129,3 +1129,9 @@ def test_where_llama_cpp_decides_it_is_only_counted() -> None:
         assert isinstance(effect, Start)
         assert effect.placement is not None
         assert effect.placement.arguments == []
+
+
+def test_layers_for_gpus_are_no_reason_to_wait_where_there_is_no_gpu() -> None:
+    demand = Demand(options=(option("partial", 4, gpu_layers=7),))
+    world = World([], {"a": demand}, host=16, on_no_gpu="cpu")
+    assert started(world.ask("a")) == ["a"]

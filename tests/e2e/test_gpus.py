@@ -206,8 +206,8 @@ def test_out_of_memory_is_tried_once_more_with_what_was_learned(
     assert answer.status_code == status
     assert count.read_text() == "2", "never in a loop"
     first, second = [line["set_aside"]["GPU-big"] for line in gateway.log if line["event"] == "model starts"]
-    assert second == first + 900 * MIB
-    assert gateway.wait_for("model ran out of memory")["next_time_more"] == 900 * MIB
+    assert second == first + 512 * MIB
+    assert gateway.wait_for("model ran out of memory")["next_time_more"] == 512 * MIB
     if status == 503:
         assert "out of memory" in answer.json()["error"]["message"]
 
