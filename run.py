@@ -32,7 +32,6 @@ from actors.hub.hub import Hub
 from actors.hub.names import parse_name
 from actors.model import ModelActor
 from actors.observer import Observer
-from actors.placement import Wish
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
 from actors.planner import Planner
@@ -235,22 +234,6 @@ def make_supervisor(
 ) -> Supervisor:
     """The supervisor with one actor per configured model; nothing runs before `start`."""
     pool = config.server_pool
-    policy = Policy(
-        size=pool.size,
-        queue_size=pool.queue_size,
-        min_residency=pool.min_residency,
-        patience=pool.patience,
-        idle_timeout=pool.idle_timeout,
-        fetch_grace=config.hub.grace,
-        retry_delay=pool.retry_delay,
-        retry_delay_max=pool.retry_delay_max,
-        load_grace=pool.load_grace,
-        managed=config.gpu.managed,
-        strategy=config.gpu.strategy,
-        on_no_gpu=config.gpu.without_gpu,
-        partial=config.gpu.partial_offload,
-        headroom=config.gpu.headroom << 20,
-    )
     predictor = Predictor(config, observer.calibration, lambda: [gpu.total for gpu in observer.monitor.gpus])
     ports = PortBook(pool.host, pool.port_start)
 
@@ -273,11 +256,11 @@ def make_supervisor(
         if hub_name is None or not hub.allows(hub_name):
             return None
         model = Model(repo=hub_name.repo, variant=hub_name.variant)
-        return ModelSpec(name=name, slots=model.parallel), make_actor(name, model)
+        return ModelSpec.of(name, model), make_actor(name, model)
 
     models = config.llama_cpp.models
     actors: dict[str, ModelActor] = {}
-    supervisor = Supervisor(Planner(policy, _specs(models)), actors, adopt, observer)
+    supervisor = Supervisor(Planner(Policy.of(config), _specs(models)), actors, adopt, observer)
     for name, model in models.items():
         actors[name] = make_actor(name, model)
     return supervisor
@@ -292,17 +275,7 @@ def _specs(models: dict[str, Model]) -> list[ModelSpec]:
         if model.hub_name and (hub_name := str(model.hub_name)) not in taken:
             taken.add(hub_name)
             aliases.append(hub_name)
-        wish = Wish(devices=tuple(map(str, model.devices)), split=tuple(model.tensor_split))
-        specs.append(
-            ModelSpec(
-                name=name,
-                aliases=tuple(aliases),
-                slots=model.parallel,
-                wish=wish,
-                priority=model.priority,
-                never_evict=model.never_evict,
-            )
-        )
+        specs.append(ModelSpec.of(name, model, aliases))
     return specs
 
 

@@ -16,7 +16,7 @@ the same time.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -131,9 +131,7 @@ class Allocator:
             return self._on_host(model, host)
         if not self._ledger.devices:
             return self._without_gpu(model, "there is no GPU", host, NoGpu)
-        rooms = self._capacities
-        if model.spec.wish.devices:
-            rooms = {device: room for device, room in rooms.items() if self._may_have(model, device)}
+        rooms = self._ordered(model, self._capacities)
         wished = model.spec.wish
         if not rooms or (wished.split and len(rooms) < len(wished.devices)):
             how_many = "not every one" if rooms else "none"
@@ -182,20 +180,17 @@ class Allocator:
 
     # Whether it fits
 
-    def _may_have(self, model: Model, device: str) -> bool:
-        wished = model.spec.wish.devices
-        return not wished or device in wished or str(self._ledger.devices[device].index) in wished
-
     def _ordered(self, model: Model, rooms: dict[str, int]) -> dict[str, int]:
         """The rooms of the devices that it may have, in the order of its wish."""
         wished = model.spec.wish.devices
         if not wished:
             return rooms
-        index = {device: str(known.index) for device, known in self._ledger.devices.items()}
-        place = {wish: nth for nth, wish in enumerate(wished)}
-        mine = [device for device in rooms if self._may_have(model, device)]
-        mine.sort(key=lambda device: place.get(device, place.get(index[device], 0)))
-        return {device: rooms[device] for device in mine}
+        place: dict[str, int] = {}
+        for device in rooms:
+            names = (device, str(self._ledger.devices[device].index))
+            if name := next((name for name in names if name in wished), None):
+                place[device] = wished.index(name)
+        return {device: rooms[device] for device in sorted(place, key=place.__getitem__)}
 
     def _fit(self, model: Model, option: Option, rooms: dict[str, int]) -> tuple[Share, ...] | None:
         if not self._placing:
@@ -209,8 +204,8 @@ class Allocator:
             alone=self._alone,
         )
 
-    def _host_fits(self, option: Option, gone: set[str] | frozenset[str] = frozenset()) -> bool:
-        if not self._claimed_host and self._ledger.holdings.keys() <= gone:
+    def _host_fits(self, option: Option, gone: Collection[str] = ()) -> bool:
+        if not self._claimed_host and self._ledger.holdings.keys() <= set(gone):
             return True  # it has the host for itself, whatever it takes
         room = self._ledger.host_room(gone) - self._claimed_host
         # What is larger than the whole memory runs from the disk, whoever makes room.

@@ -22,6 +22,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from actors.ledger import GROWTH
+
 log = structlog.get_logger("calibration")
 
 CALIBRATION = "calibration.sqlite3"
@@ -31,9 +33,6 @@ MIB = 1 << 20
 
 START = 500 * MIB
 """Overhead of a card that nobody knows. Public logs have 107 to 560 MiB, and growth on top of that."""
-
-GROWTH = 300 * MIB
-"""What a process may yet take while it works; public logs have 294 to 298 MiB at the first prompts."""
 
 LEAST = 64 * MIB
 """No CUDA process takes less."""

@@ -88,6 +88,10 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     surcharge: int = 0
     other_gpus: bool = False
 
+    def key(self, option: Option) -> str:
+        """Under which it is known what loads with these settings, in this kind of way, took."""
+        return f"{self.settings} {option.kind}"
+
     @property
     def on_gpus(self) -> tuple[Option, ...]:
         """Those that need a GPU."""

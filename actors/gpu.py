@@ -17,6 +17,7 @@ import msgspec
 import psutil
 import structlog
 
+from actors.ledger import Host
 from actors.runtime import spawn
 
 log = structlog.get_logger("gpu")
@@ -69,13 +70,6 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """A MIG instance by its old name, MIG-<UUID of its GPU>/<GPU instance>/<compute instance>."""
 
 
-class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes that this process can have at most, and could have now."""
-
-    total: int
-    available: int
-
-
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """The machine at one moment. `asked_at` is of the monotonic clock, before the question.
 
@@ -86,7 +80,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     asked_at: float
     gpus: tuple[Gpu, ...]
     lost: dict[str, str] = {}
-    host: HostMemory
+    host: Host
     error: str | None = None
 
 
@@ -260,13 +254,13 @@ def _begins(gpu: Gpu, word: str) -> bool:
     return word.startswith("GPU-") and (gpu.mig.removeprefix("MIG-") or gpu.uuid).startswith(word)
 
 
-def host_memory(root: Path = Path("/")) -> HostMemory:
+def host_memory(root: Path = Path("/")) -> Host:
     """The host's memory, as far as the own control group lets it be used. Blocking."""
     memory = psutil.virtual_memory()
     total, available = int(memory.total), int(memory.available)
     for limit, left in _limits(root):
         total, available = min(total, limit), min(available, left)
-    return HostMemory(total=total, available=max(available, 0))
+    return Host(total=total, available=max(available, 0))
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
@@ -307,7 +301,7 @@ class GpuMonitor:
         self._wake = asyncio.Event()
         self._answered = asyncio.Event()
         self.on_sample: Callable[[Sample], None] | None = None
-        self.sample = Sample(asked_at=-math.inf, gpus=(), host=HostMemory(total=0, available=0))
+        self.sample = Sample(asked_at=-math.inf, gpus=(), host=Host(total=0, available=0))
         """Before the first answer it knows nothing, since for ever."""
 
     @property

@@ -16,7 +16,7 @@ LAG = 5.0
 """Seconds in which the memory of a process that ended may come back."""
 
 GROWTH = 300 << 20
-"""Bytes that a server may still take of a GPU with its first prompts, when they were predicted (measured)."""
+"""Bytes that a server may yet take of a GPU while it works; public logs have 294 to 298 MiB."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """The memory of this machine, in bytes. `available` counts what the system can drop."""
+    """Bytes that this process can have at most, and could have now, what can be dropped included."""
 
     total: int
     available: int

@@ -10,11 +10,25 @@ import structlog
 
 from actors.calibration import Calibration, Card, DeviceLoad, Load
 from actors.gpu import Gpu, GpuMonitor, Sample
-from actors.ledger import Device, Host
+from actors.ledger import Device
 from actors.messages import Measured, MemorySampled
 from actors.runtime import spawn
 
 log = structlog.get_logger("memory")
+
+
+def device_of(gpu: Gpu, overhead: int) -> Device:
+    """A GPU as the ledger knows it."""
+    return Device(
+        id=gpu.uuid,
+        index=gpu.index,
+        name=gpu.name,
+        total=gpu.total,
+        used=gpu.used,
+        groups=gpu.groups,
+        overhead=overhead,
+        alone=bool(gpu.mig),  # CUDA does not let a process use several instances
+    )
 
 
 class Observer:
@@ -60,22 +74,10 @@ class Observer:
         report(self._message(sample))
 
     def _message(self, sample: Sample) -> MemorySampled:
-        host = Host(total=sample.host.total, available=sample.host.available) if sample.host.total else None
         gpus = sample.gpus if self._manages else ()
-        devices = tuple(self._device(gpu) for gpu in gpus)
+        devices = tuple(device_of(gpu, self._overheads.get((gpu.name, gpu.driver), 0)) for gpu in gpus)
+        host = sample.host if sample.host.total else None
         return MemorySampled(asked_at=sample.asked_at, devices=devices, host=host)
-
-    def _device(self, gpu: Gpu) -> Device:
-        return Device(
-            id=gpu.uuid,
-            index=gpu.index,
-            name=gpu.name,
-            total=gpu.total,
-            used=gpu.used,
-            groups=gpu.groups,
-            overhead=self._overheads.get((gpu.name, gpu.driver), 0),
-            alone=bool(gpu.mig),  # CUDA does not let a process use several instances
-        )
 
     def learn(self, measured: Measured) -> None:
         """Remember a load, and how much it came to take."""
@@ -106,7 +108,7 @@ class Observer:
         load = Load(
             model=measured.model,
             file=demand.file,
-            settings=f"{demand.settings} {measured.placement.option.kind}",
+            settings=demand.key(measured.placement.option),
             build=demand.build,
             certainty=measured.placement.option.certainty,
             seconds=measured.seconds,

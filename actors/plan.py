@@ -4,7 +4,6 @@ import argparse
 import http.client
 import json
 import sys
-import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -25,9 +24,9 @@ from actors.hub.cache import ModelFiles
 from actors.hub.hub import cache_of
 from actors.hub.names import parse_name
 from actors.hub.progress import readable_size
-from actors.ledger import Device, Host
+from actors.ledger import Device
 from actors.messages import MemorySampled
-from actors.placement import Wish
+from actors.observer import device_of
 from actors.planner import Planner
 from actors.roster import ModelSpec, Policy
 
@@ -112,20 +111,9 @@ def _plan_for(
 def _decide(
     config: Config, name: str, model: Model, appraisal: Appraisal, devices: list[Device]
 ) -> dict[str, Any]:
-    gpu = config.gpu
-    policy = Policy(
-        size=1,
-        managed=gpu.managed,
-        strategy=gpu.strategy,
-        on_no_gpu=gpu.without_gpu,
-        partial=gpu.partial_offload,
-        headroom=gpu.headroom * MIB,
-    )
-    wish = Wish(devices=tuple(map(str, model.devices)), split=tuple(model.tensor_split))
-    planner = Planner(policy, [ModelSpec(name=name, wish=wish)])
-    memory = host_memory()
-    host = Host(total=memory.total, available=memory.available)
-    planner.handle(MemorySampled(asked_at=0.0, devices=tuple(devices), host=host), 0.0)
+    policy = msgspec.structs.replace(Policy.of(config), size=1)
+    planner = Planner(policy, [ModelSpec.of(name, model)])
+    planner.handle(MemorySampled(asked_at=0.0, devices=tuple(devices), host=host_memory()), 0.0)
     decision = planner.plan(name, appraisal.demand, 0.0)
     placement = decision.placement
     predicted = appraisal.predict(placement) if placement else None
@@ -180,15 +168,5 @@ def _devices(pretended: str | None, calibration: Calibration) -> tuple[list[Devi
             for nth, (name, size) in enumerate(zip(names, sizes, strict=True))
         ], "pretended"
     sample = take_sample()
-    gpus = [
-        Device(
-            id=gpu.uuid,
-            index=gpu.index,
-            name=gpu.name,
-            total=gpu.total,
-            used=gpu.used,
-            overhead=calibration.overhead(gpu.name, gpu.driver, ""),
-        )
-        for gpu in sample.gpus
-    ]
+    gpus = [device_of(gpu, calibration.overhead(gpu.name, gpu.driver, "")) for gpu in sample.gpus]
     return gpus, sample.error or "by NVML"

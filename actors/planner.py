@@ -272,9 +272,8 @@ class Planner:
             self._effects.append(Look(0.0))
         if failure is not None and failure.kind == "out_of_memory":
             model.ran_out += 1
-            learns = model.ran_out == 1 and holding is not None and holding.placement.shares
-            if learns and model.demand is not None and holding is not None:
-                placement = holding.placement
+            placement = holding.placement if holding is not None else None
+            if model.ran_out == 1 and model.demand is not None and placement is not None and placement.shares:
                 largest = max(share.bytes for share in placement.shares)
                 more = failure.lacking or max(LEARNED, largest // 10)
                 model.surcharge += more

@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from actors.config import Strategy
+from actors import config
+from actors.config import Config, Strategy
 from actors.demand import Demand
 from actors.errors import Failure, Forbidden, LoadFailed, NeverFits, Rejection, UnknownModel
 from actors.ledger import Ledger
@@ -46,6 +47,27 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     partial: Partial = "last"
     headroom: int = 0
 
+    @classmethod
+    def of(cls, settings: Config) -> "Policy":
+        """As config.yaml says."""
+        pool, gpu = settings.server_pool, settings.gpu
+        return cls(
+            size=pool.size,
+            queue_size=pool.queue_size,
+            min_residency=pool.min_residency,
+            patience=pool.patience,
+            idle_timeout=pool.idle_timeout,
+            fetch_grace=settings.hub.grace,
+            retry_delay=pool.retry_delay,
+            retry_delay_max=pool.retry_delay_max,
+            load_grace=pool.load_grace,
+            managed=gpu.managed,
+            strategy=gpu.strategy,
+            on_no_gpu=gpu.without_gpu,
+            partial=gpu.partial_offload,
+            headroom=gpu.headroom << 20,
+        )
+
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What the planner knows of a model before it runs. `slots`: requests that it serves at once.
@@ -59,6 +81,18 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish = Wish()
     priority: int = 0
     never_evict: bool = False
+
+    @classmethod
+    def of(cls, name: str, model: config.Model, aliases: Iterable[str] = ()) -> "ModelSpec":
+        """As its settings say."""
+        return cls(
+            name=name,
+            aliases=tuple(aliases),
+            slots=model.parallel,
+            wish=Wish(devices=tuple(map(str, model.devices)), split=tuple(model.tensor_split)),
+            priority=model.priority,
+            never_evict=model.never_evict,
+        )
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -308,7 +342,7 @@ class Roster:
             self.add(spec)
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(list(self.named.values()))
+        return iter(self.named.values())
 
     def add(self, spec: ModelSpec) -> None:
         """One more model, whose names are free."""

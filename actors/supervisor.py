@@ -276,8 +276,8 @@ class Supervisor(Actor[Event]):
         match effect:
             case RanOut(model=model, surcharge=surcharge, demand=demand, placement=placement):
                 log.warning("model ran out of memory", model=model, next_time_more=surcharge)
-                settings = f"{demand.settings} {placement.option.kind}"
-                self._models[model].tell(Learn(file=demand.file, settings=settings, surcharge=surcharge))
+                told = Learn(file=demand.file, settings=demand.key(placement.option), surcharge=surcharge)
+                self._models[model].tell(told)
             case Measured() if self._observer is not None:
                 self._observer.learn(effect)
             case Look(delay=delay) if self._observer is not None:

@@ -195,10 +195,10 @@ class Predictor:
         learned: dict[str, tuple[int, int]] = {}
         options = []
         for option in demand.options:
-            key = option.kind
+            key = demand.key(option)
             if option.how != "host" and key not in learned:
                 took = [
-                    max(self._calibration.correction(demand.file, f"{demand.settings} {key}", count))
+                    max(self._calibration.correction(demand.file, key, count))
                     for count in range(1, max(1, gpus) + 1)
                 ]
                 learned[key] = (took[0], max(took[1:], default=0))

@@ -16,7 +16,8 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.calibration import GROWTH, LEAST, MIB, START, Accuracy, Calibration, DeviceLoad, Load
+from actors.calibration import LEAST, MIB, START, Accuracy, Calibration, DeviceLoad, Load
+from actors.ledger import GROWTH
 
 GIB = 1 << 30
 CARD = ("H100", "580.1", "b11434")

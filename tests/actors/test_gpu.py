@@ -22,13 +22,13 @@ from actors.gpu import (
     Gpu,
     GpuError,
     GpuMonitor,
-    HostMemory,
     Sample,
     host_memory,
     probe,
     take_sample,
     visible,
 )
+from actors.ledger import Host
 
 GIB = 1 << 30
 
@@ -338,12 +338,12 @@ def test_the_limit_of_a_control_group(tmp_path: Path) -> None:
     control_group(top / "a.slice/b.scope", "max", 1, 0, 2)
     assert host_memory(tmp_path).total == psutil.virtual_memory().total
     control_group(top / "a.slice/b.scope", 1000, 700, 50, 2)
-    assert host_memory(tmp_path) == HostMemory(total=1000, available=350)
+    assert host_memory(tmp_path) == Host(total=1000, available=350)
     # Those above limit it too.
     control_group(top / "a.slice", 2000, 1900, 0, 2)
-    assert host_memory(tmp_path) == HostMemory(total=1000, available=100)
+    assert host_memory(tmp_path) == Host(total=1000, available=100)
     control_group(top / "a.slice", 2000, 2001, 0, 2)
-    assert host_memory(tmp_path) == HostMemory(total=1000, available=0)
+    assert host_memory(tmp_path) == Host(total=1000, available=0)
 
 
 @pytest.mark.parametrize("line", ["4:memory:/docker/x", "4:cpu,memory:/docker/x"])
@@ -353,16 +353,16 @@ def test_the_limit_of_an_old_control_group(tmp_path: Path, line: str) -> None:
     assert host_memory(tmp_path).total == psutil.virtual_memory().total
     # In a container, whose group is at the top.
     control_group(top, 1000, 700, 50, 1)
-    assert host_memory(tmp_path) == HostMemory(total=1000, available=350)
+    assert host_memory(tmp_path) == Host(total=1000, available=350)
     control_group(top / "docker/x", 800, 100, 0, 1)
-    assert host_memory(tmp_path) == HostMemory(total=800, available=350)
+    assert host_memory(tmp_path) == Host(total=800, available=350)
 
 
 # The monitor
 
 
 def sampled(*gpus: Gpu, **fields: Any) -> Sample:
-    host = HostMemory(total=64 * GIB, available=32 * GIB)
+    host = Host(total=64 * GIB, available=32 * GIB)
     return Sample(**{"asked_at": time.monotonic(), "gpus": gpus, "host": host, **fields})
 
 
