@@ -21,24 +21,22 @@ from aiohttp import web
 
 from actors.backends.children import sweep_orphans
 from actors.backends.command import build_of, find_command
-from actors.backends.prediction import Predictor
-from actors.backends.process import LlamaServerBackend, PortBook
 from actors.calibration import CALIBRATION, Calibration
 from actors.config import Config, Model, load_config
 from actors.errors import ConfigError
+from actors.factory import make_supervisor
 from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
-from actors.hub.names import parse_name
-from actors.model import ModelActor
 from actors.observer import Observer
+from actors.ollama.daemons import Daemons
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
-from actors.planner import Planner
-from actors.roster import ModelSpec, Policy
-from actors.supervisor import Adopted, Supervisor
+from actors.supervisor import Supervisor
 from proxy.app import make_app, make_runner
-from proxy.generate import Gateway, Limits
+from proxy.asking import Limits
+from proxy.catalog import Catalog
+from proxy.generate import Gateway
 from proxy.logs import set_up_logging
 from proxy.upstream import Upstream
 from proxy.views import Views
@@ -171,11 +169,13 @@ async def serve(config: Config) -> int:
         monitor = observer.monitor
         downloads = await stack.enter_async_context(aiohttp.ClientSession())
         hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-        supervisor = make_supervisor(config, session, hub, observer)
+        daemons = await stack.enter_async_context(Daemons(config.ollama, downloads).running())
+        supervisor = make_supervisor(config, session, hub, observer, daemons, _cache_folder())
         upstream = Upstream(silence_limit=config.server_pool.request_timeout)
         stack.push_async_callback(upstream.close)
-        gateway = make_gateway(config, supervisor, upstream)
-        views = Views(supervisor, hub, observer, config, version=VERSION)
+        catalog = Catalog(supervisor, hub, daemons)
+        gateway = make_gateway(config, supervisor, upstream, catalog)
+        views = Views(supervisor, catalog, observer, config, version=VERSION)
         runner = make_runner(make_app(gateway, views))
         await runner.setup()
         supervisor.start()
@@ -229,57 +229,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     return observer
 
 
-def make_supervisor(
-    config: Config, session: aiohttp.ClientSession, hub: Hub, observer: Observer
-) -> Supervisor:
-    """The supervisor with one actor per configured model; nothing runs before `start`."""
-    pool = config.server_pool
-    predictor = Predictor(config, observer.calibration, lambda: [gpu.total for gpu in observer.monitor.gpus])
-    ports = PortBook(pool.host, pool.port_start)
-
-    def make_actor(name: str, model: Model) -> ModelActor:
-        backend = LlamaServerBackend(
-            name,
-            model,
-            config,
-            hub=hub,
-            session=session,
-            ports=ports,
-            predictor=predictor,
-            cache=_cache_folder(),
-        )
-        return ModelActor(name, backend, supervisor.tell, stall_timeout=pool.health_timeout)
-
-    def adopt(name: str) -> Adopted | None:
-        """A model that a request names by its repository, if `hub.allow` lets it."""
-        hub_name = parse_name(name)
-        if hub_name is None or not hub.allows(hub_name):
-            return None
-        model = Model(repo=hub_name.repo, variant=hub_name.variant)
-        return ModelSpec.of(name, model), make_actor(name, model)
-
-    models = config.llama_cpp.models
-    actors: dict[str, ModelActor] = {}
-    supervisor = Supervisor(Planner(Policy.of(config), _specs(models)), actors, adopt, observer)
-    for name, model in models.items():
-        actors[name] = make_actor(name, model)
-    return supervisor
-
-
-def _specs(models: dict[str, Model]) -> list[ModelSpec]:
-    """The models as the planner knows them. One of a hub answers to its name there too."""
-    taken = {name for known, model in models.items() for name in (known, *model.aliases)}
-    specs = []
-    for name, model in models.items():
-        aliases = list(model.aliases)
-        if model.hub_name and (hub_name := str(model.hub_name)) not in taken:
-            taken.add(hub_name)
-            aliases.append(hub_name)
-        specs.append(ModelSpec.of(name, model, aliases))
-    return specs
-
-
-def make_gateway(config: Config, supervisor: Supervisor, upstream: Upstream) -> Gateway:
+def make_gateway(config: Config, supervisor: Supervisor, upstream: Upstream, catalog: Catalog) -> Gateway:
     """What the handlers of the front door share."""
     limits = Limits(
         body=config.server.max_body_mb * 2**20,
@@ -287,7 +237,7 @@ def make_gateway(config: Config, supervisor: Supervisor, upstream: Upstream) -> 
         write_timeout=config.server.write_timeout,
         keepalive_interval=config.server.keepalive_interval,
     )
-    return Gateway(supervisor, upstream, limits)
+    return Gateway(supervisor, upstream, limits, catalog, catalog.daemons.look_soon)
 
 
 def _cache_folder() -> Path:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import yaml
+from yarl import URL
 
 from actors.errors import ConfigError
 from actors.hub.names import HubName, parse_name
@@ -112,6 +113,54 @@ class LlamaCpp(Section, frozen=True, kw_only=True):
         return None
 
 
+class OllamaModel(Section, frozen=True, kw_only=True):
+    """One model of `ollama.models`."""
+
+    model: str | None = None
+    daemon: str | None = None
+    aliases: list[str] = []
+    ctx_size: Count | None = None
+    parallel: Count | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
+    never_evict: bool = False
+
+
+class Ollama(Section, frozen=True, kw_only=True):
+    """The Ollama daemons, and which of their models are served."""
+
+    host: str | None = None
+    port: Port = 11434
+    daemons: dict[str, str] = {}
+    timeout: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    discover: bool = True
+    pull: bool = False
+    parallel: Count = 1
+    elsewhere: list[str] = []
+    models: dict[str, OllamaModel] = {}
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where each daemon listens, by its name."""
+        single = {} if self.host is None else {"ollama": address_of(self.host, self.port)}
+        return single | self.daemons
+
+
+def address_of(host: str, port: int) -> str:
+    """A daemon's address; `host` may be one already, or have a port, as in `OLLAMA_HOST`."""
+    if "://" in host or re.search(r"[^:]:\d+$|\]:\d+$", host):
+        return host
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
+
+
+def daemon_address(url: str) -> tuple[str, int]:
+    """Host and port of an Ollama daemon's address. Raises `ValueError` for what is not http://host[:port]."""
+    base = URL(url if "://" in url else f"http://{url}")
+    if base.scheme != "http" or not base.host or base.path != "/" or base.query_string or base.user:
+        raise ValueError(f"{url!r} is no address of an Ollama daemon: expected http://host[:port]")
+    # As Ollama's own clients read OLLAMA_HOST.
+    return base.host, base.explicit_port or (80 if "://" in url else 11434)
+
+
 class HubSettings(Section, frozen=True, kw_only=True):
     """Where models that are named by repository come from, and who may name them."""
 
@@ -155,7 +204,7 @@ class GpuSettings(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """The whole configuration. `agents` and `ollama` have no settings in this version."""
+    """The whole configuration. `agents` has no settings in this version."""
 
     server: Server = Server()
     server_pool: ServerPool = ServerPool()
@@ -163,7 +212,7 @@ class Config(Section, frozen=True, kw_only=True):
     hub: HubSettings = HubSettings()
     agents: list[str] = []
     gpu: GpuSettings = GpuSettings()
-    ollama: dict[str, Any] = {}
+    ollama: Ollama = Ollama()
 
 
 def load_config(path: Path) -> Config:
@@ -199,21 +248,45 @@ def parse_config(data: object, *, folder: Path, environment: dict[str, str] | No
 def _check(config: Config) -> None:
     if config.agents:
         raise ConfigError(f"agents: there are no agents in this version, but {config.agents[0]!r} is named")
-    if config.ollama:
-        raise ConfigError(f"ollama.{next(iter(config.ollama))}: this version has no settings in ollama")
     taken: dict[str, str] = {}
     for name, model in config.llama_cpp.models.items():
         where = f"llama_cpp.models.{name}"
-        _check_model(where, name, model)
-        for other in (name, *model.aliases):
-            if other in taken:
-                raise ConfigError(f"{where}: the name {other!r} is already that of {taken[other]}")
-            taken[other] = where
+        _check_model(where, model)
+        _take(taken, where, name, model.aliases)
+    _check_ollama(config.ollama, taken)
 
 
-def _check_model(where: str, name: str, model: Model) -> None:
+def _check_ollama(ollama: Ollama, taken: dict[str, str]) -> None:
+    for daemon, url in ollama.addresses.items():
+        try:
+            daemon_address(url)
+        except ValueError as error:
+            where = f"ollama.daemons.{daemon}" if daemon in ollama.daemons else "ollama.host"
+            raise ConfigError(f"{where}: {error}") from None
+    for daemon in ollama.elsewhere:
+        if daemon not in ollama.addresses:
+            known = _list(ollama.addresses)
+            raise ConfigError(f"ollama.elsewhere: no daemon {daemon!r}; there are: {known}")
+    for name, served in ollama.models.items():
+        where = f"ollama.models.{name}"
+        if not ollama.addresses:
+            raise ConfigError(f"{where}: no daemon is configured (ollama.host or ollama.daemons)")
+        if served.daemon is not None and served.daemon not in ollama.addresses:
+            known = _list(ollama.addresses)
+            raise ConfigError(f"{where}.daemon: no daemon {served.daemon!r}; there are: {known}")
+        _take(taken, where, name, served.aliases)
+
+
+def _take(taken: dict[str, str], where: str, name: str, aliases: list[str]) -> None:
     if not name or name != name.strip():
         raise ConfigError(f"{where}: a model needs a name without surrounding space")
+    for other in (name, *aliases):
+        if other in taken:
+            raise ConfigError(f"{where}: the name {other!r} is already that of {taken[other]}")
+        taken[other] = where
+
+
+def _check_model(where: str, model: Model) -> None:
     if (model.path is None) == (model.repo is None):
         raise ConfigError(f"{where}: expected either a path or a repo")
     if model.variant is not None and model.repo is None:

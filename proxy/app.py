@@ -113,6 +113,7 @@ def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -
             request.transport.abort()
         raise ConnectionResetError("the answer had begun")
     dialect = dialect_of(request.path)
+    error = dialect.reword(error, exchange.model or "")
     headers = exchange.headers
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)

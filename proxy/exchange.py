@@ -33,6 +33,7 @@ class Exchange:
         "queued",
         "quiet",
         "request_id",
+        "started",
         "started_at",
         "status",
         "stream",
@@ -46,6 +47,7 @@ class Exchange:
         self.path = path
         self.request_id = request_id
         self.started_at = time.monotonic()
+        self.started = time.time()
         self.phase = "reading"
         self.model: str | None = None
         self.epoch: int | None = None

@@ -112,6 +112,27 @@ class DetokenizeRequest(ModelRequest, kw_only=True):
     tokens: list[int]
 
 
+class OllamaRequest(ModelRequest, kw_only=True):
+    """Any of Ollama's requests for an answer."""
+
+    keep_alive: Any = None
+    options: dict[str, Any] | None = None
+
+
+class OllamaChatRequest(OllamaRequest, kw_only=True):
+    """`/api/chat`."""
+
+    stream: bool | None = True
+    messages: list[Object] | None = None
+
+
+class OllamaGenerateRequest(OllamaRequest, kw_only=True):
+    """`/api/generate`."""
+
+    stream: bool | None = True
+    prompt: str | None = None
+
+
 class TemplateRequest(ModelRequest, kw_only=True):
     """llama.cpp's `/apply-template`."""
 

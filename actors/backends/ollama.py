@@ -24,7 +24,8 @@ class OllamaBackend:
     """One model of one daemon. Implements `actors.backends.Backend`.
 
     `pull`: it may be downloaded. `context`: tokens; None leaves them to the Modelfile and the daemon.
-    `gpus`: gives the bytes of all the daemon's GPUs, by which it chooses a context.
+    `gpus`: gives the bytes of all the daemon's GPUs, by which it chooses a context. `elsewhere`: it takes
+    none of this machine's memory.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class OllamaBackend:
         pull: bool = False,
         context: int | None = None,
         gpus: Callable[[], int] = lambda: 0,
+        elsewhere: bool = False,
         unload_timeout: float = UNLOAD_TIMEOUT,
     ) -> None:
         self._model = model
@@ -42,6 +44,7 @@ class OllamaBackend:
         self._pull = pull
         self._context = context
         self._gpus = gpus
+        self._elsewhere = elsewhere
         self._unload_timeout = unload_timeout
         self._measured: dict[bool, Running] = {}
         """What it took: on GPUs, and on the host alone."""
@@ -84,8 +87,8 @@ class OllamaBackend:
             raise StartError(Failure(message=message, retryable=False, kind="forbidden"))
         return tag
 
-    async def appraise(self, files: ModelFiles) -> Demand:
-        """What it took the last time, else an estimate by its size and header."""
+    async def appraise(self, files: ModelFiles) -> Demand | None:
+        """What it took the last time, else an estimate by its size and header; None if it is elsewhere."""
         tag = await self._tag()
         if tag is None:
             message = f"Ollama daemon {self._daemon.name!r} no longer has the model {self._model!r}"
@@ -98,6 +101,8 @@ class OllamaBackend:
             self._digest = tag.digest
             self._measured.clear()
         self._shown = shown
+        if self._elsewhere:
+            return None
         default = default_context(self._gpus())
         context = context_of(shown.model_info, shown.parameters, self._context, default)
         return demand_of(
@@ -123,7 +128,8 @@ class OllamaBackend:
         options: dict[str, int] = {}
         if self._context is not None:
             options["num_ctx"] = self._context
-        on_host = placement is not None and placement.managed and not placement.shares
+        placed = placement is not None and placement.managed and not self._elsewhere
+        on_host = placed and placement is not None and not placement.shares
         if on_host:
             options["num_gpu"] = 0
 

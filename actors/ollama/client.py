@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from actors.config import daemon_address
 from actors.hub.progress import Progress
 
 ANSWER_LIMIT = 8 << 20
@@ -141,13 +142,8 @@ class Client:
     """
 
     def __init__(self, name: str, url: str, session: aiohttp.ClientSession, *, timeout: float = 10.0) -> None:
-        base = URL(url if "://" in url else f"http://{url}")
-        if base.scheme != "http" or not base.host or base.path != "/" or base.query_string or base.user:
-            raise ValueError(f"{url!r} is no address of an Ollama daemon: expected http://host[:port]")
+        self.host, self.port = daemon_address(url)
         self.name = name
-        self.host = base.host
-        # As Ollama's own clients read OLLAMA_HOST.
-        self.port = base.explicit_port or (80 if "://" in url else 11434)
         self.url = str(URL.build(scheme="http", host=self.host, port=self.port))
         self.seen_at = 0.0
         """The monotonic time of its latest answer, whatever it was."""

@@ -29,11 +29,10 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|requires more system memory|unable t
 class OllamaServer:
     """A model in an Ollama daemon. Implements `actors.backends.ModelServer`.
 
-    Requests to its endpoint speak Ollama's `api`, name the model `upstream_name`, and must carry these
-    `options` and keep_alive -1: others make the daemon load the model anew, or drop it when it likes.
+    Requests to its endpoint must name the model and carry the options that it tells, and keep_alive -1:
+    others make the daemon load the model anew, or drop it when it likes.
     """
 
-    api = "ollama"
     process = 0
     """Not known: a daemon's models share a process group, and it may be on another machine."""
     lost_port = False
@@ -50,9 +49,8 @@ class OllamaServer:
         embeds: bool = False,
         unload_timeout: float = UNLOAD_TIMEOUT,
     ) -> None:
-        self.endpoint = Endpoint(daemon.host, daemon.port)
-        self.upstream_name = model
-        self.options = options
+        self.endpoint = Endpoint(daemon.host, daemon.port, "ollama", model, tuple(options.items()))
+        self._model = model
         self._daemon = daemon
         self._key = canonical(model)
         self._placement = placement
@@ -70,7 +68,7 @@ class OllamaServer:
 
     async def _load(self) -> None:
         try:
-            await self._daemon.load(self.upstream_name, self.options, embeds=self._embeds)
+            await self._daemon.load(self._model, dict(self.endpoint.options), embeds=self._embeds)
         except OllamaError as error:
             self._failure = error
             self._is_gone(str(error))
@@ -95,7 +93,7 @@ class OllamaServer:
         """What was expected, and what /api/ps says; how several GPUs share it is not told."""
         option = self._placement.option if self._placement else None
         shares = self._placement.shares if self._placement else ()
-        running = self._running or Running(name=self.upstream_name)
+        running = self._running or Running(name=self._model)
         where = "GPU" if running.size_vram >= running.size else "GPU and host"
         return Figures(
             predicted=tuple(share.bytes for share in shares),
@@ -113,7 +111,7 @@ class OllamaServer:
         """What the daemon said, or what the watcher saw."""
         if self._failure is not None:
             return failure_of(self._failure)
-        return Failure(message=f"the model {self.upstream_name!r} went away {when}: {self._reason}")
+        return Failure(message=f"the model {self._model!r} went away {when}: {self._reason}")
 
     async def is_healthy(self) -> bool:
         """Whether it is loaded by its own word, and by /api/ps."""
@@ -151,7 +149,7 @@ class OllamaServer:
         except TimeoutError:
             self._daemon.stuck.add(self._key)
         if self._key in self._daemon.stuck:
-            log.error("Ollama does not unload it", model=self.upstream_name, daemon=self._daemon.name)
+            log.error("Ollama does not unload it", model=self._model, daemon=self._daemon.name)
         self._is_gone("it was unloaded")
 
     async def _unload(self, settled_at: float) -> None:
@@ -160,14 +158,14 @@ class OllamaServer:
             try:
                 if time.monotonic() - told_at > UNLOAD_AGAIN:
                     told_at = time.monotonic()
-                    await self._daemon.unload(self.upstream_name)
+                    await self._daemon.unload(self._model)
                 running = find(await self._daemon.ps(), self._key, self._weights)
                 if running is None and time.monotonic() >= settled_at:
                     return
             except OllamaError as error:
                 if error.away:
                     return
-                log.warning("Ollama refuses to unload", model=self.upstream_name, reason=str(error))
+                log.warning("Ollama refuses to unload", model=self._model, reason=str(error))
             await asyncio.sleep(pause)
             pause = min(0.5, pause * 1.5)
 

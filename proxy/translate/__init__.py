@@ -14,7 +14,7 @@ So N clients and M servers take N + M translators, not N x M.
   `openai_answer` (`/v1/chat/completions`), `anthropic_request` and `anthropic_answer` (`/v1/messages`)
 * servers       `llama_server` and `ollama_server`: what each is sent, and what its streams say
 * `embeddings`  `/api/embed`, `/api/embeddings` and `/v1/embeddings`, each into each
-* `failures`    an error's meaning, out of each dialect and into Ollama's
+* `failures`    an error's meaning, out of each server's words
 * `wire`, `images`, `durations`  bodies into typed structs, pictures, keep_alive
 
 A body that cannot be meant raises `wire.FieldError`, a ValueError that names the field. Whatever a model

@@ -1,14 +1,12 @@
-"""An error's meaning, out of every dialect and into Ollama's; `proxy.dialects` words the others."""
+"""An error's meaning, out of every server's words; `proxy.dialects` finds those for the client."""
 
 from typing import Any
 
 import msgspec
 
 from agents.events import Failure
-from proxy.dialects import OPENAI_CODES
+from proxy.dialects import OLLAMA_BUSY, OPENAI_CODES
 from proxy.errors import ApiError, default_kind
-
-BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 _STATUS_OF_KIND = {
     "invalid_request_error": 400,
@@ -35,7 +33,7 @@ def unreadable(error: Exception) -> Failure:
 def from_openai(error: Any, status: int = 500) -> Failure:
     """A failure of OpenAI's or llama.cpp's error object; its own status counts more than the HTTP one."""
     if not isinstance(error, dict):
-        return Failure(status, str(error), default_kind(status))
+        return Failure(status, str(error) or "the model server reported an error", default_kind(status))
     code, kind = error.get("code"), str(error.get("type") or "")
     status = code if isinstance(code, int) and 400 <= code < 600 else _STATUS_OF_KIND.get(kind, status)
     if not isinstance(code, str):
@@ -47,6 +45,15 @@ def from_openai(error: Any, status: int = 500) -> Failure:
     return Failure(
         status, message, default_kind(status), code, param if isinstance(param, str) else None, extra
     )
+
+
+def from_openai_body(body: bytes, status: int = 500) -> Failure:
+    """A failure of OpenAI's or llama.cpp's error body."""
+    try:
+        data = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return from_openai(body[:500].decode("utf-8", "replace").strip(), status)
+    return from_openai(data.get("error", data), status)
 
 
 def from_ollama(body: bytes, status: int = 500) -> Failure:
@@ -66,7 +73,7 @@ def from_ollama_error(error: Any, status: int = 500) -> Failure:
     code: str | None = None
     if status == 404 and "not found" in message:
         code = "model_not_found"
-    elif message == BUSY:
+    elif message == OLLAMA_BUSY:
         status, code = 429, "queue_full"
     elif "exceeds the context length" in message or "exceeds maximum context length" in message:
         status, code = 400, "context_length_exceeded"
@@ -92,14 +99,3 @@ def to_api_error(failure: Failure) -> ApiError:
 def of_api_error(error: ApiError) -> Failure:
     """What the front door raised, as an event."""
     return Failure(error.status, error.message, error.kind, error.code, error.param, dict(error.extra))
-
-
-def ollama_error(status: int, message: str, code: str | None, model: str) -> tuple[int, str]:
-    """The status and the text with which Ollama would say it. `model` is the name that was asked for."""
-    if status == 404 and code in (None, "model_not_found"):
-        return 404, f'model "{model}" not found, try pulling it first'
-    if status == 429:
-        return 503, BUSY
-    if status == 499:
-        return 499, "request canceled"
-    return status, message

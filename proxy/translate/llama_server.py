@@ -43,7 +43,13 @@ def path_of(request: Chat | Completion) -> str:
 def encode_request(request: Chat | Completion) -> bytes:
     """Write a request for a llama.cpp server: always for a stream, with its usage."""
     body = {name: value for name, value in request.extra.items() if name not in _GATEWAYS_OWN}
-    body |= {"model": request.model, "stream": True, "stream_options": {"include_usage": True}}
+    body |= {
+        "model": request.model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        # Only so does the server notice, batch by batch, that its client left during the prompt.
+        "return_progress": True,
+    }
     body |= _sampling(request.sampling)
     if isinstance(request, Completion):
         body |= _completion(request)

@@ -21,7 +21,7 @@ from agents.events import (
     ToolCalls,
     Usage,
 )
-from proxy.translate import failures
+from proxy.dialects import ollama_error
 from proxy.translate.wire import Json, encode, object_text
 
 INVALID_ARGUMENTS = "_invalid_json"
@@ -81,7 +81,7 @@ class Encoder:
                 self._usage = event
             case Failure():
                 self._ended = True
-                _, text = failures.ollama_error(event.status, event.message, event.code, self._model)
+                _, text = ollama_error(event.status, event.message, event.code, self._model)
                 return encode({"error": text}) + b"\n"
             case Done():
                 self._ended = True
@@ -168,6 +168,11 @@ def encode_answer(
     if answer.logprobs:
         whole["logprobs"] = answer.logprobs
     return whole
+
+
+def encode_waiting(model: str, *, now: float, api: Api = "chat") -> bytes:
+    """A line without a text, which keeps a connection alive."""
+    return Encoder(model, api=api).encode(Text(""), now)
 
 
 def encode_load(reason: Literal["load", "unload"], model: str, *, now: float, api: Api = "chat") -> Json:

@@ -1,11 +1,12 @@
 """An Ollama daemon: what it is sent, and what its streams say."""
 
+import math
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from agents.chat import Chat, Message, NamedTool, Tool
+from agents.chat import Chat, Completion, Message, NamedTool, Tool
 from agents.events import (
     Done,
     Event,
@@ -18,21 +19,67 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
-from proxy.sse import BUFFER_LIMIT, EventTooLongError
+from proxy.ndjson import LineSplitter
 from proxy.translate import failures, images
 from proxy.translate.durations import keep_alive_field
 from proxy.translate.sampling import COMMON
 from proxy.translate.wire import FieldError, Json, encode, object_text, present
 
-_SERVER_OPTIONS = {"main_gpu", "num_batch", "num_gpu", "num_keep", "num_thread", "use_mmap"}
+_RUNNER_OPTIONS = {"main_gpu", "num_batch", "num_ctx", "num_gpu", "num_thread", "use_mmap"}
+"""A model is loaded anew for a request whose options of these are not those that it was loaded with."""
+_SERVER_OPTIONS = _RUNNER_OPTIONS | {"num_keep"}
 _PROMPT_OPTIONS = {"shift", "truncate"}
 
 
-def encode_request(request: Chat) -> bytes:
-    """Write a body of `/api/chat`, always for a stream. Raises `FieldError` for what Ollama cannot be told.
+def path_of(request: Chat | Completion) -> str:
+    """The path of a daemon that takes what `encode_request` writes."""
+    return "/api/chat" if isinstance(request, Chat) else "/api/generate"
 
-    Ollama cannot be made to call a tool: of `tool_choice` it can only be told by the tools it is offered.
+
+def as_loaded(request: Chat | Completion, model: str, options: dict[str, Any]) -> Chat | Completion:
+    """The request for `model` as it was loaded, with these `options`; it stays loaded."""
+    kept = {name: value for name, value in request.extra.items() if name not in _RUNNER_OPTIONS}
+    return msgspec.structs.replace(
+        request,
+        model=model,
+        keep_alive=math.inf,
+        sampling=msgspec.structs.replace(request.sampling, num_ctx=None),
+        extra=kept | options,
+    )
+
+
+def rewritten(body: bytes, model: str, options: dict[str, Any]) -> bytes:
+    """The same for a body that is Ollama's already; all that is not said anew keeps its exact bytes."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    given = msgspec.json.decode(fields.get("options") or b"null", type=dict[str, msgspec.Raw] | None) or {}
+    kept: Json = {name: value for name, value in given.items() if name not in _RUNNER_OPTIONS}
+    wanted: Json = {"model": model, "keep_alive": -1, **present(options=kept | options)}
+    fields.pop("options", None)
+    return encode({**fields, **wanted})
+
+
+def encode_request(request: Chat | Completion) -> bytes:
+    """Write a body of `/api/chat` or `/api/generate`, always for a stream.
+
+    Raises `FieldError` for what Ollama cannot be told. It cannot be made to call a tool: of `tool_choice` it
+    can only be told by the tools it is offered.
     """
+    body: Json = {
+        "model": request.model,
+        "stream": True,
+        **present(options=_options(request)),
+        **{name: value for name, value in request.extra.items() if name in _PROMPT_OPTIONS},
+    }
+    if request.format is not None:
+        body["format"] = request.format
+    if request.keep_alive is not None:
+        body["keep_alive"] = keep_alive_field(request.keep_alive)
+    if request.logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    return encode(body | (_chat(request) if isinstance(request, Chat) else _completion(request)))
+
+
+def _options(request: Chat | Completion) -> Json:
     sampling = request.sampling
     options = present(
         num_predict=sampling.max_tokens,
@@ -40,25 +87,24 @@ def encode_request(request: Chat) -> bytes:
         num_ctx=sampling.num_ctx,
         **{name: getattr(sampling, name) for name in COMMON},
     )
-    options |= {name: value for name, value in request.extra.items() if name in _SERVER_OPTIONS}
+    return options | {name: value for name, value in request.extra.items() if name in _SERVER_OPTIONS}
+
+
+def _completion(request: Completion) -> Json:
+    """Without a suffix the prompt is what the model reads, without its template."""
+    return {"prompt": request.prompt, **({"suffix": request.suffix} if request.suffix else {"raw": True})}
+
+
+def _chat(request: Chat) -> Json:
     body: Json = {
-        "model": request.model,
         "messages": [
             _encode_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)
         ],
-        "stream": True,
-        **present(options=options, tools=[_encode_tool(tool) for tool in _offered(request)]),
-        **{name: value for name, value in request.extra.items() if name in _PROMPT_OPTIONS},
+        **present(tools=[_encode_tool(tool) for tool in _offered(request)]),
     }
-    if request.format is not None:
-        body["format"] = request.format
     if request.think is not None:
         body["think"] = request.think
-    if request.keep_alive is not None:
-        body["keep_alive"] = keep_alive_field(request.keep_alive)
-    if request.logprobs:
-        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-    return encode(body)
+    return body
 
 
 def _offered(request: Chat) -> list[Tool]:
@@ -136,34 +182,22 @@ class Decoder:
 
     def __init__(self, id: str = "") -> None:  # noqa: A002 the wire's own word
         self._id = id
-        self._rest: list[bytes] = []
-        self._rest_size = 0
+        self._lines = LineSplitter()
         self._started = self._ended = False
         self._calls = 0
         self._call_ids: set[str] = set()
 
     def feed(self, data: bytes) -> list[Event]:
         """The events of the lines that `data` completes. Raises `EventTooLongError`."""
-        first, *lines = data.split(b"\n")
-        self._rest.append(first)
         events: list[Event] = []
-        if lines:
-            whole = b"".join(self._rest)
-            self._rest = [lines.pop()]
-            self._rest_size = len(self._rest[0])
-            for line in (whole, *lines):
-                self._take(line, events)
-        else:
-            self._rest_size += len(first)
-        if self._rest_size > BUFFER_LIMIT:
-            raise EventTooLongError(f"a line of more than {BUFFER_LIMIT} bytes")
+        for line in self._lines.feed(data):
+            self._take(line, events)
         return events
 
     def end(self) -> list[Event]:
         """What a last line without its end says, and a failure if that is not the answer's end."""
         events: list[Event] = []
-        self._take(b"".join(self._rest), events)
-        self._rest = []
+        self._take(self._lines.rest(), events)
         if not self._ended:
             events.append(failures.truncated())
         return events

@@ -21,7 +21,7 @@ from proxy.translate import failures
 from proxy.translate.wire import Json, encode
 
 
-def _usage_fields(usage: Usage) -> Json:
+def usage_fields(usage: Usage) -> Json:
     """OpenAI's `usage`, and llama.cpp's `timings` as far as they are known."""
     fields: Json = {
         "usage": {
@@ -94,7 +94,7 @@ class Encoder:
             case Done():
                 self._ended = True
                 if self._include_usage:
-                    yield self._shared + b',"choices":[],' + encode(_usage_fields(self._usage))[1:] + b"\n\n"
+                    yield self._shared + b',"choices":[],' + encode(usage_fields(self._usage))[1:] + b"\n\n"
                 yield b"data: [DONE]\n\n"
 
     def _chunk(self, delta: bytes, reason: bytes = b"null") -> bytes:
@@ -136,5 +136,5 @@ def encode_answer(answer: Answer, *, model: str = "") -> Json:
         "created": answer.created,
         "model": model or answer.model,
         "choices": [choice],
-        **_usage_fields(answer.usage),
+        **usage_fields(answer.usage),
     }

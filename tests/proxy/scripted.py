@@ -20,7 +20,7 @@ import msgspec
 from aiohttp import web
 
 from actors.calibration import Calibration
-from actors.config import Config, ServerPool
+from actors.config import Config, Ollama, ServerPool
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu import GpuMonitor
 from actors.hub.cache import CachedModel
@@ -28,12 +28,15 @@ from actors.hub.hub import Hub
 from actors.hub.progress import Progress
 from actors.ledger import Ledger
 from actors.lifecycle import State
-from actors.messages import Endpoint, Grant
+from actors.messages import Api, Endpoint, Grant
 from actors.observer import Observer
+from actors.ollama.daemons import Daemons
 from actors.roster import ModelStatus, Outlook
 from actors.supervisor import Lease, Supervisor
 from proxy.app import make_app, make_runner
-from proxy.generate import Gateway, Limits
+from proxy.asking import Limits
+from proxy.catalog import Catalog
+from proxy.generate import Gateway
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -293,6 +296,9 @@ class FakeSupervisor:
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
 
+    def api_of(self, name: str) -> Api | None:
+        return self.endpoint.api if name in self.names else None
+
     def would_adopt(self, _name: str) -> bool:
         return False
 
@@ -310,6 +316,7 @@ class FakeSupervisor:
         timeout: float,
         slot: bool = True,
         load: bool = True,
+        keep_alive: float | None = None,
         on_ticket: Callable[[int], None],
     ) -> AsyncIterator[Lease]:
         assert timeout > 0
@@ -353,6 +360,7 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
     """A model's status; `fields` replace the defaults."""
     defaults: Json = {
         "aliases": (),
+        "api": "llama.cpp",
         "epoch": 1,
         "slots": 4,
         "busy": 0,
@@ -361,6 +369,7 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
         "ready_seconds": None,
         "load_seconds": None,
         "idle_seconds": None,
+        "keep_alive": None,
         "failures": 0,
         "retry_in": None,
         "error": None,
@@ -434,8 +443,10 @@ async def door(
         hub = cast("Hub", FakeHub())
         observer = Observer(GpuMonitor(0), NOTHING_LEARNED, manages=True)
         config = Config(server_pool=ServerPool(size=3))
-        views = Views(real, hub, observer, config, version="1.2.3")
-        app = make_app(Gateway(real, upstream, limits), views)
+        daemons = Daemons(Ollama(), await stack.enter_async_context(aiohttp.ClientSession()))
+        catalog = Catalog(real, hub, daemons)
+        views = Views(real, catalog, observer, config, version="1.2.3")
+        app = make_app(Gateway(real, upstream, limits, catalog), views)
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         runner = make_runner(app)

@@ -95,7 +95,7 @@ async def relaying(*, chunked: bool = True, **options: Any) -> tuple[FakeConnect
     await asyncio.sleep(0)
     connection.receive(STREAM)
     await sending
-    relay = Relay(cast("web.Request", request), response, events=True, chunked=chunked, **options)
+    relay = Relay(cast("web.Request", request), response, ending=b"\n\n", chunked=chunked, **options)
     response.attach(relay.feed, relay)
     return connection, relay, request
 

@@ -11,8 +11,19 @@ import pytest
 from actors.backends import StartError
 from actors.backends.ollama import OllamaBackend
 from actors.demand import SERVER, Demand
+from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
-from actors.messages import BecameReady, EnsureReady, Event, Exited, Fetched, FetchFiles, Spawned, Stop
+from actors.messages import (
+    BecameReady,
+    Endpoint,
+    EnsureReady,
+    Event,
+    Exited,
+    Fetched,
+    FetchFiles,
+    Spawned,
+    Stop,
+)
 from actors.model import ModelActor
 from actors.ollama.client import OllamaError, canonical
 from actors.ollama.daemon import Daemon, Sighting
@@ -53,12 +64,19 @@ def placed(demand: Demand, *, on_host: bool = False) -> Placement:
 async def running(backend: OllamaBackend, *, on_host: bool = False) -> OllamaServer:
     """Found, appraised, loaded and healthy."""
     files = await backend.fetch(lambda _: None)
-    server = await backend.start(1, files, placed(await backend.appraise(files), on_host=on_host))
+    server = await backend.start(1, files, placed(await appraised(backend, files), on_host=on_host))
     while not await server.is_healthy():
         assert not server.exited, server.explain_exit("before it was ready")
         await server.wait_exited(0.01)
     server.became_ready()
     return server
+
+
+async def appraised(backend: OllamaBackend, files: ModelFiles) -> Demand:
+    """What a model of this machine will take."""
+    demand = await backend.appraise(files)
+    assert demand is not None
+    return demand
 
 
 async def seen(daemon: Daemon, wanted: Callable[[Sighting], bool]) -> Sighting:
@@ -142,7 +160,7 @@ async def test_found_and_appraised(daemon: Daemon) -> None:
     files = await backend.find()
     assert files is not None
     assert files.path == Path("Tiny")
-    whole, host = (await backend.appraise(files)).options
+    whole, host = (await appraised(backend, files)).options
     cache = 2 * 9 * 4 * (64 + 64) * 8192
     compute = 4 * 512 * (32000 + 8 * 1024)
     assert whole.on_one == pytest.approx(1.15 * (100 * MIB + cache + compute), rel=1e-5)
@@ -158,9 +176,9 @@ async def test_found_and_appraised(daemon: Daemon) -> None:
 async def test_the_context_that_the_daemon_will_choose(daemon: Daemon, ollama: StandInOllama) -> None:
     backend = OllamaBackend("tiny", daemon, gpus=lambda: 24 << 30)
     files = await backend.fetch(lambda _: None)
-    assert (await backend.appraise(files)).options[0].context == 32768
+    assert (await appraised(backend, files)).options[0].context == 32768
     ollama.models["tiny:latest"].parameters["num_ctx"] = 2048
-    assert (await backend.appraise(files)).options[0].context == 2048
+    assert (await appraised(backend, files)).options[0].context == 2048
 
 
 async def test_not_there(daemon: Daemon) -> None:
@@ -218,13 +236,13 @@ async def test_loaded_measured_unloaded(daemon: Daemon, ollama: StandInOllama) -
     backend = OllamaBackend("Tiny", daemon, context=2048)
     server = await running(backend)
     assert (server.endpoint.host, server.endpoint.port) == ("127.0.0.1", ollama.port)
-    assert (server.api, server.upstream_name, dict(server.options)) == ("ollama", "Tiny", {"num_ctx": 2048})
+    assert server.endpoint == Endpoint(daemon.host, daemon.port, "ollama", "Tiny", (("num_ctx", 2048),))
     assert ollama.loads == [("tiny:latest", {"num_ctx": 2048})]
     assert ollama.loaded["tiny:latest"].keep > 1e9
     figures = server.figures()
     assert figures.buffers == (160 * MIB,)
     assert (figures.host_buffers, figures.devices) == (0, ("GPU",))
-    demand = await backend.appraise(await backend.fetch(lambda _: None))
+    demand = await appraised(backend, await backend.fetch(lambda _: None))
     assert demand.options[0].on_one == pytest.approx(160 * MIB, abs=10)
     assert demand.load_seconds is not None
     await server.stop()
@@ -244,10 +262,10 @@ async def test_an_embedding_model(daemon: Daemon, ollama: StandInOllama) -> None
 async def test_on_the_host(daemon: Daemon, ollama: StandInOllama) -> None:
     backend = OllamaBackend("tiny", daemon)
     server = await running(backend, on_host=True)
-    assert dict(server.options) == {"num_gpu": 0}
+    assert server.endpoint.options == (("num_gpu", 0),)
     assert server.figures().host_buffers == 160 * MIB
     assert server.figures().devices == ()
-    demand = await backend.appraise(await backend.fetch(lambda _: None))
+    demand = await appraised(backend, await backend.fetch(lambda _: None))
     assert demand.options[1].pinned == SERVER + 60 * MIB
     await server.stop()
 
@@ -258,7 +276,7 @@ async def test_partly_on_the_host(daemon: Daemon, ollama: StandInOllama) -> None
     backend = OllamaBackend("tiny", daemon)
     server = await running(backend)
     assert server.figures().devices == ("GPU and host",)
-    demand = await backend.appraise(await backend.fetch(lambda _: None))
+    demand = await appraised(backend, await backend.fetch(lambda _: None))
     assert demand.options[0].on_one == pytest.approx(160 * MIB, abs=10)
     await server.stop()
 
@@ -268,16 +286,16 @@ async def test_another_model_under_the_same_name(daemon: Daemon, ollama: StandIn
     backend = OllamaBackend("tiny", daemon)
     await (await running(backend)).stop()
     ollama.models["tiny:latest"] = Model(size=500 * MIB)
-    demand = await backend.appraise(await backend.fetch(lambda _: None))
+    demand = await appraised(backend, await backend.fetch(lambda _: None))
     assert demand.options[0].on_one > 500 * MIB
 
 
 async def test_a_surcharge(daemon: Daemon) -> None:
     backend = OllamaBackend("tiny", daemon)
     files = await backend.fetch(lambda _: None)
-    before = (await backend.appraise(files)).options[0]
+    before = (await appraised(backend, files)).options[0]
     backend.learn("", "", 7 * MIB)
-    after = await backend.appraise(files)
+    after = await appraised(backend, files)
     assert after.surcharge == 7 * MIB
     assert after.options[0].on_one == before.on_one + 7 * MIB
 
@@ -346,7 +364,7 @@ async def test_deleted_meanwhile(daemon: Daemon, ollama: StandInOllama) -> None:
     await server.wait_exited()
     assert server.explain_exit("").kind == "not_found"
     with pytest.raises(StartError, match="no longer has the model"):
-        await backend.appraise(files)
+        await appraised(backend, files)
 
 
 async def test_the_daemon_dies_and_comes_back(daemon: Daemon, ollama: StandInOllama) -> None:

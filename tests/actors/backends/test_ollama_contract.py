@@ -23,6 +23,7 @@ import pytest
 from actors.backends.ollama import OllamaBackend
 from actors.demo import write_demo
 from actors.ollama.daemon import Daemon
+from tests.actors.backends.test_ollama import appraised
 
 NAME = "lsp-test"
 TOOL = {
@@ -290,7 +291,7 @@ async def test_as_a_backend(http: httpx.Client) -> None:
         daemon.start()
         backend = OllamaBackend(NAME, daemon, context=2048)
         files = await backend.fetch(lambda _: None)
-        before = await backend.appraise(files)
+        before = await appraised(backend, files)
         for placement in (None, None):
             server = await backend.start(1, files, placement)
             while not await server.is_healthy():
@@ -300,7 +301,7 @@ async def test_as_a_backend(http: httpx.Client) -> None:
             await server.wait_exited(0.2)
             assert not server.exited
             assert daemon.state.models == (f"{NAME}:latest",)
-            after = await backend.appraise(files)
+            after = await appraised(backend, files)
             assert before.options != after.options
             assert after.options[0].context == 2048
             assert sum(size or 0 for size in (*server.figures().buffers, server.figures().host_buffers)) >= 0

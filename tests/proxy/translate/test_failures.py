@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from agents.events import Failure
-from proxy.dialects import OPENAI
+from proxy.dialects import OLLAMA_BUSY, OPENAI, ollama_error
 from proxy.translate import failures
-from proxy.translate.failures import BUSY, from_ollama, from_openai, ollama_error, to_api_error
+from proxy.translate.failures import from_ollama, from_openai, to_api_error
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from proxy.translate.failures import BUSY, from_ollama, from_openai, ollama_erro
     [
         (404, "model 'x' not found", 404, "model_not_found"),
         (404, 'model "x" not found, try pulling it first', 404, "model_not_found"),
-        (503, BUSY, 429, "queue_full"),
+        (503, OLLAMA_BUSY, 429, "queue_full"),
         (400, "the input length exceeds the context length", 400, "context_length_exceeded"),
         (400, '"x" does not support tools', 400, "not_supported"),
         (500, "boom", 500, None),
@@ -74,7 +74,7 @@ def test_what_llama_adds_goes_on() -> None:
     [
         (Failure(404, "?", code="model_not_found"), 404, 'model "m" not found, try pulling it first'),
         (Failure(404, "no such adapter", code="not_found"), 404, "no such adapter"),
-        (Failure(429, "full", code="queue_full"), 503, BUSY),
+        (Failure(429, "full", code="queue_full"), 503, OLLAMA_BUSY),
         (Failure(499, "left"), 499, "request canceled"),
         (Failure(503, "no turn in 60 s", code="queue_timeout"), 503, "no turn in 60 s"),
         (Failure(400, "x"), 400, "x"),

@@ -18,7 +18,7 @@ SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "require
 WEATHER = {"name": "weather", "description": "Tells it", "parameters": SCHEMA}
 TOOL = {"type": "function", "function": WEATHER}
 HI = {"role": "user", "content": "hi"}
-ASKED = {"stream": True, "stream_options": {"include_usage": True}}
+ASKED = {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
 
 def body(value: Any) -> bytes:
