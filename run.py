@@ -38,6 +38,7 @@ from proxy.asking import Limits
 from proxy.catalog import Catalog
 from proxy.generate import Gateway
 from proxy.logs import set_up_logging
+from proxy.ollama import OllamaApi
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -173,10 +174,18 @@ async def serve(config: Config) -> int:
         supervisor = make_supervisor(config, session, hub, observer, daemons, _cache_folder())
         upstream = Upstream(silence_limit=config.server_pool.request_timeout)
         stack.push_async_callback(upstream.close)
-        catalog = Catalog(supervisor, hub, daemons)
+        catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
         gateway = make_gateway(config, supervisor, upstream, catalog)
         views = Views(supervisor, catalog, observer, config, version=VERSION)
-        runner = make_runner(make_app(gateway, views))
+        ollama = OllamaApi(
+            supervisor,
+            catalog,
+            hub,
+            downloads,
+            body_limit=gateway.limits.body,
+            idle_timeout=config.server_pool.idle_timeout,
+        )
+        runner = make_runner(make_app(gateway, views, ollama))
         await runner.setup()
         supervisor.start()
         try:

@@ -19,6 +19,7 @@ import structlog
 
 from actors.errors import LoadFailed, RejectedError, Rejection
 from actors.explain import explain
+from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
 from actors.ledger import Ledger
 from actors.messages import (
@@ -181,6 +182,11 @@ class Supervisor(Actor[Event]):
     def would_adopt(self, name: str) -> bool:
         """Whether a request for this unknown name would be let in."""
         return self._adopt(name) is not None
+
+    async def files(self, name: str) -> ModelFiles | None:
+        """A known model's files, if they are on the disk. Raises `StartError`."""
+        canonical = self.resolve(name)
+        return await self._models[canonical].files() if canonical is not None else None
 
     def progress(self, model: str) -> Progress | None:
         """How far the download of a model's files is; None when there is none."""

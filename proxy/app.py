@@ -11,6 +11,7 @@ from proxy.endpoints import ENDPOINTS, PROBES, Endpoint, dialect_of
 from proxy.errors import ApiError
 from proxy.exchange import Exchange, request_id_of
 from proxy.generate import Gateway
+from proxy.ollama import OllamaApi
 from proxy.views import Views
 
 log = structlog.get_logger("door")
@@ -20,7 +21,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 EXCHANGE = web.RequestKey("exchange", Exchange)
 
 
-def make_app(gateway: Gateway, views: Views) -> web.Application:
+def make_app(gateway: Gateway, views: Views, ollama: OllamaApi) -> web.Application:
     """All the routes. A path that has none is answered in OpenAI's words, or its API's own."""
     app = web.Application(middlewares=[_door], client_max_size=gateway.limits.body)
     router = app.router
@@ -37,6 +38,7 @@ def make_app(gateway: Gateway, views: Views) -> web.Application:
     for endpoint in ENDPOINTS:
         for path in (endpoint.path, *endpoint.aliases):
             router.add_post(path, _answerer(gateway, endpoint))
+    ollama.add_routes(router, _quiet)
     for path in PROBES:
         router.add_get(path, _with_exchange(gateway.probe))
     router.add_route("*", "/upstream/{rest:.+}", _with_exchange(gateway.pass_through))

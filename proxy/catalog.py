@@ -1,11 +1,14 @@
 """Which models there are, under which names, and what their servers speak."""
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 
+from actors.config import Model
 from actors.hub.hub import Hub
 from actors.hub.names import parse_name
+from actors.lifecycle import State
 from actors.messages import Api
 from actors.ollama.client import Tag
 from actors.ollama.daemon import Daemon
@@ -24,10 +27,21 @@ class Known(msgspec.Struct, frozen=True):
     api: Api = "llama.cpp"
 
 
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """The models that the supervisor knows; and others: names in the hub's cache, and models of daemons."""
+
+    models: list[ModelStatus]
+    cached: list[str]
+    tags: list[Tag]
+
+
 class Catalog:
     """The supervisor's models, those in the hub's cache, and those that Ollama's daemons have."""
 
-    def __init__(self, supervisor: Supervisor, hub: Hub, daemons: Daemons) -> None:
+    def __init__(
+        self, supervisor: Supervisor, hub: Hub, daemons: Daemons, configured: Mapping[str, Model]
+    ) -> None:
+        self._configured = configured
         self.daemons = daemons
         self._supervisor = supervisor
         self._hub = hub
@@ -51,6 +65,11 @@ class Catalog:
                 return Known(candidate, api)
         return None
 
+    def settings_of(self, name: str) -> Model | None:
+        """Those of one of llama.cpp's models that is configured, by any of its names."""
+        canonical = self._supervisor.resolve(name)
+        return self._configured.get(canonical) if canonical is not None else None
+
     async def daemon_of(self, name: str) -> tuple[Daemon, str] | None:
         """Which daemon has a model, and what it calls it; None if it is not Ollama's."""
         known = await self.find(name)
@@ -62,16 +81,27 @@ class Catalog:
         found = self.daemons.find(known.name)
         return (found[0], found[1].name) if found else None
 
-    async def unused(self) -> tuple[list[str], list[tuple[Daemon, Tag]]]:
-        """The models that nobody has asked for yet: names in the hub's cache, and those of the daemons."""
-        taken = {name.casefold() for model in self.models for name in (model.name, *model.aliases)}
-        cached = [str(model.name) for model in await asyncio.to_thread(self._hub.listed)]
+    async def listed(self) -> Listed:
+        """Every model that can be asked for."""
         if self.daemons.settings.discover:
             await self.daemons.refresh()
+        models = [model for model in self.models if not self._is_gone(model)]
+        taken = {name.casefold() for model in models for name in (model.name, *model.aliases)}
+        cached = [str(model.name) for model in await asyncio.to_thread(self._hub.listed)]
         tags = self.daemons.listed() if self.daemons.settings.discover else []
+        return Listed(
+            models=models,
+            cached=[name for name in cached if name.casefold() not in taken],
+            tags=[tag for _, tag in tags if tag.name.casefold() not in taken],
+        )
+
+    def _is_gone(self, model: ModelStatus) -> bool:
+        """Whether it was only known because a daemon had it, which has it no more."""
         return (
-            [name for name in cached if name.casefold() not in taken],
-            [(daemon, tag) for daemon, tag in tags if tag.name.casefold() not in taken],
+            model.api == "ollama"
+            and model.name not in self.daemons.settings.models
+            and model.state in (State.STOPPED, State.FAILED)
+            and self.daemons.find(model.name) is None
         )
 
     @property

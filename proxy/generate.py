@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from actors.messages import Endpoint as Address
+from actors.ollama.client import canonical
 from actors.supervisor import Supervisor
 from agents.chat import load_reason
 from proxy import answers, translated
@@ -116,7 +117,7 @@ class Gateway:
                 if endpoint.usage_option:
                     fields["stream_options"] = b'{"include_usage":true}'
             body = with_fields(body, fields)
-        ask = _asks(exchange, endpoint.path, body)
+        ask = _asks(exchange, endpoint.path, body, parsed.model)
         wish = _keep_alive(parsed)
         if exchange.stream:
             return await self._relay(
@@ -353,11 +354,15 @@ def _headers(exchange: Exchange) -> dict[str, str]:
     return {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
 
 
-def _asks(exchange: Exchange, path: str, body: bytes) -> Ask:
+def _asks(exchange: Exchange, path: str, body: bytes, asked: str) -> Ask:
     """The request as it is; a server of several models is told which, and how it is loaded."""
 
     def ask(address: Address) -> bytes:
-        told = body if address.model is None else rewritten(body, address.model, dict(address.options))
+        told = body
+        if (own_name := address.model) is not None:
+            # It answers under the name that it was asked by.
+            name = asked if canonical(asked) == canonical(own_name) else own_name
+            told = rewritten(body, name, dict(address.options))
         return render_request("POST", path, _headers(exchange), told, address)
 
     return ask

@@ -130,10 +130,12 @@ class Views:
 
     async def _entries(self) -> list[dict[str, Any]]:
         """The models that are known, and those that a name would find in the hub's cache or in a daemon."""
-        cached, tags = await self._catalog.unused()
-        listed = [self._listed(model) for model in self._supervisor.describe()]
-        unused = [(name, "llama-smart-proxy") for name in cached] + [(tag.name, "ollama") for _, tag in tags]
-        return listed + [self._entry(name, {"value": "unloaded"}, owner=owner) for name, owner in unused]
+        listed = await self._catalog.listed()
+        unused = [(name, "llama-smart-proxy") for name in listed.cached]
+        unused += [(tag.name, "ollama") for tag in listed.tags]
+        return [self._listed(model) for model in listed.models] + [
+            self._entry(name, {"value": "unloaded"}, owner=owner) for name, owner in unused
+        ]
 
     def _listed(self, model: ModelStatus) -> dict[str, Any]:
         status: dict[str, Any] = {"value": STATUS_VALUES[model.state]}

@@ -41,18 +41,25 @@ class OllamaError(Exception):
 class Details(msgspec.Struct, frozen=True):
     """A model in words, as Ollama has them."""
 
+    parent_model: str = ""
+    format: str = ""
     family: str = ""
+    families: tuple[str, ...] | None = None
     parameter_size: str = ""
     quantization_level: str = ""
+    context_length: int = 0
+    embedding_length: int = 0
 
 
 class Tag(msgspec.Struct, frozen=True):
     """A model that the daemon has; `size` is bytes on its disk. A remote one runs on ollama.com."""
 
     name: str
+    modified_at: str = ""
     size: int = 0
     digest: str = ""
     details: Details = Details()
+    capabilities: tuple[str, ...] = ()
     remote_host: str = ""
 
 

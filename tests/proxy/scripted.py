@@ -37,6 +37,7 @@ from proxy.app import make_app, make_runner
 from proxy.asking import Limits
 from proxy.catalog import Catalog
 from proxy.generate import Gateway
+from proxy.ollama import OllamaApi
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -443,10 +444,12 @@ async def door(
         hub = cast("Hub", FakeHub())
         observer = Observer(GpuMonitor(0), NOTHING_LEARNED, manages=True)
         config = Config(server_pool=ServerPool(size=3))
-        daemons = Daemons(Ollama(), await stack.enter_async_context(aiohttp.ClientSession()))
-        catalog = Catalog(real, hub, daemons)
+        daemons_session = await stack.enter_async_context(aiohttp.ClientSession())
+        daemons = Daemons(Ollama(), daemons_session)
+        catalog = Catalog(real, hub, daemons, {})
         views = Views(real, catalog, observer, config, version="1.2.3")
-        app = make_app(Gateway(real, upstream, limits, catalog), views)
+        ollama = OllamaApi(real, catalog, hub, daemons_session, body_limit=body_limit, idle_timeout=0)
+        app = make_app(Gateway(real, upstream, limits, catalog), views, ollama)
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         runner = make_runner(app)

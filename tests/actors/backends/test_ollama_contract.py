@@ -4,16 +4,9 @@ The real one is `OLLAMA_HOST`, in which models `lsp-test*` are made and deleted,
 """
 
 import asyncio
-import hashlib
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,9 +14,9 @@ import httpx
 import pytest
 
 from actors.backends.ollama import OllamaBackend
-from actors.demo import write_demo
 from actors.ollama.daemon import Daemon
 from tests.actors.backends.test_ollama import appraised
+from tests.ollama_daemons import real_daemon, stand_in_daemon
 
 NAME = "lsp-test"
 TOOL = {
@@ -44,65 +37,15 @@ def _user(text: str) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def stand_in() -> Iterator[str]:
     """As a process of its own."""
-    command = [sys.executable, "-m", "tests.stand_in_ollama", "--model", NAME]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.terminate()
+    with stand_in_daemon("--model", NAME) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """With the demo model in it."""
-    folder = tmp_path_factory.mktemp("ollama")
-    given, binary = os.environ.get("OLLAMA_HOST"), shutil.which("ollama")
-    if given:
-        url = given if "://" in given else f"http://{given}"
-        _make(url, folder)
+    with real_daemon(tmp_path_factory.mktemp("ollama"), {NAME: False}) as url:
         yield url
-        httpx.post(f"{url}/api/generate", json={"model": NAME, "keep_alive": 0})
-        httpx.request("DELETE", f"{url}/api/delete", json={"model": NAME})
-    elif binary:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        own = {"OLLAMA_HOST": address, "OLLAMA_MODELS": str(folder), "HOME": str(folder)}
-        with (
-            (folder / "log").open("wb") as log,
-            subprocess.Popen(
-                [binary, "serve"], env={**os.environ, **own}, stdout=log, stderr=subprocess.STDOUT
-            ) as process,
-        ):
-            try:
-                url = f"http://{address}"
-                _wait_until_up(process, url)
-                _make(url, folder)
-                yield url
-            finally:
-                process.terminate()
-    else:
-        pytest.skip("no real Ollama: OLLAMA_HOST is not set, and there is no ollama on the PATH")
-
-
-def _wait_until_up(process: "subprocess.Popen[bytes]", url: str) -> None:
-    deadline = time.monotonic() + 20
-    while process.poll() is None:
-        try:
-            httpx.get(url)
-            return
-        except httpx.ConnectError:
-            assert time.monotonic() < deadline
-    pytest.fail("ollama serve ended at once")
-
-
-def _make(url: str, folder: Path) -> None:
-    path = folder / "demo.gguf"
-    write_demo(path, embedding=False)
-    digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    httpx.post(f"{url}/api/blobs/{digest}", content=path.read_bytes()).raise_for_status()
-    body = {"model": NAME, "files": {"demo.gguf": digest}, "stream": False}
-    made = httpx.post(f"{url}/api/create", json=body, timeout=60)
-    assert made.json() == {"status": "success"}
 
 
 @pytest.fixture(params=["stand_in", "real"])
