@@ -8,7 +8,16 @@ import msgspec
 import pytest
 import yaml
 
-from actors.config import Config, HubSettings, Model, ServerPool, documented_keys, load_config, parse_config
+from actors.config import (
+    Config,
+    HubSettings,
+    Model,
+    ServerPool,
+    daemon_address,
+    documented_keys,
+    load_config,
+    parse_config,
+)
 from actors.errors import ConfigError
 from tests.gateway import CHECKOUT
 
@@ -54,6 +63,18 @@ def test_the_shipped_file_states_the_defaults() -> None:
         ([], "the top level: expected object, got array"),
         ({5: {}}, "the top level: expected text as a key, got 5"),
         ({"agents": ["rag"]}, "agents: there are no agents in this version, but 'rag' is named"),
+        ({"ollama": {"host": "https://x"}}, "ollama.host: 'https://x' is no address of an Ollama daemon"),
+        ({"ollama": {"daemons": {"a": "http://x/y"}}}, "ollama.daemons.a: 'http://x/y' is no address"),
+        ({"ollama": {"elsewhere": ["b"]}}, "ollama.elsewhere: no daemon 'b'"),
+        ({"ollama": {"models": {"m": {}}}}, "ollama.models.m: no daemon is configured"),
+        (
+            {"ollama": {"host": "x", "models": {"m": {"daemon": "y"}}}},
+            "ollama.models.m.daemon: no daemon 'y'; there are: ollama",
+        ),
+        (
+            {"ollama": {"host": "x", "models": {"m": {}}}, "llama_cpp": {"models": {"m": {"path": "p"}}}},
+            "ollama.models.m: the name 'm' is already that of llama_cpp.models.m",
+        ),
         ({"gpu": {"monitoring": 1}}, "gpu.monitoring: unknown key; did you mean 'monitoring_interval'?"),
     ],
 )
@@ -142,3 +163,24 @@ def test_a_models_settings_are_those_of_config_yaml() -> None:
     text = SHIPPED.read_text()
     assert all(f" {name}:" in text for name in Model.__struct_fields__)
     assert msgspec.to_builtins(Config())["agents"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "addresses"),
+    [
+        ({}, {}),
+        ({"host": "127.0.0.1"}, {"ollama": "http://127.0.0.1:11434"}),
+        ({"host": "h", "port": 1}, {"ollama": "http://h:1"}),
+        ({"host": "h:2", "port": 1}, {"ollama": "h:2"}),
+        ({"host": "::1"}, {"ollama": "http://[::1]:11434"}),
+        ({"host": "[::1]:7"}, {"ollama": "[::1]:7"}),
+        (
+            {"host": "h", "daemons": {"t": "http://t:1"}},
+            {"ollama": "http://h:11434", "t": "http://t:1"},
+        ),
+    ],
+)
+def test_addresses_of_daemons(settings: Any, addresses: dict[str, str]) -> None:
+    ollama = parse_config({"ollama": settings}, folder=HERE).ollama
+    assert ollama.addresses == addresses
+    assert all(daemon_address(url)[1] for url in addresses.values())
