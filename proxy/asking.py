@@ -116,6 +116,11 @@ class Asker:
         return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
 
 
+def json_headers(exchange: Exchange) -> dict[str, str]:
+    """Of a request with a JSON body."""
+    return {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
+
+
 def broken(error: Exception, exchange: Exchange) -> ApiError:
     """An upstream's failure, in words that name the model."""
     status = 504 if isinstance(error, UpstreamTimeoutError) else 502

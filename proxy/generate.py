@@ -14,7 +14,7 @@ from actors.ollama.client import canonical
 from actors.supervisor import Supervisor
 from agents.chat import load_reason
 from proxy import answers, translated
-from proxy.asking import Ask, Asker, Limits
+from proxy.asking import Ask, Asker, Limits, json_headers
 from proxy.assemble import Assembler
 from proxy.catalog import Catalog, Known
 from proxy.codecs import SERVERS, Codec, Request
@@ -74,7 +74,7 @@ class Gateway:
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint
     ) -> web.StreamResponse:
         """Answer a POST to one of the endpoints."""
-        body = await read_body(request, self.limits.body)
+        body = await read_body(request, self.limits.body, any_type=endpoint.dialect is OLLAMA)
         parsed: Any = parse_body(body, endpoint.request)
         exchange.model = parsed.model
         known = await self.catalog.find(parsed.model)
@@ -209,7 +209,7 @@ class Gateway:
     ) -> web.StreamResponse:
         chat = translated.decoded(codec, body)
         exchange.stream = chat.stream
-        ask = partial(_ask_anew, exchange, chat)
+        ask = translated.asks(exchange, chat)
         if not chat.stream:
             async with self.asker.response(exchange, known.name, ask, keep_alive=chat.keep_alive) as (
                 lease,
@@ -286,10 +286,7 @@ class Gateway:
             exchange.status = 200
             return translated.vectors(exchange, endpoint.embedder, embed, Embeddings([]))
 
-        def ask(address: Address) -> bytes:
-            path, told = SERVERS[address.api].embed(embed, address)
-            return render_request("POST", path, _headers(exchange), told, address)
-
+        ask = translated.asks_for_vectors(exchange, embed)
         async with self.asker.response(exchange, known.name, ask, keep_alive=embed.keep_alive) as (
             lease,
             response,
@@ -350,10 +347,6 @@ class Gateway:
             )
 
 
-def _headers(exchange: Exchange) -> dict[str, str]:
-    return {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
-
-
 def _asks(exchange: Exchange, path: str, body: bytes, asked: str) -> Ask:
     """The request as it is; a server of several models is told which, and how it is loaded."""
 
@@ -363,18 +356,9 @@ def _asks(exchange: Exchange, path: str, body: bytes, asked: str) -> Ask:
             # It answers under the name that it was asked by.
             name = asked if canonical(asked) == canonical(own_name) else own_name
             told = rewritten(body, name, dict(address.options))
-        return render_request("POST", path, _headers(exchange), told, address)
+        return render_request("POST", path, json_headers(exchange), told, address)
 
     return ask
-
-
-def _ask_anew(exchange: Exchange, chat: Request, address: Address) -> bytes:
-    """The request in the words of the server. Raises `ApiError` for what it cannot be told."""
-    try:
-        path, body = SERVERS[address.api].ask(chat, address)
-    except FieldError as error:
-        raise translated.unmeant(error) from None
-    return render_request("POST", path, _headers(exchange), body, address)
 
 
 def _comment(asker: Asker, exchange: Exchange, endpoint: Endpoint) -> bytes:

@@ -335,7 +335,7 @@ class OllamaApi:
             self._catalog.daemons.changed()
 
     async def _named(self, request: web.Request) -> tuple[_Named, bytes]:
-        body = await read_body(request, self._body_limit)
+        body = await read_body(request, self._body_limit, any_type=True)
         if not body:
             raise ApiError(400, "missing request body")
         try:

@@ -142,10 +142,13 @@ class TemplateRequest(ModelRequest, kw_only=True):
 R = TypeVar("R", bound=ModelRequest)
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """Read a JSON request's body. Raises `ApiError` for a wrong type or size."""
+async def read_body(request: web.Request, limit: int, *, any_type: bool = False) -> bytes:
+    """Read a JSON request's body. Raises `ApiError` for a wrong type or size.
+
+    `any_type`: it is JSON whatever its head says, as Ollama takes it; curl says that it is a form.
+    """
     content_type = request.headers.get("Content-Type")
-    if content_type is not None:
+    if content_type is not None and not any_type:
         media = content_type.partition(";")[0].strip().lower()
         if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
             raise ApiError(

@@ -6,9 +6,11 @@ import time
 import msgspec
 from aiohttp import web
 
+from actors.messages import Endpoint as Address
 from actors.supervisor import Lease
 from agents.events import Collector, Done, Event, Failure, Start, Usage
 from proxy.answers import begin_relay, collected, end_relay, json_response, run_relay
+from proxy.asking import Ask, json_headers
 from proxy.codecs import SERVERS, Asked, Codec, Embedder, Request, Server
 from proxy.dialects import Dialect
 from proxy.errors import ApiError
@@ -17,7 +19,7 @@ from proxy.translate.codec import Decoder, Encoder
 from proxy.translate.embeddings import Embed, Embeddings, shortened
 from proxy.translate.failures import to_api_error
 from proxy.translate.wire import FieldError
-from proxy.upstream import UpstreamResponse
+from proxy.upstream import UpstreamResponse, render_request
 
 
 class Translation:
@@ -102,6 +104,29 @@ def asked_of(exchange: Exchange, model: str, *, include_usage: bool = False) -> 
         load_seconds=exchange.loaded,
         include_usage=include_usage,
     )
+
+
+def asks(exchange: Exchange, chat: Request) -> Ask:
+    """The request in the words of whichever server it will be; `ApiError` for what that cannot be told."""
+
+    def ask(address: Address) -> bytes:
+        try:
+            path, body = SERVERS[address.api].ask(chat, address)
+        except FieldError as error:
+            raise unmeant(error) from None
+        return render_request("POST", path, json_headers(exchange), body, address)
+
+    return ask
+
+
+def asks_for_vectors(exchange: Exchange, embed: Embed) -> Ask:
+    """The same for embeddings."""
+
+    def ask(address: Address) -> bytes:
+        path, body = SERVERS[address.api].embed(embed, address)
+        return render_request("POST", path, json_headers(exchange), body, address)
+
+    return ask
 
 
 def decoded(codec: Codec, body: bytes) -> Request:

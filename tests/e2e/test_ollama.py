@@ -202,6 +202,13 @@ def test_bad_input_on_ollamas_api(gateway: Gateway, path: str, body: Any, status
     assert message in answer.json()["error"]
 
 
+def test_curl_says_that_json_is_a_form(gateway: Gateway) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    for path in ("/api/show", "/api/generate"):
+        answer = gateway.client.post(path, content='{"model": "demo"}', headers=headers)
+        assert answer.status_code == 200
+
+
 def test_root_and_version(gateway: Gateway) -> None:
     assert gateway.client.get("/").text == "Ollama is running"
     assert gateway.client.head("/").status_code == 200
