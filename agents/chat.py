@@ -111,13 +111,6 @@ class Completion(Request, frozen=True, kw_only=True):
     suffix: str = ""
 
 
-def load_reason(request: Chat | Completion) -> Literal["load", "unload"] | None:
-    """What a request without a prompt asks for, as Ollama's clients do; None for one that generates."""
-    if request.messages if isinstance(request, Chat) else request.prompt:
-        return None
-    return "unload" if request.keep_alive == 0 else "load"
-
-
 def linked(messages: Iterable[Message]) -> list[Message]:
     """Give every tool call an id, and every result the id and name of its call.
 

@@ -12,18 +12,24 @@ from aiohttp import web
 from actors.messages import Endpoint as Address
 from actors.ollama.client import canonical
 from actors.supervisor import Supervisor
-from agents.chat import load_reason
 from proxy import answers, translated
 from proxy.asking import Ask, Asker, Limits, json_headers
 from proxy.assemble import Assembler
 from proxy.catalog import Catalog, Known
-from proxy.codecs import SERVERS, Codec, Request
+from proxy.codecs import SERVERS, Codec
 from proxy.dialects import OLLAMA
 from proxy.endpoints import Endpoint
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.relay import is_event_stream
-from proxy.requests import OllamaRequest, parse_body, read_body, with_fields
+from proxy.requests import (
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaRequest,
+    parse_body,
+    read_body,
+    with_fields,
+)
 from proxy.translate import ollama_answer
 from proxy.translate.durations import keep_alive
 from proxy.translate.embeddings import Embeddings
@@ -80,10 +86,8 @@ class Gateway:
         known = await self.catalog.find(parsed.model)
         if endpoint.embedder is not None and (known.api != endpoint.api or endpoint.dialect is OLLAMA):
             return await self._embed(request, exchange, endpoint, body, parsed, known)
-        if endpoint.dialect is OLLAMA and endpoint.codec is not None:
-            asked = translated.decoded(endpoint.codec, body)
-            if load_reason(asked) is not None:
-                return await self._load(exchange, endpoint, asked, known)
+        if isinstance(parsed, OllamaChatRequest | OllamaGenerateRequest) and not parsed.says_anything:
+            return await self._load(exchange, endpoint, parsed, known)
         if known.api == endpoint.api:
             return await self._as_it_is(request, exchange, endpoint, body, parsed, known)
         if endpoint.codec is None:
@@ -242,15 +246,15 @@ class Gateway:
         return client
 
     async def _load(
-        self, exchange: Exchange, endpoint: Endpoint, asked: Request, known: Known
+        self, exchange: Exchange, endpoint: Endpoint, parsed: OllamaRequest, known: Known
     ) -> web.StreamResponse:
         """Answer one of Ollama's requests without a prompt: load the model, or let it go."""
-        reason = load_reason(asked)
-        assert reason is not None
-        await self._lease_only(exchange, known, asked.keep_alive)
+        wish = _keep_alive(parsed)
+        await self._lease_only(exchange, known, wish)
         exchange.status = 200
-        api: ollama_answer.Api = "chat" if endpoint.path == "/api/chat" else "generate"
-        answer = ollama_answer.encode_load(reason, asked.model, now=time.time(), api=api)
+        answer = ollama_answer.encode_load(
+            "unload" if wish == 0 else "load", parsed.model, now=time.time(), api=_api_of(endpoint)
+        )
         return answers.json_response(msgspec.json.encode(answer))
 
     async def _lease_only(self, exchange: Exchange, known: Known, keep_alive: float | None) -> None:
@@ -365,8 +369,11 @@ def _comment(asker: Asker, exchange: Exchange, endpoint: Endpoint) -> bytes:
     """What tells a waiting client that it is not forgotten. Lines of JSON have no comments."""
     if endpoint.media_type == "text/event-stream":
         return f": {asker.what_happens(exchange)}\n\n".encode()
-    api: ollama_answer.Api = "chat" if endpoint.path == "/api/chat" else "generate"
-    return ollama_answer.encode_waiting(exchange.model or "", now=time.time(), api=api)
+    return ollama_answer.encode_waiting(exchange.model or "", now=time.time(), api=_api_of(endpoint))
+
+
+def _api_of(endpoint: Endpoint) -> ollama_answer.Api:
+    return "chat" if endpoint.path == "/api/chat" else "generate"
 
 
 def _keep_alive(parsed: Any) -> float | None:

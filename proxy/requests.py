@@ -125,12 +125,22 @@ class OllamaChatRequest(OllamaRequest, kw_only=True):
     stream: bool | None = True
     messages: list[Object] | None = None
 
+    @property
+    def says_anything(self) -> bool:
+        """Without, it only wishes the model loaded, or let go."""
+        return bool(self.messages)
+
 
 class OllamaGenerateRequest(OllamaRequest, kw_only=True):
     """`/api/generate`."""
 
     stream: bool | None = True
     prompt: str | None = None
+
+    @property
+    def says_anything(self) -> bool:
+        """Without, it only wishes the model loaded, or let go."""
+        return bool(self.prompt)
 
 
 class TemplateRequest(ModelRequest, kw_only=True):

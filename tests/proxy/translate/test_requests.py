@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agents.chat import Chat, Completion, Message, ToolCall, linked, load_reason
+from agents.chat import Chat, Completion, Message, ToolCall, linked
 from proxy.translate import anthropic_request, llama_server, ollama_request, ollama_server, openai_request
 from proxy.translate.wire import FieldError
 
@@ -182,24 +182,6 @@ def test_generate_to_llama(given: Any, path: str, expected: Any) -> None:
     request = ollama_request.decode_generate(body(given))
     assert llama_server.path_of(request) == path
     assert json.loads(llama_server.encode_request(request)) == {"model": "m", **ASKED, **expected}
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, "load"),
-        ({"keep_alive": "5m"}, "load"),
-        ({"keep_alive": 0}, "unload"),
-        ({"keep_alive": "0"}, "unload"),
-        ({"keep_alive": "-1m"}, "load"),
-    ],
-)
-def test_requests_without_a_prompt(given: Any, expected: str) -> None:
-    assert load_reason(ollama_request.decode_chat(body({**given, "messages": []}))) == expected
-    assert load_reason(ollama_request.decode_chat(body(given))) == expected
-    assert load_reason(ollama_request.decode_generate(body({**given, "system": "be"}))) == expected
-    assert load_reason(ollama_request.decode_generate(body({**given, "raw": True}))) == expected
-    assert load_reason(ollama_request.decode_generate(body({**given, "prompt": "x"}))) is None
 
 
 def test_ollama_streams_by_default() -> None:
