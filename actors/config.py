@@ -93,6 +93,7 @@ class Model(Section, frozen=True, kw_only=True):
     never_evict: bool = False
     command: str | list[str] | None = None
     arguments: list[str] = []
+    agents: list[str] = []
 
     @property
     def hub_name(self) -> HubName | None:
@@ -204,13 +205,20 @@ class GpuSettings(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """The whole configuration. `agents` has no settings in this version."""
+    """The whole configuration.
+
+    `agents` is a list of names, or of mappings from a name to its options, or one such mapping; what they
+    mean is for `agents.settings` to say.
+    """
 
     server: Server = Server()
     server_pool: ServerPool = ServerPool()
     llama_cpp: LlamaCpp = LlamaCpp()
     hub: HubSettings = HubSettings()
-    agents: list[str] = []
+    agents: list[str | dict[str, Any]] | dict[str, Any] = []
+    agent_folders: list[str] = []
+    agent_data: str | None = None
+    skip_broken_agents: bool = False
     gpu: GpuSettings = GpuSettings()
     ollama: Ollama = Ollama()
 
@@ -242,12 +250,15 @@ def parse_config(data: object, *, folder: Path, environment: dict[str, str] | No
         raise ConfigError(_readable(error)) from error
     _check(config)
     models = {name: _absolute(model, folder) for name, model in config.llama_cpp.models.items()}
-    return msgspec.structs.replace(config, llama_cpp=LlamaCpp(models=models))
+    return msgspec.structs.replace(
+        config,
+        llama_cpp=LlamaCpp(models=models),
+        agent_folders=[_absolute_path(path, folder) for path in config.agent_folders],
+        agent_data=config.agent_data and _absolute_path(config.agent_data, folder),
+    )
 
 
 def _check(config: Config) -> None:
-    if config.agents:
-        raise ConfigError(f"agents: there are no agents in this version, but {config.agents[0]!r} is named")
     taken: dict[str, str] = {}
     for name, model in config.llama_cpp.models.items():
         where = f"llama_cpp.models.{name}"
@@ -320,11 +331,15 @@ def _absolute(model: Model, folder: Path) -> Model:
     def resolve(path: str | None) -> str | None:
         if path is None or path.startswith(BUILTIN):
             return path
-        return str(folder / Path(path).expanduser())
+        return _absolute_path(path, folder)
 
     if model.repo is not None:
         return model
     return msgspec.structs.replace(model, path=resolve(model.path), mmproj=resolve(model.mmproj))
+
+
+def _absolute_path(path: str, folder: Path) -> str:
+    return str(folder / Path(path).expanduser())
 
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

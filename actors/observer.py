@@ -47,6 +47,8 @@ class Observer:
         self._numbers: dict[tuple[str, int], int] = {}
         self.cards: list[Card] = []
         """What is known of each kind of card, for /health."""
+        self.loads: dict[str, Load] = {}
+        """The last load of each model that was measured, by the model's name, of earlier runs too."""
 
     def attach(self, report: Callable[[MemorySampled], None]) -> None:
         """Report each sample from now on, and the present one."""
@@ -68,6 +70,7 @@ class Observer:
             overhead = await asyncio.to_thread(self.calibration.overhead, name, driver, self.build)
             self._overheads[name, driver] = overhead
         self.cards = await asyncio.to_thread(self.calibration.summary)
+        self.loads = await asyncio.to_thread(self.calibration.last_loads)
 
     async def _learn_and_report(self, sample: Sample, report: Callable[[MemorySampled], None]) -> None:
         await self.refresh()

@@ -1,10 +1,11 @@
 """The canonical stream: what a model server says while it answers, and the whole answer made of it.
 
 The order is that of OpenAI's stream: `Start`, then any of `Text`, `Reasoning` and `ToolCallDelta`, each
-after its `Logprobs` if there are some, then `Finish`, `Usage`, `Done`. A `Failure` may come at any time and
-is the last.
+after its `Logprobs` if there are some, then `Extra` if an agent adds something, `Finish`, `Usage`, `Done`. A
+`Failure` may come at any time and is the last.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -49,6 +50,16 @@ class Logprobs(msgspec.Struct, frozen=True):
     tokens: list[Any]
 
 
+class Extra(msgspec.Struct, frozen=True):
+    """Fields that an agent adds to a whole answer, or to the event of a stream that says why it ended.
+
+    Each is named for the agent, or for what it is ("citations"), and is JSON. A field of the
+    API is never replaced.
+    """
+
+    fields: dict[str, Any]
+
+
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """The model has ended, and why."""
 
@@ -82,7 +93,7 @@ class Done(msgspec.Struct, frozen=True, gc=False):
     """The answer is complete."""
 
 
-Event = Text | Reasoning | ToolCallDelta | Logprobs | Start | Finish | Usage | Failure | Done
+Event = Text | Reasoning | ToolCallDelta | Logprobs | Start | Extra | Finish | Usage | Failure | Done
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +108,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[Any] = []
     reason: Reason = "stop"
     usage: Usage = Usage()
+    extra: dict[str, Any] = {}
 
 
 class ToolCalls:
@@ -134,6 +146,7 @@ class Collector:
         self._logprobs: list[Any] = []
         self._reason: Reason = "stop"
         self._usage = Usage()
+        self._extra: dict[str, Any] = {}
 
     def feed(self, event: Event) -> None:
         """Take the next event."""
@@ -148,6 +161,8 @@ class Collector:
                 self._logprobs += event.tokens
             case Start():
                 self._start = event
+            case Extra():
+                self._extra |= event.fields
             case Finish():
                 self._reason = event.reason
             case Usage():
@@ -169,4 +184,23 @@ class Collector:
             logprobs=self._logprobs,
             reason=self._reason,
             usage=self._usage,
+            extra=self._extra,
         )
+
+
+def replayed(answer: Answer) -> Iterator[Event]:
+    """The events of a whole answer, each of its parts in one piece."""
+    yield Start(answer.id, answer.model, answer.created)
+    if answer.reasoning:
+        yield Reasoning(answer.reasoning)
+    if answer.logprobs:
+        yield Logprobs(answer.logprobs)
+    if answer.text:
+        yield Text(answer.text)
+    for index, call in enumerate(answer.tool_calls):
+        yield ToolCallDelta(index, call.id, call.name, call.arguments)
+    if answer.extra:
+        yield Extra(answer.extra)
+    yield Finish(answer.reason)
+    yield answer.usage
+    yield Done()

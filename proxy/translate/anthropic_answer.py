@@ -8,6 +8,7 @@ from agents.events import (
     Answer,
     Done,
     Event,
+    Extra,
     Failure,
     Finish,
     Logprobs,
@@ -20,6 +21,7 @@ from agents.events import (
 )
 from proxy.dialects import ANTHROPIC
 from proxy.translate import failures
+from proxy.translate.codec import added_fields
 from proxy.translate.wire import Json, encode, object_text
 
 _STOP_REASONS: dict[Reason, str] = {
@@ -45,6 +47,7 @@ class Encoder:
         self._block_of_call: dict[int, int] = {}
         self._reason: Reason = "stop"
         self._usage = Usage()
+        self._extra: Json = {}
         self._ended = False
 
     def encode(self, event: Event, now: float) -> bytes:
@@ -67,6 +70,8 @@ class Encoder:
                 self._reason = event.reason
             case Usage():
                 self._usage = event
+            case Extra():
+                self._extra |= added_fields(event)
             case Failure():
                 self._ended = True
                 yield ANTHROPIC.frame(failures.to_api_error(event), self._request_id)
@@ -74,7 +79,7 @@ class Encoder:
                 self._ended = True
                 yield from self._close()
                 delta = {"stop_reason": _STOP_REASONS[self._reason], "stop_sequence": None}
-                yield _frame("message_delta", {"delta": delta, "usage": _usage(self._usage)})
+                yield _frame("message_delta", {**self._extra, "delta": delta, "usage": _usage(self._usage)})
                 yield _frame("message_stop", {})
             case Logprobs():
                 pass  # Anthropic has none
@@ -143,6 +148,7 @@ def encode_answer(answer: Answer, *, model: str = "") -> Json:
         arguments = msgspec.Raw((object_text(call.arguments) or "{}").encode())
         content.append({"type": "tool_use", "id": call.id, "name": call.name, "input": arguments})
     return {
+        **added_fields(Extra(answer.extra)),
         **_message(Start(answer.id, answer.model, answer.created), model),
         "content": content,
         "stop_reason": _STOP_REASONS[answer.reason],

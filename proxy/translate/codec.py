@@ -1,8 +1,40 @@
 """What every reader of a model server's stream, and every writer of a client's, can do."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from agents.events import Event
+from agents.events import Event, Extra
+
+_OWN = frozenset(
+    [
+        "id",
+        "object",
+        "type",
+        "role",
+        "created",
+        "created_at",
+        "model",
+        "choices",
+        "content",
+        "message",
+        "response",
+        "thinking",
+        "delta",
+        "usage",
+        "timings",
+        "stop_reason",
+        "stop_sequence",
+        "done",
+        "done_reason",
+        "context",
+        "logprobs",
+        "error",
+    ]
+)
+
+
+def added_fields(extra: Extra) -> dict[str, Any]:
+    """What an agent adds to an answer, without fields that some API has itself."""
+    return {name: value for name, value in extra.fields.items() if name not in _OWN}
 
 
 class Decoder(Protocol):

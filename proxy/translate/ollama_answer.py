@@ -10,6 +10,7 @@ from agents.events import (
     Answer,
     Done,
     Event,
+    Extra,
     Failure,
     Finish,
     Logprobs,
@@ -22,6 +23,7 @@ from agents.events import (
     Usage,
 )
 from proxy.dialects import ollama_error
+from proxy.translate.codec import added_fields
 from proxy.translate.wire import Json, encode, object_text
 
 INVALID_ARGUMENTS = "_invalid_json"
@@ -60,6 +62,7 @@ class Encoder:
         self._logprobs: list[Any] = []
         self._reason: Reason = "stop"
         self._usage = Usage()
+        self._extra: Json = {}
         self._ended = False
 
     def encode(self, event: Event, now: float) -> bytes:
@@ -79,6 +82,8 @@ class Encoder:
                 self._reason = event.reason
             case Usage():
                 self._usage = event
+            case Extra():
+                self._extra |= added_fields(event)
             case Failure():
                 self._ended = True
                 _, text = ollama_error(event.status, event.message, event.code, self._model)
@@ -101,7 +106,8 @@ class Encoder:
     def _last_lines(self, now: float) -> bytes:
         calls = self._calls.take()
         before = self._line(now, "", b',"tool_calls":' + encode(_tool_calls(calls))) if calls else b""
-        fields = _final_fields(self._reason, self._usage, now - self._started, self._load_seconds)
+        done = _final_fields(self._reason, self._usage, now - self._started, self._load_seconds)
+        fields = {**self._extra, **done}
         if self._context:
             fields["context"] = []
         return before + self._line(now, "", end=b"," + encode(fields)[1:-1])
@@ -158,6 +164,7 @@ def encode_answer(
     if answer.tool_calls:
         said["tool_calls"] = _tool_calls(answer.tool_calls)
     whole: Json = {
+        **added_fields(Extra(answer.extra)),
         "model": model,
         "created_at": rfc3339(now),
         **({"message": {"role": "assistant", **said}} if api == "chat" else said),

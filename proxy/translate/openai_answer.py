@@ -7,6 +7,7 @@ from agents.events import (
     Answer,
     Done,
     Event,
+    Extra,
     Failure,
     Finish,
     Logprobs,
@@ -18,6 +19,7 @@ from agents.events import (
 )
 from proxy.dialects import OPENAI
 from proxy.translate import failures
+from proxy.translate.codec import added_fields
 from proxy.translate.wire import Json, encode
 
 
@@ -53,6 +55,7 @@ class Encoder:
         self._include_usage = include_usage
         self._usage = Usage()
         self._logprobs: list[Any] = []
+        self._extra: Json = {}
         self._ended = False
         self._begin(Start("", "", 0))
 
@@ -85,7 +88,10 @@ class Encoder:
                 self._begin(event)
                 yield self._chunk(b'{"role":"assistant","content":""}')
             case Finish():
-                yield self._chunk(b"{}", b'"' + event.reason.encode() + b'"')
+                chunk = self._chunk(b"{}", b'"' + event.reason.encode() + b'"')
+                yield chunk[:-3] + b"," + encode(self._extra)[1:] + b"\n\n" if self._extra else chunk
+            case Extra():
+                self._extra |= added_fields(event)
             case Usage():
                 self._usage = event
             case Failure():
@@ -131,6 +137,7 @@ def encode_answer(answer: Answer, *, model: str = "") -> Json:
         "finish_reason": answer.reason,
     }
     return {
+        **added_fields(Extra(answer.extra)),
         "id": answer.id,
         "object": "chat.completion",
         "created": answer.created,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.events import (
+    Answer,
     Collector,
     Done,
     Event,
@@ -22,11 +23,12 @@ from agents.events import (
     Text,
     ToolCallDelta,
     Usage,
+    replayed,
 )
 from proxy.assemble import MessageAssembler
 from proxy.sse import BUFFER_LIMIT, EventSplitter, EventTooLongError
 from proxy.translate import anthropic_answer, llama_server, ollama_answer, ollama_server, openai_answer
-from proxy.translate.codec import Decoder
+from proxy.translate.codec import Decoder, Encoder
 from tests.proxy.test_http1 import CUTS, pieces
 from tests.proxy.translate.transcripts import CREATED, ID, MODEL, NOW, TRANSCRIPTS, Transcript, ndjson, sse
 
@@ -272,3 +274,25 @@ def test_nothing_that_a_server_sends_raises(server: str, data: st.DataObject) ->
             collector.feed(event)
     for answer in (openai_answer.encode_answer, anthropic_answer.encode_answer):
         msgspec.json.encode(answer(collector.answer()))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "whole"),
+    [
+        (openai_answer.Encoder(), openai_answer.encode_answer),
+        (anthropic_answer.Encoder(), anthropic_answer.encode_answer),
+        (ollama_answer.Encoder("m"), lambda answer: ollama_answer.encode_answer(answer, "m", now=0.0)),
+    ],
+)
+def test_fields_that_agents_add_are_in_the_event_that_says_why_it_ended(
+    encoder: Encoder, whole: Callable[[Answer], Any]
+) -> None:
+    said = Answer(id="i", model="m", text="hi", extra={"citations": [1], "model": "never replaces"})
+    lines = b"".join(encoder.encode(event, 0.0) for event in replayed(said)).splitlines()
+    bodies = [json.loads(line.removeprefix(b"data: ")) for line in lines if b"citations" in line]
+    assert [body["citations"] for body in bodies] == [[1]]
+    ends = (b'"finish_reason":"stop"', b'"stop_reason":"end_turn"', b'"done_reason":"stop"')
+    assert all(any(end in line for end in ends) for line in lines if b"citations" in line)
+    assert all(b"never" not in line for line in lines)
+    body = whole(said)
+    assert (body["citations"], body["model"]) == ([1], "m")
