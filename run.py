@@ -33,10 +33,13 @@ from actors.ollama.daemons import Daemons
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
 from actors.supervisor import Supervisor
+from agents.host import AgentHost
+from proxy.agent_views import AgentViews
 from proxy.app import make_app, make_runner
-from proxy.asking import Limits
+from proxy.asking import Asker, Limits
 from proxy.catalog import Catalog
 from proxy.generate import Gateway
+from proxy.llm import Models
 from proxy.logs import set_up_logging
 from proxy.ollama import OllamaApi
 from proxy.upstream import Upstream
@@ -165,34 +168,22 @@ async def serve(config: Config) -> int:
     if swept := await asyncio.to_thread(sweep_orphans):
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(health_session())
-        observer = await _start_observer(config, stack)
-        monitor = observer.monitor
-        downloads = await stack.enter_async_context(aiohttp.ClientSession())
-        hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-        daemons = await stack.enter_async_context(Daemons(config.ollama, downloads).running())
-        supervisor = make_supervisor(config, session, hub, observer, daemons, _cache_folder())
-        upstream = Upstream(silence_limit=config.server_pool.request_timeout)
-        stack.push_async_callback(upstream.close)
-        catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
-        gateway = make_gateway(config, supervisor, upstream, catalog)
-        views = Views(supervisor, catalog, observer, config, version=VERSION)
-        ollama = OllamaApi(
-            supervisor,
-            catalog,
-            hub,
-            downloads,
-            body_limit=gateway.limits.body,
-            idle_timeout=config.server_pool.idle_timeout,
-        )
-        runner = make_runner(make_app(gateway, views, ollama))
+        supervisor, host, runner = await _build(config, stack)
         await runner.setup()
         supervisor.start()
+        try:
+            await host.start()
+        except ConfigError as error:
+            log.critical("cannot start", reason=str(error))
+            await supervisor.shut_down(0)
+            await runner.cleanup()
+            return 2
         try:
             await web.TCPSite(runner, config.server.host, config.server.port, backlog=1024).start()
         except OSError as error:
             reason = error.strerror or str(error)
             log.critical("cannot listen", host=config.server.host, port=config.server.port, reason=reason)
+            await host.stop()
             await supervisor.shut_down(0)
             await runner.cleanup()
             return 1
@@ -202,10 +193,46 @@ async def serve(config: Config) -> int:
         log.info("shutting down", drain_timeout=config.server.drain_timeout)
         await supervisor.shut_down(config.server.drain_timeout)
         await runner.cleanup()
+        await host.stop()
     log.info("stopped")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # all is done; the interpreter needs a moment to end
     return 0
+
+
+async def _build(config: Config, stack: AsyncExitStack) -> tuple[Supervisor, AgentHost, web.AppRunner]:
+    """Everything, put together; what must be closed again is left to `stack`. Nothing is started yet."""
+    session = await stack.enter_async_context(health_session())
+    observer = await _start_observer(config, stack)
+    monitor = observer.monitor
+    downloads = await stack.enter_async_context(aiohttp.ClientSession())
+    hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
+    daemons = await stack.enter_async_context(Daemons(config.ollama, downloads).running())
+    supervisor = make_supervisor(config, session, hub, observer, daemons, _cache_folder())
+    upstream = Upstream(silence_limit=config.server_pool.request_timeout)
+    stack.push_async_callback(upstream.close)
+    catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
+    asker = make_asker(config, supervisor, upstream, daemons)
+    host = AgentHost.from_config(
+        config,
+        llm=Models(asker, catalog),
+        http=downloads,
+        folder=_agent_folder(config),
+        memory=observer.last_load,
+    )
+    gateway = Gateway(supervisor, asker, catalog, host)
+    views = Views(supervisor, catalog, observer, config, version=VERSION)
+    ollama = OllamaApi(
+        supervisor,
+        catalog,
+        hub,
+        downloads,
+        body_limit=asker.limits.body,
+        idle_timeout=config.server_pool.idle_timeout,
+    )
+    agent_views = AgentViews(host, body_limit=asker.limits.body)
+    runner = make_runner(make_app(gateway, views, ollama, agent_views))
+    return supervisor, host, runner
 
 
 def _memory(monitor: GpuMonitor) -> int:
@@ -238,15 +265,22 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     return observer
 
 
-def make_gateway(config: Config, supervisor: Supervisor, upstream: Upstream, catalog: Catalog) -> Gateway:
-    """What the handlers of the front door share."""
+def make_asker(config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons) -> Asker:
+    """What asks models on behalf of clients and of agents."""
     limits = Limits(
         body=config.server.max_body_mb * 2**20,
         queue_timeout=config.server_pool.queue_timeout,
         write_timeout=config.server.write_timeout,
         keepalive_interval=config.server.keepalive_interval,
     )
-    return Gateway(supervisor, upstream, limits, catalog, catalog.daemons.look_soon)
+    return Asker(supervisor, upstream, limits, daemons.look_soon)
+
+
+def _agent_folder(config: Config) -> Path:
+    if config.agent_data is not None:
+        return Path(config.agent_data).expanduser()
+    base = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
+    return Path(base) / "llama-smart-proxy" / "agents"
 
 
 def _cache_folder() -> Path:

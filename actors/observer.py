@@ -64,6 +64,10 @@ class Observer:
         if self.monitor.asked_at is not None:
             on_sample(self.monitor.sample)
 
+    def last_load(self, model: str) -> Load | None:
+        """What the present or last load of a model took, if that was measured."""
+        return self.loads.get(model)
+
     async def refresh(self) -> None:
         """Look up anew what is known of the cards."""
         for name, driver in {(gpu.name, gpu.driver) for gpu in self.monitor.gpus}:

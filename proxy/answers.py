@@ -212,13 +212,13 @@ async def run_relay(
     except ClientStalledError as error:
         exchange.client_left()
         exchange.error = str(error)
-        _cut(request)
+        cut(request)
     except (UpstreamError, EventTooLongError) as error:
         lease.broken = isinstance(error, UpstreamError) and error.hung_up
         failure = broken(error, exchange)
         exchange.failed(failure)
         if dialect is None:
-            _cut(request)
+            cut(request)
         else:
             failure = dialect.reword(failure, exchange.model or "")
             relay.end_with(dialect.frame(failure, exchange.request_id))
@@ -256,7 +256,7 @@ def _raise_early_error(first: bytes) -> None:
             raise upstream_error(500, data)
 
 
-def _cut(request: web.Request) -> None:
+def cut(request: web.Request) -> None:
     """Close the client's connection so that it cannot take what it got for the whole."""
     if request.transport is not None:
         request.transport.abort()

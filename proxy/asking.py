@@ -105,6 +105,8 @@ class Asker:
 
     def what_happens(self, exchange: Exchange) -> str:
         """What a request waits for, in words for its client."""
+        if exchange.phase == "agents":
+            return "the agents are at work"
         if exchange.phase != "queue":
             return "the model reads the prompt"
         outlook = self._supervisor.outlook(exchange.ticket)

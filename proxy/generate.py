@@ -1,7 +1,7 @@
 """The way of a request through the gateway: check, lease, ask, and answer as a stream or as a whole."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -12,8 +12,12 @@ from aiohttp import web
 from actors.messages import Endpoint as Address
 from actors.ollama.client import canonical
 from actors.supervisor import Supervisor
+from agents.chat import Chat
+from agents.errors import AgentError
+from agents.host import AgentHost
+from agents.pipeline import Run
 from proxy import answers, translated
-from proxy.asking import Ask, Asker, Limits, json_headers
+from proxy.asking import Ask, Asker, json_headers
 from proxy.assemble import Assembler
 from proxy.catalog import Catalog, Known
 from proxy.codecs import SERVERS, Codec
@@ -35,8 +39,12 @@ from proxy.translate.durations import keep_alive
 from proxy.translate.embeddings import Embeddings
 from proxy.translate.ollama_server import rewritten
 from proxy.translate.wire import FieldError
-from proxy.upstream import Upstream, render_request
+from proxy.upstream import render_request
 from proxy.waiting import Waiting
+from proxy.with_agents import Accompanied, of_agent
+
+AGENTS_HEADER = "X-Agents"
+"""Names agents, with commas between them; in the answer, what they did."""
 
 FORBIDDEN_IN = {
     "authorization",
@@ -66,15 +74,16 @@ class Gateway:
     def __init__(
         self,
         supervisor: Supervisor,
-        upstream: Upstream,
-        limits: Limits,
+        asker: Asker,
         catalog: Catalog,
-        on_hang_up: Callable[[Address], None] = lambda _: None,
+        agents: AgentHost,
     ) -> None:
         self.supervisor = supervisor
-        self.limits = limits
+        self.limits = asker.limits
         self.catalog = catalog
-        self.asker = Asker(supervisor, upstream, limits, on_hang_up)
+        self.asker = asker
+        self.agents = agents
+        self._accompanied = Accompanied(asker, catalog)
 
     async def answer(
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint
@@ -86,6 +95,8 @@ class Gateway:
         known = await self.catalog.find(parsed.model)
         if endpoint.embedder is not None and (known.api != endpoint.api or endpoint.dialect is OLLAMA):
             return await self._embed(request, exchange, endpoint, body, parsed, known)
+        if endpoint.codec is not None and (run := self._agents_of(request, exchange, endpoint.codec, body)):
+            return await self._with_agents(request, exchange, endpoint, endpoint.codec, run)
         if isinstance(parsed, OllamaChatRequest | OllamaGenerateRequest) and not parsed.says_anything:
             return await self._load(exchange, endpoint, parsed, known)
         if known.api == endpoint.api:
@@ -94,6 +105,40 @@ class Gateway:
             message = f"model {parsed.model!r} is served by {known.api}, which has no {endpoint.path}"
             raise ApiError(400, message, code="not_supported", param="model")
         return await self._translate(request, exchange, endpoint, endpoint.codec, body, known)
+
+    # With agents
+
+    def _agents_of(self, request: web.Request, exchange: Exchange, codec: Codec, body: bytes) -> Run | None:
+        """The agents of a chat request. One that can have none is not even read for them."""
+        header = request.headers.get(AGENTS_HEADER)
+        if not self.agents.may_apply(body, header, exchange.model or ""):
+            return None
+        chat = translated.decoded(codec, body)
+        if not isinstance(chat, Chat):
+            return None
+        try:
+            return self.agents.plan(chat, header=header, request_id=exchange.request_id)
+        except AgentError as error:
+            raise of_agent(error) from None
+
+    async def _with_agents(
+        self, request: web.Request, exchange: Exchange, endpoint: Endpoint, codec: Codec, run: Run
+    ) -> web.StreamResponse:
+        exchange.run = run
+        exchange.stream = run.chat.stream
+        try:
+            if not run.chat.stream:
+                return await self._accompanied.whole(exchange, codec, run)
+            async with self._waiting(request, exchange, endpoint) as (waiting, client):
+                return await self._accompanied.streamed(
+                    request, exchange, endpoint, codec, run, waiting, client
+                )
+            return client
+        finally:
+            # Hands over and returns, so that a client that leaves at the last byte cancels none of it.
+            run.finish(
+                model=exchange.model, place=exchange.place, failure=exchange.error or "the client left"
+            )
 
     # The server speaks the client's API
 

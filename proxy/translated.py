@@ -22,10 +22,17 @@ from proxy.translate.wire import FieldError
 from proxy.upstream import UpstreamResponse, render_request
 
 
-class Translation:
-    """From the server's bytes to the client's, and what an account of the answer needs."""
+class AnswerOverError(Exception):
+    """The client has its whole answer, although the model server has not come to its end."""
 
-    def __init__(self, decoder: Decoder, encoder: Encoder) -> None:
+
+class Translation:
+    """From the server's bytes to the client's, and what an account of the answer needs.
+
+    Without a `decoder`, from events that come from elsewhere.
+    """
+
+    def __init__(self, decoder: Decoder | None, encoder: Encoder) -> None:
         self.usage: Usage | None = None
         self.failure: Failure | None = None
         self.complete = False
@@ -34,11 +41,11 @@ class Translation:
 
     def feed(self, payload: bytes) -> bytes:
         """What `payload` lets the client be told."""
-        return self.encode(self._decoder.feed(payload))
+        return self.encode(self._decoder.feed(payload) if self._decoder is not None else [])
 
     def end(self) -> bytes:
         """What the end of the server's bytes lets it be told."""
-        return self.encode(self._decoder.end())
+        return self.encode(self._decoder.end() if self._decoder is not None else [])
 
     def encode(self, events: list[Event]) -> bytes:
         """The events in the client's words."""
@@ -83,11 +90,12 @@ class _Opening:
                 await self._response.finish()  # raises: nothing but an error wakes us before either
         if not self.open:
             self.events += self._decoder.end()
-        _raise_early(self.events)
+        raise_early(self.events)
         return self.events
 
 
-def _raise_early(events: list[Event]) -> None:
+def raise_early(events: list[Event]) -> None:
+    """Raise `ApiError` if the first real event is an error: its status can still be told."""
     for event in events:
         if isinstance(event, Failure):
             raise to_api_error(event)
@@ -154,11 +162,18 @@ async def checked(lease: Lease, response: UpstreamResponse) -> None:
 
 
 async def open_stream(
-    exchange: Exchange, lease: Lease, response: UpstreamResponse, encoder: Encoder
+    exchange: Exchange,
+    lease: Lease,
+    response: UpstreamResponse,
+    encoder: Encoder,
+    decoder: Decoder | None = None,
 ) -> tuple[Translation, bytes]:
-    """Wait for the answer to begin; return what translates the rest, and the first bytes for the client."""
+    """Wait for the answer to begin; return what translates the rest, and the first bytes for the client.
+
+    `decoder`: another one than the server's.
+    """
     await checked(lease, response)
-    decoder = server_of(lease).decoder(exchange.request_id)
+    decoder = decoder or server_of(lease).decoder(exchange.request_id)
     translation = Translation(decoder, encoder)
     events = await _Opening(decoder, response).wait()
     exchange.first_byte()
@@ -186,6 +201,8 @@ async def streamed(
             request, exchange, lease, relay, write_timeout=write_timeout, dialect=dialect
         ) and (last := translation.end()):
             relay.end_with(last)
+    except AnswerOverError:
+        lease.served = True
     except asyncio.CancelledError:
         exchange.complete = lease.served = translation.complete
         raise

@@ -11,8 +11,10 @@ import json
 import re
 import socket
 import struct
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
@@ -33,10 +35,14 @@ from actors.observer import Observer
 from actors.ollama.daemons import Daemons
 from actors.roster import ModelStatus, Outlook
 from actors.supervisor import Lease, Supervisor
+from agents.discovery import Loaded
+from agents.host import AgentHost
+from proxy.agent_views import AgentViews
 from proxy.app import make_app, make_runner
-from proxy.asking import Limits
+from proxy.asking import Asker, Limits
 from proxy.catalog import Catalog
 from proxy.generate import Gateway
+from proxy.llm import Models
 from proxy.ollama import OllamaApi
 from proxy.upstream import Upstream
 from proxy.views import Views
@@ -422,6 +428,7 @@ async def door(
     body_limit: int = 2**20,
     keepalive_interval: float = 60,
     prepare: Callable[[FakeSupervisor], None] = lambda _: None,
+    agents: Sequence[Loaded] = (),
     routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] | None = None,
 ) -> AsyncIterator[Door]:
     """The front door, before a scripted server or before a port that refuses connections."""
@@ -449,7 +456,13 @@ async def door(
         catalog = Catalog(real, hub, daemons, {})
         views = Views(real, catalog, observer, config, version="1.2.3")
         ollama = OllamaApi(real, catalog, hub, daemons_session, body_limit=body_limit, idle_timeout=0)
-        app = make_app(Gateway(real, upstream, limits, catalog), views, ollama)
+        asker = Asker(real, upstream, limits)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        host = AgentHost(agents, llm=Models(asker, catalog), http=daemons_session, folder=folder)
+        await host.start()
+        stack.push_async_callback(host.stop)
+        gateway = Gateway(real, asker, catalog, host)
+        app = make_app(gateway, views, ollama, AgentViews(host, body_limit=body_limit))
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         runner = make_runner(app)
