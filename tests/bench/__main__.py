@@ -79,9 +79,9 @@ def cpu_seconds(pids: list[int]) -> float:
 class Target:
     """Something to send load to, and the processes whose cost counts."""
 
-    def __init__(self, name: str, port: int, pids: list[int], api: str = "openai") -> None:
+    def __init__(self, name: str, port: int, pids: list[int], *options: str) -> None:
         self.name = name
-        self.api = api
+        self.options = options
         self.port = port
         self.pids = pids
         self.streams: list[dict[str, float]] = []
@@ -127,6 +127,9 @@ def start_gateway(stack: ExitStack, folder: Path) -> Target:
             "runtime": "llama-server",
             "command": [sys.executable, "-m", "tests.bench.upstream"],
         },
+        "agents": ["pass_on"],
+        "agent_folders": [str(Path(__file__).parent / "agents")],
+        "agent_data": str(folder / "agents"),
         "llama_cpp": {"models": {"bench": {"path": str(model), "parallel": 64}}},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -168,14 +171,17 @@ def main() -> None:
         idle = gateway.memory()
         first, alone = cold_load(gateway)
         nginx = start_nginx(stack, folder / "nginx", port)
-        translated = Target("to Ollama's API", gateway.port, gateway.pids, "ollama")
-        targets = [Target("direct", port, [upstream.pid]), *([nginx] if nginx else []), gateway, translated]
+        special = [
+            Target("to Ollama's API", gateway.port, gateway.pids, "--api", "ollama"),
+            Target("with an agent", gateway.port, gateway.pids, "--agents", "pass_on"),
+        ]
+        targets = [Target("direct", port, [upstream.pid]), *([nginx] if nginx else []), gateway, *special]
         for _ in range(rounds):
             for target in targets:
-                many = ("--connections", str(STREAMS), "--tokens", tokens, "--api", target.api)
+                many = ("--connections", str(STREAMS), "--tokens", tokens, *target.options)
                 target.streams.append(target.load("stream", *many))
             for target in targets:
-                if target is translated:
+                if target in special:
                     continue
                 size = ("--connections", str(SHORT_CONNECTIONS), "--seconds", str(min(seconds, 4)))
                 target.shorts.append(target.load("short", *size))
@@ -223,6 +229,7 @@ def report(
     direct, gateway = rows["direct"], rows["gateway"]
     goals = [
         ("CPU per event translated / relayed", rows["to Ollama's API"][0] / gateway[0], "<=", 3.0),
+        ("CPU per event with an agent / relayed", rows["with an agent"][0] / gateway[0], "<=", 3.0),
         ("short answers per core-second", 1e6 / gateway[5], ">=", 4000.0),
         ("MB resident when idle", idle, "<=", 70.0),
         ("ms added to a cold load", cold, "<=", 100.0),

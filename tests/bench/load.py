@@ -13,14 +13,16 @@ PATHS = {"openai": b"/v1/chat/completions", "ollama": b"/api/chat"}
 LAST = {"openai": b"[DONE]", "ollama": b'"done":true'}
 
 
-def request(tokens: int, *, stream: bool, api: str = "openai") -> bytes:
-    """A chat request."""
+def request(tokens: int, *, stream: bool, api: str = "openai", agents: str = "") -> bytes:
+    """A chat request, with these agents."""
     limit = {"max_tokens": tokens} if api == "openai" else {"options": {"num_predict": tokens}}
     body = json.dumps(
         {"model": "bench", "stream": stream, **limit, "messages": [{"role": "user", "content": "hello"}]},
         separators=(",", ":"),
     ).encode()
     head = b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n" % PATHS[api]
+    if agents:
+        head += b"X-Agents: %b\r\n" % agents.encode()
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
@@ -90,11 +92,11 @@ class Short(asyncio.Protocol):
             self.done.set_result(False)
 
 
-async def streams(port: int, count: int, tokens: int, api: str) -> dict[str, float]:
+async def streams(port: int, count: int, tokens: int, api: str, agents: str) -> dict[str, float]:
     """`count` streams at once; delays in microseconds."""
     loop = asyncio.get_running_loop()
     clients: list[Stream] = []
-    message = request(tokens, stream=True, api=api)
+    message = request(tokens, stream=True, api=api, agents=agents)
     began = time.monotonic()
     for _ in range(count):
         client = Stream(message, LAST[api], loop.create_future())
@@ -133,11 +135,14 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=500)
+    parser.add_argument("--agents", default="")
     parser.add_argument("--api", choices=sorted(PATHS), default="openai")
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
     if options.kind == "stream":
-        seen = uvloop.run(streams(options.port, options.connections, options.tokens, options.api))
+        seen = uvloop.run(
+            streams(options.port, options.connections, options.tokens, options.api, options.agents)
+        )
     else:
         seen = uvloop.run(shorts(options.port, options.connections, options.seconds))
     print(json.dumps(seen))
