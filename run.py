@@ -207,7 +207,12 @@ async def _build(config: Config, stack: AsyncExitStack) -> tuple[Supervisor, Age
     monitor = observer.monitor
     downloads = await stack.enter_async_context(aiohttp.ClientSession())
     hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-    daemons = await stack.enter_async_context(Daemons(config.ollama, downloads).running())
+    # Of their own, and without a limit: a hundred slow downloads must not make a daemon look dead.
+    talks, passes = [
+        await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        for _ in range(2)
+    ]
+    daemons = await stack.enter_async_context(Daemons(config.ollama, talks).running())
     supervisor = make_supervisor(config, session, hub, observer, daemons, _cache_folder())
     upstream = Upstream(silence_limit=config.server_pool.request_timeout)
     stack.push_async_callback(upstream.close)
@@ -224,9 +229,10 @@ async def _build(config: Config, stack: AsyncExitStack) -> tuple[Supervisor, Age
     views = Views(supervisor, catalog, observer, config, version=VERSION)
     ollama = OllamaApi(
         supervisor,
+        asker,
         catalog,
         hub,
-        downloads,
+        passes,
         body_limit=asker.limits.body,
         idle_timeout=config.server_pool.idle_timeout,
     )

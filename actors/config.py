@@ -278,6 +278,7 @@ def _check_ollama(ollama: Ollama, taken: dict[str, str]) -> None:
         if daemon not in ollama.addresses:
             known = _list(ollama.addresses)
             raise ConfigError(f"ollama.elsewhere: no daemon {daemon!r}; there are: {known}")
+    entries: dict[tuple[str, str], str] = {}
     for name, served in ollama.models.items():
         where = f"ollama.models.{name}"
         if not ollama.addresses:
@@ -286,6 +287,11 @@ def _check_ollama(ollama: Ollama, taken: dict[str, str]) -> None:
             known = _list(ollama.addresses)
             raise ConfigError(f"{where}.daemon: no daemon {served.daemon!r}; there are: {known}")
         _take(taken, where, name, served.aliases)
+        pair = (served.daemon or next(iter(ollama.addresses)), served.model or name)
+        if pair in entries:
+            # The daemon would load it anew for each of them in turn.
+            raise ConfigError(f"{where}: {pair[1]!r} of daemon {pair[0]!r} is already {entries[pair]}")
+        entries[pair] = where
 
 
 def _take(taken: dict[str, str], where: str, name: str, aliases: list[str]) -> None:

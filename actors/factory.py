@@ -67,8 +67,7 @@ class _Factory:
             aliases = [*model.aliases, *_free(more, taken)]
             self.supervisor.add(ModelSpec.of(name, model, aliases), self._of_llama_cpp(name, model))
         for name, ollama_model in config.ollama.models.items():
-            daemon = daemons.all[ollama_model.daemon] if ollama_model.daemon else daemons.first
-            assert daemon is not None  # the configuration was checked
+            daemon = daemons.daemon_of(ollama_model)
             more = _names(ollama_model.model or name) if daemon is daemons.first else []
             aliases = [*ollama_model.aliases, *_free(more, taken)]
             self.supervisor.add(*self._of_ollama(name, ollama_model, daemon, aliases))
@@ -116,6 +115,7 @@ class _Factory:
             taken = {known for known in _names(tag.name) if self.supervisor.resolve(known) is not None}
             if tag.name not in taken:
                 aliases = _free(_names(tag.name), taken | {tag.name})
+                self._daemons.serving[canonical(tag.name)] = daemon.name
                 return self._of_ollama(tag.name, OllamaModel(), daemon, aliases)
         return None
 

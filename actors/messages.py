@@ -22,7 +22,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Where a model's server answers HTTP. Not necessarily on this machine.
 
     A server of several models knows this one by the name `model`, and keeps it as it is only for requests
-    with these `options`.
+    with these `options`. `thinks`: it may be asked to.
     """
 
     host: str
@@ -30,6 +30,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     api: Api = "llama.cpp"
     model: str | None = None
     options: tuple[tuple[str, int], ...] = ()
+    thinks: bool = True
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -35,7 +35,6 @@ LAST_EVENTS = (
     b'"type":"message_stop"',
     b'"type":"response.completed"',
     b'"stop":true',
-    b'"done":true',
 )
 FORBIDDEN_OUT = {
     "access-control-allow-origin",
@@ -97,11 +96,11 @@ async def assembled(
     try:
         response.attach(feed)
         await response.finish()
+        body = msgspec.json.encode(assembler.result())
     except StreamedError as error:
         raise upstream_error(500, error.error) from None
     lease.served = True
     exchange.status = 200
-    body = msgspec.json.encode(assembler.result())
     exchange.tokens = count_tokens(body)
     return json_response(body)
 
@@ -170,7 +169,8 @@ async def relayed(
         await run_relay(request, exchange, lease, relay, write_timeout=write_timeout, dialect=dialect)
     except asyncio.CancelledError:
         # A client may close at the last event, before the connection's end has come from upstream.
-        exchange.complete = lease.served = any(mark in relay.tail[-200:] for mark in LAST_EVENTS)
+        complete = b'"done":true' in relay.tail or any(mark in relay.tail[-200:] for mark in LAST_EVENTS)
+        exchange.complete = lease.served = complete
         raise
     finally:
         exchange.tokens = count_tokens(first[:4096], relay.tail)

@@ -10,7 +10,7 @@ from aiohttp import web
 from proxy.agent_views import AgentViews
 from proxy.endpoints import ENDPOINTS, PROBES, Endpoint, dialect_of
 from proxy.errors import ApiError
-from proxy.exchange import Exchange, request_id_of
+from proxy.exchange import EXCHANGE, Exchange, request_id_of
 from proxy.generate import Gateway
 from proxy.ollama import OllamaApi
 from proxy.views import Views
@@ -18,8 +18,6 @@ from proxy.views import Views
 log = structlog.get_logger("door")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-EXCHANGE = web.RequestKey("exchange", Exchange)
 
 
 def make_app(gateway: Gateway, views: Views, ollama: OllamaApi, agents: AgentViews) -> web.Application:

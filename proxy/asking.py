@@ -1,11 +1,14 @@
 """A lease on a model, and the question that its server is asked under it."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from actors.errors import RejectedError
+from actors.lifecycle import State
 from actors.messages import Endpoint as Address
 from actors.supervisor import Lease, Supervisor
 from proxy.errors import ApiError, from_rejection
@@ -15,6 +18,11 @@ from proxy.upstream import UnreachableError, Upstream, UpstreamError, UpstreamRe
 
 Ask = Callable[[Address], bytes]
 """Renders a request for the server that was found."""
+
+
+UNLOAD_PATIENCE = 10.0
+UNLOAD_POLL = 0.02
+"""Seconds, both."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +110,16 @@ class Asker:
                 yield lease
         except RejectedError as rejected:
             raise from_rejection(rejected.reason) from None
+
+    async def until_unloaded(self, model: str) -> None:
+        """Return when a model that was let go is gone, or works for somebody, or after a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNLOAD_PATIENCE):
+                while True:
+                    await asyncio.sleep(UNLOAD_POLL)
+                    status = next((s for s in self._supervisor.describe() if s.name == model), None)
+                    if status is None or status.busy or status.state in (State.STOPPED, State.FAILED):
+                        return
 
     def what_happens(self, exchange: Exchange) -> str:
         """What a request waits for, in words for its client."""

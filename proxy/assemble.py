@@ -71,8 +71,10 @@ class LineAssembler:
         self._last.update(line)
 
     def result(self) -> Json:
-        """The whole answer."""
+        """The whole answer. Raises `StreamedError` for one that just ended."""
         whole = self._last
+        if not whole.get("done"):
+            raise StreamedError({"message": "the model server's answer ended in the middle", "code": 502})
         said = whole.get("message", whole)
         said["content" if "message" in whole else "response"] = ""
         said.update({name: "".join(parts) for name, parts in self._texts.items()})

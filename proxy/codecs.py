@@ -134,6 +134,8 @@ def _ask_llama_server(request: Request, _address: Address) -> tuple[str, bytes]:
 
 
 def _ask_ollama(request: Request, address: Address) -> tuple[str, bytes]:
+    if isinstance(request, Chat) and not address.thinks:
+        request = msgspec.structs.replace(request, think=None)  # it would be an error; llama.cpp takes it
     loaded = ollama_server.as_loaded(request, address.model or request.model, dict(address.options))
     return ollama_server.path_of(request), ollama_server.encode_request(loaded)
 

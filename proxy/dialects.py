@@ -87,7 +87,7 @@ OLLAMA_BUSY = "server busy, please try again.  maximum pending requests exceeded
 def ollama_error(status: int, message: str, code: str | None, model: str) -> tuple[int, str]:
     """The status and the text with which Ollama would say it. `model` is the name that was asked for."""
     if status == 404 and code in (None, "model_not_found"):
-        return 404, f'model "{model}" not found, try pulling it first'
+        return 404, f'model "{model[:200]}" not found, try pulling it first'
     if status == 429:
         return 503, OLLAMA_BUSY
     if status == 499:

@@ -4,6 +4,7 @@ import os
 import time
 
 import structlog
+from aiohttp import web
 
 from actors.messages import Grant
 from agents.pipeline import Run
@@ -127,7 +128,7 @@ class Exchange:
             "outcome": outcome,
         }
         if self.model is not None:
-            fields["model"] = self.model
+            fields["model"] = self.model[:200]
         if self.variant is not None:
             fields["variant"] = self.variant
         if self.place is not None:
@@ -147,6 +148,10 @@ class Exchange:
         if self.error is not None:
             fields["error"] = self.error
         getattr(log, level)("request", **fields)
+
+
+EXCHANGE = web.RequestKey("exchange", Exchange)
+"""Where a request has its exchange."""
 
 
 def request_id_of(header: str | None) -> str:

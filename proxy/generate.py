@@ -99,7 +99,7 @@ class Gateway:
             return await self._with_agents(request, exchange, endpoint, endpoint.codec, run)
         if isinstance(parsed, OllamaChatRequest | OllamaGenerateRequest) and not parsed.says_anything:
             return await self._load(exchange, endpoint, parsed, known)
-        if known.api == endpoint.api:
+        if known.api == endpoint.api and self.catalog.answers_as(parsed.model, known):
             return await self._as_it_is(request, exchange, endpoint, body, parsed, known)
         if endpoint.codec is None:
             message = f"model {parsed.model!r} is served by {known.api}, which has no {endpoint.path}"
@@ -257,6 +257,8 @@ class Gateway:
         known: Known,
     ) -> web.StreamResponse:
         chat = translated.decoded(codec, body)
+        if isinstance(chat, Chat) and not chat.messages:
+            raise ApiError(400, "messages: is empty", param="messages")
         exchange.stream = chat.stream
         ask = translated.asks(exchange, chat)
         if not chat.stream:
@@ -311,8 +313,11 @@ class Gateway:
             ) as lease:
                 lease.served = True
         except ApiError as error:
-            if not (unload and error.code == "model_not_loaded"):
-                raise
+            if unload and error.code == "model_not_loaded":
+                return
+            raise
+        if unload:
+            await self.asker.until_unloaded(known.name)
 
     async def _embed(
         self,

@@ -5,6 +5,8 @@ pulled and deleted.
 """
 
 import asyncio
+import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -14,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from actors.backends import StartError
+from actors.errors import RejectedError
 from actors.hub.cache import ModelFiles
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
@@ -25,9 +28,11 @@ from actors.ollama.daemon import Daemon
 from actors.roster import ModelStatus
 from actors.runtime import spawn
 from actors.supervisor import Supervisor
+from proxy.asking import Asker
 from proxy.cards import Card, card_of, digest_of, rfc3339
-from proxy.catalog import LATEST, Catalog
+from proxy.catalog import LATEST, Catalog, without_hub
 from proxy.errors import ApiError
+from proxy.exchange import EXCHANGE
 from proxy.requests import read_body
 from proxy.translate import wire
 
@@ -37,7 +42,6 @@ FOR_EVER = 292 * 365 * 86400.0
 """Seconds that Ollama says for a model that stays, more or less."""
 STEP = 0.2
 """Seconds between two lines of a pull's progress."""
-HUBS = ("hf.co/", "huggingface.co/")
 
 Json = dict[str, Any]
 
@@ -45,14 +49,15 @@ Json = dict[str, Any]
 class _Named(msgspec.Struct):
     """A request about a model; `name` is the older word."""
 
-    model: str = ""
-    name: str = ""
-    source: str = ""
+    model: str | None = None
+    name: str | None = None
+    source: str | None = None
     stream: bool | None = None
+    parent: str | None = msgspec.field(name="from", default=None)
 
     @property
     def wanted(self) -> str:
-        return self.model or self.name
+        return self.model or self.name or ""
 
 
 class OllamaApi:
@@ -61,6 +66,7 @@ class OllamaApi:
     def __init__(
         self,
         supervisor: Supervisor,
+        asker: Asker,
         catalog: Catalog,
         hub: Hub,
         session: aiohttp.ClientSession,
@@ -69,6 +75,7 @@ class OllamaApi:
         idle_timeout: float,
     ) -> None:
         self._supervisor = supervisor
+        self._asker = asker
         self._catalog = catalog
         self._hub = hub
         self._session = session
@@ -109,9 +116,8 @@ class OllamaApi:
 
     async def _entry(self, model: ModelStatus) -> Json:
         if model.api == "ollama":
-            names = (model.name, *model.aliases)
-            found = next((found for name in names if (found := self._catalog.daemons.find(name))), None)
-            return {**_own_tag(found[1] if found else Tag(model.name)), **_names(model.name)}
+            tag = self._catalog.tag_of(model) or Tag(model.name, digest=digest_of(model.name))
+            return {**_own_tag(tag), **_names(model.name)}
         return self._tag(model.name, await self._card(model.name))
 
     def _tag(self, name: str, card: Card) -> Json:
@@ -139,7 +145,7 @@ class OllamaApi:
             except StartError:
                 return None  # its requests are told why
         hub_name = parse_name(name)
-        if hub_name is None:
+        if hub_name is None or not self._hub.allows(hub_name):
             return None
         return await asyncio.to_thread(self._hub.cache.find, hub_name, "main", None)
 
@@ -175,9 +181,7 @@ class OllamaApi:
         """One model, by its header or by its daemon."""
         named, body = await self._named(request)
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
-            daemon, own_name = found
-            fields = wire.decode(body, dict[str, msgspec.Raw]) | {"model": msgspec.Raw(wire.encode(own_name))}
-            return await self._to_daemon(request, daemon, wire.encode(fields))
+            return await self._to_daemon(request, found[0], _renamed(body, "model", found[1]))
         name = await self._llama_cpp_name(named.wanted)
         card = await self._card(name)
         return web.json_response(
@@ -197,9 +201,8 @@ class OllamaApi:
         known = await self._catalog.find(asked)
         if (name := self._supervisor.resolve(known.name)) is not None:
             return name
-        for name in (await self._catalog.listed()).cached:
-            if name.casefold() == _without_hub(asked).casefold():
-                return name
+        if await self._files(known.name) is not None:
+            return known.name
         raise _not_found(asked)
 
     # Comings and goings
@@ -207,9 +210,8 @@ class OllamaApi:
     async def pull(self, request: web.Request) -> web.StreamResponse:
         """Download a model of the hub, or have a daemon download one of its own."""
         named, body = await self._named(request)
-        asked = _without_hub(named.wanted)
-        known = await self._catalog.find(asked)
-        settings = self._catalog.settings_of(known.name)
+        asked = without_hub(named.wanted)
+        settings = self._catalog.settings_of(asked) or self._catalog.settings_of(named.wanted)
         hub_name = settings.hub_name if settings is not None else parse_name(asked)
         if settings is not None and hub_name is None:
             return await self._progress(request, named, _nothing_to_do())
@@ -217,7 +219,7 @@ class OllamaApi:
             revision, projector = (settings.revision, settings.mmproj) if settings else ("main", None)
             lines = self._pulled(hub_name, revision, projector)
             return await self._progress(request, named, lines)
-        daemon = self._catalog.daemons.first
+        daemon, body = await self._daemon_for("model", named.wanted, body)
         if daemon is None:
             if hub_name is not None:
                 message = f"hub.allow does not let requests name {hub_name.repo!r}"
@@ -263,7 +265,8 @@ class OllamaApi:
             if "error" in last:
                 raise ApiError(500, last["error"])
             return web.json_response(last)
-        client = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        headers = {"Content-Type": "application/x-ndjson", **request[EXCHANGE].headers}
+        client = web.StreamResponse(headers=headers)
         await client.prepare(request)
         async for line in lines:
             await client.write(wire.encode(line) + b"\n")
@@ -274,10 +277,14 @@ class OllamaApi:
         """Delete a model from the hub's cache, or from a daemon."""
         named, _ = await self._named(request)
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
+            # Deleted while it is loaded, nobody could unload it any more.
+            await self._unload((await self._catalog.find(named.wanted)).name)
             return await self._to_daemon(request, found[0], wire.encode({"model": found[1]}))
         name = await self._llama_cpp_name(named.wanted)
         settings = self._catalog.settings_of(name)
         hub_name = settings.hub_name if settings is not None else parse_name(name)
+        if settings is None and hub_name is not None and not self._hub.allows(hub_name):
+            raise _not_found(named.wanted)
         if hub_name is None:
             message = f"model {name!r} is a file that config.yaml names; it is not the gateway's to delete"
             raise ApiError(400, message)
@@ -291,20 +298,44 @@ class OllamaApi:
         """Copy, create or push: of Ollama's models only."""
         named, body = await self._named(request)
         verb = request.path.rpartition("/")[2]
-        daemon = self._catalog.daemons.first
-        if verb == "copy":
-            if (found := await self._catalog.daemon_of(named.source)) is None:
-                name = await self._llama_cpp_name(named.source)
-                raise ApiError(
-                    400, f"model {name!r} is served by llama.cpp; give it `aliases` in config.yaml"
-                )
-            daemon = found[0]
+        field, name = {
+            "copy": ("source", named.source or ""),
+            "create": ("from", named.parent or ""),
+            "push": ("model", named.wanted),
+        }[verb]
+        if name and verb != "create" and await self._catalog.daemon_of(name) is None:
+            of_llama_cpp = await self._llama_cpp_name(name)
+            message = f"model {of_llama_cpp!r} is served by llama.cpp; give it `aliases` in config.yaml"
+            raise ApiError(400, message)
+        daemon, body = await self._daemon_for(field, name, body)
         if daemon is None:
             raise _no_daemon(f"to {verb} a model")
         return await self._to_daemon(request, daemon, body)
 
+    async def _daemon_for(self, field: str, name: str, body: bytes) -> tuple[Daemon | None, bytes]:
+        """The daemon that has a model, which the body then names as it does; else the first."""
+        try:
+            found = await self._catalog.daemon_of(name) if name else None
+        except ApiError:
+            found = None
+        if found is None:
+            return self._catalog.daemons.first, body
+        return found[0], _renamed(body, field, found[1])
+
+    async def _unload(self, name: str) -> None:
+        """Let a model go, if it is loaded."""
+        async with contextlib.AsyncExitStack() as stack:
+            lease = self._supervisor.lease(name, timeout=10, slot=False, load=False, keep_alive=0)
+            try:
+                (await stack.enter_async_context(lease)).served = True
+            except RejectedError:
+                return
+        await self._asker.until_unloaded(name)
+
     async def blob(self, request: web.Request) -> web.StreamResponse:
         """A file on its way into a daemon's model, however large."""
+        if not re.fullmatch("sha256[:-][0-9a-fA-F]{64}", request.match_info["digest"]):
+            raise ApiError(400, "invalid digest format")
         if (daemon := self._catalog.daemons.first) is None:
             raise _no_daemon("to take a file")
         return await self._to_daemon(request, daemon, request.content if request.can_read_body else None)
@@ -314,12 +345,20 @@ class OllamaApi:
     ) -> web.StreamResponse:
         """Let a daemon answer, as it comes."""
         limit = aiohttp.ClientTimeout(total=None, sock_connect=self._catalog.daemons.settings.timeout)
-        headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
+        exchange = request[EXCHANGE]
         try:
             async with self._session.request(
-                request.method, daemon.url + request.path, data=body, headers=headers, timeout=limit
+                request.method,
+                daemon.url + request.path,
+                data=body,
+                headers={"Content-Type": "application/json"},
+                timeout=limit,
+                allow_redirects=False,
             ) as answer:
-                client = web.StreamResponse(status=answer.status)
+                client = web.StreamResponse(status=answer.status, headers=exchange.headers)
+                exchange.status = answer.status
+                if answer.status >= 400:
+                    exchange.error = f"Ollama daemon {daemon.name!r} refuses"
                 if "Content-Type" in answer.headers:
                     client.headers["Content-Type"] = answer.headers["Content-Type"]
                 await client.prepare(request)
@@ -327,7 +366,9 @@ class OllamaApi:
                     await client.write(piece)
                 await client.write_eof()
                 return client
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, ConnectionResetError) as error:
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError("the client has left") from None
             daemon.look_soon()
             message = f"Ollama daemon {daemon.name!r} ({daemon.url}) does not answer: {error}"
             raise ApiError(502, message, code="upstream_error") from None
@@ -339,7 +380,10 @@ class OllamaApi:
         if not body:
             raise ApiError(400, "missing request body")
         try:
+            body.decode()
             named = wire.decode(body, _Named)
+        except UnicodeDecodeError as error:
+            raise ApiError(400, f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
         except wire.FieldError as error:
             raise ApiError(400, str(error), param=error.field) from None
         if not named.wanted and not named.source:
@@ -366,11 +410,9 @@ def _own_tag(tag: Tag) -> Json:
     return {**entry, "model": tag.name, "modified_at": tag.modified_at or rfc3339(0)}
 
 
-def _without_hub(name: str) -> str:
-    """Ollama's clients put the hub's host before the name of a repository."""
-    for hub in HUBS:
-        name = name.removeprefix(hub)
-    return name
+def _renamed(body: bytes, field: str, name: str) -> bytes:
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return wire.encode({**fields, field: name})
 
 
 def _not_found(name: str) -> ApiError:

@@ -280,7 +280,7 @@ class Collector:
 
 _COUNT = re.compile(
     rb'"(prompt_n|cache_n|predicted_n|prompt_tokens|completion_tokens|cached_tokens'
-    rb'|input_tokens|output_tokens|cache_read_input_tokens)":\s?(\d+)'
+    rb'|input_tokens|output_tokens|cache_read_input_tokens|prompt_eval_count|eval_count)":\s?(\d+)'
 )
 
 
@@ -297,6 +297,8 @@ def count_tokens(*places: bytes) -> dict[str, int]:
             "cached": cached,
             "completion": found.get("predicted_n"),
         }
+    elif "prompt_eval_count" in found or "eval_count" in found:  # Ollama's last line
+        counts = {"prompt": found.get("prompt_eval_count"), "completion": found.get("eval_count")}
     elif "cache_read_input_tokens" in found:  # Anthropic, which leaves it out too
         cached = found["cache_read_input_tokens"]
         counts = {

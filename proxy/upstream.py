@@ -33,6 +33,9 @@ class Splice(asyncio.Protocol):
 SILENCE_CHECKS = 4
 """Checks in each `server_pool.request_timeout`, so that a silence is noticed at most a quarter late."""
 
+CONNECT_TIMEOUT = 10.0
+"""Seconds. A server on another machine may be switched off."""
+
 IDLE_CONNECTIONS = 64
 """Kept for each endpoint. llama-server closes an idle connection after 5 s by itself."""
 
@@ -325,7 +328,11 @@ class Upstream:
             return connection, True
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(UpstreamResponse, endpoint.host, endpoint.port)
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, connection = await loop.create_connection(UpstreamResponse, endpoint.host, endpoint.port)
+        except TimeoutError:
+            message = f"the model server took no connection within {CONNECT_TIMEOUT:g} s"
+            raise UnreachableError(message) from None
         except OSError as error:
             raise UnreachableError(f"the model server does not accept connections: {error}") from error
         return connection, False

@@ -23,8 +23,10 @@ def stand_in_daemon(*arguments: str) -> Iterator[str]:
     command = [sys.executable, "-m", "tests.stand_in_ollama", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.terminate()
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
 
 
 @contextmanager

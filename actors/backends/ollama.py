@@ -156,5 +156,6 @@ class OllamaBackend:
             on_loaded,
             weights=self._shown.weights,
             embeds=self._shown.only_embeds,
+            thinks="thinking" in self._shown.capabilities,
             unload_timeout=self._unload_timeout,
         )

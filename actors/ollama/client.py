@@ -22,6 +22,9 @@ ERROR_LIMIT = 500
 
 _WEIGHTS = re.compile(r"^FROM\s.*sha256[-:]([0-9a-f]{64})\s*$", re.M)
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for something that is not what Ollama would say."""
+
 T = TypeVar("T")
 
 
@@ -244,7 +247,7 @@ class Client:
             raise self._no_answer(error, path, model, limit.total) from error
         try:
             return msgspec.json.decode(data, type=answer)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise self._failed(f"{path} answered what Ollama would not: {error}", model) from error
 
     async def _lines(
@@ -265,7 +268,7 @@ class Client:
                         raise self._failed(f"{path} sent a line without an end", model)
                     for line in filter(None, lines):
                         yield msgspec.json.decode(line, type=_Line)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise self._failed(f"{path} sent what Ollama would not: {error}", model) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._no_answer(error, path, model, silence) from error
@@ -281,7 +284,7 @@ class Client:
     def _refused(self, status: int, path: str, data: bytes, model: str) -> OllamaError:
         try:
             said = msgspec.json.decode(data, type=_Fault).error
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             said = data.decode(errors="replace")
         return self._failed(f"{path} answered {status}: {said.strip()[:ERROR_LIMIT]}", model, status=status)
 

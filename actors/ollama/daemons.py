@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from actors.config import Ollama
+from actors.config import Ollama, OllamaModel
 from actors.messages import Endpoint
 from actors.ollama.client import OllamaError, Tag, canonical
 from actors.ollama.daemon import Daemon, DaemonState
@@ -25,7 +25,10 @@ class Daemons:
             name: Daemon(name, url, session, timeout=settings.timeout)
             for name, url in settings.addresses.items()
         }
+        self.serving: dict[str, str] = {}
+        """Which daemon a discovered model was first found in, and is served by."""
         self._tags: dict[str, dict[str, Tag]] = {}
+        self._silent: dict[str, str] = {}
         self._asked_at = float("-inf")
         self._asking = asyncio.Lock()
 
@@ -50,8 +53,25 @@ class Daemons:
         """For /health."""
         return [daemon.state for daemon in self.all.values()]
 
+    @property
+    def silent(self) -> dict[str, str]:
+        """Why a daemon gave no list the last time, by its name."""
+        return self._silent
+
+    def daemon_of(self, model: OllamaModel) -> Daemon:
+        """The daemon of a configured model."""
+        return self.all[model.daemon or next(iter(self.all))]
+
+    def configured(self, daemon: Daemon, model: str) -> str | None:
+        """The name under which a daemon's model is configured, if it is."""
+        key = canonical(model)
+        for name, settings in self.settings.models.items():
+            if canonical(settings.model or name) == key and self.daemon_of(settings) is daemon:
+                return name
+        return None
+
     async def refresh(self) -> None:
-        """Have their lists of models, at most `FRESH` seconds old. One that does not answer has none."""
+        """Have their lists of models, at most `FRESH` seconds old, or the last that a silent one gave."""
         if not self.all:
             return
         async with self._asking:
@@ -59,16 +79,21 @@ class Daemons:
                 return
             async with asyncio.TaskGroup() as group:
                 for daemon in self.all.values():
-                    group.create_task(self._list(daemon))
+                    state = daemon.state
+                    if state.reachable is False:  # the watcher asks it; nobody else need wait for it
+                        self._silent[daemon.name] = state.error or "it is away"
+                    else:
+                        group.create_task(self._list(daemon))
             self._asked_at = time.monotonic()
 
     async def _list(self, daemon: Daemon) -> None:
         try:
             tags = await daemon.tags()
-        except OllamaError:
-            self._tags.pop(daemon.name, None)
+        except OllamaError as error:
+            self._silent[daemon.name] = str(error)
             daemon.look_soon()
             return
+        self._silent.pop(daemon.name, None)
         # What runs on ollama.com is not this machine's to serve.
         self._tags[daemon.name] = {canonical(tag.name): tag for tag in tags if not tag.remote_host}
 
@@ -93,7 +118,8 @@ class Daemons:
     def find(self, model: str) -> tuple[Daemon, Tag] | None:
         """Who has a model, as of the latest lists, and what it calls it."""
         key = canonical(model)
+        serving = self.serving.get(key)
         for name, daemon in self.all.items():
-            if (tag := self._tags.get(name, {}).get(key)) is not None:
+            if (tag := self._tags.get(name, {}).get(key)) is not None and serving in (None, name):
                 return daemon, tag
         return None

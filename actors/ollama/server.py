@@ -47,9 +47,10 @@ class OllamaServer:
         *,
         weights: str = "",
         embeds: bool = False,
+        thinks: bool = True,
         unload_timeout: float = UNLOAD_TIMEOUT,
     ) -> None:
-        self.endpoint = Endpoint(daemon.host, daemon.port, "ollama", model, tuple(options.items()))
+        self.endpoint = Endpoint(daemon.host, daemon.port, "ollama", model, tuple(options.items()), thinks)
         self._model = model
         self._daemon = daemon
         self._key = canonical(model)
@@ -164,6 +165,9 @@ class OllamaServer:
                     return
             except OllamaError as error:
                 if error.away:
+                    return
+                if error.status == 404:  # it was deleted while it was loaded: nobody can unload it now
+                    self._daemon.stuck.add(self._key)
                     return
                 log.warning("Ollama refuses to unload", model=self._model, reason=str(error))
             await asyncio.sleep(pause)

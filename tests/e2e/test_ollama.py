@@ -194,12 +194,16 @@ def test_thinking_and_unknown_fields(gateway: Gateway, model: str) -> None:
         ("/api/chat", {"messages": HELLO}, 400, "model"),
         ("/api/copy", {"source": "demo", "destination": "x"}, 400, "aliases"),
         ("/api/pull", {}, 400, "model is required"),
+        ("/api/show", {"model": "demo", "name": None, "x": "\udcff"}, 400, "UTF-8"),
+        ("/api/blobs/..%2F..%2Fv1%2Fchat%2Fcompletions", {"model": "tiny"}, 400, "invalid digest"),
     ],
 )
 def test_bad_input_on_ollamas_api(gateway: Gateway, path: str, body: Any, status: int, message: str) -> None:
-    answer = gateway.client.post(path, json=body)
+    text = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    answer = gateway.client.post(path, content=text)
     assert answer.status_code == status
     assert message in answer.json()["error"]
+    assert answer.headers["X-Request-Id"]
 
 
 def test_curl_says_that_json_is_a_form(gateway: Gateway) -> None:
@@ -306,6 +310,14 @@ def test_what_ollama_cannot_do(gateway: Gateway) -> None:
     assert answer.json()["error"]["param"] == "n"
 
 
+def test_thinking_that_a_model_cannot_is_no_error_where_it_is_none_elsewhere(gateway: Gateway) -> None:
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    body = {"model": "tiny", "max_tokens": 8, "messages": HELLO, "thinking": thinking}
+    assert gateway.client.post("/v1/messages", json=body).status_code == 200
+    assert gateway.chat("tiny", reasoning_effort="high").status_code == 200
+    assert gateway.chat("tiny", messages=[]).status_code == 400
+
+
 def test_same_dialect_passes_unknown_fields(gateway: Gateway) -> None:
     with gateway.client.stream("POST", "/api/chat", json={"model": "tiny", "messages": HELLO}) as answer:
         assert answer.headers["content-type"] == "application/x-ndjson"
@@ -338,6 +350,7 @@ def test_broken_in_the_middle(start: Any, order: str) -> None:
         assert '"done":true' not in lines[-1]
         if order != "no-done":  # Ollama's own stream, which is not read here, just ends
             assert "error" in json.loads(lines[-1])
+        assert gateway.client.post("/api/chat", json={**chat, "stream": False}).status_code in (500, 502)
         answer = gateway.client.post("/v1/chat/completions", json={**chat, "stream": False})
         assert answer.status_code in (500, 502)
         assert answer.json()["error"]["message"]
@@ -391,3 +404,48 @@ def test_pull_through_the_gateway(start: Any) -> None:
         with ollama.Client(host=gateway.url) as client:
             assert [part.status for part in client.pull("far", stream=True)][-1] == "success"
             assert client.chat("far", HELLO).message.content
+
+
+def test_names_and_daemons(start: Any, tmp_path: Path) -> None:
+    """A model of another name, of another daemon, and what they are asked by."""
+    with stand_in_daemon("--model", "one", "--model", "demo") as a, stand_in_daemon("--model", "two") as b:
+        gateway = start(
+            {"demo": DEMO},
+            ollama={"daemons": {"a": a, "b": b}, "models": {"renamed": {"model": "two", "daemon": "b"}}},
+        )
+        with ollama.Client(host=gateway.url) as client:
+            listed = {entry.model or "": entry.digest or "" for entry in client.list().models}
+            assert sorted(listed) == ["demo:latest", "one:latest", "renamed:latest"]
+            assert all(len(digest) == 64 for digest in listed.values())
+            for name in ("renamed", "two", "TWO:latest"):
+                assert {part.model for part in client.chat(name, HELLO, stream=True)} == {name}
+            assert client.show("renamed").modelinfo
+            assert client.copy("renamed", "copied").status == "success"
+            assert [tag["name"] for tag in httpx.get(f"{b}/api/tags").json()["models"]] == [
+                "two:latest",
+                "copied:latest",
+            ]
+            assert [m.model for m in client.ps().models] == ["renamed:latest"]
+
+
+def test_a_model_that_is_deleted_while_it_is_loaded_is_unloaded_first(start: Any) -> None:
+    with stand_in_daemon("--model", "tiny") as url:
+        gateway = start({}, ollama={"host": url})
+        assert gateway.chat("tiny").status_code == 200
+        assert gateway.client.request("DELETE", "/api/delete", json={"model": "tiny"}).status_code == 200
+        assert httpx.get(f"{url}/api/ps").json()["models"] == []
+        assert gateway.client.get("/api/tags").json()["models"] == []
+        assert gateway.chat("tiny").status_code == 404
+
+
+def test_a_discovered_model_whose_daemon_went_away(start: Any) -> None:
+    with stand_in_daemon("--model", "tiny", "--model", "never-asked") as url:
+        gateway = start({}, ollama={"host": url})
+        assert gateway.chat("tiny").status_code == 200
+    gateway.wait_for("Ollama daemon is away")
+    for name in ("tiny", "never-asked", "unheard-of"):
+        answer = gateway.chat(name)
+        assert answer.status_code == 503
+        assert "is away" in answer.json()["error"]["message"]
+    assert gateway.client.post("/api/show", json={"model": "tiny"}).status_code == 502
+    assert gateway.client.request("DELETE", "/api/delete", json={"model": "tiny"}).status_code == 502

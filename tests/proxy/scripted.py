@@ -27,6 +27,7 @@ from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu import GpuMonitor
 from actors.hub.cache import CachedModel
 from actors.hub.hub import Hub
+from actors.hub.names import HubName
 from actors.hub.progress import Progress
 from actors.ledger import Ledger
 from actors.lifecycle import State
@@ -362,6 +363,9 @@ class FakeHub:
     def listed(self) -> list[CachedModel]:
         return []
 
+    def allows(self, _name: HubName) -> bool:
+        return False
+
 
 def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelStatus:
     """A model's status; `fields` replace the defaults."""
@@ -455,8 +459,8 @@ async def door(
         daemons = Daemons(Ollama(), daemons_session)
         catalog = Catalog(real, hub, daemons, {})
         views = Views(real, catalog, observer, config, version="1.2.3")
-        ollama = OllamaApi(real, catalog, hub, daemons_session, body_limit=body_limit, idle_timeout=0)
         asker = Asker(real, upstream, limits)
+        ollama = OllamaApi(real, asker, catalog, hub, daemons_session, body_limit=body_limit, idle_timeout=0)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         host = AgentHost(agents, llm=Models(asker, catalog), http=daemons_session, folder=folder)
         await host.start()

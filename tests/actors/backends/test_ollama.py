@@ -236,7 +236,9 @@ async def test_loaded_measured_unloaded(daemon: Daemon, ollama: StandInOllama) -
     backend = OllamaBackend("Tiny", daemon, context=2048)
     server = await running(backend)
     assert (server.endpoint.host, server.endpoint.port) == ("127.0.0.1", ollama.port)
-    assert server.endpoint == Endpoint(daemon.host, daemon.port, "ollama", "Tiny", (("num_ctx", 2048),))
+    assert server.endpoint == Endpoint(
+        daemon.host, daemon.port, "ollama", "Tiny", (("num_ctx", 2048),), thinks=False
+    )
     assert ollama.loads == [("tiny:latest", {"num_ctx": 2048})]
     assert ollama.loaded["tiny:latest"].keep > 1e9
     figures = server.figures()
