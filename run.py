@@ -37,6 +37,8 @@ from actors.plan import plan
 from actors.planner import Planner
 from actors.roster import ModelSpec, Policy
 from actors.supervisor import Adopted, Supervisor
+from agents.command_line import list_agents
+from agents.discovery import load_agents
 from proxy.app import make_app, make_runner
 from proxy.generate import Gateway, Limits
 from proxy.logs import set_up_logging
@@ -55,6 +57,7 @@ COMMANDS = {
     "pull": "download a model, or what is new of it",
     "models": "list the models there are",
     "rm": "remove a downloaded model",
+    "agents": "list the agents there are, with their options",
     "plan": "say where a model would go, and what memory it would take",
 }
 
@@ -69,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command in ("serve", "check"):
             for model in config.llama_cpp.models.values():
                 find_command(config.server_pool, model)
+            load_agents(config)
     except ConfigError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
@@ -93,6 +97,8 @@ def _command(config: Config, options: argparse.Namespace) -> int:
             return asyncio.run(pull(config, options.name))
         case "models":
             return list_models(config)
+        case "agents":
+            return list_agents(config)
         case "rm":
             return remove(config, options.name)
         case _:

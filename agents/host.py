@@ -11,16 +11,15 @@ import msgspec
 import structlog
 
 from actors.calibration import Load
-from actors.config import Config
 from agents.api import Agent, Call, Clock, Context, Json, Services
 from agents.chat import Chat
 from agents.commands import Asked, parse_name, take_commands
-from agents.discovery import REMEDY, BrokenAgentError, Loaded, load_agents
+from agents.discovery import REMEDY, BrokenAgentError, Loaded
 from agents.errors import AgentError
 from agents.llm import LLM, Client
 from agents.operations import Operation, operations_of
 from agents.pipeline import Run, Step
-from agents.settings import OLDER_NAMES, default_agents
+from agents.settings import OLDER_NAMES
 from agents.supervision import AgentActor
 
 if TYPE_CHECKING:
@@ -38,10 +37,11 @@ SYSTEM_CLOCK = cast("Clock", types.SimpleNamespace(time=time, monotonic=monotoni
 
 
 class AgentHost:
-    """All the enabled agents, one actor each.
+    """All the enabled agents (`discovery.load_agents`), one actor each.
 
     `folder` is where each has a folder of its own; `memory` is `Services.memory`. `defaults` are the agents
-    of each model's requests; `skip_broken`: start without those that cannot be started.
+    of each model's requests (`settings.default_agents`); `skip_broken`: start without those that cannot be
+    started.
     """
 
     def __init__(
@@ -73,15 +73,6 @@ class AgentHost:
             self._actors[one.name] = AgentActor(one, services)
         self._default_agents = defaults or {}
         self._index()
-
-    @classmethod
-    def from_config(cls, config: Config, **services: Any) -> "AgentHost":
-        """The host of a configuration; `services` are the constructor's. Raises `ConfigError`."""
-        loaded, broken = load_agents(config)
-        for error in broken:
-            log.error("goes without an agent", reason=str(error))
-        skip = config.skip_broken_agents
-        return cls(loaded, defaults=default_agents(config), skip_broken=skip, **services)
 
     def _index(self) -> None:
         """Set up what `may_apply` and `plan` look at."""
