@@ -64,7 +64,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Parallel(Agent):
-    """`/parallel:vote`, `/parallel:5` and `/parallel:vote,5` choose the mode and the number of answers."""
+    """`/parallel:vote`, `/parallel:5` and `/parallel:vote:5` choose the mode and the number of answers."""
 
     description = "Answers several ways at once: the best, the majority's, one made of all, or each"
     Config = ParallelConfig
@@ -114,7 +114,7 @@ class Parallel(Agent):
 
     def _chosen(self, argument: str) -> tuple[Mode, int]:
         mode, n = self.config.mode, self.config.n
-        for word in filter(None, argument.split(",")):
+        for word in filter(None, argument.split(":")):
             if word in get_args(Mode):
                 mode = word  # type: ignore[assignment]  # mypy does not narrow by membership
             elif word.isascii() and word.isdigit() and 1 <= int(word) <= MOST:
