@@ -135,10 +135,12 @@ class _Chunker:
         if self._start is None:
             return
         raw = self._text[self._start : self._end]
-        text = raw.strip()
-        if text:
-            start = self._start + len(raw) - len(raw.lstrip())
-            self._chunks.append(self._chunk(text, start))
+        if raw.strip():
+            space = raw[: len(raw) - len(raw.lstrip())]
+            lines = (
+                space.rfind("\n") + 1
+            )  # what is in front of the first word on its line may be its indentation
+            self._chunks.append(self._chunk(raw[lines:].rstrip(), self._start + lines))
         self._start = None
 
     def _chunk(self, text: str, start: int) -> Chunk:

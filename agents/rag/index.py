@@ -113,8 +113,8 @@ class Index:
         except sqlite3.Error as error:
             raise IndexUnusableError(f"the index {self._path} cannot be used: {error}") from error
         finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # a closed one has nothing to take back
+                connection.rollback()
 
     # Documents
 
@@ -136,8 +136,8 @@ class Index:
             }
             number = database.execute(
                 "INSERT INTO documents (collection, source, name, digest, size, mtime_ns, kind, title,"
-                " metadata, recipe, refused) VALUES (:collection, :source, :name, :digest, :size, :mtime_ns, :kind,"
-                " :title, :metadata, :recipe, :refused)",
+                " metadata, recipe, refused) VALUES (:collection, :source, :name, :digest, :size, :mtime_ns,"
+                " :kind, :title, :metadata, :recipe, :refused)",
                 fields,
             ).lastrowid
             assert number is not None
@@ -205,18 +205,16 @@ class Index:
             rows = database.execute(
                 "SELECT chunks.id, name, title, headings, text"
                 " FROM documents JOIN chunks ON document = documents.id"
-                f" WHERE chunks.id IN (SELECT chunks.id {_PENDING} AND chunks.id > :after ORDER BY chunks.id LIMIT :limit)"
-                " ORDER BY chunks.id",
+                f" WHERE chunks.id IN (SELECT chunks.id {_PENDING} AND chunks.id > :after"
+                " ORDER BY chunks.id LIMIT :limit) ORDER BY chunks.id",
                 {"model": model, "limit": limit, "after": after},
             ).fetchall()
-        # A document's title is often its first heading too.
-        return [
-            (
-                number,
-                "\n".join((" > ".join(dict.fromkeys((title or name, *msgspec.json.decode(headings)))), text)),
-            )
-            for number, name, title, headings, text in rows
-        ]
+        texts = []
+        for number, name, title, headings, text in rows:
+            # A document's title is often its first heading too.
+            path = dict.fromkeys((title or name, *msgspec.json.decode(headings)))
+            texts.append((number, f"{' > '.join(path)}\n{text}"))
+        return texts
 
     def put_vectors(self, model: str, numbers: Sequence[int], vectors: Vectors | None) -> None:
         """Vectors for these chunks, where they are still there; None: the model does not take their texts.

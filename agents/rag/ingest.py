@@ -127,9 +127,9 @@ class Ingester:
     ) -> Report:
         """Bring a collection in step with a folder: new and changed files in, vanished ones out.
 
-        `patterns`: as in `folders.list_folder`, which also says what is a document. Files that cannot be taken
-        are in the report, and what they were before is not in the index any more. Raises `DocumentError` if the
-        folder itself cannot be read; then nothing is changed.
+        `patterns`: as in `folders.list_folder`, which also says what is a document. Files that cannot be
+        taken are in the report, and what they were before is not in the index any more. Raises
+        `DocumentError` if the folder itself cannot be read; then nothing is changed.
         """
         folder = await asyncio.to_thread(_absolute, folder)
         report = Report()
@@ -269,7 +269,7 @@ class Ingester:
         report.pending = await asyncio.to_thread(self._index.count_pending, model)
 
     async def _embed_batch(self, model: str, batch: Sequence[tuple[int, str]], report: Report) -> bool:
-        """False: the model is not to be had. A text that it does not take is found by halves, and left out."""
+        """False: the model is not to be had. A text that it does not take is found by halves and left out."""
         vectors: Vectors | None
         try:
             vectors = await self._embedding.embed_texts([text for _, text in batch])

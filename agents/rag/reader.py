@@ -20,9 +20,6 @@ from agents.rag.documents import Kind, Limits, parse
 from agents.rag.formats.structure import DocumentError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-MEMORY = 2 * 2**30
-"""Bytes of address space that reading may take."""
-
 _LENGTH = 4
 
 
@@ -52,15 +49,21 @@ class _Answer(msgspec.Struct, frozen=True):
 class Reader:
     """One child, started when it is needed and again after it died. `async with`; one document at a time.
 
-    `timeout`: seconds that a document may take.
+    `timeout`: seconds that a document may take; `memory`: bytes of address space, where those can be bound.
     """
 
     def __init__(
-        self, limits: Limits | None = None, sizes: Sizes | None = None, *, timeout: float = 60.0
+        self,
+        limits: Limits | None = None,
+        sizes: Sizes | None = None,
+        *,
+        timeout: float = 60.0,
+        memory: int = 2 * 2**30,
     ) -> None:
         self._limits = limits or Limits()
         self._sizes = sizes or Sizes()
         self._timeout = timeout
+        self._memory = memory
         self._child: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -96,7 +99,7 @@ class Reader:
         child = self._child
         if child is None:
             child = self._child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "agents.rag.reader", str(int(self._timeout) + 1)),
+                *(sys.executable, "-m", "agents.rag.reader", str(int(self._timeout) + 1), str(self._memory)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
@@ -136,12 +139,12 @@ def _ending(status: int | None) -> str:
 
 
 def main() -> None:
-    """Answer until the input ends. The argument: seconds of CPU that a document may take."""
-    seconds = int(sys.argv[1])
+    """Answer until the input ends. Arguments: what a document may take, in seconds of CPU and in bytes."""
+    seconds, memory = map(int, sys.argv[1:])
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     while head := source.read(_LENGTH):
-        _limit(seconds)
+        _limit(seconds, memory)
         body = msgspec.msgpack.encode(_answer(source, int.from_bytes(head)))
         answers.write(len(body).to_bytes(_LENGTH) + body)
         answers.flush()
@@ -161,7 +164,7 @@ def _answer(source: BinaryIO, length: int) -> _Answer:
         return _Answer(refused=f"{request.name} cannot be read: {type(error).__name__}: {error}")
 
 
-def _limit(seconds: int) -> None:
+def _limit(seconds: int, memory: int) -> None:
     """Bound what the next document may cost, for when the gateway is not there any more to watch it."""
     if sys.platform == "win32":
         return
@@ -171,7 +174,7 @@ def _limit(seconds: int) -> None:
     most = int(used.ru_utime + used.ru_stime) + seconds + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     with suppress(ValueError, OSError):  # not every system can bound it
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import re
 import sqlite3
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 VERSION = 1
@@ -92,14 +93,10 @@ def _with_parts(word: re.Match[str]) -> str:
 
 def match_expression(query: str) -> str | None:
     """What FTS5 is asked for: any of the query's words, whatever else it has in it. None: it has none."""
-    terms: dict[str, None] = {}
-    for word in _WORD.findall(searchable(query)):
-        # Underscores part words for FTS5, and one alone is no word.
-        for term in filter(None, word.lower().split("_")):
-            terms[term] = None
-            if len(terms) == MAX_TERMS:
-                break
-    return " OR ".join(f'"{term}"' for term in list(terms)[:MAX_TERMS]) or None
+    words = _WORD.findall(searchable(query))
+    # Underscores part words for FTS5, and one alone is no word.
+    terms = dict.fromkeys(term for word in words for term in word.split("_") if term)
+    return " OR ".join(f'"{term}"' for term in islice(terms, MAX_TERMS)) or None
 
 
 def connect(path: Path | str) -> sqlite3.Connection:

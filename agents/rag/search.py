@@ -58,7 +58,7 @@ class Searcher:
         with self._index.reading() as database:
             rows = database.execute(
                 "SELECT words.rowid FROM words JOIN chunks ON chunks.id = words.rowid"
-                f" JOIN documents ON documents.id = document WHERE words MATCH ? AND {condition}"
+                f" WHERE words MATCH ? AND {condition}"
                 " ORDER BY words.rank, words.rowid LIMIT ?",
                 (match, *values, limit),
             ).fetchall()
@@ -131,18 +131,16 @@ def _load(database: sqlite3.Connection, collection: str, model: str, width: int,
 
 def _allowed(database: sqlite3.Connection, collection: str, where: Filter) -> npt.NDArray[np.int64]:
     condition, values = _condition([collection], where)
-    rows = database.execute(
-        f"SELECT chunks.id FROM chunks JOIN documents ON documents.id = document WHERE {condition}", values
-    ).fetchall()
+    rows = database.execute(f"SELECT id FROM chunks WHERE {condition}", values).fetchall()
     return np.array([number for (number,) in rows], np.int64)
 
 
 def _condition(collections: Sequence[str], where: Filter | None) -> tuple[str, list[bytes | str]]:
-    """What a document must meet, in SQL, and the values for its question marks."""
+    """What a chunk must meet, in SQL, and the values for its question marks."""
     conditions = ["collection IN (SELECT value FROM json_each(?))"]
     values: list[bytes | str] = [msgspec.json.encode(list(collections)).decode()]
     for key, wanted in (where or {}).items():
         conditions.append(_WHERE)
         several = [wanted] if isinstance(wanted, (str, int, float)) else list(wanted)
         values += [key, msgspec.json.encode(several).decode()]
-    return " AND ".join(conditions), values
+    return f"document IN (SELECT id FROM documents WHERE {' AND '.join(conditions)})", values

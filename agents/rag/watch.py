@@ -2,8 +2,8 @@
 
 By watchfiles: it has the system tell it (inotify and its like) instead of asking about every file again and
 again, and waits until a burst of changes is over. What it tells is a hint only: each time the whole folder is
-compared with the index. So nothing depends on no hint being lost; and now and then it is compared without one,
-for network file systems, which tell nothing.
+compared with the index. So nothing depends on no hint being lost; and now and then it is compared without
+one, for network file systems, which tell nothing.
 """
 
 import asyncio
@@ -12,10 +12,11 @@ from contextlib import aclosing
 from pathlib import Path
 
 import structlog
-from watchfiles import Change, WatchfilesRustInternalError, awatch
+from watchfiles import Change, awatch
 
 from agents.rag.folders import SKIPPED
 from agents.rag.formats.structure import DocumentError
+from agents.rag.schema import IndexUnusableError
 from agents.rag.trouble import Trouble
 
 log = structlog.get_logger("rag")
@@ -28,14 +29,14 @@ async def watch(folder: Path, ingest: Callable[[], Awaitable[object]], *, rescan
     """Call `ingest` now, when something changes in the folder, and every `rescan` seconds; until cancelled.
 
     A folder that is not there, or cannot be watched, is told once, and ingested every `rescan` seconds.
-    `ingest` raises `DocumentError` for a folder that cannot be read; anything else ends the watch.
+    So is one that `ingest` cannot take, for which it raises `DocumentError` or `IndexUnusableError`.
     """
     trouble = Trouble(f"folder {folder} is not watched, only looked at every {rescan:g} s")
     while True:
         try:
             await ingest()
             await _follow(folder, ingest, rescan, trouble)
-        except (DocumentError, OSError, WatchfilesRustInternalError) as error:
+        except (DocumentError, IndexUnusableError, OSError, RuntimeError) as error:
             trouble.met(error)
         await asyncio.sleep(rescan)
 
