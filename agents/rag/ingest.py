@@ -7,6 +7,7 @@ was killed. So nothing is ever half there, and what is missing is known.
 
 import asyncio
 import hashlib
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -171,6 +172,8 @@ class Ingester:
                 status = await asyncio.to_thread(path.stat)
             except OSError as error:
                 raise DocumentError(f"{path} cannot be read: {error.strerror}") from error
+            if not stat.S_ISREG(status.st_mode):
+                raise DocumentError(f"{path} is no file")
             file = File(path.name, path, status.st_size, status.st_mtime_ns)
             source = str(path.parent)
             known = (await self._known(collection, source)).get(file.name)

@@ -18,7 +18,8 @@ EXCERPT = 300
 LEAST = 200
 """Characters: what fits of a passage must be worth reading."""
 
-_CLOSING = re.compile(r"</(?=\s*sources?\b)", re.IGNORECASE)
+_TAG = re.compile(r"<(?=\s*/?\s*sources?\b)", re.IGNORECASE)
+"""What would end a source, or begin one, inside of a document."""
 
 
 class Citation(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +55,7 @@ def build_prompt(passages: Sequence[Passage], budget: int) -> Prompt:
     citations: list[Citation] = []
     for number, passage in enumerate(passages, 1):
         before, after = _frame(number, passage)
-        body = _CLOSING.sub("<\u200b/", passage.text)
+        body = _TAG.sub("\u2039", passage.text)
         room = left - len(before) - len(after)
         if len(body) > room:
             if room < LEAST:

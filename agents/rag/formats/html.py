@@ -43,7 +43,7 @@ def _walk(root: LexborNode) -> Iterator[tuple[LexborNode, bool]]:
             node = child
         elif entering:
             entering = False
-        elif node == root:
+        elif node.mem_id == root.mem_id:  # equal nodes are those with the same HTML
             return
         elif node.next is not None:
             node, entering = node.next, True

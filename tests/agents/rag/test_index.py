@@ -147,13 +147,11 @@ def test_words_are_found_in_other_forms(index: Index, text: str, query: str) -> 
 
 def test_headings_and_names_are_searched_and_headings_count_more(index: Index) -> None:
     put(index, "guide/install.md", "x")
-    index.put(
-        Entry(collection="c", name="b", digest=""), chunks("a long text that tells of docker somewhere")
-    )
-    below = chunks("a long text that tells of it somewhere", headings=("Docker",))
+    index.put(Entry(collection="c", name="b", digest=""), chunks("a long text that tells of docker now"))
+    below = chunks("a long text that tells of it now", headings=("Docker",))
     index.put(Entry(collection="c", name="d", digest=""), below)
     assert found(index, "install") == ["x"]
-    assert found(index, "docker")[0] == "a long text that tells of it somewhere"
+    assert found(index, "docker")[0] == "a long text that tells of it now"
 
 
 def test_long_queries_are_cut() -> None:
@@ -290,15 +288,14 @@ def test_killed_in_the_middle_it_holds_whole_documents_only(tmp_path: Path) -> N
             [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
         )
         assert process.stdout is not None
-        for _ in range(kill_after):
-            last = int(process.stdout.readline())
+        last = [process.stdout.readline().strip() for _ in range(kill_after)][-1]
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         process.stdout.close()
         with closing(Index(path)) as index:
             listed = index.documents("c")
             assert {document.chunks for document in listed} == {50}
-            assert str(last) in {document.digest for document in listed}
+            assert last in {document.digest for document in listed}
             for document in listed:
                 texts = found(index, f"{document.digest}", name=document.name)
                 assert len(texts) == 50

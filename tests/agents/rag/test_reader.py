@@ -113,3 +113,9 @@ async def test_the_child_ends_with_the_gateway() -> None:
     output, _ = await process.communicate()
     assert process.returncode == -signal.SIGKILL
     await asyncio.to_thread(until, lambda: not psutil.pid_exists(int(output)), "the child is gone")
+
+
+async def test_a_long_page_is_read_in_time() -> None:
+    async with Reader(timeout=20) as reader:
+        reading = await reader.read(b"<p>some words\n" * 40_000, "long.html")
+    assert sum(chunk.text.count("some words") for chunk in reading.chunks) >= 40_000
