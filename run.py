@@ -39,6 +39,7 @@ from actors.roster import ModelSpec, Policy
 from actors.supervisor import Adopted, Supervisor
 from agents.command_line import list_agents
 from agents.discovery import load_agents
+from agents.settings import data_folder
 from proxy.app import make_app, make_runner
 from proxy.generate import Gateway, Limits
 from proxy.logs import set_up_logging
@@ -58,6 +59,7 @@ COMMANDS = {
     "models": "list the models there are",
     "rm": "remove a downloaded model",
     "agents": "list the agents there are, with their options",
+    "rag": "add documents for the agent rag, list or delete them",
     "plan": "say where a model would go, and what memory it would take",
 }
 
@@ -77,7 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     if options.command != "serve":
-        set_up_logging("warning", "console", sys.stderr)
+        # What is refused is in the report of `rag` already.
+        set_up_logging("error" if options.command == "rag" else "warning", "console", sys.stderr)
         return _command(config, options)
     set_up_logging(config.server.log.level, config.server.log.format)
     try:
@@ -99,6 +102,10 @@ def _command(config: Config, options: argparse.Namespace) -> int:
             return list_models(config)
         case "agents":
             return list_agents(config)
+        case "rag":
+            from agents.rag.command_line import rag  # noqa: PLC0415 (numpy: the gateway has no use for it)
+
+            return rag(data_folder(config) / "rag", options)
         case "rm":
             return remove(config, options.name)
         case _:
@@ -118,7 +125,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         command = commands.add_parser(name, help=what, description=what)
         command.set_defaults(command=name)
         _add_common(command)  # before or after the command, as one likes
-        if name == "plan":
+        if name == "rag":
+            command.add_argument("action", choices=("add", "list", "delete"))
+            command.add_argument(
+                "paths", nargs="*", type=Path, metavar="PATH", help="files or folders to add"
+            )
+            command.add_argument("--collection", help="which one (default: default)")
+        elif name == "plan":
             add_plan_arguments(command)
         elif name in ("pull", "rm"):
             command.add_argument("name", metavar="NAME", help="org/repo:variant, or a configured model")
