@@ -13,7 +13,7 @@ import structlog
 from actors.calibration import Load
 from agents.api import Agent, Call, Clock, Context, Json, Services
 from agents.chat import Chat
-from agents.commands import Asked, parse_name, take_commands
+from agents.commands import Asked, parse_name, pattern_in_json, take_commands
 from agents.discovery import REMEDY, BrokenAgentError, Loaded
 from agents.errors import AgentError
 from agents.llm import LLM, Client
@@ -29,9 +29,6 @@ log = structlog.get_logger("agents")
 
 FIELD = "agents"
 """The field of a request's body that names agents, in a list."""
-
-SLASHES = (b"/", b"\\u002f", b"\\u002F")
-"""How a slash may stand in JSON; `\\/` ends in one."""
 
 SYSTEM_CLOCK = cast("Clock", types.SimpleNamespace(time=time, monotonic=monotonic))
 
@@ -82,7 +79,7 @@ class AgentHost:
             model: [asked for asked in map(parse_name, names) if asked.agent in self._names]
             for model, names in self._default_agents.items()
         }
-        self._marks = [b'"agents"', *(slash + name.encode() for name in self._names for slash in SLASHES)]
+        self._mark = pattern_in_json(self._names)
 
     async def start(self) -> None:
         """Start them all. Raises `BrokenAgentError` for one that cannot be, unless it may be skipped."""
@@ -110,7 +107,7 @@ class AgentHost:
         """Whether a request could have agents, by its bytes; if not, it need not be parsed for them."""
         if header or self._always or self._defaults.get(model):
             return True
-        return any(mark in body for mark in self._marks)
+        return self._mark.search(body) is not None
 
     def plan(
         self,
