@@ -172,7 +172,9 @@ class _Filter:
     def _show(
         self, channel: Channel, event: Event | None, piece: str, *, last: bool = False
     ) -> Iterator[Event]:
-        screen = self._screens.setdefault(channel, self._guard.screen())
+        screen = self._screens.get(channel)
+        if screen is None:
+            screen = self._screens[channel] = self._guard.screen()
         with _in_time():
             shown = screen.feed(piece, last=last)
         if shown:
