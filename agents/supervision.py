@@ -15,7 +15,7 @@ import msgspec
 from actors.runtime import spawn
 from agents.api import Agent, Context, Finished, Services
 from agents.discovery import Loaded
-from agents.errors import AgentError
+from agents.errors import AgentError, unwrapped
 
 T = TypeVar("T")
 
@@ -176,9 +176,10 @@ class AgentActor:
             try:
                 await self._live()
             except Exception as error:  # the boundary to somebody else's code
-                self.down = f"{type(error).__name__}: {error}"
+                cause = unwrapped(error)
+                self.down = f"{type(cause).__name__}: {cause}"
                 if not self._started.done():
-                    self._started.set_result(error)
+                    self._started.set_result(cause)
                     return
             if clock.monotonic() - begun > BACKOFF_MAX:
                 self._failures = 0

@@ -93,6 +93,11 @@ async def hang_on() -> None:
     await asyncio.Event().wait()
 
 
+async def fail_together() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(fail))
+
+
 async def cancel_itself() -> None:
     raise asyncio.CancelledError
 
@@ -106,6 +111,7 @@ async def nonsense() -> int:
     [
         (crash, 500, "agent 'misbehaves' failed (LookupError)"),
         (fail, 503, "agent 'misbehaves': the other service is away"),
+        (fail_together, 503, "agent 'misbehaves': the other service is away"),
         (hang, 504, "agent 'misbehaves' took longer than 0.05 s (agents.misbehaves.timeout)"),
         (hang_on, 504, "agent 'misbehaves' took longer than 0.05 s (agents.misbehaves.timeout)"),
         (cancel_itself, 500, "agent 'misbehaves' failed (RuntimeError)"),
