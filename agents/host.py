@@ -14,7 +14,7 @@ from actors.calibration import Load
 from agents.api import Agent, Call, Clock, Context, Json, Services
 from agents.chat import Chat
 from agents.commands import Asked, parse_name, pattern_in_json, take_commands
-from agents.discovery import REMEDY, BrokenAgentError, Loaded
+from agents.discovery import REMEDY, BrokenAgentError, Loaded, options_of
 from agents.errors import AgentError
 from agents.llm import LLM, Client
 from agents.operations import Operation, operations_of
@@ -223,6 +223,4 @@ class AgentHost:
 
 def describe_agent(name: str, kind: type[Agent]) -> Json:
     """Name, description, and the options as a JSON schema's properties."""
-    (_, schemas) = msgspec.json.schema_components([kind.Config])
-    properties = schemas[kind.Config.__name__]["properties"]
-    return {"name": name, "description": kind.description, "options": properties}
+    return {"name": name, "description": kind.description, "options": options_of(kind)}

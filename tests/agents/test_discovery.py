@@ -16,7 +16,7 @@ from agents.api import Agent
 from agents.command_line import list_agents
 from agents.discovery import BrokenAgentError, load_agents, sources
 from agents.host import AgentHost
-from agents.settings import Enabled, default_agents, enabled_agents
+from agents.settings import Enabled, data_folder, default_agents, enabled_agents
 from agents.testing import ScriptedLLM, chat, run_agent
 from tests.gateway import CHECKOUT
 
@@ -90,6 +90,15 @@ def test_settings_that_make_no_sense(sections: dict[str, Any], message: str) -> 
     assert message in str(caught.value)
 
 
+def test_where_they_keep_what_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data_folder(config(agent_data="data")) == Path("/folder/data")
+    monkeypatch.setenv("XDG_DATA_HOME", "/home/me/data")
+    assert data_folder(config()) == Path("/home/me/data/llama-smart-proxy/agents")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert data_folder(config()) == Path("/home/me/.local/share/llama-smart-proxy/agents")
+
+
 def test_agents_of_a_model_go_by_all_its_names() -> None:
     models = {"m": {"path": "x", "aliases": ["n"], "agents": ["gpu"]}, "o": {"path": "x"}}
     made = config(agents=["gpu"], llama_cpp={"models": models})
@@ -143,6 +152,8 @@ BROKEN = [
         GOOD.replace("AgentConfig, frozen=True, kw_only=True", ""),
         "Config must be a subclass of agents.api.AgentConfig",
     ),
+    (GOOD.replace("size: int = 1", "size: complex = 1j"), "Config has a type that no configuration can have"),
+    (GOOD.replace("size: int = 1", "size: 'Lost' = 1"), "Config has a type that no configuration can have"),
     (GOOD + "    def before(self, ctx, request):\n        return request\n", "before must be `async def`"),
     (GOOD + "    async def stream(self, ctx):\n        return None\n", "stream must be a plain `def`"),
 ]
