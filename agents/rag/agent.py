@@ -25,7 +25,7 @@ from agents.rag.documents import Limits
 from agents.rag.embedding import Embedding, TextRefusedError
 from agents.rag.formats.structure import DocumentError
 from agents.rag.index import Index
-from agents.rag.ingest import Ingester, Report
+from agents.rag.ingest import Ingester, OnProgress, Progress, Report
 from agents.rag.passage import Metadata, Passage, Scalar
 from agents.rag.prompt import build_prompt
 from agents.rag.retrieve import Retriever
@@ -35,6 +35,9 @@ from agents.rag.watch import watch
 INDEX = "index.sqlite3"
 PENDING = 60.0
 """Seconds after which it is looked whether somebody else put documents in that still have no vectors."""
+
+TELL = 10.0
+"""Seconds between two lines in the log about an ingest."""
 
 Wanted = dict[str, Scalar | list[Scalar]]
 
@@ -162,11 +165,26 @@ class Rag(Agent):
 
     async def _watch(self, folder: Path, collection: str) -> None:
         async def ingest() -> None:
-            report = await self._ingester.add_folder(folder, collection, patterns=self.config.patterns)
+            report = await self._ingester.add_folder(
+                folder, collection, patterns=self.config.patterns, on_progress=self._progress(folder)
+            )
             if report.added or report.changed or report.deleted or report.embedded:
                 self.services.log.info("ingested", folder=str(folder), collection=collection, **_told(report))
 
         await watch(folder, ingest)
+
+    def _progress(self, folder: Path) -> OnProgress:
+        """Tell of a long ingest now and then."""
+        clock, log = self.services.clock, self.services.log
+        told = clock.monotonic()
+
+        def tell(progress: Progress) -> None:
+            nonlocal told
+            if clock.monotonic() - told >= TELL:
+                told = clock.monotonic()
+                log.info("ingesting", folder=str(folder), **msgspec.structs.asdict(progress))
+
+        return tell
 
     async def _add_vectors(self) -> None:
         while self._embedding.model is not None:
