@@ -156,7 +156,7 @@ async def _best(
     """The answer that the judge chooses; if it names none, the majority's."""
     verdict = await ctx.llm.chat(judging(request, [one.answer for one in candidates], judge))
     chosen = judged(verdict.text, len(candidates))
-    told = {**told, "judge": judge, "judged": chosen is not None}
+    told = {**told, "tokens": ctx.llm.tokens, "judge": judge, "judged": chosen is not None}
     if chosen is None:
         ctx.log.warning("the judge named no answer", judge=judge, said=verdict.text[:200])
         chosen, _ = winner([ballot(one.answer) for one in candidates])
@@ -171,7 +171,7 @@ async def _merged(
     async with aclosing(ctx.llm.stream(merge)) as events:
         async for event in events:
             if isinstance(event, Finish):
-                yield Extra({"parallel": {**told, "model": judge}})
+                yield Extra({"parallel": {**told, "tokens": ctx.llm.tokens, "model": judge}})
             if isinstance(event, Usage):
                 yield total([*(one.answer.usage for one in candidates), event])
             else:
