@@ -134,17 +134,6 @@ async def test_names_may_be_any_bytes(index: Index, folder: Path) -> None:
     assert "x\ufffd" in await found(index, "llama")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
-async def test_what_cannot_be_looked_into_is_kept(index: Index, folder: Path) -> None:
-    ingester = Ingester(index, WORDS_ONLY)
-    await ingester.add_folder(folder, "docs")
-    (folder / "sub").chmod(0)
-    try:
-        assert (await ingester.add_folder(folder, "docs")).deleted == 0
-    finally:
-        (folder / "sub").chmod(0o755)
-
-
 @pytest.mark.parametrize(
     ("patterns", "expected"),
     [
