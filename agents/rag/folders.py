@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from agents.rag.documents import kind_of_name
-from agents.rag.formats.structure import DocumentError
+from agents.rag.formats.structure import DocumentError, clean
 
 SKIPPED = frozenset(("__pycache__", "node_modules"))
 """Folders of what others wrote, beside all that begin with a dot."""
@@ -47,7 +47,7 @@ def list_folder(folder: Path, patterns: Sequence[str] = ()) -> Listing:
     def note(error: OSError) -> None:
         if error.filename == str(folder):
             raise error
-        unreadable.append(Path(error.filename or folder).relative_to(folder).as_posix())
+        unreadable.append(clean(Path(error.filename or folder).relative_to(folder).as_posix()))
 
     try:
         files = _walk(folder, patterns, note)
@@ -63,7 +63,7 @@ def _walk(folder: Path, patterns: Sequence[str], note: Callable[[OSError], None]
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
         for file_name in sorted(names):
             path = Path(where, file_name)
-            name = path.relative_to(folder).as_posix()
+            name = clean(path.relative_to(folder).as_posix())  # names on a disk may be any bytes
             if file_name.startswith(".") or not _matches(name, patterns):
                 continue
             try:

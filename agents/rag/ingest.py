@@ -19,7 +19,7 @@ from agents.rag.chunks import Sizes
 from agents.rag.documents import READING, Limits
 from agents.rag.embedding import Embedding, TextRefusedError, Vectors
 from agents.rag.folders import File, list_folder, read_file
-from agents.rag.formats.structure import DocumentError
+from agents.rag.formats.structure import DocumentError, clean
 from agents.rag.index import Entry, Index, Listed
 from agents.rag.passage import Metadata
 from agents.rag.reader import Reader
@@ -101,14 +101,14 @@ class Ingester:
         report = Report()
         entry = Entry(
             collection=collection,
-            name=name,
+            name=clean(name),
             digest=hashlib.sha256(data).hexdigest(),
             size=len(data),
             metadata=_plain(metadata),
             recipe=self._recipe(refused=False),
         )
         async with self._turn, self._reader() as reader:
-            known = (await self._known(collection, entry.source)).get(name)
+            known = (await self._known(collection, entry.source)).get(entry.name)
             if known is not None and _is_same(known, entry):
                 report.unchanged = 1
             else:
@@ -136,7 +136,8 @@ class Ingester:
         report = Report()
         async with self._turn, self._reader() as reader:
             listing = await asyncio.to_thread(list_folder, folder, patterns)
-            known = await self._known(collection, str(folder))
+            source = clean(str(folder))
+            known = await self._known(collection, source)
             vanished = [
                 listed.id
                 for name, listed in known.items()
@@ -145,7 +146,7 @@ class Ingester:
             report.deleted = await asyncio.to_thread(self._index.delete_documents, vanished)
             for done, file in enumerate(listing.files.values()):
                 on_progress(Progress("reading", done, len(listing.files), file.name))
-                entry = self._entry(file, collection, str(folder), metadata)
+                entry = self._entry(file, collection, source, metadata)
                 await self._add_file(reader, file, entry, known.get(file.name), report)
             on_progress(Progress("reading", len(listing.files), len(listing.files)))
             await self._embed(report, on_progress)
@@ -174,8 +175,8 @@ class Ingester:
                 raise DocumentError(f"{path} cannot be read: {error.strerror}") from error
             if not stat.S_ISREG(status.st_mode):
                 raise DocumentError(f"{path} is no file")
-            file = File(path.name, path, status.st_size, status.st_mtime_ns)
-            source = str(path.parent)
+            file = File(clean(path.name), path, status.st_size, status.st_mtime_ns)
+            source = clean(str(path.parent))
             known = (await self._known(collection, source)).get(file.name)
             on_progress(Progress("reading", 0, 1, file.name))
             entry = self._entry(file, collection, source, metadata)

@@ -141,6 +141,8 @@ def _ending(status: int | None) -> str:
 def main() -> None:
     """Answer until the input ends. Arguments: what a document may take, in seconds of CPU and in bytes."""
     seconds, memory = map(int, sys.argv[1:])
+    if sys.platform != "win32":
+        os.nice(5)  # whoever waits for tokens comes first
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     while head := source.read(_LENGTH):

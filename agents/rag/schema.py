@@ -68,6 +68,7 @@ MAX_TERMS = 64
 """Of a query; what comes after them is not looked for."""
 
 _CAMEL = re.compile(r"(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_CAMEL_WORD = re.compile(r"\b\w*(?:[a-z\d][A-Z]|[A-Z][A-Z][a-z])\w*")
 _WORD = re.compile(r"\w+")
 _UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
@@ -83,12 +84,7 @@ class IndexUnusableError(Exception):
 def searchable(text: str) -> str:
     """The text as FTS5 gets it: the parts of camelCase after the whole, Chinese and its like spaced."""
     text = _UNSPACED.sub(r" \1 ", text)
-    return _WORD.sub(_with_parts, text)
-
-
-def _with_parts(word: re.Match[str]) -> str:
-    parts = _CAMEL.split(word[0])
-    return word[0] if len(parts) == 1 else " ".join((word[0], *parts))
+    return _CAMEL_WORD.sub(lambda word: " ".join((word[0], *_CAMEL.split(word[0]))), text)
 
 
 def match_expression(query: str) -> str | None:

@@ -2,7 +2,6 @@
 
 import re
 import zlib
-from collections.abc import Sequence
 
 
 class WordEmbedder:
@@ -38,8 +37,3 @@ class FailingEmbedder(WordEmbedder):
         if self.error is not None and len(self.asked) >= self.after:
             raise self.error
         return await super().embed(texts)
-
-
-def rows(*values: Sequence[float]) -> list[list[float]]:
-    """Vectors as a model returns them."""
-    return [list(row) for row in values]

@@ -123,6 +123,17 @@ async def test_what_is_hidden_foreign_or_no_file_is_left_alone(index: Index, fol
     assert list(await listed(index)) == ["a.md", "c.html", "inside.md", "sub/b.txt"]
 
 
+async def test_names_may_be_any_bytes(index: Index, folder: Path) -> None:
+    write(folder / os.fsdecode(b"caf\xe9.md"), "llama of no name")
+    write(folder / "new\nline.md", "llama of two lines")
+    ingester = Ingester(index, WORDS_ONLY)
+    assert (await ingester.add_folder(folder, "docs")).added == 5
+    assert (await ingester.add_folder(folder, "docs")).unchanged == 5
+    assert {"caf\ufffd.md", "new\nline.md"} < set(await listed(index))
+    await ingester.add_document(b"llama", "x\ud800", "docs")
+    assert "x\ufffd" in await found(index, "llama")
+
+
 @pytest.mark.parametrize(
     ("patterns", "expected"),
     [

@@ -75,15 +75,18 @@ async def test_a_small_pdf_that_is_large_inside_is_refused() -> None:
 
 
 async def test_a_child_that_is_killed_costs_one_document() -> None:
+    async def killed() -> None:
+        with pytest.raises(DocumentError, match=r"^deep\.html ended the process .* \(killed by SIGKILL\)$"):
+            await reader.read(DEEP, "deep.html")
+
     async with Reader() as reader:
         await reader.read(b"x", "a.txt")
         (child,) = children()
         before = child.cpu_times().user
-        reading = spawn(reader.read(DEEP, "deep.html"), name="reading")
+        reading = spawn(killed(), name="reading")
         await asyncio.to_thread(until, lambda: child.cpu_times().user > before + 0.1, "it is at work")
         child.kill()
-        with pytest.raises(DocumentError, match=r"^deep\.html ended the process .* \(killed by SIGKILL\)$"):
-            await reading
+        await reading
         assert (await reader.read(b"x", "c.txt")).chunks[0].text == "x"
 
 

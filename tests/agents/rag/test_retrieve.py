@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from agents.rag.embedding import Embedding, TextRefusedError
 from agents.rag.index import Index
 from agents.rag.ingest import Ingester
-from agents.rag.retrieve import Retriever, fuse
+from agents.rag.retrieve import RRF_K, Retriever, fuse
 from agents.rag.search import Searcher
 from tests.agents.rag.embedders import FailingEmbedder, WordEmbedder
 
@@ -73,7 +73,7 @@ async def test_words_and_vectors_are_both_heard(index: Index) -> None:
     await fill(index, embedding)
     passages = await Retriever(Searcher(index), embedding).retrieve("calm llama animal", ["docs"], k=3)
     assert passages[0].document == "animal"
-    assert passages[0].score == pytest.approx(2 / 61)
+    assert passages[0].score == pytest.approx(2 / (RRF_K + 1))
     assert len(passages) == 3
 
 
