@@ -33,7 +33,10 @@ from actors.ollama.daemons import Daemons
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
 from actors.supervisor import Supervisor
+from agents.command_line import list_agents
+from agents.discovery import load_agents
 from agents.host import AgentHost
+from agents.settings import data_folder, default_agents
 from proxy.agent_views import AgentViews
 from proxy.app import make_app, make_runner
 from proxy.asking import Asker, Limits
@@ -57,6 +60,8 @@ COMMANDS = {
     "pull": "download a model, or what is new of it",
     "models": "list the models there are",
     "rm": "remove a downloaded model",
+    "agents": "list the agents there are, with their options",
+    "rag": "add documents for the agent rag, list or delete them",
     "plan": "say where a model would go, and what memory it would take",
 }
 
@@ -71,11 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command in ("serve", "check"):
             for model in config.llama_cpp.models.values():
                 find_command(config.server_pool, model)
+            load_agents(config)
     except ConfigError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     if options.command != "serve":
-        set_up_logging("warning", "console", sys.stderr)
+        # What is refused is in the report of `rag` already.
+        set_up_logging("error" if options.command == "rag" else "warning", "console", sys.stderr)
         return _command(config, options)
     set_up_logging(config.server.log.level, config.server.log.format)
     try:
@@ -95,6 +102,12 @@ def _command(config: Config, options: argparse.Namespace) -> int:
             return asyncio.run(pull(config, options.name))
         case "models":
             return list_models(config)
+        case "agents":
+            return list_agents(config)
+        case "rag":
+            from agents.rag.command_line import rag  # noqa: PLC0415 (numpy: the gateway has no use for it)
+
+            return rag(data_folder(config) / "rag", options)
         case "rm":
             return remove(config, options.name)
         case _:
@@ -114,7 +127,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         command = commands.add_parser(name, help=what, description=what)
         command.set_defaults(command=name)
         _add_common(command)  # before or after the command, as one likes
-        if name == "plan":
+        if name == "rag":
+            command.add_argument("action", choices=("add", "list", "delete"))
+            command.add_argument(
+                "paths", nargs="*", type=Path, metavar="PATH", help="files or folders to add"
+            )
+            command.add_argument("--collection", help="which one (default: default)")
+        elif name == "plan":
             add_plan_arguments(command)
         elif name in ("pull", "rm"):
             command.add_argument("name", metavar="NAME", help="org/repo:variant, or a configured model")
@@ -218,12 +237,17 @@ async def _build(config: Config, stack: AsyncExitStack) -> tuple[Supervisor, Age
     stack.push_async_callback(upstream.close)
     catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
     asker = make_asker(config, supervisor, upstream, daemons)
-    host = AgentHost.from_config(
-        config,
+    loaded, broken = load_agents(config)
+    for error in broken:
+        log.error("goes without an agent", reason=str(error))
+    host = AgentHost(
+        loaded,
         llm=Models(asker, catalog),
         http=downloads,
-        folder=_agent_folder(config),
-        memory=observer.last_load,
+        folder=data_folder(config),
+        memory=lambda model: observer.last_load(supervisor.resolve(model) or model),
+        defaults=default_agents(config),
+        skip_broken=config.skip_broken_agents,
     )
     gateway = Gateway(supervisor, asker, catalog, host)
     views = Views(supervisor, catalog, observer, config, version=VERSION)
@@ -280,13 +304,6 @@ def make_asker(config: Config, supervisor: Supervisor, upstream: Upstream, daemo
         keepalive_interval=config.server.keepalive_interval,
     )
     return Asker(supervisor, upstream, limits, daemons.look_soon)
-
-
-def _agent_folder(config: Config) -> Path:
-    if config.agent_data is not None:
-        return Path(config.agent_data).expanduser()
-    base = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
-    return Path(base) / "llama-smart-proxy" / "agents"
 
 
 def _cache_folder() -> Path:

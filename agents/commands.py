@@ -1,15 +1,29 @@
 """Slash commands: how a user names agents at the start of a message. Pure."""
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import msgspec
 
 from agents.chat import Chat
 
-_COMMAND = re.compile(r"\s*/([a-z][a-z0-9_-]*)(?::(\S*))?(?=\s|\Z)\s*")
+_COMMAND = re.compile(r"[ \t\r\n]*/([a-z][a-z0-9_-]*)(?::(\S*))?(?=\s|\Z)\s*")
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 """Of an agent."""
+
+
+_IN_JSON = (
+    rb'"(?:agents"|(?:[ \t\r\n]|\\[nrt]|\\u00(?:0[9aAdD]|20))*'
+    rb"(?:\\?/|\\u002[fF])(?:%s)(?![a-z0-9_-]))"
+)
+
+
+def pattern_in_json(names: Iterable[str]) -> re.Pattern[bytes]:
+    """What a JSON body has, however it is escaped, if it names agents: the field, or a text with a command.
+
+    It begins with a quotation mark, by which it is found at the speed of `memchr`.
+    """
+    return re.compile(_IN_JSON % b"|".join(re.escape(name.encode()) for name in sorted(names)))
 
 
 class Asked(msgspec.Struct, frozen=True):

@@ -63,6 +63,13 @@ def sources(folders: list[str]) -> dict[str, Source]:
     return found
 
 
+def options_of(kind: type[Agent]) -> dict[str, Any]:
+    """An agent's options as the properties of a JSON schema. Raises `TypeError` for types that have none."""
+    ((reference,), schemas) = msgspec.json.schema_components([kind.Config])
+    properties: dict[str, Any] = schemas[reference["$ref"].rpartition("/")[2]]["properties"]
+    return properties
+
+
 def load_agents(config: Config) -> tuple[list[Loaded], list[BrokenAgentError]]:
     """The enabled agents, and those that are left out because they are broken.
 
@@ -182,6 +189,11 @@ def _checked(name: str, file: str, kind: Any) -> type[Agent]:
         faults.append(f"{name!r} cannot be an agent's name: expected small letters, digits, - and _")
     if not (inspect.isclass(kind.Config) and issubclass(kind.Config, AgentConfig)):
         faults.append("Config must be a subclass of agents.api.AgentConfig")
+    else:
+        try:
+            options_of(kind)
+        except (TypeError, NameError) as error:
+            faults.append(f"Config has a type that no configuration can have: {error}")
     faults += [
         f"{method} must be `async def`"
         for method in ("start", "run", "close", "before", "after")

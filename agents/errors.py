@@ -39,3 +39,10 @@ class ModelCallError(AgentError):
 
 class BudgetError(AgentError):
     """An agent has used up its calls, tokens or seconds for this request."""
+
+
+def unwrapped(error: Exception) -> Exception:
+    """The error itself, of a TaskGroup in which one task failed."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -11,16 +11,15 @@ import msgspec
 import structlog
 
 from actors.calibration import Load
-from actors.config import Config
 from agents.api import Agent, Call, Clock, Context, Json, Services
 from agents.chat import Chat
-from agents.commands import Asked, parse_name, take_commands
-from agents.discovery import REMEDY, BrokenAgentError, Loaded, load_agents
+from agents.commands import Asked, parse_name, pattern_in_json, take_commands
+from agents.discovery import REMEDY, BrokenAgentError, Loaded, options_of
 from agents.errors import AgentError
 from agents.llm import LLM, Client
 from agents.operations import Operation, operations_of
 from agents.pipeline import Run, Step
-from agents.settings import OLDER_NAMES, default_agents
+from agents.settings import OLDER_NAMES
 from agents.supervision import AgentActor
 
 if TYPE_CHECKING:
@@ -31,17 +30,15 @@ log = structlog.get_logger("agents")
 FIELD = "agents"
 """The field of a request's body that names agents, in a list."""
 
-SLASHES = (b"/", b"\\u002f", b"\\u002F")
-"""How a slash may stand in JSON; `\\/` ends in one."""
-
 SYSTEM_CLOCK = cast("Clock", types.SimpleNamespace(time=time, monotonic=monotonic))
 
 
 class AgentHost:
-    """All the enabled agents, one actor each.
+    """All the enabled agents (`discovery.load_agents`), one actor each.
 
     `folder` is where each has a folder of its own; `memory` is `Services.memory`. `defaults` are the agents
-    of each model's requests; `skip_broken`: start without those that cannot be started.
+    of each model's requests (`settings.default_agents`); `skip_broken`: start without those that cannot be
+    started.
     """
 
     def __init__(
@@ -74,15 +71,6 @@ class AgentHost:
         self._default_agents = defaults or {}
         self._index()
 
-    @classmethod
-    def from_config(cls, config: Config, **services: Any) -> "AgentHost":
-        """The host of a configuration; `services` are the constructor's. Raises `ConfigError`."""
-        loaded, broken = load_agents(config)
-        for error in broken:
-            log.error("goes without an agent", reason=str(error))
-        skip = config.skip_broken_agents
-        return cls(loaded, defaults=default_agents(config), skip_broken=skip, **services)
-
     def _index(self) -> None:
         """Set up what `may_apply` and `plan` look at."""
         self._names = set(self._actors) | {old for old, name in OLDER_NAMES.items() if name in self._actors}
@@ -91,7 +79,7 @@ class AgentHost:
             model: [asked for asked in map(parse_name, names) if asked.agent in self._names]
             for model, names in self._default_agents.items()
         }
-        self._marks = [b'"agents"', *(slash + name.encode() for name in self._names for slash in SLASHES)]
+        self._mark = pattern_in_json(self._names)
 
     async def start(self) -> None:
         """Start them all. Raises `BrokenAgentError` for one that cannot be, unless it may be skipped."""
@@ -119,7 +107,7 @@ class AgentHost:
         """Whether a request could have agents, by its bytes; if not, it need not be parsed for them."""
         if header or self._always or self._defaults.get(model):
             return True
-        return any(mark in body for mark in self._marks)
+        return self._mark.search(body) is not None
 
     def plan(
         self,
@@ -235,6 +223,4 @@ class AgentHost:
 
 def describe_agent(name: str, kind: type[Agent]) -> Json:
     """Name, description, and the options as a JSON schema's properties."""
-    (_, schemas) = msgspec.json.schema_components([kind.Config])
-    properties = schemas[kind.Config.__name__]["properties"]
-    return {"name": name, "description": kind.description, "options": properties}
+    return {"name": name, "description": kind.description, "options": options_of(kind)}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from agents.api import Agent, Clock, Context, Filter, Finished, Reply
 from agents.chat import Chat
-from agents.errors import AgentError, DeniedError
+from agents.errors import AgentError, DeniedError, unwrapped
 from agents.events import Answer, Collector, Done, Event, Failure, Finish, Start
 from agents.supervision import AgentActor, OverdueError, bounded
 
@@ -107,6 +107,7 @@ class Step:
     def told(self, method: str, error: Exception, *, skippable: bool = True) -> AgentError | None:
         """Log and count an error; return it as the client is told it, or None if the agent is skipped."""
         name, counters = self.actor.name, self.actor.counters
+        error = unwrapped(error)
         match error:
             case DeniedError():
                 self.outcome = "denied"

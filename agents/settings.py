@@ -1,5 +1,7 @@
 """The section `agents` of the configuration: which are enabled, in which order, with what options. Pure."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -45,6 +47,14 @@ def enabled_agents(config: Config) -> list[Enabled]:
                     f"llama_cpp.models.{model}.agents: agent {agent!r} is not enabled in the section agents"
                 )
     return list(found.values())
+
+
+def data_folder(config: Config) -> Path:
+    """Where each agent has a folder of its own, of its name: `agent_data`, or the user's data folder."""
+    if config.agent_data is not None:
+        return Path(config.agent_data)
+    base = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
+    return Path(base) / "llama-smart-proxy" / "agents"
 
 
 def default_agents(config: Config) -> dict[str, list[str]]:

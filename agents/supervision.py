@@ -15,7 +15,7 @@ import msgspec
 from actors.runtime import spawn
 from agents.api import Agent, Context, Finished, Services
 from agents.discovery import Loaded
-from agents.errors import AgentError
+from agents.errors import AgentError, unwrapped
 
 T = TypeVar("T")
 
@@ -54,6 +54,13 @@ class Work(msgspec.Struct, frozen=True):
 
     ctx: Context
     finished: Finished
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """An instance that has to make way for another. One of an earlier life is no news."""
+
+    agent: Agent
+    error: Exception
 
 
 class OverdueError(Exception):
@@ -114,7 +121,7 @@ class AgentActor:
         self._again_at = 0.0
         self._failures = 0
         self._in_a_row = 0
-        self._mailbox: asyncio.Queue[Work | Exception] = asyncio.Queue()
+        self._mailbox: asyncio.Queue[Work | Broken] = asyncio.Queue()
         self._started: asyncio.Future[Exception | None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -165,8 +172,9 @@ class AgentActor:
         self.services.log.error("crashed", method=where, request_id=request_id, exc_info=error)
         if request_id is not None:
             self._in_a_row += 1
-            if self._in_a_row == FAULTY_AFTER:
-                self._mailbox.put_nowait(FaultyError(f"{FAULTY_AFTER} requests in a row crashed it"))
+            if self._in_a_row == FAULTY_AFTER and self._agent is not None:
+                reason = FaultyError(f"{FAULTY_AFTER} requests in a row crashed it")
+                self._mailbox.put_nowait(Broken(self._agent, reason))
 
     async def _supervise(self) -> None:
         assert self._started is not None
@@ -176,9 +184,8 @@ class AgentActor:
             try:
                 await self._live()
             except Exception as error:  # the boundary to somebody else's code
-                self.down = f"{type(error).__name__}: {error}"
                 if not self._started.done():
-                    self._started.set_result(error)
+                    self._started.set_result(unwrapped(error))
                     return
             if clock.monotonic() - begun > BACKOFF_MAX:
                 self._failures = 0
@@ -205,6 +212,8 @@ class AgentActor:
             self._doing = "run"
             await self._handle_messages(agent)
         except Exception as error:  # the boundary to somebody else's code
+            cause = unwrapped(error)
+            self.down = f"{type(cause).__name__}: {cause}"
             if self._started.done() and not isinstance(error, FaultyError):
                 self.crashed(self._doing, error)
             raise
@@ -221,12 +230,13 @@ class AgentActor:
             if self._mailbox.empty():
                 self._idle.set()
             message = await self._mailbox.get()
-            if isinstance(message, Exception):
-                raise message
+            if isinstance(message, Broken):
+                if message.agent is agent:
+                    raise message.error
+                continue
             self._doing = "after"
             try:
                 await self._bounded(agent.after(message.ctx, message.finished), "after")
-                self._doing = "run"
             except OverdueError as error:
                 self.counters.timeouts += 1
                 self.services.log.warning(f"after {error}", request_id=message.ctx.request_id)
@@ -234,12 +244,13 @@ class AgentActor:
                 self.services.log.warning(
                     "after failed", reason=error.message, request_id=message.ctx.request_id
                 )
+            self._doing = "run"
 
     async def _run(self, agent: Agent) -> None:
         try:
             await agent.run()
         except Exception as error:  # the boundary to somebody else's code
-            self._mailbox.put_nowait(error)
+            self._mailbox.put_nowait(Broken(agent, error))
 
     async def _close(self, agent: Agent) -> None:
         try:

@@ -1,5 +1,6 @@
 """The guard: refuses what matches a pattern, or makes it unreadable, in requests and in answers."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
@@ -62,30 +63,33 @@ class Guard(Agent):
         if self.config.where == "out":
             return request
         with _in_time():
-            messages = [self._checked(message) for message in request.messages]
+            messages = await asyncio.to_thread(self._checked, request.messages)
         if messages == request.messages:
             return request
         ctx.note = "redacted the request"
         return msgspec.structs.replace(request, messages=messages)
 
-    def _checked(self, message: Message) -> Message:
-        return msgspec.structs.replace(
-            message,
-            text=self._clean(message.text),
-            reasoning=self._clean(message.reasoning),
-            tool_calls=[
-                msgspec.structs.replace(call, arguments=self._clean(call.arguments))
-                for call in message.tool_calls
-            ],
-        )
+    def _checked(self, messages: list[Message]) -> list[Message]:
+        return [
+            msgspec.structs.replace(
+                message,
+                text=self._clean(message.text),
+                reasoning=self._clean(message.reasoning),
+                tool_calls=[
+                    msgspec.structs.replace(call, arguments=self._clean(call.arguments))
+                    for call in message.tool_calls
+                ],
+            )
+            for message in messages
+        ]
 
     def _clean(self, text: str) -> str:
         for number, pattern in enumerate(self._deny, 1):
-            if pattern.search(text, timeout=TIMEOUT):
+            if pattern.search(text, timeout=TIMEOUT, concurrent=True):
                 message = f"the request is not let pass (pattern {number} of agents.guard.deny)"
                 raise DeniedError(message, code="content_filter")
         for pattern in self._redact:
-            text = pattern.sub(lambda _: self.config.replacement, text, timeout=TIMEOUT)
+            text = pattern.sub(lambda _: self.config.replacement, text, timeout=TIMEOUT, concurrent=True)
         return text
 
     def stream(self, ctx: Context) -> Filter | None:
@@ -172,7 +176,9 @@ class _Filter:
     def _show(
         self, channel: Channel, event: Event | None, piece: str, *, last: bool = False
     ) -> Iterator[Event]:
-        screen = self._screens.setdefault(channel, self._guard.screen())
+        screen = self._screens.get(channel)
+        if screen is None:
+            screen = self._screens[channel] = self._guard.screen()
         with _in_time():
             shown = screen.feed(piece, last=last)
         if shown:

@@ -88,10 +88,7 @@ class Scanner:
     def _skip(self, *, last: bool) -> bool:
         """Go on to the next place at which something could be; False if there is none any more."""
         size = len(self._text)
-        if self._place < size and not any(
-            foresight.search(self._text, self._place, partial=True, timeout=TIMEOUT)
-            for foresight in self._foresights
-        ):
+        if self._place < size and not any(map(self._foresees, self._foresights)):
             self._place = size
         # Where all that counts has come there are no partial matches, so the next whole one is next.
         decided = size if last else size - self._longest
@@ -101,6 +98,11 @@ class Scanner:
             ]
             self._place = min(decided, *(match.start() if match else decided for match in matches))
         return self._place < size
+
+    def _foresees(self, foresight: "regex.Pattern[str]") -> bool:
+        """Whether a match may begin in what is there. At its very end every text may begin."""
+        found = foresight.search(self._text, self._place, partial=True, timeout=TIMEOUT)
+        return found is not None and found.start() < len(self._text)
 
     def _is_open(self) -> bool:
         """Whether what follows could make a difference to the present place."""

@@ -64,7 +64,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Parallel(Agent):
-    """`/parallel:vote`, `/parallel:5` and `/parallel:vote,5` choose the mode and the number of answers."""
+    """`/parallel:vote`, `/parallel:5` and `/parallel:vote:5` choose the mode and the number of answers."""
 
     description = "Answers several ways at once: the best, the majority's, one made of all, or each"
     Config = ParallelConfig
@@ -114,7 +114,7 @@ class Parallel(Agent):
 
     def _chosen(self, argument: str) -> tuple[Mode, int]:
         mode, n = self.config.mode, self.config.n
-        for word in filter(None, argument.split(",")):
+        for word in filter(None, argument.split(":")):
             if word in get_args(Mode):
                 mode = word  # type: ignore[assignment]  # mypy does not narrow by membership
             elif word.isascii() and word.isdigit() and 1 <= int(word) <= MOST:
@@ -156,7 +156,7 @@ async def _best(
     """The answer that the judge chooses; if it names none, the majority's."""
     verdict = await ctx.llm.chat(judging(request, [one.answer for one in candidates], judge))
     chosen = judged(verdict.text, len(candidates))
-    told = {**told, "judge": judge, "judged": chosen is not None}
+    told = {**told, "tokens": ctx.llm.tokens, "judge": judge, "judged": chosen is not None}
     if chosen is None:
         ctx.log.warning("the judge named no answer", judge=judge, said=verdict.text[:200])
         chosen, _ = winner([ballot(one.answer) for one in candidates])
@@ -171,7 +171,7 @@ async def _merged(
     async with aclosing(ctx.llm.stream(merge)) as events:
         async for event in events:
             if isinstance(event, Finish):
-                yield Extra({"parallel": {**told, "model": judge}})
+                yield Extra({"parallel": {**told, "tokens": ctx.llm.tokens, "model": judge}})
             if isinstance(event, Usage):
                 yield total([*(one.answer.usage for one in candidates), event])
             else:

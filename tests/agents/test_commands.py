@@ -1,11 +1,13 @@
 """Slash commands: what is one, what is none, and what is left of the message."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.chat import Chat, Message
-from agents.commands import Asked, parse_commands, parse_name, take_commands
+from agents.commands import Asked, parse_commands, parse_name, pattern_in_json, take_commands
 
 KNOWN = {"rag", "parallel"}
 
@@ -67,6 +69,14 @@ def test_any_message_behind_commands_is_left_as_it_is(names: list[str], text: st
     message = "".join(f"/{name} " for name in names) + "Q" + text
     calls, rest = parse_commands(message, KNOWN)
     assert ([call.agent for call in calls], rest) == (names, "Q" + text)
+
+
+@given(st.text(alphabet=' \t\n\xa0\x0c/ragx:\\"', max_size=12), st.booleans())
+def test_no_command_is_overlooked_in_json(text: str, ascii_only: bool) -> None:
+    body = json.dumps({"content": text}, ensure_ascii=ascii_only).encode()
+    for slashes in (body, body.replace(b"/", rb"\/"), body.replace(b"/", rb"\u002f")):
+        if parse_commands(text, KNOWN)[0]:
+            assert pattern_in_json(KNOWN).search(slashes)
 
 
 def test_only_the_last_user_message_commands_but_no_message_shows_a_command() -> None:

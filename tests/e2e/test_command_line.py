@@ -42,6 +42,38 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     assert "cannot be read" in run("check", "--config", "/nowhere/x.yaml").stderr
 
 
+def test_agents(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    (tmp_path / "mine" / "shy").mkdir(parents=True)
+    (tmp_path / "mine" / "shy" / "agent.py").write_text("1 / 0\n")
+    path.write_text("agents: [gpu, {guard: {deny: [x]}}]\nagent_folders: [mine]\n")
+    listed = run("agents", "--config", str(path))
+    assert listed.returncode == 1
+    assert "vram (enabled): Adds the memory" in listed.stdout
+    assert "shy (not enabled, broken)" in listed.stdout
+    assert run("check", "--config", str(path)).returncode == 0, "what is not enabled does no harm"
+    path.write_text("agents: [shy]\nagent_folders: [mine]\n")
+    for command in ("check", "serve"):
+        wrong = run(command, "--config", str(path))
+        assert wrong.returncode == 2
+        assert f"{tmp_path}/mine/shy/agent.py: line 1: ZeroDivisionError" in wrong.stderr
+        assert "Traceback" not in wrong.stderr
+
+
+def test_rag(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("agent_data: data\n")
+    (tmp_path / "bread.md").write_text("# Bread\n\nFlour and water.\n")
+    added = run("rag", "add", str(tmp_path / "bread.md"), "--config", str(path))
+    assert added.returncode == 0, added.stderr
+    assert "1 added" in added.stdout
+    assert (tmp_path / "data" / "rag" / "index.sqlite3").exists()
+    assert "default: 1 documents, 1 chunks" in run("rag", "list", "--config", str(path)).stdout
+    missing = run("rag", "add", "/nowhere/x.md", "--config", str(path))
+    assert (missing.returncode, "Traceback" in missing.stderr) == (1, False)
+    assert "/nowhere/x.md cannot be read" in missing.stderr
+
+
 def test_a_port_in_use(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -1,0 +1,313 @@
+"""Documents and folders go into the index: what changed only, words first, vectors after.
+
+A document is in with its words as soon as it is read. The vectors follow, a batch at a time, for whatever has
+none: because it is new, because there was no embedding model before, or another one, or because the process
+was killed. So nothing is ever half there, and what is missing is known.
+"""
+
+import asyncio
+import hashlib
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import structlog
+
+from agents.rag.chunks import Sizes
+from agents.rag.documents import READING, Limits
+from agents.rag.embedding import Embedding, TextRefusedError, Vectors
+from agents.rag.folders import File, list_folder, read_file
+from agents.rag.formats.structure import DocumentError, clean
+from agents.rag.index import Entry, Index, Listed
+from agents.rag.passage import Metadata
+from agents.rag.reader import Reader
+
+log = structlog.get_logger("rag")
+
+BATCH = 32
+"""Texts that the embedding model gets at a time."""
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """`done` of `total` files are read, or chunks embedded; `name` is the file at hand."""
+
+    stage: Literal["reading", "embedding"]
+    done: int
+    total: int
+    name: str = ""
+
+
+class Report(msgspec.Struct):
+    """What an ingest did, in documents; `embedded` and `pending` in chunks: with and still without a vector.
+
+    `refused`: names of documents that could not be taken, and why.
+    """
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    refused: dict[str, str] = {}
+    embedded: int = 0
+    pending: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def _ignore(_: Progress) -> None:
+    pass
+
+
+class Ingester:
+    """Puts documents into an index. One ingest runs at a time; others wait for their turn.
+
+    `timeout`: seconds that reading a document may take. All methods raise `IndexUnusableError` when the
+    database fails.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        embedding: Embedding,
+        *,
+        limits: Limits | None = None,
+        sizes: Sizes | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        self._index = index
+        self._embedding = embedding
+        self._limits = limits or Limits()
+        self._sizes = sizes or Sizes()
+        self._timeout = timeout
+        self._turn = asyncio.Lock()
+
+    async def add_document(
+        self,
+        data: bytes,
+        name: str,
+        collection: str,
+        *,
+        media_type: str = "",
+        metadata: Metadata | None = None,
+    ) -> Report:
+        """Take in what somebody sent, in place of what was sent by this name before.
+
+        `media_type`: the Content-Type it came with. Raises `DocumentError` for what cannot be taken; what was
+        there by this name then stays.
+        """
+        report = Report()
+        entry = Entry(
+            collection=collection,
+            name=clean(name),
+            digest=hashlib.sha256(data).hexdigest(),
+            size=len(data),
+            metadata=_plain(metadata),
+            recipe=self._recipe(refused=False),
+        )
+        async with self._turn, self._reader() as reader:
+            known = (await self._known(collection, entry.source)).get(entry.name)
+            if known is not None and _is_same(known, entry):
+                report.unchanged = 1
+            else:
+                await self._put(reader, entry, data, media_type)
+                _count(report, known)
+            await self._embed(report, _ignore)
+        return report
+
+    async def add_folder(
+        self,
+        folder: Path,
+        collection: str,
+        *,
+        patterns: Sequence[str] = (),
+        metadata: Metadata | None = None,
+        on_progress: OnProgress = _ignore,
+    ) -> Report:
+        """Bring a collection in step with a folder: new and changed files in, vanished ones out.
+
+        `patterns`: as in `folders.list_folder`, which also says what is a document. Files that cannot be
+        taken are in the report, and what they were before is not in the index any more. Raises
+        `DocumentError` if the folder itself cannot be read; then nothing is changed.
+        """
+        folder = await asyncio.to_thread(_absolute, folder)
+        report = Report()
+        async with self._turn, self._reader() as reader:
+            listing = await asyncio.to_thread(list_folder, folder, patterns)
+            source = clean(str(folder))
+            known = await self._known(collection, source)
+            vanished = [
+                listed.id
+                for name, listed in known.items()
+                if name not in listing.files and not listing.hides(name)
+            ]
+            report.deleted = await asyncio.to_thread(self._index.delete_documents, vanished)
+            for done, file in enumerate(listing.files.values()):
+                on_progress(Progress("reading", done, len(listing.files), file.name))
+                entry = self._entry(file, collection, source, metadata)
+                await self._add_file(reader, file, entry, known.get(file.name), report)
+            on_progress(Progress("reading", len(listing.files), len(listing.files)))
+            await self._embed(report, on_progress)
+        for hidden in listing.unreadable:
+            log.warning("folder cannot be read; what was in it stays", folder=str(folder / hidden))
+        return report
+
+    async def add_file(
+        self,
+        path: Path,
+        collection: str,
+        *,
+        metadata: Metadata | None = None,
+        on_progress: OnProgress = _ignore,
+    ) -> Report:
+        """Take in one file, as one of its folder's, of which nothing else is touched.
+
+        One that cannot be taken is in the report. Raises `DocumentError` if there is no such file.
+        """
+        path = await asyncio.to_thread(_absolute, path)
+        report = Report()
+        async with self._turn, self._reader() as reader:
+            try:
+                status = await asyncio.to_thread(path.stat)
+            except OSError as error:
+                raise DocumentError(f"{path} cannot be read: {error.strerror}") from error
+            if not stat.S_ISREG(status.st_mode):
+                raise DocumentError(f"{path} is no file")
+            file = File(clean(path.name), path, status.st_size, status.st_mtime_ns)
+            source = clean(str(path.parent))
+            known = (await self._known(collection, source)).get(file.name)
+            on_progress(Progress("reading", 0, 1, file.name))
+            entry = self._entry(file, collection, source, metadata)
+            await self._add_file(reader, file, entry, known, report)
+            on_progress(Progress("reading", 1, 1))
+            await self._embed(report, on_progress)
+        return report
+
+    async def add_vectors(self, on_progress: OnProgress = _ignore) -> Report:
+        """Make the vectors that are missing: to be called when an embedding model has come, or come back."""
+        report = Report()
+        async with self._turn:
+            await self._embed(report, on_progress)
+        return report
+
+    def _reader(self) -> Reader:
+        return Reader(self._limits, self._sizes, timeout=self._timeout)
+
+    def _recipe(self, *, refused: bool) -> str:
+        """What else decides on how a document is read; on whether it is refused, its limits do too."""
+        recipe: list[object] = [READING, self._sizes.chunk, self._sizes.overlap]
+        if refused:
+            recipe += [self._limits.bytes, self._limits.characters, self._timeout]
+        return "/".join(map(str, recipe))
+
+    def _entry(self, file: File, collection: str, source: str, metadata: Metadata | None) -> Entry:
+        return Entry(
+            collection=collection,
+            source=source,
+            name=file.name,
+            digest="",
+            size=file.size,
+            mtime_ns=file.mtime_ns,
+            metadata=_plain(metadata),
+            recipe=self._recipe(refused=False),
+        )
+
+    async def _known(self, collection: str, source: str) -> dict[str, Listed]:
+        listed = await asyncio.to_thread(self._index.documents, collection, source)
+        return {document.name: document for document in listed}
+
+    async def _add_file(
+        self, reader: Reader, file: File, entry: Entry, known: Listed | None, report: Report
+    ) -> None:
+        """A file that could not be opened has no digest, and is tried each time."""
+        if known is not None and known.digest and (known.size, known.mtime_ns) == (file.size, file.mtime_ns):
+            recipe = self._recipe(refused=bool(known.refused))
+            if _is_same(known, msgspec.structs.replace(entry, digest=known.digest, recipe=recipe)):
+                report.unchanged += 1
+                if known.refused:
+                    report.refused[file.name] = known.refused
+                return
+        try:
+            data = await asyncio.to_thread(read_file, file, self._limits.bytes)
+            digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+            entry = msgspec.structs.replace(entry, digest=digest)
+            if known is not None and not known.refused and _is_same(known, entry):
+                await asyncio.to_thread(self._index.touch, known.id, file.size, file.mtime_ns)
+                report.unchanged += 1
+                return
+            await self._put(reader, entry, data)
+            _count(report, known)
+        except DocumentError as error:
+            await self._refuse(entry, str(error), known)
+            report.refused[file.name] = str(error)
+
+    async def _put(self, reader: Reader, entry: Entry, data: bytes, media_type: str = "") -> None:
+        reading = await reader.read(data, entry.name, media_type)
+        entry = msgspec.structs.replace(entry, kind=reading.kind, title=reading.title)
+        await asyncio.to_thread(self._index.put, entry, reading.chunks)
+
+    async def _refuse(self, entry: Entry, reason: str, known: Listed | None) -> None:
+        entry = msgspec.structs.replace(entry, recipe=self._recipe(refused=True))
+        if known is not None and known.refused == reason and _is_same(known, entry):
+            return
+        log.warning("document refused", collection=entry.collection, source=entry.source, reason=reason)
+        await asyncio.to_thread(self._index.put, entry, [], refused=reason)
+
+    async def _embed(self, report: Report, on_progress: OnProgress) -> None:
+        """Make the vectors that are missing, of whatever document, as long as the model works."""
+        model = self._embedding.model
+        if model is None:
+            return
+        left = await asyncio.to_thread(self._index.count_pending, model)
+        total, last = left, 0
+        while batch := await asyncio.to_thread(self._index.pending, model, BATCH, last):
+            on_progress(Progress("embedding", total - left, total))
+            if not await self._embed_batch(model, batch, report):
+                break
+            last = batch[-1][0]
+            left = max(0, left - len(batch))
+        if total:
+            on_progress(Progress("embedding", total - left, total))
+        report.pending = await asyncio.to_thread(self._index.count_pending, model)
+
+    async def _embed_batch(self, model: str, batch: Sequence[tuple[int, str]], report: Report) -> bool:
+        """False: the model is not to be had. A text that it does not take is found by halves and left out."""
+        vectors: Vectors | None
+        try:
+            vectors = await self._embedding.embed_texts([text for _, text in batch])
+            if vectors is None:
+                return False
+        except TextRefusedError as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                halves = (batch[:half], batch[half:])
+                return all([await self._embed_batch(model, part, report) for part in halves])
+            log.warning("the embedding model does not take a chunk; words find it", reason=str(error))
+            vectors = None
+        numbers = [number for number, _ in batch]
+        await asyncio.to_thread(self._index.put_vectors, model, numbers, vectors)
+        report.embedded += len(batch) if vectors is not None else 0
+        return True
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().resolve()
+
+
+def _plain(metadata: Metadata | None) -> dict[str, Any]:
+    """As it comes back from the index."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(metadata or {}))
+    return plain
+
+
+def _is_same(known: Listed, entry: Entry) -> bool:
+    return (known.digest, known.metadata, known.recipe) == (entry.digest, entry.metadata, entry.recipe)
+
+
+def _count(report: Report, known: Listed | None) -> None:
+    if known is None:
+        report.added += 1
+    else:
+        report.changed += 1

@@ -1,0 +1,183 @@
+"""Documents are read in a child process: hostile ones cost it time and memory, and the gateway neither.
+
+`python -m agents.rag.reader` takes requests on its standard input and answers them one by one; both are
+msgpack behind four bytes of length. It ends when its input does.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import msgspec
+
+from agents.rag.chunks import Chunk, Sizes, chunk
+from agents.rag.documents import Kind, Limits, parse
+from agents.rag.formats.structure import DocumentError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+_LENGTH = 4
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """A document that was read."""
+
+    kind: Kind
+    title: str
+    chunks: list[Chunk]
+
+
+class _Request(msgspec.Struct, frozen=True):
+    name: str
+    media_type: str
+    data: bytes
+    limits: Limits
+    sizes: Sizes
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """`refused`: why there is no reading."""
+
+    reading: Reading | None = None
+    refused: str = ""
+
+
+class Reader:
+    """One child, started when it is needed and again after it died. `async with`; one document at a time.
+
+    `timeout`: seconds that a document may take; `memory`: bytes of address space, where those can be bound.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        sizes: Sizes | None = None,
+        *,
+        timeout: float = 60.0,
+        memory: int = 2 * 2**30,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._sizes = sizes or Sizes()
+        self._timeout = timeout
+        self._memory = memory
+        self._child: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    async def read(self, data: bytes, name: str, media_type: str = "") -> Reading:
+        """Parse and chunk. Raises `DocumentError`, also for what takes too long or too much memory."""
+        if len(data) > self._limits.bytes:
+            raise DocumentError(f"{name} has {len(data)} bytes, more than the {self._limits.bytes} allowed")
+        request = msgspec.msgpack.encode(_Request(name, media_type, data, self._limits, self._sizes))
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await self._ask(request)
+        except TimeoutError:
+            await self._end()
+            raise DocumentError(f"{name} could not be read within {self._timeout:g} s") from None
+        except (OSError, asyncio.IncompleteReadError):
+            status = await self._end()
+            raise DocumentError(f"{name} ended the process that read it ({_ending(status)})") from None
+        except asyncio.CancelledError:
+            await self._end()  # or its answer would be taken for the next one's
+            raise
+        if answer.reading is None:
+            raise DocumentError(answer.refused)
+        return answer.reading
+
+    async def _ask(self, request: bytes) -> _Answer:
+        child = self._child
+        if child is None:
+            child = self._child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "agents.rag.reader", str(int(self._timeout) + 1), str(self._memory)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                cwd=CHECKOUT,
+            )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.writelines((len(request).to_bytes(_LENGTH), request))
+        await child.stdin.drain()
+        length = int.from_bytes(await child.stdout.readexactly(_LENGTH))
+        return msgspec.msgpack.decode(await child.stdout.readexactly(length), type=_Answer)
+
+    async def _end(self) -> int | None:
+        """Kill the child, if there is one; return its exit status."""
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        status = child.returncode
+        if status is None:
+            # One that died by itself is asked for how; any other is busy with what nobody wants.
+            assert child.stdout is not None
+            if not child.stdout.at_eof():
+                with suppress(ProcessLookupError):
+                    child.kill()
+            status = await child.wait()
+        assert child.stdin is not None
+        child.stdin.close()
+        with suppress(OSError):
+            await child.stdin.wait_closed()
+        return status
+
+
+def _ending(status: int | None) -> str:
+    if status is None or status >= 0:
+        return f"status {status}"
+    return f"killed by {signal.Signals(-status).name}"
+
+
+def main() -> None:
+    """Answer until the input ends. Arguments: what a document may take, in seconds of CPU and in bytes."""
+    seconds, memory = map(int, sys.argv[1:])
+    if sys.platform != "win32":
+        os.nice(5)  # whoever waits for tokens comes first
+    source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    while head := source.read(_LENGTH):
+        _limit(seconds, memory)
+        body = msgspec.msgpack.encode(_answer(source, int.from_bytes(head)))
+        answers.write(len(body).to_bytes(_LENGTH) + body)
+        answers.flush()
+
+
+def _answer(source: BinaryIO, length: int) -> _Answer:
+    request = msgspec.msgpack.decode(source.read(length), type=_Request)
+    try:
+        document = parse(request.data, request.name, request.media_type, request.limits)
+        chunks = chunk(document.text, document.blocks, request.sizes)
+        return _Answer(Reading(document.kind, document.title, chunks))
+    except DocumentError as error:
+        return _Answer(refused=str(error))
+    except MemoryError:
+        return _Answer(refused=f"{request.name} takes more memory to read than is allowed")
+    except Exception as error:  # the boundary of a document: the next one is another
+        return _Answer(refused=f"{request.name} cannot be read: {type(error).__name__}: {error}")
+
+
+def _limit(seconds: int, memory: int) -> None:
+    """Bound what the next document may cost, for when the gateway is not there any more to watch it."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415 (absent on Windows)
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = int(used.ru_utime + used.ru_stime) + seconds + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    with suppress(ValueError, OSError):  # not every system can bound it
+        resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+if __name__ == "__main__":
+    main()

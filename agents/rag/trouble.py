@@ -1,0 +1,26 @@
+"""What fails is said once, and again when it works: not with every request."""
+
+import structlog
+
+log = structlog.get_logger("rag")
+
+
+class Trouble:
+    """`message`: what fails, and what is done instead."""
+
+    def __init__(self, message: str, **fields: object) -> None:
+        self._message = message
+        self._fields = fields
+        self._is_told = False
+
+    def met(self, error: Exception) -> None:
+        """It failed."""
+        if not self._is_told:
+            log.warning(self._message, reason=str(error) or type(error).__name__, **self._fields)
+        self._is_told = True
+
+    def over(self) -> None:
+        """It worked."""
+        if self._is_told:
+            log.info("works again", trouble=self._message, **self._fields)
+        self._is_told = False

@@ -1,0 +1,230 @@
+"""/parallel: which models are asked, how, in which order; and what becomes of the answers."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from actors.runtime import spawn
+from agents.api import ModelInfo
+from agents.chat import Chat, Message, Sampling, ToolCall
+from agents.events import Answer, Done, Failure, Finish, Text, Usage
+from agents.parallel.agent import Parallel
+from agents.parallel.candidates import groups
+from agents.testing import ScriptedLLM, chat, run_agent
+
+
+def told(outcome: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = outcome.answer.extra["parallel"]
+    return fields
+
+
+async def test_the_judge_chooses(tmp_path: Path) -> None:
+    llm = ScriptedLLM("first", "second", "third", '{"best": 2}')
+    outcome = await run_agent(Parallel, "Which?", llm=llm, folder=tmp_path)
+    assert outcome.answer.text == "second"
+    assert (told(outcome)["judged"], told(outcome)["chosen"]) == (True, 1)
+    judge = llm.requests[3]
+    assert judge.format is not None
+    assert judge.sampling.temperature == 0.0
+    assert '<answer number="2">\nsecond\n</answer>' in judge.messages[-1].text
+    assert judge.messages[-1].text.startswith("Which?\n")
+    assert isinstance(outcome.events[-1], Done)
+
+
+@pytest.mark.parametrize("said", ["I like them all", '{"best": 9}', "", '{"best": 0}'])
+async def test_a_judge_who_names_none_is_overruled_by_the_majority(tmp_path: Path, said: str) -> None:
+    llm = ScriptedLLM("one", "Two", "two.", said)
+    outcome = await run_agent(Parallel, "Which?", llm=llm, folder=tmp_path)
+    assert outcome.answer.text == "Two"
+    assert told(outcome)["judged"] is False
+
+
+async def test_the_majority(tmp_path: Path) -> None:
+    llm = ScriptedLLM("4", "5", "**5**")
+    outcome = await run_agent(Parallel, "2+3?", llm=llm, folder=tmp_path, argument="vote")
+    assert (outcome.answer.text, told(outcome)["votes"]) == ("5", 2)
+    assert len(llm.requests) == 3
+
+
+async def test_a_decided_vote_cancels_the_losers(tmp_path: Path) -> None:
+    """Of five the first three agree; the others hang, and are stopped."""
+    llm = _Slow("yes", "yes", "yes", models={"demo": ModelInfo(name="demo", slots=5)})
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument="vote:5")
+    assert (outcome.answer.text, told(outcome)["votes"], told(outcome)["answers"]) == ("yes", 3, 3)
+    assert len(llm.requests) == 5
+    assert llm.busy == []
+
+
+class _Slow(ScriptedLLM):
+    """Has as many quick answers as scripts; whoever comes later gets none."""
+
+    async def stream(self, request: Chat, *, key: str = "") -> Any:
+        if len(self.requests) >= len(self._scripts):
+            self.requests.append(request)
+            self.busy.append(request.model)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.busy.remove(request.model)
+        async for event in super().stream(request, key=key):
+            yield event
+
+
+async def test_one_answer_made_of_all(tmp_path: Path) -> None:
+    llm = ScriptedLLM("a", "b", "c", "the best of it")
+    request = chat("Tell", sampling=Sampling(max_tokens=9))
+    outcome = await run_agent(Parallel, request, llm=llm, folder=tmp_path, argument="merge")
+    assert outcome.answer.text == "the best of it"
+    assert sum(isinstance(event, Text) for event in outcome.events) == 4, "streamed as it is written"
+    assert llm.requests[3].sampling.max_tokens == 9
+    assert '<answer number="3">\nc\n</answer>' in llm.requests[3].messages[-1].text
+
+
+async def test_each_is_shown(tmp_path: Path) -> None:
+    call = Answer(text="", tool_calls=[ToolCall("1", "f", "{}")])
+    llm = ScriptedLLM("a", Failure(502, "the server died"), call)
+    outcome = await run_agent(Parallel, "Tell", llm=llm, folder=tmp_path, argument="all")
+    assert outcome.answer.text == (
+        "**Answer 1** (demo)\n\na\n\n"
+        "**Answer 2** (demo)\n\nThere is none: the server died\n\n"
+        "**Answer 3** (demo)\n\n`f({})`"
+    )
+    assert (told(outcome)["asked"], told(outcome)["answers"]) == (3, 2)
+    assert [type(event) for event in outcome.events[-3:]] == [Finish, Usage, Done]
+
+
+@pytest.mark.parametrize("mode", ["best", "vote", "merge", "all"])
+async def test_all_that_it_cost_is_told(tmp_path: Path, mode: str) -> None:
+    def said(request: Chat) -> Answer:
+        return Answer(text="1", usage=Usage(prompt=10, completion=3, cached=2, completion_seconds=0.5))
+
+    llm = ScriptedLLM(said)
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument=mode)
+    calls = {"best": 4, "vote": 2, "merge": 4, "all": 3}[mode]  # of a vote, those that decided it
+    usage = outcome.answer.usage
+    assert (usage.prompt, usage.completion, usage.cached) == (10 * calls, 3 * calls, 2 * calls)
+    assert usage.completion_seconds == 0.5 * calls
+
+
+async def test_samples_differ(tmp_path: Path) -> None:
+    llm = ScriptedLLM("x")
+    await run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument="all")
+    assert [request.sampling.temperature for request in llm.requests] == [0.8] * 3
+    llm = ScriptedLLM("x")
+    request = chat("?", sampling=Sampling(temperature=0.1, seed=7))
+    await run_agent(Parallel, request, llm=llm, folder=tmp_path, argument="all:2")
+    assert [request.sampling.seed for request in llm.requests] == [7, 8]
+    assert [request.sampling.temperature for request in llm.requests] == [0.1] * 2
+
+
+async def test_several_models_one_after_the_other(tmp_path: Path) -> None:
+    models = {
+        "a": ModelInfo(name="a", slots=4),
+        "b": ModelInfo(name="b", aliases=("b2",), loaded=True, slots=4),
+        "c": ModelInfo(name="c", slots=4),
+    }
+    order: list[list[str]] = []
+
+    def said(request: Chat) -> str:
+        order.append(sorted(set(llm.busy)))
+        return request.model
+
+    llm = ScriptedLLM(said, models=models)
+    config = {"models": ["a", "b", "c", "b2"], "mode": "all", "judge": "a"}
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, config=config)
+    assert [request.model for request in llm.requests] == ["b", "b2", "c", "a"]
+    assert all(len(busy) == 1 or busy == ["b", "b2"] for busy in order), "never two models at a time"
+    assert outcome.answer.text.index("(a)") < outcome.answer.text.index("(b)")
+    assert all(request.sampling.temperature is None for request in llm.requests)
+
+
+def test_the_loaded_model_is_first_and_the_judge_last() -> None:
+    def requests(*names: str) -> list[Chat]:
+        return [chat(model=name) for name in names]
+
+    known = [ModelInfo(name="a", slots=2), ModelInfo(name="b", slots=3), ModelInfo(name="c", loaded=True)]
+    assert groups(requests("a", "b", "c", "a"), known, "a") == [([2], 1), ([1], 3), ([0, 3], 2)]
+    assert groups(requests("a", "c"), known, "c") == [([1], 1), ([0], 2)]
+    assert groups(requests("x"), known, "x") == [([0], 1)]
+
+
+@pytest.mark.parametrize(("slots", "most"), [(1, 1), (2, 2), (8, 6)])
+async def test_no_more_at_a_time_than_there_are_slots(tmp_path: Path, slots: int, most: int) -> None:
+    llm = ScriptedLLM("some words to say", models={"demo": ModelInfo(name="demo", slots=slots)})
+    await run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument="all:6")
+    assert llm.most_busy == most
+
+
+async def test_who_fails_is_left_out(tmp_path: Path) -> None:
+    llm = ScriptedLLM(Failure(502, "died"), "b", Failure(429, "full"))
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path)
+    assert outcome.answer.text == "b"
+    assert told(outcome)["errors"] == ["died", "full"]
+    assert len(llm.requests) == 3, "one answer needs no judge"
+
+
+async def test_all_fail(tmp_path: Path) -> None:
+    llm = ScriptedLLM(Failure(404, "there is no such model", code="model_not_found"))
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path)
+    assert outcome.refused is not None
+    assert (outcome.refused.status, outcome.refused.code) == (404, "model_not_found")
+
+
+async def test_tool_calls_are_voted_on(tmp_path: Path) -> None:
+    def calls(argument: int) -> Answer:
+        return Answer(tool_calls=[ToolCall("1", "f", f'{{"x": {argument}}}')], reason="tool_calls")
+
+    llm = ScriptedLLM(calls(1), calls(2), calls(2))
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path)
+    assert outcome.answer.tool_calls[0].arguments == '{"x": 2}'
+    assert outcome.answer.reason == "tool_calls"
+
+
+@pytest.mark.parametrize("argument", ["worst", "0", "17", "vote:x", "²"])
+async def test_what_it_cannot_do_is_told(tmp_path: Path, argument: str) -> None:
+    outcome = await run_agent(Parallel, "?", llm=ScriptedLLM("x"), folder=tmp_path, argument=argument)
+    assert outcome.refused is not None
+    assert outcome.refused.status == 400
+    assert "expected best, vote, merge, all, or a number from 1 to 16" in outcome.refused.message
+
+
+async def test_a_task_after_a_tools_result_is_a_turn_of_its_own(tmp_path: Path) -> None:
+    request = Chat(model="demo", messages=[Message("user", "?"), Message("tool", "42")])
+    llm = ScriptedLLM("a", "b", "c", "1")
+    await run_agent(Parallel, request, llm=llm, folder=tmp_path)
+    assert [message.role for message in llm.requests[3].messages] == ["user", "tool", "user"]
+
+
+@pytest.mark.parametrize("mode", ["best", "all"])
+async def test_a_client_that_leaves_stops_all_of_them(tmp_path: Path, mode: str) -> None:
+    llm = ScriptedLLM("x", models={"demo": ModelInfo(name="demo", slots=4)})
+    llm.hold.clear()
+    work = run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument=mode)
+    request = spawn(work, name="request")
+    await _until(lambda: len(llm.busy) == 3)
+    request.cancel()
+    await asyncio.wait([request])
+    assert llm.busy == []
+
+
+async def test_a_budget_that_ends_in_the_middle_leaves_what_there_is(tmp_path: Path) -> None:
+    llm = ScriptedLLM("a", "b", "c", models={"demo": ModelInfo(name="demo", slots=1)})
+    config = {"budget": {"calls": 2}, "mode": "vote"}
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, config=config)
+    assert outcome.answer.text == "a"
+    assert told(outcome)["errors"] == ["the budget of 2 calls is used up (budget.calls of agent 'parallel')"]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  # what is waited for is seen from outside only
+            await asyncio.sleep(0.001)
+
+
+def test_a_pattern_that_is_none_is_refused_at_the_start() -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"vote_on: '\(' is no regular expression"):
+        msgspec.convert({"vote_on": "("}, Parallel.Config)

@@ -1,0 +1,231 @@
+"""The agent /rag: documents in by its operations and folders, grounded requests and citations out."""
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agents.api import AgentError, Call
+from agents.chat import Chat, Message
+from agents.host import AgentHost
+from agents.rag.agent import Rag
+from agents.rag.command_line import rag
+from agents.testing import ScriptedLLM, chat, hosted, run_request
+
+LLAMAS = "# Llamas\n\nLlamas live in the Andes.\n\n# Camels\n\nCamels live in the desert.\n"
+BREAD = "Bread is made of flour and water.\n"
+
+
+async def send(host: AgentHost, *documents: dict[str, Any]) -> dict[str, Any]:
+    body = msgspec.json.encode({"documents": list(documents)})
+    return await host.operate("rag", "POST", "documents", Call(body=body))
+
+
+async def until(ask: Callable[[], Awaitable[Any]], expected: Any) -> None:
+    async with asyncio.timeout(20):
+        while await ask() != expected:  # noqa: ASYNC110  # what is waited for is seen from outside only
+            await asyncio.sleep(0.01)
+
+
+async def test_a_question_gets_numbered_sources_and_citations(tmp_path: Path) -> None:
+    llm = ScriptedLLM("In the Andes [1].")
+    async with hosted(Rag, llm=llm, folder=tmp_path) as host:
+        told = await send(host, {"name": "animals.md", "text": LLAMAS}, {"name": "bread.txt", "text": BREAD})
+        assert (told["added"], told["refused"]) == (2, {})
+        outcome = await run_request(host, chat("/rag Where do llamas live?"), llm)
+    sent = llm.requests[0].messages[-1].text
+    assert sent.endswith("</sources>\n\nWhere do llamas live?")
+    assert '<source n="1"' in sent
+    assert "Llamas live in the Andes." in sent
+    first = outcome.answer.extra["citations"][0]
+    assert (first["n"], first["document"], first["collection"]) == (1, "animals.md", "default")
+    assert "Andes" in first["excerpt"]
+    assert msgspec.json.encode(outcome.answer.extra)
+    assert outcome.report[0]["note"].endswith("sources")
+
+
+async def test_collections_and_metadata(tmp_path: Path) -> None:
+    llm = ScriptedLLM("x")
+    documents: list[dict[str, Any]] = [
+        {"name": "a.txt", "text": "Llamas spit.", "collection": "zoo", "metadata": {"year": 2024}},
+        {"name": "b.txt", "text": "Llamas hum.", "collection": "zoo", "metadata": {"year": 2025}},
+        {"name": "c.txt", "text": "Llamas trek.", "collection": "farm"},
+    ]
+    async with hosted(Rag, llm=llm, folder=tmp_path) as host:
+        await send(host, *documents)
+
+        async def found(request: Chat) -> set[str]:
+            outcome = await run_request(host, request, llm)
+            return {one["document"] for one in outcome.answer.extra["citations"]}
+
+        assert await found(chat("/rag llamas?")) == {"a.txt", "b.txt", "c.txt"}
+        assert await found(chat("/rag:farm llamas?")) == {"c.txt"}
+        assert await found(chat("/rag:farm+zoo llamas?")) == {"a.txt", "b.txt", "c.txt"}
+        wanted = {"agents": ["rag"], "rag": {"collections": ["zoo"], "where": {"year": 2025}}}
+        assert await found(chat("llamas?", extra=wanted)) == {"b.txt"}
+        assert "rag" not in llm.requests[-1].extra
+        assert len(await found(chat("llamas?", extra={"agents": ["rag"], "rag": {"top_k": 1}}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "message"),
+    [
+        (chat("/rag:nowhere hm?"), 404, "there is no collection 'nowhere'; there are: none"),
+        (chat("/rag hm?", extra={"rag": {"colection": []}}), 400, "rag: Object contains unknown field"),
+        (chat("/rag hm?", extra={"rag": {"top_k": 0}}), 400, "rag: Expected `int` >= 1"),
+        (
+            Chat(model="demo", messages=[Message("system", "x")], extra={"agents": ["rag"]}),
+            400,
+            "needs a question",
+        ),
+    ],
+)
+async def test_what_cannot_be_looked_up(tmp_path: Path, request_: Chat, status: int, message: str) -> None:
+    llm = ScriptedLLM("x")
+    async with hosted(Rag, llm=llm, folder=tmp_path) as host:
+        outcome = await run_request(host, request_, llm)
+    assert outcome.refused is not None
+    assert outcome.refused.status == status
+    assert message in outcome.refused.message
+
+
+async def test_where_nothing_is_found_the_request_stays(tmp_path: Path) -> None:
+    llm = ScriptedLLM("x")
+    async with hosted(Rag, llm=llm, folder=tmp_path) as host:
+        outcome = await run_request(host, chat("/rag Where?"), llm)
+    assert llm.requests[0].messages[-1].text == "Where?"
+    assert outcome.answer.extra == {"citations": []}
+
+
+async def test_vectors_and_reranking_are_the_gateway_s(tmp_path: Path) -> None:
+    llm = ScriptedLLM("x")
+    config = {"rag": {"embed_model": "embedder", "rerank_model": "reranker", "budget": {"calls": 2}}}
+    async with hosted(Rag, llm=llm, folder=tmp_path, config=config) as host:
+        told = await send(host, {"name": "animals.md", "text": LLAMAS})
+        assert told["embedded"] > 0
+        assert told["pending"] == 0
+        outcome = await run_request(host, chat("/rag Where do camels live?"), llm)
+    assert outcome.report[0]["calls"] == 2, "the request's budget is charged"
+    assert outcome.answer.extra["citations"][0]["score"] == pytest.approx(0.25), "the reranker's"
+
+
+async def test_bad_documents_are_refused_by_name_and_the_rest_goes_in(tmp_path: Path) -> None:
+    async with hosted(Rag, llm=ScriptedLLM(), folder=tmp_path) as host:
+        told = await send(
+            host,
+            {"name": "empty.txt", "text": "  "},
+            {"name": "good.txt", "text": BREAD},
+            {"name": "binary.bin", "text": "\0\1\2"},
+        )
+        assert told["added"] == 1
+        assert set(told["refused"]) == {"empty.txt", "binary.bin"}
+        assert "empty.txt has no text" in told["refused"]["empty.txt"]
+
+
+async def test_files_are_sent_as_they_are(tmp_path: Path) -> None:
+    async with hosted(Rag, llm=ScriptedLLM(), folder=tmp_path) as host:
+
+        async def put(body: bytes, **parameters: str) -> dict[str, Any]:
+            call = Call(parameters=parameters, body=body, media_type="text/html; charset=utf-8")
+            return await host.operate("rag", "POST", "documents", call)
+
+        page = b"<html><h1>Alpacas</h1><p>They are soft.</p></html>"
+        assert (await put(page, name="page", metadata='{"by": "me"}'))["added"] == 1
+        assert (await put(page, name="page", metadata='{"by": "me"}'))["unchanged"] == 1
+        assert (await put(page + b"<p>And small.</p>", name="page"))["changed"] == 1
+        listed = await host.operate("rag", "GET", "documents", Call())
+        (document,) = listed["documents"]
+        assert (document["name"], document["kind"], document["title"]) == ("page", "html", "Alpacas")
+        found = await host.operate("rag", "POST", "search", Call(body=b'{"query": "soft"}'))
+        assert "They are soft." in found["passages"][0]["text"]
+        with pytest.raises(AgentError, match="name the document"):
+            await put(page)
+        collections = (await host.operate("rag", "GET", "collections", Call()))["collections"]
+        assert [(one["name"], one["documents"]) for one in collections] == [("default", 1)]
+        assert await host.operate("rag", "DELETE", f"documents/{document['id']}", Call()) == {"deleted": 1}
+        for number, status in ((document["id"], 404), ("x", 400)):
+            with pytest.raises(AgentError) as caught:
+                await host.operate("rag", "DELETE", f"documents/{number}", Call())
+            assert caught.value.status == status
+        await put(page, name="page")
+        assert await host.operate("rag", "DELETE", "collections/default", Call()) == {"deleted": 1}
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"documents": [{"text": "x"}]}', b'{"documents": 5}'])
+async def test_bodies_that_make_no_sense(tmp_path: Path, body: bytes) -> None:
+    async with hosted(Rag, llm=ScriptedLLM(), folder=tmp_path) as host:
+        with pytest.raises(AgentError, match="the body cannot be used"):
+            await host.operate("rag", "POST", "documents", Call(body=body))
+
+
+async def test_folders_are_watched(tmp_path: Path) -> None:
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    (papers / "a.md").write_text(LLAMAS)
+    llm = ScriptedLLM("x")
+    config = {"rag": {"folders": {"papers": str(papers)}}}
+    async with hosted(Rag, llm=llm, folder=tmp_path / "data", config=config) as host:
+
+        async def names() -> list[str]:
+            call = Call(parameters={"collection": "papers"})
+            return [one["name"] for one in (await host.operate("rag", "GET", "documents", call))["documents"]]
+
+        await until(names, ["a.md"])
+        (papers / "b.md").write_text(BREAD)
+        await until(names, ["a.md", "b.md"])
+        assert host.describe()[0]["counters"]["crashes"] == 0
+
+
+def test_a_folder_must_be_absolute() -> None:
+    with pytest.raises(
+        msgspec.ValidationError, match=r"folders.papers: expected an absolute path, got 'papers'"
+    ):
+        msgspec.convert({"folders": {"papers": "papers"}}, Rag.Config)
+
+
+def command(folder: Path, *paths: Path, action: str = "add", collection: str | None = None) -> int:
+    return rag(folder, argparse.Namespace(action=action, paths=list(paths), collection=collection))
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text(LLAMAS)
+    (docs / "bad.pdf").write_bytes(b"no PDF at all")
+    (tmp_path / "single.txt").write_text(BREAD)
+    index = tmp_path / "index"
+    assert command(index, docs, tmp_path / "single.txt", collection="mine") == 1
+    told = capsys.readouterr()
+    assert f"{docs}: 1 added, 0 changed, 0 unchanged, 0 deleted" in told.out
+    assert "refused: bad.pdf is no PDF" in told.err
+    (docs / "bad.pdf").unlink()
+    assert command(index, docs, collection="mine") == 0
+    assert "0 added, 0 changed, 1 unchanged, 1 deleted" in capsys.readouterr().out
+    assert command(index, tmp_path / "nothing") == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert command(index) == 2
+    capsys.readouterr()
+    assert command(index, action="list") == 0
+    listed = capsys.readouterr().out
+    assert "mine: 2 documents" in listed
+    assert f"{docs}/a.md" in listed
+    assert command(index, action="delete", collection="mine") == 0
+    assert "deleted 2 documents" in capsys.readouterr().out
+
+
+async def test_what_the_command_put_in_gets_its_vectors_from_the_gateway(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(LLAMAS)
+    data = tmp_path / "data"
+    assert await asyncio.to_thread(command, data / "rag", tmp_path / "a.md") == 0
+    config = {"rag": {"embed_model": "embedder"}}
+    async with hosted(Rag, llm=ScriptedLLM(), folder=data, config=config) as host:
+
+        async def missing() -> int:
+            (one,) = (await host.operate("rag", "GET", "collections", Call()))["collections"]
+            return int(one["chunks"] - one["vectors"])
+
+        await until(missing, 0)

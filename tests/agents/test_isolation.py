@@ -1,0 +1,423 @@
+"""What an agent does wrong costs its own request what `on_error` says, and nobody else anything."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from actors.runtime import spawn
+from agents import supervision
+from agents.api import (
+    Agent,
+    AgentError,
+    BudgetError,
+    Chat,
+    Context,
+    DeniedError,
+    Event,
+    Filter,
+    Finished,
+    Reply,
+    Text,
+)
+from agents.events import Done, Failure
+from agents.host import AgentHost
+from agents.testing import ScriptedLLM, chat, hosted, run_agent, run_request
+
+Log = list[Any]
+
+
+class Misbehaves(Agent):
+    """Does in each of its methods what it is told."""
+
+    do: ClassVar[dict[str, Callable[[], Any]]] = {}
+    lives: ClassVar[list[str]] = []
+
+    async def _do(self, what: str) -> Any:
+        result = self.do.get(what, lambda: None)()
+        return await result if asyncio.iscoroutine(result) else result
+
+    async def start(self) -> None:
+        self.lives.append("start")
+        await self._do("start")
+
+    async def run(self) -> None:
+        await self._do("run")
+
+    async def close(self) -> None:
+        self.lives.append("close")
+        await self._do("close")
+
+    async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
+        result = await self._do("before")
+        return request if result is None else result
+
+    def stream(self, ctx: Context) -> Filter | None:
+        found = self.do.get("stream")
+        return found() if found else None
+
+    async def after(self, ctx: Context, finished: Finished) -> None:
+        self.lives.append(f"after {finished.request_id}")
+        await self._do("after")
+
+
+@pytest.fixture(autouse=True)
+def do(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Any]]:
+    """What to do; and no long waits between an agent's lives."""
+    monkeypatch.setattr(supervision, "BACKOFF", 0.01)
+    Misbehaves.lives.clear()
+    Misbehaves.do.clear()
+    return Misbehaves.do
+
+
+def crash() -> None:
+    raise LookupError("a bug")
+
+
+def fail() -> None:
+    raise AgentError("the other service is away", status=503, retry_after=7)
+
+
+async def hang() -> None:
+    await asyncio.Event().wait()
+
+
+async def hang_on() -> None:
+    """Ignores that it is cancelled, once."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    await asyncio.Event().wait()
+
+
+async def fail_together() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(fail))
+
+
+async def cancel_itself() -> None:
+    raise asyncio.CancelledError
+
+
+async def nonsense() -> int:
+    return 5
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "message"),
+    [
+        (crash, 500, "agent 'misbehaves' failed (LookupError)"),
+        (fail, 503, "agent 'misbehaves': the other service is away"),
+        (fail_together, 503, "agent 'misbehaves': the other service is away"),
+        (hang, 504, "agent 'misbehaves' took longer than 0.05 s (agents.misbehaves.timeout)"),
+        (hang_on, 504, "agent 'misbehaves' took longer than 0.05 s (agents.misbehaves.timeout)"),
+        (cancel_itself, 500, "agent 'misbehaves' failed (RuntimeError)"),
+        (nonsense, 500, "agent 'misbehaves' failed (TypeError)"),
+    ],
+)
+@pytest.mark.parametrize("on_error", ["skip", "fail"])
+async def test_before(
+    tmp_path: Path, do: Any, log: Log, what: Any, status: int, message: str, on_error: str
+) -> None:
+    do["before"] = what
+    config = {"timeout": 0.05, "on_error": on_error}
+    llm = ScriptedLLM("an answer")
+    outcome = await run_agent(Misbehaves, "hello", llm=llm, folder=tmp_path, config=config)
+    if on_error == "skip":
+        assert (outcome.answer.text, outcome.refused) == ("an answer", None)
+    else:
+        assert outcome.refused is not None
+        assert (outcome.refused.status, outcome.refused.message) == (status, message)
+        assert llm.requests == []
+    (step,) = outcome.report
+    assert (step["outcome"], step["note"]) == ("skipped" if on_error == "skip" else "failed", message)
+    assert any(line.get("agent") == "misbehaves" and line.get("reason") == message for line in log)
+    assert "after test" not in Misbehaves.lives
+
+
+async def test_the_time_to_ask_again_is_told(tmp_path: Path, do: Any) -> None:
+    do["before"] = fail
+    config = {"on_error": "fail"}
+    outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM(), folder=tmp_path, config=config)
+    assert outcome.refused is not None
+    assert outcome.refused.retry_after == 7
+
+
+class _Breaks:
+    """A filter that breaks at the second piece of text."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self._count = 0
+
+    def feed(self, event: Event) -> Iterable[Event]:
+        if isinstance(event, Text):
+            self._count += 1
+            if self._count == 2:
+                raise self._error
+            yield Text(event.text.upper())
+        else:
+            yield event
+
+
+@pytest.mark.parametrize("error", [LookupError("a bug"), AgentError("no more"), DeniedError("no")])
+@pytest.mark.parametrize("on_error", ["skip", "fail"])
+async def test_a_filter(tmp_path: Path, do: Any, error: Exception, on_error: str) -> None:
+    do["stream"] = lambda: _Breaks(error)
+    llm = ScriptedLLM("one two three")
+    outcome = await run_agent(Misbehaves, "hello", llm=llm, folder=tmp_path, config={"on_error": on_error})
+    if on_error == "skip" and not isinstance(error, DeniedError):
+        assert outcome.answer.text == "ONE two three"
+        assert isinstance(outcome.events[-1], Done)
+    else:
+        assert outcome.answer.text == "ONE "
+        assert isinstance(outcome.events[-1], Failure)
+        assert llm.busy == []
+
+
+async def test_a_filter_that_cannot_be_had(tmp_path: Path, do: Any) -> None:
+    do["stream"] = crash
+    outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM("text"), folder=tmp_path)
+    assert outcome.answer.text == "text"
+    config = {"on_error": "fail"}
+    outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM("text"), folder=tmp_path, config=config)
+    assert isinstance(outcome.events[-1], Failure)
+
+
+async def test_a_filter_that_blocks_is_told(tmp_path: Path, do: Any, log: Log) -> None:
+    class Slow:
+        def feed(self, event: Event) -> Iterable[Event]:
+            until = time.perf_counter() + 0.06
+            while time.perf_counter() < until:
+                pass
+            return [event]
+
+    do["stream"] = Slow
+    await run_agent(Misbehaves, "hello", llm=ScriptedLLM("text"), folder=tmp_path)
+    assert any(line["event"] == "the filter holds up the gateway" for line in log)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(LookupError("a bug"), 500), (AgentError("no more", status=502), 502)]
+)
+async def test_a_reply_that_breaks_off(tmp_path: Path, do: Any, error: Exception, status: int) -> None:
+    async def events() -> Any:
+        yield Text("one ")
+        raise error
+
+    do["before"] = lambda: Reply(events())
+    outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM(), folder=tmp_path)
+    last = outcome.events[-1]
+    assert outcome.answer.text == "one "
+    assert isinstance(last, Failure)
+    assert (last.status, "misbehaves" in last.message) == (status, True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  # what is waited for is seen from outside only
+            await asyncio.sleep(0.001)
+
+
+def told(host: AgentHost) -> dict[str, Any]:
+    return host.describe()[0]
+
+
+async def test_one_poisonous_request_restarts_nothing(tmp_path: Path, do: Any) -> None:
+    llm = ScriptedLLM("x")
+    async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
+        for _ in range(3):
+            do["before"] = crash
+            await run_request(host, chat(), llm, header="misbehaves")
+            await run_request(host, chat(), llm, header="misbehaves")
+            do.clear()
+            await run_request(host, chat(), llm, header="misbehaves")
+        counters = told(host)["counters"]
+    assert (counters["crashes"], counters["skipped"], counters["restarts"]) == (6, 6, 0)
+    assert Misbehaves.lives.count("start") == 1
+
+
+async def test_crashes_in_a_row_restart_it(tmp_path: Path, do: Any) -> None:
+    llm = ScriptedLLM("x")
+    do["before"] = crash
+    async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
+        for _ in range(3):
+            await run_request(host, chat(), llm, header="misbehaves")
+        await until(lambda: told(host)["counters"]["restarts"] == 1 and told(host)["state"] == "up")
+        do.clear()
+        outcome = await run_request(host, chat(), llm, header="misbehaves")
+        assert outcome.report[0]["outcome"] == "done"
+    assert [word for word in Misbehaves.lives if "after" not in word] == ["start", "close"] * 2
+
+
+@pytest.mark.parametrize("on_error", ["skip", "fail"])
+async def test_while_it_is_down(
+    tmp_path: Path, do: Any, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    monkeypatch.setattr(supervision, "BACKOFF", 30.0)
+    llm = ScriptedLLM("x")
+    do["run"] = crash
+    config = {"misbehaves": {"on_error": on_error}}
+    async with hosted(Misbehaves, llm=llm, folder=tmp_path, config=config) as host:
+        await until(lambda: told(host)["state"] == "down")
+        outcome = await run_request(host, chat(), llm, header="misbehaves")
+        assert told(host)["reason"] == "LookupError: a bug"
+    if on_error == "skip":
+        assert outcome.answer.text == "x"
+    else:
+        assert outcome.refused is not None
+        assert outcome.refused.status == 503
+        assert 25 < (outcome.refused.retry_after or 0) <= 30
+        assert "is down (LookupError: a bug) and is started again in" in outcome.refused.message
+
+
+async def test_after_is_done_in_turn_and_survives_a_crash(tmp_path: Path, do: Any) -> None:
+    llm = ScriptedLLM("x")
+    async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
+        do["after"] = crash
+        await run_request(host, chat(), llm, header="misbehaves", request_id="1")
+        await until(lambda: told(host)["counters"]["restarts"] == 1 and told(host)["state"] == "up")
+        do.clear()
+        for number in "234":
+            await run_request(host, chat(), llm, header="misbehaves", request_id=number)
+        await until(lambda: "after 4" in Misbehaves.lives)
+        assert told(host)["counters"]["crashes"] == 1
+    done = [word for word in Misbehaves.lives if word.startswith("after")]
+    assert done == ["after 1", "after 2", "after 3", "after 4"]
+
+
+async def test_after_that_hangs_delays_nobody(tmp_path: Path, do: Any) -> None:
+    do["after"] = hang
+    llm = ScriptedLLM("x")
+    config = {"misbehaves": {"timeout": 0.05}}
+    async with hosted(Misbehaves, llm=llm, folder=tmp_path, config=config) as host:
+        outcome = await run_request(host, chat(), llm, header="misbehaves")
+        assert outcome.answer.text == "x"
+        await until(lambda: told(host)["counters"]["timeouts"] == 1)
+        assert told(host)["counters"]["restarts"] == 0
+
+
+async def test_too_much_of_it_is_dropped(tmp_path: Path, do: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "MAILBOX_LIMIT", 2)
+    monkeypatch.setattr(supervision, "DRAIN", 0.01)
+    do["after"] = hang
+    llm = ScriptedLLM("x")
+    async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
+        for _ in range(6):
+            await run_request(host, chat(), llm, header="misbehaves")
+        assert told(host)["counters"]["dropped"] >= 3
+
+
+async def test_one_agent_s_crash_is_not_another_s(tmp_path: Path, do: Any) -> None:
+    class Fine(Agent):
+        async def before(self, ctx: Context, request: Chat) -> Chat:
+            return request
+
+    do["before"] = crash
+    llm = ScriptedLLM("x")
+    async with hosted(Misbehaves, Fine, llm=llm, folder=tmp_path) as host:
+        outcome = await run_request(host, chat("/misbehaves /fine x"), llm)
+        assert [step["outcome"] for step in outcome.report] == ["skipped", "done"]
+
+
+class Calls(Agent):
+    """Calls a model, again and again; what it got it answers."""
+
+    async def before(self, ctx: Context, request: Chat) -> Reply:
+        count = 0
+        try:
+            while count < 9:
+                await ctx.llm.chat(request)
+                count += 1
+        except BudgetError as error:
+            return Reply.of([Text(f"{count}: {error.message}")])
+        return Reply.of([Text("all")])
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [
+        ({"calls": 2}, "2: the budget of 2 calls is used up (budget.calls of agent 'calls')"),
+        ({"calls": 0}, "0: the budget of 0 calls"),
+        ({"calls": 9}, "all"),
+        # A prompt of 1 and an answer of 3 tokens each.
+        ({"tokens": 8}, "2: the budget of 8 tokens is used up (budget.tokens of agent 'calls')"),
+        ({"tokens": 2}, "0: the budget of 2 tokens"),
+        ({"tokens": 36}, "all"),
+        ({"seconds": 60}, "all"),
+    ],
+)
+async def test_budgets(tmp_path: Path, budget: dict[str, Any], text: str) -> None:
+    llm = ScriptedLLM("one two three")
+    outcome = await run_agent(Calls, "hello", llm=llm, folder=tmp_path, config={"budget": budget})
+    assert outcome.answer.text.startswith(text)
+    assert llm.busy == []
+
+
+async def test_a_budget_of_seconds(tmp_path: Path) -> None:
+    llm = ScriptedLLM("one two three")
+    llm.hold.clear()
+    config = {"budget": {"seconds": 0.02}}
+    outcome = await run_agent(Calls, "hello", llm=llm, folder=tmp_path, config=config)
+    assert outcome.answer.text.startswith("0: the budget of 0.02 seconds")
+    assert llm.busy == []
+
+
+async def test_what_it_cost_is_reported(tmp_path: Path) -> None:
+    outcome = await run_agent(Calls, "hello", llm=ScriptedLLM("one two three"), folder=tmp_path)
+    assert (outcome.report[0]["calls"], outcome.report[0]["tokens"]) == (9, 36)
+
+
+async def test_an_error_of_a_model_keeps_its_status(tmp_path: Path) -> None:
+    llm = ScriptedLLM(Failure(429, "the queue is full", code="queue_full"))
+    config = {"on_error": "fail"}
+    outcome = await run_agent(Calls, "hello", llm=llm, folder=tmp_path, config=config)
+    assert outcome.refused is not None
+    assert (outcome.refused.status, outcome.refused.code) == (429, "queue_full")
+    assert outcome.refused.message == "agent 'calls': the queue is full"
+
+
+@pytest.mark.parametrize("where", ["before", "reply"])
+async def test_a_client_that_leaves_ends_all_of_it(tmp_path: Path, where: str) -> None:
+    class Many(Agent):
+        async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
+            async def ask() -> None:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(3):
+                        group.create_task(ctx.llm.chat(request))
+
+            async def events() -> Any:
+                yield Text("begun")
+                await ask()
+
+            if where == "reply":
+                return Reply(events())
+            await ask()
+            return request
+
+    llm = ScriptedLLM("x")
+    llm.hold.clear()
+    async with hosted(Many, llm=llm, folder=tmp_path) as host:
+        request = spawn(run_request(host, chat(), llm, header="many"), name="request")
+        await until(lambda: len(llm.busy) == 3)
+        left = time.monotonic()
+        request.cancel()
+        await asyncio.wait([request])
+        assert llm.busy == []
+        assert time.monotonic() - left < 0.5
+
+
+async def test_a_client_that_leaves_is_not_held_up_by_one_who_ignores_it(tmp_path: Path, do: Any) -> None:
+    do["before"] = hang_on
+    llm = ScriptedLLM("x")
+    async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
+        request = spawn(run_request(host, chat(), llm, header="misbehaves"), name="request")
+        await until(lambda: told(host)["counters"]["requests"] == 1)
+        left = time.monotonic()
+        request.cancel()
+        await asyncio.wait([request])
+        assert time.monotonic() - left < 0.5
