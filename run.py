@@ -21,8 +21,9 @@ from aiohttp import web
 
 from actors.backends.children import sweep_orphans
 from actors.backends.command import build_of, find_command
+from actors.backends.ports import PortBook
 from actors.backends.prediction import Predictor
-from actors.backends.process import LlamaServerBackend, PortBook
+from actors.backends.process import ProcessBackend
 from actors.calibration import CALIBRATION, Calibration
 from actors.config import Config, Model, load_config
 from actors.errors import ConfigError
@@ -238,7 +239,7 @@ def make_supervisor(
     ports = PortBook(pool.host, pool.port_start)
 
     def make_actor(name: str, model: Model) -> ModelActor:
-        backend = LlamaServerBackend(
+        backend = ProcessBackend(
             name,
             model,
             config,
