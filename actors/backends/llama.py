@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
@@ -14,6 +15,7 @@ from actors.backends import StartError
 from actors.backends.children import Child
 from actors.backends.command import python_path, server_flags
 from actors.backends.llama_log import BufferLog, out_of_memory
+from actors.backends.ports import PortBook
 from actors.backends.prediction import Appraisal, Predictor
 from actors.config import BUILTIN, Config, Model
 from actors.demand import Demand
@@ -115,12 +117,17 @@ class LlamaServer:
 
     async def is_healthy(self) -> bool:
         """Whether GET /health answers 200; refused, reset and 503 all mean not yet."""
-        url = f"http://{_bracket(self.endpoint.host)}:{self.endpoint.port}/health"
-        try:
-            async with self._session.get(url) as response:
-                return response.status == 200 and not self.exited
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+        return await answers(self._session, self.endpoint.host, self.endpoint.port) and not self.exited
+
+
+async def answers(session: aiohttp.ClientSession, host: str, port: int) -> bool:
+    """Whether GET /health answers 200 there."""
+    address = f"[{host}]" if ":" in host else host
+    try:
+        async with session.get(f"http://{address}:{port}/health") as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
 
 
 def explain_end(how: str, when: str, tail: Sequence[str]) -> Failure:
@@ -135,19 +142,32 @@ def explain_end(how: str, when: str, tail: Sequence[str]) -> Failure:
     return Failure(message=f"out of memory: {message}", log_tail=last, kind="out_of_memory")
 
 
+class Shared(NamedTuple):
+    """What the backends of all models share."""
+
+    config: Config
+    hub: Hub
+    session: aiohttp.ClientSession
+    """For health checks."""
+    ports: PortBook
+    predictor: Predictor
+    cache: Path
+    """The folder of the built-in models."""
+
+
 class LlamaBackend:
     """All of `actors.backends.Backend` but `start`, which is the runtime's."""
 
-    def __init__(
-        self, name: str, model: Model, config: Config, *, hub: Hub, predictor: Predictor, cache: Path
-    ) -> None:
+    def __init__(self, name: str, model: Model, shared: Shared) -> None:
         self._name = name
         self._model = model
-        self._config = config
-        self._pool = config.server_pool
-        self._hub = hub
-        self._predictor = predictor
-        self._cache = cache
+        self._config = shared.config
+        self._pool = shared.config.server_pool
+        self._hub = shared.hub
+        self._session = shared.session
+        self._ports = shared.ports
+        self._predictor = shared.predictor
+        self._cache = shared.cache
         self._appraisal: Appraisal | None = None
         self._learned = 0
         self._unwritten: list[tuple[str, str, int]] = []
@@ -282,7 +302,3 @@ def in_words(placement: Placement | None, predicted: Prediction | None) -> dict[
         device: {part: getattr(usage, part) for part in ("weights", "kv", "compute", "output")}
         for device, usage in usages
     }
-
-
-def _bracket(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import shlex
-from pathlib import Path
 
 import aiohttp
 import structlog
@@ -12,13 +11,11 @@ from actors.backends import StartError
 from actors.backends.children import Child
 from actors.backends.command import EMBEDDED, build_of, find_command, python_path
 from actors.backends.dry_run import dry_run
-from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, explain_end, in_words
+from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, Shared, explain_end, in_words
 from actors.backends.ports import PortBook
-from actors.backends.prediction import Predictor
-from actors.config import Config, Model
+from actors.config import Model
 from actors.errors import ConfigError, Failure
 from actors.hub.cache import ModelFiles
-from actors.hub.hub import Hub
 from actors.hub.progress import readable_size
 from actors.memory.predict import Prediction
 from actors.messages import Endpoint
@@ -86,21 +83,8 @@ class ProcessServer(LlamaServer):
 class ProcessBackend(LlamaBackend):
     """Starts the server of one model as a child process. Implements `actors.backends.Backend`."""
 
-    def __init__(
-        self,
-        name: str,
-        model: Model,
-        config: Config,
-        *,
-        hub: Hub,
-        session: aiohttp.ClientSession,
-        ports: PortBook,
-        predictor: Predictor,
-        cache: Path,
-    ) -> None:
-        super().__init__(name, model, config, hub=hub, predictor=predictor, cache=cache)
-        self._session = session
-        self._ports = ports
+    def __init__(self, name: str, model: Model, shared: Shared) -> None:
+        super().__init__(name, model, shared)
         self._refused_by_dry_run = False
 
     @property
