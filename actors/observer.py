@@ -103,7 +103,7 @@ class Observer:
                 await self.refresh()
             return
         cards = {gpu.uuid: gpu for gpu in self.monitor.gpus}
-        if not demand.file or any(share.device not in cards for share in shares):
+        if not demand.file or figures.taken_over or any(share.device not in cards for share in shares):
             return
         devices = tuple(
             DeviceLoad(

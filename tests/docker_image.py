@@ -1,17 +1,14 @@
 """An image with the embedded llama.cpp server, made of the running Python: no registry, no distribution.
 
-`python -m tests.docker_image [TAG]` packs the interpreter, its library, xllamacpp and the shared libraries
+`python -m tests.docker_image` packs the interpreter, its library, xllamacpp and the shared libraries
 that they need into a tar, which the engine imports.
 """
 
 import hashlib
-import http.client
 import importlib.metadata
 import io
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -21,34 +18,14 @@ from pathlib import Path
 
 import xllamacpp
 
+from tests.engines import EngineClient, default_address
+
 REPOSITORY = "llama-smart-proxy-test"
 SERVER = Path(__file__).resolve().parents[1] / "actors" / "backends" / "embedded.py"
 _LIBRARY = f"/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}"
 _LEFT_OUT = re.compile(
     r"/(test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|site-packages|config-\d.*|pydoc_data)(/|$)"
 )
-
-
-class EngineConnection(http.client.HTTPConnection):
-    """To the engine's socket."""
-
-    def __init__(self) -> None:
-        super().__init__("docker", timeout=120)
-
-    def connect(self) -> None:
-        """Over the Unix socket that DOCKER_HOST names."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        self.sock.connect(address.removeprefix("unix://"))
-
-    def ask(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> bytes:
-        """The body of the answer. Raises `OSError` when there is no engine, or it refuses."""
-        self.request(method, path, body, {"Content-Type": kind})
-        response = self.getresponse()
-        answer = response.read()
-        if response.status >= 400:
-            raise OSError(f"{method} {path}: {response.status} {answer.decode()}")
-        return answer
 
 
 def tag() -> str:
@@ -58,20 +35,17 @@ def tag() -> str:
     return f"{REPOSITORY}:{hashlib.sha256(content + version.encode()).hexdigest()[:12]}"
 
 
-def ensure() -> str:
+def ensure(client: EngineClient) -> str:
     """The tag of the image, which is made unless the engine has it."""
     name = tag()
-    connection = EngineConnection()
     try:
-        connection.ask("GET", f"/images/{name}/json")
+        client.ask("GET", f"/images/{name}/json")
     except OSError:
-        build(name)
-    finally:
-        connection.close()
+        build(client, name)
     return name
 
 
-def build(name: str) -> None:
+def build(client: EngineClient, name: str) -> None:
     """Make the image; some seconds."""
     data, libraries = _pack()
     changes = [
@@ -81,13 +55,7 @@ def build(name: str) -> None:
     ]
     repository, _, label = name.partition(":")
     query = [("fromSrc", "-"), ("repo", repository), ("tag", label), *(("changes", line) for line in changes)]
-    connection = EngineConnection()
-    try:
-        connection.ask(
-            "POST", f"/images/create?{urllib.parse.urlencode(query)}", data, kind="application/x-tar"
-        )
-    finally:
-        connection.close()
+    client.ask("POST", f"/images/create?{urllib.parse.urlencode(query)}", data, kind="application/x-tar")
 
 
 def _pack() -> tuple[bytes, set[Path]]:
@@ -132,5 +100,4 @@ def _libraries(path: Path) -> set[Path]:
 
 
 if __name__ == "__main__":
-    build(sys.argv[1] if len(sys.argv) > 1 else tag())
-    print(sys.argv[1] if len(sys.argv) > 1 else tag())
+    print(ensure(EngineClient(default_address())))

@@ -24,7 +24,7 @@ from actors.gpu import Gpu
 from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
 from actors.memory.predict import Prediction
-from actors.messages import Endpoint
+from actors.messages import Endpoint, Figures
 from actors.placement import Placement
 
 log = structlog.get_logger("model")
@@ -76,6 +76,10 @@ class ContainerServer(LlamaServer):
         """It has become healthy."""
         super().became_ready()
         self._container.serving = True
+
+    def figures(self) -> Figures:
+        """What was predicted for it, and what its log tells that it allocated."""
+        return msgspec.structs.replace(super().figures(), taken_over=self._container.taken_over)
 
     def explain_exit(self, when: str) -> Failure:
         """How the container ended, and the log lines that look like the cause."""

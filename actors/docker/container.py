@@ -31,6 +31,8 @@ class Container:
         """Of its first process, which leads the session of the others; 0 where it is not this machine's."""
         self.serving = False
         """Its server has answered its health check."""
+        self.taken_over = False
+        """It was started by a gateway that is dead."""
         self.end: End | None = None
         self.oom_seen = False
         self.follower: asyncio.Task[None] | None = None

@@ -7,9 +7,8 @@ the engine or without it; then it is asked for anew, and what happened in betwee
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine
-from contextlib import aclosing
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import structlog
@@ -90,6 +89,10 @@ class Containers:
         """
         return self._orphans.sessions()
 
+    def all(self) -> Collection[Container]:
+        """Those that were started or taken over, and have not been removed."""
+        return self._running.values()
+
     async def prepare(self) -> EngineInfo:
         """Have looked at the engine, and around. Raises `EngineError`."""
         async with self._preparing:
@@ -138,9 +141,9 @@ class Containers:
         try:
             with self.engine.errors(f"look up the container {orphan.name}"):
                 told = await self.engine.client.containers.container(orphan.id).show()
-                self._attach(container, told, spec.network, tail=60)
+                self._attach(container, told, spec.network, tail="60")
             if container.end is None and await self._answers(*container.address):
-                container.serving = True
+                container.serving = container.taken_over = True
                 return container
         except EngineError as error:
             log.warning("container cannot be taken over", container=orphan.name, reason=str(error))
@@ -170,6 +173,7 @@ class Containers:
         self, spec: ContainerSpec, published: Published | None, on_line: Callable[[str], None]
     ) -> Container | EngineError:
         name = spec.name()
+        container: Container | None = None
         try:
             with self.engine.errors(f"create a container of the image {spec.image}"):
                 created = await self.engine.client.containers.create(
@@ -182,7 +186,8 @@ class Containers:
             return container
         except EngineError as error:
             # A failed start leaves the container behind, and a creation may succeed after its time-out.
-            await self._remove(name, 0.0)
+            if container is not None or error.in_doubt:
+                await self._remove(name, 0.0)
             return error
 
     async def _undo(self, work: "asyncio.Task[Any]") -> None:
@@ -190,7 +195,7 @@ class Containers:
         if isinstance(container := work.result(), Container):
             await self._remove(container.id, 0.0)
 
-    def _attach(self, container: Container, told: dict[str, Any], network: str | None, **since: Any) -> None:
+    def _attach(self, container: Container, told: dict[str, Any], network: str | None, **since: str) -> None:
         state = told["State"]
         self._follow(container, **since)
         if not state["Running"]:
@@ -200,18 +205,14 @@ class Containers:
         if self.engine.is_local and not self.surroundings.name:
             container.pid = int(state["Pid"])
 
-    def _follow(self, container: Container, **since: Any) -> None:
+    def _follow(self, container: Container, **since: str) -> None:
         container.follower = spawn(self._read_log(container, since), name=f"log of {container.name}")
 
-    async def _read_log(self, container: Container, since: dict[str, Any]) -> None:
+    async def _read_log(self, container: Container, since: dict[str, str]) -> None:
         try:
-            with self.engine.errors("read its log"):
-                pieces = self.engine.client.containers.container(container.id).log(
-                    stdout=True, stderr=True, follow=True, **since
-                )
-                async with aclosing(cast("Any", pieces)) as stream:
-                    async for piece in stream:
-                        container.lines.feed(piece.encode())
+            async with self.engine.log_of(container.id, **since) as pieces:
+                async for piece in pieces:
+                    container.lines.feed(piece.encode())
         except EngineError as error:
             log.debug("log ends", container=container.name, reason=str(error))
         finally:
@@ -227,6 +228,8 @@ class Containers:
                 async with asyncio.timeout(math.ceil(grace) + REMOVAL_PATIENCE):
                     if grace and (container is None or container.end is None):
                         await found.stop(t=math.ceil(grace))
+                        if container is not None:
+                            await container.wait(0.5)  # for its last words, which are removed with it
                     await found.delete(force=True, v=True)
         except EngineError as error:
             if error.status not in (404, 409):  # gone, or being removed
@@ -235,8 +238,8 @@ class Containers:
         if container is not None:
             self._running.pop(container.id, None)
             if container.follower is not None:
-                if container.end is None:
-                    await asyncio.wait([container.follower], timeout=0.5)
+                # It ends with its container, unless the engine is away.
+                await asyncio.wait([container.follower], timeout=0.5)
                 container.follower.cancel()
             container.finish(End(how="was removed"))
 
@@ -338,7 +341,7 @@ class Containers:
             elif told[id_]["State"] in _GONE:
                 _ = self._begin(self._died(container), container.name)
             elif container.follower is not None and container.follower.done() and container.end is None:
-                self._follow(container, tail=0)
+                self._follow(container, tail="0")
         doomed, self._doomed = self._doomed, set()
         for id_or_name in doomed:
             _ = self._begin(self._remove(id_or_name, 0.0), id_or_name)

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import aiodocker
 import aiohttp
 import msgspec
 from aiodocker.exceptions import DockerError
+from aiodocker.multiplexed import multiplexed_result_stream
+from yarl import URL
 
 from actors.docker.spec import GpuDriver
 
@@ -43,15 +45,25 @@ _ADVICE = (
     ),
 )
 
+demultiplexed: Callable[..., Any] = multiplexed_result_stream
+
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use|failed to bind .*port", re.I)
 
 
 class EngineError(Exception):
-    """The engine is not there or refuses; the message says what to do. `status` is HTTP's, 0 without one."""
+    """The engine is not there or refuses; the message says what to do.
+
+    `status` is HTTP's, 900 if it could not be reached, and 0 if it did not answer to the end.
+    """
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the engine may have done it nevertheless."""
+        return self.status == 0
 
     @property
     def port_taken(self) -> bool:
@@ -127,7 +139,7 @@ class Engine:
         else:
             text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
             advice = f"cannot be reached ({text}): is it running?"
-        return EngineError(f"the Docker Engine at {self.address} {advice}")
+        return EngineError(f"the Docker Engine at {self.address} {advice}", _UNREACHABLE)
 
     async def info(self) -> EngineInfo:
         """Ask what kind of engine it is. Raises `EngineError`."""
@@ -145,6 +157,25 @@ class Engine:
                 gpus=_gpu_driver(told, devices),
                 cdi_devices=frozenset(devices),
             )
+
+    @asynccontextmanager
+    async def log_of(self, container_id: str, **params: str) -> AsyncIterator[AsyncIterator[str]]:
+        """Follow a container's log, in pieces of text. Raises `EngineError`.
+
+        aiodocker's own leaves its connection open if it is not read to the end.
+        """
+        with self.errors("read a log"):
+            url = URL(f"{self.client.docker_host}/{self.client.api_version}/containers/{container_id}/logs")
+            query = {"stdout": "1", "stderr": "1", "follow": "1", **params}
+            timeout = aiohttp.ClientTimeout(sock_connect=_TIMEOUT.sock_connect)
+            async with self.client.session.get(url, params=query, timeout=timeout) as response:
+                if response.status != 200:
+                    raise EngineError(f"could not read a log: {await response.text()}", response.status)
+                try:
+                    pieces: AsyncIterator[str] = demultiplexed(response)
+                    yield pieces
+                finally:
+                    response.close()
 
     async def close(self) -> None:
         """Give back its connections."""

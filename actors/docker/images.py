@@ -1,8 +1,9 @@
 """Images: which one is there, and pulling it."""
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, cast
 
 import structlog
 
@@ -31,8 +32,10 @@ async def ensure_image(engine: Engine, image: str, on_progress: Callable[[Progre
     layers = _Layers(image, on_progress)
     try:
         with engine.errors("pull it"):
-            async for told in engine.client.images.pull(image, stream=True):
-                layers.take(told)
+            pulled = cast("AsyncGenerator[dict[str, Any]]", engine.client.images.pull(image, stream=True))
+            async with aclosing(pulled):
+                async for told in pulled:
+                    layers.take(told)
         found = await image_id(engine, image)
     except EngineError as error:
         message = (
@@ -40,7 +43,7 @@ async def ensure_image(engine: Engine, image: str, on_progress: Callable[[Progre
         )
         raise EngineError(message, error.status) from error
     if found is None:
-        raise EngineError(f"the image {image} was pulled, and is not there")
+        raise EngineError(f"pulling the image {image} broke off; the engine keeps the layers that it has")
     log.info("image is there", image=image, id=found, bytes=layers.total)
     return found
 
