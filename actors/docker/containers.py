@@ -6,13 +6,15 @@ the engine or without it; then it is asked for anew, and what happened in betwee
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from datetime import datetime
 from typing import Any
 
+import aiohttp
 import msgspec
 import structlog
 from aiodocker.containers import DockerContainer
+from aiodocker.multiplexed import multiplexed_result_stream
 
 from actors.docker.container import Container, End, address_of, end_of
 from actors.docker.engine import Engine, EngineError, EngineInfo
@@ -29,6 +31,8 @@ RETRY_LAST = 2.0
 
 REMOVAL_PATIENCE = 15.0
 """Seconds beyond the grace in which the engine has to stop and remove a container."""
+
+demultiplexed: Callable[[aiohttp.ClientResponse], AsyncIterator[str]] = multiplexed_result_stream
 
 _GONE = frozenset(["exited", "dead", "removing"])
 
@@ -213,8 +217,10 @@ class Containers:
 
     async def _read_log(self, container: Container, since: dict[str, str]) -> None:
         try:
-            async with self.engine.log_of(container.id, **since) as pieces:
-                async for piece in pieces:
+            path = f"containers/{container.id}/logs"
+            what = {"stdout": "1", "stderr": "1", "follow": "1", **since}
+            async with self.engine.stream("read a log", "GET", path, **what) as pieces:
+                async for piece in demultiplexed(pieces):
                     container.lines.feed(piece.encode())
         except EngineError as error:
             log.debug("log ends", container=container.name, reason=str(error))
@@ -313,25 +319,14 @@ class Containers:
         The events are asked for from a moment on that is before the containers are listed, so that whatever
         is not in the list yet comes as an event.
         """
-        events: Any = self.engine.client.events
-        subscriber = events.subscribe(create_task=False)
         filters = _filter(f"{GATEWAY}={self._identity}", type=["container"], event=["oom", "die", "destroy"])
-        moment = datetime.fromisoformat(since).timestamp()
-        reader = spawn(self._read_events(since=f"{moment:.6f}", filters=filters), name="events of the engine")
-        try:
+        moment = f"{datetime.fromisoformat(since).timestamp():.6f}"
+        async with self.engine.stream(
+            "tell its events", "GET", "events", since=moment, filters=filters
+        ) as events:
             await self._resync()
-            while (event := await subscriber.get()) is not None:
-                self._happened(event)
-        finally:
-            reader.cancel()
-            await asyncio.wait([reader])
-
-    async def _read_events(self, **params: Any) -> None:
-        try:
-            with self.engine.errors("tell its events"):
-                await self.engine.client.events.run(**params)
-        except EngineError as error:
-            log.debug("events end", reason=str(error))
+            async for line in events.content:
+                self._happened(msgspec.json.decode(line))
 
     async def _resync(self) -> None:
         """Find out what happened while nobody listened."""
