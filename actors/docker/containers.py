@@ -1,33 +1,27 @@
 """The containers of this gateway on one engine: start, log, end, removal, and what a dead gateway left.
 
-An end is an event: one stream of the engine's tells of all of them. The stream may end without a word, with
-the engine or without it; then it is asked for anew, and what happened in between is looked up.
+An end is an event. What happened while nobody could be told is looked up afterwards.
 """
 
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
-from datetime import datetime
 from typing import Any
 
 import aiohttp
-import msgspec
 import structlog
 from aiodocker.containers import DockerContainer
 from aiodocker.multiplexed import multiplexed_result_stream
 
 from actors.docker.container import Container, End, address_of, end_of
 from actors.docker.engine import Engine, EngineError, EngineInfo
+from actors.docker.events import Events, filter_of
 from actors.docker.orphans import Orphan, Orphans
 from actors.docker.spec import GATEWAY, ContainerSpec, Published
 from actors.docker.surroundings import Surroundings, look_around
 from actors.runtime import spawn
 
 log = structlog.get_logger("docker")
-
-RETRY_FIRST = 0.1
-"""Seconds until an engine that went away is asked again; they grow to `RETRY_LAST`."""
-RETRY_LAST = 2.0
 
 REMOVAL_PATIENCE = 15.0
 """Seconds beyond the grace in which the engine has to stop and remove a container."""
@@ -73,7 +67,8 @@ class Containers:
 
     def start(self) -> None:
         """Look for what a dead gateway left, and watch from now on."""
-        self._watcher = spawn(self._watch(), name="watching the containers")
+        events = Events(self.engine, self._watched, self._resync, self._happened, self._engine_away)
+        self._watcher = spawn(events.watch(), name="events of the engine")
 
     async def close(self) -> None:
         """Remove what nobody took over. The others' servers have been stopped by their actors."""
@@ -286,47 +281,20 @@ class Containers:
     async def _list(self, label: str) -> list[DockerContainer]:
         with self.engine.errors("list its containers"):
             found: list[DockerContainer] = await self.engine.client.containers.list(
-                all="true", filters=_filter(label)
+                all="true", filters=filter_of(label)
             )
             return found
 
     # What the engine tells
 
-    async def _watch(self) -> None:
-        pause = RETRY_FIRST
-        reason = ""
-        while True:
-            try:
-                await self.prepare()
-                self.info = await self.engine.info()
-                reason = ""
-                await self._listen(self.info.time)
-                pause = RETRY_FIRST
-                log.warning("the Docker Engine's events have ended; asking for them again")
-            except EngineError as error:
-                if str(error) != reason:
-                    reason = str(error)
-                    log.warning("the Docker Engine cannot be used", reason=reason)
-            for container in list(self._running.values()):
-                if container.serving:
-                    _ = self._begin(self._check(container), container.name)
-            await asyncio.sleep(pause)
-            pause = min(RETRY_LAST, pause * 2)
+    async def _watched(self) -> str:
+        await self.prepare()
+        return f"{GATEWAY}={self._identity}"
 
-    async def _listen(self, since: str) -> None:
-        """Until the stream ends. Raises `EngineError`.
-
-        The events are asked for from a moment on that is before the containers are listed, so that whatever
-        is not in the list yet comes as an event.
-        """
-        filters = _filter(f"{GATEWAY}={self._identity}", type=["container"], event=["oom", "die", "destroy"])
-        moment = f"{datetime.fromisoformat(since).timestamp():.6f}"
-        async with self.engine.stream(
-            "tell its events", "GET", "events", since=moment, filters=filters
-        ) as events:
-            await self._resync()
-            async for line in events.content:
-                self._happened(msgspec.json.decode(line))
+    def _engine_away(self) -> None:
+        for container in list(self._running.values()):
+            if container.serving:
+                _ = self._begin(self._check(container), container.name)
 
     async def _resync(self) -> None:
         """Find out what happened while nobody listened."""
@@ -373,7 +341,3 @@ class Containers:
         """Without the engine nobody tells that a server ended; but one that does not answer has."""
         if not await self._answers(*container.address):
             container.finish(End(how="went away with the Docker Engine"))
-
-
-def _filter(label: str, **more: list[str]) -> str:
-    return msgspec.json.encode({"label": [label], **more}).decode()
