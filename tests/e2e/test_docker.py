@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from actors.docker.spec import GATEWAY, MODEL
+from tests import fake_nvml
 from tests.conftest import DEMO, Start
 from tests.docker_image import ensure
 from tests.engines import EngineClient, PrivateEngine, Wire, private_engine
@@ -188,6 +189,22 @@ def test_what_cannot_be_started_is_told(
     gateway = start({"demo": SMALL, "fine": {**SMALL, "runtime": "embedded"}}, server_pool=pool(**settings))
     assert message in error_of(gateway)
     assert gateway.chat("fine").status_code == 200
+
+
+def test_gpus_that_the_engine_cannot_give(
+    start: Start, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineClient
+) -> None:
+    if "nvidia" in engine.ask("GET", "/info").get("Runtimes", {}):
+        pytest.skip("this engine can give GPUs")
+    pretended = [{"uuid": "GPU-left", "name": "Pretended", "total": 1 << 30}]
+    for name, value in fake_nvml.write(tmp_path / "nvml.json", gpus=pretended, driver="1").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gateway = start({"demo": SMALL}, server_pool=pool())
+    message = error_of(gateway)
+    assert "could not select device driver" in message
+    assert "NVIDIA Container Toolkit" in message or "nvidia-ctk" in message
+    assert not engine.containers(f"{GATEWAY}={pool()['docker']['name']}")
 
 
 def test_a_user_who_may_not_use_the_engine(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -124,6 +124,9 @@ async def test_the_image_is_pulled_before_the_place_is_taken(bench: Bench) -> No
     assert list(bench.engine.images) == [CUDA_IMAGE]
     await bench.backend().fetch(lambda _: None)
     assert list(bench.engine.images) == [CUDA_IMAGE, IMAGE]
+    bench.engine.images.clear()
+    assert await bench.backend().find() is not None
+    assert not bench.engine.images, "to look changes nothing"
 
 
 @pytest.mark.parametrize(
