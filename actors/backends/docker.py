@@ -239,6 +239,12 @@ class DockerBackend(LlamaBackend):
         inside, mounts = self._mounted(files)
         gpus = self._devices(info, devices)
         settings = self._pool.docker
+        network = settings.network or next(iter(self._containers.surroundings.networks), None)
+        if network is None and not self._containers.engine.shares_loopback:
+            raise EngineError(
+                f"the engine at {self._containers.engine.address} is on another machine, where nobody can "
+                "reach published ports: server_pool.docker.network must name a network that the gateway is on"
+            )
         command = self._model.command or (self._pool.command if self._pool.runtime == "docker" else None)
         return ContainerSpec(
             model=self._name,
@@ -250,7 +256,7 @@ class DockerBackend(LlamaBackend):
             mounts=mounts,
             devices=devices,
             gpus=gpus,
-            network=settings.network or next(iter(self._containers.surroundings.networks), None),
+            network=network,
             # As the gateway's user it can read what the gateway can. A rootless engine's root is that user.
             user="" if info.rootless else f"{os.getuid()}:{os.getgid()}",
             groups=() if info.rootless else tuple(str(group) for group in sorted(os.getgroups())),

@@ -104,6 +104,15 @@ class Containers:
                     self._identity = f"container {self.surroundings.name}"
                 await self._sweep()
                 self._prepared = True
+                log.info(
+                    "Docker Engine",
+                    address=self.engine.address,
+                    version=self.info.version,
+                    rootless=self.info.rootless,
+                    gpus=self.info.gpus,
+                    identity=self._identity,
+                    networks=self.surroundings.networks,
+                )
             return self.info
 
     async def run(
@@ -204,8 +213,7 @@ class Containers:
             container.finish(end_of(state, oom_seen=container.oom_seen))
             return
         container.address = address_of(told, network)
-        if self.engine.is_local and not self.surroundings.name:
-            container.pid = int(state["Pid"])
+        container.pid = self._session_of(told)
 
     def _follow(self, container: Container, **since: str) -> None:
         container.follower = spawn(self._read_log(container, since), name=f"log of {container.name}")
@@ -264,14 +272,19 @@ class Containers:
             self._on_left_over()
 
     async def _keep(self, orphan: Orphan) -> None:
+        try:
+            with self.engine.errors(f"look up the container {orphan.name}"):
+                told = await self.engine.client.containers.container(orphan.id).show()
+        except EngineError as error:
+            if error.status == 404:  # it has just gone
+                return
+            raise
         log.info("a container of a dead gateway still runs", container=orphan.name, model=orphan.model)
-        session = 0
-        if self.engine.is_local and not self.surroundings.name:
-            with self.engine.errors("look up a container"):
-                session = int(
-                    (await self.engine.client.containers.container(orphan.id).show())["State"]["Pid"]
-                )
-        self._orphans.keep(orphan, session, self._expire)
+        self._orphans.keep(orphan, self._session_of(told), self._expire)
+
+    def _session_of(self, told: dict[str, Any]) -> int:
+        here = self.engine.is_local and not self.surroundings.name
+        return int(told["State"]["Pid"]) if here else 0
 
     def _expire(self) -> None:
         for orphan in self._orphans.take():

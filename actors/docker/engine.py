@@ -20,7 +20,7 @@ DEFAULT_SOCKET = "/var/run/docker.sock"
 _UNREACHABLE = 900
 """aiodocker's status for a connection that could not be made."""
 
-_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=5)
+_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 """A start under load takes seconds; an engine that hangs must not hold a model for ever."""
 
 _ADVICE = (
@@ -93,6 +93,11 @@ class Engine:
     def is_local(self) -> bool:
         """Whether its processes are those of this machine."""
         return self.address.startswith("unix://")
+
+    @property
+    def shares_loopback(self) -> bool:
+        """Whether a port that it publishes on the loopback address can be reached from here."""
+        return self.is_local or URL(self.address).host in ("localhost", "127.0.0.1", "::1")
 
     @property
     def client(self) -> aiodocker.Docker:

@@ -217,6 +217,16 @@ async def test_the_gateway_is_in_a_container(bench: Bench) -> None:
     await server.stop()
 
 
+async def test_an_engine_on_another_machine(bench: Bench) -> None:
+    """What it publishes cannot be reached; a network may lead there."""
+    await bench.containers.prepare()
+    bench.containers.engine.address = "tcp://there:2375"
+    with pytest.raises(StartError, match=r"is on another machine.*server_pool\.docker\.network must name"):
+        await bench.backend().start(1, ModelFiles(path=bench.folder / "m.gguf"), None)
+    config = await bench.start(bench.backend(docker={"network": "models"}))
+    assert config["HostConfig"]["NetworkMode"] == "models"
+
+
 async def test_a_rootless_engine(bench: Bench) -> None:
     bench.engine.info["SecurityOptions"] = ["name=rootless"]
     config = await bench.start(bench.backend())

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from actors.docker.containers import Containers
@@ -151,6 +152,28 @@ async def test_the_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert (Engine().address, Engine().is_local) == ("tcp://proxy:2375", False)
     assert Engine("unix:///x").address == "unix:///x"
     assert Engine("unix:///x").is_local
+
+
+@pytest.mark.parametrize(
+    ("address", "shares"),
+    [
+        ("unix:///x", True),
+        ("tcp://127.0.0.1:2375", True),
+        ("tcp://[::1]:1", True),
+        ("tcp://there:2375", False),
+    ],
+)
+def test_whose_loopback_address_it_publishes_on(address: str, shares: bool) -> None:
+    assert Engine(address).shares_loopback is shares
+
+
+async def test_an_engine_that_hangs(
+    stand_in: StandInEngine, client: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.docker.engine._TIMEOUT", aiohttp.ClientTimeout(total=0.2))
+    stand_in.held = {"GET /info"}
+    with pytest.raises(EngineError, match="does not answer; could not be asked"):
+        await client.info()
 
 
 async def test_its_log(stand_in: StandInEngine, containers: Containers) -> None:
