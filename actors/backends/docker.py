@@ -1,5 +1,6 @@
 """llama.cpp servers as containers: one for each, from an image, on the GPUs that were chosen for it."""
 
+import asyncio
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -236,7 +237,7 @@ class DockerBackend(LlamaBackend):
         info = await self._containers.prepare()
         devices = tuple(share.device for share in placement.shares) if placement else ()
         image = self._image(on_gpu=bool(devices))
-        inside, mounts = self._mounted(files)
+        inside, mounts = await asyncio.to_thread(self._mounted, files)
         gpus = self._devices(info, devices)
         settings = self._pool.docker
         network = settings.network or next(iter(self._containers.surroundings.networks), None)
@@ -264,7 +265,10 @@ class DockerBackend(LlamaBackend):
         )
 
     def _mounted(self, files: ModelFiles) -> tuple[ModelFiles, tuple[Mount, ...]]:
-        """The files as the container sees them, and how they come there: one by one, nothing beside them."""
+        """The files as the container sees them, and how they come there: one by one, nothing beside them.
+
+        Blocking.
+        """
         first, projector = files.path, files.projector
         places = {first.with_name(name): FOLDER / name for name in part_names(first.name)}
         inside = ModelFiles(path=FOLDER / first.name, label=files.label)

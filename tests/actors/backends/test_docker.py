@@ -1,13 +1,14 @@
 """What the backend makes of a model's settings: its image, its files, its GPUs; on a stand-in engine."""
 
 import socket as sockets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from blockbuster import blockbuster_ctx
 
 from actors.backends import StartError
 from actors.backends.docker import CUDA_IMAGE, IMAGE, DockerBackend
@@ -35,11 +36,13 @@ GPUS = [
 class Bench:
     """A backend, its engine, and what it started."""
 
-    def __init__(self, engine: StandInEngine, folder: Path, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, engine: StandInEngine, folder: Path, session: aiohttp.ClientSession, calibration: Calibration
+    ) -> None:
         self.engine = engine
         self.folder = folder
         self.session = session
-        self.calibration = Calibration(None)
+        self.calibration = calibration
         self.containers = self.open()
 
     def open(self) -> Containers:
@@ -84,14 +87,27 @@ class Bench:
         return config
 
 
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[None]:
+    """A blocking call of ours in a running loop is an error."""
+    with blockbuster_ctx(["proxy", "actors"]):
+        yield
+
+
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+def calibration() -> Iterator[Calibration]:
+    """One that knows nothing."""
+    with closing(Calibration(None)) as nothing:
+        yield nothing
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, calibration: Calibration) -> AsyncIterator[Bench]:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     async with stand_in_engine(tmp_path / "docker.sock") as engine, aiohttp.ClientSession() as session:
         engine.images |= {IMAGE: "sha256:3333", CUDA_IMAGE: "sha256:4444"}
-        made = Bench(engine, tmp_path, session)
-        with closing(made.calibration):
-            yield made
+        made = Bench(engine, tmp_path, session, calibration)
+        yield made
         await made.containers.close()
 
 
