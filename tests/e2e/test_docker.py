@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -326,10 +327,8 @@ def own_engine() -> Iterator[PrivateEngine]:
     reason = None
     if os.getuid():
         reason = "a dockerd of its own needs root"
-    elif subprocess.run(
-        ["which", "dockerd", "unshare", "nsenter"], capture_output=True, check=False
-    ).returncode:
-        reason = "there is no dockerd"
+    elif not all(map(shutil.which, ("dockerd", "unshare", "nsenter", "ip"))):
+        reason = "dockerd, unshare, nsenter and ip are needed"
     if reason is None:
         with private_engine() as started:
             yield started
