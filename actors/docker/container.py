@@ -37,6 +37,8 @@ class Container:
         self.oom_seen = False
         self.follower: asyncio.Task[None] | None = None
         """The task that reads its log."""
+        self.log_read_at = 0.0
+        """Unix time to which it has been read, when it is not being read."""
         self._ended = asyncio.Event()
 
     def finish(self, end: End) -> None:

@@ -5,6 +5,7 @@ An end is an event. What happened while nobody could be told is looked up afterw
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
@@ -229,6 +230,7 @@ class Containers:
             log.debug("log ends", container=container.name, reason=str(error))
         finally:
             container.lines.end()
+            container.log_read_at = time.time()
 
     async def _remove(self, id_or_name: str, grace: float) -> None:
         container = self._running.get(id_or_name) or next(
@@ -316,10 +318,11 @@ class Containers:
         for id_, container in known.items():
             if id_ not in told:
                 container.finish(End(how="was removed by somebody else"))
-            elif told[id_]["State"] in _GONE:
+                continue
+            if container.end is None and container.follower is not None and container.follower.done():
+                self._follow(container, since=f"{container.log_read_at:.6f}")
+            if told[id_]["State"] in _GONE:
                 _ = self._begin(self._died(container), container.name)
-            elif container.follower is not None and container.follower.done() and container.end is None:
-                self._follow(container, tail="0")
         doomed, self._doomed = self._doomed, set()
         for id_or_name in doomed:
             _ = self._begin(self._remove(id_or_name, 0.0), id_or_name)

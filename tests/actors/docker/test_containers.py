@@ -375,6 +375,33 @@ async def test_events_that_end_without_a_word(
             await containers.remove(container)
 
 
+async def test_its_log_goes_on_where_it_was(
+    engine: EngineClient, name: str, spec: ContainerSpec, tmp_path: Path
+) -> None:
+    wire = Wire(engine.address, tmp_path / "engine.sock")
+    code = "import time\nfor n in range(1000):\n    print(n, flush=True); time.sleep(0.02)\n"
+    lines: list[str] = []
+    async with open_containers(wire.address, name) as containers:
+        writes = changed(spec, entrypoint=("/usr/bin/python3", "-c"), command=(code,))
+        started = await containers.run(writes, ANY_PORT, lines.append)
+        await asyncio.to_thread(until, lambda: len(lines) > 5, "it writes")
+        wire.cut()
+        assert started.follower is not None
+        await asyncio.wait([started.follower])
+        before = len(lines)
+        log = f"/containers/{started.id}/logs?stdout=1"
+        await asyncio.to_thread(until, lambda: engine.ask("GET", log).count(b"\n") > before + 5, "it goes on")
+        engine.kill(started.id)
+        wire.mend()
+        assert await started.wait(5)
+        numbers = sorted({int(line) for line in lines})
+        assert len(numbers) > before, "what it wrote while nobody read"
+        assert numbers[-1] - numbers[0] - len(numbers) + 1 <= 1, (
+            "without a gap, save for the moment of the cut"
+        )
+        await containers.remove(started)
+
+
 async def test_while_the_engine_is_away(
     engine: EngineClient, name: str, spec: ContainerSpec, tmp_path: Path
 ) -> None:
