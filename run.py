@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import os
 import signal
-import socket
 import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -20,33 +19,30 @@ import structlog
 import yaml
 from aiohttp import web
 
-from actors.backends import Backend
-from actors.backends.children import is_alive, owner_mark, sweep_orphans
+from actors.backends.children import sweep_orphans
 from actors.backends.command import build_of, find_command, runs_in_container
-from actors.backends.docker import DockerBackend
-from actors.backends.llama import Shared, answers
-from actors.backends.ports import PortBook
-from actors.backends.prediction import Predictor
-from actors.backends.process import ProcessBackend
 from actors.calibration import CALIBRATION, Calibration
 from actors.config import Config, Model, load_config
 from actors.docker.containers import Containers
-from actors.docker.engine import Engine
 from actors.errors import ConfigError
+from actors.factory import make_containers, make_supervisor, uses_containers
 from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
-from actors.hub.names import parse_name
-from actors.model import ModelActor
 from actors.observer import Observer
+from actors.ollama.daemons import Daemons
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
-from actors.planner import Planner
-from actors.roster import ModelSpec, Policy
-from actors.supervisor import Adopted, Supervisor
+from actors.supervisor import Supervisor
+from agents.host import AgentHost
+from proxy.agent_views import AgentViews
 from proxy.app import make_app, make_runner
-from proxy.generate import Gateway, Limits
+from proxy.asking import Asker, Limits
+from proxy.catalog import Catalog
+from proxy.generate import Gateway
+from proxy.llm import Models
 from proxy.logs import set_up_logging
+from proxy.ollama import OllamaApi
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -174,26 +170,22 @@ async def serve(config: Config) -> int:
     if swept := await asyncio.to_thread(sweep_orphans):
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(health_session())
-        observer = await _start_observer(config, stack)
-        monitor = observer.monitor
-        downloads = await stack.enter_async_context(aiohttp.ClientSession())
-        hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-        containers = make_containers(config, session, observer)
-        stack.push_async_callback(containers.close)
-        supervisor = make_supervisor(config, session, hub, observer, containers)
-        upstream = Upstream(silence_limit=config.server_pool.request_timeout)
-        stack.push_async_callback(upstream.close)
-        gateway = make_gateway(config, supervisor, upstream)
-        views = Views(supervisor, hub, observer, config, version=VERSION)
-        runner = make_runner(make_app(gateway, views))
+        supervisor, host, runner, containers = await _build(config, stack)
         await runner.setup()
         supervisor.start()
+        try:
+            await host.start()
+        except ConfigError as error:
+            log.critical("cannot start", reason=str(error))
+            await supervisor.shut_down(0)
+            await runner.cleanup()
+            return 2
         try:
             await web.TCPSite(runner, config.server.host, config.server.port, backlog=1024).start()
         except OSError as error:
             reason = error.strerror or str(error)
             log.critical("cannot listen", host=config.server.host, port=config.server.port, reason=reason)
+            await host.stop()
             await supervisor.shut_down(0)
             await runner.cleanup()
             return 1
@@ -205,10 +197,50 @@ async def serve(config: Config) -> int:
         log.info("shutting down", drain_timeout=config.server.drain_timeout)
         await supervisor.shut_down(config.server.drain_timeout)
         await runner.cleanup()
+        await host.stop()
     log.info("stopped")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # all is done; the interpreter needs a moment to end
     return 0
+
+
+async def _build(
+    config: Config, stack: AsyncExitStack
+) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
+    """Everything, put together; what must be closed again is left to `stack`. Nothing is started yet."""
+    session = await stack.enter_async_context(health_session())
+    observer = await _start_observer(config, stack)
+    monitor = observer.monitor
+    downloads = await stack.enter_async_context(aiohttp.ClientSession())
+    hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
+    daemons = await stack.enter_async_context(Daemons(config.ollama, downloads).running())
+    containers = make_containers(config, session, observer)
+    stack.push_async_callback(containers.close)
+    supervisor = make_supervisor(config, session, hub, observer, daemons, containers, _cache_folder())
+    upstream = Upstream(silence_limit=config.server_pool.request_timeout)
+    stack.push_async_callback(upstream.close)
+    catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
+    asker = make_asker(config, supervisor, upstream, daemons)
+    host = AgentHost.from_config(
+        config,
+        llm=Models(asker, catalog),
+        http=downloads,
+        folder=_agent_folder(config),
+        memory=observer.last_load,
+    )
+    gateway = Gateway(supervisor, asker, catalog, host)
+    views = Views(supervisor, catalog, observer, config, version=VERSION)
+    ollama = OllamaApi(
+        supervisor,
+        catalog,
+        hub,
+        downloads,
+        body_limit=asker.limits.body,
+        idle_timeout=config.server_pool.idle_timeout,
+    )
+    agent_views = AgentViews(host, body_limit=asker.limits.body)
+    runner = make_runner(make_app(gateway, views, ollama, agent_views))
+    return supervisor, host, runner, containers
 
 
 def _memory(monitor: GpuMonitor) -> int:
@@ -241,90 +273,22 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     return observer
 
 
-def uses_containers(config: Config) -> bool:
-    """Whether any model's server may be a container."""
-    pool = config.server_pool
-    return pool.runtime == "docker" or any(
-        runs_in_container(pool, model) for model in config.llama_cpp.models.values()
-    )
-
-
-def make_containers(config: Config, session: aiohttp.ClientSession, observer: Observer) -> Containers:
-    """The containers of this gateway. It has them by its address, or if that is any, as long as it lives."""
-    server, machine = config.server, socket.gethostname()
-    process = f"process of {machine} "
-    identity = f"{machine} {server.host}:{server.port}" if server.port else f"{process}{owner_mark()}"
-    containers = Containers(
-        Engine(config.server_pool.docker.host),
-        name=config.server_pool.docker.name,
-        identity=identity,
-        is_dead=lambda other: other.startswith(process) and not is_alive(other.removeprefix(process)),
-        answers=lambda host, port: answers(session, host, port),
-        on_left_over=observer.report_again,
-    )
-    observer.left_over = containers.left_over
-    return containers
-
-
-def make_supervisor(
-    config: Config, session: aiohttp.ClientSession, hub: Hub, observer: Observer, containers: Containers
-) -> Supervisor:
-    """The supervisor with one actor per configured model; nothing runs before `start`."""
-    pool = config.server_pool
-    predictor = Predictor(config, observer.calibration, lambda: [gpu.total for gpu in observer.monitor.gpus])
-    ports = PortBook(pool.host, pool.port_start)
-    shared = Shared(config, hub, session, ports, predictor, _cache_folder())
-
-    def make_backend(name: str, model: Model) -> Backend:
-        if runs_in_container(pool, model):
-            # Where the GPUs are not managed the monitor knows of none.
-            return DockerBackend(
-                name, model, shared, containers=containers, gpus=lambda: observer.monitor.gpus
-            )
-        return ProcessBackend(name, model, shared)
-
-    def make_actor(name: str, model: Model) -> ModelActor:
-        backend = make_backend(name, model)
-        return ModelActor(name, backend, supervisor.tell, stall_timeout=pool.health_timeout)
-
-    def adopt(name: str) -> Adopted | None:
-        """A model that a request names by its repository, if `hub.allow` lets it."""
-        hub_name = parse_name(name)
-        if hub_name is None or not hub.allows(hub_name):
-            return None
-        model = Model(repo=hub_name.repo, variant=hub_name.variant)
-        return ModelSpec.of(name, model), make_actor(name, model)
-
-    models = config.llama_cpp.models
-    actors: dict[str, ModelActor] = {}
-    supervisor = Supervisor(Planner(Policy.of(config), _specs(models)), actors, adopt, observer)
-    for name, model in models.items():
-        actors[name] = make_actor(name, model)
-    return supervisor
-
-
-def _specs(models: dict[str, Model]) -> list[ModelSpec]:
-    """The models as the planner knows them. One of a hub answers to its name there too."""
-    taken = {name for known, model in models.items() for name in (known, *model.aliases)}
-    specs = []
-    for name, model in models.items():
-        aliases = list(model.aliases)
-        if model.hub_name and (hub_name := str(model.hub_name)) not in taken:
-            taken.add(hub_name)
-            aliases.append(hub_name)
-        specs.append(ModelSpec.of(name, model, aliases))
-    return specs
-
-
-def make_gateway(config: Config, supervisor: Supervisor, upstream: Upstream) -> Gateway:
-    """What the handlers of the front door share."""
+def make_asker(config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons) -> Asker:
+    """What asks models on behalf of clients and of agents."""
     limits = Limits(
         body=config.server.max_body_mb * 2**20,
         queue_timeout=config.server_pool.queue_timeout,
         write_timeout=config.server.write_timeout,
         keepalive_interval=config.server.keepalive_interval,
     )
-    return Gateway(supervisor, upstream, limits)
+    return Asker(supervisor, upstream, limits, daemons.look_soon)
+
+
+def _agent_folder(config: Config) -> Path:
+    if config.agent_data is not None:
+        return Path(config.agent_data).expanduser()
+    base = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
+    return Path(base) / "llama-smart-proxy" / "agents"
 
 
 def _cache_folder() -> Path:

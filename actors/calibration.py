@@ -141,6 +141,13 @@ FROM devices JOIN loads ON loads.id = devices.load ORDER BY gpu, driver, build
 """
 
 
+LAST_LOADS = "SELECT * FROM loads WHERE id IN (SELECT max(id) FROM loads GROUP BY model)"
+
+DEVICES = (
+    "SELECT gpu, driver, predicted, buffers, measured, peak FROM devices WHERE load = ? ORDER BY position"
+)
+
+
 class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
     """What a load took on one card: bytes, None or 0 where nobody told.
 
@@ -324,6 +331,24 @@ class Calibration:
         rows = self._rows("SELECT seconds FROM loads WHERE file = ? ORDER BY id DESC LIMIT 9", (file,))
         return median(seconds for (seconds,) in rows) if rows else None
 
+    def last_loads(self) -> dict[str, Load]:
+        """The last load of each model, by the model's name."""
+        loads = {}
+        for number, model, file, settings, build, certainty, seconds, host, buffers in self._rows(LAST_LOADS):
+            devices = self._rows(DEVICES, (number,))
+            loads[model] = Load(
+                model=model,
+                file=file,
+                settings=settings,
+                build=build,
+                certainty=certainty,
+                seconds=seconds,
+                devices=tuple(_device_load(*device) for device in devices),
+                host_predicted=host,
+                host_buffers=buffers,
+            )
+        return loads
+
     def summary(self) -> list[Card]:
         """What is known of each card, driver and build, for people. Reads all there is."""
         cards = []
@@ -393,6 +418,14 @@ class Calibration:
         except (OSError, sqlite3.Error) as error:
             log.warning("what loads took will be forgotten", path=str(self._path), error=str(error))
             return _connect(":memory:")
+
+
+def _device_load(
+    gpu: str, driver: str, predicted: int, buffers: int | None, measured: int | None, peak: int | None
+) -> DeviceLoad:
+    return DeviceLoad(
+        gpu=gpu, driver=driver, predicted=predicted, buffers=buffers, measured=measured, peak=peak
+    )
 
 
 def _difference(difference: int | None, is_exact: bool) -> int | None:

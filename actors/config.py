@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import yaml
+from yarl import URL
 
 from actors.errors import ConfigError
 from actors.hub.names import HubName, parse_name
@@ -108,6 +109,7 @@ class Model(Section, frozen=True, kw_only=True):
     image: str | None = None
     command: str | list[str] | None = None
     arguments: list[str] = []
+    agents: list[str] = []
 
     @property
     def hub_name(self) -> HubName | None:
@@ -126,6 +128,54 @@ class LlamaCpp(Section, frozen=True, kw_only=True):
             if name in (known, *model.aliases):
                 return model
         return None
+
+
+class OllamaModel(Section, frozen=True, kw_only=True):
+    """One model of `ollama.models`."""
+
+    model: str | None = None
+    daemon: str | None = None
+    aliases: list[str] = []
+    ctx_size: Count | None = None
+    parallel: Count | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
+    never_evict: bool = False
+
+
+class Ollama(Section, frozen=True, kw_only=True):
+    """The Ollama daemons, and which of their models are served."""
+
+    host: str | None = None
+    port: Port = 11434
+    daemons: dict[str, str] = {}
+    timeout: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    discover: bool = True
+    pull: bool = False
+    parallel: Count = 1
+    elsewhere: list[str] = []
+    models: dict[str, OllamaModel] = {}
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where each daemon listens, by its name."""
+        single = {} if self.host is None else {"ollama": address_of(self.host, self.port)}
+        return single | self.daemons
+
+
+def address_of(host: str, port: int) -> str:
+    """A daemon's address; `host` may be one already, or have a port, as in `OLLAMA_HOST`."""
+    if "://" in host or re.search(r"[^:]:\d+$|\]:\d+$", host):
+        return host
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
+
+
+def daemon_address(url: str) -> tuple[str, int]:
+    """Host and port of an Ollama daemon's address. Raises `ValueError` for what is not http://host[:port]."""
+    base = URL(url if "://" in url else f"http://{url}")
+    if base.scheme != "http" or not base.host or base.path != "/" or base.query_string or base.user:
+        raise ValueError(f"{url!r} is no address of an Ollama daemon: expected http://host[:port]")
+    # As Ollama's own clients read OLLAMA_HOST.
+    return base.host, base.explicit_port or (80 if "://" in url else 11434)
 
 
 class HubSettings(Section, frozen=True, kw_only=True):
@@ -171,15 +221,22 @@ class GpuSettings(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """The whole configuration. `agents` and `ollama` have no settings in this version."""
+    """The whole configuration.
+
+    `agents` is a list of names, or of mappings from a name to its options, or one such mapping; what they
+    mean is for `agents.settings` to say.
+    """
 
     server: Server = Server()
     server_pool: ServerPool = ServerPool()
     llama_cpp: LlamaCpp = LlamaCpp()
     hub: HubSettings = HubSettings()
-    agents: list[str] = []
+    agents: list[str | dict[str, Any]] | dict[str, Any] = []
+    agent_folders: list[str] = []
+    agent_data: str | None = None
+    skip_broken_agents: bool = False
     gpu: GpuSettings = GpuSettings()
-    ollama: dict[str, Any] = {}
+    ollama: Ollama = Ollama()
 
 
 def load_config(path: Path) -> Config:
@@ -209,23 +266,22 @@ def parse_config(data: object, *, folder: Path, environment: dict[str, str] | No
         raise ConfigError(_readable(error)) from error
     _check(config)
     models = {name: _absolute(model, folder) for name, model in config.llama_cpp.models.items()}
-    return msgspec.structs.replace(config, llama_cpp=LlamaCpp(models=models))
+    return msgspec.structs.replace(
+        config,
+        llama_cpp=LlamaCpp(models=models),
+        agent_folders=[_absolute_path(path, folder) for path in config.agent_folders],
+        agent_data=config.agent_data and _absolute_path(config.agent_data, folder),
+    )
 
 
 def _check(config: Config) -> None:
-    if config.agents:
-        raise ConfigError(f"agents: there are no agents in this version, but {config.agents[0]!r} is named")
-    if config.ollama:
-        raise ConfigError(f"ollama.{next(iter(config.ollama))}: this version has no settings in ollama")
     _check_docker(config.server_pool.docker)
     taken: dict[str, str] = {}
     for name, model in config.llama_cpp.models.items():
         where = f"llama_cpp.models.{name}"
-        _check_model(where, name, model)
-        for other in (name, *model.aliases):
-            if other in taken:
-                raise ConfigError(f"{where}: the name {other!r} is already that of {taken[other]}")
-            taken[other] = where
+        _check_model(where, model)
+        _take(taken, where, name, model.aliases)
+    _check_ollama(config.ollama, taken)
 
 
 def _check_docker(settings: DockerSettings) -> None:
@@ -242,9 +298,37 @@ def _check_docker(settings: DockerSettings) -> None:
             raise ConfigError(f"{where}.mounts: expected absolute paths, got {path!r}")
 
 
-def _check_model(where: str, name: str, model: Model) -> None:
+def _check_ollama(ollama: Ollama, taken: dict[str, str]) -> None:
+    for daemon, url in ollama.addresses.items():
+        try:
+            daemon_address(url)
+        except ValueError as error:
+            where = f"ollama.daemons.{daemon}" if daemon in ollama.daemons else "ollama.host"
+            raise ConfigError(f"{where}: {error}") from None
+    for daemon in ollama.elsewhere:
+        if daemon not in ollama.addresses:
+            known = _list(ollama.addresses)
+            raise ConfigError(f"ollama.elsewhere: no daemon {daemon!r}; there are: {known}")
+    for name, served in ollama.models.items():
+        where = f"ollama.models.{name}"
+        if not ollama.addresses:
+            raise ConfigError(f"{where}: no daemon is configured (ollama.host or ollama.daemons)")
+        if served.daemon is not None and served.daemon not in ollama.addresses:
+            known = _list(ollama.addresses)
+            raise ConfigError(f"{where}.daemon: no daemon {served.daemon!r}; there are: {known}")
+        _take(taken, where, name, served.aliases)
+
+
+def _take(taken: dict[str, str], where: str, name: str, aliases: list[str]) -> None:
     if not name or name != name.strip():
         raise ConfigError(f"{where}: a model needs a name without surrounding space")
+    for other in (name, *aliases):
+        if other in taken:
+            raise ConfigError(f"{where}: the name {other!r} is already that of {taken[other]}")
+        taken[other] = where
+
+
+def _check_model(where: str, model: Model) -> None:
     if (model.path is None) == (model.repo is None):
         raise ConfigError(f"{where}: expected either a path or a repo")
     if model.variant is not None and model.repo is None:
@@ -278,11 +362,15 @@ def _absolute(model: Model, folder: Path) -> Model:
     def resolve(path: str | None) -> str | None:
         if path is None or path.startswith(BUILTIN):
             return path
-        return str(folder / Path(path).expanduser())
+        return _absolute_path(path, folder)
 
     if model.repo is not None:
         return model
     return msgspec.structs.replace(model, path=resolve(model.path), mmproj=resolve(model.mmproj))
+
+
+def _absolute_path(path: str, folder: Path) -> str:
+    return str(folder / Path(path).expanduser())
 
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

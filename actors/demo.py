@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Matrix = npt.NDArray[np.float64]
 
-VERSION = 1
+VERSION = 2
 """Part of the file's name: to be raised with every change that makes other weights."""
 
 CONTEXT = 4096
@@ -311,6 +311,8 @@ def _write_gguf(path: Path, weights: _Weights) -> None:
     writer.add_rope_freq_base(ROPE_BASE)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(len(tokenizer.tokens))
+    if weights.embedding:
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_tokenizer_model("gpt2")

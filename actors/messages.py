@@ -5,6 +5,7 @@ an earlier process can be told from one about the present one. Times are seconds
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
@@ -13,12 +14,22 @@ from actors.errors import Failure, Rejection
 from actors.ledger import Device, Host
 from actors.placement import Placement
 
+Api = Literal["llama.cpp", "ollama"]
+"""What a model's server speaks: llama.cpp's APIs, or Ollama's."""
+
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where a model's server answers HTTP. Not necessarily on this machine."""
+    """Where a model's server answers HTTP. Not necessarily on this machine.
+
+    A server of several models knows this one by the name `model`, and keeps it as it is only for requests
+    with these `options`.
+    """
 
     host: str
     port: int
+    api: Api = "llama.cpp"
+    model: str | None = None
+    options: tuple[tuple[str, int], ...] = ()
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -31,7 +42,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Acquire(Message, frozen=True, kw_only=True):
     """Ask for a lease. `slot` is false for work that occupies no generation slot (tokenizing).
 
-    `key` is whose request it is: turns are shared between keys.
+    `key` is whose request it is: turns are shared between keys. `keep_alive`: seconds that the model stays
+    loaded after it, instead of the policy's idle time-out.
     """
 
     ticket: int
@@ -40,6 +52,7 @@ class Acquire(Message, frozen=True, kw_only=True):
     slot: bool = True
     load: bool = True
     key: str = ""
+    keep_alive: float | None = None
 
 
 class Cancel(Message, frozen=True, kw_only=True):

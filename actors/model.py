@@ -133,6 +133,10 @@ class ModelActor(Actor[Order]):
             self.progress = None
         return None
 
+    async def files(self) -> ModelFiles | None:
+        """Its files, if they are on the disk. Raises `StartError`."""
+        return await self._backend.find()
+
     async def appraise(self) -> Demand | None:
         """What the model would take, by its files on the disk; None if they are not there.
 

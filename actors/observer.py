@@ -49,6 +49,8 @@ class Observer:
         """Sessions of servers that a dead gateway left, whose memory is to be had."""
         self.cards: list[Card] = []
         """What is known of each kind of card, for /health."""
+        self.loads: dict[str, Load] = {}
+        """The last load of each model that was measured, by the model's name, of earlier runs too."""
 
     def attach(self, report: Callable[[MemorySampled], None]) -> None:
         """Report each sample from now on, and the present one."""
@@ -69,12 +71,17 @@ class Observer:
         if self.monitor.on_sample is not None and self.monitor.asked_at is not None:
             self.monitor.on_sample(self.monitor.sample)
 
+    def last_load(self, model: str) -> Load | None:
+        """What the present or last load of a model took, if that was measured."""
+        return self.loads.get(model)
+
     async def refresh(self) -> None:
         """Look up anew what is known of the cards."""
         for name, driver in {(gpu.name, gpu.driver) for gpu in self.monitor.gpus}:
             overhead = await asyncio.to_thread(self.calibration.overhead, name, driver, self.build)
             self._overheads[name, driver] = overhead
         self.cards = await asyncio.to_thread(self.calibration.summary)
+        self.loads = await asyncio.to_thread(self.calibration.last_loads)
 
     async def _learn_and_report(self, sample: Sample, report: Callable[[MemorySampled], None]) -> None:
         await self.refresh()

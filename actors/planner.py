@@ -30,6 +30,7 @@ from actors.ledger import LAG, Holding, Ledger
 from actors.lifecycle import RUNNING, Move, State
 from actors.messages import (
     Acquire,
+    Api,
     BecameReady,
     Cancel,
     Drain,
@@ -98,6 +99,11 @@ class Planner:
         if idle:
             self._models.remove(model)
         return idle
+
+    def api_of(self, name: str) -> Api | None:
+        """What the server of a model or alias speaks."""
+        model = self._models.find(name)
+        return model.spec.api if model else None
 
     def resolve(self, name: str) -> str | None:
         """The canonical name of a model or alias."""
@@ -315,7 +321,7 @@ class Planner:
                 assert model.yields_to is not None
                 self._halt(model, f"drained, so that {model.yields_to.spec.name!r} gets its turn", now)
             elif self._idle_until(model) <= now:
-                self._halt(model, f"idle for {self._policy.idle_timeout:g} s", now)
+                self._halt(model, f"idle for {self._keep_alive(model):g} s", now)
 
     def _expire(self, now: float) -> None:
         """Reject what has waited for too long. The end of a download sets new deadlines."""
@@ -403,9 +409,13 @@ class Planner:
             self._effects.append(Drain(victim.spec.name, victim.life.epoch, why))
 
     def _idle_until(self, model: Model) -> float:
-        if self._policy.idle_timeout <= 0 or model.life.state is not State.READY or model.holders:
+        if model.life.state is not State.READY or model.holders or model.queue:
             return math.inf
-        return model.last_used + self._policy.idle_timeout
+        return model.last_used + self._keep_alive(model)
+
+    def _keep_alive(self, model: Model) -> float:
+        """Seconds that it stays without work."""
+        return self._policy.idle_timeout or math.inf if model.keep_alive is None else model.keep_alive
 
     def _close(self, now: float) -> None:
         overdue = self._closing_at is not None and now >= self._closing_at
@@ -434,6 +444,8 @@ class Planner:
         model.busy += ticket.slot
         model.last_used = now
         model.used = True
+        if ticket.slot or ticket.keep_alive is not None:
+            model.keep_alive = ticket.keep_alive
         waited_for_load = ticket.asked_at < model.ready_at
         load_began = max(model.started_at, ticket.asked_at)
         fetched = max(0.0, model.fetch_ended - max(model.fetch_began, ticket.asked_at))

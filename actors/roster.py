@@ -13,7 +13,7 @@ from actors.demand import Demand
 from actors.errors import Failure, Forbidden, LoadFailed, NeverFits, Rejection, UnknownModel
 from actors.ledger import Ledger
 from actors.lifecycle import Life, Move, State
-from actors.messages import Acquire, BecameReady, Endpoint, Figures
+from actors.messages import Acquire, Api, BecameReady, Endpoint, Figures
 from actors.placement import Placement, Wish
 
 OnNoGpu = Literal["cpu", "queue", "fail"]
@@ -72,7 +72,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What the planner knows of a model before it runs. `slots`: requests that it serves at once.
 
-    Of two models that wait for room, that of the higher `priority` comes first; it also stays longer.
+    Of two models that wait for room, that of the higher `priority` comes first; it also stays longer. `api`
+    is what its server speaks.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish = Wish()
     priority: int = 0
     never_evict: bool = False
+    api: Api = "llama.cpp"
 
     @classmethod
     def of(cls, name: str, model: config.Model, aliases: Iterable[str] = ()) -> "ModelSpec":
@@ -94,12 +96,27 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
             never_evict=model.never_evict,
         )
 
+    @classmethod
+    def of_ollama(
+        cls, name: str, model: config.OllamaModel, aliases: Iterable[str], parallel: int
+    ) -> "ModelSpec":
+        """As its settings say; `parallel` counts where they do not."""
+        return cls(
+            name=name,
+            aliases=tuple(aliases),
+            slots=model.parallel or parallel,
+            priority=model.priority,
+            never_evict=model.never_evict,
+            api="ollama",
+        )
+
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One model in `Planner.describe`. Seconds count from now; `error` is its last failure."""
 
     name: str
     aliases: tuple[str, ...]
+    api: Api
     state: State
     epoch: int
     slots: int
@@ -109,6 +126,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     ready_seconds: float | None
     load_seconds: float | None
     idle_seconds: float | None
+    keep_alive: float | None
+    """Seconds that it stays without work, as its latest request wished; None: as the policy says."""
     failures: int
     retry_in: float | None
     error: str | None
@@ -135,7 +154,7 @@ class Ticket:
     `since` is when it began to wait for its turn: the time of a download is not counted.
     """
 
-    __slots__ = ("asked_at", "deadline", "end", "id", "key", "model", "since", "slot", "turn")
+    __slots__ = ("asked_at", "deadline", "end", "id", "keep_alive", "key", "model", "since", "slot", "turn")
 
     def __init__(self, message: Acquire, model: "Model", now: float, turn: float) -> None:
         self.id = message.ticket
@@ -144,6 +163,7 @@ class Ticket:
         self.deadline = message.deadline
         self.slot = message.slot
         self.key = message.key
+        self.keep_alive = message.keep_alive
         self.turn = self.end = turn
 
 
@@ -152,7 +172,8 @@ class Model:
 
     `holders`: since when each ticket has its lease. `queue`: waiting tickets, in the order of their turns.
     `gap`: mean seconds from the end of its work to its next request. `used`: it has served since its load.
-    `outlook`: what was decided about its place. `yields_to`: for whom it drains; who asked before
+    `keep_alive`: seconds that it stays without work, if its latest request wished. `outlook`: what was
+    decided about its place. `yields_to`: for whom it drains; who asked before
     `yields_since` is still served. `surcharge`: bytes that it takes more of each GPU than was predicted.
     `finish`: when each key's latest request would be done if all shared fairly, in turns of this model.
     """
@@ -174,6 +195,7 @@ class Model:
         self.started_at = 0.0
         self.ready_at = 0.0
         self.last_used = 0.0
+        self.keep_alive: float | None = None
         self.halted_at = 0.0
         self.suspect_until = 0.0
         self.used = False
@@ -221,6 +243,7 @@ class Model:
         self.ready_at = self.last_used = now
         self.suspect_until = 0.0
         self.used = False
+        self.keep_alive = None
         if not event.figures.taken_over:
             self.mean_load = now - self.started_at
 
@@ -289,6 +312,7 @@ class Model:
         return ModelStatus(
             name=self.spec.name,
             aliases=self.spec.aliases,
+            api=self.spec.api,
             state=state,
             epoch=self.life.epoch,
             slots=self.spec.slots,
@@ -298,6 +322,7 @@ class Model:
             ready_seconds=now - self.ready_at if up else None,
             load_seconds=self.ready_at - self.started_at if up else None,
             idle_seconds=now - self.last_used if up and not self.holders else None,
+            keep_alive=self.keep_alive,
             failures=self.failures,
             retry_in=max(0.0, self.retry_at - now) if state is State.FAILED else None,
             error=self.failure.message if self.failure else None,

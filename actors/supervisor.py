@@ -19,10 +19,12 @@ import structlog
 
 from actors.errors import LoadFailed, RejectedError, Rejection
 from actors.explain import explain
+from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
 from actors.ledger import Ledger
 from actors.messages import (
     Acquire,
+    Api,
     Cancel,
     Drain,
     Effect,
@@ -100,6 +102,11 @@ class Supervisor(Actor[Event]):
         self._timer_at = float("inf")
         self.finished = asyncio.Event()
 
+    def add(self, spec: ModelSpec, actor: ModelActor) -> None:
+        """One more model that is configured, whose names are free; before `start`."""
+        self._planner.add(spec)
+        self._models[spec.name] = actor
+
     def start(self) -> None:
         """Start the model actors, then this one."""
         for model in self._models.values():
@@ -126,11 +133,13 @@ class Supervisor(Actor[Event]):
         timeout: float,
         slot: bool = True,
         load: bool = True,
+        keep_alive: float | None = None,
         on_ticket: Callable[[int], None] = lambda _: None,
     ) -> AsyncIterator[Lease]:
         """Wait for a lease on a model, at most `timeout` seconds; it is given back when the block ends.
 
-        `on_ticket` is told the number by which `outlook` knows what is waited for.
+        `on_ticket` is told the number by which `outlook` knows what is waited for. `keep_alive`: seconds that
+        the model stays loaded after it.
         Raises `RejectedError`. A requester that is cancelled while it waits leaves the queue at once.
         """
         ticket = next(self._tickets)
@@ -138,7 +147,14 @@ class Supervisor(Actor[Event]):
         self._replies[ticket] = reply
         on_ticket(ticket)
         self.tell(
-            Acquire(ticket=ticket, model=model, deadline=time.monotonic() + timeout, slot=slot, load=load)
+            Acquire(
+                ticket=ticket,
+                model=model,
+                deadline=time.monotonic() + timeout,
+                slot=slot,
+                load=load,
+                keep_alive=keep_alive,
+            )
         )
         try:
             answer = await reply
@@ -159,9 +175,18 @@ class Supervisor(Actor[Event]):
         """The canonical name of a known model or alias."""
         return self._planner.resolve(name)
 
+    def api_of(self, name: str) -> Api | None:
+        """What the server of a known model or alias speaks."""
+        return self._planner.api_of(name)
+
     def would_adopt(self, name: str) -> bool:
         """Whether a request for this unknown name would be let in."""
         return self._adopt(name) is not None
+
+    async def files(self, name: str) -> ModelFiles | None:
+        """A known model's files, if they are on the disk. Raises `StartError`."""
+        canonical = self.resolve(name)
+        return await self._models[canonical].files() if canonical is not None else None
 
     def progress(self, model: str) -> Progress | None:
         """How far the download of a model's files is; None when there is none."""

@@ -6,13 +6,19 @@ The rooms, along a request's way:
 * `endpoints`  the table of endpoints: path, dialect, what is checked, how it is answered
 * `requests`   what is checked of a body before a model is loaded
 * `generate`   the way itself: check, lease, ask, answer as a stream or as a whole
+* `catalog`    which models there are, under which names, and what their servers speak
+* `asking`     the lease, and the question under it
+* `answers`    whole, assembled or relayed; `translated`: through events, by the tables of `codecs` (pure)
+* `translate/` each dialect to and from the canonical request and stream (pure)
 * `upstream`   connections to the model servers; `http1` reads what they send (pure)
-* `relay`      bytes from the upstream's socket to the client's; `sse` cuts them into events (pure)
+* `relay`      bytes from the upstream's socket to the client's
+               `sse` and `ndjson` cut them (pure)
 * `waiting`    comment lines for streams that wait
 * `assemble`   whole answers out of streams (pure)
 * `dialects`, `errors`  how each API words an error (pure)
 * `exchange`   one request and what became of it, accounted in one place
-* `views`      health and the list of models
+* `views`      health and the list of models; `ollama`: the same for its clients, models come and go;
+               `cards`: what a model file tells
 * `logs`       how the log is written
 
 Who calls whom: `app` -> `generate` -> `Supervisor.lease`, then `upstream` -> `relay` -> the client's

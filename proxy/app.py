@@ -7,10 +7,12 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from proxy.agent_views import AgentViews
 from proxy.endpoints import ENDPOINTS, PROBES, Endpoint, dialect_of
 from proxy.errors import ApiError
 from proxy.exchange import Exchange, request_id_of
 from proxy.generate import Gateway
+from proxy.ollama import OllamaApi
 from proxy.views import Views
 
 log = structlog.get_logger("door")
@@ -20,7 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 EXCHANGE = web.RequestKey("exchange", Exchange)
 
 
-def make_app(gateway: Gateway, views: Views) -> web.Application:
+def make_app(gateway: Gateway, views: Views, ollama: OllamaApi, agents: AgentViews) -> web.Application:
     """All the routes. A path that has none is answered in OpenAI's words, or its API's own."""
     app = web.Application(middlewares=[_door], client_max_size=gateway.limits.body)
     router = app.router
@@ -37,6 +39,10 @@ def make_app(gateway: Gateway, views: Views) -> web.Application:
     for endpoint in ENDPOINTS:
         for path in (endpoint.path, *endpoint.aliases):
             router.add_post(path, _answerer(gateway, endpoint))
+    ollama.add_routes(router, _quiet)
+    router.add_get("/v1/agents", _quiet(agents.listed))
+    router.add_get("/v1/agents/{agent}", _quiet(agents.described))
+    router.add_route("*", "/v1/agents/{agent}/{path:.+}", agents.operate)
     for path in PROBES:
         router.add_get(path, _with_exchange(gateway.probe))
     router.add_route("*", "/upstream/{rest:.+}", _with_exchange(gateway.pass_through))
@@ -113,6 +119,7 @@ def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -
             request.transport.abort()
         raise ConnectionResetError("the answer had begun")
     dialect = dialect_of(request.path)
+    error = dialect.reword(error, exchange.model or "")
     headers = exchange.headers
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)

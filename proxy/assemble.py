@@ -48,6 +48,41 @@ def _load(event: ServerSentEvent) -> Json | None:
     return value
 
 
+class LineAssembler:
+    """Ollama's lines: the texts are joined, and what the last line says counts."""
+
+    def __init__(self) -> None:
+        self._last: Json = {}
+        self._texts: dict[str, list[str]] = {}
+        self._calls: list[Any] = []
+        self._logprobs: list[Any] = []
+
+    def feed(self, event: ServerSentEvent) -> None:
+        """Take the next line."""
+        line: Json = msgspec.json.decode(event.data, type=dict[str, Any])
+        if "error" in line:
+            raise StreamedError({"message": str(line["error"])})
+        said = line.get("message") or line
+        for name in ("content", "response", "thinking"):
+            if text := said.pop(name, ""):
+                self._texts.setdefault(name, []).append(text)
+        self._calls += said.pop("tool_calls", None) or []
+        self._logprobs += line.pop("logprobs", None) or []
+        self._last.update(line)
+
+    def result(self) -> Json:
+        """The whole answer."""
+        whole = self._last
+        said = whole.get("message", whole)
+        said["content" if "message" in whole else "response"] = ""
+        said.update({name: "".join(parts) for name, parts in self._texts.items()})
+        if self._calls:
+            said["tool_calls"] = self._calls
+        if self._logprobs:
+            whole["logprobs"] = self._logprobs
+        return whole
+
+
 class ChatAssembler:
     """`chat.completion.chunk` events to a `chat.completion`.
 

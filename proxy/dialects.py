@@ -12,13 +12,15 @@ from proxy.sse import parse_event
 class Dialect(msgspec.Struct, frozen=True):
     """`body` makes an error's JSON body; `frame` the event that ends a broken stream.
 
-    `patch` may rewrite a piece of the stream on its way to the client.
+    `patch` may rewrite a piece of the stream on its way to the client. `reword` puts an error about the model
+    of that name into the API's own words, and gives it the status that goes with them.
     """
 
     name: str
     body: Callable[[ApiError, str], Json]
     frame: Callable[[ApiError, str], bytes]
     patch: Callable[[bytes], bytes] | None = None
+    reword: Callable[[ApiError, str], ApiError] = lambda error, _model: error
 
 
 def _openai_body(error: ApiError, _request_id: str) -> Json:
@@ -79,6 +81,34 @@ def _anthropic_patch(payload: bytes) -> bytes:
     return payload[:start] + _anthropic_frame(upstream_error(500, data), "")
 
 
+OLLAMA_BUSY = "server busy, please try again.  maximum pending requests exceeded"
+
+
+def ollama_error(status: int, message: str, code: str | None, model: str) -> tuple[int, str]:
+    """The status and the text with which Ollama would say it. `model` is the name that was asked for."""
+    if status == 404 and code in (None, "model_not_found"):
+        return 404, f'model "{model}" not found, try pulling it first'
+    if status == 429:
+        return 503, OLLAMA_BUSY
+    if status == 499:
+        return 499, "request canceled"
+    return status, message
+
+
+def _ollama_reword(error: ApiError, model: str) -> ApiError:
+    status, message = ollama_error(error.status, error.message, error.code, model)
+    return ApiError(status, message, code=error.code, retry_after=error.retry_after)
+
+
+def _ollama_body(error: ApiError, _request_id: str) -> Json:
+    return {"error": error.message}
+
+
+def _ollama_frame(error: ApiError, _request_id: str) -> bytes:
+    return msgspec.json.encode({"error": error.message}) + b"\n"
+
+
+OLLAMA = Dialect("ollama", _ollama_body, _ollama_frame, reword=_ollama_reword)
 OPENAI = Dialect("openai", _openai_body, _openai_frame)
 RESPONSES = Dialect("responses", _openai_body, _responses_frame)
 ANTHROPIC = Dialect("anthropic", _anthropic_body, _anthropic_frame, _anthropic_patch)

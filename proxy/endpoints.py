@@ -5,20 +5,26 @@ from typing import Any
 
 import msgspec
 
-from proxy import requests
+from actors.messages import Api
+from proxy import codecs, requests
 from proxy.assemble import (
     Assembler,
     ChatAssembler,
     CompletionAssembler,
+    LineAssembler,
     MessageAssembler,
     NativeAssembler,
     ResponseAssembler,
 )
-from proxy.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
+from proxy.codecs import Codec, Embedder
+from proxy.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One POST endpoint. It generates, and can stream, if it has an `assembler`."""
+    """One POST endpoint. It generates, and can stream, if it has an `assembler`.
+
+    A server that speaks `api` understands it as it is. For another one it is translated, if it can be.
+    """
 
     path: str
     request: type[requests.ModelRequest]
@@ -29,6 +35,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the work occupies one of the model's slots."""
     usage_option: bool = False
     """Whether usage must be asked for by `stream_options`."""
+    api: Api = "llama.cpp"
+    codec: Codec | None = None
+    embedder: Embedder | None = None
+    media_type: str = "text/event-stream"
+    """Of its streams."""
 
 
 def _native(request: Any) -> NativeAssembler:
@@ -42,11 +53,13 @@ ENDPOINTS = (
         request=requests.ChatRequest,
         assembler=lambda _: ChatAssembler(),
         usage_option=True,
+        codec=codecs.OPENAI_CHAT,
     ),
     Endpoint(
         path="/v1/completions",
         request=requests.CompletionRequest,
         assembler=lambda _: CompletionAssembler(),
+        codec=codecs.OPENAI_COMPLETION,
     ),
     Endpoint(
         path="/v1/responses",
@@ -60,6 +73,7 @@ ENDPOINTS = (
         request=requests.MessagesRequest,
         dialect=ANTHROPIC,
         assembler=lambda _: MessageAssembler(),
+        codec=codecs.ANTHROPIC_MESSAGES,
     ),
     Endpoint(
         path="/v1/messages/count_tokens",
@@ -67,7 +81,12 @@ ENDPOINTS = (
         dialect=ANTHROPIC,
         slot=False,
     ),
-    Endpoint(path="/v1/embeddings", aliases=("/embeddings",), request=requests.EmbeddingsRequest),
+    Endpoint(
+        path="/v1/embeddings",
+        aliases=("/embeddings",),
+        request=requests.EmbeddingsRequest,
+        embedder=codecs.OPENAI_EMBEDDINGS,
+    ),
     Endpoint(
         path="/v1/rerank",
         aliases=("/rerank", "/reranking", "/v1/reranking"),
@@ -80,6 +99,38 @@ ENDPOINTS = (
     Endpoint(path="/tokenize", request=requests.TokenizeRequest, slot=False),
     Endpoint(path="/detokenize", request=requests.DetokenizeRequest, slot=False),
     Endpoint(path="/apply-template", request=requests.TemplateRequest, slot=False),
+    Endpoint(
+        path="/api/chat",
+        request=requests.OllamaChatRequest,
+        dialect=OLLAMA,
+        api="ollama",
+        assembler=lambda _: LineAssembler(),
+        codec=codecs.OLLAMA_CHAT,
+        media_type="application/x-ndjson",
+    ),
+    Endpoint(
+        path="/api/generate",
+        request=requests.OllamaGenerateRequest,
+        dialect=OLLAMA,
+        api="ollama",
+        assembler=lambda _: LineAssembler(),
+        codec=codecs.OLLAMA_GENERATE,
+        media_type="application/x-ndjson",
+    ),
+    Endpoint(
+        path="/api/embed",
+        request=requests.OllamaRequest,
+        dialect=OLLAMA,
+        api="ollama",
+        embedder=codecs.OLLAMA_EMBED,
+    ),
+    Endpoint(
+        path="/api/embeddings",
+        request=requests.OllamaRequest,
+        dialect=OLLAMA,
+        api="ollama",
+        embedder=codecs.OLLAMA_EMBEDDINGS,
+    ),
 )
 
 PROBES = ("/props", "/slots")
@@ -88,6 +139,8 @@ PROBES = ("/props", "/slots")
 
 def dialect_of(path: str) -> Dialect:
     """The dialect in which a path's errors are told, whether or not the path exists."""
+    if path.startswith("/api/"):
+        return OLLAMA
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return ANTHROPIC
     return RESPONSES if path.endswith("/responses") else OPENAI

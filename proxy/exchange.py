@@ -6,6 +6,7 @@ import time
 import structlog
 
 from actors.messages import Grant
+from agents.pipeline import Run
 from proxy.errors import ApiError
 
 log = structlog.get_logger("request")
@@ -33,6 +34,8 @@ class Exchange:
         "queued",
         "quiet",
         "request_id",
+        "run",
+        "started",
         "started_at",
         "status",
         "stream",
@@ -46,6 +49,7 @@ class Exchange:
         self.path = path
         self.request_id = request_id
         self.started_at = time.monotonic()
+        self.started = time.time()
         self.phase = "reading"
         self.model: str | None = None
         self.epoch: int | None = None
@@ -61,6 +65,8 @@ class Exchange:
         self.loaded = 0.0
         self.first_byte_at: float | None = None
         self.tokens: dict[str, int] = {}
+        self.run: Run | None = None
+        """Its agents, if it has some."""
         self.complete = False
         """The client has all of the answer, although it closed before we did."""
         self.quiet = False
@@ -85,6 +91,8 @@ class Exchange:
     def headers(self) -> dict[str, str]:
         """What every answer to it tells."""
         told = {"X-Request-Id": self.request_id}
+        if self.run is not None:
+            told["X-Agents"] = self.run.header
         if self.place is not None:
             told["X-Model-Place"] = self.place
         return told
@@ -134,6 +142,8 @@ class Exchange:
             fields["first_token_ms"] = round((self.first_byte_at - self.started_at) * 1000, 1)
         fields["total_ms"] = round((time.monotonic() - self.started_at) * 1000, 1)
         fields.update(self.tokens)
+        if self.run is not None:
+            fields["agents"] = self.run.log_field
         if self.error is not None:
             fields["error"] = self.error
         getattr(log, level)("request", **fields)

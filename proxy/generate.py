@@ -1,47 +1,51 @@
 """The way of a request through the gateway: check, lease, ask, and answer as a stream or as a whole."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import msgspec
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
-from actors.errors import RejectedError
 from actors.messages import Endpoint as Address
-from actors.supervisor import Lease, Supervisor
-from proxy.assemble import Assembler, Json, StreamedError
-from proxy.dialects import Dialect, upstream_error
+from actors.ollama.client import canonical
+from actors.supervisor import Supervisor
+from agents.chat import Chat
+from agents.errors import AgentError
+from agents.host import AgentHost
+from agents.pipeline import Run
+from proxy import answers, translated
+from proxy.asking import Ask, Asker, json_headers
+from proxy.assemble import Assembler
+from proxy.catalog import Catalog, Known
+from proxy.codecs import SERVERS, Codec
+from proxy.dialects import OLLAMA
 from proxy.endpoints import Endpoint
-from proxy.errors import ApiError, from_rejection
+from proxy.errors import ApiError
 from proxy.exchange import Exchange
-from proxy.relay import (
-    PROGRESS,
-    STREAM_HEADERS,
-    ClientStalledError,
-    Collector,
-    Prelude,
-    Relay,
-    count_tokens,
-    is_event_stream,
+from proxy.relay import is_event_stream
+from proxy.requests import (
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaRequest,
+    parse_body,
+    read_body,
+    with_fields,
 )
-from proxy.requests import parse_body, read_body, with_fields
-from proxy.sse import EventSplitter, EventTooLongError
-from proxy.upstream import (
-    UnreachableError,
-    Upstream,
-    UpstreamError,
-    UpstreamResponse,
-    UpstreamTimeoutError,
-    render_request,
-)
+from proxy.translate import ollama_answer
+from proxy.translate.durations import keep_alive
+from proxy.translate.embeddings import Embeddings
+from proxy.translate.ollama_server import rewritten
+from proxy.translate.wire import FieldError
+from proxy.upstream import render_request
 from proxy.waiting import Waiting
+from proxy.with_agents import Accompanied, of_agent
 
-ANSWER_LIMIT = 512 * 1024 * 1024
-ERROR_LIMIT = 1024 * 1024
-LAST_EVENTS = (b"data: [DONE]", b'"type":"message_stop"', b'"type":"response.completed"', b'"stop":true')
+AGENTS_HEADER = "X-Agents"
+"""Names agents, with commas between them; in the answer, what they did."""
+
 FORBIDDEN_IN = {
     "authorization",
     "connection",
@@ -59,106 +63,286 @@ FORBIDDEN_IN = {
     "upgrade",
     "x-api-key",
 }
-FORBIDDEN_OUT = {
-    "access-control-allow-origin",
-    "connection",
-    "content-length",
-    "date",
-    "keep-alive",
-    "server",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
 
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the front door; sizes in bytes, times in seconds."""
-
-    body: int
-    queue_timeout: float
-    write_timeout: float
-    keepalive_interval: float
+ENDINGS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
+"""How an event ends, or a line."""
 
 
 class Gateway:
     """What the handlers share."""
 
-    def __init__(self, supervisor: Supervisor, upstream: Upstream, limits: Limits) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        asker: Asker,
+        catalog: Catalog,
+        agents: AgentHost,
+    ) -> None:
         self.supervisor = supervisor
-        self.upstream = upstream
-        self.limits = limits
+        self.limits = asker.limits
+        self.catalog = catalog
+        self.asker = asker
+        self.agents = agents
+        self._accompanied = Accompanied(asker, catalog)
 
     async def answer(
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint
     ) -> web.StreamResponse:
         """Answer a POST to one of the endpoints."""
-        body = await read_body(request, self.limits.body)
+        body = await read_body(request, self.limits.body, any_type=endpoint.dialect is OLLAMA)
         parsed: Any = parse_body(body, endpoint.request)
         exchange.model = parsed.model
+        known = await self.catalog.find(parsed.model)
+        if endpoint.embedder is not None and (known.api != endpoint.api or endpoint.dialect is OLLAMA):
+            return await self._embed(request, exchange, endpoint, body, parsed, known)
+        if endpoint.codec is not None and (run := self._agents_of(request, exchange, endpoint.codec, body)):
+            return await self._with_agents(request, exchange, endpoint, endpoint.codec, run)
+        if isinstance(parsed, OllamaChatRequest | OllamaGenerateRequest) and not parsed.says_anything:
+            return await self._load(exchange, endpoint, parsed, known)
+        if known.api == endpoint.api:
+            return await self._as_it_is(request, exchange, endpoint, body, parsed, known)
+        if endpoint.codec is None:
+            message = f"model {parsed.model!r} is served by {known.api}, which has no {endpoint.path}"
+            raise ApiError(400, message, code="not_supported", param="model")
+        return await self._translate(request, exchange, endpoint, endpoint.codec, body, known)
+
+    # With agents
+
+    def _agents_of(self, request: web.Request, exchange: Exchange, codec: Codec, body: bytes) -> Run | None:
+        """The agents of a chat request. One that can have none is not even read for them."""
+        header = request.headers.get(AGENTS_HEADER)
+        if not self.agents.may_apply(body, header, exchange.model or ""):
+            return None
+        chat = translated.decoded(codec, body)
+        if not isinstance(chat, Chat):
+            return None
+        try:
+            return self.agents.plan(chat, header=header, request_id=exchange.request_id)
+        except AgentError as error:
+            raise of_agent(error) from None
+
+    async def _with_agents(
+        self, request: web.Request, exchange: Exchange, endpoint: Endpoint, codec: Codec, run: Run
+    ) -> web.StreamResponse:
+        exchange.run = run
+        exchange.stream = run.chat.stream
+        try:
+            if not run.chat.stream:
+                return await self._accompanied.whole(exchange, codec, run)
+            async with self._waiting(request, exchange, endpoint) as (waiting, client):
+                return await self._accompanied.streamed(
+                    request, exchange, endpoint, codec, run, waiting, client
+                )
+            return client
+        finally:
+            # Hands over and returns, so that a client that leaves at the last byte cancels none of it.
+            run.finish(
+                model=exchange.model, place=exchange.place, failure=exchange.error or "the client left"
+            )
+
+    # The server speaks the client's API
+
+    async def _as_it_is(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        body: bytes,
+        parsed: Any,
+        known: Known,
+    ) -> web.StreamResponse:
+        """Pass the request and the answer on byte for byte, but for what the gateway must say itself."""
         streams = endpoint.assembler is not None
         exchange.stream = bool(streams and parsed.stream)
         assembler: Assembler | None = None
         keep_progress = False
-        if streams and endpoint.assembler is not None and not _answers_with_a_list(endpoint, parsed):
+        if endpoint.assembler is not None and not _answers_with_a_list(endpoint, parsed):
             keep_progress = bool(parsed.stream and getattr(parsed, "return_progress", False))
-            fields = {"stream": b"true", "return_progress": b"true"}
+            fields = {"stream": b"true"}
+            if endpoint.api == "llama.cpp":
+                fields["return_progress"] = b"true"
             if not parsed.stream:
                 assembler = endpoint.assembler(parsed)
                 if endpoint.usage_option:
                     fields["stream_options"] = b'{"include_usage":true}'
             body = with_fields(body, fields)
-        headers = {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
-        ask = partial(render_request, "POST", endpoint.path, headers, body)
+        ask = _asks(exchange, endpoint.path, body, parsed.model)
+        wish = _keep_alive(parsed)
         if exchange.stream:
-            return await self._stream(request, exchange, endpoint, ask, keep_progress=keep_progress)
-        async with self._response(exchange, parsed.model, ask, slot=endpoint.slot) as (lease, response):
-            if assembler is not None and is_event_stream(response.head):
-                return await self._assemble(exchange, lease, response, assembler)
-            return await self._whole(exchange, lease, response)
+            return await self._relay(
+                request, exchange, endpoint, known, ask, keep_progress=keep_progress, keep_alive=wish
+            )
+        async with self.asker.response(exchange, known.name, ask, slot=endpoint.slot, keep_alive=wish) as (
+            lease,
+            response,
+        ):
+            if assembler is not None and response.head.content_type in ENDINGS:
+                return await answers.assembled(exchange, lease, response, assembler)
+            return await answers.whole(exchange, lease, response, SERVERS[known.api].failure)
+
+    async def _relay(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        known: Known,
+        ask: Ask,
+        *,
+        keep_progress: bool,
+        keep_alive: float | None,
+    ) -> web.StreamResponse:
+        """Answer with a stream, whose head waits for the first real event or for the first comment."""
+        async with (
+            self._waiting(request, exchange, endpoint) as (waiting, client),
+            self.asker.response(exchange, known.name, ask, slot=endpoint.slot, keep_alive=keep_alive) as (
+                lease,
+                response,
+            ),
+        ):
+            if response.head.content_type != endpoint.media_type:
+                whole = await answers.whole(exchange, lease, response, SERVERS[known.api].failure)
+                if waiting.begun:
+                    message = f"model {exchange.model!r} gave no stream"
+                    raise ApiError(502, message, code="upstream_error")
+                return whole
+            first = b""
+            if is_event_stream(response.head):
+                first = await answers.first_event(response, keep_progress=keep_progress)
+            waiting.end()
+            exchange.first_byte()
+            exchange.status = 200
+            return await answers.relayed(
+                request,
+                exchange,
+                lease,
+                response,
+                client,
+                write_timeout=self.limits.write_timeout,
+                dialect=endpoint.dialect,
+                ending=ENDINGS[endpoint.media_type],
+                first=first,
+            )
+        return client
 
     @asynccontextmanager
-    async def _response(
-        self,
-        exchange: Exchange,
-        model: str,
-        ask: Callable[[Address], bytes],
-        *,
-        slot: bool,
-        load: bool = True,
-    ) -> AsyncIterator[tuple[Lease, UpstreamResponse]]:
-        """Lease the model, send it what `ask` renders, and yield the response. Raises `ApiError`.
-
-        A server that takes no connection has died since it was granted. Nothing is lost by asking again,
-        and the second lease waits until the server has been started anew.
-        """
+    async def _waiting(
+        self, request: web.Request, exchange: Exchange, endpoint: Endpoint
+    ) -> AsyncIterator[tuple[Waiting, web.StreamResponse]]:
+        """Tell the client of a stream that it waits. Once that has begun, an error is the stream's end."""
+        client = answers.stream_response(request, exchange, endpoint.media_type)
+        comment = partial(_comment, self.asker, exchange, endpoint)
+        waiting = Waiting(request, client, self.limits.keepalive_interval, comment)
         try:
-            for last_try in (False, True):
-                exchange.phase = "queue"
-                async with self.supervisor.lease(
-                    model,
-                    timeout=self.limits.queue_timeout,
-                    slot=slot,
-                    load=load,
-                    on_ticket=exchange.queued_as,
-                ) as lease:
-                    exchange.granted(lease.grant)
-                    address = lease.grant.endpoint
-                    try:
-                        response = await self.upstream.send(address, ask(address))
-                        try:
-                            yield lease, response
-                        finally:
-                            self.upstream.give_back(address, response)
-                        return
-                    except UpstreamError as error:
-                        lease.broken = error.hung_up
-                        if last_try or not isinstance(error, UnreachableError):
-                            raise
-        except RejectedError as rejected:
-            raise from_rejection(rejected.reason) from None
-        except (UpstreamError, EventTooLongError) as error:
-            raise _broken(error, exchange) from None
+            yield waiting, client
+        except ApiError as error:
+            if not waiting.begun:
+                raise
+            waiting.end()
+            exchange.failed(error)
+            told = endpoint.dialect.reword(error, exchange.model or "")
+            await client.write(endpoint.dialect.frame(told, exchange.request_id))
+            await client.write_eof()
+        finally:
+            waiting.end()
+
+    # It speaks another one
+
+    async def _translate(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        codec: Codec,
+        body: bytes,
+        known: Known,
+    ) -> web.StreamResponse:
+        chat = translated.decoded(codec, body)
+        exchange.stream = chat.stream
+        ask = translated.asks(exchange, chat)
+        if not chat.stream:
+            async with self.asker.response(exchange, known.name, ask, keep_alive=chat.keep_alive) as (
+                lease,
+                response,
+            ):
+                asked = translated.asked_of(exchange, chat.model)
+                return await translated.gathered(exchange, lease, response, codec, asked)
+        async with (
+            self._waiting(request, exchange, endpoint) as (waiting, client),
+            self.asker.response(exchange, known.name, ask, keep_alive=chat.keep_alive) as (
+                lease,
+                response,
+            ),
+        ):
+            asked = translated.asked_of(exchange, chat.model, include_usage=chat.include_usage)
+            translation, first = await translated.open_stream(exchange, lease, response, codec.encoder(asked))
+            waiting.end()
+            exchange.status = 200
+            return await translated.streamed(
+                request,
+                exchange,
+                lease,
+                response,
+                client,
+                translation,
+                first,
+                dialect=endpoint.dialect,
+                write_timeout=self.limits.write_timeout,
+            )
+        return client
+
+    async def _load(
+        self, exchange: Exchange, endpoint: Endpoint, parsed: OllamaRequest, known: Known
+    ) -> web.StreamResponse:
+        """Answer one of Ollama's requests without a prompt: load the model, or let it go."""
+        wish = _keep_alive(parsed)
+        await self._lease_only(exchange, known, wish)
+        exchange.status = 200
+        answer = ollama_answer.encode_load(
+            "unload" if wish == 0 else "load", parsed.model, now=time.time(), api=_api_of(endpoint)
+        )
+        return answers.json_response(msgspec.json.encode(answer))
+
+    async def _lease_only(self, exchange: Exchange, known: Known, keep_alive: float | None) -> None:
+        """Have the model loaded for so long; 0 lets it go, and does not load it for that."""
+        unload = keep_alive == 0
+        try:
+            async with self.asker.lease(
+                exchange, known.name, slot=False, load=not unload, keep_alive=keep_alive
+            ) as lease:
+                lease.served = True
+        except ApiError as error:
+            if not (unload and error.code == "model_not_loaded"):
+                raise
+
+    async def _embed(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        body: bytes,
+        parsed: Any,
+        known: Known,
+    ) -> web.StreamResponse:
+        assert endpoint.embedder is not None
+        try:
+            embed = endpoint.embedder.decode(body)
+        except FieldError as error:
+            raise translated.unmeant(error) from None
+        if embed.inputs and known.api == endpoint.api:
+            return await self._as_it_is(request, exchange, endpoint, body, parsed, known)
+        if not embed.inputs:
+            await self._lease_only(exchange, known, embed.keep_alive)
+            exchange.status = 200
+            return translated.vectors(exchange, endpoint.embedder, embed, Embeddings([]))
+
+        ask = translated.asks_for_vectors(exchange, embed)
+        async with self.asker.response(exchange, known.name, ask, keep_alive=embed.keep_alive) as (
+            lease,
+            response,
+        ):
+            return await translated.embedded(exchange, lease, response, endpoint.embedder, embed)
+
+    # Passing through
 
     async def probe(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         """Answer GET /props or /slots of the model that `?model=` names."""
@@ -200,191 +384,48 @@ class Gateway:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in FORBIDDEN_IN}
         headers["X-Request-Id"] = exchange.request_id
         ask = partial(render_request, request.method, target, headers, body)
-        async with self._response(exchange, model, ask, slot=slot, load=load) as (lease, response):
-            return await self._raw(request, exchange, lease, response)
-
-    # Ways to answer
-
-    async def _whole(
-        self, exchange: Exchange, lease: Lease, response: UpstreamResponse
-    ) -> web.StreamResponse:
-        """Pass on an answer that is no stream; an error is put into the client's dialect."""
-        status = response.head.status
-        collector = Collector(ANSWER_LIMIT if status < 400 else ERROR_LIMIT)
-        response.attach(collector.feed)
-        await response.finish()
-        lease.served = status < 500
-        body = collector.body
-        if status >= 400:
-            raise upstream_error(status, _error_object(body))
-        exchange.first_byte()
-        exchange.status = status
-        exchange.tokens = count_tokens(body[-4096:])
-        content_type = response.head.headers.get("content-type", "application/json")
-        return web.Response(status=status, body=body, headers={"Content-Type": content_type})
-
-    async def _assemble(
-        self, exchange: Exchange, lease: Lease, response: UpstreamResponse, assembler: Assembler
-    ) -> web.StreamResponse:
-        splitter = EventSplitter()
-
-        def feed(payload: bytes, _raw: bytes | None) -> None:
-            if PROGRESS not in payload:
-                exchange.first_byte()
-            for event in splitter.feed(payload):
-                try:
-                    assembler.feed(event)
-                except (msgspec.DecodeError, LookupError, TypeError, AttributeError) as error:
-                    message = f"the model server's stream makes no sense: {error}: {event.data[:200]!r}"
-                    raise UpstreamError(message) from error
-
-        try:
-            response.attach(feed)
-            await response.finish()
-        except StreamedError as error:
-            raise upstream_error(500, error.error) from None
-        lease.served = True
-        exchange.status = 200
-        body = msgspec.json.encode(assembler.result())
-        exchange.tokens = count_tokens(body)
-        return web.Response(body=body, content_type="application/json", charset="utf-8")
-
-    async def _stream(
-        self,
-        request: web.Request,
-        exchange: Exchange,
-        endpoint: Endpoint,
-        ask: Callable[[Address], bytes],
-        *,
-        keep_progress: bool,
-    ) -> web.StreamResponse:
-        """Answer with a stream, whose head waits for the first real event or for the first comment."""
-        assert exchange.model is not None
-        client = _stream_response(request, exchange)
-        waiting = Waiting(
-            request, client, self.limits.keepalive_interval, partial(self._what_happens, exchange)
-        )
-        try:
-            async with self._response(exchange, exchange.model, ask, slot=endpoint.slot) as (lease, response):
-                if not is_event_stream(response.head):
-                    whole = await self._whole(exchange, lease, response)
-                    if waiting.begun:
-                        raise ApiError(502, f"model {exchange.model!r} gave no stream", code="upstream_error")
-                    return whole
-                first = await _first_event(response, keep_progress=keep_progress)
-                waiting.end()
-                exchange.first_byte()
-                exchange.status = 200
-                return await self._relay(
-                    request, exchange, lease, response, client, endpoint.dialect, first=first
-                )
-        except ApiError as error:
-            if not waiting.begun:
-                raise
-            waiting.end()
-            exchange.failed(error)
-            await client.write(endpoint.dialect.frame(error, exchange.request_id))
-            await client.write_eof()
-            return client
-        finally:
-            waiting.end()
-
-    def _what_happens(self, exchange: Exchange) -> str:
-        """What a request waits for, in words for its client."""
-        if exchange.phase != "queue":
-            return "the model reads the prompt"
-        outlook = self.supervisor.outlook(exchange.ticket)
-        if outlook is None:
-            return "waiting"
-        progress = self.supervisor.progress(outlook.model)
-        doing = f"downloading, {progress}" if progress else outlook.why or str(outlook.state)
-        turn = f"place {outlook.position} in its queue, about {outlook.seconds:.0f} s"
-        return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
-
-    async def _raw(
-        self, request: web.Request, exchange: Exchange, lease: Lease, response: UpstreamResponse
-    ) -> web.StreamResponse:
-        head = response.head
-        exchange.first_byte()
-        exchange.status = head.status
-        headers = {name: value for name, value in head.headers.items() if name not in FORBIDDEN_OUT}
-        client = web.StreamResponse(status=head.status, headers=headers)
-        client.headers.update(exchange.headers)
-        if (length := head.headers.get("content-length")) is not None:
-            client.content_length = int(length)
-        elif request.version < HttpVersion11:
-            client.force_close()
-        return await self._relay(request, exchange, lease, response, client, None)
-
-    async def _relay(
-        self,
-        request: web.Request,
-        exchange: Exchange,
-        lease: Lease,
-        response: UpstreamResponse,
-        client: web.StreamResponse,
-        dialect: Dialect | None,
-        *,
-        first: bytes = b"",
-    ) -> web.StreamResponse:
-        """Stream to the client. Once its head is out, an error can only be a last frame, or a cut."""
-        if not client.prepared:
-            client.headers.update(exchange.headers)
-        await client.prepare(request)
-        relay = Relay(
-            request,
-            response,
-            events=dialect is not None,
-            chunked=client.headers.get("Transfer-Encoding") == "chunked",
-            patch=dialect.patch if dialect else None,
-        )
-        if first:
-            relay.feed(first, None)
-        response.attach(relay.feed, relay)
-        try:
-            await relay.run(self.limits.write_timeout)
-            lease.served = True
-        except ClientStalledError as error:
-            exchange.client_left()
-            exchange.error = str(error)
-            _cut(request)
-        except (UpstreamError, EventTooLongError) as error:
-            lease.broken = isinstance(error, UpstreamError) and error.hung_up
-            broken = _broken(error, exchange)
-            exchange.failed(broken)
-            if dialect is None:
-                _cut(request)
-            else:
-                relay.end_with(dialect.frame(broken, exchange.request_id))
-        except asyncio.CancelledError:
-            # A client may close at the last event, before the connection's end has come from upstream.
-            exchange.complete = lease.served = any(mark in relay.tail[-200:] for mark in LAST_EVENTS)
-            raise
-        finally:
-            exchange.tokens = count_tokens(first[:4096], relay.tail)
-        if request.transport is not None and not request.transport.is_closing():
-            await client.write_eof()
-        return client
+        known = await self.catalog.find(model)
+        async with self.asker.response(exchange, known.name, ask, slot=slot, load=load) as (lease, response):
+            return await answers.relayed(
+                request,
+                exchange,
+                lease,
+                response,
+                answers.raw_response(request, exchange, response),
+                write_timeout=self.limits.write_timeout,
+            )
 
 
-def _stream_response(request: web.Request, exchange: Exchange) -> web.StreamResponse:
-    client = web.StreamResponse(headers={"Content-Type": "text/event-stream", **STREAM_HEADERS})
-    client.headers["X-Request-Id"] = exchange.request_id
-    if request.version < HttpVersion11:
-        client.force_close()  # the end of the connection is the end of the body
-    return client
+def _asks(exchange: Exchange, path: str, body: bytes, asked: str) -> Ask:
+    """The request as it is; a server of several models is told which, and how it is loaded."""
+
+    def ask(address: Address) -> bytes:
+        told = body
+        if (own_name := address.model) is not None:
+            # It answers under the name that it was asked by.
+            name = asked if canonical(asked) == canonical(own_name) else own_name
+            told = rewritten(body, name, dict(address.options))
+        return render_request("POST", path, json_headers(exchange), told, address)
+
+    return ask
 
 
-async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:
-    """What has come when the first real event has. Raises `ApiError` if that is an error."""
-    prelude = Prelude(response, keep_progress=keep_progress)
-    response.attach(prelude.feed)
-    while not prelude.open and not response.finished:
-        await response.changed()
-        if not prelude.open and not response.finished:
-            await response.finish()  # raises: nothing but an error wakes us before either
-    _raise_early_error(prelude.first_bytes)
-    return prelude.first_bytes
+def _comment(asker: Asker, exchange: Exchange, endpoint: Endpoint) -> bytes:
+    """What tells a waiting client that it is not forgotten. Lines of JSON have no comments."""
+    if endpoint.media_type == "text/event-stream":
+        return f": {asker.what_happens(exchange)}\n\n".encode()
+    return ollama_answer.encode_waiting(exchange.model or "", now=time.time(), api=_api_of(endpoint))
+
+
+def _api_of(endpoint: Endpoint) -> ollama_answer.Api:
+    return "chat" if endpoint.path == "/api/chat" else "generate"
+
+
+def _keep_alive(parsed: Any) -> float | None:
+    try:
+        return keep_alive(parsed.keep_alive) if isinstance(parsed, OllamaRequest) else None
+    except FieldError as error:
+        raise translated.unmeant(error) from None
 
 
 def _answers_with_a_list(endpoint: Endpoint, parsed: Any) -> bool:
@@ -393,38 +434,3 @@ def _answers_with_a_list(endpoint: Endpoint, parsed: Any) -> bool:
     if parsed.stream or not isinstance(prompt, list) or endpoint.path.startswith("/v1/"):
         return False
     return len(prompt) > 1 and not all(isinstance(token, int) for token in prompt)
-
-
-def _raise_early_error(first: bytes) -> None:
-    """Raise if the first real event is an error: its status can still be told."""
-    for event in EventSplitter().feed(first):
-        try:
-            data = msgspec.json.decode(event.data, type=dict[str, Any])
-        except msgspec.DecodeError:
-            return
-        if (error := data.get("error")) is not None:
-            raise upstream_error(500, error if isinstance(error, dict) else {"message": str(error)})
-        if event.type == "error":
-            raise upstream_error(500, data)
-
-
-def _error_object(body: bytes) -> Json:
-    try:
-        data = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return {"message": body[:500].decode("utf-8", "replace").strip()}
-    error = data.get("error", data)
-    return error if isinstance(error, dict) else {"message": str(error)}
-
-
-def _broken(error: Exception, exchange: Exchange) -> ApiError:
-    """An upstream's failure, in words that name the model."""
-    status = 504 if isinstance(error, UpstreamTimeoutError) else 502
-    code = "upstream_timeout" if status == 504 else "upstream_error"
-    return ApiError(status, f"model {exchange.model!r}: {error}", code=code)
-
-
-def _cut(request: web.Request) -> None:
-    """Close the client's connection so that it cannot take what it got for the whole."""
-    if request.transport is not None:
-        request.transport.abort()

@@ -103,7 +103,7 @@ class Relay(Splice):
     """Writes a body to the client's transport as it comes. Its `feed` is the sink of the response.
 
     The client's framing is made of whole chunks at every moment, so that an error frame can always
-    follow. With `events`, it is made of whole server-sent events too.
+    follow. With an `ending`, it is made of whole events or lines too, which end so.
 
     As the protocol of the upstream's connection it copies what llama-server writes nearly always, one
     event in one chunk, from socket to socket. This is what every token costs.
@@ -112,8 +112,9 @@ class Relay(Splice):
     __slots__ = (
         "_before",
         "_blocked",
+        "_chunk_end",
         "_client",
-        "_events",
+        "_ending",
         "_held",
         "_patch",
         "_request",
@@ -128,7 +129,7 @@ class Relay(Splice):
         request: web.Request,
         response: UpstreamResponse,
         *,
-        events: bool,
+        ending: bytes,
         chunked: bool,
         patch: Callable[[bytes], bytes] | None = None,
     ) -> None:
@@ -139,7 +140,8 @@ class Relay(Splice):
         self._response = response
         self._client = cast("ClientProtocol", request.protocol)
         self._write_through = transport.write
-        self._events = events
+        self._ending = ending
+        self._chunk_end = ending + b"\r\n"
         self.chunked = chunked
         self._patch = patch
         self._held = b""
@@ -151,7 +153,7 @@ class Relay(Splice):
         if (
             length < 4096
             and data.startswith(CHUNK_HEADS[length])
-            and data.endswith(b"\n\n\r\n")
+            and data.endswith(self._chunk_end)
             and (self._patch is None or b"event: error" not in data)
         ):
             self._before = self.last
@@ -171,13 +173,13 @@ class Relay(Splice):
 
     @property
     def clear(self) -> bool:
-        return self.chunked and self._events and not self._held
+        return self.chunked and bool(self._ending) and not self._held
 
     def feed(self, payload: bytes, raw: bytes | None) -> None:
         """Pass a piece on: as it came when it is whole, re-framed otherwise."""
         if payload:
             self._before, self.last = self.last, payload
-        if self._held or (self._events and not payload.endswith(b"\n\n")):
+        if self._held or not payload.endswith(self._ending):
             payload, raw = self._whole_events(payload), None
         if self._patch is not None and payload:
             unpatched, payload = payload, self._patch(payload)
@@ -198,10 +200,15 @@ class Relay(Splice):
 
     def _whole_events(self, payload: bytes) -> bytes:
         """What was held and is complete now."""
-        blocks, self._held = split_events(self._held + payload)
+        if self._ending == b"\n":
+            lines, end, self._held = (self._held + payload).rpartition(b"\n")
+            events = lines + end
+        else:
+            blocks, self._held = split_events(self._held + payload)
+            events = b"".join(blocks)
         if len(self._held) > BUFFER_LIMIT:
             raise EventTooLongError(f"an event of more than {BUFFER_LIMIT} bytes")
-        return b"".join(blocks)
+        return events
 
     def _write(self, data: bytes) -> None:
         try:

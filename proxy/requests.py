@@ -112,6 +112,37 @@ class DetokenizeRequest(ModelRequest, kw_only=True):
     tokens: list[int]
 
 
+class OllamaRequest(ModelRequest, kw_only=True):
+    """Any of Ollama's requests for an answer."""
+
+    keep_alive: Any = None
+    options: dict[str, Any] | None = None
+
+
+class OllamaChatRequest(OllamaRequest, kw_only=True):
+    """`/api/chat`."""
+
+    stream: bool | None = True
+    messages: list[Object] | None = None
+
+    @property
+    def says_anything(self) -> bool:
+        """Without, it only wishes the model loaded, or let go."""
+        return bool(self.messages)
+
+
+class OllamaGenerateRequest(OllamaRequest, kw_only=True):
+    """`/api/generate`."""
+
+    stream: bool | None = True
+    prompt: str | None = None
+
+    @property
+    def says_anything(self) -> bool:
+        """Without, it only wishes the model loaded, or let go."""
+        return bool(self.prompt)
+
+
 class TemplateRequest(ModelRequest, kw_only=True):
     """llama.cpp's `/apply-template`."""
 
@@ -121,10 +152,13 @@ class TemplateRequest(ModelRequest, kw_only=True):
 R = TypeVar("R", bound=ModelRequest)
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """Read a JSON request's body. Raises `ApiError` for a wrong type or size."""
+async def read_body(request: web.Request, limit: int, *, any_type: bool = False) -> bytes:
+    """Read a JSON request's body. Raises `ApiError` for a wrong type or size.
+
+    `any_type`: it is JSON whatever its head says, as Ollama takes it; curl says that it is a form.
+    """
     content_type = request.headers.get("Content-Type")
-    if content_type is not None:
+    if content_type is not None and not any_type:
         media = content_type.partition(";")[0].strip().lower()
         if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
             raise ApiError(

@@ -1,6 +1,5 @@
 """What may be looked at: health, readiness, the list of models. None of it loads or keeps a model."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +11,13 @@ from actors.backends import StartError
 from actors.calibration import Card
 from actors.config import Config
 from actors.gpu import Gpu
-from actors.hub.hub import Hub
 from actors.hub.progress import Progress
 from actors.ledger import Ledger
 from actors.lifecycle import RUNNING, State
 from actors.observer import Observer
 from actors.roster import ModelStatus
 from actors.supervisor import Supervisor
+from proxy.catalog import Catalog
 from proxy.errors import ApiError
 
 STATUS_VALUES = {
@@ -38,10 +37,10 @@ class Views:
     """Answers from one snapshot of the supervisor."""
 
     def __init__(
-        self, supervisor: Supervisor, hub: Hub, observer: Observer, config: Config, *, version: str
+        self, supervisor: Supervisor, catalog: Catalog, observer: Observer, config: Config, *, version: str
     ) -> None:
         self._supervisor = supervisor
-        self._hub = hub
+        self._catalog = catalog
         self._observer = observer
         self._config = config
         self._version = version
@@ -65,6 +64,7 @@ class Views:
             },
             "queue": {"waiting": self._supervisor.waiting},
             **self._memory(),
+            "ollama": [msgspec.to_builtins(state) for state in self._catalog.daemons.states],
             "servers": [_server(model) for model in running],
             "models": {model.name: _model(model, self._supervisor.progress(model.name)) for model in models},
         }
@@ -121,33 +121,37 @@ class Views:
     async def model(self, request: web.Request) -> web.Response:
         """One model by name or alias; both may contain slashes and colons."""
         asked = request.match_info["name"]
-        wanted = (self._supervisor.resolve(asked) or asked).casefold()
+        found = (await self._catalog.find(asked)).name
+        wanted = (self._supervisor.resolve(found) or found).casefold()
         for entry in await self._entries():
             if str(entry["id"]).casefold() == wanted:
                 return web.json_response(entry)
         raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
 
     async def _entries(self) -> list[dict[str, Any]]:
-        """The models that are known, and those in the hub's cache that a name would find."""
-        data = [self._listed(model) for model in self._supervisor.describe()]
-        known = {name.casefold() for model in data for name in (model["id"], *model["aliases"])}
-        cached = [str(model.name) for model in await asyncio.to_thread(self._hub.listed)]
-        return data + [
-            self._entry(name, {"value": "unloaded"}) for name in cached if name.casefold() not in known
+        """The models that are known, and those that a name would find in the hub's cache or in a daemon."""
+        listed = await self._catalog.listed()
+        unused = [(name, "llama-smart-proxy") for name in listed.cached]
+        unused += [(tag.name, "ollama") for tag in listed.tags]
+        return [self._listed(model) for model in listed.models] + [
+            self._entry(name, {"value": "unloaded"}, owner=owner) for name, owner in unused
         ]
 
     def _listed(self, model: ModelStatus) -> dict[str, Any]:
         status: dict[str, Any] = {"value": STATUS_VALUES[model.state]}
         if model.state is State.FAILED:
             status["failed"] = True
-        return self._entry(model.name, status, model.aliases)
+        owner = "ollama" if model.api == "ollama" else "llama-smart-proxy"
+        return self._entry(model.name, status, model.aliases, owner=owner)
 
-    def _entry(self, name: str, status: dict[str, Any], aliases: Sequence[str] = ()) -> dict[str, Any]:
+    def _entry(
+        self, name: str, status: dict[str, Any], aliases: Sequence[str] = (), *, owner: str
+    ) -> dict[str, Any]:
         return {
             "id": name,
             "object": "model",
             "created": self._created,
-            "owned_by": "llama-smart-proxy",
+            "owned_by": owner,
             "aliases": list(aliases),
             "status": status,
         }

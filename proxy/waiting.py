@@ -1,7 +1,8 @@
 """A streaming client that waits, for its turn, a download, a load or a long prompt, is told so now and then.
 
-Without a byte for a minute, proxies and clients give up. Comment lines are no events, so nobody is confused.
-The head of the answer goes out with the first of them: from then on, an error can only be an event.
+Without a byte for a minute, proxies and clients give up. Comment lines are no events, and a line of JSON
+without a text adds nothing, so nobody is confused. The head of the
+answer goes out with the first of them: from then on, an error can only be an event.
 """
 
 import asyncio
@@ -16,12 +17,12 @@ class Waiting:
     """Writes a comment every `interval` seconds (0: never) until the answer begins."""
 
     def __init__(
-        self, request: web.Request, client: web.StreamResponse, interval: float, describe: Callable[[], str]
+        self, request: web.Request, client: web.StreamResponse, interval: float, comment: Callable[[], bytes]
     ) -> None:
         self._request = request
         self._client = client
         self._interval = interval
-        self._describe = describe
+        self._make = comment
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._set_timer()
@@ -42,7 +43,7 @@ class Waiting:
     async def _comment(self) -> None:
         try:
             await self._client.prepare(self._request)
-            await self._client.write(f": {self._describe()}\n\n".encode())
+            await self._client.write(self._make())
         except ConnectionError:
             self.end()  # the handler learns of it by its own cancellation
 

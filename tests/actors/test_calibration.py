@@ -268,6 +268,14 @@ def test_the_summary_is_of_what_was_known_before_each_load(calibration: Calibrat
     assert card.measured.median == card.measured.largest / 2
 
 
+def test_the_last_load_of_each_model(calibration: Calibration) -> None:
+    assert calibration.last_loads() == {}
+    last = load(device(predicted=2, measured=5), device(predicted=3), model="a", host_buffers=7)
+    for each in (load(model="a"), last, load(model="b")):
+        calibration.record(each)
+    assert calibration.last_loads() == {"a": last, "b": load(model="b")}
+
+
 def test_dry_runs(calibration: Calibration) -> None:
     assert calibration.dry_run("key") is None
     for number in range(1001):

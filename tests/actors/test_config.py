@@ -8,8 +8,20 @@ import msgspec
 import pytest
 import yaml
 
-from actors.config import Config, HubSettings, Model, ServerPool, documented_keys, load_config, parse_config
+from actors.config import (
+    Config,
+    HubSettings,
+    Model,
+    ServerPool,
+    daemon_address,
+    documented_keys,
+    load_config,
+    parse_config,
+)
 from actors.errors import ConfigError
+from agents.discovery import sources
+from agents.host import describe_agent
+from agents.llm import Budget
 from tests.gateway import CHECKOUT
 
 HERE = Path("/folder")
@@ -18,10 +30,13 @@ SHIPPED = CHECKOUT / "config.yaml"
 
 def test_the_shipped_file_documents_every_key_and_no_other() -> None:
     text = SHIPPED.read_text()
-    words = set(re.findall(r"^[ #]*([a-z_]+):(?: |$)", text, re.MULTILINE))
+    words = set(re.findall(r"^[ #]*(?:- )?([a-z_]+):(?: |$)", text, re.MULTILINE))
     names = {key.rpartition(".")[2] for key in documented_keys()}
-    examples = {"demo", "models", "qwen"}
-    assert names - words == set(), "not in config.yaml"
+    for name, source in sources([]).items():
+        names |= {name, *describe_agent(name, source.load())["options"]}
+    names |= set(Budget.__struct_fields__)
+    examples = {"coder", "demo", "models", "qwen"}
+    assert names - words == {"vram"}, "not in config.yaml; vram has no options"
     assert words - names - examples == set(), "in config.yaml only"
 
 
@@ -69,9 +84,20 @@ def test_the_shipped_file_states_the_defaults() -> None:
         ({"server_pool": {"arguments": "-fa"}}, "server_pool.arguments: expected array, got str"),
         ([], "the top level: expected object, got array"),
         ({5: {}}, "the top level: expected text as a key, got 5"),
-        ({"agents": ["rag"]}, "agents: there are no agents in this version, but 'rag' is named"),
+        ({"ollama": {"host": "https://x"}}, "ollama.host: 'https://x' is no address of an Ollama daemon"),
+        ({"ollama": {"daemons": {"a": "http://x/y"}}}, "ollama.daemons.a: 'http://x/y' is no address"),
+        ({"ollama": {"elsewhere": ["b"]}}, "ollama.elsewhere: no daemon 'b'"),
+        ({"ollama": {"models": {"m": {}}}}, "ollama.models.m: no daemon is configured"),
+        (
+            {"ollama": {"host": "x", "models": {"m": {"daemon": "y"}}}},
+            "ollama.models.m.daemon: no daemon 'y'; there are: ollama",
+        ),
+        (
+            {"ollama": {"host": "x", "models": {"m": {}}}, "llama_cpp": {"models": {"m": {"path": "p"}}}},
+            "ollama.models.m: the name 'm' is already that of llama_cpp.models.m",
+        ),
+        ({"agents": [5]}, "agents[0]: expected str | object, got int"),
         ({"gpu": {"monitoring": 1}}, "gpu.monitoring: unknown key; did you mean 'monitoring_interval'?"),
-        ({"ollama": {"enabled": True}}, "ollama.enabled: this version has no settings in ollama"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(data: Any, message: str) -> None:
@@ -159,3 +185,24 @@ def test_a_models_settings_are_those_of_config_yaml() -> None:
     text = SHIPPED.read_text()
     assert all(f" {name}:" in text for name in Model.__struct_fields__)
     assert msgspec.to_builtins(Config())["agents"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "addresses"),
+    [
+        ({}, {}),
+        ({"host": "127.0.0.1"}, {"ollama": "http://127.0.0.1:11434"}),
+        ({"host": "h", "port": 1}, {"ollama": "http://h:1"}),
+        ({"host": "h:2", "port": 1}, {"ollama": "h:2"}),
+        ({"host": "::1"}, {"ollama": "http://[::1]:11434"}),
+        ({"host": "[::1]:7"}, {"ollama": "[::1]:7"}),
+        (
+            {"host": "h", "daemons": {"t": "http://t:1"}},
+            {"ollama": "http://h:11434", "t": "http://t:1"},
+        ),
+    ],
+)
+def test_addresses_of_daemons(settings: Any, addresses: dict[str, str]) -> None:
+    ollama = parse_config({"ollama": settings}, folder=HERE).ollama
+    assert ollama.addresses == addresses
+    assert all(daemon_address(url)[1] for url in addresses.values())

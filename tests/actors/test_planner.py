@@ -78,10 +78,26 @@ class World:
         self.told += [effect for effect in effects if isinstance(effect, Drain | Look | Measured | RanOut)]
         return [effect for effect in effects if not isinstance(effect, Drain | Look | Measured | RanOut)]
 
-    def ask(self, model: str, *, slot: bool = True, load: bool = True, wait: float = 1000) -> list[Effect]:
+    def ask(
+        self,
+        model: str,
+        *,
+        slot: bool = True,
+        load: bool = True,
+        wait: float = 1000,
+        keep_alive: float | None = None,
+    ) -> list[Effect]:
         self.tickets += 1
-        deadline = self.now + wait
-        return self.send(Acquire(ticket=self.tickets, model=model, deadline=deadline, slot=slot, load=load))
+        return self.send(
+            Acquire(
+                ticket=self.tickets,
+                model=model,
+                deadline=self.now + wait,
+                slot=slot,
+                load=load,
+                keep_alive=keep_alive,
+            )
+        )
 
     def ready(
         self, model: str, epoch: int = 1, after: float = 0.0, figures: Figures | None = None
@@ -334,6 +350,40 @@ def test_an_idle_model_is_stopped() -> None:
     world.loaded("a")
     assert world.planner.next_wake(world.now) == 60
     assert halted(world.tick(after=58)) == ["a"]
+
+
+@pytest.mark.parametrize("idle_timeout", [0, 60])
+def test_keep_alive_counts_instead_of_the_idle_timeout(idle_timeout: float) -> None:
+    world = World(idle_timeout=idle_timeout)
+    world.loaded("a")
+    world.ask("a", keep_alive=5)
+    assert world.release(2) == []
+    assert world.status("a").keep_alive == 5
+    assert halted(world.tick(after=4.9)) == []
+    assert halted(world.tick(after=0.2)) == ["a"]
+
+
+def test_keep_alive_of_the_latest_request_counts() -> None:
+    world = World()
+    world.loaded("a")
+    world.ask("a", keep_alive=0)
+    world.ask("a", keep_alive=math.inf)
+    world.release(2)
+    world.release(3)
+    assert halted(world.tick(after=1e9)) == []
+
+
+def test_keep_alive_zero_waits_for_the_others_and_ends_with_the_load() -> None:
+    world = World()
+    world.loaded("a")
+    world.ask("a")
+    world.ask("a", slot=False, load=False, keep_alive=0)
+    assert halted(world.release(3)) == []
+    assert halted(world.release(2)) == ["a"]
+    world.gone("a")
+    world.ask("a")
+    world.ready("a", epoch=2)
+    assert halted(world.release(4)) == []
 
 
 def test_shut_down_drains_then_finishes_once() -> None:

@@ -79,8 +79,9 @@ def cpu_seconds(pids: list[int]) -> float:
 class Target:
     """Something to send load to, and the processes whose cost counts."""
 
-    def __init__(self, name: str, port: int, pids: list[int]) -> None:
+    def __init__(self, name: str, port: int, pids: list[int], *options: str) -> None:
         self.name = name
+        self.options = options
         self.port = port
         self.pids = pids
         self.streams: list[dict[str, float]] = []
@@ -126,6 +127,9 @@ def start_gateway(stack: ExitStack, folder: Path) -> Target:
             "runtime": "llama-server",
             "command": [sys.executable, "-m", "tests.bench.upstream"],
         },
+        "agents": ["pass_on"],
+        "agent_folders": [str(Path(__file__).parent / "agents")],
+        "agent_data": str(folder / "agents"),
         "llama_cpp": {"models": {"bench": {"path": str(model), "parallel": 64}}},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -167,12 +171,18 @@ def main() -> None:
         idle = gateway.memory()
         first, alone = cold_load(gateway)
         nginx = start_nginx(stack, folder / "nginx", port)
-        targets = [Target("direct", port, [upstream.pid]), *([nginx] if nginx else []), gateway]
+        special = [
+            Target("to Ollama's API", gateway.port, gateway.pids, "--api", "ollama"),
+            Target("with an agent", gateway.port, gateway.pids, "--agents", "pass_on"),
+        ]
+        targets = [Target("direct", port, [upstream.pid]), *([nginx] if nginx else []), gateway, *special]
         for _ in range(rounds):
             for target in targets:
-                size = ("--connections", str(STREAMS), "--tokens", tokens)
-                target.streams.append(target.load("stream", *size))
+                many = ("--connections", str(STREAMS), "--tokens", tokens, *target.options)
+                target.streams.append(target.load("stream", *many))
             for target in targets:
+                if target in special:
+                    continue
                 size = ("--connections", str(SHORT_CONNECTIONS), "--seconds", str(min(seconds, 4)))
                 target.shorts.append(target.load("short", *size))
         after = gateway.memory()
@@ -193,30 +203,33 @@ def report(
     print(f"{date}, {os.cpu_count()} x {cpu}, Python {platform.python_version()}")
     print(f"{STREAMS} streams x 100 events/s for {seconds:g} s; {SHORT_CONNECTIONS} of short answers;")
     print(f"medians of {rounds} rounds; CPU is that of the proxy process alone (direct: of the upstream)\n")
-    print(
-        "|         | CPU us/event | latency p50 us | p99 us | first byte us | short req/s | CPU us/request |"
-    )
-    print(
-        "|---------|--------------|----------------|--------|---------------|-------------|----------------|"
-    )
+    titles = ("CPU us/event", "latency p50 us", "p99 us", "first byte us", "short req/s", "CPU us/request")
+    print(f"| {'':15} | {' | '.join(titles)} |")
+    print(f"|{'-' * 17}|{'|'.join('-' * (len(title) + 2) for title in titles)}|")
     rows: dict[str, tuple[float, ...]] = {}
     for target in targets:
         assert all(row["finished"] == STREAMS for row in target.streams), f"{target.name}: broken streams"
-        row = (
+        row: tuple[float, ...] = (
             median(target.streams, lambda row: row["cpu"] * 1e6 / row["events"]),
             median(target.streams, lambda row: row["p50_us"]),
             median(target.streams, lambda row: row["p99_us"]),
             median(target.streams, lambda row: row["first_p50_us"]),
-            median(target.shorts, lambda row: row["requests"] / row["seconds"]),
-            median(target.shorts, lambda row: row["cpu"] * 1e6 / row["requests"]),
         )
+        if target.shorts:
+            row += (
+                median(target.shorts, lambda row: row["requests"] / row["seconds"]),
+                median(target.shorts, lambda row: row["cpu"] * 1e6 / row["requests"]),
+            )
         rows[target.name] = row
-        cells = (f"{value:{width}.0f}" for value, width in zip(row, (12, 14, 6, 13, 11, 14), strict=True))
-        print(f"| {target.name:7} | {' | '.join(cells)} |")
+        cells = [f"{value:.0f}" for value in row] + [""] * (len(titles) - len(row))
+        padded = (f"{cell:>{len(title)}}" for cell, title in zip(cells, titles, strict=True))
+        print(f"| {target.name:15} | {' | '.join(padded)} |")
     print(f"\nmemory of the gateway: {idle:.0f} MB idle, {after:.0f} MB after the load")
     print(f"a cold load adds {cold:.0f} ms to the model server's own start\n")
     direct, gateway = rows["direct"], rows["gateway"]
     goals = [
+        ("CPU per event translated / relayed", rows["to Ollama's API"][0] / gateway[0], "<=", 3.0),
+        ("CPU per event with an agent / relayed", rows["with an agent"][0] / gateway[0], "<=", 3.0),
         ("short answers per core-second", 1e6 / gateway[5], ">=", 4000.0),
         ("MB resident when idle", idle, "<=", 70.0),
         ("ms added to a cold load", cold, "<=", 100.0),

@@ -8,29 +8,30 @@ import time
 
 import uvloop
 
-SENT_AT = re.compile(rb'"t":(\d+)')
+SENT_AT = re.compile(rb'"content":" (\d+)"')
+PATHS = {"openai": b"/v1/chat/completions", "ollama": b"/api/chat"}
+LAST = {"openai": b"[DONE]", "ollama": b'"done":true'}
 
 
-def request(tokens: int, *, stream: bool) -> bytes:
-    """A chat request."""
+def request(tokens: int, *, stream: bool, api: str = "openai", agents: str = "") -> bytes:
+    """A chat request, with these agents."""
+    limit = {"max_tokens": tokens} if api == "openai" else {"options": {"num_predict": tokens}}
     body = json.dumps(
-        {
-            "model": "bench",
-            "stream": stream,
-            "max_tokens": tokens,
-            "messages": [{"role": "user", "content": "hello"}],
-        },
+        {"model": "bench", "stream": stream, **limit, "messages": [{"role": "user", "content": "hello"}]},
         separators=(",", ":"),
     ).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head = b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n" % PATHS[api]
+    if agents:
+        head += b"X-Agents: %b\r\n" % agents.encode()
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 class Stream(asyncio.Protocol):
     """One streamed answer; notes how long each event was on its way."""
 
-    def __init__(self, message: bytes, done: "asyncio.Future[bool]") -> None:
+    def __init__(self, message: bytes, last: bytes, done: "asyncio.Future[bool]") -> None:
         self.message = message
+        self.last = last
         self.done = done
         self.delays: list[int] = []
         self.first: int | None = None
@@ -46,8 +47,8 @@ class Stream(asyncio.Protocol):
         if self.first is None:
             self.first = now - self.began
         self.delays += [now - int(sent) for sent in SENT_AT.findall(data)]
-        self.tail = (self.tail + data)[-32:]
-        if b"[DONE]" in self.tail and not self.done.done():
+        self.tail = self.tail[-32:] + data
+        if self.last in self.tail and not self.done.done():
             self.done.set_result(True)
             self.transport.close()
 
@@ -91,14 +92,14 @@ class Short(asyncio.Protocol):
             self.done.set_result(False)
 
 
-async def streams(port: int, count: int, tokens: int) -> dict[str, float]:
+async def streams(port: int, count: int, tokens: int, api: str, agents: str) -> dict[str, float]:
     """`count` streams at once; delays in microseconds."""
     loop = asyncio.get_running_loop()
     clients: list[Stream] = []
-    message = request(tokens, stream=True)
+    message = request(tokens, stream=True, api=api, agents=agents)
     began = time.monotonic()
     for _ in range(count):
-        client = Stream(message, loop.create_future())
+        client = Stream(message, LAST[api], loop.create_future())
         clients.append(client)
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
     finished = [await client.done for client in clients]
@@ -134,10 +135,14 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=500)
+    parser.add_argument("--agents", default="")
+    parser.add_argument("--api", choices=sorted(PATHS), default="openai")
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
     if options.kind == "stream":
-        seen = uvloop.run(streams(options.port, options.connections, options.tokens))
+        seen = uvloop.run(
+            streams(options.port, options.connections, options.tokens, options.api, options.agents)
+        )
     else:
         seen = uvloop.run(shorts(options.port, options.connections, options.seconds))
     print(json.dumps(seen))

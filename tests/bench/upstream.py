@@ -1,4 +1,4 @@
-"""A stand-in for llama-server: a token every `--interval` seconds, each event with the time in it.
+"""A stand-in for llama-server: a token every `--interval` seconds, the text of each event is the time.
 
 It takes llama-server's flags and ignores those it does not need, so that the gateway can run it.
 """
@@ -15,9 +15,9 @@ HEAD = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 EVENT = (
-    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" tok"}}],'
+    b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" %d"}}],'
     b'"created":1700000000,"id":"chatcmpl-abcdefghijklmnopqrstuvwxyz","model":"bench","system_fingerprint":"b1-x",'
-    b'"object":"chat.completion.chunk","t":%d}\n\n'
+    b'"object":"chat.completion.chunk"}\n\n'
 )
 LAST = (
     b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"created":1700000000,'

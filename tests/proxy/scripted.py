@@ -11,8 +11,10 @@ import json
 import re
 import socket
 import struct
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
@@ -20,7 +22,7 @@ import msgspec
 from aiohttp import web
 
 from actors.calibration import Calibration
-from actors.config import Config, ServerPool
+from actors.config import Config, Ollama, ServerPool
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu import GpuMonitor
 from actors.hub.cache import CachedModel
@@ -28,12 +30,20 @@ from actors.hub.hub import Hub
 from actors.hub.progress import Progress
 from actors.ledger import Ledger
 from actors.lifecycle import State
-from actors.messages import Endpoint, Grant
+from actors.messages import Api, Endpoint, Grant
 from actors.observer import Observer
+from actors.ollama.daemons import Daemons
 from actors.roster import ModelStatus, Outlook
 from actors.supervisor import Lease, Supervisor
+from agents.discovery import Loaded
+from agents.host import AgentHost
+from proxy.agent_views import AgentViews
 from proxy.app import make_app, make_runner
-from proxy.generate import Gateway, Limits
+from proxy.asking import Asker, Limits
+from proxy.catalog import Catalog
+from proxy.generate import Gateway
+from proxy.llm import Models
+from proxy.ollama import OllamaApi
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -293,6 +303,9 @@ class FakeSupervisor:
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
 
+    def api_of(self, name: str) -> Api | None:
+        return self.endpoint.api if name in self.names else None
+
     def would_adopt(self, _name: str) -> bool:
         return False
 
@@ -310,6 +323,7 @@ class FakeSupervisor:
         timeout: float,
         slot: bool = True,
         load: bool = True,
+        keep_alive: float | None = None,
         on_ticket: Callable[[int], None],
     ) -> AsyncIterator[Lease]:
         assert timeout > 0
@@ -353,6 +367,7 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
     """A model's status; `fields` replace the defaults."""
     defaults: Json = {
         "aliases": (),
+        "api": "llama.cpp",
         "epoch": 1,
         "slots": 4,
         "busy": 0,
@@ -361,6 +376,7 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
         "ready_seconds": None,
         "load_seconds": None,
         "idle_seconds": None,
+        "keep_alive": None,
         "failures": 0,
         "retry_in": None,
         "error": None,
@@ -412,6 +428,7 @@ async def door(
     body_limit: int = 2**20,
     keepalive_interval: float = 60,
     prepare: Callable[[FakeSupervisor], None] = lambda _: None,
+    agents: Sequence[Loaded] = (),
     routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] | None = None,
 ) -> AsyncIterator[Door]:
     """The front door, before a scripted server or before a port that refuses connections."""
@@ -434,8 +451,18 @@ async def door(
         hub = cast("Hub", FakeHub())
         observer = Observer(GpuMonitor(0), NOTHING_LEARNED, manages=True)
         config = Config(server_pool=ServerPool(size=3))
-        views = Views(real, hub, observer, config, version="1.2.3")
-        app = make_app(Gateway(real, upstream, limits), views)
+        daemons_session = await stack.enter_async_context(aiohttp.ClientSession())
+        daemons = Daemons(Ollama(), daemons_session)
+        catalog = Catalog(real, hub, daemons, {})
+        views = Views(real, catalog, observer, config, version="1.2.3")
+        ollama = OllamaApi(real, catalog, hub, daemons_session, body_limit=body_limit, idle_timeout=0)
+        asker = Asker(real, upstream, limits)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        host = AgentHost(agents, llm=Models(asker, catalog), http=daemons_session, folder=folder)
+        await host.start()
+        stack.push_async_callback(host.stop)
+        gateway = Gateway(real, asker, catalog, host)
+        app = make_app(gateway, views, ollama, AgentViews(host, body_limit=body_limit))
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         runner = make_runner(app)

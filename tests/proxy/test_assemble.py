@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,12 +11,13 @@ from hypothesis import strategies as st
 from proxy.assemble import (
     Assembler,
     ChatAssembler,
+    LineAssembler,
     MessageAssembler,
     NativeAssembler,
     ResponseAssembler,
     StreamedError,
 )
-from proxy.sse import EventSplitter
+from proxy.sse import EventSplitter, ServerSentEvent
 
 
 def assembled(assembler: Assembler, *events: dict[str, Any] | str) -> dict[str, Any]:
@@ -144,3 +146,40 @@ def test_text_that_is_cut_out_is_what_decoding_gives(texts: list[str], data: st.
     assert answers[0] == answers[1]
     if texts:
         assert answers[0]["choices"][0]["message"]["content"] == "".join(texts)
+
+
+def test_lines_of_ollama_become_one_answer() -> None:
+    assembler = LineAssembler()
+    call = {"id": "c", "function": {"index": 0, "name": "f", "arguments": {}}}
+    for line in (
+        {"model": "m", "message": {"role": "assistant", "content": "", "thinking": "hm"}, "done": False},
+        {"model": "m", "message": {"role": "assistant", "content": "a"}, "done": False, "logprobs": [1]},
+        {"model": "m", "message": {"role": "assistant", "content": "b"}, "done": False, "logprobs": [2]},
+        {
+            "model": "m",
+            "message": {"role": "assistant", "content": "", "tool_calls": [call]},
+            "done": True,
+            "done_reason": "stop",
+            "eval_count": 2,
+            "no_such_field": 7,
+        },
+    ):
+        assembler.feed(ServerSentEvent("", msgspec.json.encode(line)))
+    assert assembler.result() == {
+        "model": "m",
+        "message": {"role": "assistant", "content": "ab", "thinking": "hm", "tool_calls": [call]},
+        "logprobs": [1, 2],
+        "done": True,
+        "done_reason": "stop",
+        "eval_count": 2,
+        "no_such_field": 7,
+    }
+
+
+def test_lines_of_generate_become_one_answer_and_an_error_is_raised() -> None:
+    assembler = LineAssembler()
+    assembler.feed(ServerSentEvent("", b'{"response":"a","done":false}'))
+    assembler.feed(ServerSentEvent("", b'{"response":"b","done":true,"context":[1]}'))
+    assert assembler.result() == {"response": "ab", "done": True, "context": [1]}
+    with pytest.raises(StreamedError, match="no memory"):
+        LineAssembler().feed(ServerSentEvent("", b'{"error":"no memory"}'))

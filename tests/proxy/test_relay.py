@@ -86,7 +86,9 @@ class FakeConnection(asyncio.Transport):
         self.aborted = True
 
 
-async def relaying(*, chunked: bool = True, **options: Any) -> tuple[FakeConnection, Relay, FakeRequest]:
+async def relaying(
+    *, chunked: bool = True, ending: bytes = b"\n\n", **options: Any
+) -> tuple[FakeConnection, Relay, FakeRequest]:
     """The connection of a response whose head has come, with a relay attached to it."""
     response, request, connection = UpstreamResponse(), FakeRequest(), FakeConnection()
     connection.set_protocol(response)
@@ -95,7 +97,7 @@ async def relaying(*, chunked: bool = True, **options: Any) -> tuple[FakeConnect
     await asyncio.sleep(0)
     connection.receive(STREAM)
     await sending
-    relay = Relay(cast("web.Request", request), response, events=True, chunked=chunked, **options)
+    relay = Relay(cast("web.Request", request), response, ending=ending, chunked=chunked, **options)
     response.attach(relay.feed, relay)
     return connection, relay, request
 
@@ -141,6 +143,26 @@ async def test_only_whole_events_pass_and_at_once(
 
 
 BARE = event({"code": 500, "message": "boom", "type": "server_error"}, "error")
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b"") + b"\n"), max_size=6), CUTS, CUTS
+)
+async def test_only_whole_lines_pass_and_at_once(
+    lines: list[bytes], chunk_cuts: list[int], wire_cuts: list[int]
+) -> None:
+    payload = b"".join(lines)
+    ends = list(itertools.accumulate(map(len, lines), initial=0))
+    wire = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in cut_at(payload, chunk_cuts)) + END
+    connection, relay, request = await relaying(ending=b"\n")
+    decoder, come = ChunkedBody(), 0
+    for piece in cut_at(wire, wire_cuts):
+        connection.receive(piece)
+        come += len(decoder.feed(piece))
+        assert len(b"".join(unchunk(request.wire))) == max(end for end in ends if end <= come)
+    await relay.run(1)
+    assert b"".join(unchunk(request.wire)) == payload
 
 
 async def test_anthropic_errors_are_wrapped_however_they_are_cut() -> None:

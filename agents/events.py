@@ -1,0 +1,206 @@
+"""The canonical stream: what a model server says while it answers, and the whole answer made of it.
+
+The order is that of OpenAI's stream: `Start`, then any of `Text`, `Reasoning` and `ToolCallDelta`, each
+after its `Logprobs` if there are some, then `Extra` if an agent adds something, `Finish`, `Usage`, `Done`. A
+`Failure` may come at any time and is the last.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from agents.chat import ToolCall
+
+Reason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """The answer begins. `created` is in seconds since the epoch."""
+
+    id: str
+    model: str
+    created: int
+
+
+class Text(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the answer."""
+
+    text: str
+
+
+class Reasoning(msgspec.Struct, frozen=True, gc=False):
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
+    """A piece of a tool call: id and name come with its first, `arguments` are pieces of JSON text."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Logprobs(msgspec.Struct, frozen=True):
+    """Probabilities of the tokens in the next piece: `token`, `logprob`, `bytes`, `top_logprobs` of each."""
+
+    tokens: list[Any]
+
+
+class Extra(msgspec.Struct, frozen=True):
+    """Fields that an agent adds to a whole answer, or to the event of a stream that says why it ended.
+
+    Each is named for the agent, or for what it is ("citations"), and is JSON. A field of the
+    API is never replaced.
+    """
+
+    fields: dict[str, Any]
+
+
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    """The model has ended, and why."""
+
+    reason: Reason
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Tokens, those of the prompt with the `cached` ones; durations in seconds, 0 where unknown."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    total_seconds: float = 0.0
+    load_seconds: float = 0.0
+    prompt_seconds: float = 0.0
+    completion_seconds: float = 0.0
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The answer has broken off. The fields are `proxy.errors.ApiError`'s; without a `kind` the status's."""
+
+    status: int
+    message: str
+    kind: str = ""
+    code: str | None = None
+    param: str | None = None
+    extra: dict[str, Any] = {}
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """The answer is complete."""
+
+
+Event = Text | Reasoning | ToolCallDelta | Logprobs | Start | Extra | Finish | Usage | Failure | Done
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer."""
+
+    id: str = ""
+    model: str = ""
+    created: int = 0
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
+    logprobs: list[Any] = []
+    reason: Reason = "stop"
+    usage: Usage = Usage()
+    extra: dict[str, Any] = {}
+
+
+class ToolCalls:
+    """Tool calls, gathered from their pieces."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: dict[int, list[str]] = {}
+
+    def feed(self, delta: ToolCallDelta) -> None:
+        """Take the next piece."""
+        parts = self._parts.setdefault(delta.index, ["", ""])
+        parts[0] = parts[0] or delta.id
+        parts[1] = parts[1] or delta.name
+        parts.append(delta.arguments)
+
+    def take(self) -> list[ToolCall]:
+        """The calls so far, whole, and begin anew."""
+        calls = [ToolCall(parts[0], parts[1], "".join(parts[2:])) for _, parts in sorted(self._parts.items())]
+        self._parts.clear()
+        return calls
+
+
+class Collector:
+    """Makes an answer of its events. `failure` is set if it broke off, `complete` if it came to its end."""
+
+    def __init__(self) -> None:
+        self.failure: Failure | None = None
+        self.complete = False
+        self._start = Start("", "", 0)
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls = ToolCalls()
+        self._logprobs: list[Any] = []
+        self._reason: Reason = "stop"
+        self._usage = Usage()
+        self._extra: dict[str, Any] = {}
+
+    def feed(self, event: Event) -> None:
+        """Take the next event."""
+        match event:
+            case Text():
+                self._text.append(event.text)
+            case Reasoning():
+                self._reasoning.append(event.text)
+            case ToolCallDelta():
+                self._calls.feed(event)
+            case Logprobs():
+                self._logprobs += event.tokens
+            case Start():
+                self._start = event
+            case Extra():
+                self._extra |= event.fields
+            case Finish():
+                self._reason = event.reason
+            case Usage():
+                self._usage = event
+            case Failure():
+                self.failure = event
+            case Done():
+                self.complete = True
+
+    def answer(self) -> Answer:
+        """The whole answer; what there is of it if it is not complete."""
+        return Answer(
+            id=self._start.id,
+            model=self._start.model,
+            created=self._start.created,
+            text="".join(self._text),
+            reasoning="".join(self._reasoning),
+            tool_calls=self._calls.take(),
+            logprobs=self._logprobs,
+            reason=self._reason,
+            usage=self._usage,
+            extra=self._extra,
+        )
+
+
+def replayed(answer: Answer) -> Iterator[Event]:
+    """The events of a whole answer, each of its parts in one piece."""
+    yield Start(answer.id, answer.model, answer.created)
+    if answer.reasoning:
+        yield Reasoning(answer.reasoning)
+    if answer.logprobs:
+        yield Logprobs(answer.logprobs)
+    if answer.text:
+        yield Text(answer.text)
+    for index, call in enumerate(answer.tool_calls):
+        yield ToolCallDelta(index, call.id, call.name, call.arguments)
+    if answer.extra:
+        yield Extra(answer.extra)
+    yield Finish(answer.reason)
+    yield answer.usage
+    yield Done()

@@ -1,0 +1,5 @@
+"""Patterns that may not be asked, or answered: refused, or made unreadable.
+
+* `agent`    the agent: options, requests, and the filter of an answer
+* `scanner`  pure: finds patterns in a text that comes in pieces, and holds back no more than it must
+"""

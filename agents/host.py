@@ -1,0 +1,240 @@
+"""The agents of a gateway: started and stopped, asked which of them a request has, and described."""
+
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import structlog
+
+from actors.calibration import Load
+from actors.config import Config
+from agents.api import Agent, Call, Clock, Context, Json, Services
+from agents.chat import Chat
+from agents.commands import Asked, parse_name, take_commands
+from agents.discovery import REMEDY, BrokenAgentError, Loaded, load_agents
+from agents.errors import AgentError
+from agents.llm import LLM, Client
+from agents.operations import Operation, operations_of
+from agents.pipeline import Run, Step
+from agents.settings import OLDER_NAMES, default_agents
+from agents.supervision import AgentActor
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = structlog.get_logger("agents")
+
+FIELD = "agents"
+"""The field of a request's body that names agents, in a list."""
+
+SLASHES = (b"/", b"\\u002f", b"\\u002F")
+"""How a slash may stand in JSON; `\\/` ends in one."""
+
+SYSTEM_CLOCK = cast("Clock", types.SimpleNamespace(time=time, monotonic=monotonic))
+
+
+class AgentHost:
+    """All the enabled agents, one actor each.
+
+    `folder` is where each has a folder of its own; `memory` is `Services.memory`. `defaults` are the agents
+    of each model's requests; `skip_broken`: start without those that cannot be started.
+    """
+
+    def __init__(
+        self,
+        loaded: Sequence[Loaded],
+        *,
+        llm: LLM,
+        http: "aiohttp.ClientSession",
+        folder: Path,
+        memory: Callable[[str], Load | None] = lambda model: None,
+        defaults: Mapping[str, Sequence[str]] | None = None,
+        skip_broken: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._llm = llm
+        self._clock = clock
+        self._folder = folder
+        self._skip_broken = skip_broken
+        self._actors: dict[str, AgentActor] = {}
+        for one in loaded:
+            services = Services(
+                llm=llm,
+                http=http,
+                folder=folder / one.name,
+                log=log.bind(agent=one.name),
+                clock=clock,
+                memory=memory,
+            )
+            self._actors[one.name] = AgentActor(one, services)
+        self._default_agents = defaults or {}
+        self._index()
+
+    @classmethod
+    def from_config(cls, config: Config, **services: Any) -> "AgentHost":
+        """The host of a configuration; `services` are the constructor's. Raises `ConfigError`."""
+        loaded, broken = load_agents(config)
+        for error in broken:
+            log.error("goes without an agent", reason=str(error))
+        skip = config.skip_broken_agents
+        return cls(loaded, defaults=default_agents(config), skip_broken=skip, **services)
+
+    def _index(self) -> None:
+        """Set up what `may_apply` and `plan` look at."""
+        self._names = set(self._actors) | {old for old, name in OLDER_NAMES.items() if name in self._actors}
+        self._always = [Asked(actor.name) for actor in self._actors.values() if actor.config.always]
+        self._defaults = {
+            model: [asked for asked in map(parse_name, names) if asked.agent in self._names]
+            for model, names in self._default_agents.items()
+        }
+        self._marks = [b'"agents"', *(slash + name.encode() for name in self._names for slash in SLASHES)]
+
+    async def start(self) -> None:
+        """Start them all. Raises `BrokenAgentError` for one that cannot be, unless it may be skipped."""
+        for name, actor in list(self._actors.items()):
+            await asyncio.to_thread(actor.services.folder.mkdir, parents=True, exist_ok=True)
+            if (error := await actor.start()) is None:
+                continue
+            reason = f"agent {name!r} cannot be started: {actor.file}: {type(error).__name__}: {error}"
+            if not self._skip_broken:
+                await self.stop()
+                raise BrokenAgentError(f"{reason}\n{REMEDY}") from error
+            log.error("goes without an agent", reason=reason)
+            del self._actors[name]
+        self._index()
+
+    async def stop(self) -> None:
+        """Let them finish their `after` work, for a few seconds, and close them."""
+        async with asyncio.TaskGroup() as group:
+            for actor in self._actors.values():
+                group.create_task(actor.stop())
+
+    # Requests
+
+    def may_apply(self, body: bytes, header: str | None, model: str) -> bool:
+        """Whether a request could have agents, by its bytes; if not, it need not be parsed for them."""
+        if header or self._always or self._defaults.get(model):
+            return True
+        return any(mark in body for mark in self._marks)
+
+    def plan(
+        self,
+        chat: Chat,
+        *,
+        header: str | None = None,
+        defaults: Sequence[str] = (),
+        key: str = "",
+        request_id: str = "",
+    ) -> Run | None:
+        """The agents of a request; None if it has none, and no command to be taken out of it.
+
+        In this order: those that always run, the model's, `defaults` (the key's), the header's (names with
+        commas between them), the body's, the commands. Each runs once, where it is named first, with the
+        argument that was given last. Raises `AgentError` for a name that is no agent's.
+        """
+        if not chat.messages:
+            return None
+        asked = [*self._always, *self._defaults.get(chat.model, ())]
+        asked += self._named("the key", list(defaults))
+        asked += self._named("the header", header.split(",") if header else [])
+        request = chat
+        if FIELD in chat.extra:
+            asked += self._named(FIELD, chat.extra[FIELD])
+            extra = {name: value for name, value in chat.extra.items() if name != FIELD}
+            request = msgspec.structs.replace(chat, extra=extra)
+        commands, request = take_commands(request, self._names)
+        arguments: dict[str, str] = {}
+        for one in (*asked, *commands):
+            name = OLDER_NAMES.get(one.agent, one.agent)
+            arguments[name] = one.argument or arguments.get(name, "")
+        if not arguments and request is chat:
+            return None
+        steps = [
+            self._step(self._actors[name], arguments[name], chat.model, key, request_id) for name in arguments
+        ]
+        return Run(request, steps, request_id=request_id, clock=self._clock)
+
+    def _named(self, where: str, names: Any) -> list[Asked]:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise AgentError(f"{where}: expected a list of agents' names", status=400, param=where)
+        asked = [parse_name(name) for name in names if name.strip()]
+        for one in asked:
+            if one.agent not in self._names:
+                there_are = ", ".join(sorted(self._actors)) or "none"
+                message = f"{where}: there is no agent {one.agent!r}; enabled are: {there_are}"
+                raise AgentError(message, status=400, code="agent_not_found", param=where)
+        return asked
+
+    def _step(self, actor: AgentActor, argument: str, model: str, key: str, request_id: str) -> Step:
+        client = Client(self._llm, agent=actor.name, budget=actor.config.budget, key=key)
+        return Step(
+            actor,
+            Context(actor.services, client, request_id=request_id, model=model, argument=argument, key=key),
+        )
+
+    # What they are, and what they offer
+
+    def describe(self) -> list[Json]:
+        """Every agent: name, description, options, counters, state."""
+        return [
+            {
+                **describe_agent(actor.name, actor.kind),
+                "always": actor.config.always,
+                "state": "down" if actor.down else "up",
+                "reason": actor.down or None,
+                "counters": msgspec.to_builtins(actor.counters),
+                "operations": [
+                    {"method": one.method, "path": one.path, "description": one.description}
+                    for one in operations_of(actor.kind)
+                ],
+            }
+            for actor in self._actors.values()
+        ]
+
+    async def operate(self, agent: str, method: str, path: str, call: Call) -> Json:
+        """Carry out an agent's operation, such as `POST documents`. Raises `AgentError`.
+
+        `call.parameters` are those of the query; the path's are added to them.
+        """
+        name = OLDER_NAMES.get(agent, agent)
+        if name not in self._actors:
+            raise AgentError(f"there is no agent {agent!r}", status=404, code="agent_not_found")
+        actor = self._actors[name]
+        matches = [
+            (one, found)
+            for one in operations_of(actor.kind)
+            if (found := one.pattern.fullmatch(path.strip("/")))
+        ]
+        if not matches:
+            raise AgentError(f"agent {name!r} has no operation {path!r}", status=404, code="not_found")
+        for one, found in matches:
+            if one.method == method:
+                parameters = {**call.parameters, **found.groupdict()}
+                run = getattr(actor.agent, one.function)
+                return await self._operate(
+                    actor, one, run(msgspec.structs.replace(call, parameters=parameters))
+                )
+        allowed = ", ".join(one.method for one, _ in matches)
+        raise AgentError(f"{path!r} of agent {name!r} takes {allowed}", status=405, code="method_not_allowed")
+
+    async def _operate(self, actor: AgentActor, one: Operation, work: Coroutine[Any, Any, Json]) -> Json:
+        try:
+            return await work
+        except AgentError:
+            raise
+        except Exception as error:  # the boundary to somebody else's code
+            actor.crashed(f"{one.method} {one.path}", error)
+            raise AgentError(
+                f"agent {actor.name!r} failed ({type(error).__name__})", code="agent_failed"
+            ) from error
+
+
+def describe_agent(name: str, kind: type[Agent]) -> Json:
+    """Name, description, and the options as a JSON schema's properties."""
+    (_, schemas) = msgspec.json.schema_components([kind.Config])
+    properties = schemas[kind.Config.__name__]["properties"]
+    return {"name": name, "description": kind.description, "options": properties}

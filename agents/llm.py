@@ -1,0 +1,152 @@
+"""The models, as agents may call them: the protocol that the front door implements, and its budgeted client.
+
+A call takes a lease of its own. So it belongs into `before`, where the request holds none yet, or into
+`after`, where it holds none any more: a request that held one model while it waited for another could wait
+for ever.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import Annotated, Protocol, TypeVar
+
+import msgspec
+
+from agents.chat import Chat
+from agents.errors import BudgetError, ModelCallError
+from agents.events import Answer, Collector, Done, Event, Failure, Reasoning, Text, ToolCallDelta, Usage
+
+T = TypeVar("T")
+Limit = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that may be called, by its name or an alias. `slots`: requests that it answers at a time."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    loaded: bool = False
+    slots: int = 1
+
+
+class LLM(Protocol):
+    """The gateway's models. `key` is whose request the call belongs to: turns are shared between keys.
+
+    Every call waits for its turn and its model's load. Calls run no agents. Raises `ModelCallError`.
+    """
+
+    def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
+        """The answer's events, to `Done` or a `Failure`. Closed, it gives its lease back."""
+
+    async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
+        """A vector for each text."""
+
+    async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
+        """How relevant each text is to the query: larger is more."""
+
+    def models(self) -> list[ModelInfo]:
+        """The models there are, loaded or not."""
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an agent's calls to models may cost for one request; None: no limit.
+
+    `tokens`: of prompts and answers together. `seconds`: from the first call on.
+    """
+
+    calls: Limit | None = None
+    tokens: Limit | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class Client:
+    """The models for one agent and one request, within its budget. Raises `BudgetError` beyond it."""
+
+    def __init__(self, llm: LLM, *, agent: str = "", budget: Budget | None = None, key: str = "") -> None:
+        self.calls = 0
+        self._llm = llm
+        self._agent = agent
+        self._budget = budget or Budget()
+        self._key = key
+        self._tokens: list[int] = []
+        self._deadline: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens used so far, those of answers that are under way included."""
+        return sum(self._tokens)
+
+    def models(self) -> list[ModelInfo]:
+        """The models there are, loaded or not."""
+        return self._llm.models()
+
+    async def chat(self, request: Chat) -> Answer:
+        """The whole answer. Raises `ModelCallError` if it broke off."""
+        collector = Collector()
+        async with aclosing(self.stream(request)) as events:
+            async for event in events:
+                collector.feed(event)
+        return collector.answer()
+
+    async def stream(self, request: Chat) -> AsyncGenerator[Event, None]:
+        """The answer's events, to `Done`. Raises `ModelCallError` if it breaks off."""
+        self._begin_call()
+        index = len(self._tokens)
+        self._tokens.append(0)
+        events = self._llm.stream(request, key=self._key)
+        async with aclosing(events):
+            while True:
+                event = await self._in_time(anext(events, None))
+                self._count(index, event)
+                if isinstance(event, Failure):
+                    raise ModelCallError(event.message, status=event.status, code=event.code)
+                if event is None:
+                    raise ModelCallError(f"model {request.model!r} broke off its answer", status=502)
+                yield event
+                if isinstance(event, Done):
+                    return
+
+    async def embed(self, model: str, texts: list[str]) -> list[list[float]]:
+        """A vector for each text."""
+        self._begin_call()
+        return await self._in_time(self._llm.embed(model, texts, key=self._key))
+
+    async def rerank(self, model: str, query: str, texts: list[str]) -> list[float]:
+        """How relevant each text is to the query: larger is more."""
+        self._begin_call()
+        return await self._in_time(self._llm.rerank(model, query, texts, key=self._key))
+
+    def _begin_call(self) -> None:
+        if self._deadline is None and self._budget.seconds is not None:
+            self._deadline = asyncio.get_running_loop().time() + self._budget.seconds
+        if self._budget.calls is not None and self.calls >= self._budget.calls:
+            raise self._exceeded("calls")
+        self._check_tokens()
+        self.calls += 1
+
+    def _count(self, index: int, event: Event | None) -> None:
+        if isinstance(event, Text | Reasoning | ToolCallDelta):
+            self._tokens[index] += 1  # model servers send an event for each token
+            self._check_tokens()
+        elif isinstance(event, Usage):
+            self._tokens[index] = event.prompt + event.completion
+
+    def _check_tokens(self) -> None:
+        if self._budget.tokens is not None and self.tokens > self._budget.tokens:
+            raise self._exceeded("tokens")
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        limit = asyncio.timeout_at(self._deadline)
+        try:
+            async with limit:
+                return await work
+        except TimeoutError:
+            if limit.expired():
+                raise self._exceeded("seconds") from None
+            raise
+
+    def _exceeded(self, what: str) -> BudgetError:
+        limit = getattr(self._budget, what)
+        return BudgetError(
+            f"the budget of {limit:g} {what} is used up (budget.{what} of agent {self._agent!r})"
+        )

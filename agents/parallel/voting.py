@@ -1,0 +1,55 @@
+"""Which answers are the same, and which most models gave. Pure."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from agents.events import Answer
+
+_MARKUP = re.compile(r"[*_`#>]+")
+_SPACE = re.compile(r"\s+")
+_ENDS = " .!?,;:\"'()[]$"
+
+
+def normalised(text: str) -> str:
+    """The text without what makes no difference: case, markup, space, punctuation at its ends."""
+    plain = _MARKUP.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    return _SPACE.sub(" ", plain).strip(_ENDS)
+
+
+def ballot(answer: Answer, pattern: re.Pattern[str] | None = None) -> str:
+    """What an answer votes for: its tool calls if it has some, or its text.
+
+    With a pattern, what its last match has in its first group, if there is one, or in all; where it does not
+    match, the whole text counts.
+    """
+    if answer.tool_calls:
+        return repr([(call.name, _canonical(call.arguments)) for call in answer.tool_calls])
+    matches = list(pattern.finditer(answer.text)) if pattern is not None else []
+    if not matches:
+        return normalised(answer.text)
+    last = matches[-1]
+    return normalised(last[1] if last.re.groups and last[1] is not None else last[0])
+
+
+def _canonical(arguments: str) -> str:
+    try:
+        value = msgspec.json.decode(arguments or "{}")
+    except msgspec.DecodeError:
+        return arguments
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def winner(ballots: Sequence[str]) -> tuple[int, int]:
+    """The place of the winning ballot, and how many are like it. Of equals, the earliest wins."""
+    (choice, votes) = Counter(ballots).most_common(1)[0]
+    return ballots.index(choice), votes
+
+
+def is_decided(ballots: Sequence[str], expected: int) -> bool:
+    """Whether the ballots still to come, of so many in all, could not change who wins."""
+    counts = [votes for _, votes in Counter(ballots).most_common(2)]
+    return bool(counts) and counts[0] > (counts[1] if len(counts) > 1 else 0) + expected - len(ballots)

@@ -1,0 +1,50 @@
+"""Adds to each answer what memory its model was predicted to take, and what it took."""
+
+from typing import Any
+
+from actors.calibration import Load
+from agents.api import Agent, AtEnd, Context, Filter
+
+
+class Vram(Agent):
+    """The figures are those of calibration: of the model's present load, if it has been measured by now."""
+
+    description = "Adds the memory that the model takes, predicted and measured, to the answer"
+
+    def stream(self, ctx: Context) -> Filter:
+        """Look the figures up when the answer ends: by then a model that was loaded for it is measured."""
+        return AtEnd(lambda: {"vram": report(ctx.model, ctx.memory(ctx.model))})
+
+
+def report(model: str, load: Load | None) -> dict[str, Any]:
+    """Bytes; null where nobody told.
+
+    `predicted` and `buffers` are of llama.cpp's buffers alone, the latter by its log; `measured` is what the
+    driver says the process takes of the card. `error` compares the first two, as a part of the second.
+    """
+    if load is None:
+        return {"model": model, "note": "no load of this model has been measured yet"}
+    return {
+        "model": load.model,
+        "certainty": load.certainty,
+        "load_seconds": round(load.seconds, 3),
+        "devices": [
+            {
+                "gpu": device.gpu,
+                "predicted": device.predicted,
+                "buffers": device.buffers,
+                "measured": max(device.measured or 0, device.peak or 0) or None,
+                "error": _error(device.predicted, device.buffers),
+            }
+            for device in load.devices
+        ],
+        "host": {
+            "predicted": load.host_predicted,
+            "buffers": load.host_buffers,
+            "error": _error(load.host_predicted, load.host_buffers),
+        },
+    }
+
+
+def _error(predicted: int, actual: int | None) -> float | None:
+    return round((predicted - actual) / actual, 4) if actual else None

@@ -1,0 +1,130 @@
+"""A lease on a model, and the question that its server is asked under it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from actors.errors import RejectedError
+from actors.messages import Endpoint as Address
+from actors.supervisor import Lease, Supervisor
+from proxy.errors import ApiError, from_rejection
+from proxy.exchange import Exchange
+from proxy.sse import EventTooLongError
+from proxy.upstream import UnreachableError, Upstream, UpstreamError, UpstreamResponse, UpstreamTimeoutError
+
+Ask = Callable[[Address], bytes]
+"""Renders a request for the server that was found."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the front door; sizes in bytes, times in seconds."""
+
+    body: int
+    queue_timeout: float
+    write_timeout: float
+    keepalive_interval: float
+
+
+class Asker:
+    """Asks models, each under a lease of its own."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        upstream: Upstream,
+        limits: Limits,
+        on_hang_up: Callable[[Address], None] = lambda _: None,
+    ) -> None:
+        self.limits = limits
+        self._supervisor = supervisor
+        self._upstream = upstream
+        self._on_hang_up = on_hang_up
+
+    @asynccontextmanager
+    async def response(
+        self,
+        exchange: Exchange,
+        model: str,
+        ask: Ask,
+        *,
+        slot: bool = True,
+        load: bool = True,
+        keep_alive: float | None = None,
+    ) -> AsyncIterator[tuple[Lease, UpstreamResponse]]:
+        """Lease the model, send it what `ask` renders, and yield the response. Raises `ApiError`.
+
+        A server that takes no connection has died since it was granted. Nothing is lost by asking again,
+        and the second lease waits until the server has been started anew.
+        """
+        try:
+            for last_try in (False, True):
+                async with self.lease(exchange, model, slot=slot, load=load, keep_alive=keep_alive) as lease:
+                    address = lease.grant.endpoint
+                    try:
+                        response = await self._upstream.send(address, ask(address))
+                        try:
+                            yield lease, response
+                        finally:
+                            self._upstream.give_back(address, response)
+                        return
+                    except UpstreamError as error:
+                        lease.broken = error.hung_up
+                        if error.hung_up:
+                            self._on_hang_up(address)
+                        if last_try or not isinstance(error, UnreachableError):
+                            raise
+        except (UpstreamError, EventTooLongError) as error:
+            raise broken(error, exchange) from None
+
+    @asynccontextmanager
+    async def lease(
+        self,
+        exchange: Exchange,
+        model: str,
+        *,
+        slot: bool,
+        load: bool = True,
+        keep_alive: float | None = None,
+    ) -> AsyncIterator[Lease]:
+        """Lease the model. Raises `ApiError`."""
+        exchange.phase = "queue"
+        try:
+            async with self._supervisor.lease(
+                model,
+                timeout=self.limits.queue_timeout,
+                slot=slot,
+                load=load,
+                keep_alive=keep_alive,
+                on_ticket=exchange.queued_as,
+            ) as lease:
+                exchange.granted(lease.grant)
+                yield lease
+        except RejectedError as rejected:
+            raise from_rejection(rejected.reason) from None
+
+    def what_happens(self, exchange: Exchange) -> str:
+        """What a request waits for, in words for its client."""
+        if exchange.phase == "agents":
+            return "the agents are at work"
+        if exchange.phase != "queue":
+            return "the model reads the prompt"
+        outlook = self._supervisor.outlook(exchange.ticket)
+        if outlook is None:
+            return "waiting"
+        progress = self._supervisor.progress(outlook.model)
+        doing = f"downloading, {progress}" if progress else outlook.why or str(outlook.state)
+        turn = f"place {outlook.position} in its queue, about {outlook.seconds:.0f} s"
+        return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
+
+
+def json_headers(exchange: Exchange) -> dict[str, str]:
+    """Of a request with a JSON body."""
+    return {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
+
+
+def broken(error: Exception, exchange: Exchange) -> ApiError:
+    """An upstream's failure, in words that name the model."""
+    status = 504 if isinstance(error, UpstreamTimeoutError) else 502
+    code = "upstream_timeout" if status == 504 else "upstream_error"
+    return ApiError(status, f"model {exchange.model!r}: {error}", code=code)

@@ -1,0 +1,158 @@
+"""The gateway's models, as agents call them: under leases of their own, by the one planner."""
+
+from collections import deque
+from collections.abc import AsyncGenerator
+
+import msgspec
+
+from actors.lifecycle import State
+from agents.chat import Chat
+from agents.errors import ModelCallError
+from agents.events import Event, Failure
+from agents.llm import ModelInfo
+from proxy import translated
+from proxy.answers import collected
+from proxy.asking import Asker, json_headers
+from proxy.catalog import Catalog, Known
+from proxy.codecs import SERVERS
+from proxy.errors import ApiError
+from proxy.exchange import Exchange, request_id_of
+from proxy.translate.codec import Decoder
+from proxy.translate.embeddings import Embed
+from proxy.translate.failures import of_api_error
+from proxy.upstream import UpstreamResponse, render_request
+
+AHEAD = 256
+"""Events that a model may be ahead of the agent that reads it; then it feels its slowness."""
+
+
+class _Ranked(msgspec.Struct):
+    index: int
+    relevance_score: float
+
+
+class _Ranking(msgspec.Struct):
+    results: list[_Ranked]
+
+
+class _Events:
+    """Sink of a response: the events that have come, for one who reads them in a task of its own."""
+
+    def __init__(self, response: UpstreamResponse, decoder: Decoder) -> None:
+        self._response = response
+        self._decoder = decoder
+        self._come: deque[Event] = deque()
+
+    def feed(self, payload: bytes, _raw: bytes | None) -> None:
+        """Take what has come."""
+        self._come.extend(self._decoder.feed(payload))
+        if self._come:
+            self._response.notify()
+        if len(self._come) > AHEAD:
+            self._response.pause()
+
+    async def read(self) -> AsyncGenerator[Event, None]:
+        """All of them, to the end."""
+        self._response.attach(self.feed)
+        while True:
+            while self._come:
+                yield self._come.popleft()
+            self._response.resume()
+            if self._response.finished:
+                break
+            await self._response.changed()
+            if not self._come and not self._response.finished:
+                await self._response.finish()  # raises: nothing but an error wakes us before either
+        await self._response.finish()
+        for event in self._decoder.end():
+            yield event
+
+
+class Models:
+    """Implements `agents.llm.LLM`."""
+
+    def __init__(self, asker: Asker, catalog: Catalog) -> None:
+        self._asker = asker
+        self._catalog = catalog
+
+    async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
+        """The answer's events, to `Done` or a `Failure`. Closed, it gives its lease back."""
+        exchange, known = await self._begin(request.model)
+        ask = translated.asks(exchange, request)
+        try:
+            async with self._asker.response(exchange, known.name, ask, keep_alive=request.keep_alive) as (
+                lease,
+                response,
+            ):
+                await translated.checked(lease, response)
+                decoder = translated.server_of(lease).decoder(exchange.request_id)
+                async for event in _Events(response, decoder).read():
+                    yield event
+                lease.served = True
+        except ApiError as error:
+            yield _failure(error)
+
+    async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
+        """A vector for each text."""
+        exchange, known = await self._begin(model)
+        ask = translated.asks_for_vectors(exchange, Embed(model=model, inputs=texts))
+        try:
+            async with self._asker.response(exchange, known.name, ask) as (lease, response):
+                server = translated.server_of(lease)
+                answer = server.decode_embeddings(await collected(lease, response, server.failure))
+        except ApiError as error:
+            raise _call_error(error) from None
+        if isinstance(answer, Failure):
+            raise ModelCallError(answer.message, status=answer.status, code=answer.code)
+        return answer.vectors
+
+    async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
+        """How relevant each text is to the query: larger is more."""
+        exchange, known = await self._begin(model)
+        if known.api != "llama.cpp":
+            message = f"model {model!r} is served by {known.api}, which does not rerank"
+            raise ModelCallError(message, status=400, code="not_supported")
+        body = msgspec.json.encode({"model": model, "query": query, "documents": texts, "top_n": len(texts)})
+
+        try:
+            async with self._asker.response(
+                exchange,
+                known.name,
+                lambda address: render_request("POST", "/v1/rerank", json_headers(exchange), body, address),
+            ) as (lease, response):
+                told = await collected(lease, response, SERVERS[known.api].failure)
+        except ApiError as error:
+            raise _call_error(error) from None
+        scores = [0.0] * len(texts)
+        try:
+            for ranked in msgspec.json.decode(told, type=_Ranking).results:
+                scores[ranked.index] = ranked.relevance_score
+        except (msgspec.DecodeError, IndexError) as error:
+            message = f"model {model!r} answered no ranking: {error}"
+            raise ModelCallError(message, status=502, code="upstream_error") from None
+        return scores
+
+    def models(self) -> list[ModelInfo]:
+        """The models there are, loaded or not."""
+        return [
+            ModelInfo(
+                name=model.name,
+                aliases=model.aliases,
+                loaded=model.state in (State.READY, State.DRAINING),
+                slots=model.slots,
+            )
+            for model in self._catalog.models
+        ]
+
+    async def _begin(self, model: str) -> tuple[Exchange, Known]:
+        exchange = Exchange("AGENT", "", request_id_of(None))
+        exchange.model = model
+        return exchange, await self._catalog.find(model)
+
+
+def _failure(error: ApiError) -> Failure:
+    return of_api_error(error)
+
+
+def _call_error(error: ApiError) -> ModelCallError:
+    return ModelCallError(error.message, status=error.status, code=error.code, retry_after=error.retry_after)

@@ -1,0 +1,60 @@
+"""JSON bodies into typed structs; what is wrong with one is said with the name of its field."""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+encode = msgspec.json.Encoder().encode
+
+
+class FieldError(ValueError):
+    """A request that cannot be meant. `field` is a path like `messages[0].content`, None for the whole."""
+
+    def __init__(self, field: str | None, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Decode a body. Raises `FieldError`."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`").lstrip(".") or _missing(message)
+        raise FieldError(field, message.replace("`", "")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FieldError(None, f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise FieldError(None, "the body's JSON is nested too deeply") from None
+
+
+def _missing(message: str) -> str | None:
+    before, _, name = message.partition("missing required field `")
+    return name.rstrip("`") if name and before else None
+
+
+def unknown(body: bytes | msgspec.Raw, kind: type[msgspec.Struct]) -> Json:
+    """The fields of a JSON object that `kind` does not have. Raises `FieldError`."""
+    known = kind.__struct_encode_fields__
+    values = decode(body, dict[str, msgspec.Raw])
+    return {name: decode(value, object) for name, value in values.items() if name not in known}
+
+
+def present(**fields: Any) -> Json:
+    """The fields that are there: neither None, nor empty."""
+    return {name: value for name, value in fields.items() if value is not None and value not in ("", [], {})}
+
+
+def object_text(text: str) -> str | None:
+    """A JSON object's text without white space in between, `{}` for an empty text; None for anything else."""
+    if not text.strip():
+        return "{}"
+    try:
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        return msgspec.json.format(text, indent=-1)
+    except (msgspec.DecodeError, RecursionError):
+        return None

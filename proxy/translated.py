@@ -1,0 +1,271 @@
+"""An answer whose client and whose model's server do not speak the same: through events, as they come."""
+
+import asyncio
+import time
+
+import msgspec
+from aiohttp import web
+
+from actors.messages import Endpoint as Address
+from actors.supervisor import Lease
+from agents.events import Collector, Done, Event, Failure, Start, Usage
+from proxy.answers import begin_relay, collected, end_relay, json_response, run_relay
+from proxy.asking import Ask, json_headers
+from proxy.codecs import SERVERS, Asked, Codec, Embedder, Request, Server
+from proxy.dialects import Dialect
+from proxy.errors import ApiError
+from proxy.exchange import Exchange
+from proxy.translate.codec import Decoder, Encoder
+from proxy.translate.embeddings import Embed, Embeddings, shortened
+from proxy.translate.failures import to_api_error
+from proxy.translate.wire import FieldError
+from proxy.upstream import UpstreamResponse, render_request
+
+
+class AnswerOverError(Exception):
+    """The client has its whole answer, although the model server has not come to its end."""
+
+
+class Translation:
+    """From the server's bytes to the client's, and what an account of the answer needs.
+
+    Without a `decoder`, from events that come from elsewhere.
+    """
+
+    def __init__(self, decoder: Decoder | None, encoder: Encoder) -> None:
+        self.usage: Usage | None = None
+        self.failure: Failure | None = None
+        self.complete = False
+        self._decoder = decoder
+        self._encoder = encoder
+
+    def feed(self, payload: bytes) -> bytes:
+        """What `payload` lets the client be told."""
+        return self.encode(self._decoder.feed(payload) if self._decoder is not None else [])
+
+    def end(self) -> bytes:
+        """What the end of the server's bytes lets it be told."""
+        return self.encode(self._decoder.end() if self._decoder is not None else [])
+
+    def encode(self, events: list[Event]) -> bytes:
+        """The events in the client's words."""
+        now = time.time()
+        pieces = []
+        for event in events:
+            match event:
+                case Usage():
+                    self.usage = event
+                case Failure():
+                    self.failure = event
+                case Done():
+                    self.complete = True
+                case _:
+                    pass
+            pieces.append(self._encoder.encode(event, now))
+        return b"".join(pieces)
+
+
+class _Opening:
+    """Holds a stream back until its first real event, so that an early error can carry its status."""
+
+    def __init__(self, decoder: Decoder, response: UpstreamResponse) -> None:
+        self.events: list[Event] = []
+        self.open = False
+        self._decoder = decoder
+        self._response = response
+
+    def feed(self, payload: bytes, _raw: bytes | None) -> None:
+        """Sink of the response until the client's stream begins."""
+        self.events += self._decoder.feed(payload)
+        if not self.open and any(not isinstance(event, Start) for event in self.events):
+            self.open = True
+            self._response.notify()
+
+    async def wait(self) -> list[Event]:
+        """What has come when there is something to tell. Raises `ApiError` if that is an error."""
+        self._response.attach(self.feed)
+        while not self.open and not self._response.finished:
+            await self._response.changed()
+            if not self.open and not self._response.finished:
+                await self._response.finish()  # raises: nothing but an error wakes us before either
+        if not self.open:
+            self.events += self._decoder.end()
+        raise_early(self.events)
+        return self.events
+
+
+def raise_early(events: list[Event]) -> None:
+    """Raise `ApiError` if the first real event is an error: its status can still be told."""
+    for event in events:
+        if isinstance(event, Failure):
+            raise to_api_error(event)
+        if not isinstance(event, Start):
+            return
+
+
+def asked_of(exchange: Exchange, model: str, *, include_usage: bool = False) -> Asked:
+    """What the answer needs to know, once the model is granted."""
+    return Asked(
+        model=model,
+        request_id=exchange.request_id,
+        started=exchange.started,
+        load_seconds=exchange.loaded,
+        include_usage=include_usage,
+    )
+
+
+def asks(exchange: Exchange, chat: Request) -> Ask:
+    """The request in the words of whichever server it will be; `ApiError` for what that cannot be told."""
+
+    def ask(address: Address) -> bytes:
+        try:
+            path, body = SERVERS[address.api].ask(chat, address)
+        except FieldError as error:
+            raise unmeant(error) from None
+        return render_request("POST", path, json_headers(exchange), body, address)
+
+    return ask
+
+
+def asks_for_vectors(exchange: Exchange, embed: Embed) -> Ask:
+    """The same for embeddings."""
+
+    def ask(address: Address) -> bytes:
+        path, body = SERVERS[address.api].embed(embed, address)
+        return render_request("POST", path, json_headers(exchange), body, address)
+
+    return ask
+
+
+def decoded(codec: Codec, body: bytes) -> Request:
+    """The canonical request. Raises `ApiError`."""
+    try:
+        return codec.decode(body)
+    except FieldError as error:
+        raise unmeant(error) from None
+
+
+def unmeant(error: FieldError) -> ApiError:
+    """The answer to a request that cannot be meant."""
+    return ApiError(400, str(error), param=error.field)
+
+
+def server_of(lease: Lease) -> Server:
+    """How the granted server is spoken with."""
+    return SERVERS[lease.grant.endpoint.api]
+
+
+async def checked(lease: Lease, response: UpstreamResponse) -> None:
+    """Raise `ApiError` if the server refuses."""
+    if response.head.status >= 400:
+        await collected(lease, response, server_of(lease).failure)
+
+
+async def open_stream(
+    exchange: Exchange,
+    lease: Lease,
+    response: UpstreamResponse,
+    encoder: Encoder,
+    decoder: Decoder | None = None,
+) -> tuple[Translation, bytes]:
+    """Wait for the answer to begin; return what translates the rest, and the first bytes for the client.
+
+    `decoder`: another one than the server's.
+    """
+    await checked(lease, response)
+    decoder = decoder or server_of(lease).decoder(exchange.request_id)
+    translation = Translation(decoder, encoder)
+    events = await _Opening(decoder, response).wait()
+    exchange.first_byte()
+    return translation, translation.encode(events)
+
+
+async def streamed(
+    request: web.Request,
+    exchange: Exchange,
+    lease: Lease,
+    response: UpstreamResponse,
+    client: web.StreamResponse,
+    translation: Translation,
+    first: bytes,
+    *,
+    dialect: Dialect,
+    write_timeout: float,
+) -> web.StreamResponse:
+    """Stream to the client from its `first` bytes on."""
+    relay = await begin_relay(request, exchange, response, client, patch=translation.feed)
+    relay.end_with(first)
+    response.attach(relay.feed)
+    try:
+        if await run_relay(
+            request, exchange, lease, relay, write_timeout=write_timeout, dialect=dialect
+        ) and (last := translation.end()):
+            relay.end_with(last)
+    except AnswerOverError:
+        lease.served = True
+    except asyncio.CancelledError:
+        exchange.complete = lease.served = translation.complete
+        raise
+    finally:
+        exchange.tokens = tokens_of(translation.usage)
+        if translation.failure is not None:
+            exchange.failed(to_api_error(translation.failure))
+    await end_relay(request, client)
+    return client
+
+
+async def gathered(
+    exchange: Exchange, lease: Lease, response: UpstreamResponse, codec: Codec, asked: Asked
+) -> web.StreamResponse:
+    """Answer as a whole."""
+    await checked(lease, response)
+    decoder = server_of(lease).decoder(exchange.request_id)
+    collector = Collector()
+
+    def feed(payload: bytes, _raw: bytes | None) -> None:
+        for event in decoder.feed(payload):
+            exchange.first_byte()
+            collector.feed(event)
+
+    response.attach(feed)
+    await response.finish()
+    for event in decoder.end():
+        collector.feed(event)
+    if collector.failure is not None:
+        raise to_api_error(collector.failure)
+    lease.served = True
+    answer = collector.answer()
+    exchange.status = 200
+    exchange.tokens = tokens_of(answer.usage)
+    return json_response(msgspec.json.encode(codec.encode_answer(answer, asked, time.time())))
+
+
+async def embedded(
+    exchange: Exchange, lease: Lease, response: UpstreamResponse, embedder: Embedder, embed: Embed
+) -> web.StreamResponse:
+    """Answer with vectors."""
+    server = server_of(lease)
+    answer = server.decode_embeddings(await collected(lease, response, server.failure))
+    if isinstance(answer, Failure):
+        raise to_api_error(answer)
+    exchange.first_byte()
+    exchange.status = 200
+    exchange.tokens = {"prompt_tokens": answer.prompt}
+    return vectors(exchange, embedder, embed, shortened(answer, embed.dimensions))
+
+
+def vectors(exchange: Exchange, embedder: Embedder, embed: Embed, answer: Embeddings) -> web.Response:
+    """The answer to a request for embeddings."""
+    asked = asked_of(exchange, embed.model)
+    return json_response(msgspec.json.encode(embedder.encode_answer(answer, embed, asked, time.time())))
+
+
+def tokens_of(usage: Usage | None) -> dict[str, int]:
+    """For the account of the exchange."""
+    if usage is None:
+        return {}
+    return {
+        "prompt_tokens": usage.prompt,
+        "cached_tokens": usage.cached,
+        "completion_tokens": usage.completion,
+    }

@@ -1,0 +1,207 @@
+"""The guard: what is refused, what is replaced, and that nothing leaks."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import regex
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.chat import Chat, Message, ToolCall
+from agents.events import (
+    Answer,
+    Done,
+    Event,
+    Failure,
+    Finish,
+    Logprobs,
+    Reasoning,
+    Start,
+    Text,
+    ToolCallDelta,
+    Usage,
+)
+from agents.guard.agent import Guard, GuardConfig
+from agents.testing import ScriptedLLM, chat, hosted, run_agent, run_request
+
+SECRETS: dict[str, Any] = {"deny": [r"\bclassified\b", r"top\s+secret"], "redact": [r"\d{4}", "(?i)alice"]}
+
+
+async def test_a_request_is_refused(tmp_path: Path) -> None:
+    llm = ScriptedLLM("never said")
+    outcome = await run_agent(Guard, "is it classified?", llm=llm, folder=tmp_path, config=SECRETS)
+    assert outcome.refused is not None
+    assert (outcome.refused.status, outcome.refused.code) == (400, "content_filter")
+    assert "pattern 1 of agents.guard.deny" in outcome.refused.message
+    assert "classified" not in outcome.refused.message
+    assert llm.requests == []
+    assert outcome.report[0]["outcome"] == "denied"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message("system", "top  secret"),
+        Message("assistant", reasoning="top secret"),
+        Message("assistant", tool_calls=[ToolCall("1", "f", '{"x": "top secret"}')]),
+        Message("tool", "top secret"),
+    ],
+)
+async def test_no_message_is_overlooked(tmp_path: Path, message: Message) -> None:
+    request = Chat(model="demo", messages=[message, Message("user", "go on")])
+    outcome = await run_agent(Guard, request, llm=ScriptedLLM("x"), folder=tmp_path, config=SECRETS)
+    assert outcome.refused is not None
+    assert "pattern 2" in outcome.refused.message
+
+
+async def test_requests_and_answers_are_redacted(tmp_path: Path) -> None:
+    llm = ScriptedLLM("ALICE has 1234 and 12 of 56789")
+    outcome = await run_agent(Guard, "Who is Alice, 4321?", llm=llm, folder=tmp_path, config=SECRETS)
+    assert llm.requests[0].messages[0].text == "Who is [redacted], [redacted]?"
+    assert outcome.answer.text == "[redacted] has [redacted] and 12 of [redacted]9"
+    assert outcome.answer.reason == "stop"
+
+
+async def test_an_answer_ends_where_it_may_not_go_on(tmp_path: Path) -> None:
+    llm = ScriptedLLM("So far so good, but this is top secret and there is more")
+    outcome = await run_agent(Guard, "hello", llm=llm, folder=tmp_path, config=SECRETS)
+    assert outcome.answer.text == "So far so good, but this is "
+    assert outcome.answer.reason == "content_filter"
+    assert outcome.events[-1] == Done()
+    assert llm.busy == [], "the model was stopped"
+
+
+@pytest.mark.parametrize(
+    ("where", "refused", "text"),
+    [("in", True, "top secret"), ("out", False, ""), ("both", True, "")],
+)
+async def test_where(tmp_path: Path, where: str, refused: bool, text: str) -> None:
+    config = {**SECRETS, "where": where}
+    outcome = await run_agent(Guard, "top secret", llm=ScriptedLLM(""), folder=tmp_path, config=config)
+    assert (outcome.refused is not None) is refused
+    outcome = await run_agent(Guard, "x", llm=ScriptedLLM("top secret"), folder=tmp_path, config=config)
+    assert outcome.answer.text == text
+
+
+async def test_thoughts_and_tool_calls_are_answers_too(tmp_path: Path) -> None:
+    said = Answer(
+        reasoning="ask alice",
+        text="now",
+        tool_calls=[ToolCall("1", "call", '{"who":"alice","pin":"1234"}'), ToolCall("2", "quit", "{}")],
+        logprobs=[{"token": "ask"}],
+    )
+    outcome = await run_agent(Guard, "x", llm=ScriptedLLM(said), folder=tmp_path, config=SECRETS)
+    answer = outcome.answer
+    assert (answer.reasoning, answer.text) == ("ask [redacted]", "now")
+    assert answer.tool_calls[0] == ToolCall("1", "call", '{"who":"[redacted]","pin":"[redacted]"}')
+    assert answer.tool_calls[1] == ToolCall("2", "quit", "{}")
+    assert answer.logprobs == []
+
+
+def test_options_are_checked_at_the_start() -> None:
+    with pytest.raises(ValueError, match="no regular expression"):
+        GuardConfig(deny=("(",))
+    with pytest.raises(ValueError, match="matches an empty text"):
+        GuardConfig(redact=("a*",))
+
+
+PATTERNS = ["bad", r"\bbad\b", "a+b", "(?i)ABBA", r"b\s+a", "d(?!a)", r"^a|b$", "a.?b", "dad"]
+
+
+@given(
+    st.lists(st.sampled_from(PATTERNS), max_size=2),
+    st.lists(st.sampled_from(PATTERNS), max_size=2),
+    st.lists(st.tuples(st.booleans(), st.text(alphabet="abd AB", max_size=4)), max_size=8),
+)
+async def test_however_it_is_cut_the_same_is_shown_and_nothing_leaks(
+    tmp_path_factory: pytest.TempPathFactory,
+    deny: list[str],
+    redact: list[str],
+    pieces: list[tuple[bool, str]],
+) -> None:
+    """Text and thoughts in any mixture, against each of them in one piece."""
+    guard = Guard(GuardConfig(deny=tuple(deny), redact=tuple(redact), replacement="#", longest=64), None)
+    for kind in (Text, Reasoning):
+        text = "".join(piece for is_text, piece in pieces if is_text is (kind is Text))
+        alone = [(kind is Text, piece) for is_text, piece in pieces if is_text is (kind is Text)]
+        whole = shown(guard, kind, [(kind is Text, text)])
+        assert shown(guard, kind, alone) == whole
+        assert whole == by_definition(deny, redact, text)
+        mixed = shown(guard, kind, pieces)
+        assert whole.startswith(mixed), "the other text may have ended the answer earlier"
+
+
+def shown(guard: Guard, kind: type[Event], pieces: Iterable[tuple[bool, str]]) -> str:
+    """All that a client gets to read of a kind."""
+    made = guard.stream(_NO_CONTEXT)
+    events: list[Event] = [Start("", "", 0)]
+    events += [Text(piece) if is_text else Reasoning(piece) for is_text, piece in pieces]
+    text = ""
+    for event in (*events, Finish("stop"), Usage(), Done()):
+        for passed in made.feed(event) if made else [event]:
+            if isinstance(passed, kind):
+                text += passed.text  # type: ignore[union-attr]
+            if isinstance(passed, Done):
+                return text
+    raise AssertionError("the answer never ended")
+
+
+def by_definition(deny: list[str], redact: list[str], text: str) -> str:
+    """What may be shown of a whole text that is shorter than the longest match."""
+    starts = [found.start() for pattern in deny for found in regex.compile(pattern).finditer(text)]
+    rest = text[: min(starts)] if starts else text
+    result = ""
+    place = 0
+    while place < len(rest):
+        matches = (regex.compile(pattern).match(rest, place) for pattern in redact)
+        found = next((match[0] for match in matches if match and match[0]), "")
+        result += "#" if found else rest[place]
+        place += len(found) or 1
+    return result
+
+
+class _NoContext:
+    """Takes a note, and the log's one line."""
+
+    note = ""
+
+    @property
+    def log(self) -> "_NoContext":
+        return self
+
+    def info(self, *_: object, **__: object) -> None:
+        """Not written anywhere."""
+
+
+_NO_CONTEXT: Any = _NoContext()
+
+
+async def test_a_broken_answer_shows_what_may_be_shown_before_the_error(tmp_path: Path) -> None:
+    async with hosted(Guard, llm=ScriptedLLM(), folder=tmp_path, config={"guard": SECRETS}) as host:
+        run = host.plan(chat(), header="guard", request_id="r")
+        assert run is not None
+        await run.before()
+        assert run.feed(Text("tell alic")) == [Text("tell ")]
+        assert run.feed(Failure(502, "gone")) == [Text("alic"), Failure(502, "gone")]
+
+
+async def test_the_first_of_a_tool_call_is_told_at_once(tmp_path: Path) -> None:
+    async with hosted(Guard, llm=ScriptedLLM(), folder=tmp_path, config={"guard": SECRETS}) as host:
+        run = host.plan(chat(), header="guard", request_id="r")
+        assert run is not None
+        await run.before()
+        assert run.feed(ToolCallDelta(0, "1", "f", "")) == [ToolCallDelta(0, "1", "f", "")]
+        assert run.feed(ToolCallDelta(0, arguments='"ali')) == [ToolCallDelta(0, arguments='"')]
+        assert run.feed(Logprobs([1])) == []
+
+
+async def test_a_pattern_that_takes_for_ever_fails_closed(tmp_path: Path) -> None:
+    config = {"redact": [r"(a|a)*(a|a)*(a|a)*b\1"], "longest": 5000, "where": "out"}
+    llm = ScriptedLLM("a" * 4000 + "c")
+    async with hosted(Guard, llm=llm, folder=tmp_path, config={"guard": config}) as host:
+        outcome = await run_request(host, chat(), llm, header="guard")
+    (failure,) = [event for event in outcome.events if isinstance(event, Failure)]
+    assert "a pattern takes more than 0.1 s" in failure.message
+    assert outcome.answer.text == ""

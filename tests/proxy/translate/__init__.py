@@ -1,0 +1,1 @@
+"""The translators: requests, streams, whole answers, errors."""
