@@ -20,11 +20,12 @@ import yaml
 from aiohttp import web
 
 from actors.backends.children import sweep_orphans
-from actors.backends.command import build_of, find_command
+from actors.backends.command import build_of, find_command, runs_in_container
 from actors.calibration import CALIBRATION, Calibration
 from actors.config import Config, Model, load_config
+from actors.docker.containers import Containers
 from actors.errors import ConfigError
-from actors.factory import make_supervisor
+from actors.factory import make_containers, make_supervisor, uses_containers
 from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
@@ -75,7 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = _with_overrides(load_config(options.config), options)
         if options.command in ("serve", "check"):
             for model in config.llama_cpp.models.values():
-                find_command(config.server_pool, model)
+                if not runs_in_container(config.server_pool, model):
+                    find_command(config.server_pool, model)
             load_agents(config)
     except ConfigError as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -187,7 +189,7 @@ async def serve(config: Config) -> int:
     if swept := await asyncio.to_thread(sweep_orphans):
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     async with AsyncExitStack() as stack:
-        supervisor, host, runner = await _build(config, stack)
+        supervisor, host, runner, containers = await _build(config, stack)
         await runner.setup()
         supervisor.start()
         try:
@@ -208,6 +210,8 @@ async def serve(config: Config) -> int:
             return 1
         for address in runner.addresses:
             log.info("listening", url=f"http://{address[0]}:{address[1]}", version=VERSION, pid=os.getpid())
+        if uses_containers(config):
+            containers.start()  # not before it listens: whoever has the address has the containers
         await stop.wait()
         log.info("shutting down", drain_timeout=config.server.drain_timeout)
         await supervisor.shut_down(config.server.drain_timeout)
@@ -219,7 +223,9 @@ async def serve(config: Config) -> int:
     return 0
 
 
-async def _build(config: Config, stack: AsyncExitStack) -> tuple[Supervisor, AgentHost, web.AppRunner]:
+async def _build(
+    config: Config, stack: AsyncExitStack
+) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
     """Everything, put together; what must be closed again is left to `stack`. Nothing is started yet."""
     session = await stack.enter_async_context(health_session())
     observer = await _start_observer(config, stack)
@@ -232,7 +238,9 @@ async def _build(config: Config, stack: AsyncExitStack) -> tuple[Supervisor, Age
         for _ in range(2)
     ]
     daemons = await stack.enter_async_context(Daemons(config.ollama, talks).running())
-    supervisor = make_supervisor(config, session, hub, observer, daemons, _cache_folder())
+    containers = make_containers(config, session, observer)
+    stack.push_async_callback(containers.close)
+    supervisor = make_supervisor(config, session, hub, observer, daemons, containers, _cache_folder())
     upstream = Upstream(silence_limit=config.server_pool.request_timeout)
     stack.push_async_callback(upstream.close)
     catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
@@ -262,7 +270,7 @@ async def _build(config: Config, stack: AsyncExitStack) -> tuple[Supervisor, Age
     )
     agent_views = AgentViews(host, body_limit=asker.limits.body)
     runner = make_runner(make_app(gateway, views, ollama, agent_views))
-    return supervisor, host, runner
+    return supervisor, host, runner, containers
 
 
 def _memory(monitor: GpuMonitor) -> int:
@@ -284,7 +292,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     monitor.start()
     stack.push_async_callback(monitor.stop)
     observer = Observer(monitor, calibration, manages=gpu.managed)
-    with suppress(ConfigError):  # each model may have a command of its own
+    with suppress(ConfigError):  # each model may have a command of its own, or be a container
         observer.build = await build_of(find_command(config.server_pool, Model(path="")))
     try:
         async with asyncio.timeout(DRIVER_PATIENCE):

@@ -20,6 +20,7 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Strategy = Literal["single-gpu-preferred", "distribute"]
+Runtime = Literal["auto", "llama-server", "embedded", "docker"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 BUILTIN = "builtin:"
@@ -49,6 +50,17 @@ class Server(Section, frozen=True, kw_only=True):
     log: Log = Log()
 
 
+class DockerSettings(Section, frozen=True, kw_only=True):
+    """The engine and the containers of `runtime: docker`."""
+
+    host: str | None = None
+    name: str | None = None
+    network: str | None = None
+    gpus: Literal["auto", "nvidia", "cdi"] = "auto"
+    mounts: list[str] = []
+    memory_limit: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
 class ServerPool(Section, frozen=True, kw_only=True):
     """How model servers are run, and how requests wait for them."""
 
@@ -58,9 +70,11 @@ class ServerPool(Section, frozen=True, kw_only=True):
     gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     request_timeout: Seconds = 600.0
     health_timeout: Annotated[float, msgspec.Meta(gt=0)] = 120.0
-    runtime: Literal["auto", "llama-server", "embedded"] = "auto"
+    runtime: Runtime = "auto"
     command: str | list[str] | None = None
     arguments: list[str] = []
+    image: str | None = None
+    docker: DockerSettings = DockerSettings()
     queue_size: Count = 256
     queue_timeout: Seconds = 600.0
     min_residency: Seconds = 0.0
@@ -91,6 +105,8 @@ class Model(Section, frozen=True, kw_only=True):
     tensor_split: list[Annotated[float, msgspec.Meta(ge=0)]] = []
     priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
     never_evict: bool = False
+    runtime: Runtime | None = None
+    image: str | None = None
     command: str | list[str] | None = None
     arguments: list[str] = []
     agents: list[str] = []
@@ -259,12 +275,27 @@ def parse_config(data: object, *, folder: Path, environment: dict[str, str] | No
 
 
 def _check(config: Config) -> None:
+    _check_docker(config.server_pool.docker)
     taken: dict[str, str] = {}
     for name, model in config.llama_cpp.models.items():
         where = f"llama_cpp.models.{name}"
         _check_model(where, model)
         _take(taken, where, name, model.aliases)
     _check_ollama(config.ollama, taken)
+
+
+def _check_docker(settings: DockerSettings) -> None:
+    where = "server_pool.docker"
+    if settings.host is not None and not re.match(r"(unix|tcp|https?|ssh|npipe)://.", settings.host):
+        raise ConfigError(f"{where}.host: expected unix:///path or tcp://host:port, got {settings.host!r}")
+    if settings.network is not None and not re.fullmatch(r"(?!(?:host|none)$)[\w][\w.-]*", settings.network):
+        raise ConfigError(
+            f"{where}.network: expected the name of a network that the gateway is on too, "
+            f"got {settings.network!r}"
+        )
+    for path in settings.mounts:
+        if not Path(path).is_absolute():
+            raise ConfigError(f"{where}.mounts: expected absolute paths, got {path!r}")
 
 
 def _check_ollama(ollama: Ollama, taken: dict[str, str]) -> None:

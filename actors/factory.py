@@ -1,15 +1,23 @@
 """The supervisor, and an actor for each model, made of the settings."""
 
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
 import aiohttp
 
 from actors.backends import Backend
+from actors.backends.children import is_alive, owner_mark
+from actors.backends.command import runs_in_container
+from actors.backends.docker import DockerBackend
+from actors.backends.llama import Shared, answers
 from actors.backends.ollama import OllamaBackend
+from actors.backends.ports import PortBook
 from actors.backends.prediction import Predictor
-from actors.backends.process import LlamaServerBackend, PortBook
+from actors.backends.process import ProcessBackend
 from actors.config import Config, Model, OllamaModel
+from actors.docker.containers import Containers
+from actors.docker.engine import Engine
 from actors.hub.hub import Hub
 from actors.hub.names import parse_name
 from actors.model import ModelActor
@@ -22,19 +30,45 @@ from actors.roster import ModelSpec, Policy
 from actors.supervisor import Adopted, Supervisor
 
 
+def uses_containers(config: Config) -> bool:
+    """Whether any model's server may be a container."""
+    pool = config.server_pool
+    return pool.runtime == "docker" or any(
+        runs_in_container(pool, model) for model in config.llama_cpp.models.values()
+    )
+
+
+def make_containers(config: Config, session: aiohttp.ClientSession, observer: Observer) -> Containers:
+    """The containers of this gateway. It has them by its address, or if that is any, as long as it lives."""
+    server, machine = config.server, socket.gethostname()
+    process = f"process of {machine} "
+    identity = f"{machine} {server.host}:{server.port}" if server.port else f"{process}{owner_mark()}"
+    containers = Containers(
+        Engine(config.server_pool.docker.host),
+        name=config.server_pool.docker.name,
+        identity=identity,
+        is_dead=lambda other: other.startswith(process) and not is_alive(other.removeprefix(process)),
+        answers=lambda host, port: answers(session, host, port),
+        on_left_over=observer.report_again,
+    )
+    observer.left_over = containers.left_over
+    return containers
+
+
 def make_supervisor(
     config: Config,
     session: aiohttp.ClientSession,
     hub: Hub,
     observer: Observer,
     daemons: Daemons,
+    containers: Containers,
     cache: Path,
 ) -> Supervisor:
     """The supervisor with one actor per configured model; nothing runs before `start`.
 
     `session` is for health checks; `cache` is the folder of the built-in models.
     """
-    return _Factory(config, session, hub, observer, daemons, cache).supervisor
+    return _Factory(config, session, hub, observer, daemons, containers, cache).supervisor
 
 
 class _Factory:
@@ -47,17 +81,23 @@ class _Factory:
         hub: Hub,
         observer: Observer,
         daemons: Daemons,
+        containers: Containers,
         cache: Path,
     ) -> None:
         pool = config.server_pool
         self._config = config
-        self._session = session
         self._hub = hub
         self._observer = observer
         self._daemons = daemons
-        self._cache = cache
-        self._predictor = Predictor(config, observer.calibration, self._gpus)
-        self._ports = PortBook(pool.host, pool.port_start)
+        self._containers = containers
+        self._shared = Shared(
+            config,
+            hub,
+            session,
+            PortBook(pool.host, pool.port_start),
+            Predictor(config, observer.calibration, self._gpus),
+            cache,
+        )
         self.supervisor = Supervisor(Planner(Policy.of(config), []), {}, self._adopt, observer)
         taken = {name for known, model in config.llama_cpp.models.items() for name in (known, *model.aliases)}
         taken |= {name for known, model in config.ollama.models.items() for name in (known, *model.aliases)}
@@ -80,15 +120,12 @@ class _Factory:
         return ModelActor(name, backend, self.supervisor.tell, stall_timeout=patience)
 
     def _of_llama_cpp(self, name: str, model: Model) -> ModelActor:
-        backend = LlamaServerBackend(
-            name,
-            model,
-            self._config,
-            hub=self._hub,
-            session=self._session,
-            ports=self._ports,
-            predictor=self._predictor,
-            cache=self._cache,
+        if not runs_in_container(self._config.server_pool, model):
+            return self._actor(name, ProcessBackend(name, model, self._shared))
+        # Where the GPUs are not managed the monitor knows of none.
+        monitor = self._observer.monitor
+        backend = DockerBackend(
+            name, model, self._shared, containers=self._containers, gpus=lambda: monitor.gpus
         )
         return self._actor(name, backend)
 

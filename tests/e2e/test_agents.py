@@ -169,8 +169,8 @@ def test_parallel_over_two_models_swaps_once_each(begin: Callable[..., Gateway])
 
 
 def test_a_client_that_leaves_cancels_the_whole_tree(begin: Callable[..., Gateway]) -> None:
-    gateway = begin([{"parallel": {"n": 3}}])
-    body = {"model": "demo", "messages": say("/parallel forever"), "stream": True}
+    gateway = begin([{"parallel": {"n": 3}}], server={"keepalive_interval": 0.1})
+    body = {"model": "demo", "messages": say("/parallel forever"), "stream": True, "temperature": 0}
     with gateway.client.stream("POST", "/v1/chat/completions", json=body):
         until(lambda: gateway.model("demo")["busy"], "a call is under way")
     left = time.monotonic()
