@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
 from actors.hub.names import parse_name
+from actors.messages import Effect, Event
 from actors.model import ModelActor
 from actors.observer import Observer
 from actors.plan import add_arguments as add_plan_arguments
@@ -40,6 +42,7 @@ from actors.supervisor import Adopted, Supervisor
 from proxy.app import make_app, make_runner
 from proxy.generate import Gateway, Limits
 from proxy.logs import set_up_logging
+from proxy.metrics import Metrics
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -171,12 +174,14 @@ async def serve(config: Config) -> int:
         monitor = observer.monitor
         downloads = await stack.enter_async_context(aiohttp.ClientSession())
         hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-        supervisor = make_supervisor(config, session, hub, observer)
+        metrics = Metrics(VERSION)
+        supervisor = make_supervisor(config, session, hub, observer, metrics.watch)
+        metrics.attach(supervisor, monitor)
         upstream = Upstream(silence_limit=config.server_pool.request_timeout)
         stack.push_async_callback(upstream.close)
         gateway = make_gateway(config, supervisor, upstream)
         views = Views(supervisor, hub, observer, config, version=VERSION)
-        runner = make_runner(make_app(gateway, views))
+        runner = make_runner(make_app(gateway, views, metrics))
         await runner.setup()
         supervisor.start()
         try:
@@ -230,7 +235,11 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
 
 
 def make_supervisor(
-    config: Config, session: aiohttp.ClientSession, hub: Hub, observer: Observer
+    config: Config,
+    session: aiohttp.ClientSession,
+    hub: Hub,
+    observer: Observer,
+    watch: Callable[[Event | Effect], None] = lambda _: None,
 ) -> Supervisor:
     """The supervisor with one actor per configured model; nothing runs before `start`."""
     pool = config.server_pool
@@ -260,7 +269,7 @@ def make_supervisor(
 
     models = config.llama_cpp.models
     actors: dict[str, ModelActor] = {}
-    supervisor = Supervisor(Planner(Policy.of(config), _specs(models)), actors, adopt, observer)
+    supervisor = Supervisor(Planner(Policy.of(config), _specs(models)), actors, adopt, observer, watch)
     for name, model in models.items():
         actors[name] = make_actor(name, model)
     return supervisor

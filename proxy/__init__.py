@@ -13,6 +13,7 @@ The rooms, along a request's way:
 * `dialects`, `errors`  how each API words an error (pure)
 * `exchange`   one request and what became of it, accounted in one place
 * `views`      health and the list of models
+* `metrics`    what Prometheus asks for
 * `logs`       how the log is written
 
 Who calls whom: `app` -> `generate` -> `Supervisor.lease`, then `upstream` -> `relay` -> the client's

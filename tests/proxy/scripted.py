@@ -34,6 +34,7 @@ from actors.roster import ModelStatus, Outlook
 from actors.supervisor import Lease, Supervisor
 from proxy.app import make_app, make_runner
 from proxy.generate import Gateway, Limits
+from proxy.metrics import Metrics
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -435,7 +436,9 @@ async def door(
         observer = Observer(GpuMonitor(0), NOTHING_LEARNED, manages=True)
         config = Config(server_pool=ServerPool(size=3))
         views = Views(real, hub, observer, config, version="1.2.3")
-        app = make_app(Gateway(real, upstream, limits), views)
+        metrics = Metrics("1.2.3")
+        metrics.attach(real, observer.monitor)
+        app = make_app(Gateway(real, upstream, limits), views, metrics)
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         runner = make_runner(app)
