@@ -192,13 +192,14 @@ class Metrics:
         models = supervisor.describe() if supervisor else []
         states = {state: sum(model.state is state for model in models) for state in State}
         yield _gauges("models", "Models by state.", ("state",), [((s,), n) for s, n in states.items()])
+        labelled = [model for model in models if model.name in self._labels]
         for name, text, values in (
-            ("model_up", "1 for a model whose server is ready.", [m.endpoint is not None for m in models]),
-            ("model_slots", "Requests that the model serves at once.", [m.slots for m in models]),
-            ("model_busy_slots", "Requests that it serves now.", [m.busy for m in models]),
-            ("model_waiting", "Requests that wait for it.", [m.waiting for m in models]),
+            ("model_up", "1 for a model whose server is ready.", [m.endpoint is not None for m in labelled]),
+            ("model_slots", "Requests that the model serves at once.", [m.slots for m in labelled]),
+            ("model_busy_slots", "Requests that it serves now.", [m.busy for m in labelled]),
+            ("model_waiting", "Requests that wait for it.", [m.waiting for m in labelled]),
         ):
-            rows = [((model.name,), value) for model, value in zip(models, values, strict=True)]
+            rows = [((model.name,), value) for model, value in zip(labelled, values, strict=True)]
             yield _gauges(name, text, ("model",), rows)
         waiting = supervisor.waiting if supervisor else 0
         yield _gauge("queue_length", "Requests that wait for a lease.", waiting)
