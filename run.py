@@ -32,6 +32,7 @@ from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
 from actors.hub.names import parse_name
 from actors.messages import Effect, Event
+from actors.migrate import migrate_file
 from actors.model import ModelActor
 from actors.observer import Observer
 from actors.plan import add_arguments as add_plan_arguments
@@ -59,6 +60,7 @@ COMMANDS = {
     "models": "list the models there are",
     "rm": "remove a downloaded model",
     "plan": "say where a model would go, and what memory it would take",
+    "migrate": "make a config.yaml of a config.json of the first version",
 }
 
 log = structlog.get_logger("gateway")
@@ -67,6 +69,8 @@ log = structlog.get_logger("gateway")
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status: 0 done, 1 failed, 2 the configuration cannot be used."""
     options = _parse(arguments)
+    if options.command == "migrate":
+        return migrate_file(options.source, options.output or options.source.with_name("config.yaml"))
     try:
         config = _with_overrides(load_config(options.config), options)
         if options.command in ("serve", "check"):
@@ -117,6 +121,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         _add_common(command)  # before or after the command, as one likes
         if name == "plan":
             add_plan_arguments(command)
+        elif name == "migrate":
+            command.add_argument("source", type=Path, metavar="CONFIG.JSON", help="the old configuration")
+            command.add_argument(
+                "--output", type=Path, metavar="FILE", help="where to write (default: config.yaml beside it)"
+            )
         elif name in ("pull", "rm"):
             command.add_argument("name", metavar="NAME", help="org/repo:variant, or a configured model")
     return parser.parse_args(arguments)
