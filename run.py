@@ -9,7 +9,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
 from actors.hub.names import parse_name
-from actors.messages import Effect, Event
 from actors.migrate import migrate_file
 from actors.model import ModelActor
 from actors.observer import Observer
@@ -183,13 +181,12 @@ async def serve(config: Config) -> int:
         monitor = observer.monitor
         downloads = await stack.enter_async_context(aiohttp.ClientSession())
         hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-        metrics = Metrics(VERSION)
-        supervisor = make_supervisor(config, session, hub, observer, metrics.watch)
-        metrics.attach(supervisor, monitor)
+        supervisor = make_supervisor(config, session, hub, observer)
         upstream = Upstream(silence_limit=config.server_pool.request_timeout)
         stack.push_async_callback(upstream.close)
         gateway = make_gateway(config, supervisor, upstream)
         views = Views(supervisor, hub, observer, config, version=VERSION)
+        metrics = Metrics(supervisor, monitor, version=VERSION)
         runner = make_runner(make_app(gateway, views, metrics))
         await runner.setup()
         supervisor.start()
@@ -244,11 +241,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
 
 
 def make_supervisor(
-    config: Config,
-    session: aiohttp.ClientSession,
-    hub: Hub,
-    observer: Observer,
-    watch: Callable[[Event | Effect], None] = lambda _: None,
+    config: Config, session: aiohttp.ClientSession, hub: Hub, observer: Observer
 ) -> Supervisor:
     """The supervisor with one actor per configured model; nothing runs before `start`."""
     pool = config.server_pool
@@ -278,7 +271,7 @@ def make_supervisor(
 
     models = config.llama_cpp.models
     actors: dict[str, ModelActor] = {}
-    supervisor = Supervisor(Planner(Policy.of(config), _specs(models)), actors, adopt, observer, watch)
+    supervisor = Supervisor(Planner(Policy.of(config), _specs(models)), actors, adopt, observer)
     for name, model in models.items():
         actors[name] = make_actor(name, model)
     return supervisor

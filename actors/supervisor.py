@@ -78,7 +78,7 @@ class Supervisor(Actor[Event]):
     """Owns the planner and the model actors. All times are those of the monotonic clock.
 
     `adopt` makes a model of a name that is not configured, if it may be had. Without an `observer` nothing is
-    known of any memory. `watch` is told of each event and effect; it raises nothing.
+    known of any memory.
     """
 
     def __init__(
@@ -87,11 +87,9 @@ class Supervisor(Actor[Event]):
         models: dict[str, ModelActor],
         adopt: Callable[[str], "Adopted | None"] = lambda _: None,
         observer: Observer | None = None,
-        watch: Callable[[Event | Effect], None] = lambda _: None,
     ) -> None:
         super().__init__("supervisor")
         self._observer = observer
-        self._watch = watch
         self._adopt = adopt
         self._adopted: deque[str] = deque()
         self._planner = planner
@@ -101,6 +99,8 @@ class Supervisor(Actor[Event]):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self.finished = asyncio.Event()
+        self.on_message: Callable[[Event | Effect], None] = lambda _: None
+        """Told of each event and effect; it raises nothing."""
 
     def start(self) -> None:
         """Start the model actors, then this one."""
@@ -213,9 +213,9 @@ class Supervisor(Actor[Event]):
         now = time.monotonic()
         if isinstance(message, Acquire) and self._planner.resolve(message.model) is None:
             self._adopt_model(message.model)
-        self._watch(message)
+        self.on_message(message)
         for effect in self._planner.handle(message, now):
-            self._watch(effect)
+            self.on_message(effect)
             self._perform(effect)
         self._set_timer(self._planner.next_wake(now))
 

@@ -38,17 +38,18 @@ class Metrics:
     """The counters, and the page they are on.
 
     `account` is told of every finished request, `watch` of every event and effect of the supervisor. Both are
-    synchronous and raise nothing. `attach` gives the page what it reads when it is asked for.
+    synchronous and raise nothing. The models that the supervisor knows now are the configured ones.
     """
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, supervisor: Supervisor, monitor: GpuMonitor, *, version: str) -> None:
         self.registry = CollectorRegistry()
         self._version = version
         self._started = time.monotonic()
         self._snapshot = _Snapshot()
-        self._supervisor: Supervisor | None = None
-        self._monitor: GpuMonitor | None = None
-        self._labels: set[str] = set()
+        self._supervisor = supervisor
+        self._monitor = monitor
+        supervisor.on_message = self.watch
+        self._labels = {model.name for model in supervisor.describe()}
         self._loading: dict[str, float] = {}
         self._requests: dict[tuple[str, str, int], _RequestSeries] = {}
         ProcessCollector(registry=self.registry)
@@ -109,11 +110,6 @@ class Metrics:
         return Histogram(
             f"llama_proxy_{name}_seconds", help_text, labels, registry=self.registry, buckets=buckets
         )
-
-    def attach(self, supervisor: Supervisor, monitor: GpuMonitor) -> None:
-        """Read models, queue and memory from these two, of which the first knows the configured models."""
-        self._supervisor, self._monitor = supervisor, monitor
-        self._labels.update(model.name for model in supervisor.describe())
 
     async def page(self, request: web.Request) -> web.Response:
         """GET /metrics, in Prometheus' text format or in OpenMetrics', as the scraper prefers.
@@ -177,7 +173,7 @@ class Metrics:
         if granted and name is not None and len(self._labels) < LABELS:
             self._labels.add(name)
             return name
-        canonical = self._supervisor.resolve(name) if name and self._supervisor else None
+        canonical = self._supervisor.resolve(name) if name else None
         return canonical if canonical in self._labels else UNKNOWN
 
     # What is read when the page is asked for
@@ -188,8 +184,7 @@ class Metrics:
         yield _gauge("uptime_seconds", "Since the gateway's start.", time.monotonic() - self._started)
 
     def _models(self) -> Iterator[Metric]:
-        supervisor = self._supervisor
-        models = supervisor.describe() if supervisor else []
+        models = self._supervisor.describe()
         states = {state: sum(model.state is state for model in models) for state in State}
         yield _gauges("models", "Models by state.", ("state",), [((s,), n) for s, n in states.items()])
         labelled = [model for model in models if model.name in self._labels]
@@ -201,16 +196,13 @@ class Metrics:
         ):
             rows = [((model.name,), value) for model, value in zip(labelled, values, strict=True)]
             yield _gauges(name, text, ("model",), rows)
-        waiting = supervisor.waiting if supervisor else 0
-        yield _gauge("queue_length", "Requests that wait for a lease.", waiting)
+        yield _gauge("queue_length", "Requests that wait for a lease.", self._supervisor.waiting)
 
     def _memory(self) -> Iterator[Metric]:
-        sample = self._monitor.sample if self._monitor else None
-        gpus = sample.gpus if sample else ()
+        sample, ledger = self._monitor.sample, self._supervisor.ledger
+        gpus, holdings = sample.gpus, ledger.holdings.values()
         ids = [(str(gpu.index), gpu.uuid) for gpu in gpus]
-        ledger = self._supervisor.ledger if self._supervisor else None
-        holdings = ledger.holdings.values() if ledger else ()
-        reserved = [sum(ledger.taken(h, gpu.uuid) for h in holdings) for gpu in gpus] if ledger else []
+        reserved = [sum(ledger.taken(holding, gpu.uuid) for holding in holdings) for gpu in gpus]
         percent = [None if gpu.utilization is None else gpu.utilization / 100 for gpu in gpus]
         for name, text, values in (
             ("memory_total_bytes", "Memory of the GPU.", [gpu.total for gpu in gpus]),
@@ -224,15 +216,12 @@ class Metrics:
             yield _gauges(f"gpu_{name}", text, ("gpu", "uuid"), zip(ids, values, strict=True))
         names = [((*key, gpu.name, gpu.driver), 1) for key, gpu in zip(ids, gpus, strict=True)]
         yield _gauges("gpu_info", "What each GPU is.", ("gpu", "uuid", "name", "driver"), names)
-        lost = len(sample.lost) if sample else 0
-        yield _gauge("gpus_lost", "GPUs that NVML knows and that cannot be used.", lost)
-        up = sample is not None and sample.error is None
+        yield _gauge("gpus_lost", "GPUs that NVML knows and that cannot be used.", len(sample.lost))
+        up = sample.error is None
         yield _gauge("nvml_up", "1 if the GPU driver answers; /health has the reason if not.", up)
-        host = sample.host if sample else None
-        yield _gauge("host_memory_total_bytes", "Memory of the host.", host.total if host else 0)
-        yield _gauge(
-            "host_memory_available_bytes", "What models could have of it.", host.available if host else 0
-        )
+        host = sample.host
+        yield _gauge("host_memory_total_bytes", "Memory of the host.", host.total)
+        yield _gauge("host_memory_available_bytes", "What models could have of it.", host.available)
 
 
 class _RequestSeries:

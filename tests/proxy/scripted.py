@@ -436,8 +436,7 @@ async def door(
         observer = Observer(GpuMonitor(0), NOTHING_LEARNED, manages=True)
         config = Config(server_pool=ServerPool(size=3))
         views = Views(real, hub, observer, config, version="1.2.3")
-        metrics = Metrics("1.2.3")
-        metrics.attach(real, observer.monitor)
+        metrics = Metrics(real, observer.monitor, version="1.2.3")
         app = make_app(Gateway(real, upstream, limits), views, metrics)
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
