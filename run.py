@@ -19,12 +19,18 @@ import structlog
 import yaml
 from aiohttp import web
 
-from actors.backends.children import sweep_orphans
-from actors.backends.command import build_of, find_command
+from actors.backends import Backend
+from actors.backends.children import is_alive, owner_mark, sweep_orphans
+from actors.backends.command import build_of, find_command, runs_in_container
+from actors.backends.docker import DockerBackend
+from actors.backends.llama import Shared, answers
+from actors.backends.ports import PortBook
 from actors.backends.prediction import Predictor
-from actors.backends.process import LlamaServerBackend, PortBook
+from actors.backends.process import ProcessBackend
 from actors.calibration import CALIBRATION, Calibration
 from actors.config import Config, Model, load_config
+from actors.docker.containers import Containers
+from actors.docker.engine import Engine
 from actors.errors import ConfigError
 from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
@@ -73,7 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = _with_overrides(load_config(options.config), options)
         if options.command in ("serve", "check"):
             for model in config.llama_cpp.models.values():
-                find_command(config.server_pool, model)
+                if not runs_in_container(config.server_pool, model):
+                    find_command(config.server_pool, model)
     except ConfigError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
@@ -181,7 +188,9 @@ async def serve(config: Config) -> int:
         monitor = observer.monitor
         downloads = await stack.enter_async_context(aiohttp.ClientSession())
         hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-        supervisor = make_supervisor(config, session, hub, observer)
+        containers = make_containers(config, session, observer)
+        stack.push_async_callback(containers.close)
+        supervisor = make_supervisor(config, session, hub, observer, containers)
         upstream = Upstream(silence_limit=config.server_pool.request_timeout)
         stack.push_async_callback(upstream.close)
         gateway = make_gateway(config, supervisor, upstream)
@@ -200,6 +209,8 @@ async def serve(config: Config) -> int:
             return 1
         for address in runner.addresses:
             log.info("listening", url=f"http://{address[0]}:{address[1]}", version=VERSION, pid=os.getpid())
+        if uses_containers(config):
+            containers.start()  # not before it listens: whoever has the address has the containers
         await stop.wait()
         log.info("shutting down", drain_timeout=config.server.drain_timeout)
         await supervisor.shut_down(config.server.drain_timeout)
@@ -229,7 +240,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     monitor.start()
     stack.push_async_callback(monitor.stop)
     observer = Observer(monitor, calibration, manages=gpu.managed)
-    with suppress(ConfigError):  # each model may have a command of its own
+    with suppress(ConfigError):  # each model may have a command of its own, or be a container
         observer.build = await build_of(find_command(config.server_pool, Model(path="")))
     try:
         async with asyncio.timeout(DRIVER_PATIENCE):
@@ -240,25 +251,49 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     return observer
 
 
+def uses_containers(config: Config) -> bool:
+    """Whether any model's server may be a container."""
+    pool = config.server_pool
+    return pool.runtime == "docker" or any(
+        runs_in_container(pool, model) for model in config.llama_cpp.models.values()
+    )
+
+
+def make_containers(config: Config, session: aiohttp.ClientSession, observer: Observer) -> Containers:
+    """The containers of this gateway. It has them by its address, or if that is any, as long as it lives."""
+    server, process = config.server, "process "
+    identity = f"{server.host}:{server.port}" if server.port else f"{process}{owner_mark()}"
+    containers = Containers(
+        Engine(config.server_pool.docker.host),
+        name=config.server_pool.docker.name,
+        identity=identity,
+        is_dead=lambda other: other.startswith(process) and not is_alive(other.removeprefix(process)),
+        answers=lambda host, port: answers(session, host, port),
+        on_left_over=observer.report_again,
+    )
+    observer.left_over = containers.left_over
+    return containers
+
+
 def make_supervisor(
-    config: Config, session: aiohttp.ClientSession, hub: Hub, observer: Observer
+    config: Config, session: aiohttp.ClientSession, hub: Hub, observer: Observer, containers: Containers
 ) -> Supervisor:
     """The supervisor with one actor per configured model; nothing runs before `start`."""
     pool = config.server_pool
     predictor = Predictor(config, observer.calibration, lambda: [gpu.total for gpu in observer.monitor.gpus])
     ports = PortBook(pool.host, pool.port_start)
+    shared = Shared(config, hub, session, ports, predictor, _cache_folder())
+
+    def make_backend(name: str, model: Model) -> Backend:
+        if runs_in_container(pool, model):
+            # Where the GPUs are not managed the monitor knows of none.
+            return DockerBackend(
+                name, model, shared, containers=containers, gpus=lambda: observer.monitor.gpus
+            )
+        return ProcessBackend(name, model, shared)
 
     def make_actor(name: str, model: Model) -> ModelActor:
-        backend = LlamaServerBackend(
-            name,
-            model,
-            config,
-            hub=hub,
-            session=session,
-            ports=ports,
-            predictor=predictor,
-            cache=_cache_folder(),
-        )
+        backend = make_backend(name, model)
         return ModelActor(name, backend, supervisor.tell, stall_timeout=pool.health_timeout)
 
     def adopt(name: str) -> Adopted | None:

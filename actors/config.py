@@ -19,6 +19,7 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Strategy = Literal["single-gpu-preferred", "distribute"]
+Runtime = Literal["auto", "llama-server", "embedded", "docker"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 BUILTIN = "builtin:"
@@ -48,6 +49,17 @@ class Server(Section, frozen=True, kw_only=True):
     log: Log = Log()
 
 
+class DockerSettings(Section, frozen=True, kw_only=True):
+    """The engine and the containers of `runtime: docker`."""
+
+    host: str | None = None
+    name: str | None = None
+    network: str | None = None
+    gpus: Literal["auto", "nvidia", "cdi"] = "auto"
+    mounts: list[str] = []
+    memory_limit: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
 class ServerPool(Section, frozen=True, kw_only=True):
     """How model servers are run, and how requests wait for them."""
 
@@ -57,9 +69,11 @@ class ServerPool(Section, frozen=True, kw_only=True):
     gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     request_timeout: Seconds = 600.0
     health_timeout: Annotated[float, msgspec.Meta(gt=0)] = 120.0
-    runtime: Literal["auto", "llama-server", "embedded"] = "auto"
+    runtime: Runtime = "auto"
     command: str | list[str] | None = None
     arguments: list[str] = []
+    image: str | None = None
+    docker: DockerSettings = DockerSettings()
     queue_size: Count = 256
     queue_timeout: Seconds = 600.0
     min_residency: Seconds = 0.0
@@ -90,6 +104,8 @@ class Model(Section, frozen=True, kw_only=True):
     tensor_split: list[Annotated[float, msgspec.Meta(ge=0)]] = []
     priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
     never_evict: bool = False
+    runtime: Runtime | None = None
+    image: str | None = None
     command: str | list[str] | None = None
     arguments: list[str] = []
 
@@ -201,6 +217,7 @@ def _check(config: Config) -> None:
         raise ConfigError(f"agents: there are no agents in this version, but {config.agents[0]!r} is named")
     if config.ollama:
         raise ConfigError(f"ollama.{next(iter(config.ollama))}: this version has no settings in ollama")
+    _check_docker(config.server_pool.docker)
     taken: dict[str, str] = {}
     for name, model in config.llama_cpp.models.items():
         where = f"llama_cpp.models.{name}"
@@ -209,6 +226,20 @@ def _check(config: Config) -> None:
             if other in taken:
                 raise ConfigError(f"{where}: the name {other!r} is already that of {taken[other]}")
             taken[other] = where
+
+
+def _check_docker(settings: DockerSettings) -> None:
+    where = "server_pool.docker"
+    if settings.host is not None and not re.match(r"(unix|tcp|https?|ssh|npipe)://.", settings.host):
+        raise ConfigError(f"{where}.host: expected unix:///path or tcp://host:port, got {settings.host!r}")
+    if settings.network is not None and not re.fullmatch(r"(?!(?:host|none)$)[\w][\w.-]*", settings.network):
+        raise ConfigError(
+            f"{where}.network: expected the name of a network that the gateway is on too, "
+            f"got {settings.network!r}"
+        )
+    for path in settings.mounts:
+        if not Path(path).is_absolute():
+            raise ConfigError(f"{where}.mounts: expected absolute paths, got {path!r}")
 
 
 def _check_model(where: str, name: str, model: Model) -> None:

@@ -84,6 +84,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     host_predicted: int = 0
     host_buffers: int | None = None
     devices: tuple[str, ...] = ()
+    taken_over: bool = False
+    """It was running already, so that its load says nothing of another one."""
 
 
 class BecameReady(Message, frozen=True, kw_only=True):

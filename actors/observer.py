@@ -4,7 +4,7 @@ NVML and SQLite block, so both are asked in threads; the supervisor only ever ge
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -17,14 +17,14 @@ from actors.runtime import spawn
 log = structlog.get_logger("memory")
 
 
-def device_of(gpu: Gpu, overhead: int) -> Device:
-    """A GPU as the ledger knows it."""
+def device_of(gpu: Gpu, overhead: int, left_over: Collection[int] = ()) -> Device:
+    """A GPU as the ledger knows it. What the sessions in `left_over` have of it is as good as free."""
     return Device(
         id=gpu.uuid,
         index=gpu.index,
         name=gpu.name,
         total=gpu.total,
-        used=gpu.used,
+        used=gpu.used - sum(gpu.groups.get(session, 0) for session in left_over),
         groups=gpu.groups,
         overhead=overhead,
         alone=bool(gpu.mig),  # CUDA does not let a process use several instances
@@ -45,6 +45,8 @@ class Observer:
         self._manages = manages
         self._overheads: dict[tuple[str, str], int] = {}
         self._numbers: dict[tuple[str, int], int] = {}
+        self.left_over: Callable[[], Collection[int]] = tuple
+        """Sessions of servers that a dead gateway left, whose memory is to be had."""
         self.cards: list[Card] = []
         """What is known of each kind of card, for /health."""
 
@@ -62,6 +64,11 @@ class Observer:
         if self.monitor.asked_at is not None:
             on_sample(self.monitor.sample)
 
+    def report_again(self) -> None:
+        """Report the present sample once more: it is seen with other eyes now."""
+        if self.monitor.on_sample is not None and self.monitor.asked_at is not None:
+            self.monitor.on_sample(self.monitor.sample)
+
     async def refresh(self) -> None:
         """Look up anew what is known of the cards."""
         for name, driver in {(gpu.name, gpu.driver) for gpu in self.monitor.gpus}:
@@ -75,7 +82,10 @@ class Observer:
 
     def _message(self, sample: Sample) -> MemorySampled:
         gpus = sample.gpus if self._manages else ()
-        devices = tuple(device_of(gpu, self._overheads.get((gpu.name, gpu.driver), 0)) for gpu in gpus)
+        left_over = self.left_over()
+        devices = tuple(
+            device_of(gpu, self._overheads.get((gpu.name, gpu.driver), 0), left_over) for gpu in gpus
+        )
         host = sample.host if sample.host.total else None
         return MemorySampled(asked_at=sample.asked_at, devices=devices, host=host)
 
@@ -93,7 +103,7 @@ class Observer:
                 await self.refresh()
             return
         cards = {gpu.uuid: gpu for gpu in self.monitor.gpus}
-        if not demand.file or any(share.device not in cards for share in shares):
+        if not demand.file or figures.taken_over or any(share.device not in cards for share in shares):
             return
         devices = tuple(
             DeviceLoad(

@@ -221,7 +221,8 @@ class Model:
         self.ready_at = self.last_used = now
         self.suspect_until = 0.0
         self.used = False
-        self.mean_load = now - self.started_at
+        if not event.figures.taken_over:
+            self.mean_load = now - self.started_at
 
     def ended(self, failure: Failure | None, now: float, policy: Policy) -> None:
         """Its server is gone, or its files could not be had."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.engines import EngineClient, default_address
 from tests.gateway import Gateway, running
 
 Start = Callable[..., Gateway]
@@ -31,6 +32,26 @@ def real_server() -> None:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def engine() -> EngineClient:
+    """The test needs a real Docker Engine."""
+    client = EngineClient(default_address())
+    if not client.answers():
+        reason = f"no Docker Engine answers at {client.address}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(f"{reason}; apt-get install docker.io, and start dockerd")
+    return client
+
+
+@pytest.fixture(scope="session")
+def image(engine: EngineClient, real_server: None) -> str:
+    """An image with a real llama.cpp server."""
+    from tests.docker_image import ensure
+
+    return ensure(engine)
 
 
 @pytest.fixture(scope="session")

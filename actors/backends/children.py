@@ -6,20 +6,18 @@ import functools
 import os
 import signal
 import sys
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import psutil
+
+from actors.lines import Lines
 
 OWNER = "LLAMA_SMART_PROXY_OWNER"
 """Environment variable that marks our children, and theirs, with the gateway they belong to."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-LINE_LIMIT = 8192
 
 
 @functools.cache
@@ -34,7 +32,7 @@ def sweep_orphans() -> list[int]:
     for process in psutil.process_iter():
         try:
             mark = process.environ().get(OWNER)
-            if mark is None or process.pid == os.getpid() or _is_alive(mark):
+            if mark is None or process.pid == os.getpid() or is_alive(mark):
                 continue
             process.kill()
             swept.append(process.pid)
@@ -43,7 +41,8 @@ def sweep_orphans() -> list[int]:
     return swept
 
 
-def _is_alive(mark: str) -> bool:
+def is_alive(mark: str) -> bool:
+    """Whether the gateway with this `owner_mark` runs, on this machine."""
     pid, _, created = mark.partition(":")
     try:
         owner = psutil.Process(int(pid))
@@ -62,9 +61,7 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
         self._process = process
-        self._on_line = on_line
-        self.tail: deque[str] = deque(maxlen=60)
-        self.last_progress = time.monotonic()
+        self.lines = Lines(on_line)
         self._drained = asyncio.Event()
 
     @classmethod
@@ -89,33 +86,24 @@ class Child:
         return self._process.pid
 
     @property
+    def tail(self) -> Sequence[str]:
+        """Its latest lines."""
+        return self.lines.tail
+
+    @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal, or None while it runs."""
         return self._process.returncode
 
     async def read_output(self) -> None:
-        """Read lines until the pipe closes. An endless line is cut, so that memory stays bounded."""
+        """Read lines until the pipe closes."""
         assert self._process.stdout is not None
-        rest = b""
         try:
             while data := await self._process.stdout.read(65536):
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    self._take(line)
-                if len(rest) > LINE_LIMIT:
-                    self._take(rest)
-                    rest = b""
-            if rest:
-                self._take(rest)
+                self.lines.feed(data)
+            self.lines.end()
         finally:
             self._drained.set()
-
-    def _take(self, line: bytes) -> None:
-        text = line[:LINE_LIMIT].decode("utf-8", "replace").rstrip()
-        if text:
-            self.last_progress = time.monotonic()
-            self.tail.append(text)
-            self._on_line(text)
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has exited and its output is read; false when `timeout` seconds pass first."""

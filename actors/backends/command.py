@@ -34,14 +34,15 @@ def find_command(pool: ServerPool, model: Model) -> list[str]:
     """The command of a model's server, without its flags. Raises `ConfigError` when there is none.
 
     A command of the model or the pool comes first, then `llama-server` on the PATH, then the embedded
-    server; `server_pool.runtime` can insist on either of the last two.
+    server; `runtime`, the model's or the pool's, can insist on either of the last two. Not for containers.
     """
+    runtime = model.runtime or pool.runtime
     command = model.command or pool.command
-    if command and (pool.runtime != "embedded" or model.command):
-        return shlex.split(command) if isinstance(command, str) else list(command)
-    if pool.runtime != "embedded" and (binary := shutil.which("llama-server")):
+    if command and (runtime != "embedded" or model.command):
+        return words(command)
+    if runtime != "embedded" and (binary := shutil.which("llama-server")):
         return [binary]
-    if pool.runtime == "llama-server":
+    if runtime == "llama-server":
         raise ConfigError(
             "server_pool.runtime: no llama-server on the PATH; install llama.cpp or set server_pool.command"
         )
@@ -51,6 +52,16 @@ def find_command(pool: ServerPool, model: Model) -> list[str]:
             "install either one (pip install xllamacpp)"
         )
     return list(EMBEDDED)
+
+
+def words(command: str | Sequence[str]) -> list[str]:
+    """A command from the settings, as text or as a list."""
+    return shlex.split(command) if isinstance(command, str) else list(command)
+
+
+def runs_in_container(pool: ServerPool, model: Model) -> bool:
+    """Whether a model's server is a container."""
+    return (model.runtime or pool.runtime) == "docker"
 
 
 def server_flags(

@@ -45,7 +45,7 @@ class Reporter:
         self._on_progress = on_progress
         self._have = dict.fromkeys((file.path for file in missing), 0)
         self._total = sum(file.size for file in missing)
-        self._speed = _Speedometer()
+        self._speed = Speedometer()
         self._logged_share = 0.0
         self._logged_at = time.monotonic()
 
@@ -61,7 +61,7 @@ class Reporter:
             log.info("downloading", repo=self._repo, variant=self._label, progress=str(progress), bytes=done)
 
 
-class _Speedometer:
+class Speedometer:
     """Bytes per second over the last seconds, from a count that grows."""
 
     def __init__(self) -> None:

@@ -49,7 +49,23 @@ def test_the_shipped_file_states_the_defaults() -> None:
         ({"server_pool": {"size": -1}}, "server_pool.size: expected int >= 0"),
         ({"gpu": {"allocation_strategy": "best"}}, "gpu.allocation_strategy: invalid enum value 'best'"),
         ({"gpu": {"on_no_gpu": "panic"}}, "gpu.on_no_gpu: invalid enum value 'panic'"),
-        ({"server_pool": {"runtime": "docker"}}, "server_pool.runtime: invalid enum value 'docker'"),
+        ({"server_pool": {"runtime": "podman"}}, "server_pool.runtime: invalid enum value 'podman'"),
+        (
+            {"server_pool": {"docker": {"host": "/run/x"}}},
+            "server_pool.docker.host: expected unix:///path or",
+        ),
+        (
+            {"server_pool": {"docker": {"network": "host"}}},
+            "server_pool.docker.network: expected the name of",
+        ),
+        (
+            {"server_pool": {"docker": {"mounts": ["x"]}}},
+            "server_pool.docker.mounts: expected absolute paths",
+        ),
+        (
+            {"server_pool": {"docker": {"gpu": "x"}}},
+            "server_pool.docker.gpu: unknown key; did you mean 'gpus'",
+        ),
         ({"server_pool": {"arguments": "-fa"}}, "server_pool.arguments: expected array, got str"),
         ([], "the top level: expected object, got array"),
         ({5: {}}, "the top level: expected text as a key, got 5"),

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 import psutil
 import pytest
 
-from actors.backends.children import LINE_LIMIT, OWNER, Child, owner_mark, sweep_orphans
+from actors.backends.children import OWNER, Child, owner_mark, sweep_orphans
+from actors.lines import LINE_LIMIT
 from actors.runtime import spawn
 
 IGNORES_TERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); "

@@ -10,8 +10,8 @@ import pytest
 
 from actors.backends import StartError
 from actors.backends.command import find_command, server_flags
+from actors.backends.ports import PortBook
 from actors.backends.prediction import Predictor
-from actors.backends.process import PortBook
 from actors.calibration import Calibration
 from actors.config import Config, Model, ServerPool
 from actors.errors import ConfigError

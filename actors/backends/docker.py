@@ -1,0 +1,299 @@
+"""llama.cpp servers as containers: one for each, from an image, on the GPUs that were chosen for it."""
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import structlog
+
+from actors.backends import StartError
+from actors.backends.command import words
+from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, Shared, explain_end, in_words
+from actors.config import Model
+from actors.docker.container import Container
+from actors.docker.containers import Containers
+from actors.docker.engine import EngineError, EngineInfo
+from actors.docker.images import ensure_image, image_id
+from actors.docker.spec import PORT, ContainerSpec, Gpus, Mount, Published, gpus_of
+from actors.errors import Failure
+from actors.gguf import part_names
+from actors.gpu import Gpu
+from actors.hub.cache import ModelFiles
+from actors.hub.progress import Progress
+from actors.memory.predict import Prediction
+from actors.messages import Endpoint, Figures
+from actors.placement import Placement
+
+log = structlog.get_logger("model")
+
+IMAGE = "ghcr.io/ggml-org/llama.cpp:server"
+CUDA_IMAGE = "ghcr.io/ggml-org/llama.cpp:server-cuda"
+
+FOLDER = Path("/models")
+"""Where the files of the model are inside the container."""
+
+PORT_TRIES = 3
+"""Between the check that a port is free and the engine's bind, another process can take it."""
+
+GIB = 1 << 30
+
+
+class ContainerServer(LlamaServer):
+    """A running llama.cpp server in a container. Implements `actors.backends.ModelServer`."""
+
+    lost_port = False
+    """A port that is taken is a failed start: the engine tells before there is a server."""
+
+    def __init__(
+        self,
+        container: Container,
+        containers: Containers,
+        session: aiohttp.ClientSession,
+        server_log: ServerLog,
+        placement: Placement | None,
+        predicted: Prediction | None,
+        *,
+        give_back_port: Callable[[], None],
+        grace: float,
+    ) -> None:
+        endpoint = Endpoint(*container.address)
+        super().__init__(endpoint, session, server_log, container.lines, placement, predicted)
+        self.process = container.pid
+        self._container = container
+        self._containers = containers
+        self._give_back_port = give_back_port
+        self._grace = grace
+
+    @property
+    def exited(self) -> bool:
+        """Whether the container has ended."""
+        return self._container.end is not None
+
+    def became_ready(self) -> None:
+        """It has become healthy."""
+        super().became_ready()
+        self._container.serving = True
+
+    def figures(self) -> Figures:
+        """What was predicted for it, and what its log tells that it allocated."""
+        return msgspec.structs.replace(super().figures(), taken_over=self._container.taken_over)
+
+    def explain_exit(self, when: str) -> Failure:
+        """How the container ended, and the log lines that look like the cause."""
+        end = self._container.end
+        assert end is not None
+        failure = explain_end(
+            f"(container {self._container.name}) {end.how}", when, self._container.lines.tail
+        )
+        if not end.out_of_memory:
+            return failure
+        advice = "; give it more memory (server_pool.docker.memory_limit), or a smaller context"
+        return msgspec.structs.replace(failure, message=failure.message + advice)
+
+    async def wait_exited(self, timeout: float | None = None) -> None:
+        """Return when the container has ended, or after `timeout` seconds."""
+        await self._container.wait(timeout)
+
+    async def stop(self) -> None:
+        """End and remove the container, and give its port back."""
+        try:
+            await self._containers.remove(self._container, self._grace)
+        finally:
+            self._give_back_port()
+
+
+class DockerBackend(LlamaBackend):
+    """Starts the server of one model as a container. Implements `actors.backends.Backend`.
+
+    `gpus` gives the GPUs that models may be placed on.
+    """
+
+    other_gpus = False
+    """A container has the GPUs that it is given."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        shared: Shared,
+        *,
+        containers: Containers,
+        gpus: Callable[[], Sequence[Gpu]],
+    ) -> None:
+        super().__init__(name, model, shared)
+        self._containers = containers
+        self._gpus = gpus
+
+    async def _build(self) -> str:
+        """That of the image which it will most likely be; the engine may be away while others look."""
+        image = self._image(on_gpu=bool(self._gpus()))
+        try:
+            await self._containers.prepare()
+            return f"docker {await image_id(self._containers.engine, image) or image}"
+        except EngineError:
+            return f"docker {image}"
+
+    def _image(self, *, on_gpu: bool) -> str:
+        return self._model.image or self._pool.image or (CUDA_IMAGE if on_gpu else IMAGE)
+
+    async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        """The files, and the image: a download of gigabytes must not hold a place on a GPU."""
+        files = await super().fetch(on_progress)
+        try:
+            await self._containers.prepare()
+            image = self._image(on_gpu=bool(self._gpus()))
+            await ensure_image(self._containers.engine, image, on_progress)
+        except EngineError as error:
+            raise _failed(error) from error
+        return files
+
+    async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> ContainerServer:
+        """Start a container at its place, or take over one that is just like it."""
+        predicted = await self._predict(placement)
+        try:
+            spec = await self._spec(files, placement)
+            server_log = ServerLog(self._name, epoch)
+            container = await self._containers.take_over(spec, server_log.take)
+            if container is not None:
+                server_log.loaded()
+                log.info(
+                    "took over a running server", model=self._name, epoch=epoch, container=container.name
+                )
+                return self._server(container, server_log, placement, predicted, [])
+            log.info(
+                "server starts",
+                model=self._name,
+                epoch=epoch,
+                image=spec.image,
+                command=shlex.join(spec.command),
+                environment=dict(spec.environment),
+                gpus=spec.gpus.names if spec.gpus else (),
+                predicted=in_words(placement, predicted),
+            )
+            return await self._run(spec, server_log, placement, predicted)
+        except EngineError as error:
+            raise _failed(error) from error
+
+    async def _run(
+        self,
+        spec: ContainerSpec,
+        server_log: ServerLog,
+        placement: Placement | None,
+        predicted: Prediction | None,
+    ) -> ContainerServer:
+        """Raises `EngineError`."""
+        taken: list[int] = []
+        container: Container | None = None
+        try:
+            for tries_left in reversed(range(PORT_TRIES)):
+                published = None
+                if spec.network is None:
+                    taken.append(self._ports.take())
+                    published = Published(self._pool.host, taken[-1])
+                try:
+                    container = await self._containers.run(spec, published, server_log.take)
+                    break
+                except EngineError as error:
+                    if not (error.port_taken and tries_left):
+                        raise
+                    log.warning("port was taken", model=self._name, port=taken[-1])
+            assert container is not None
+            return self._server(container, server_log, placement, predicted, taken)
+        finally:
+            if container is None:
+                self._give_back(taken)
+
+    def _server(
+        self,
+        container: Container,
+        server_log: ServerLog,
+        placement: Placement | None,
+        predicted: Prediction | None,
+        ports: list[int],
+    ) -> ContainerServer:
+        return ContainerServer(
+            container,
+            self._containers,
+            self._session,
+            server_log,
+            placement,
+            predicted,
+            give_back_port=lambda: self._give_back(ports),
+            grace=self._pool.stop_timeout,
+        )
+
+    def _give_back(self, ports: list[int]) -> None:
+        for port in ports:
+            self._ports.give_back(port)
+
+    # What the container is made of
+
+    async def _spec(self, files: ModelFiles, placement: Placement | None) -> ContainerSpec:
+        """Raises `EngineError`."""
+        info = await self._containers.prepare()
+        devices = tuple(share.device for share in placement.shares) if placement else ()
+        image = self._image(on_gpu=bool(devices))
+        inside, mounts = self._mounted(files)
+        gpus = self._devices(info, devices)
+        settings = self._pool.docker
+        command = self._model.command or (self._pool.command if self._pool.runtime == "docker" else None)
+        return ContainerSpec(
+            model=self._name,
+            image=image,
+            image_id=await ensure_image(self._containers.engine, image, lambda _: None),
+            command=tuple(self._flags(inside, Endpoint("0.0.0.0", PORT), placement)),  # noqa: S104
+            entrypoint=tuple(words(command)) if command else None,
+            environment=_environment(placement, gpus),
+            mounts=mounts,
+            devices=devices,
+            gpus=gpus,
+            network=settings.network or next(iter(self._containers.surroundings.networks), None),
+            # As the gateway's user it can read what the gateway can. A rootless engine's root is that user.
+            user="" if info.rootless else f"{os.getuid()}:{os.getgid()}",
+            groups=() if info.rootless else tuple(str(group) for group in sorted(os.getgroups())),
+            memory=None if settings.memory_limit is None else round(settings.memory_limit * GIB),
+        )
+
+    def _mounted(self, files: ModelFiles) -> tuple[ModelFiles, tuple[Mount, ...]]:
+        """The files as the container sees them, and how they come there: one by one, nothing beside them."""
+        first, projector = files.path, files.projector
+        places = {first.with_name(name): FOLDER / name for name in part_names(first.name)}
+        inside = ModelFiles(path=FOLDER / first.name, label=files.label)
+        if projector is not None:
+            places[projector] = FOLDER / "projector" / projector.name
+            inside = msgspec.structs.replace(inside, projector=places[projector])
+        mounts = [self._mount(path, str(target)) for path, target in places.items()]
+        mounts += [self._mount(Path(path), path) for path in self._pool.docker.mounts]
+        return inside, tuple(mounts)
+
+    def _mount(self, path: Path, target: str) -> Mount:
+        """In the hub's cache a model's name is a link to its blob, which is what can be mounted."""
+        real = path.resolve()
+        try:
+            changed = real.stat()
+            version = f"{changed.st_size}:{changed.st_mtime_ns}"
+        except OSError:  # the engine's machine may have it nevertheless, and tells if not
+            version = ""
+        return Mount(self._containers.surroundings.on_host(real), target, version)
+
+    def _devices(self, info: EngineInfo, devices: tuple[str, ...]) -> Gpus | None:
+        if not devices:
+            return None
+        setting = self._pool.docker.gpus
+        indices = {gpu.uuid: gpu.index for gpu in self._gpus()}
+        return gpus_of(info.gpus if setting == "auto" else setting, devices, indices, info.cdi_devices)
+
+
+def _environment(placement: Placement | None, gpus: Gpus | None) -> Mapping[str, str]:
+    own = {"HOME": "/tmp", "GGML_NO_BACKTRACE": "1"}  # noqa: S108 (inside the container, where all else is read-only)
+    if gpus is None or gpus.driver == "cdi":
+        # CUDA's images ask for all the GPUs, and where NVIDIA's runtime is the default they would get them.
+        own["NVIDIA_VISIBLE_DEVICES"] = "void"
+    return own if placement is None else {**own, **placement.environment}
+
+
+def _failed(error: EngineError) -> StartError:
+    return StartError(Failure(message=str(error)))

@@ -1,0 +1,304 @@
+"""What every llama.cpp server has in common, wherever it runs: files, memory, flags, log and health."""
+
+import asyncio
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import msgspec
+import structlog
+
+from actors.backends import StartError
+from actors.backends.children import Child
+from actors.backends.command import python_path, server_flags
+from actors.backends.llama_log import BufferLog, out_of_memory
+from actors.backends.ports import PortBook
+from actors.backends.prediction import Appraisal, Predictor
+from actors.config import BUILTIN, Config, Model
+from actors.demand import Demand
+from actors.demo import demo_path
+from actors.errors import Failure
+from actors.hub.cache import ModelFiles
+from actors.hub.download import HubError
+from actors.hub.hub import Hub
+from actors.hub.progress import Progress
+from actors.lines import Lines
+from actors.memory.predict import Prediction
+from actors.memory.projector import TOKEN_LIMIT
+from actors.messages import Endpoint, Figures
+from actors.placement import Placement
+from actors.runtime import spawn
+
+log = structlog.get_logger("model")
+
+_BAD_NEWS = re.compile(
+    r"\b(error|failed|failure|unable|cannot|could ?n.t|invalid|exception|abort|assert|out of memory|not)\b",
+    re.I,
+)
+_HOST = re.compile(r"^(CPU|Host)|Host$|_Host\b")
+"""llama.cpp's names of buffers in the host's memory: CPU, CPU_Mapped, CPU_REPACK, CUDA_Host."""
+_SEVERE = re.compile(r"^(?:[\d.]+ )?[WE]\s|\b(?:error|failed)\b", re.IGNORECASE)
+_ERROR = re.compile(r"^(?:[\d.]+ )?E\s|\b(?:error|failed)\b", re.IGNORECASE)
+"""While it serves, llama-server warns about ordinary things with every request."""
+
+
+class ServerLog:
+    """A server's lines on their way into the gateway's log, and the sizes of its buffers among them."""
+
+    def __init__(self, model: str, epoch: int) -> None:
+        self._log = log.bind(model=model, epoch=epoch, source="model server")
+        self._buffers = BufferLog()
+        self._loading = True
+
+    def take(self, line: str) -> None:
+        """One line."""
+        if (_SEVERE if self._loading else _ERROR).search(line):
+            self._log.warning("server log", line=line)
+        elif self._loading:
+            self._log.info("server log", line=line)
+        else:
+            self._log.debug("server log", line=line)
+        if self._loading:
+            self._buffers.feed(line)
+
+    def loaded(self) -> None:
+        """Loading is over: from now on it is interesting only when something is wrong."""
+        self._loading = False
+
+    @property
+    def buffers(self) -> Mapping[str, Mapping[str, int]]:
+        """Bytes by device and kind, as it told while it loaded."""
+        return self._buffers.sizes
+
+
+class LlamaServer:
+    """A running llama.cpp server; the runtimes' own servers add how it ends."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        session: aiohttp.ClientSession,
+        server_log: ServerLog,
+        lines: Lines,
+        placement: Placement | None,
+        predicted: Prediction | None,
+    ) -> None:
+        self.endpoint = endpoint
+        self._session = session
+        self._server_log = server_log
+        self._lines = lines
+        self._placement = placement
+        self._predicted = predicted
+
+    @property
+    def exited(self) -> bool:
+        """Whether it is gone."""
+        raise NotImplementedError
+
+    @property
+    def last_progress(self) -> float:
+        """The monotonic time of its start or of its latest log line."""
+        return self._lines.last_progress
+
+    def log_tail(self) -> tuple[str, ...]:
+        """Its latest log lines."""
+        return tuple(self._lines.tail)[-20:]
+
+    def became_ready(self) -> None:
+        """It has become healthy."""
+        self._server_log.loaded()
+
+    def figures(self) -> Figures:
+        """What was predicted for it, and what its log tells that it allocated."""
+        return figures(self._placement, self._predicted, self._server_log.buffers)
+
+    async def is_healthy(self) -> bool:
+        """Whether GET /health answers 200; refused, reset and 503 all mean not yet."""
+        return await answers(self._session, self.endpoint.host, self.endpoint.port) and not self.exited
+
+
+async def answers(session: aiohttp.ClientSession, host: str, port: int) -> bool:
+    """Whether GET /health answers 200 there."""
+    address = f"[{host}]" if ":" in host else host
+    try:
+        async with session.get(f"http://{address}:{port}/health") as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+def explain_end(how: str, when: str, tail: Sequence[str]) -> Failure:
+    """Why a server ended, with the log lines that look like its cause. `how` is said of the server."""
+    cause = [line for line in tail if _BAD_NEWS.search(line)][-3:]
+    said = f"; its log says: {' / '.join(cause)}" if cause else ""
+    message = f"the model server {how} {when}{said}"
+    last = tuple(tail)[-20:]
+    if out_of_memory(tail) is None:
+        return Failure(message=message, log_tail=last)
+    # What was asked for and could not be had is told, but not how much of it was lacking.
+    return Failure(message=f"out of memory: {message}", log_tail=last, kind="out_of_memory")
+
+
+class Shared(NamedTuple):
+    """What the backends of all models share."""
+
+    config: Config
+    hub: Hub
+    session: aiohttp.ClientSession
+    """For health checks."""
+    ports: PortBook
+    predictor: Predictor
+    cache: Path
+    """The folder of the built-in models."""
+
+
+class LlamaBackend:
+    """All of `actors.backends.Backend` but `start`, which is the runtime's."""
+
+    def __init__(self, name: str, model: Model, shared: Shared) -> None:
+        self._name = name
+        self._model = model
+        self._config = shared.config
+        self._pool = shared.config.server_pool
+        self._hub = shared.hub
+        self._session = shared.session
+        self._ports = shared.ports
+        self._predictor = shared.predictor
+        self._cache = shared.cache
+        self._appraisal: Appraisal | None = None
+        self._learned = 0
+        self._unwritten: list[tuple[str, str, int]] = []
+
+    @property
+    def other_gpus(self) -> bool:
+        """Whether the server may find GPUs by itself that NVML does not tell of. Raises `StartError`."""
+        raise NotImplementedError
+
+    async def _build(self) -> str:
+        """The version of the server; empty if it is not known. Raises `StartError`."""
+        raise NotImplementedError
+
+    async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        """Find the files, or fetch them."""
+        model = self._model
+        if name := model.hub_name:
+            try:
+                return await self._hub.find(
+                    name, revision=model.revision, projector=model.mmproj, on_progress=on_progress
+                )
+            except HubError as error:
+                raise StartError(error.failure) from error
+        assert model.path is not None
+        if model.path.startswith(BUILTIN):
+            return ModelFiles(path=await self._make_demo(model.path.removeprefix(BUILTIN)))
+        return ModelFiles(path=Path(model.path), projector=Path(model.mmproj) if model.mmproj else None)
+
+    async def find(self) -> ModelFiles | None:
+        """The files, if they are on the disk."""
+        if name := self._model.hub_name:
+            return await asyncio.to_thread(
+                self._hub.cache.find, name, self._model.revision, self._model.mmproj
+            )
+        return await self.fetch(lambda _: None)
+
+    async def appraise(self, files: ModelFiles) -> Demand:
+        """Read the headers, and predict what the model will take."""
+        build = await self._build()
+        self._appraisal = found = await asyncio.to_thread(self._look, files, build)
+        header = found.header
+        log.info(
+            "model file",
+            model=self._name,
+            path=str(files.path),
+            variant=files.label or None,
+            architecture=header.architecture,
+            quantization=header.quantization,
+            context_length=header.context_length,
+            bytes=header.size,
+        )
+        return msgspec.structs.replace(found.demand, surcharge=self._learned, other_gpus=self.other_gpus)
+
+    def _look(self, files: ModelFiles, build: str) -> Appraisal:
+        """Blocking."""
+        while self._unwritten:
+            self._predictor.ran_out(*self._unwritten.pop())
+        return self._predictor.appraise(self._model, files, build, self._appraisal)
+
+    def predict(self, placement: Placement) -> Prediction | None:
+        """What llama.cpp will allocate there, of the files last looked at."""
+        return self._appraisal.predict(placement) if self._appraisal else None
+
+    def learn(self, file: str, settings: str, surcharge: int) -> None:
+        """It ran out of memory: the next prediction is by so many bytes higher."""
+        self._learned += surcharge
+        self._unwritten.append((file, settings, surcharge))
+
+    def _flags(self, files: ModelFiles, endpoint: Endpoint, placement: Placement | None) -> list[str]:
+        limited = self._appraisal is not None and self._appraisal.limits_images
+        return server_flags(
+            self._name,
+            self._model,
+            self._pool,
+            files,
+            endpoint,
+            placement,
+            image_tokens=TOKEN_LIMIT if limited else None,
+            on_cpu=not self.other_gpus,
+        )
+
+    async def _predict(self, placement: Placement | None) -> Prediction | None:
+        return await asyncio.to_thread(self.predict, placement) if placement else None
+
+    async def _make_demo(self, name: str) -> Path:
+        """The built-in model's file. A child writes it: numpy would stay in the gateway's memory."""
+        path = demo_path(name, self._cache)
+        if path.exists():
+            return path
+        log.info("writing the built-in model", model=self._name, path=str(path))
+        argv = [sys.executable, "-m", "actors.demo", str(path)]
+        if name == "demo-embed":
+            argv.append("--embed")
+        child = await Child.start(argv, environment={"PYTHONPATH": python_path()}, on_line=lambda _: None)
+        reader = spawn(child.read_output(), name=f"writing {path}")
+        try:
+            await child.wait()
+        finally:
+            await child.stop(0.0)
+            reader.cancel()
+        if child.returncode:
+            message = f"the built-in model could not be written to {path}"
+            raise StartError(Failure(message=message, log_tail=tuple(child.tail)))
+        return path
+
+
+def figures(
+    placement: Placement | None, predicted: Prediction | None, sizes: Mapping[str, Mapping[str, int]]
+) -> Figures:
+    """Of a loaded model. CUDA counts the devices that a process sees from 0, in the order that it is told."""
+    shares = placement.shares if placement is not None else ()
+    told = {device: sum(kinds.values()) for device, kinds in sizes.items()}
+    host = [size for device, size in told.items() if _HOST.search(device)]
+    return Figures(
+        predicted=tuple(usage.total for usage in predicted.gpus) if predicted else (),
+        buffers=tuple(told.get(f"CUDA{nth}") for nth in range(len(shares))),
+        host_predicted=predicted.host.total if predicted else 0,
+        host_buffers=sum(host) if host else None,
+        devices=tuple(
+            device for device, kinds in sizes.items() if "weights" in kinds and not _HOST.search(device)
+        ),
+    )
+
+
+def in_words(placement: Placement | None, predicted: Prediction | None) -> dict[str, dict[str, int]] | None:
+    """Bytes by device and component, for the log."""
+    if predicted is None or placement is None:
+        return None
+    devices = [share.device for share in placement.shares]
+    usages = [*zip(devices, predicted.gpus, strict=True), ("host", predicted.host)]
+    return {
+        device: {part: getattr(usage, part) for part in ("weights", "kv", "compute", "output")}
+        for device, usage in usages
+    }

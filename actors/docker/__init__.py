@@ -1,0 +1,10 @@
+"""Model servers in containers, through the Docker Engine's API.
+
+* `engine`        the client: where the engine is, what it says, and its refusals in words
+* `images`        whether an image is there, and pulling it, with progress
+* `spec`          pure: what a container is made of, and the digest by which it is recognized
+* `surroundings`  whether the gateway is a container itself: its name, its networks, its paths on the host
+* `containers`    this gateway's containers: start, log, end (an event), removal, and what a dead one left
+
+`actors.backends.docker` makes model servers of them.
+"""

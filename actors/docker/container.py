@@ -1,0 +1,77 @@
+"""One container, from its start to its removal."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from actors.docker.spec import PORT
+from actors.lines import Lines
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """How a container ended. `how` is said of the server: "was killed by signal 9"."""
+
+    how: str
+    out_of_memory: bool = False
+    """The kernel killed it because it reached its memory limit, or the machine's."""
+
+
+class Container:
+    """A container of this gateway. Its end is told by `finish`, once."""
+
+    def __init__(self, id_: str, name: str, on_line: Callable[[str], None]) -> None:
+        self.id = id_
+        self.name = name
+        self.lines = Lines(on_line)
+        self.address: tuple[str, int] = ("", 0)
+        """Where its server is reached; of one that ended at once there is none."""
+        self.pid = 0
+        """Of its first process, which leads the session of the others; 0 where it is not this machine's."""
+        self.serving = False
+        """Its server has answered its health check."""
+        self.taken_over = False
+        """It was started by a gateway that is dead."""
+        self.end: End | None = None
+        self.oom_seen = False
+        self.follower: asyncio.Task[None] | None = None
+        """The task that reads its log."""
+        self._ended = asyncio.Event()
+
+    def finish(self, end: End) -> None:
+        """It has ended; what is told later does not count."""
+        if self.end is None:
+            self.end = end
+            self._ended.set()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended and its log is read; false when `timeout` seconds pass first."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        if self.follower is not None and not self.follower.done():
+            # The last words come at once or, of an engine that is away, not at all.
+            await asyncio.wait([self.follower], timeout=0.5)
+        return True
+
+
+def end_of(state: dict[str, Any], *, oom_seen: bool = False) -> End:
+    """`State` of GET /containers/{id}/json, of one that has ended."""
+    code = int(state.get("ExitCode", 0))
+    if oom_seen or state.get("OOMKilled"):
+        return End(how="was killed by the kernel, out of memory (OOM killed),", out_of_memory=True)
+    if reason := state.get("Error"):
+        return End(how=f"could not run ({reason})")
+    return End(how=f"was killed by signal {code - 128}" if code > 128 else f"ended with status {code}")
+
+
+def address_of(told: dict[str, Any], network: str | None) -> tuple[str, int]:
+    """Where the server of a running container is reached: on its network, or at its published port."""
+    settings = told["NetworkSettings"]
+    if network is not None:
+        return str(settings["Networks"][network]["IPAddress"]), PORT
+    binding = settings["Ports"][f"{PORT}/tcp"][0]
+    return str(binding["HostIp"]), int(binding["HostPort"])

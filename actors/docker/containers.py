@@ -1,0 +1,381 @@
+"""The containers of this gateway on one engine: start, log, end, removal, and what a dead gateway left.
+
+An end is an event: one stream of the engine's tells of all of them. The stream may end without a word, with
+the engine or without it; then it is asked for anew, and what happened in between is looked up.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import structlog
+from aiodocker.containers import DockerContainer
+
+from actors.docker.container import Container, End, address_of, end_of
+from actors.docker.engine import Engine, EngineError, EngineInfo
+from actors.docker.orphans import Orphan, Orphans
+from actors.docker.spec import GATEWAY, ContainerSpec, Published
+from actors.docker.surroundings import Surroundings, look_around
+from actors.runtime import spawn
+
+log = structlog.get_logger("docker")
+
+RETRY_FIRST = 0.1
+"""Seconds until an engine that went away is asked again; they grow to `RETRY_LAST`."""
+RETRY_LAST = 2.0
+
+REMOVAL_PATIENCE = 15.0
+"""Seconds beyond the grace in which the engine has to stop and remove a container."""
+
+_GONE = frozenset(["exited", "dead", "removing"])
+
+
+class Containers:
+    """All of them. `start` begins to watch; whatever needs the engine fails with `EngineError` without one.
+
+    `identity` is this gateway's, if it is neither named nor in a container itself. `is_dead` tells of
+    another gateway's identity whether nobody can have it any more. `answers` is whether a server at an
+    address is healthy. `on_left_over` is called when `left_over` has something.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        name: str | None,
+        identity: str,
+        is_dead: Callable[[str], bool],
+        answers: Callable[[str, int], Awaitable[bool]],
+        on_left_over: Callable[[], None],
+    ) -> None:
+        self.engine = engine
+        self.surroundings = Surroundings()
+        self.info: EngineInfo | None = None
+        self._name = name
+        self._identity = identity
+        self._is_dead = is_dead
+        self._answers = answers
+        self._on_left_over = on_left_over
+        self._running: dict[str, Container] = {}
+        self._doomed: set[str] = set()
+        self._orphans = Orphans()
+        self._preparing = asyncio.Lock()
+        self._prepared = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._work: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        """Look for what a dead gateway left, and watch from now on."""
+        self._watcher = spawn(self._watch(), name="watching the containers")
+
+    async def close(self) -> None:
+        """Remove what nobody took over. The others' servers have been stopped by their actors."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        for orphan in self._orphans.take():
+            _ = self._begin(self._remove(orphan.id, 0.0), orphan.name)
+        while self._work:
+            await asyncio.wait(self._work)
+        await self.engine.close()
+
+    def left_over(self) -> Collection[int]:
+        """Sessions of a dead gateway's servers. Their memory is as good as free.
+
+        They are taken over, or removed before anything else is started on their GPUs.
+        """
+        return self._orphans.sessions()
+
+    def all(self) -> Collection[Container]:
+        """Those that were started or taken over, and have not been removed."""
+        return self._running.values()
+
+    async def prepare(self) -> EngineInfo:
+        """Have looked at the engine, and around. Raises `EngineError`."""
+        async with self._preparing:
+            if not self._prepared or self.info is None:
+                self.info = await self.engine.info()
+                self.surroundings = await look_around(self.engine)
+                if self._name:
+                    self._identity = self._name
+                elif self.surroundings.name:
+                    self._identity = f"container {self.surroundings.name}"
+                await self._sweep()
+                self._prepared = True
+            return self.info
+
+    async def run(
+        self, spec: ContainerSpec, published: Published | None, on_line: Callable[[str], None]
+    ) -> Container:
+        """Create and start a container. Raises `EngineError`, and then nothing is left of it."""
+        await self.prepare()
+        for orphan in self._orphans.take(model=spec.model, devices=spec.devices):
+            log.info("removing a container of a dead gateway", container=orphan.name, model=orphan.model)
+            await self._finish_work(self._remove(orphan.id, 0.0), orphan.name)
+        # Not cancelled with the caller: the engine would go on, and nobody would know of the container.
+        work = self._begin(self._run(spec, published, on_line), spec.model)
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            await self._finish_work(self._undo(work), spec.model)
+            raise
+        result: Container | EngineError = work.result()
+        if isinstance(result, EngineError):
+            raise result
+        return result
+
+    async def take_over(self, spec: ContainerSpec, on_line: Callable[[str], None]) -> Container | None:
+        """A container that a dead gateway left and that is just like this, if there is one that answers.
+
+        Raises `EngineError`.
+        """
+        await self.prepare()
+        orphan = self._orphans.matching(spec.digest)
+        if orphan is None:
+            return None
+        container = Container(orphan.id, orphan.name, on_line)
+        self._running[orphan.id] = container
+        try:
+            with self.engine.errors(f"look up the container {orphan.name}"):
+                told = await self.engine.client.containers.container(orphan.id).show()
+                self._attach(container, told, spec.network, tail="60")
+            if container.end is None and await self._answers(*container.address):
+                container.serving = container.taken_over = True
+                return container
+        except EngineError as error:
+            log.warning("container cannot be taken over", container=orphan.name, reason=str(error))
+        except asyncio.CancelledError:
+            await self.remove(container)
+            raise
+        await self.remove(container)
+        return None
+
+    async def remove(self, container: Container, grace: float = 0.0) -> None:
+        """TERM, KILL after `grace` seconds, and remove. Never fails: without the engine it is done later."""
+        await self._finish_work(self._remove(container.id, grace), container.name)
+
+    # How it is done
+
+    def _begin(self, work: "Coroutine[Any, Any, Any]", name: str) -> "asyncio.Task[Any]":
+        task = spawn(work, name=f"container of {name}")
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    async def _finish_work(self, work: "Coroutine[Any, Any, Any]", name: str) -> None:
+        """Wait for it; it goes on when the caller is cancelled."""
+        await asyncio.wait([self._begin(work, name)])
+
+    async def _run(
+        self, spec: ContainerSpec, published: Published | None, on_line: Callable[[str], None]
+    ) -> Container | EngineError:
+        name = spec.name()
+        container: Container | None = None
+        try:
+            with self.engine.errors(f"create a container of the image {spec.image}"):
+                created = await self.engine.client.containers.create(
+                    spec.config(self._identity, published), name=name
+                )
+            container = self._running[created.id] = Container(created.id, name, on_line)
+            with self.engine.errors(f"start a container of the image {spec.image}"):
+                await created.start()
+                self._attach(container, await created.show(), spec.network)
+            return container
+        except EngineError as error:
+            # A failed start leaves the container behind, and a creation may succeed after its time-out.
+            if container is not None or error.in_doubt:
+                await self._remove(name, 0.0)
+            return error
+
+    async def _undo(self, work: "asyncio.Task[Any]") -> None:
+        await asyncio.wait([work])
+        if isinstance(container := work.result(), Container):
+            await self._remove(container.id, 0.0)
+
+    def _attach(self, container: Container, told: dict[str, Any], network: str | None, **since: str) -> None:
+        state = told["State"]
+        self._follow(container, **since)
+        if not state["Running"]:
+            container.finish(end_of(state, oom_seen=container.oom_seen))
+            return
+        container.address = address_of(told, network)
+        if self.engine.is_local and not self.surroundings.name:
+            container.pid = int(state["Pid"])
+
+    def _follow(self, container: Container, **since: str) -> None:
+        container.follower = spawn(self._read_log(container, since), name=f"log of {container.name}")
+
+    async def _read_log(self, container: Container, since: dict[str, str]) -> None:
+        try:
+            async with self.engine.log_of(container.id, **since) as pieces:
+                async for piece in pieces:
+                    container.lines.feed(piece.encode())
+        except EngineError as error:
+            log.debug("log ends", container=container.name, reason=str(error))
+        finally:
+            container.lines.end()
+
+    async def _remove(self, id_or_name: str, grace: float) -> None:
+        container = self._running.get(id_or_name) or next(
+            (known for known in self._running.values() if known.name == id_or_name), None
+        )
+        found = self.engine.client.containers.container(id_or_name)
+        try:
+            with self.engine.errors(f"remove the container {id_or_name[:12]}"):
+                async with asyncio.timeout(math.ceil(grace) + REMOVAL_PATIENCE):
+                    if grace and (container is None or container.end is None):
+                        await found.stop(t=math.ceil(grace))
+                        if container is not None:
+                            await container.wait(0.5)  # for its last words, which are removed with it
+                    await found.delete(force=True, v=True)
+        except EngineError as error:
+            if error.status not in (404, 409):  # gone, or being removed
+                self._doomed.add(id_or_name)
+                log.warning("container is removed when the engine is back", reason=str(error))
+        if container is not None:
+            self._running.pop(container.id, None)
+            if container.follower is not None:
+                # It ends with its container, unless the engine is away.
+                await asyncio.wait([container.follower], timeout=0.5)
+                container.follower.cancel()
+            container.finish(End(how="was removed"))
+
+    # What a dead gateway left
+
+    async def _sweep(self) -> None:
+        for told in await self._list(GATEWAY):
+            identity = told["Labels"][GATEWAY]
+            mine = identity == self._identity
+            if told["Id"] in self._running or not (mine or self._is_dead(identity)):
+                continue
+            orphan = Orphan.of(told)
+            if mine and told["State"] == "running":
+                await self._keep(orphan)
+            else:
+                log.warning("removing a container that a dead gateway left behind", container=orphan.name)
+                await self._remove(orphan.id, 0.0)
+        if self.left_over():
+            self._on_left_over()
+
+    async def _keep(self, orphan: Orphan) -> None:
+        log.info("a container of a dead gateway still runs", container=orphan.name, model=orphan.model)
+        session = 0
+        if self.engine.is_local and not self.surroundings.name:
+            with self.engine.errors("look up a container"):
+                session = int(
+                    (await self.engine.client.containers.container(orphan.id).show())["State"]["Pid"]
+                )
+        self._orphans.keep(orphan, session, self._expire)
+
+    def _expire(self) -> None:
+        for orphan in self._orphans.take():
+            log.info("nobody took over a container of a dead gateway", container=orphan.name)
+            _ = self._begin(self._remove(orphan.id, 0.0), orphan.name)
+
+    async def _list(self, label: str) -> list[DockerContainer]:
+        with self.engine.errors("list its containers"):
+            found: list[DockerContainer] = await self.engine.client.containers.list(
+                all="true", filters=_filter(label)
+            )
+            return found
+
+    # What the engine tells
+
+    async def _watch(self) -> None:
+        pause = RETRY_FIRST
+        reason = ""
+        while True:
+            try:
+                await self.prepare()
+                self.info = await self.engine.info()
+                reason = ""
+                await self._listen(self.info.time)
+                pause = RETRY_FIRST
+                log.warning("the Docker Engine's events have ended; asking for them again")
+            except EngineError as error:
+                if str(error) != reason:
+                    reason = str(error)
+                    log.warning("the Docker Engine cannot be used", reason=reason)
+            for container in list(self._running.values()):
+                if container.serving:
+                    _ = self._begin(self._check(container), container.name)
+            await asyncio.sleep(pause)
+            pause = min(RETRY_LAST, pause * 2)
+
+    async def _listen(self, since: str) -> None:
+        """Until the stream ends. Raises `EngineError`.
+
+        The events are asked for from a moment on that is before the containers are listed, so that whatever
+        is not in the list yet comes as an event.
+        """
+        events: Any = self.engine.client.events
+        subscriber = events.subscribe(create_task=False)
+        filters = _filter(f"{GATEWAY}={self._identity}", type=["container"], event=["oom", "die", "destroy"])
+        moment = datetime.fromisoformat(since).timestamp()
+        reader = spawn(self._read_events(since=f"{moment:.6f}", filters=filters), name="events of the engine")
+        try:
+            await self._resync()
+            while (event := await subscriber.get()) is not None:
+                self._happened(event)
+        finally:
+            reader.cancel()
+            await asyncio.wait([reader])
+
+    async def _read_events(self, **params: Any) -> None:
+        try:
+            with self.engine.errors("tell its events"):
+                await self.engine.client.events.run(**params)
+        except EngineError as error:
+            log.debug("events end", reason=str(error))
+
+    async def _resync(self) -> None:
+        """Find out what happened while nobody listened."""
+        known = dict(self._running)
+        told = {one["Id"]: one for one in await self._list(f"{GATEWAY}={self._identity}")}
+        for id_, container in known.items():
+            if id_ not in told:
+                container.finish(End(how="was removed by somebody else"))
+            elif told[id_]["State"] in _GONE:
+                _ = self._begin(self._died(container), container.name)
+            elif container.follower is not None and container.follower.done() and container.end is None:
+                self._follow(container, tail="0")
+        doomed, self._doomed = self._doomed, set()
+        for id_or_name in doomed:
+            _ = self._begin(self._remove(id_or_name, 0.0), id_or_name)
+
+    def _happened(self, event: dict[str, Any]) -> None:
+        container = self._running.get(event.get("Actor", {}).get("ID", ""))
+        if container is None:
+            return
+        match event.get("Action"):
+            case "oom":
+                container.oom_seen = True
+            case "die":
+                code = int(event["Actor"].get("Attributes", {}).get("exitCode", 0))
+                _ = self._begin(self._died(container, code), container.name)
+            case "destroy":
+                container.finish(End(how="was removed by somebody else"))
+            case _:
+                pass
+
+    async def _died(self, container: Container, code: int = 0) -> None:
+        state: dict[str, Any] = {"ExitCode": code}
+        try:
+            with self.engine.errors("look it up"):
+                async with asyncio.timeout(2):
+                    state = (await self.engine.client.containers.container(container.id).show())["State"]
+        except EngineError:
+            pass  # removed in the meantime; the event has its status
+        container.finish(end_of(state, oom_seen=container.oom_seen))
+
+    async def _check(self, container: Container) -> None:
+        """Without the engine nobody tells that a server ended; but one that does not answer has."""
+        if not await self._answers(*container.address):
+            container.finish(End(how="went away with the Docker Engine"))
+
+
+def _filter(label: str, **more: list[str]) -> str:
+    return msgspec.json.encode({"label": [label], **more}).decode()

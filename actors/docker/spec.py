@@ -1,0 +1,150 @@
+"""What a container of a model server is made of. Pure."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+GpuDriver = Literal["nvidia", "cdi"]
+
+PORT = 8080
+"""Inside the container, where nobody else listens."""
+
+GATEWAY = "llama-smart-proxy.gateway"
+"""Label: the identity of the gateway whose container it is."""
+MODEL = "llama-smart-proxy.model"
+"""Label: the name of the model."""
+DIGEST = "llama-smart-proxy.digest"
+"""Label: of all that decides how the server runs."""
+DEVICES = "llama-smart-proxy.devices"
+"""Label: the UUIDs of its GPUs, with commas between."""
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """A file or folder of the engine's machine, read-only. `version` changes with its content."""
+
+    source: str
+    target: str
+    version: str = ""
+
+
+class Gpus(msgspec.Struct, frozen=True, kw_only=True):
+    """GPUs as the engine is asked for them: names of the driver's devices."""
+
+    driver: GpuDriver
+    names: tuple[str, ...]
+
+
+class Published(msgspec.Struct, frozen=True):
+    """An address of the engine's machine that leads to `PORT`; port 0 is any."""
+
+    host: str
+    port: int
+
+
+class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One model server. `image_id` is what `image` means at present, `entrypoint` None the image's own.
+
+    `user` is "uid:gid", or empty for the image's own. `memory` is in bytes, swap included.
+    """
+
+    model: str
+    image: str
+    image_id: str
+    command: tuple[str, ...]
+    entrypoint: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = {}
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[str, ...] = ()
+    """The UUIDs of its GPUs."""
+    gpus: Gpus | None = None
+    network: str | None = None
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    memory: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """The same for two containers exactly if it does not matter which of them runs."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+    def name(self) -> str:
+        """A new one for each container, by which people recognize it."""
+        slug = re.sub(r"[^a-zA-Z0-9_.-]+", "-", self.model).strip("-.")[:40]
+        return f"llama-{slug or 'model'}-{secrets.token_hex(3)}"
+
+    def config(self, gateway: str, published: Published | None) -> dict[str, Any]:
+        """The body of POST /containers/create. Without `published` it is reached on its network."""
+        host: dict[str, Any] = {
+            "Init": True,  # as process 1 the server would ignore TERM while it loads
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges:true"],
+            "Tmpfs": {"/tmp": "rw,nosuid,nodev,size=256m"},  # noqa: S108 (inside the container)
+            # Not Binds, which create what is missing, as folders of root.
+            "Mounts": [
+                {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": True}
+                for mount in self.mounts
+            ],
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
+        }
+        if self.memory is not None:
+            host |= {"Memory": self.memory, "MemorySwap": self.memory}
+        if self.gpus is not None:
+            host["DeviceRequests"] = [_request(self.gpus)]
+        if self.groups:
+            host["GroupAdd"] = list(self.groups)
+        if self.network is not None:
+            host["NetworkMode"] = self.network
+        config: dict[str, Any] = {
+            "Image": self.image,
+            "Cmd": list(self.command),
+            "Env": [f"{name}={value}" for name, value in self.environment.items()],
+            "Labels": {
+                GATEWAY: gateway,
+                MODEL: self.model,
+                DIGEST: self.digest,
+                DEVICES: ",".join(self.devices),
+            },
+            "Healthcheck": {
+                "Test": ["NONE"]
+            },  # the gateway asks; the image's own would run a program each time
+            "HostConfig": host,
+        }
+        if self.entrypoint is not None:
+            config["Entrypoint"] = list(self.entrypoint)
+        if self.user:
+            config["User"] = self.user
+        if published is not None:
+            port = f"{PORT}/tcp"
+            config["ExposedPorts"] = {port: {}}
+            binding = {"HostIp": published.host, "HostPort": str(published.port or "")}
+            host["PortBindings"] = {port: [binding]}
+        return config
+
+
+def _request(gpus: Gpus) -> dict[str, Any]:
+    request: dict[str, Any] = {"Driver": gpus.driver, "DeviceIDs": list(gpus.names)}
+    if gpus.driver == "nvidia":
+        request["Capabilities"] = [["gpu"]]
+    return request
+
+
+def gpus_of(
+    driver: GpuDriver, devices: Sequence[str], indices: Mapping[str, int | str], known: frozenset[str]
+) -> Gpus:
+    """The engine's names of GPUs that are known by UUID.
+
+    The nvidia driver takes UUIDs. CDI's names are those of the engine's specifications: indices always, and
+    UUIDs, which cannot be mistaken, in newer ones; these are taken where the engine tells that it has them.
+    """
+    if driver == "nvidia":
+        return Gpus(driver=driver, names=tuple(devices))
+    names = []
+    for device in devices:
+        by_uuid = f"nvidia.com/gpu={device}"
+        names.append(by_uuid if by_uuid in known else f"nvidia.com/gpu={indices.get(device, device)}")
+    return Gpus(driver=driver, names=tuple(names))
