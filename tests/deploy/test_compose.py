@@ -15,7 +15,7 @@ import yaml
 
 from actors.config import load_config
 from tests.deploy import DEPLOY, free_port
-from tests.gateway import HELLO
+from tests.gateway import FOREVER, HELLO
 
 OVERLAYS = ("nvidia", "ollama", "docker", "monitoring")
 COMBINATIONS = [
@@ -96,14 +96,27 @@ def test_the_settings_in_the_image_load(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(name, raising=False)
     config = load_config(DEPLOY / "config.yaml")
     assert (config.server.host, config.server.port, config.server_pool.runtime) == ("0.0.0.0", 8000, "auto")
+    assert (config.server_pool.image, config.server_pool.docker.network) == (None, None)
     assert "demo" in config.llama_cpp.models
+
+
+def docker(*arguments: str) -> list[str]:
+    """The lines that a command of Docker's prints."""
+    return subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
 
 
 @contextmanager
 def up(compose: list[str], overlays: tuple[str, ...]) -> Iterator[httpx.Client]:
-    """A composition of an image that is there already. Afterwards nothing of it may be left."""
-    if "GATEWAY_TEST_IMAGE" not in os.environ:
-        pytest.skip("GATEWAY_TEST_IMAGE names no image that deploy/Dockerfile made")
+    """A composition of images that are there already. Afterwards nothing of it may be left."""
+    needed = ["GATEWAY_TEST_IMAGE"]
+    if "docker" in overlays:
+        needed += ["GATEWAY_MODEL_IMAGE", "HAPROXY_IMAGE"]
+    if missing := [name for name in needed if name not in os.environ]:
+        pytest.skip(
+            f"{', '.join(missing)}: no image is named, of deploy/Dockerfile's, of models', of HAProxy"
+        )
     port = free_port()
     settings = {"GATEWAY_IMAGE": os.environ["GATEWAY_TEST_IMAGE"], "GATEWAY_PORT": str(port)}
     command = [*compose, *arguments(overlays)]
@@ -117,8 +130,7 @@ def up(compose: list[str], overlays: tuple[str, ...]) -> Iterator[httpx.Client]:
         subprocess.run([*command, "logs", "--tail", "50"], env=environment, check=False)
         subprocess.run([*command, "down", "--volumes"], env=environment, check=True)
     for kind in ("container ls --all", "network ls", "volume ls"):
-        listed = subprocess.run(["docker", *kind.split()], capture_output=True, text=True, check=True).stdout
-        assert PROJECT not in listed, f"docker {kind}: nothing is left"
+        assert PROJECT not in "".join(docker(*kind.split())), f"docker {kind}: nothing is left"
 
 
 @pytest.mark.timeout(180)
@@ -132,3 +144,40 @@ def test_the_composition_for_a_cpu_machine_serves(compose: list[str]) -> None:
         assert len([line for line in lines if line.startswith("data: {")]) > 4
         assert lines[-2] == "data: [DONE]"
         assert "llama_proxy_requests_total" in client.get("/metrics").text
+
+
+def models() -> list[str]:
+    """The containers on the models' network that are neither the gateway nor anything else of Compose's."""
+    network = f"network={PROJECT}_models"
+    return [
+        name
+        for name in docker("ps", "--all", "--filter", network, "--format", "{{.Names}}")
+        if not name.startswith(PROJECT)
+    ]
+
+
+@pytest.mark.timeout(180)
+def test_models_in_containers_of_their_own(compose: list[str]) -> None:
+    made: set[str] = set()
+    with up(compose, ("docker",)) as client:
+        assert models() == []
+        body = {"model": "demo", "messages": HELLO, "max_tokens": 8, "stream": True}
+        assert client.post("/v1/chat/completions", json=body).text.rstrip().endswith("data: [DONE]")
+        (first,) = models()
+        endless = {**body, "messages": FOREVER, "max_tokens": 10**6, "ignore_eos": True}
+        with client.stream("POST", "/v1/chat/completions", json=endless) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("data: {")
+            docker("kill", first)
+            last = [line for line in lines if line][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "upstream_error"
+        assert client.post("/v1/chat/completions", json=body).status_code == 200, "it is started anew"
+        (second,) = models()
+        assert second != first
+        made = {first, second}
+        proxy = docker("ps", "--filter", f"name={PROJECT}-socket-proxy", "--format", "{{.Names}}")
+        told = docker("logs", *proxy)
+        assert any("POST" in line and line.endswith("/containers/create") for line in told)
+        assert [line for line in told if line.startswith("403")] == []
+    left = docker("ps", "--all", "--format", "{{.Names}}")
+    assert made.isdisjoint(left)
