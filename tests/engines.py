@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
+
 from tests.gateway import until
 
 DEFAULT = "unix:///var/run/docker.sock"
@@ -171,7 +173,9 @@ class PrivateEngine:
         assert self._daemon is not None
         self._daemon.send_signal(number)
         self._daemon.wait(30)
-        (self._folder / "pid").unlink(missing_ok=True)
+        # containerd dies with it, but may stay as a zombie, which the next one would take for the living.
+        for left in ("pid", "exec/containerd/containerd.pid"):
+            (self._folder / left).unlink(missing_ok=True)
 
     def inside(self, body: Callable[[], None]) -> None:
         """Run `body`, and whatever it starts, in the engine's network namespace."""
@@ -200,6 +204,11 @@ class PrivateEngine:
             for container in self.client.ask("GET", "/containers/json?all=true"):
                 self.client.remove(container["Id"])
             self.stop()
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self._folder) in word for word in process.info["cmdline"] or ()):
+                for part in (*process.children(recursive=True), process):
+                    with suppress(psutil.NoSuchProcess):
+                        part.kill()
         self._holder.kill()
         self._holder.wait()
         if self._holder.stdout is not None:

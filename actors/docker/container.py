@@ -40,22 +40,24 @@ class Container:
         self._ended = asyncio.Event()
 
     def finish(self, end: End) -> None:
-        """It has ended; what is told later does not count."""
+        """It has ended, and its log is read; what is told later does not count."""
         if self.end is None:
             self.end = end
             self._ended.set()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended and its log is read; false when `timeout` seconds pass first."""
+        """Wait until it has ended; false when `timeout` seconds pass first."""
         try:
             async with asyncio.timeout(timeout):
                 await self._ended.wait()
         except TimeoutError:
             return False
-        if self.follower is not None and not self.follower.done():
-            # The last words come at once or, of an engine that is away, not at all.
-            await asyncio.wait([self.follower], timeout=0.5)
         return True
+
+    async def last_words(self) -> None:
+        """Wait until the log of one that does not run any more is read. It comes at once or not at all."""
+        if self.follower is not None:
+            await asyncio.wait([self.follower], timeout=0.5)
 
 
 def end_of(state: dict[str, Any], *, oom_seen: bool = False) -> End:
@@ -69,9 +71,15 @@ def end_of(state: dict[str, Any], *, oom_seen: bool = False) -> End:
 
 
 def address_of(told: dict[str, Any], network: str | None) -> tuple[str, int]:
-    """Where the server of a running container is reached: on its network, or at its published port."""
+    """Where the server of a running container is reached: on its network, or at its published port.
+
+    Raises `ValueError` if nowhere: it may be about to end.
+    """
     settings = told["NetworkSettings"]
     if network is not None:
-        return str(settings["Networks"][network]["IPAddress"]), PORT
-    binding = settings["Ports"][f"{PORT}/tcp"][0]
-    return str(binding["HostIp"]), int(binding["HostPort"])
+        if address := settings["Networks"].get(network, {}).get("IPAddress"):
+            return str(address), PORT
+        raise ValueError(f"it has no address on the network {network}")
+    if bindings := settings["Ports"].get(f"{PORT}/tcp"):
+        return str(bindings[0]["HostIp"]), int(bindings[0]["HostPort"])
+    raise ValueError("its port is not published")

@@ -141,7 +141,7 @@ class Containers:
         try:
             with self.engine.errors(f"look up the container {orphan.name}"):
                 told = await self.engine.client.containers.container(orphan.id).show()
-                self._attach(container, told, spec.network, tail="60")
+                await self._attach(container, told, spec.network, tail="60")
             if container.end is None and await self._answers(*container.address):
                 container.serving = container.taken_over = True
                 return container
@@ -182,7 +182,7 @@ class Containers:
             container = self._running[created.id] = Container(created.id, name, on_line)
             with self.engine.errors(f"start a container of the image {spec.image}"):
                 await created.start()
-                self._attach(container, await created.show(), spec.network)
+                await self._attach(container, await created.show(), spec.network)
             return container
         except EngineError as error:
             # A failed start leaves the container behind, and a creation may succeed after its time-out.
@@ -195,10 +195,13 @@ class Containers:
         if isinstance(container := work.result(), Container):
             await self._remove(container.id, 0.0)
 
-    def _attach(self, container: Container, told: dict[str, Any], network: str | None, **since: str) -> None:
+    async def _attach(
+        self, container: Container, told: dict[str, Any], network: str | None, **since: str
+    ) -> None:
         state = told["State"]
         self._follow(container, **since)
         if not state["Running"]:
+            await container.last_words()
             container.finish(end_of(state, oom_seen=container.oom_seen))
             return
         container.address = address_of(told, network)
@@ -229,7 +232,7 @@ class Containers:
                     if grace and (container is None or container.end is None):
                         await found.stop(t=math.ceil(grace))
                         if container is not None:
-                            await container.wait(0.5)  # for its last words, which are removed with it
+                            await container.last_words()  # which are removed with it
                     await found.delete(force=True, v=True)
         except EngineError as error:
             if error.status not in (404, 409):  # gone, or being removed
@@ -237,9 +240,8 @@ class Containers:
                 log.warning("container is removed when the engine is back", reason=str(error))
         if container is not None:
             self._running.pop(container.id, None)
+            await container.last_words()
             if container.follower is not None:
-                # It ends with its container, unless the engine is away.
-                await asyncio.wait([container.follower], timeout=0.5)
                 container.follower.cancel()
             container.finish(End(how="was removed"))
 
@@ -369,6 +371,7 @@ class Containers:
                     state = (await self.engine.client.containers.container(container.id).show())["State"]
         except EngineError:
             pass  # removed in the meantime; the event has its status
+        await container.last_words()
         container.finish(end_of(state, oom_seen=container.oom_seen))
 
     async def _check(self, container: Container) -> None:

@@ -82,7 +82,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
             "Init": True,  # as process 1 the server would ignore TERM while it loads
             "ReadonlyRootfs": True,
             "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges:true"],
+            "SecurityOpt": ["no-new-privileges"],
             "Tmpfs": {"/tmp": "rw,nosuid,nodev,size=256m"},  # noqa: S108 (inside the container)
             # Not Binds, which create what is missing, as folders of root.
             "Mounts": [
