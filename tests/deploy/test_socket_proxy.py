@@ -8,7 +8,6 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +45,9 @@ CREATE = {
 class _Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
+    def handle_error(self, *_: object) -> None:
+        """HAProxy leaves when its client does."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     """Takes anything: what is refused is refused before it comes here."""
@@ -82,11 +84,13 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     serves = threading.Thread(target=engine.serve_forever)
     serves.start()
     command = [haproxy, "-db", "-f", str(DEPLOY / "socket-proxy" / "haproxy.cfg")]
-    with serving(command, port, Path(folder / "log"), **environment):
-        yield port
-    engine.shutdown()
-    engine.server_close()
-    serves.join()
+    try:
+        with serving(command, port, folder / "log", **environment):
+            yield port
+    finally:
+        engine.shutdown()
+        engine.server_close()
+        serves.join()
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> int:
@@ -176,6 +180,17 @@ def test_a_container_as_the_gateway_makes_it(filtered: int) -> None:
     assert create(filtered, CREATE) == 200
     assert create(filtered, json.dumps(CREATE, separators=(",", ":")).encode()) == 200
     assert create(filtered, json.dumps(CREATE, indent=2, ensure_ascii=False).encode()) == 200
+    assert create(filtered, json.dumps(CREATE).replace("privileges:true", "privileges").encode()) == 200
+
+
+def test_a_refusal_says_what_is_refused(filtered: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", filtered, timeout=10)
+    connection.request("POST", "/v1.41/containers/create", json.dumps({"Image": "x"}))
+    told = json.load(connection.getresponse())["message"]  # as the engine words its own
+    connection.close()
+    assert told.endswith(
+        "(deploy/socket-proxy/haproxy.cfg) does not allow another network than that of the models"
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,6 +215,8 @@ def test_a_container_as_the_gateway_makes_it(filtered: int) -> None:
         {"networkmode": "host"},
         {"NetworkMode": None},
         {"SecurityOpt": ["seccomp=unconfined"]},
+        {"SecurityOpt": ["no-new-privileges:false"]},
+        {"SecurityOpt": []},
         {"SecurityOpt": ["no-new-privileges:true", "apparmor=unconfined"]},
         {"Mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]},
         {"Mounts": [{"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/x"}]},
@@ -237,6 +254,15 @@ def test_ways_to_hide_one(filtered: int, before: bytes, after: bytes) -> None:
     changed = whole.replace(before, after, 1)
     assert create(filtered, changed) == 403
     json.loads(changed)
+
+
+@pytest.mark.parametrize("filling", ["a", " ", "\\", ".", '"', ":", '": '])
+def test_what_could_exhaust_the_search_does_not_hide_one(filtered: int, filling: str) -> None:
+    config = copy.deepcopy(CREATE)
+    long = filling * (40_000 // len(filling))
+    config["Labels"] = {"Source": f"{MODELS}{long}", "NetworkMode": "gateway_models", "User": long}
+    config["HostConfig"] = {**CREATE["HostConfig"], "Mounts": [{"Type": "bind", "Source": "/"}]}  # type: ignore[dict-item]
+    assert create(filtered, config) == 403
 
 
 def test_bodies_that_cannot_be_looked_at_as_a_whole(filtered: int) -> None:
