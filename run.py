@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import os
 import signal
+import socket
 import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -261,8 +262,9 @@ def uses_containers(config: Config) -> bool:
 
 def make_containers(config: Config, session: aiohttp.ClientSession, observer: Observer) -> Containers:
     """The containers of this gateway. It has them by its address, or if that is any, as long as it lives."""
-    server, process = config.server, "process "
-    identity = f"{server.host}:{server.port}" if server.port else f"{process}{owner_mark()}"
+    server, machine = config.server, socket.gethostname()
+    process = f"process of {machine} "
+    identity = f"{machine} {server.host}:{server.port}" if server.port else f"{process}{owner_mark()}"
     containers = Containers(
         Engine(config.server_pool.docker.host),
         name=config.server_pool.docker.name,

@@ -10,7 +10,8 @@ The nouns, from the outside in:
 * `allocator`, `ledger`    pure. Where a model goes, who makes room for it, and who has what memory.
 * `roster`, `waiting`      pure. What the planner knows of each model and each waiting request.
 * `lifecycle`              pure. The one table of a model's states.
-* `backends`               how a server comes to run: a llama-server binary or the embedded one.
+* `backends`               how a server comes to run: a llama-server binary, the embedded one, a container.
+* `docker`                 containers through the Docker Engine's API: their start, their end, their removal.
 * `hub`                    models by repository: names, downloads, the cache.
 * `gguf`                   headers of model files: what a model is and needs.
 * `memory`, `demand`, `placement`  pure. What a model will take, in which ways it can run, where one fits.

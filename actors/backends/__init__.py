@@ -2,6 +2,8 @@
 
 * `process`     a llama.cpp server as a child process: a `llama-server` binary, or
 * `embedded`    the same server from the `xllamacpp` package, run as `python -m actors.backends.embedded`
+* `docker`      the same server in a container, by `actors.docker`
+* `llama`       what these have in common: files, flags, log, health; `ports` that they listen on
 * `command`     which of them, with which flags, and its version
 * `prediction`  what the model will take, by its header, its settings, and earlier loads
 * `dry_run`     what the server itself says that it will take
@@ -50,7 +52,7 @@ class ModelServer(Protocol):
 
     @property
     def process(self) -> int:
-        """The id of its process group, by which its memory is known."""
+        """The id of its session, by which its memory is known; 0 if it is not this machine's."""
 
     def became_ready(self) -> None:
         """Told once, when it has become healthy."""

@@ -1,5 +1,6 @@
 """llama.cpp servers as containers: one for each, from an image, on the GPUs that were chosen for it."""
 
+import asyncio
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -236,9 +237,15 @@ class DockerBackend(LlamaBackend):
         info = await self._containers.prepare()
         devices = tuple(share.device for share in placement.shares) if placement else ()
         image = self._image(on_gpu=bool(devices))
-        inside, mounts = self._mounted(files)
+        inside, mounts = await asyncio.to_thread(self._mounted, files)
         gpus = self._devices(info, devices)
         settings = self._pool.docker
+        network = settings.network or next(iter(self._containers.surroundings.networks), None)
+        if network is None and not self._containers.engine.shares_loopback:
+            raise EngineError(
+                f"the engine at {self._containers.engine.address} is on another machine, where nobody can "
+                "reach published ports: server_pool.docker.network must name a network that the gateway is on"
+            )
         command = self._model.command or (self._pool.command if self._pool.runtime == "docker" else None)
         return ContainerSpec(
             model=self._name,
@@ -250,7 +257,7 @@ class DockerBackend(LlamaBackend):
             mounts=mounts,
             devices=devices,
             gpus=gpus,
-            network=settings.network or next(iter(self._containers.surroundings.networks), None),
+            network=network,
             # As the gateway's user it can read what the gateway can. A rootless engine's root is that user.
             user="" if info.rootless else f"{os.getuid()}:{os.getgid()}",
             groups=() if info.rootless else tuple(str(group) for group in sorted(os.getgroups())),
@@ -258,7 +265,10 @@ class DockerBackend(LlamaBackend):
         )
 
     def _mounted(self, files: ModelFiles) -> tuple[ModelFiles, tuple[Mount, ...]]:
-        """The files as the container sees them, and how they come there: one by one, nothing beside them."""
+        """The files as the container sees them, and how they come there: one by one, nothing beside them.
+
+        Blocking.
+        """
         first, projector = files.path, files.projector
         places = {first.with_name(name): FOLDER / name for name in part_names(first.name)}
         inside = ModelFiles(path=FOLDER / first.name, label=files.label)

@@ -183,6 +183,9 @@ class LlamaBackend:
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
         """Find the files, or fetch them."""
+        return await self._files(on_progress)
+
+    async def _files(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
         model = self._model
         if name := model.hub_name:
             try:
@@ -202,7 +205,7 @@ class LlamaBackend:
             return await asyncio.to_thread(
                 self._hub.cache.find, name, self._model.revision, self._model.mmproj
             )
-        return await self.fetch(lambda _: None)
+        return await self._files(lambda _: None)
 
     async def appraise(self, files: ModelFiles) -> Demand:
         """Read the headers, and predict what the model will take."""

@@ -1,21 +1,21 @@
 """The containers of this gateway on one engine: start, log, end, removal, and what a dead gateway left.
 
-An end is an event: one stream of the engine's tells of all of them. The stream may end without a word, with
-the engine or without it; then it is asked for anew, and what happened in between is looked up.
+An end is an event. What happened while nobody could be told is looked up afterwards.
 """
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection, Coroutine
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
-import msgspec
+import aiohttp
 import structlog
 from aiodocker.containers import DockerContainer
+from aiodocker.multiplexed import multiplexed_result_stream
 
 from actors.docker.container import Container, End, address_of, end_of
 from actors.docker.engine import Engine, EngineError, EngineInfo
+from actors.docker.events import Events, filter_of
 from actors.docker.orphans import Orphan, Orphans
 from actors.docker.spec import GATEWAY, ContainerSpec, Published
 from actors.docker.surroundings import Surroundings, look_around
@@ -23,12 +23,10 @@ from actors.runtime import spawn
 
 log = structlog.get_logger("docker")
 
-RETRY_FIRST = 0.1
-"""Seconds until an engine that went away is asked again; they grow to `RETRY_LAST`."""
-RETRY_LAST = 2.0
-
 REMOVAL_PATIENCE = 15.0
 """Seconds beyond the grace in which the engine has to stop and remove a container."""
+
+demultiplexed: Callable[[aiohttp.ClientResponse], AsyncIterator[str]] = multiplexed_result_stream
 
 _GONE = frozenset(["exited", "dead", "removing"])
 
@@ -69,7 +67,8 @@ class Containers:
 
     def start(self) -> None:
         """Look for what a dead gateway left, and watch from now on."""
-        self._watcher = spawn(self._watch(), name="watching the containers")
+        events = Events(self.engine, self._watched, self._resync, self._happened, self._engine_away)
+        self._watcher = spawn(events.watch(), name="events of the engine")
 
     async def close(self) -> None:
         """Remove what nobody took over. The others' servers have been stopped by their actors."""
@@ -105,6 +104,15 @@ class Containers:
                     self._identity = f"container {self.surroundings.name}"
                 await self._sweep()
                 self._prepared = True
+                log.info(
+                    "Docker Engine",
+                    address=self.engine.address,
+                    version=self.info.version,
+                    rootless=self.info.rootless,
+                    gpus=self.info.gpus,
+                    identity=self._identity,
+                    networks=self.surroundings.networks,
+                )
             return self.info
 
     async def run(
@@ -205,16 +213,17 @@ class Containers:
             container.finish(end_of(state, oom_seen=container.oom_seen))
             return
         container.address = address_of(told, network)
-        if self.engine.is_local and not self.surroundings.name:
-            container.pid = int(state["Pid"])
+        container.pid = self._session_of(told)
 
     def _follow(self, container: Container, **since: str) -> None:
         container.follower = spawn(self._read_log(container, since), name=f"log of {container.name}")
 
     async def _read_log(self, container: Container, since: dict[str, str]) -> None:
         try:
-            async with self.engine.log_of(container.id, **since) as pieces:
-                async for piece in pieces:
+            path = f"containers/{container.id}/logs"
+            what = {"stdout": "1", "stderr": "1", "follow": "1", **since}
+            async with self.engine.stream("read a log", "GET", path, **what) as pieces:
+                async for piece in demultiplexed(pieces):
                     container.lines.feed(piece.encode())
         except EngineError as error:
             log.debug("log ends", container=container.name, reason=str(error))
@@ -263,14 +272,19 @@ class Containers:
             self._on_left_over()
 
     async def _keep(self, orphan: Orphan) -> None:
+        try:
+            with self.engine.errors(f"look up the container {orphan.name}"):
+                told = await self.engine.client.containers.container(orphan.id).show()
+        except EngineError as error:
+            if error.status == 404:  # it has just gone
+                return
+            raise
         log.info("a container of a dead gateway still runs", container=orphan.name, model=orphan.model)
-        session = 0
-        if self.engine.is_local and not self.surroundings.name:
-            with self.engine.errors("look up a container"):
-                session = int(
-                    (await self.engine.client.containers.container(orphan.id).show())["State"]["Pid"]
-                )
-        self._orphans.keep(orphan, session, self._expire)
+        self._orphans.keep(orphan, self._session_of(told), self._expire)
+
+    def _session_of(self, told: dict[str, Any]) -> int:
+        here = self.engine.is_local and not self.surroundings.name
+        return int(told["State"]["Pid"]) if here else 0
 
     def _expire(self) -> None:
         for orphan in self._orphans.take():
@@ -280,58 +294,20 @@ class Containers:
     async def _list(self, label: str) -> list[DockerContainer]:
         with self.engine.errors("list its containers"):
             found: list[DockerContainer] = await self.engine.client.containers.list(
-                all="true", filters=_filter(label)
+                all="true", filters=filter_of(label)
             )
             return found
 
     # What the engine tells
 
-    async def _watch(self) -> None:
-        pause = RETRY_FIRST
-        reason = ""
-        while True:
-            try:
-                await self.prepare()
-                self.info = await self.engine.info()
-                reason = ""
-                await self._listen(self.info.time)
-                pause = RETRY_FIRST
-                log.warning("the Docker Engine's events have ended; asking for them again")
-            except EngineError as error:
-                if str(error) != reason:
-                    reason = str(error)
-                    log.warning("the Docker Engine cannot be used", reason=reason)
-            for container in list(self._running.values()):
-                if container.serving:
-                    _ = self._begin(self._check(container), container.name)
-            await asyncio.sleep(pause)
-            pause = min(RETRY_LAST, pause * 2)
+    async def _watched(self) -> str:
+        await self.prepare()
+        return f"{GATEWAY}={self._identity}"
 
-    async def _listen(self, since: str) -> None:
-        """Until the stream ends. Raises `EngineError`.
-
-        The events are asked for from a moment on that is before the containers are listed, so that whatever
-        is not in the list yet comes as an event.
-        """
-        events: Any = self.engine.client.events
-        subscriber = events.subscribe(create_task=False)
-        filters = _filter(f"{GATEWAY}={self._identity}", type=["container"], event=["oom", "die", "destroy"])
-        moment = datetime.fromisoformat(since).timestamp()
-        reader = spawn(self._read_events(since=f"{moment:.6f}", filters=filters), name="events of the engine")
-        try:
-            await self._resync()
-            while (event := await subscriber.get()) is not None:
-                self._happened(event)
-        finally:
-            reader.cancel()
-            await asyncio.wait([reader])
-
-    async def _read_events(self, **params: Any) -> None:
-        try:
-            with self.engine.errors("tell its events"):
-                await self.engine.client.events.run(**params)
-        except EngineError as error:
-            log.debug("events end", reason=str(error))
+    def _engine_away(self) -> None:
+        for container in list(self._running.values()):
+            if container.serving:
+                _ = self._begin(self._check(container), container.name)
 
     async def _resync(self) -> None:
         """Find out what happened while nobody listened."""
@@ -378,7 +354,3 @@ class Containers:
         """Without the engine nobody tells that a server ended; but one that does not answer has."""
         if not await self._answers(*container.address):
             container.finish(End(how="went away with the Docker Engine"))
-
-
-def _filter(label: str, **more: list[str]) -> str:
-    return msgspec.json.encode({"label": [label], **more}).decode()

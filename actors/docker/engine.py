@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import aiodocker
 import aiohttp
 import msgspec
 from aiodocker.exceptions import DockerError
-from aiodocker.multiplexed import multiplexed_result_stream
 from yarl import URL
 
 from actors.docker.spec import GpuDriver
@@ -21,7 +20,7 @@ DEFAULT_SOCKET = "/var/run/docker.sock"
 _UNREACHABLE = 900
 """aiodocker's status for a connection that could not be made."""
 
-_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=5)
+_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 """A start under load takes seconds; an engine that hangs must not hold a model for ever."""
 
 _ADVICE = (
@@ -44,8 +43,6 @@ _ADVICE = (
         "server_pool.docker.network must name a network of the engine that the gateway is on",
     ),
 )
-
-demultiplexed: Callable[..., Any] = multiplexed_result_stream
 
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use|failed to bind .*port", re.I)
 
@@ -98,6 +95,11 @@ class Engine:
         return self.address.startswith("unix://")
 
     @property
+    def shares_loopback(self) -> bool:
+        """Whether a port that it publishes on the loopback address can be reached from here."""
+        return self.is_local or URL(self.address).host in ("localhost", "127.0.0.1", "::1")
+
+    @property
     def client(self) -> aiodocker.Docker:
         """aiodocker's client. Raises `EngineError` for an address that is none."""
         if self._client is None:
@@ -119,6 +121,8 @@ class Engine:
             raise EngineError(
                 f"the Docker Engine at {self.address} does not answer; could not {doing}"
             ) from error
+        except aiohttp.ClientConnectorError as error:
+            raise self._unreachable(error) from error
         except (aiohttp.ClientError, OSError, ValueError, KeyError) as error:
             message = f"the Docker Engine at {self.address} broke off: {error!r}; could not {doing}"
             raise EngineError(message) from error
@@ -128,10 +132,10 @@ class Engine:
             said = error.message.strip()
             advice = next((advice for pattern, advice in _ADVICE if pattern.search(said)), "")
             return EngineError(f"could not {doing}: {said}{advice and f' ({advice})'}", error.status)
-        cause = error.__context__
-        reason: BaseException | str = (
-            cause.os_error if isinstance(cause, aiohttp.ClientConnectorError) else str(cause)
-        )
+        return self._unreachable(error.__context__)
+
+    def _unreachable(self, cause: BaseException | None) -> EngineError:
+        reason: object = cause.os_error if isinstance(cause, aiohttp.ClientConnectorError) else cause
         if isinstance(reason, PermissionError):
             advice = "may not be used by this user: add it to the group docker, or run the engine rootless"
         elif isinstance(reason, FileNotFoundError):
@@ -159,21 +163,23 @@ class Engine:
             )
 
     @asynccontextmanager
-    async def log_of(self, container_id: str, **params: str) -> AsyncIterator[AsyncIterator[str]]:
-        """Follow a container's log, in pieces of text. Raises `EngineError`.
+    async def stream(
+        self, doing: str, method: str, path: str, **params: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer that comes little by little. Raises `EngineError`, inside too; `doing` as in `errors`.
 
-        aiodocker's own leaves its connection open if it is not read to the end.
+        aiodocker's own streams end without a word when the connection does, and some leave it open.
         """
-        with self.errors("read a log"):
-            url = URL(f"{self.client.docker_host}/{self.client.api_version}/containers/{container_id}/logs")
-            query = {"stdout": "1", "stderr": "1", "follow": "1", **params}
+        with self.errors(doing):
+            version = "" if self.client.api_version == "auto" else f"/{self.client.api_version}"
+            url = URL(f"{self.client.docker_host}{version}/{path}")
             timeout = aiohttp.ClientTimeout(sock_connect=_TIMEOUT.sock_connect)
-            async with self.client.session.get(url, params=query, timeout=timeout) as response:
+            async with self.client.session.request(method, url, params=params, timeout=timeout) as response:
                 if response.status != 200:
-                    raise EngineError(f"could not read a log: {await response.text()}", response.status)
+                    told = await response.json()
+                    raise DockerError(response.status, str(told["message"]))
                 try:
-                    pieces: AsyncIterator[str] = demultiplexed(response)
-                    yield pieces
+                    yield response
                 finally:
                     response.close()
 

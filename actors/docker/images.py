@@ -1,11 +1,12 @@
 """Images: which one is there, and pulling it."""
 
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
+import msgspec
 import structlog
+from aiodocker import DockerError
 
 from actors.docker.engine import Engine, EngineError
 from actors.hub.progress import LOG_SECONDS, LOG_STEP, Progress, Speedometer, readable_size
@@ -32,10 +33,9 @@ async def ensure_image(engine: Engine, image: str, on_progress: Callable[[Progre
     layers = _Layers(image, on_progress)
     try:
         with engine.errors("pull it"):
-            pulled = cast("AsyncGenerator[dict[str, Any]]", engine.client.images.pull(image, stream=True))
-            async with aclosing(pulled):
-                async for told in pulled:
-                    layers.take(told)
+            async with engine.stream("pull it", "POST", "images/create", **_reference(image)) as pulled:
+                async for line in pulled.content:
+                    layers.take(msgspec.json.decode(line))
         found = await image_id(engine, image)
     except EngineError as error:
         message = (
@@ -46,6 +46,12 @@ async def ensure_image(engine: Engine, image: str, on_progress: Callable[[Progre
         raise EngineError(f"pulling the image {image} broke off; the engine keeps the layers that it has")
     log.info("image is there", image=image, id=found, bytes=layers.total)
     return found
+
+
+def _reference(image: str) -> dict[str, str]:
+    """Without a tag the engine would pull all there are."""
+    named = "@" in image or ":" in image.rpartition("/")[2]
+    return {"fromImage": image} if named else {"fromImage": image, "tag": "latest"}
 
 
 class _Layers:
@@ -66,7 +72,9 @@ class _Layers:
         return sum(self._totals.values())
 
     def take(self, told: dict[str, Any]) -> None:
-        """One object of the stream."""
+        """One object of the stream. Raises `DockerError` for one that is the pull's end."""
+        if "error" in told:
+            raise DockerError(500, str(told["error"]))
         layer, status = told.get("id", ""), told.get("status")
         if status == "Downloading" and (detail := told.get("progressDetail")):
             self._have[layer] = int(detail.get("current", 0))

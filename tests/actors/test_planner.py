@@ -28,6 +28,7 @@ from actors.messages import (
     Exited,
     Fetch,
     Fetched,
+    Figures,
     Finished,
     Grant,
     Halt,
@@ -82,8 +83,11 @@ class World:
         deadline = self.now + wait
         return self.send(Acquire(ticket=self.tickets, model=model, deadline=deadline, slot=slot, load=load))
 
-    def ready(self, model: str, epoch: int = 1, after: float = 0.0) -> list[Effect]:
-        return self.send(BecameReady(model=model, epoch=epoch, endpoint=WHERE), after)
+    def ready(
+        self, model: str, epoch: int = 1, after: float = 0.0, figures: Figures | None = None
+    ) -> list[Effect]:
+        told = figures or Figures()
+        return self.send(BecameReady(model=model, epoch=epoch, endpoint=WHERE, figures=told), after)
 
     def gone(self, model: str, epoch: int = 1, failure: Failure | None = None) -> list[Effect]:
         return self.send(Exited(model=model, epoch=epoch, failure=failure))
@@ -524,3 +528,18 @@ def test_models_come_and_go() -> None:
     assert world.gone("Org/New:Q4") == []
     assert world.send(Fetched(model="Org/New:Q4", epoch=1)) == []
     assert world.planner.resolve("org/new:q4") is None
+
+
+def test_a_server_that_was_taken_over_says_nothing_of_the_next_load() -> None:
+    world = World(size=1)
+    world.ask("a")
+    world.ready("a", after=30.0)
+    world.release(1)
+    world.tick(10.0)
+    world.gone("a", failure=Failure(message="crashed"))
+    world.tick(10.0)
+    world.ask("a")
+    world.ready("a", epoch=2, after=0.01, figures=Figures(taken_over=True))
+    world.release(2)
+    halts = [effect for effect in (*world.ask("b"), *world.tick(300.0)) if isinstance(effect, Halt)]
+    assert "reload 30.0 s" in halts[0].why

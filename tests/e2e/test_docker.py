@@ -1,21 +1,27 @@
 """A gateway whose model servers are containers of a real Docker Engine."""
 
+import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import yaml
 
 from actors.docker.spec import GATEWAY, MODEL
+from tests import fake_nvml
 from tests.conftest import DEMO, Start
 from tests.docker_image import ensure
 from tests.engines import EngineClient, PrivateEngine, Wire, private_engine
-from tests.gateway import FOREVER, Gateway, running, until
+from tests.gateway import CHECKOUT, FOREVER, HELLO, Gateway, running, until
 
 SMALL: dict[str, Any] = {**DEMO, "ctx_size": 2048, "aliases": []}
 ENDLESS = {"model": "demo", "messages": FOREVER, "max_tokens": 10**6, "ignore_eos": True, "stream": True}
@@ -147,7 +153,7 @@ def test_two_gateways_on_one_engine(start: Start, pool: Pool, engine: EngineClie
         assert gateway.chat().status_code == 200
         assert gateway.model("demo")["epoch"] == 1
     unnamed[0].stop(signal.SIGKILL)
-    identity = f"{GATEWAY}=process {unnamed[0].process.pid}:"
+    identity = f"{GATEWAY}=process of {socket.gethostname()} {unnamed[0].process.pid}:"
     orphan = [
         one
         for one in engine.containers(GATEWAY)
@@ -183,6 +189,22 @@ def test_what_cannot_be_started_is_told(
     gateway = start({"demo": SMALL, "fine": {**SMALL, "runtime": "embedded"}}, server_pool=pool(**settings))
     assert message in error_of(gateway)
     assert gateway.chat("fine").status_code == 200
+
+
+def test_gpus_that_the_engine_cannot_give(
+    start: Start, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineClient
+) -> None:
+    if "nvidia" in engine.ask("GET", "/info").get("Runtimes", {}):
+        pytest.skip("this engine can give GPUs")
+    pretended = [{"uuid": "GPU-left", "name": "Pretended", "total": 1 << 30}]
+    for name, value in fake_nvml.write(tmp_path / "nvml.json", gpus=pretended, driver="1").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gateway = start({"demo": SMALL}, server_pool=pool())
+    message = error_of(gateway)
+    assert "could not select device driver" in message
+    assert "NVIDIA Container Toolkit" in message or "nvidia-ctk" in message
+    assert not engine.containers(f"{GATEWAY}={pool()['docker']['name']}")
 
 
 def test_a_user_who_may_not_use_the_engine(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -225,6 +247,77 @@ def test_the_engine_goes_away_in_mid_stream(
     wire.mend()
     until(lambda: gateway.chat("other").status_code == 200, "it works again")
     assert gateway.model("demo")["epoch"] == 1
+
+
+@pytest.fixture
+def network(engine: EngineClient, name: str) -> Iterator[str]:
+    """A network of the engine."""
+    engine.ask("POST", "/networks/create", json.dumps({"Name": name}).encode())
+    yield name
+    engine.ask("DELETE", f"/networks/{name}")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_gateway_is_a_container_too(
+    engine: EngineClient, image: str, network: str, tmp_path: Path, cache: str, named: bool
+) -> None:
+    """On its network, with the models' folder from the host; as root, since the socket is root's."""
+    docker = {"network": network} if named else {}
+    config = {
+        "server": {"host": "0.0.0.0", "log": {"format": "json"}},
+        "server_pool": {"runtime": "docker", "image": image, "docker": docker},
+        "llama_cpp": {"models": {"demo": SMALL}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    binds = {
+        CHECKOUT: "/src",
+        Path(yaml.__file__).parents[1]: "/site",
+        tmp_path: "/etc/gateway",
+        Path(engine.address.removeprefix("unix://")): "/var/run/docker.sock",
+    }
+    mounts: list[dict[str, Any]] = [
+        {"Type": "bind", "Source": str(path), "Target": to, "ReadOnly": True} for path, to in binds.items()
+    ]
+    mounts.append({"Type": "bind", "Source": cache, "Target": "/cache"})
+    body = {
+        "Image": image,
+        "Entrypoint": ["/usr/bin/python3", "/src/run.py"],
+        "Cmd": ["--config", "/etc/gateway/config.yaml"],
+        "Env": ["PYTHONPATH=/site", "XDG_CACHE_HOME=/cache"],
+        "ExposedPorts": {"8000/tcp": {}},
+        "HostConfig": {
+            "Mounts": mounts,
+            "NetworkMode": network,
+            "PortBindings": {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
+            "Init": True,
+        },
+    }
+    gateway = f"{network}-gateway"
+    engine.ask("POST", f"/containers/create?name={gateway}", json.dumps(body).encode())
+    try:
+        engine.ask("POST", f"/containers/{gateway}/start")
+        port = engine.inspect(gateway)["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"]
+        url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            with suppress(httpx.HTTPError):
+                return httpx.get(f"{url}/health/live").status_code == 200
+            return False
+
+        until(answers, "the gateway answers", 20)
+        told = httpx.post(f"{url}/v1/chat/completions", json={"model": "demo", "messages": HELLO}, timeout=30)
+        assert told.status_code == 200, told.text
+        (server,) = engine.containers(f"{GATEWAY}=container {gateway}")
+        assert list(server["NetworkSettings"]["Networks"]) == [network]
+        (mount,) = engine.inspect(server["Id"])["Mounts"]
+        assert mount["Source"].startswith(cache), "the file's place on the host"
+        engine.ask("POST", f"/containers/{gateway}/stop?t=20")
+        assert engine.inspect(gateway)["State"]["ExitCode"] == 0
+        assert not engine.containers(f"{GATEWAY}=container {gateway}")
+    finally:
+        engine.remove(gateway)
+        for left in engine.containers(f"{GATEWAY}=container {gateway}"):
+            engine.remove(left["Id"])
 
 
 @pytest.fixture
