@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from actors.docker.spec import ContainerSpec, Gpus, Mount
 from tests.deploy import DEPLOY, free_port, program, serving
 
 MODELS = "/var/lib/docker/volumes/gateway_data/"
@@ -181,6 +182,25 @@ def test_a_container_as_the_gateway_makes_it(filtered: int) -> None:
     assert create(filtered, json.dumps(CREATE, separators=(",", ":")).encode()) == 200
     assert create(filtered, json.dumps(CREATE, indent=2, ensure_ascii=False).encode()) == 200
     assert create(filtered, json.dumps(CREATE).replace("privileges:true", "privileges").encode()) == 200
+
+
+def test_a_container_that_the_runtime_describes(filtered: int) -> None:
+    spec = ContainerSpec(
+        model="demo",
+        image="x",
+        image_id="sha256:0",
+        command=("--model", "/models/a.gguf"),
+        entrypoint=("/app/llama-server",),
+        environment={"HOME": "/tmp"},
+        mounts=(Mount(f"{MODELS}_data/a.gguf", "/models/a.gguf"),),
+        devices=("GPU-a",),
+        gpus=Gpus(driver="nvidia", names=("GPU-a",)),
+        network="gateway_models",
+        user="10001:10001",
+        groups=("44",),
+        memory=1 << 30,
+    )
+    assert create(filtered, spec.config("0.0.0.0:8000", None)) == 200
 
 
 def test_a_refusal_says_what_is_refused(filtered: int) -> None:
