@@ -29,6 +29,7 @@ from actors.factory import make_containers, make_supervisor, uses_containers
 from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
+from actors.migrate import migrate_file
 from actors.observer import Observer
 from actors.ollama.daemons import Daemons
 from actors.plan import add_arguments as add_plan_arguments
@@ -45,6 +46,7 @@ from proxy.catalog import Catalog
 from proxy.generate import Gateway
 from proxy.llm import Models
 from proxy.logs import set_up_logging
+from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
 from proxy.upstream import Upstream
 from proxy.views import Views
@@ -64,6 +66,7 @@ COMMANDS = {
     "agents": "list the agents there are, with their options",
     "rag": "add documents for the agent rag, list or delete them",
     "plan": "say where a model would go, and what memory it would take",
+    "migrate": "make a config.yaml of a config.json of the first version",
 }
 
 log = structlog.get_logger("gateway")
@@ -72,6 +75,8 @@ log = structlog.get_logger("gateway")
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status: 0 done, 1 failed, 2 the configuration cannot be used."""
     options = _parse(arguments)
+    if options.command == "migrate":
+        return migrate_file(options.source, options.output or options.source.with_name("config.yaml"))
     try:
         config = _with_overrides(load_config(options.config), options)
         if options.command in ("serve", "check"):
@@ -137,6 +142,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
             command.add_argument("--collection", help="which one (default: default)")
         elif name == "plan":
             add_plan_arguments(command)
+        elif name == "migrate":
+            command.add_argument("source", type=Path, metavar="CONFIG.JSON", help="the old configuration")
+            command.add_argument(
+                "--output", type=Path, metavar="FILE", help="where to write (default: config.yaml beside it)"
+            )
         elif name in ("pull", "rm"):
             command.add_argument("name", metavar="NAME", help="org/repo:variant, or a configured model")
     return parser.parse_args(arguments)
@@ -269,7 +279,8 @@ async def _build(
         idle_timeout=config.server_pool.idle_timeout,
     )
     agent_views = AgentViews(host, body_limit=asker.limits.body)
-    runner = make_runner(make_app(gateway, views, ollama, agent_views))
+    metrics = Metrics(supervisor, monitor, version=VERSION)
+    runner = make_runner(make_app(gateway, views, ollama, agent_views, metrics))
     return supervisor, host, runner, containers
 
 

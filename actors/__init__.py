@@ -17,6 +17,7 @@ The nouns, from the outside in:
 * `memory`, `demand`, `placement`  pure. What a model will take, in which ways it can run, where one fits.
 * `observer`, `gpu`, `calibration`  what is measured of the GPUs and of each load, and what was learned.
 * `plan`, `explain`        `run.py plan` and `/admin/plan`.
+* `migrate`                `run.py migrate`: the first version's config.json becomes a config.yaml.
 * `demo`                   writes the demo GGUFs, whose weights are made by hand.
 * `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.
 * `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the settings.

@@ -383,7 +383,7 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def _expand(value: Any, path: str, environment: dict[str, str]) -> Any:
-    """Replace `${NAME}` and `${NAME:-default}`; a value that is one reference is read as YAML again."""
+    """Replace `${NAME}` and `${NAME:-default}`; alone it may be a number, a truth value or null."""
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
@@ -402,6 +402,8 @@ def _expand(value: Any, path: str, environment: dict[str, str]) -> Any:
 
     expanded = _REFERENCE.sub(look_up, value)
     if _REFERENCE.fullmatch(value):
+        if expanded == "null":
+            return None
         scalar = yaml.safe_load(expanded) if expanded else ""
         return scalar if isinstance(scalar, bool | int | float) else expanded
     return expanded

@@ -237,11 +237,12 @@ class Drain(msgspec.Struct, frozen=True):
 
 
 class Halt(msgspec.Struct, frozen=True):
-    """Tell the model's actor to stop its server."""
+    """Tell the model's actor to stop its server. `evicts`: so that another model has room."""
 
     model: str
     epoch: int
     why: str
+    evicts: bool = False
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):

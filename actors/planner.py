@@ -319,7 +319,8 @@ class Planner:
                 self._halt(model, "nobody waits for its files any more", now)
             elif model.life.state is State.DRAINING and not model.holders:
                 assert model.yields_to is not None
-                self._halt(model, f"drained, so that {model.yields_to.spec.name!r} gets its turn", now)
+                why = f"drained, so that {model.yields_to.spec.name!r} gets its turn"
+                self._halt(model, why, now, evicts=True)
             elif self._idle_until(model) <= now:
                 self._halt(model, f"idle for {self._keep_alive(model):g} s", now)
 
@@ -399,9 +400,8 @@ class Planner:
         for victim in decision.idle:
             how = "idle" if victim.life.state is State.READY else "wanted by nobody"
             idle = now - victim.last_used
-            self._halt(
-                victim, f"{decision.why}; {how} for {idle:.1f} s, reload {victim.mean_load:.1f} s", now
-            )
+            why = f"{decision.why}; {how} for {idle:.1f} s, reload {victim.mean_load:.1f} s"
+            self._halt(victim, why, now, evicts=True)
         for victim in decision.busy:
             victim.life.move(Move.DRAIN)
             victim.yields_to, victim.yields_since = model, max(since, victim.ready_at)
@@ -473,10 +473,10 @@ class Planner:
         place = model.place(self.ledger) or "host"
         self._effects.append(Start(model.spec.name, model.life.epoch, placement.why, placement, place))
 
-    def _halt(self, model: Model, why: str, now: float) -> None:
+    def _halt(self, model: Model, why: str, now: float, *, evicts: bool = False) -> None:
         model.life.move(Move.STOP)
         model.halted_at = now
-        self._effects.append(Halt(model.spec.name, model.life.epoch, why))
+        self._effects.append(Halt(model.spec.name, model.life.epoch, why, evicts))
 
     def _reject_waiting(self, tickets: Iterable[Ticket], reason: Rejection) -> None:
         for ticket in list(tickets):

@@ -101,6 +101,8 @@ class Supervisor(Actor[Event]):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self.finished = asyncio.Event()
+        self.on_message: Callable[[Event | Effect], None] = lambda _: None
+        """Told of each event and effect; it raises nothing."""
 
     def add(self, spec: ModelSpec, actor: ModelActor) -> None:
         """One more model that is configured, whose names are free; before `start`."""
@@ -236,7 +238,9 @@ class Supervisor(Actor[Event]):
         now = time.monotonic()
         if isinstance(message, Acquire) and self._planner.resolve(message.model) is None:
             self._adopt_model(message.model)
+        self.on_message(message)
         for effect in self._planner.handle(message, now):
+            self.on_message(effect)
             self._perform(effect)
         self._set_timer(self._planner.next_wake(now))
 

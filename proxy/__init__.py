@@ -19,6 +19,7 @@ The rooms, along a request's way:
 * `exchange`   one request and what became of it, accounted in one place
 * `views`      health and the list of models; `ollama`: the same for its clients, models come and go;
                `cards`: what a model file tells
+* `metrics`    what Prometheus asks for
 * `logs`       how the log is written
 
 Who calls whom: `app` -> `generate` -> `Supervisor.lease`, then `upstream` -> `relay` -> the client's

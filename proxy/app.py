@@ -10,8 +10,9 @@ from aiohttp import web
 from proxy.agent_views import AgentViews
 from proxy.endpoints import ENDPOINTS, PROBES, Endpoint, dialect_of
 from proxy.errors import ApiError
-from proxy.exchange import EXCHANGE, Exchange, request_id_of
+from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
 from proxy.generate import Gateway
+from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
 from proxy.views import Views
 
@@ -19,10 +20,16 @@ log = structlog.get_logger("door")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+ACCOUNTS = web.AppKey("accounts", tuple[Account, ...])
+"""Who is told of each finished request."""
 
-def make_app(gateway: Gateway, views: Views, ollama: OllamaApi, agents: AgentViews) -> web.Application:
+
+def make_app(
+    gateway: Gateway, views: Views, ollama: OllamaApi, agents: AgentViews, metrics: Metrics
+) -> web.Application:
     """All the routes. A path that has none is answered in OpenAI's words, or its API's own."""
     app = web.Application(middlewares=[_door], client_max_size=gateway.limits.body)
+    app[ACCOUNTS] = (metrics.account,)
     router = app.router
     for path, view in (
         ("/health", views.health),
@@ -32,6 +39,7 @@ def make_app(gateway: Gateway, views: Views, ollama: OllamaApi, agents: AgentVie
         ("/models", views.models),
         ("/v1/models/{name:.+}", views.model),
         ("/admin/plan", views.plan),
+        ("/metrics", metrics.page),
     ):
         router.add_get(path, _quiet(view))
     for endpoint in ENDPOINTS:
@@ -73,7 +81,9 @@ def _quiet(view: Handler) -> Handler:
 async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every request its id, its one line in the log, and its error in its dialect."""
     request_id = request_id_of(request.headers.get("X-Request-Id"))
-    exchange = Exchange(request.method, request.path, request_id)
+    exchange = Exchange(request.method, request.path, request_id, request.app[ACCOUNTS])
+    if (resource := request.match_info.route.resource) is not None:
+        exchange.endpoint = resource.canonical
     request[EXCHANGE] = exchange
     try:
         response = await handler(request)
@@ -132,10 +142,11 @@ class _Protocol(web.RequestHandler):
     It tells the relay at once when the client does not keep up, which saves a question per event.
     """
 
-    __slots__ = ("on_pause",)
+    __slots__ = ("_accounts", "on_pause")
 
-    def __init__(self, manager: web.Server, **options: Any) -> None:
+    def __init__(self, manager: "_Server", **options: Any) -> None:
         super().__init__(manager, **options)
+        self._accounts = manager.accounts
         self.on_pause: Callable[[], None] | None = None
 
     def pause_writing(self) -> None:
@@ -152,7 +163,7 @@ class _Protocol(web.RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun; no other can follow")
-        exchange = Exchange(request.method, request.path, request_id_of(None))
+        exchange = Exchange(request.method, request.path, request_id_of(None), self._accounts)
         text = (message or str(exc) or "bad request").strip().splitlines()[0][:300]
         error = ApiError(status, f"the request cannot be read: {text}", code="bad_http")
         exchange.failed(error)
@@ -166,6 +177,8 @@ class _Protocol(web.RequestHandler):
 class _Server(web.Server):
     """An aiohttp server of our protocols."""
 
+    accounts: tuple[Account, ...]
+
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self, loop=self._loop, **self._kwargs)
 
@@ -176,6 +189,8 @@ class _Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         server.__class__ = _Server
+        assert isinstance(server, _Server)
+        server.accounts = self._app[ACCOUNTS]
         return server
 
 

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Callable
+from typing import TypeAlias
 
 import structlog
 from aiohttp import web
@@ -18,10 +20,15 @@ CLIENT_LEFT = 499
 
 
 class Exchange:
-    """The facts of one request. Times are monotonic seconds."""
+    """The facts of one request. Times are monotonic seconds.
+
+    Each of `accounts` is told of it when it is finished; they are synchronous and raise nothing.
+    """
 
     __slots__ = (
+        "_accounts",
         "complete",
+        "endpoint",
         "epoch",
         "error",
         "fetched",
@@ -45,9 +52,12 @@ class Exchange:
         "variant",
     )
 
-    def __init__(self, method: str, path: str, request_id: str) -> None:
+    def __init__(self, method: str, path: str, request_id: str, accounts: "tuple[Account, ...]" = ()) -> None:
+        self._accounts = accounts
         self.method = method
         self.path = path
+        self.endpoint = "unknown"
+        """The route's template, of which there are few, unlike paths."""
         self.request_id = request_id
         self.started_at = time.monotonic()
         self.started = time.time()
@@ -148,6 +158,11 @@ class Exchange:
         if self.error is not None:
             fields["error"] = self.error
         getattr(log, level)("request", **fields)
+        for account in self._accounts:
+            account(self)
+
+
+Account: TypeAlias = Callable[[Exchange], None]
 
 
 EXCHANGE = web.RequestKey("exchange", Exchange)

@@ -58,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
                 os._exit(9)
             if number == 3 and "silent-mid-stream" in self.orders:
                 time.sleep(60)
+            if "paced" in self.orders:
+                time.sleep(0.1)
             choice = {"index": 0, "delta": {"content": f"{number} "}, "finish_reason": None}
             self._event(json.dumps({**CHUNK, "choices": [choice]}))
         self._event("[DONE]")

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -26,13 +27,26 @@ def owner_mark() -> str:
     return f"{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
+def _is_elsewhere(pid: int) -> bool:
+    """Whether the process counts pids in a namespace of its own."""
+    try:
+        return Path(f"/proc/{pid}/ns/pid").readlink() != Path("/proc/self/ns/pid").readlink()
+    except FileNotFoundError:  # it is gone, or this is not Linux, where there are none
+        return False
+
+
 def sweep_orphans() -> list[int]:
-    """Kill processes whose gateway is dead; return their pids. Blocking: call it in a thread."""
+    """Kill processes whose gateway is dead; return their pids. Blocking: call it in a thread.
+
+    Those in containers, which the machine sees too, are left to the gateways there: pids differ there.
+    """
     swept = []
     for process in psutil.process_iter():
         try:
             mark = process.environ().get(OWNER)
             if mark is None or process.pid == os.getpid() or is_alive(mark):
+                continue
+            if _is_elsewhere(process.pid):
                 continue
             process.kill()
             swept.append(process.pid)

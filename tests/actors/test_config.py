@@ -155,6 +155,9 @@ def test_references_to_the_environment() -> None:
     config = parse_config(data, folder=HERE, environment={"PORT": "99", "BIN": "/opt"})
     assert (config.server.port, config.server.host) == (99, "::1")
     assert config.server_pool.command == "/opt/x -y"
+    none = {"hub": {"token": "${TOKEN:-null}", "endpoint": "${ENDPOINT:-null}"}}
+    hub = parse_config(none, folder=HERE, environment={"ENDPOINT": "null and void"}).hub
+    assert (hub.token, hub.endpoint) == (None, "null and void")
     with pytest.raises(ConfigError, match=r"server.port: the environment variable PORT is not set"):
         parse_config(data, folder=HERE, environment={})
 

@@ -44,6 +44,7 @@ from proxy.asking import Asker, Limits
 from proxy.catalog import Catalog
 from proxy.generate import Gateway
 from proxy.llm import Models
+from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
 from proxy.upstream import Upstream
 from proxy.views import Views
@@ -466,7 +467,8 @@ async def door(
         await host.start()
         stack.push_async_callback(host.stop)
         gateway = Gateway(real, asker, catalog, host)
-        app = make_app(gateway, views, ollama, AgentViews(host, body_limit=body_limit))
+        metrics = Metrics(real, observer.monitor, version="1.2.3")
+        app = make_app(gateway, views, ollama, AgentViews(host, body_limit=body_limit), metrics)
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         runner = make_runner(app)

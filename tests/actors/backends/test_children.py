@@ -111,3 +111,27 @@ def test_the_sweep_takes_only_what_a_dead_gateway_left() -> None:
         for process in (*orphans, mine):
             process.kill()
             process.communicate()
+
+
+def test_the_sweep_leaves_those_in_containers_alone() -> None:
+    """On the machine they are seen too, with the mark of a gateway whose pid is another's here."""
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespace of pids can be made here")
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [*apart, sys.executable, "-c", code],
+        env={**os.environ, OWNER: "1:1.00"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (inside,) = psutil.Process(process.pid).children()
+        swept = sweep_orphans()
+        assert process.pid in swept, "which is outside"
+        assert inside.pid not in swept
+    finally:
+        process.kill()
+        process.communicate()

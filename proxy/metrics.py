@@ -1,0 +1,269 @@
+"""What Prometheus asks for at `/metrics`: counted as it happens, and read off the machine when it asks.
+
+All names begin with `llama_proxy_`; beside them stand the process's own (`process_*`). A series costs memory
+here and in Prometheus for as long as both run, so no label takes a value that a client can choose: a path is
+the route's template, and a model's name counts once it is configured or has been granted, `LABELS` of them at
+most. All other names are `unknown`.
+"""
+
+import asyncio
+import platform
+import time
+from collections.abc import Iterable, Iterator
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from actors.errors import Rejection
+from actors.gpu import GpuMonitor
+from actors.lifecycle import State
+from actors.messages import BecameReady, Effect, Event, Exited, Halt, Reject, Start
+from actors.supervisor import Supervisor
+from proxy.exchange import Exchange
+
+LABELS = 256
+"""Models that get series of their own."""
+
+UNKNOWN = "unknown"
+
+PROMPT_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+LOAD_SECONDS = (0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+
+
+class Metrics:
+    """The counters, and the page they are on.
+
+    `account` is told of every finished request, `watch` of every event and effect of the supervisor. Both are
+    synchronous and raise nothing. The models that the supervisor knows now are the configured ones.
+    """
+
+    def __init__(self, supervisor: Supervisor, monitor: GpuMonitor, *, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self._version = version
+        self._started = time.monotonic()
+        self._snapshot = _Snapshot()
+        self._supervisor = supervisor
+        self._monitor = monitor
+        supervisor.on_message = self.watch
+        self._labels = {model.name for model in supervisor.describe()}
+        self._loading: dict[str, float] = {}
+        self._requests: dict[tuple[str, str, int], _RequestSeries] = {}
+        ProcessCollector(registry=self.registry)
+        self.registry.register(self._snapshot)
+        self._count = Counter(
+            "llama_proxy_requests",
+            "Finished requests, by route, model and HTTP status (499: the client left).",
+            ("endpoint", "model", "status"),
+            registry=self.registry,
+        )
+        self._duration = self._histogram(
+            "request_duration", "From a request's head to its answer's end.", ("endpoint", "model")
+        )
+        self._first_token = self._histogram(
+            "time_to_first_token", "From a request's head to the first token of its answer."
+        )
+        self._token = self._histogram(
+            "time_per_output_token", "Between two tokens of an answer, on average.", buckets=TOKEN_SECONDS
+        )
+        self._queued = self._histogram(
+            "queue_wait", "Of granted requests: waiting for a turn, without downloads and loads."
+        )
+        self._tokens = Counter(
+            "llama_proxy_tokens",
+            "Tokens, as the model servers report them; cached ones are prompt tokens too.",
+            ("model", "kind"),
+            registry=self.registry,
+        )
+        self._load = self._histogram("model_load", "From a server's start to ready.", buckets=LOAD_SECONDS)
+        self._evictions = Counter(
+            "llama_proxy_model_evictions",
+            "Models that were stopped to make room for another.",
+            ("model",),
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "llama_proxy_model_failures",
+            "Loads that failed, and servers that ended without being told to.",
+            ("model", "kind"),
+            registry=self.registry,
+        )
+        self._rejections = Counter(
+            "llama_proxy_rejections",
+            "Requests that got no lease, by the reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        for kind in Rejection.__subclasses__():
+            self._rejections.labels(kind.__name__)
+
+    def _histogram(
+        self,
+        name: str,
+        help_text: str,
+        labels: tuple[str, ...] = ("model",),
+        buckets: tuple[float, ...] = PROMPT_SECONDS,
+    ) -> Histogram:
+        return Histogram(
+            f"llama_proxy_{name}_seconds", help_text, labels, registry=self.registry, buckets=buckets
+        )
+
+    async def page(self, request: web.Request) -> web.Response:
+        """GET /metrics, in Prometheus' text format or in OpenMetrics', as the scraper prefers.
+
+        What the supervisor owns is read here, on the loop; thousands of lines are written in a thread.
+        """
+        self._snapshot.families = [*self._own(), *self._models(), *self._memory()]
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        body = await asyncio.to_thread(encode, self.registry)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    # What happens
+
+    def account(self, exchange: Exchange) -> None:
+        """Count a finished request. Views are not: they would drown what is worth knowing."""
+        if exchange.quiet:
+            return
+        granted = exchange.epoch is not None
+        model = self._label(exchange.model, granted=granted)
+        key = (exchange.endpoint, model, exchange.status)
+        series = self._requests.get(key)
+        if series is None:
+            series = self._requests[key] = _RequestSeries(self, *key)
+        series.count.inc()
+        now = time.monotonic()
+        series.duration.observe(now - exchange.started_at)
+        if granted:
+            series.queued.observe(exchange.queued)
+        for kind, counter in series.tokens.items():
+            if count := exchange.tokens.get(kind):
+                counter.inc(count)
+        made = exchange.tokens.get("completion_tokens")
+        if made and exchange.first_byte_at is not None:
+            series.first_token.observe(exchange.first_byte_at - exchange.started_at)
+            if exchange.stream and made > 1:
+                series.token.observe((now - exchange.first_byte_at) / (made - 1))
+
+    def watch(self, message: Event | Effect) -> None:
+        """Count what becomes of the models."""
+        match message:
+            case Start(model=model):
+                self._loading[model] = time.monotonic()
+            case BecameReady(model=model):
+                if (began := self._loading.pop(model, None)) is not None:
+                    self._load.labels(self._label(model, granted=True)).observe(time.monotonic() - began)
+            case Exited(model=model, failure=failure):
+                self._loading.pop(model, None)
+                if failure is not None:
+                    self._failures.labels(self._label(model), failure.kind).inc()
+            case Halt(model=model, evicts=True):
+                self._evictions.labels(self._label(model)).inc()
+            case Reject(reason=reason):
+                self._rejections.labels(type(reason).__name__).inc()
+            case _:
+                pass
+
+    def _label(self, name: str | None, *, granted: bool = False) -> str:
+        """The model's name where it may be a label. A granted one is canonical, and there is such a model."""
+        if name in self._labels:
+            return name
+        if granted and name is not None and len(self._labels) < LABELS:
+            self._labels.add(name)
+            return name
+        canonical = self._supervisor.resolve(name) if name else None
+        return canonical if canonical in self._labels else UNKNOWN
+
+    # What is read when the page is asked for
+
+    def _own(self) -> Iterator[Metric]:
+        build = {"version": self._version, "python": platform.python_version()}
+        yield InfoMetricFamily("llama_proxy_build", "Which gateway this is.", value=build)
+        yield _gauge("uptime_seconds", "Since the gateway's start.", time.monotonic() - self._started)
+
+    def _models(self) -> Iterator[Metric]:
+        models = self._supervisor.describe()
+        states = {state: sum(model.state is state for model in models) for state in State}
+        yield _gauges("models", "Models by state.", ("state",), [((s,), n) for s, n in states.items()])
+        labelled = [model for model in models if model.name in self._labels]
+        for name, text, values in (
+            ("model_up", "1 for a model whose server is ready.", [m.endpoint is not None for m in labelled]),
+            ("model_slots", "Requests that the model serves at once.", [m.slots for m in labelled]),
+            ("model_busy_slots", "Requests that it serves now.", [m.busy for m in labelled]),
+            ("model_waiting", "Requests that wait for it.", [m.waiting for m in labelled]),
+        ):
+            rows = [((model.name,), value) for model, value in zip(labelled, values, strict=True)]
+            yield _gauges(name, text, ("model",), rows)
+        yield _gauge("queue_length", "Requests that wait for a lease.", self._supervisor.waiting)
+
+    def _memory(self) -> Iterator[Metric]:
+        sample, ledger = self._monitor.sample, self._supervisor.ledger
+        gpus, holdings = sample.gpus, ledger.holdings.values()
+        ids = [(str(gpu.index), gpu.uuid) for gpu in gpus]
+        reserved = [sum(ledger.taken(holding, gpu.uuid) for holding in holdings) for gpu in gpus]
+        percent = [None if gpu.utilization is None else gpu.utilization / 100 for gpu in gpus]
+        for name, text, values in (
+            ("memory_total_bytes", "Memory of the GPU.", [gpu.total for gpu in gpus]),
+            ("memory_used_bytes", "What anybody has of it.", [gpu.used for gpu in gpus]),
+            ("memory_free_bytes", "What nobody has of it.", [gpu.free for gpu in gpus]),
+            ("memory_reserved_bytes", "What is set aside for models.", reserved),
+            ("utilization_ratio", "Part of the time in which it worked.", percent),
+            ("temperature_celsius", "Its temperature.", [gpu.temperature for gpu in gpus]),
+            ("power_watts", "What it draws.", [gpu.power for gpu in gpus]),
+        ):
+            yield _gauges(f"gpu_{name}", text, ("gpu", "uuid"), zip(ids, values, strict=True))
+        names = [((*key, gpu.name, gpu.driver), 1) for key, gpu in zip(ids, gpus, strict=True)]
+        yield _gauges("gpu_info", "What each GPU is.", ("gpu", "uuid", "name", "driver"), names)
+        yield _gauge("gpus_lost", "GPUs that NVML knows and that cannot be used.", len(sample.lost))
+        up = sample.error is None
+        yield _gauge("nvml_up", "1 if the GPU driver answers; /health has the reason if not.", up)
+        host = sample.host
+        yield _gauge("host_memory_total_bytes", "Memory of the host.", host.total)
+        yield _gauge("host_memory_available_bytes", "What models could have of it.", host.available)
+
+
+class _RequestSeries:
+    """The series that one kind of request counts in: to look them up by labels costs more than to count."""
+
+    __slots__ = ("count", "duration", "first_token", "queued", "token", "tokens")
+
+    def __init__(self, metrics: Metrics, endpoint: str, model: str, status: int) -> None:
+        self.count = metrics._count.labels(endpoint, model, str(status))
+        self.duration = metrics._duration.labels(endpoint, model)
+        self.first_token = metrics._first_token.labels(model)
+        self.token = metrics._token.labels(model)
+        self.queued = metrics._queued.labels(model)
+        self.tokens = {
+            f"{kind}_tokens": metrics._tokens.labels(model, kind)
+            for kind in ("prompt", "cached", "completion")
+        }
+
+
+class _Snapshot(Collector):
+    """What was read on the loop, for the thread that writes it down."""
+
+    def __init__(self) -> None:
+        self.families: list[Metric] = []
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"llama_proxy_{name}", text, value=value)
+
+
+def _gauges(
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    rows: Iterable[tuple[tuple[str, ...], float | None]],
+) -> Metric:
+    """One family; what is None is left out."""
+    family = GaugeMetricFamily(f"llama_proxy_{name}", text, labels=labels)
+    for key, value in rows:
+        if value is not None:
+            family.add_metric(key, value)
+    return family
