@@ -36,7 +36,7 @@ from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
 from actors.supervisor import Supervisor
 from agents.command_line import list_agents
-from agents.discovery import load_agents
+from agents.discovery import load_agents, sources
 from agents.host import AgentHost
 from agents.settings import data_folder, default_agents
 from proxy.agent_views import AgentViews
@@ -76,7 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status: 0 done, 1 failed, 2 the configuration cannot be used."""
     options = _parse(arguments)
     if options.command == "migrate":
-        return migrate_file(options.source, options.output or options.source.with_name("config.yaml"))
+        target = options.output or options.source.with_name("config.yaml")
+        return migrate_file(options.source, target, sources([]).keys())
     try:
         config = _with_overrides(load_config(options.config), options)
         if options.command in ("serve", "check"):

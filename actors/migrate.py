@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ GONE = {
     "llama_cpp.host": "the gateway starts the model servers itself, where server_pool.host says",
     "llama_cpp.port": "the gateway starts the model servers itself, on ports from server_pool.port_start",
     "ollama.timeout": "it was the time of a whole answer; server_pool.request_timeout limits silences now",
-    "agents.gpu": "placing models on GPUs is built in now, and no agent any more",
 }
 """Keys that have no successor, and why."""
+
+RENAMED_AGENTS = {"gpu": "vram"}
 
 MODEL_KEYS = {
     "repo": ("repo", "repo_id", "model_id", "hf_repo", "hf_repo_id", "model"),
@@ -74,15 +75,18 @@ class Migration(msgspec.Struct):
     left: dict[str, str]
 
 
-def migrate(text: str) -> Migration:
-    """Turn the text of a config.json into that of a config.yaml. Raises `ConfigError`."""
+def migrate(text: str, agents: Collection[str] = ()) -> Migration:
+    """Turn the text of a config.json into that of a config.yaml; `agents` are those that there are now.
+
+    Raises `ConfigError`.
+    """
     try:
         old = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"is not JSON: {error}") from error
     if not isinstance(old, dict):
         raise ConfigError(f"expected a JSON object, got {type(old).__name__}")
-    migrator = _Migrator()
+    migrator = _Migrator(agents)
     migrator.take(old, "")
     return Migration(migrator.render(old), migrator.changed, migrator.left)
 
@@ -90,7 +94,8 @@ def migrate(text: str) -> Migration:
 class _Migrator:
     """What was taken so far, and what is to be told about it."""
 
-    def __init__(self) -> None:
+    def __init__(self, agents: Collection[str]) -> None:
+        self._agents = agents
         self.new: dict[str, Any] = {}
         self.changed: list[str] = []
         self.left: dict[str, str] = {}
@@ -128,8 +133,12 @@ class _Migrator:
         taken: list[Any] = []
         for name in names:
             plain = str(name).lstrip("/")
-            if f"agents.{plain}" in GONE:
-                self.changed.append(f"agents: {plain!r} is not needed: {GONE[f'agents.{plain}']}")
+            if plain in RENAMED_AGENTS:
+                self.changed.append(f"agents: {plain!r} is {RENAMED_AGENTS[plain]!r} now")
+                plain = RENAMED_AGENTS[plain]
+            if plain not in self._agents:
+                there_are = ", ".join(sorted(self._agents))
+                self.left[f"agents.{plain}"] = f"there is no such agent; there are: {there_are}"
             elif self._offer(f"agents.{plain}", ["agents"], [*taken, plain], replace=True):
                 taken.append(plain)
 
@@ -242,13 +251,13 @@ def _ollama_model(key: str | None, item: Any) -> tuple[str, dict[str, Any], list
     return name, {} if item in (name, None) else {"model": item}, []
 
 
-def migrate_file(source: Path, target: Path) -> int:
+def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
     """`run.py migrate`: write `target`, and say what changed. Returns the exit status.
 
     A `target` that is there already is kept beside it as `<name>.old`.
     """
     try:
-        migration = migrate(source.read_text(encoding="utf-8"))
+        migration = migrate(source.read_text(encoding="utf-8"), agents)
         if target.exists():
             old = target.with_name(f"{target.name}.old")
             if old.exists():

@@ -43,7 +43,7 @@ SEED = {
 
 def migrated(old: Any, folder: Path) -> tuple[Migration, Any]:
     """The migration, and the settings that its file gives."""
-    migration = migrate(json.dumps(old))
+    migration = migrate(json.dumps(old), ["rag", "vram"])
     path = folder / "config.yaml"
     path.write_text(migration.text, encoding="utf-8")
     return migration, load_config(path)
@@ -56,6 +56,7 @@ def test_a_whole_one(tmp_path: Path) -> None:
     assert (pool.size, pool.host, pool.port_start, pool.request_timeout) == (2, "localhost", 9001, 300)
     assert pool.gpu_layers is None
     assert (config.gpu.monitoring_interval, config.gpu.cpu_fallback) == (1.5, False)
+    assert config.agents == ["vram"]
     models = config.llama_cpp.models
     assert list(models) == ["small", "file.v2", "full"]
     assert (models["small"].repo, models["small"].variant) == ("unsloth/Qwen3-0.6B-GGUF", "Q8_0")
