@@ -123,11 +123,14 @@ KEYS = st.sampled_from(
         "name",
     ]
 ) | st.text(max_size=6)
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.just("${HOME}"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=12,
-)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.just("${HOME}")
+
+
+def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return LEAVES | st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4)
+
+
+VALUES = nested(nested(nested(LEAVES)))
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=5))
