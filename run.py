@@ -48,6 +48,8 @@ from proxy.llm import Models
 from proxy.logs import set_up_logging
 from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
+from proxy.ollama_store import OllamaStore
+from proxy.passing import Passing
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -268,20 +270,14 @@ async def _build(
         defaults=default_agents(config),
         skip_broken=config.skip_broken_agents,
     )
-    gateway = Gateway(supervisor, asker, catalog, host)
+    gateway = Gateway(asker, catalog, host)
+    passing = Passing(supervisor, asker, catalog)
     views = Views(supervisor, catalog, observer, config, version=VERSION)
-    ollama = OllamaApi(
-        supervisor,
-        asker,
-        catalog,
-        hub,
-        passes,
-        body_limit=asker.limits.body,
-        idle_timeout=config.server_pool.idle_timeout,
-    )
+    store = OllamaStore(supervisor, asker, catalog, hub, passes)
+    ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
     agent_views = AgentViews(host, body_limit=asker.limits.body)
     metrics = Metrics(supervisor, monitor, version=VERSION)
-    runner = make_runner(make_app(gateway, views, ollama, agent_views, metrics))
+    runner = make_runner(make_app(gateway, passing, views, ollama, agent_views, metrics))
     return supervisor, host, runner, containers
 
 

@@ -10,6 +10,7 @@ The rooms, along a request's way:
 * `asking`     the lease, and the question under it
 * `answers`    whole, assembled or relayed; `translated`: through events, by the tables of `codecs` (pure)
 * `translate/` each dialect to and from the canonical request and stream (pure)
+* `passing`    any path of a model's own server, unchanged
 * `upstream`   connections to the model servers; `http1` reads what they send (pure)
 * `relay`      bytes from the upstream's socket to the client's
                `sse` and `ndjson` cut them (pure)
@@ -17,7 +18,7 @@ The rooms, along a request's way:
 * `assemble`   whole answers out of streams (pure)
 * `dialects`, `errors`  how each API words an error (pure)
 * `exchange`   one request and what became of it, accounted in one place
-* `views`      health and the list of models; `ollama`: the same for its clients, models come and go;
+* `views`      health and the list of models; `ollama`: the same for its clients; `ollama_store`: models come and go
                `cards`: what a model file tells
 * `metrics`    what Prometheus asks for
 * `logs`       how the log is written

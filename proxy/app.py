@@ -14,6 +14,7 @@ from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
 from proxy.generate import Gateway
 from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
+from proxy.passing import Passing
 from proxy.views import Views
 
 log = structlog.get_logger("door")
@@ -25,7 +26,12 @@ ACCOUNTS = web.AppKey("accounts", tuple[Account, ...])
 
 
 def make_app(
-    gateway: Gateway, views: Views, ollama: OllamaApi, agents: AgentViews, metrics: Metrics
+    gateway: Gateway,
+    passing: Passing,
+    views: Views,
+    ollama: OllamaApi,
+    agents: AgentViews,
+    metrics: Metrics,
 ) -> web.Application:
     """All the routes. A path that has none is answered in OpenAI's words, or its API's own."""
     app = web.Application(middlewares=[_door], client_max_size=gateway.limits.body)
@@ -50,8 +56,8 @@ def make_app(
     router.add_get("/v1/agents/{agent}", _quiet(agents.described))
     router.add_route("*", "/v1/agents/{agent}/{path:.+}", agents.operate)
     for path in PROBES:
-        router.add_get(path, _with_exchange(gateway.probe))
-    router.add_route("*", "/upstream/{rest:.+}", _with_exchange(gateway.pass_through))
+        router.add_get(path, _with_exchange(passing.probe))
+    router.add_route("*", "/upstream/{rest:.+}", _with_exchange(passing.pass_through))
     return app
 
 

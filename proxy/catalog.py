@@ -5,7 +5,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from actors.backends import StartError
 from actors.config import Model
+from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
 from actors.hub.names import parse_name
 from actors.lifecycle import State
@@ -102,6 +104,27 @@ class Catalog:
         canonical = self._supervisor.resolve(name)
         return self._configured.get(canonical) if canonical is not None else None
 
+    async def files_of(self, name: str) -> ModelFiles | None:
+        """A model's files, if they are on the disk."""
+        if self._supervisor.resolve(name) is not None:
+            try:
+                return await self._supervisor.files(name)
+            except StartError:
+                return None  # its requests are told why
+        hub_name = parse_name(name)
+        if hub_name is None or not self._hub.allows(hub_name):
+            return None
+        return await asyncio.to_thread(self._hub.cache.find, hub_name, "main", None)
+
+    async def of_llama_cpp(self, asked: str) -> str:
+        """The canonical name of a model that is not Ollama's. Raises `ApiError`."""
+        known = await self.find(asked)
+        if (name := self._supervisor.resolve(known.name)) is not None:
+            return name
+        if await self.files_of(known.name) is not None:
+            return known.name
+        raise not_found(asked)
+
     async def daemon_of(self, name: str) -> tuple[Daemon, str] | None:
         """Which daemon has a model, and what it calls it; None if it is not Ollama's. Raises `ApiError`."""
         known = await self.find(name)
@@ -157,3 +180,8 @@ class Catalog:
     def models(self) -> list[ModelStatus]:
         """Those that the supervisor knows."""
         return self._supervisor.describe()
+
+
+def not_found(name: str) -> ApiError:
+    """The answer to a question about a model that there is not."""
+    return ApiError(404, f"model {name[:200]!r} not found", code="not_found", param="model")

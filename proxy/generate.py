@@ -11,7 +11,6 @@ from aiohttp import web
 
 from actors.messages import Endpoint as Address
 from actors.ollama.client import canonical
-from actors.supervisor import Supervisor
 from agents.chat import Chat
 from agents.errors import AgentError
 from agents.host import AgentHost
@@ -46,24 +45,6 @@ from proxy.with_agents import Accompanied, of_agent
 AGENTS_HEADER = "X-Agents"
 """Names agents, with commas between them; in the answer, what they did."""
 
-FORBIDDEN_IN = {
-    "authorization",
-    "connection",
-    "content-length",
-    "cookie",
-    "expect",
-    "host",
-    "keep-alive",
-    "accept-encoding",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-api-key",
-}
-
 ENDINGS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
 """How an event ends, or a line."""
 
@@ -73,12 +54,10 @@ class Gateway:
 
     def __init__(
         self,
-        supervisor: Supervisor,
         asker: Asker,
         catalog: Catalog,
         agents: AgentHost,
     ) -> None:
-        self.supervisor = supervisor
         self.limits = asker.limits
         self.catalog = catalog
         self.asker = asker
@@ -346,59 +325,6 @@ class Gateway:
             response,
         ):
             return await translated.embedded(exchange, lease, response, endpoint.embedder, embed)
-
-    # Passing through
-
-    async def probe(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
-        """Answer GET /props or /slots of the model that `?model=` names."""
-        query = request.query
-        exchange.model = query.get("model")
-        if not exchange.model:
-            raise ApiError(400, "name a model: " + request.path + "?model=NAME", param="model")
-        load = query.get("autoload", "true").lower() not in ("false", "0")
-        return await self._forward(request, exchange, exchange.model, request.path, slot=False, load=load)
-
-    async def pass_through(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
-        """Answer /upstream/{model}/...: any method, any path of the model's server, unchanged."""
-        model, target = self._split_upstream_path(request)
-        exchange.model = model
-        slot = request.method not in ("GET", "HEAD", "OPTIONS")
-        return await self._forward(request, exchange, model, target, slot=slot, load=True)
-
-    def _split_upstream_path(self, request: web.Request) -> tuple[str, str]:
-        """Find the model whose name, which may contain slashes, the path begins with; the longest wins."""
-        rest = request.match_info["rest"]
-        parts = rest.split("/")
-        known = (
-            n for n in range(len(parts), 0, -1) if self.supervisor.resolve("/".join(parts[:n])) is not None
-        )
-        count = next(known, 2 if self.supervisor.would_adopt("/".join(parts[:2])) else 1)
-        raw = request.rel_url.raw_path.split("/")
-        target = "/" + "/".join(raw[2 + count :])
-        query = request.rel_url.raw_query_string
-        return "/".join(parts[:count]), f"{target}?{query}" if query else target
-
-    async def _forward(
-        self, request: web.Request, exchange: Exchange, model: str, target: str, *, slot: bool, load: bool
-    ) -> web.StreamResponse:
-        body: bytes | None = None
-        if request.can_read_body:
-            if (request.content_length or 0) > self.limits.body:
-                raise ApiError(413, "the body is too large (server.max_body_mb)")
-            body = await request.read()
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in FORBIDDEN_IN}
-        headers["X-Request-Id"] = exchange.request_id
-        ask = partial(render_request, request.method, target, headers, body)
-        known = await self.catalog.find(model)
-        async with self.asker.response(exchange, known.name, ask, slot=slot, load=load) as (lease, response):
-            return await answers.relayed(
-                request,
-                exchange,
-                lease,
-                response,
-                answers.raw_response(request, exchange, response),
-                write_timeout=self.limits.write_timeout,
-            )
 
 
 def _asks(exchange: Exchange, path: str, body: bytes, asked: str) -> Ask:

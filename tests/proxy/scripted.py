@@ -46,6 +46,8 @@ from proxy.generate import Gateway
 from proxy.llm import Models
 from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
+from proxy.ollama_store import OllamaStore
+from proxy.passing import Passing
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -461,14 +463,16 @@ async def door(
         catalog = Catalog(real, hub, daemons, {})
         views = Views(real, catalog, observer, config, version="1.2.3")
         asker = Asker(real, upstream, limits)
-        ollama = OllamaApi(real, asker, catalog, hub, daemons_session, body_limit=body_limit, idle_timeout=0)
+        store = OllamaStore(real, asker, catalog, hub, daemons_session)
+        ollama = OllamaApi(catalog, store, idle_timeout=0)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         host = AgentHost(agents, llm=Models(asker, catalog), http=daemons_session, folder=folder)
         await host.start()
         stack.push_async_callback(host.stop)
-        gateway = Gateway(real, asker, catalog, host)
+        gateway = Gateway(asker, catalog, host)
         metrics = Metrics(real, observer.monitor, version="1.2.3")
-        app = make_app(gateway, views, ollama, AgentViews(host, body_limit=body_limit), metrics)
+        passing = Passing(real, asker, catalog)
+        app = make_app(gateway, passing, views, ollama, AgentViews(host, body_limit=body_limit), metrics)
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         runner = make_runner(app)
