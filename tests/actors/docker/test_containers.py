@@ -75,7 +75,7 @@ async def test_what_it_is_made_of(engine: EngineClient, name: str, spec: Contain
 async def test_many_times_leaves_nothing(
     engine: EngineClient, name: str, spec: ContainerSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    networks = engine.ask("GET", "/networks")
+    networks = {one["Id"] for one in engine.ask("GET", "/networks")}
     seconds = []
     ports = []
     async with open_containers(engine.address, name) as containers:
@@ -94,7 +94,9 @@ async def test_many_times_leaves_nothing(
             f"{min(seconds):.2f} to {max(seconds):.2f} s"
         )
     assert min(seconds) < 1.0, "what else runs on the machine may slow down some of them"
-    assert {one["Id"] for one in engine.ask("GET", "/networks")} == {one["Id"] for one in networks}
+    # Others may work with the same engine meanwhile, whose networks are no concern of this test.
+    made = [one for one in engine.ask("GET", "/networks") if one["Id"] not in networks]
+    assert not [one for one in made if name in one["Name"] or name in str(one["Labels"])]
     for port in set(ports):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
