@@ -40,7 +40,7 @@ from agents.discovery import load_agents, sources
 from agents.host import AgentHost
 from agents.settings import data_folder, default_agents
 from proxy.agent_views import AgentViews
-from proxy.app import make_app, make_runner
+from proxy.app import BACKLOG, listening, make_app, make_runner
 from proxy.asking import Asker, Limits
 from proxy.catalog import Catalog
 from proxy.generate import Gateway
@@ -202,6 +202,14 @@ async def serve(config: Config) -> int:
     if swept := await asyncio.to_thread(sweep_orphans):
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     async with AsyncExitStack() as stack:
+        try:
+            sockets = listening(config.server.host, config.server.port)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            log.critical("cannot listen", host=config.server.host, port=config.server.port, reason=reason)
+            return 1
+        for one in sockets:
+            stack.callback(one.close)
         supervisor, host, runner, containers = await _build(config, stack)
         await runner.setup()
         supervisor.start()
@@ -212,15 +220,8 @@ async def serve(config: Config) -> int:
             await supervisor.shut_down(0)
             await runner.cleanup()
             return 2
-        try:
-            await web.TCPSite(runner, config.server.host, config.server.port, backlog=1024).start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            log.critical("cannot listen", host=config.server.host, port=config.server.port, reason=reason)
-            await host.stop()
-            await supervisor.shut_down(0)
-            await runner.cleanup()
-            return 1
+        for one in sockets:
+            await web.SockSite(runner, one, backlog=BACKLOG).start()
         for address in runner.addresses:
             log.info("listening", url=f"http://{address[0]}:{address[1]}", version=VERSION, pid=os.getpid())
         if uses_containers(config):
@@ -258,12 +259,13 @@ async def _build(
     stack.push_async_callback(upstream.close)
     catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
     asker = make_asker(config, supervisor, upstream, daemons)
+    models = Models(asker, catalog)
     loaded, broken = load_agents(config)
     for error in broken:
         log.error("goes without an agent", reason=str(error))
     host = AgentHost(
         loaded,
-        llm=Models(asker, catalog),
+        llm=models,
         http=downloads,
         folder=data_folder(config),
         memory=lambda model: observer.last_load(supervisor.resolve(model) or model),
@@ -277,6 +279,7 @@ async def _build(
     ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
     agent_views = AgentViews(host, body_limit=asker.limits.body)
     metrics = Metrics(supervisor, monitor, version=VERSION)
+    models.accounts = (metrics.account,)
     runner = make_runner(make_app(gateway, passing, views, ollama, agent_views, metrics))
     return supervisor, host, runner, containers
 

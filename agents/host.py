@@ -84,8 +84,13 @@ class AgentHost:
     async def start(self) -> None:
         """Start them all. Raises `BrokenAgentError` for one that cannot be, unless it may be skipped."""
         for name, actor in list(self._actors.items()):
-            await asyncio.to_thread(actor.services.folder.mkdir, parents=True, exist_ok=True)
-            if (error := await actor.start()) is None:
+            error: Exception | None
+            try:
+                await asyncio.to_thread(actor.services.folder.mkdir, parents=True, exist_ok=True)
+                error = await actor.start()
+            except OSError as unmade:
+                error = unmade
+            if error is None:
                 continue
             reason = f"agent {name!r} cannot be started: {actor.file}: {type(error).__name__}: {error}"
             if not self._skip_broken:

@@ -1,6 +1,7 @@
 """The aiohttp application: routes, the one middleware, and the server that runs it."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,6 +19,9 @@ from proxy.passing import Passing
 from proxy.views import Views
 
 log = structlog.get_logger("door")
+
+BACKLOG = 1024
+"""Connections that the kernel holds for us."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -198,6 +202,30 @@ class _Runner(web.AppRunner):
         assert isinstance(server, _Server)
         server.accounts = self._app[ACCOUNTS]
         return server
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Sockets for every address of `host`, that take connections from now on. Raises `OSError`.
+
+    Apart from serving them, so that a gateway that cannot have its address has touched nothing.
+    """
+    sockets: list[socket.socket] = []
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            one = socket.socket(family, kind, protocol)
+            sockets.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+            one.listen(BACKLOG)
+            one.setblocking(False)
+    except OSError:
+        for one in sockets:
+            one.close()
+        raise
+    return sockets
 
 
 def make_runner(app: web.Application) -> web.AppRunner:

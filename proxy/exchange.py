@@ -33,6 +33,7 @@ class Exchange:
         "error",
         "fetched",
         "first_byte_at",
+        "inner",
         "loaded",
         "method",
         "model",
@@ -82,6 +83,8 @@ class Exchange:
         """The client has all of the answer, although it closed before we did."""
         self.quiet = False
         """Views and probes: logged at debug level, so that scraping does not fill the log."""
+        self.inner = False
+        """A call of an agent's: logged at debug level too, for its request's line tells of it."""
 
     def granted(self, grant: Grant) -> None:
         """The request has its lease, perhaps its second one."""
@@ -128,7 +131,7 @@ class Exchange:
 
     def finish(self) -> None:
         """Account for the request. Synchronous, so that no cancellation can keep it from happening."""
-        level = "debug" if self.quiet else "warning" if self.status >= 500 else "info"
+        level = "debug" if self.quiet or self.inner else "warning" if self.status >= 500 else "info"
         outcome = "client left" if self.status == CLIENT_LEFT else "error" if self.error else "ok"
         fields: dict[str, object] = {
             "request_id": self.request_id,

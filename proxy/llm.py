@@ -8,7 +8,7 @@ import msgspec
 from actors.lifecycle import State
 from agents.chat import Chat
 from agents.errors import ModelCallError
-from agents.events import Event, Failure
+from agents.events import Event, Failure, Usage
 from agents.llm import ModelInfo
 from proxy import translated
 from proxy.answers import collected
@@ -16,10 +16,10 @@ from proxy.asking import Asker, json_headers
 from proxy.catalog import Catalog, Known
 from proxy.codecs import SERVERS
 from proxy.errors import ApiError
-from proxy.exchange import Exchange, request_id_of
+from proxy.exchange import Account, Exchange, request_id_of
 from proxy.translate.codec import Decoder
 from proxy.translate.embeddings import Embed
-from proxy.translate.failures import of_api_error
+from proxy.translate.failures import of_api_error, to_api_error
 from proxy.upstream import UpstreamResponse, render_request
 
 AHEAD = 256
@@ -72,6 +72,8 @@ class Models:
     """Implements `agents.llm.LLM`."""
 
     def __init__(self, asker: Asker, catalog: Catalog) -> None:
+        self.accounts: tuple[Account, ...] = ()
+        """Who is told of each finished call."""
         self._asker = asker
         self._catalog = catalog
 
@@ -87,10 +89,21 @@ class Models:
                 await translated.checked(lease, response)
                 decoder = translated.server_of(lease).decoder(exchange.request_id)
                 async for event in _Events(response, decoder).read():
+                    exchange.first_byte()
+                    if isinstance(event, Usage):
+                        exchange.tokens = translated.tokens_of(event)
+                    elif isinstance(event, Failure):
+                        exchange.failed(to_api_error(event))
                     yield event
                 lease.served = True
         except ApiError as error:
-            yield _failure(error)
+            exchange.failed(error)
+            yield of_api_error(error)
+        except GeneratorExit:
+            exchange.client_left()
+            raise
+        finally:
+            exchange.finish()
 
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
         """A vector for each text."""
@@ -100,11 +113,15 @@ class Models:
             async with self._asker.response(exchange, known.name, ask) as (lease, response):
                 server = translated.server_of(lease)
                 answer = server.decode_embeddings(await collected(lease, response, server.failure))
+            if isinstance(answer, Failure):
+                raise to_api_error(answer)
+            exchange.tokens = {"prompt_tokens": answer.prompt}
+            return answer.vectors
         except ApiError as error:
+            exchange.failed(error)
             raise _call_error(error) from None
-        if isinstance(answer, Failure):
-            raise ModelCallError(answer.message, status=answer.status, code=answer.code)
-        return answer.vectors
+        finally:
+            exchange.finish()
 
     async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
         """How relevant each text is to the query: larger is more."""
@@ -122,7 +139,10 @@ class Models:
             ) as (lease, response):
                 told = await collected(lease, response, SERVERS[known.api].failure)
         except ApiError as error:
+            exchange.failed(error)
             raise _call_error(error) from None
+        finally:
+            exchange.finish()
         scores = [0.0] * len(texts)
         try:
             for ranked in msgspec.json.decode(told, type=_Ranking).results:
@@ -145,13 +165,12 @@ class Models:
         ]
 
     async def _begin(self, model: str) -> tuple[Exchange, Known]:
-        exchange = Exchange("AGENT", "", request_id_of(None))
+        exchange = Exchange("CALL", "agents", request_id_of(None), self.accounts)
+        exchange.endpoint = "agents"
         exchange.model = model
+        exchange.status = 200
+        exchange.inner = True
         return exchange, await self._catalog.find(model)
-
-
-def _failure(error: ApiError) -> Failure:
-    return of_api_error(error)
 
 
 def _call_error(error: ApiError) -> ModelCallError:

@@ -138,6 +138,8 @@ class Metrics:
         series.duration.observe(now - exchange.started_at)
         if granted:
             series.queued.observe(exchange.queued)
+        if not granted:
+            return  # an agent's own answer: what models did for it is told by its calls of them
         for kind, counter in series.tokens.items():
             if count := exchange.tokens.get(kind):
                 counter.inc(count)

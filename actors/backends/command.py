@@ -37,7 +37,8 @@ def find_command(pool: ServerPool, model: Model) -> list[str]:
     server; `runtime`, the model's or the pool's, can insist on either of the last two. Not for containers.
     """
     runtime = model.runtime or pool.runtime
-    command = model.command or pool.command
+    # With containers for the others, the pool's command is one inside of their image.
+    command = model.command or (pool.command if pool.runtime != "docker" else None)
     if command and (runtime != "embedded" or model.command):
         return words(command)
     if runtime != "embedded" and (binary := shutil.which("llama-server")):

@@ -290,7 +290,9 @@ class Client:
 
     def _no_answer(self, error: Exception, path: str, model: str, limit: float | None) -> OllamaError:
         if isinstance(error, aiohttp.ClientConnectorError):
-            reason = os.strerror(error.os_error.errno) if error.os_error.errno else str(error.os_error)
+            errno = error.os_error.errno or 0
+            # Those of names that cannot be found are negative.
+            reason = os.strerror(errno) if errno > 0 else error.os_error.strerror or str(error.os_error)
             return self._failed(f"is away: {reason}", model, away=True)
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return self._failed(f"is away: no connection within {self._timeout:g} s", model, away=True)

@@ -23,6 +23,7 @@ COMBINATIONS = [
     for count in range(len(OVERLAYS) + 1)
     for combination in itertools.combinations(OVERLAYS, count)
 ]
+COMBINATIONS += [(*some, "ollama-nvidia") for some in COMBINATIONS if {"nvidia", "ollama"} <= set(some)]
 PROJECT = f"lsp-test-{os.getpid()}"
 
 

@@ -46,6 +46,19 @@ def caddy(folder: Path, upstream: str, port: int) -> list[str]:
     return [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(config)]
 
 
+OPERATORS_ONLY = [
+    ("GET", "/metrics"),
+    ("GET", "/admin/plan?model=demo"),
+    ("GET", "/upstream/demo/props"),
+    ("POST", "/v1/agents/rag/documents"),
+    ("DELETE", "/v1/agents/rag/collections/default"),
+    ("DELETE", "/api/delete"),
+    ("POST", "/api/pull"),
+    ("POST", "/api/create"),
+    ("POST", "/api/blobs/sha256:00"),
+]
+
+
 @pytest.mark.parametrize("before", [nginx, caddy])
 def test_a_stream_through_it(
     before: Callable[[Path, str, int], list[str]], start: Start, tmp_path: Path, real_server: None
@@ -74,3 +87,9 @@ def test_a_stream_through_it(
         whole = client.post("/v1/chat/completions", json={**body, "model": "demo", "stream": False}).json()
         assert whole["usage"]["completion_tokens"] > 0
         assert client.get("/v1/models").json()["data"][0]["id"] == "demo"
+        assert client.get("/metrics").status_code == 200
+        stranger = httpx.HTTPTransport(local_address="127.0.0.2")
+        with httpx.Client(base_url=client.base_url, headers=client.headers, transport=stranger) as other:
+            assert other.get("/v1/agents").status_code == 200
+            for method, path in OPERATORS_ONLY:
+                assert other.request(method, path).status_code == 403, path
