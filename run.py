@@ -273,7 +273,7 @@ async def _build(
         skip_broken=config.skip_broken_agents,
     )
     gateway = Gateway(asker, catalog, host)
-    passing = Passing(supervisor, asker, catalog)
+    passing = Passing(supervisor, asker, catalog, host)
     views = Views(supervisor, catalog, observer, config, version=VERSION)
     store = OllamaStore(supervisor, asker, catalog, hub, passes)
     ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)

@@ -256,6 +256,8 @@ class Agent:
     """
 
     description: ClassVar[str] = ""
+    guards: ClassVar[bool] = False
+    """It protects something: what would go around it is refused, where it runs for every request."""
     Config: ClassVar[type[AgentConfig]] = AgentConfig
 
     def __init__(self, config: Any, services: Services) -> None:

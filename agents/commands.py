@@ -12,6 +12,9 @@ NAME = re.compile(r"[a-z][a-z0-9_-]*")
 """Of an agent."""
 
 
+MOST_COMMANDS = 32
+"""More are text: nobody means them, and each costs its time."""
+
 _IN_JSON = (
     rb'"(?:agents"|(?:[ \t\r\n]|\\[nrt]|\\u00(?:0[9aAdD]|20))*'
     rb"(?:\\?/|\\u002[fF])(?:%s)(?![a-z0-9_-]))"
@@ -24,6 +27,40 @@ def pattern_in_json(names: Iterable[str]) -> re.Pattern[bytes]:
     It begins with a quotation mark, by which it is found at the speed of `memchr`.
     """
     return re.compile(_IN_JSON % b"|".join(re.escape(name.encode()) for name in sorted(names)))
+
+
+class _Part(msgspec.Struct):
+    text: str = ""
+
+
+class _Turn(msgspec.Struct):
+    role: str = ""
+    content: str | list[_Part] | None = None
+
+
+class _Glance(msgspec.Struct):
+    agents: msgspec.Raw | None = None
+    messages: list[msgspec.Raw] = []
+
+
+def asks_for_agents(body: bytes, known: Container[str]) -> bool:
+    """Whether a chat's body has the field, or a command at the start of its last user message."""
+    try:
+        glance = msgspec.json.decode(body, type=_Glance)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    if glance.agents is not None:
+        return True
+    for raw in reversed(glance.messages):
+        try:
+            turn = msgspec.json.decode(raw, type=_Turn)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        if turn.role == "user":
+            parts = turn.content if isinstance(turn.content, list) else [_Part(turn.content or "")]
+            text = next((part.text for part in parts if part.text), "")
+            return bool(parse_commands(text, known)[0])
+    return False
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -47,7 +84,7 @@ def parse_commands(text: str, known: Container[str]) -> tuple[list[Asked], str]:
     """
     calls: list[Asked] = []
     position = 0
-    while (found := _COMMAND.match(text, position)) and found[1] in known:
+    while (found := _COMMAND.match(text, position)) and found[1] in known and len(calls) < MOST_COMMANDS:
         calls.append(Asked(found[1], found[2] or ""))
         position = found.end()
     return calls, text[position:]

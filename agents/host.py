@@ -13,7 +13,14 @@ import structlog
 from actors.calibration import Load
 from agents.api import Agent, Call, Clock, Context, Json, Services
 from agents.chat import Chat
-from agents.commands import Asked, parse_name, pattern_in_json, take_commands
+from agents.commands import (
+    MOST_COMMANDS,
+    Asked,
+    asks_for_agents,
+    parse_name,
+    pattern_in_json,
+    take_commands,
+)
 from agents.discovery import REMEDY, BrokenAgentError, Loaded, options_of
 from agents.errors import AgentError
 from agents.llm import LLM, Client
@@ -108,6 +115,15 @@ class AgentHost:
 
     # Requests
 
+    def guards_of(self, model: str) -> list[str]:
+        """The agents of every request to a model that must not be gone around."""
+        asked = [*self._always, *self._defaults.get(model, ())]
+        return [one.agent for one in asked if self._actors[OLDER_NAMES.get(one.agent, one.agent)].kind.guards]
+
+    def asks_for(self, body: bytes) -> bool:
+        """Whether a chat's body asks for agents itself, however odd the rest of it is."""
+        return asks_for_agents(body, self._names)
+
     def may_apply(self, body: bytes, header: str | None, model: str) -> bool:
         """Whether a request could have agents, by its bytes; if not, it need not be parsed for them."""
         if header or self._always or self._defaults.get(model):
@@ -118,6 +134,7 @@ class AgentHost:
         self,
         chat: Chat,
         *,
+        model: str = "",
         header: str | None = None,
         defaults: Sequence[str] = (),
         key: str = "",
@@ -125,13 +142,15 @@ class AgentHost:
     ) -> Run | None:
         """The agents of a request; None if it has none, and no command to be taken out of it.
 
+        `model` is the canonical name, whatever the request calls it.
+
         In this order: those that always run, the model's, `defaults` (the key's), the header's (names with
         commas between them), the body's, the commands. Each runs once, where it is named first, with the
         argument that was given last. Raises `AgentError` for a name that is no agent's.
         """
         if not chat.messages:
             return None
-        asked = [*self._always, *self._defaults.get(chat.model, ())]
+        asked = [*self._always, *self._defaults.get(model or chat.model, ())]
         asked += self._named("the key", list(defaults))
         asked += self._named("the header", header.split(",") if header else [])
         request = chat
@@ -154,6 +173,8 @@ class AgentHost:
     def _named(self, where: str, names: Any) -> list[Asked]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise AgentError(f"{where}: expected a list of agents' names", status=400, param=where)
+        if len(names) > MOST_COMMANDS:
+            raise AgentError(f"{where}: more than {MOST_COMMANDS} agents", status=400, param=where)
         asked = [parse_name(name) for name in names if name.strip()]
         for one in asked:
             if one.agent not in self._names:

@@ -96,6 +96,7 @@ async def assembled(
     try:
         response.attach(feed)
         await response.finish()
+        exchange.first_byte()  # a short answer may come in one piece with the progress
         body = msgspec.json.encode(assembler.result())
     except StreamedError as error:
         raise upstream_error(500, error.error) from None

@@ -92,6 +92,10 @@ class Catalog:
                 return Known(candidate, api)
         return None
 
+    def canonical(self, known: Known) -> str:
+        """The one name of a model that has several."""
+        return self._supervisor.resolve(known.name) or known.name
+
     def answers_as(self, name: str, known: Known) -> bool:
         """Whether the model's own server would call it by this name of it."""
         if known.api != "ollama":

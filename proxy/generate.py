@@ -40,7 +40,7 @@ from proxy.translate.ollama_server import rewritten
 from proxy.translate.wire import FieldError
 from proxy.upstream import render_request
 from proxy.waiting import Waiting
-from proxy.with_agents import Accompanied, of_agent
+from proxy.with_agents import Accompanied, of_agent, refuse_to_go_around
 
 AGENTS_HEADER = "X-Agents"
 """Names agents, with commas between them; in the answer, what they did."""
@@ -72,9 +72,14 @@ class Gateway:
         parsed: Any = parse_body(body, endpoint.request)
         exchange.model = parsed.model
         known = await self.catalog.find(parsed.model)
+        model = self.catalog.canonical(known)
+        if endpoint.assembler is not None and endpoint.codec is None:
+            refuse_to_go_around(self.agents, model, endpoint.path)
         if endpoint.embedder is not None and (known.api != endpoint.api or endpoint.dialect is OLLAMA):
             return await self._embed(request, exchange, endpoint, body, parsed, known)
-        if endpoint.codec is not None and (run := self._agents_of(request, exchange, endpoint.codec, body)):
+        if endpoint.codec is not None and (
+            run := self._agents_of(request, exchange, endpoint.codec, body, model)
+        ):
             return await self._with_agents(request, exchange, endpoint, endpoint.codec, run)
         if isinstance(parsed, OllamaChatRequest | OllamaGenerateRequest) and not parsed.says_anything:
             return await self._load(exchange, endpoint, parsed, known)
@@ -87,16 +92,25 @@ class Gateway:
 
     # With agents
 
-    def _agents_of(self, request: web.Request, exchange: Exchange, codec: Codec, body: bytes) -> Run | None:
+    def _agents_of(
+        self, request: web.Request, exchange: Exchange, codec: Codec, body: bytes, model: str
+    ) -> Run | None:
         """The agents of a chat request. One that can have none is not even read for them."""
         header = request.headers.get(AGENTS_HEADER)
-        if not self.agents.may_apply(body, header, exchange.model or ""):
-            return None
-        chat = translated.decoded(codec, body)
-        if not isinstance(chat, Chat):
+        if not self.agents.may_apply(body, header, model):
             return None
         try:
-            return self.agents.plan(chat, header=header, request_id=exchange.request_id)
+            chat = translated.decoded(codec, body)
+        except ApiError:
+            # What is only like a call of an agent must not make a request fail that a model would take.
+            if header or self.agents.may_apply(b"", None, model) or self.agents.asks_for(body):
+                raise
+            return None
+        if not isinstance(chat, Chat):
+            refuse_to_go_around(self.agents, model, request.path)
+            return None
+        try:
+            return self.agents.plan(chat, model=model, header=header, request_id=exchange.request_id)
         except AgentError as error:
             raise of_agent(error) from None
 
@@ -113,6 +127,9 @@ class Gateway:
                     request, exchange, endpoint, codec, run, waiting, client
                 )
             return client
+        except ApiError as error:
+            exchange.failed(error)
+            raise
         finally:
             # Hands over and returns, so that a client that leaves at the last byte cancels none of it.
             run.finish(

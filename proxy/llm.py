@@ -13,7 +13,7 @@ from agents.llm import ModelInfo
 from proxy import translated
 from proxy.answers import collected
 from proxy.asking import Asker, json_headers
-from proxy.catalog import Catalog, Known
+from proxy.catalog import Catalog
 from proxy.codecs import SERVERS
 from proxy.errors import ApiError
 from proxy.exchange import Account, Exchange, request_id_of
@@ -79,9 +79,10 @@ class Models:
 
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
         """The answer's events, to `Done` or a `Failure`. Closed, it gives its lease back."""
-        exchange, known = await self._begin(request.model)
+        exchange = self._begin(request.model)
         ask = translated.asks(exchange, request)
         try:
+            known = await self._catalog.find(request.model)
             async with self._asker.response(exchange, known.name, ask, keep_alive=request.keep_alive) as (
                 lease,
                 response,
@@ -107,9 +108,10 @@ class Models:
 
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
         """A vector for each text."""
-        exchange, known = await self._begin(model)
+        exchange = self._begin(model)
         ask = translated.asks_for_vectors(exchange, Embed(model=model, inputs=texts))
         try:
+            known = await self._catalog.find(model)
             async with self._asker.response(exchange, known.name, ask) as (lease, response):
                 server = translated.server_of(lease)
                 answer = server.decode_embeddings(await collected(lease, response, server.failure))
@@ -125,13 +127,14 @@ class Models:
 
     async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
         """How relevant each text is to the query: larger is more."""
-        exchange, known = await self._begin(model)
-        if known.api != "llama.cpp":
-            message = f"model {model!r} is served by {known.api}, which does not rerank"
-            raise ModelCallError(message, status=400, code="not_supported")
+        exchange = self._begin(model)
         body = msgspec.json.encode({"model": model, "query": query, "documents": texts, "top_n": len(texts)})
 
         try:
+            known = await self._catalog.find(model)
+            if known.api != "llama.cpp":
+                message = f"model {model!r} is served by {known.api}, which does not rerank"
+                raise ApiError(400, message, code="not_supported")
             async with self._asker.response(
                 exchange,
                 known.name,
@@ -164,13 +167,13 @@ class Models:
             for model in self._catalog.models
         ]
 
-    async def _begin(self, model: str) -> tuple[Exchange, Known]:
+    def _begin(self, model: str) -> Exchange:
         exchange = Exchange("CALL", "agents", request_id_of(None), self.accounts)
         exchange.endpoint = "agents"
         exchange.model = model
         exchange.status = 200
         exchange.inner = True
-        return exchange, await self._catalog.find(model)
+        return exchange
 
 
 def _call_error(error: ApiError) -> ModelCallError:

@@ -5,12 +5,14 @@ from functools import partial
 from aiohttp import web
 
 from actors.supervisor import Supervisor
+from agents.host import AgentHost
 from proxy import answers
 from proxy.asking import Asker
 from proxy.catalog import Catalog
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.upstream import render_request
+from proxy.with_agents import refuse_to_go_around
 
 FORBIDDEN_IN = {
     "authorization",
@@ -34,7 +36,8 @@ FORBIDDEN_IN = {
 class Passing:
     """Passes requests on as they are, under a lease."""
 
-    def __init__(self, supervisor: Supervisor, asker: Asker, catalog: Catalog) -> None:
+    def __init__(self, supervisor: Supervisor, asker: Asker, catalog: Catalog, agents: AgentHost) -> None:
+        self._agents = agents
         self._supervisor = supervisor
         self._asker = asker
         self._catalog = catalog
@@ -80,6 +83,8 @@ class Passing:
         headers["X-Request-Id"] = exchange.request_id
         ask = partial(render_request, request.method, target, headers, body)
         known = await self._catalog.find(model)
+        if slot:
+            refuse_to_go_around(self._agents, self._catalog.canonical(known), request.path[:200])
         async with self._asker.response(exchange, known.name, ask, slot=slot, load=load) as (lease, response):
             return await answers.relayed(
                 request,

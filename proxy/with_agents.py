@@ -15,6 +15,7 @@ from aiohttp import web
 from agents.chat import Chat
 from agents.errors import AgentError
 from agents.events import Done, Event, Failure, Start
+from agents.host import AgentHost
 from agents.pipeline import Run
 from proxy import answers, translated
 from proxy.asking import Asker
@@ -43,8 +44,12 @@ class _Filtered:
         passed = [one for event in events for one in self._run.feed(event)]
         if self._run.ended and not any(isinstance(event, Done | Failure) for event in events):
             # Not at once: what they passed on is still to be written.
-            asyncio.get_running_loop().call_soon(self._response.give_up, AnswerOverError())
+            asyncio.get_running_loop().call_soon(self._leave)
         return passed
+
+    def _leave(self) -> None:
+        if not self._response.finished:  # else its connection may serve another request already
+            self._response.give_up(AnswerOverError())
 
     def end(self) -> list[Event]:
         return [one for event in self._decoder.end() for one in self._run.feed(event)]
@@ -67,6 +72,8 @@ class Accompanied:
                 async for event in events:
                     exchange.first_byte()
                     run.feed(event)
+                    if run.ended:
+                        break
         if run.failure is not None:
             raise to_api_error(run.failure)
         exchange.status = 200
@@ -193,6 +200,16 @@ async def _before(exchange: Exchange, run: Run) -> Chat | AsyncGenerator[Event, 
         return await run.before()
     except AgentError as error:
         raise of_agent(error) from None
+
+
+def refuse_to_go_around(host: AgentHost, model: str, path: str) -> None:
+    """Raise `ApiError` if a model has agents for all its requests that this path would go around."""
+    if guards := host.guards_of(model):
+        message = (
+            f"model {model!r} is only served with the agent {guards[0]!r}, which {path} would go around; "
+            "use /v1/chat/completions, /v1/messages or /api/chat"
+        )
+        raise ApiError(403, message, code="agent_required", param="model")
 
 
 def of_agent(error: AgentError) -> ApiError:

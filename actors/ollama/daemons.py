@@ -55,8 +55,9 @@ class Daemons:
 
     @property
     def silent(self) -> dict[str, str]:
-        """Why a daemon gave no list the last time, by its name."""
-        return self._silent
+        """Why a daemon gives no list, by its name."""
+        away = {state.name: state.error or "it is away" for state in self.states if state.reachable is False}
+        return self._silent | away
 
     def daemon_of(self, model: OllamaModel) -> Daemon:
         """The daemon of a configured model."""
@@ -79,10 +80,9 @@ class Daemons:
                 return
             async with asyncio.TaskGroup() as group:
                 for daemon in self.all.values():
-                    state = daemon.state
-                    if state.reachable is False:  # the watcher asks it; nobody else need wait for it
-                        self._silent[daemon.name] = state.error or "it is away"
-                    else:
+                    if (
+                        daemon.state.reachable is not False
+                    ):  # else its watcher asks, and nobody else need wait
                         group.create_task(self._list(daemon))
             self._asked_at = time.monotonic()
 

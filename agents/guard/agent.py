@@ -49,6 +49,7 @@ class GuardConfig(AgentConfig, frozen=True, kw_only=True):
 class Guard(Agent):
     """Refuses or redacts by patterns; an answer is held back only where one could be in the making."""
 
+    guards = True
     description = "Refuses or redacts what matches patterns, in requests and answers"
     Config = GuardConfig
     config: GuardConfig

@@ -111,6 +111,10 @@ def decode_request(body: bytes) -> Chat:
     wire = decode(body, _Body)
     if wire.n is not None and wire.n != 1:
         raise FieldError("n", "only one choice is supported for this model")
+    extra = unknown(body, _Body)
+    if wire.chat_template_kwargs is not None:
+        given = decode(body, dict[str, msgspec.Raw])["chat_template_kwargs"]
+        extra["chat_template_kwargs"] = decode(given, Json)
     limit = "max_tokens" if wire.max_completion_tokens is None else "max_completion_tokens"
     return Chat(
         model=wire.model,
@@ -133,7 +137,7 @@ def decode_request(body: bytes) -> Chat:
         logprobs=bool(wire.logprobs),
         top_logprobs=wire.top_logprobs or 0,
         keep_alive=keep_alive(wire.keep_alive),
-        extra=unknown(body, _Body),
+        extra=extra,
     )
 
 

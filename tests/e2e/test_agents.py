@@ -267,3 +267,43 @@ def test_a_broken_plugin_stops_the_start_unless_it_may_be_skipped(
     gateway = begin(["broken", "shout"], skip_broken_agents=True)
     assert text_of(gateway.chat(messages=say("/shout hello"))).startswith("HELLO!")
     gateway.wait_for("goes without an agent")
+
+
+def test_a_guarded_model_has_no_other_way_in(begin: Callable[..., Gateway]) -> None:
+    guarded = {**ONE_SLOT, "aliases": ["other"], "agents": ["guard"]}
+    gateway = begin([{"guard": {"deny": ["docker"]}}], {"guarded": guarded, "free": ONE_SLOT})
+    for name in ("guarded", "guarded:latest", "other", "hf.co/guarded"):
+        refused = gateway.chat(name, messages=say("tell docker"))
+        assert refused.status_code == 400, name
+        assert refused.json()["error"]["code"] == "content_filter"
+    for path, body in (
+        ("/v1/completions", {"prompt": "tell docker"}),
+        ("/v1/responses", {"input": "tell docker"}),
+        ("/completion", {"prompt": "tell docker"}),
+        ("/api/generate", {"prompt": "tell docker", "raw": True}),
+        ("/upstream/guarded/v1/chat/completions", {"messages": say("tell docker")}),
+    ):
+        answer = gateway.client.post(path, json={"model": "guarded", "max_tokens": 2, **body})
+        assert answer.status_code == 403, path
+        assert gateway.client.post(
+            path.replace("guarded", "free"), json={"model": "free", "max_tokens": 2, "stream": False, **body}
+        ).is_success, path
+
+
+def test_what_only_looks_like_a_call_changes_nothing(begin: Callable[..., Gateway]) -> None:
+    gateway = begin(["shout"])
+    for text in ("agents", "/shouting", "a /shout"):
+        odd = gateway.chat(messages=say(text), logprobs=1, reasoning="x", max_tokens=2)
+        assert odd.status_code == 200, odd.text
+        assert "X-Agents" not in odd.headers
+    assert gateway.chat(messages=say("/shout x"), logprobs=1).status_code == 400
+
+
+def test_a_model_that_cannot_be_had_is_no_crash_of_the_agent(begin: Callable[..., Gateway]) -> None:
+    parallel = {"mode": "vote", "models": ["demo", "llama3:8b"]}
+    gateway = begin([{"parallel": parallel}], ollama={"host": "127.0.0.1:9"})
+    gateway.wait_for("Ollama daemon is away")
+    for _ in range(4):
+        assert gateway.chat(messages=say("/parallel hello")).status_code == 200
+    (told,) = gateway.client.get("/v1/agents").json()["data"]
+    assert told["counters"]["crashes"] == 0

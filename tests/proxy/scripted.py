@@ -471,7 +471,7 @@ async def door(
         stack.push_async_callback(host.stop)
         gateway = Gateway(asker, catalog, host)
         metrics = Metrics(real, observer.monitor, version="1.2.3")
-        passing = Passing(real, asker, catalog)
+        passing = Passing(real, asker, catalog, host)
         app = make_app(gateway, passing, views, ollama, AgentViews(host, body_limit=body_limit), metrics)
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
