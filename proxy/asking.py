@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 
@@ -67,7 +67,8 @@ class Asker:
         """
         try:
             for last_try in (False, True):
-                async with self.lease(exchange, model, slot=slot, load=load, keep_alive=keep_alive) as lease:
+                async with self._lease(exchange, model, slot, load, keep_alive) as lease:
+                    exchange.granted(lease.grant)
                     address = lease.grant.endpoint
                     try:
                         response = await self._upstream.send(address, ask(address))
@@ -82,6 +83,8 @@ class Asker:
                             self._on_hang_up(address)
                         if last_try or not isinstance(error, UnreachableError):
                             raise
+        except RejectedError as rejected:
+            raise from_rejection(rejected.reason) from None
         except (UpstreamError, EventTooLongError) as error:
             raise broken(error, exchange) from None
 
@@ -96,20 +99,25 @@ class Asker:
         keep_alive: float | None = None,
     ) -> AsyncIterator[Lease]:
         """Lease the model. Raises `ApiError`."""
-        exchange.phase = "queue"
         try:
-            async with self._supervisor.lease(
-                model,
-                timeout=self.limits.queue_timeout,
-                slot=slot,
-                load=load,
-                keep_alive=keep_alive,
-                on_ticket=exchange.queued_as,
-            ) as lease:
+            async with self._lease(exchange, model, slot, load, keep_alive) as lease:
                 exchange.granted(lease.grant)
                 yield lease
         except RejectedError as rejected:
             raise from_rejection(rejected.reason) from None
+
+    def _lease(
+        self, exchange: Exchange, model: str, slot: bool, load: bool, keep_alive: float | None
+    ) -> AbstractAsyncContextManager[Lease]:
+        exchange.phase = "queue"
+        return self._supervisor.lease(
+            model,
+            timeout=self.limits.queue_timeout,
+            slot=slot,
+            load=load,
+            keep_alive=keep_alive,
+            on_ticket=exchange.queued_as,
+        )
 
     async def until_unloaded(self, model: str) -> None:
         """Return when a model that was let go is gone, or works for somebody, or after a while."""
