@@ -266,6 +266,8 @@ class Agent:
     """
 
     description: ClassVar[str] = ""
+    last: ClassVar[bool] = False
+    """Its filter has the answer after all other filters, wherever the agent was asked for."""
     Config: ClassVar[type[AgentConfig]] = AgentConfig
 
     def __init__(self, config: Any, services: Services) -> None:

@@ -1,5 +1,7 @@
 """One request's way through its agents, in the order in which they were asked for, in and out.
 
+The one exception are the filters of agents that are `last`: they must see what the others make of the answer.
+
 ```
  before() -> Chat, or an answer's events      feed(event) -> events      finish(...)
 ```
@@ -157,6 +159,7 @@ class Run:
         self.ended = False
         """The answer is over: whoever writes it may stop."""
         self._steps = steps
+        self._way_out = sorted(steps, key=lambda step: step.actor.kind.last)
         self._request_id = request_id
         self._clock = clock
         self._begun = clock.monotonic()
@@ -215,7 +218,7 @@ class Run:
             return []
         self._raw.feed(event)
         events = [event]
-        for step in self._steps:
+        for step in self._way_out:
             events = step.feed(events)
         for count, passed in enumerate(events, 1):
             self._sent.feed(passed)
