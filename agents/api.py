@@ -292,4 +292,7 @@ class Agent:
         return None
 
     async def after(self, ctx: Context, finished: Finished) -> None:
-        """The client has had its last byte, or left. One call after the other; the requests do not wait."""
+        """The client has had its last byte, or left. One call after the other; the requests do not wait.
+
+        `before` may not have run, if an earlier agent replied, but then there was a filter of this one's.
+        """

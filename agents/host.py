@@ -20,7 +20,7 @@ from agents.llm import LLM, Client
 from agents.operations import Operation, operations_of
 from agents.pipeline import Run, Step
 from agents.settings import OLDER_NAMES
-from agents.supervision import AgentActor
+from agents.supervision import AgentActor, contained
 
 if TYPE_CHECKING:
     import aiohttp
@@ -224,7 +224,8 @@ class AgentHost:
 
     async def _operate(self, actor: AgentActor, one: Operation, work: Coroutine[Any, Any, Json]) -> Json:
         try:
-            return await work
+            with contained():
+                return await work
         except AgentError:
             raise
         except Exception as error:  # the boundary to somebody else's code
