@@ -11,7 +11,7 @@ Everything runs on the gateway's event loop: what blocks (files, SQLite, numbers
 what belongs to one request is kept in its `ctx.state`, never on `self`.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -118,7 +118,15 @@ class Context:
     """One request, as one agent sees it; the same object in `before`, `stream` and `after`."""
 
     def __init__(
-        self, services: Services, llm: Client, *, request_id: str, model: str, argument: str, key: str
+        self,
+        services: Services,
+        llm: Client,
+        *,
+        request_id: str,
+        model: str,
+        argument: str,
+        key: str,
+        later: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.request_id = request_id
         self.model = model
@@ -127,6 +135,8 @@ class Context:
         """What was written behind the agent's name: `vote` in `/parallel:vote`."""
         self.key = key
         """Whose request it is, "" where there are no keys."""
+        self.later = later
+        """The agents that come after this one, with their arguments."""
         self.llm = llm
         """The models, within this agent's budget for this request."""
         self.http = services.http
@@ -258,6 +268,8 @@ class Agent:
     description: ClassVar[str] = ""
     guards: ClassVar[bool] = False
     """It protects something: what would go around it is refused, where it runs for every request."""
+    last: ClassVar[bool] = False
+    """Its filter has the answer after all other filters, wherever the agent was asked for."""
     Config: ClassVar[type[AgentConfig]] = AgentConfig
 
     def __init__(self, config: Any, services: Services) -> None:
@@ -282,4 +294,7 @@ class Agent:
         return None
 
     async def after(self, ctx: Context, finished: Finished) -> None:
-        """The client has had its last byte, or left. One call after the other; the requests do not wait."""
+        """The client has had its last byte, or left. One call after the other; the requests do not wait.
+
+        `before` may not have run, if an earlier agent replied, but then there was a filter of this one's.
+        """

@@ -96,6 +96,17 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 Event = Text | Reasoning | ToolCallDelta | Logprobs | Start | Extra | Finish | Usage | Failure | Done
 
 
+def checked(event: Any) -> Event:
+    """The event, if it is one, and can be written down. Raises `TypeError` or `ValueError`."""
+    if not isinstance(event, Event):
+        raise TypeError(f"expected an event, and got {type(event).__name__}")
+    try:
+        msgspec.json.decode(msgspec.json.encode(event), type=type(event))
+    except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"no valid {type(event).__name__}: {error}") from error
+    return event
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer."""
 

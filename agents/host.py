@@ -27,7 +27,7 @@ from agents.llm import LLM, Client
 from agents.operations import Operation, operations_of
 from agents.pipeline import Run, Step
 from agents.settings import OLDER_NAMES
-from agents.supervision import AgentActor
+from agents.supervision import AgentActor, contained
 
 if TYPE_CHECKING:
     import aiohttp
@@ -165,9 +165,8 @@ class AgentHost:
             arguments[name] = one.argument or arguments.get(name, "")
         if not arguments and request is chat:
             return None
-        steps = [
-            self._step(self._actors[name], arguments[name], chat.model, key, request_id) for name in arguments
-        ]
+        chain = list(arguments.items())
+        steps = [self._step(chain[place:], chat.model, key, request_id) for place in range(len(chain))]
         return Run(request, steps, request_id=request_id, clock=self._clock)
 
     def _named(self, where: str, names: Any) -> list[Asked]:
@@ -183,12 +182,21 @@ class AgentHost:
                 raise AgentError(message, status=400, code="agent_not_found", param=where)
         return asked
 
-    def _step(self, actor: AgentActor, argument: str, model: str, key: str, request_id: str) -> Step:
-        client = Client(self._llm, agent=actor.name, budget=actor.config.budget, key=key)
-        return Step(
-            actor,
-            Context(actor.services, client, request_id=request_id, model=model, argument=argument, key=key),
+    def _step(self, chain: Sequence[tuple[str, str]], model: str, key: str, request_id: str) -> Step:
+        """The step of the first agent of a chain."""
+        (name, argument), *later = chain
+        actor = self._actors[name]
+        client = Client(self._llm, agent=name, budget=actor.config.budget, key=key)
+        ctx = Context(
+            actor.services,
+            client,
+            request_id=request_id,
+            model=model,
+            argument=argument,
+            key=key,
+            later=later,
         )
+        return Step(actor, ctx)
 
     # What they are, and what they offer
 
@@ -237,7 +245,8 @@ class AgentHost:
 
     async def _operate(self, actor: AgentActor, one: Operation, work: Coroutine[Any, Any, Json]) -> Json:
         try:
-            return await work
+            with contained():
+                return await work
         except AgentError:
             raise
         except Exception as error:  # the boundary to somebody else's code

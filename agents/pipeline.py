@@ -1,5 +1,7 @@
 """One request's way through its agents, in the order in which they were asked for, in and out.
 
+The one exception are the filters of agents that are `last`: they must see what the others make of the answer.
+
 ```
  before() -> Chat, or an answer's events      feed(event) -> events      finish(...)
 ```
@@ -15,8 +17,8 @@ from typing import Any, Literal
 from agents.api import Agent, Clock, Context, Filter, Finished, Reply
 from agents.chat import Chat
 from agents.errors import AgentError, DeniedError, unwrapped
-from agents.events import Answer, Collector, Done, Event, Failure, Finish, Start
-from agents.supervision import AgentActor, OverdueError, bounded
+from agents.events import Answer, Collector, Done, Event, Failure, Finish, Start, checked
+from agents.supervision import AgentActor, OverdueError, bounded, contained
 
 Outcome = Literal["not run", "done", "replied", "denied", "skipped", "failed"]
 
@@ -43,7 +45,8 @@ class Step:
         counters.requests += 1
         begun = perf_counter()
         try:
-            result = await self._before(request)
+            with contained():
+                result = await self._before(request)
         except Exception as error:  # the boundary to somebody else's code
             if (told := self.told("before", error)) is not None:
                 raise told from error
@@ -81,7 +84,8 @@ class Step:
         passed: list[Event] = []
         for index, event in enumerate(events):
             try:
-                passed += list(self._filter.feed(event))
+                with contained():
+                    passed += [one if one is event else checked(one) for one in self._filter.feed(event)]
             except Exception as error:  # the boundary to somebody else's code
                 self._filter = None
                 told = self.told("stream", error)
@@ -98,7 +102,8 @@ class Step:
             return None
         try:
             self._agent = self._agent or self.actor.agent
-            self._filter = self._agent.stream(self.ctx)
+            with contained():
+                self._filter = self._agent.stream(self.ctx)
         except Exception as error:  # the boundary to somebody else's code
             if (told := self.told("stream", error)) is not None:
                 return _failure(told)
@@ -135,6 +140,11 @@ class Step:
         self.ctx.log.warning(self.outcome, method=method, reason=told.message)
         return None if skipped else told
 
+    @property
+    def has_part(self) -> bool:
+        """Whether the agent did its part, if only by its filter, because an earlier one replied."""
+        return self.outcome in ("done", "replied") or (self.outcome == "not run" and self._filter is not None)
+
     def describe(self) -> dict[str, Any]:
         """What the agent did, for the log. Times in milliseconds."""
         llm = self.ctx.llm
@@ -157,6 +167,7 @@ class Run:
         self.ended = False
         """The answer is over: whoever writes it may stop."""
         self._steps = steps
+        self._way_out = sorted(steps, key=lambda step: step.actor.kind.last)
         self._request_id = request_id
         self._clock = clock
         self._begun = clock.monotonic()
@@ -181,20 +192,22 @@ class Run:
         """An agent's answer, with whatever it left out. If it breaks off there is nothing to skip to."""
         started = finished = False
         try:
-            try:
-                async for event in events:
-                    if not started and not isinstance(event, Start | Failure):
-                        yield self._start()
-                    started = True
-                    if isinstance(event, Done) and not finished:
-                        yield Finish("stop")
-                    finished = finished or isinstance(event, Finish)
-                    yield event
-                    if isinstance(event, Done | Failure):
-                        return
-            finally:
-                if (close := getattr(events, "aclose", None)) is not None:
-                    await close()
+            with contained():
+                try:
+                    async for event in events:
+                        checked(event)
+                        if not started and not isinstance(event, Start | Failure):
+                            yield self._start()
+                        started = True
+                        if isinstance(event, Done) and not finished:
+                            yield Finish("stop")
+                        finished = finished or isinstance(event, Finish)
+                        yield event
+                        if isinstance(event, Done | Failure):
+                            return
+                finally:
+                    if (close := getattr(events, "aclose", None)) is not None:
+                        await close()
         except Exception as error:  # the boundary to somebody else's code
             told = step.told("reply", error, skippable=False)
             assert told is not None
@@ -215,7 +228,7 @@ class Run:
             return []
         self._raw.feed(event)
         events = [event]
-        for step in self._steps:
+        for step in self._way_out:
             events = step.feed(events)
         for count, passed in enumerate(events, 1):
             self._sent.feed(passed)
@@ -252,9 +265,7 @@ class Run:
             return
         self._is_finished = True
         interested = [
-            step
-            for step in self._steps
-            if step.outcome in ("done", "replied") and step.actor.kind.after is not Agent.after
+            step for step in self._steps if step.has_part and step.actor.kind.after is not Agent.after
         ]
         if not interested:
             return

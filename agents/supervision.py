@@ -7,7 +7,8 @@ back-off. Meanwhile its requests are told, or skip it, and its `after` work wait
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -71,6 +72,19 @@ class FaultyError(Exception):
     """Requests have crashed the instance, one after the other. They were counted then."""
 
 
+class ExitError(Exception):
+    """Somebody else's code tried to end the process."""
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Make an error like any other of the one that asyncio would end the gateway for, `SystemExit`."""
+    try:
+        yield
+    except SystemExit as error:
+        raise ExitError(f"tried to end the process ({error.code})") from error
+
+
 async def bounded(work: Coroutine[Any, Any, T], limit: float, *, name: str, services: Services) -> T:
     """Await somebody else's coroutine for `limit` seconds at most. Raises `OverdueError`, or what it raises.
 
@@ -79,7 +93,8 @@ async def bounded(work: Coroutine[Any, Any, T], limit: float, *, name: str, serv
 
     async def outcome() -> T | Exception:
         try:
-            return await work
+            with contained():
+                return await work
         except Exception as error:  # the boundary to somebody else's code
             return error
 
@@ -202,15 +217,16 @@ class AgentActor:
         agent: Agent | None = None
         background: asyncio.Task[None] | None = None
         try:
-            self._doing = "start"
-            agent = self.kind(self.config, self.services)
-            await self._bounded(agent.start(), "start")
-            background = spawn(self._run(agent), name=f"agent {self.name} run")
-            self._agent, self.down, self._in_a_row = agent, "", 0
-            if not self._started.done():
-                self._started.set_result(None)
-            self._doing = "run"
-            await self._handle_messages(agent)
+            with contained():
+                self._doing = "start"
+                agent = self.kind(self.config, self.services)
+                await self._bounded(agent.start(), "start")
+                background = spawn(self._run(agent), name=f"agent {self.name} run")
+                self._agent, self.down, self._in_a_row = agent, "", 0
+                if not self._started.done():
+                    self._started.set_result(None)
+                self._doing = "run"
+                await self._handle_messages(agent)
         except Exception as error:  # the boundary to somebody else's code
             cause = unwrapped(error)
             self.down = f"{type(cause).__name__}: {cause}"
@@ -248,13 +264,15 @@ class AgentActor:
 
     async def _run(self, agent: Agent) -> None:
         try:
-            await agent.run()
+            with contained():
+                await agent.run()
         except Exception as error:  # the boundary to somebody else's code
             self._mailbox.put_nowait(Broken(agent, error))
 
     async def _close(self, agent: Agent) -> None:
         try:
-            await self._bounded(agent.close(), "close")
+            with contained():
+                await self._bounded(agent.close(), "close")
         except Exception as error:  # the boundary to somebody else's code
             self.services.log.warning("could not be closed", exc_info=error)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -24,8 +25,9 @@ class CacheConfig(AgentConfig, frozen=True, kw_only=True):
 class Cache(Agent):
     """Answers are kept as the model gave them, so a hit passes the same filters as the first time.
 
-    Requests are the same if the model sees the same: as earlier agents have left them, whether streamed or
-    not. Keys do not share answers.
+    Requests are the same if they are the same as earlier agents have left them, whether streamed or not, and
+    the same agents with the same arguments come after: these may change a request, or answer it themselves.
+    Keys do not share answers.
     """
 
     description = "Answers a request that was answered before, without a model"
@@ -48,7 +50,7 @@ class Cache(Agent):
 
     async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
         """Reply with the kept answer, if there is one."""
-        key = key_of(request, ctx.key)
+        key = key_of(request, ctx.key, ctx.later)
         found = await asyncio.to_thread(self._store.get, key, ctx.clock.time())
         if found is None:
             ctx.state = key
@@ -73,10 +75,10 @@ class Cache(Agent):
         return {"deleted": await asyncio.to_thread(self._store.clear)}
 
 
-def key_of(request: Chat, key: str) -> bytes:
+def key_of(request: Chat, key: str, later: Sequence[tuple[str, str]] = ()) -> bytes:
     """What is the same for requests that have the same answer."""
     same = msgspec.structs.replace(request, stream=False, include_usage=False, keep_alive=None)
-    return hashlib.sha256(key.encode() + b"\0" + msgspec.json.encode(same, order="deterministic")).digest()
+    return hashlib.sha256(msgspec.json.encode((key, later, same), order="deterministic")).digest()
 
 
 def _replayed(answer: Answer, age: float, now: int) -> list[Event]:

@@ -2,4 +2,5 @@
 
 * `agent`    the agent: options, requests, and the filter of an answer
 * `scanner`  pure: finds patterns in a text that comes in pieces, and holds back no more than it must
+* `strings`  pure: every string in JSON, in values and in texts
 """

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -15,14 +15,19 @@ from agents.api import (
     Context,
     DeniedError,
     Event,
+    Extra,
     Filter,
     Message,
     Text,
 )
-from agents.events import Done, Failure, Finish, Logprobs, Reasoning, ToolCallDelta
+from agents.chat import NamedTool, ToolCall
+from agents.events import Done, Failure, Finish, Logprobs, Reasoning, ToolCallDelta, ToolCalls
 from agents.guard.scanner import TIMEOUT, Found, Scanner, compile_pattern
+from agents.guard.strings import clean_text, clean_value
 
-Channel = tuple[type, int]
+T = TypeVar("T")
+
+REDACTED = "redacted the answer"
 
 
 def _about(text: str) -> msgspec.Meta:
@@ -51,6 +56,7 @@ class Guard(Agent):
 
     guards = True
     description = "Refuses or redacts what matches patterns, in requests and answers"
+    last = True
     Config = GuardConfig
     config: GuardConfig
 
@@ -64,34 +70,63 @@ class Guard(Agent):
         if self.config.where == "out":
             return request
         with _in_time():
-            messages = await asyncio.to_thread(self._checked, request.messages)
-        if messages == request.messages:
+            try:
+                checked = await asyncio.to_thread(self._checked, request)
+            except _ForbiddenError as error:
+                message = f"the request is not let pass (pattern {error.number} of agents.guard.deny)"
+                raise DeniedError(message, code="content_filter") from None
+        if checked == request:
             return request
         ctx.note = "redacted the request"
-        return msgspec.structs.replace(request, messages=messages)
+        return checked
 
-    def _checked(self, messages: list[Message]) -> list[Message]:
-        return [
-            msgspec.structs.replace(
-                message,
-                text=self._clean(message.text),
-                reasoning=self._clean(message.reasoning),
-                tool_calls=[
-                    msgspec.structs.replace(call, arguments=self._clean(call.arguments))
-                    for call in message.tool_calls
-                ],
-            )
-            for message in messages
-        ]
+    def _checked(self, request: Chat) -> Chat:
+        """The request, with all of it cleaned that a model or its server may read."""
+        choice, form = request.tool_choice, request.format
+        return msgspec.structs.replace(
+            request,
+            messages=[self._message(message) for message in request.messages],
+            tools=[
+                msgspec.structs.replace(
+                    tool,
+                    name=self.clean(tool.name),
+                    description=self.clean(tool.description),
+                    parameters=clean_value(tool.parameters, self.clean),
+                )
+                for tool in request.tools
+            ],
+            tool_choice=NamedTool(self.clean(choice.name)) if isinstance(choice, NamedTool) else choice,
+            format=clean_value(form, self.clean) if isinstance(form, dict) else form,
+            extra=clean_value(request.extra, self.clean),
+        )
 
-    def _clean(self, text: str) -> str:
-        for number, pattern in enumerate(self._deny, 1):
-            if pattern.search(text, timeout=TIMEOUT, concurrent=True):
-                message = f"the request is not let pass (pattern {number} of agents.guard.deny)"
-                raise DeniedError(message, code="content_filter")
+    def _message(self, message: Message) -> Message:
+        return msgspec.structs.replace(
+            message,
+            text=self.clean(message.text),
+            reasoning=self.clean(message.reasoning),
+            tool_name=self.clean(message.tool_name),
+            tool_calls=[self.clean_call(call) for call in message.tool_calls],
+        )
+
+    def clean_call(self, call: ToolCall) -> ToolCall:
+        """A tool call as it may be shown. The arguments are checked as they are written, too."""
+        self._check(call.arguments)
+        return msgspec.structs.replace(
+            call, name=self.clean(call.name), arguments=clean_text(call.arguments, self.clean)
+        )
+
+    def clean(self, text: str) -> str:
+        """A whole text as it may be shown. Raises `_ForbiddenError`, `TimeoutError`."""
+        self._check(text)
         for pattern in self._redact:
             text = pattern.sub(lambda _: self.config.replacement, text, timeout=TIMEOUT, concurrent=True)
         return text
+
+    def _check(self, text: str) -> None:
+        for number, pattern in enumerate(self._deny, 1):
+            if pattern.search(text, timeout=TIMEOUT, concurrent=True):
+                raise _ForbiddenError(number)
 
     def stream(self, ctx: Context) -> Filter | None:
         """A filter of all that a client may read in an answer."""
@@ -103,6 +138,14 @@ class Guard(Agent):
         """For one text of an answer."""
         longest = self.config.longest
         return Screen(Scanner(self._deny, longest), Scanner(self._redact, longest), self.config.replacement)
+
+
+class _ForbiddenError(Exception):
+    """A text has what the pattern of this number denies."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @contextmanager
@@ -145,60 +188,69 @@ class Screen:
 
 
 class _Filter:
-    """Text, thoughts and the arguments of each tool call are a text each, which ends with the answer.
+    """What a client may see of one answer.
 
-    So what is held back of one may come after the beginning of another. Log probabilities would spell out
-    what is held back, and are left out.
+    Text and thoughts are a text each, which ends with the answer: so what is held back of one may come after
+    the beginning of the other. A tool call is held until the end, since its arguments are JSON: what its
+    strings say can be told, and replaced, only when they are whole. Log probabilities would spell out what is
+    held back, and are left out.
     """
 
     def __init__(self, guard: Guard, ctx: Context) -> None:
         self._guard = guard
         self._ctx = ctx
-        self._screens: dict[Channel, Screen] = {}
+        self._screens: dict[type[Text | Reasoning], Screen] = {}
+        self._calls = ToolCalls()
+        self._is_over = False
 
     def feed(self, event: Event) -> Iterable[Event]:
         """Pass on what may be shown; what may not be ends the answer with `content_filter`."""
+        try:
+            with _in_time():
+                yield from self._shown(event)
+        except _ForbiddenError as error:
+            self._is_over = True
+            self._ctx.note = f"denied the answer, by pattern {error.number}"
+            self._ctx.log.info("denied the answer", pattern=error.number)
+            yield Finish("content_filter")
+            yield Done()
+
+    def _shown(self, event: Event) -> Iterator[Event]:
+        if self._is_over:
+            return
         match event:
-            case Text():
-                yield from self._show((Text, 0), event, event.text)
-            case Reasoning():
-                yield from self._show((Reasoning, 0), event, event.text)
+            case Text() | Reasoning():
+                yield from self._screened(type(event), event.text)
             case ToolCallDelta():
-                yield from self._show((ToolCallDelta, event.index), event, event.arguments)
+                self._calls.feed(event)
             case Logprobs():
                 pass
-            case Finish() | Failure():
-                for channel in list(self._screens):
-                    yield from self._show(channel, None, "", last=True)
+            case Extra():
+                # As the client will read it, whatever it is made of.
+                fields = msgspec.json.decode(msgspec.json.encode(event.fields))
+                yield Extra(self._noted(fields, clean_value(fields, self._guard.clean)))
+            case Finish() | Failure() | Done():
+                for kind in list(self._screens):
+                    yield from self._screened(kind, "", last=True)
+                for index, call in enumerate(self._calls.take()):
+                    shown = self._noted(call, self._guard.clean_call(call))
+                    yield ToolCallDelta(index, shown.id, shown.name, shown.arguments)
                 yield event
             case _:
                 yield event
 
-    def _show(
-        self, channel: Channel, event: Event | None, piece: str, *, last: bool = False
-    ) -> Iterator[Event]:
-        screen = self._screens.get(channel)
+    def _screened(self, kind: type[Text | Reasoning], piece: str, *, last: bool = False) -> Iterator[Event]:
+        screen = self._screens.get(kind)
         if screen is None:
-            screen = self._screens[channel] = self._guard.screen()
-        with _in_time():
-            shown = screen.feed(piece, last=last)
-        if shown:
-            yield _event(channel, event, shown)
-        elif isinstance(event, ToolCallDelta) and event.name:
-            yield _event(channel, event, "")
+            screen = self._screens[kind] = self._guard.screen()
+        if shown := screen.feed(piece, last=last):
+            yield kind(shown)
         if screen.redacted:
-            self._ctx.note = "redacted the answer"
+            self._ctx.note = REDACTED
         if screen.denied is not None:
-            self._ctx.note = f"denied the answer, by pattern {screen.denied.index + 1}"
-            self._ctx.log.info("denied the answer", pattern=screen.denied.index + 1)
-            yield Finish("content_filter")
-            yield Done()
+            raise _ForbiddenError(screen.denied.index + 1)
 
-
-def _event(channel: Channel, event: Event | None, text: str) -> Event:
-    if channel[0] is Text:
-        return Text(text)
-    if channel[0] is Reasoning:
-        return Reasoning(text)
-    given = event if isinstance(event, ToolCallDelta) else ToolCallDelta(channel[1])
-    return msgspec.structs.replace(given, arguments=text)
+    def _noted(self, said: T, shown: T) -> T:
+        if shown != said:
+            self._ctx.note = REDACTED
+        return shown

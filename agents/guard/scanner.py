@@ -22,6 +22,10 @@ TIMEOUT = 0.1
 CONTEXT = 1024
 """Characters before the present place that look-behinds can see for certain."""
 
+SLICE = 64
+"""Characters that are looked at together: each look goes to the end of what is there, so a long piece at once
+would cost the square of its length."""
+
 # A word's border at the very beginning lies before a character that is there, so it does no harm.
 _TOKENS = regex.compile(r"\A\\b|(?P<anchor>\\[bBAZGmM]|[$^])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", regex.DOTALL)
 _UNFORESEEABLE = regex.compile(r"\(\?(?:!|<!|>|\(|&|P>|R|\d)|[+*?}]\+|\\[KXR]|\(\*")
@@ -68,6 +72,12 @@ class Scanner:
 
     def feed(self, piece: str, *, last: bool = False) -> Iterator[str | Found]:
         """What can be let go with this piece, in order: text without matches, and matches."""
+        for begin in range(0, len(piece), SLICE):
+            yield from self._feed(piece[begin : begin + SLICE])
+        if last:
+            yield from self._feed("", last=True)
+
+    def _feed(self, piece: str, *, last: bool = False) -> Iterator[str | Found]:
         self._text += piece
         clear_from = self._place
         while (self._skip(last=last)) and (last or not self._is_open()):

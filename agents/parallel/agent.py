@@ -4,6 +4,7 @@ The calls take leases of their own, each for as long as it runs, and the request
 nobody holds one model while waiting for another.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -72,11 +73,12 @@ class Parallel(Agent):
 
     async def before(self, ctx: Context, request: Chat) -> Reply:
         """Have it answered, and reply."""
+        deadline = asyncio.get_running_loop().time() + self.config.timeout
         mode, n = self._chosen(ctx.argument)
         requests = self._requests(request, n)
         judge = self.config.judge or request.model
         if mode == "all":
-            return Reply(_each(ctx, requests, judge))
+            return Reply(self._in_time(_each(ctx, requests, judge), deadline))
         pattern = re.compile(self.config.vote_on) if self.config.vote_on else None
         errors: list[AgentError] = []
         candidates: list[Candidate] = []
@@ -109,8 +111,31 @@ class Parallel(Agent):
             chosen, votes = winner([ballot(one.answer, pattern) for one in candidates])
             return _one(candidates, chosen, {**told, "votes": votes})
         if mode == "merge":
-            return Reply(_merged(ctx, request, candidates, judge, told))
+            return Reply(self._in_time(_merged(ctx, request, candidates, judge, told), deadline))
         return await _best(ctx, request, candidates, judge, told)
+
+    async def _in_time(
+        self, events: AsyncGenerator[Event, None], deadline: float
+    ) -> AsyncGenerator[Event, None]:
+        """The events, as long as there is time: `before` is over by now, and its limit with it.
+
+        The limit is on each event's coming, not on the whole: to the reader, who has the task while we do not
+        run, it would look as if the client had left.
+        """
+        async with aclosing(events):
+            while True:
+                limit = asyncio.timeout_at(deadline)
+                try:
+                    async with limit:
+                        event = await anext(events, None)
+                except TimeoutError:
+                    if not limit.expired():
+                        raise
+                    message = f"took longer than {self.config.timeout:g} s (agents.parallel.timeout)"
+                    raise AgentError(message, status=504) from None
+                if event is None:
+                    return
+                yield event
 
     def _chosen(self, argument: str) -> tuple[Mode, int]:
         mode, n = self.config.mode, self.config.n

@@ -54,7 +54,7 @@ class A(Agent):
         return _Tag(type(self).__name__.lower())
 
     async def after(self, ctx: Context, finished: Finished) -> None:
-        TRACE.append(f"{type(self).__name__.lower()} after {finished.answer.text}")
+        TRACE.append(f"{type(self).__name__.lower()} after {finished.answer.text}".strip())
 
 
 class B(A):
@@ -198,8 +198,25 @@ async def test_a_reply_is_made_whole_and_filtered(
     assert outcome.answer.text == (text + "a" if text else "")
     assert outcome.events[-len(last) :] == last
     assert sum(isinstance(event, Start) for event in outcome.events) <= 1
-    assert [f"says after {text if isinstance(last[-1], Done) else None}"] == TRACE, "a's before never ran"
+    said = f"says after {text if isinstance(last[-1], Done) else None}"
+    assert sorted(TRACE) == [f"a after {outcome.answer.text}".rstrip(), said], "a's before never ran"
     assert outcome.report[1]["outcome"] == "not run"
+
+
+class Listens(Agent):
+    """Has nothing but an `after`."""
+
+    async def after(self, ctx: Context, finished: Finished) -> None:
+        TRACE.append("listens after")
+
+
+async def test_who_had_no_part_behind_a_reply_is_told_nothing(tmp_path: Path) -> None:
+    llm = ScriptedLLM("never")
+    Says.events = [Text("hi")]
+    async with hosted(A, Says, Listens, llm=llm, folder=tmp_path) as host:
+        await run_request(host, chat("/listens /says /a hello"), llm)
+        await run_request(host, chat("/says /listens hello"), llm)
+    assert sorted(TRACE) == ["a after hia", "listens after", "says after hi", "says after hi"]
 
 
 class Extras(Agent):
@@ -229,7 +246,7 @@ async def test_a_refusal_reaches_the_client_as_it_is(tmp_path: Path) -> None:
         "closed",
         "not today",
     )
-    assert TRACE == ["a before", "a after "], "who was asked is told the end"
+    assert TRACE == ["a before", "a after"], "who was asked is told the end"
 
 
 async def test_after_is_told_of_a_client_that_left(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from agents.api import (
     Agent,
     AgentError,
     BudgetError,
+    Call,
     Chat,
     Context,
     DeniedError,
@@ -23,9 +25,12 @@ from agents.api import (
     Finished,
     Reply,
     Text,
+    operation,
 )
-from agents.events import Done, Failure
+from agents.discovery import BrokenAgentError
+from agents.events import Done, Extra, Failure, Finish
 from agents.host import AgentHost
+from agents.supervision import ExitError
 from agents.testing import ScriptedLLM, chat, hosted, run_agent, run_request
 
 Log = list[Any]
@@ -93,6 +98,14 @@ async def hang_on() -> None:
     await asyncio.Event().wait()
 
 
+def leave() -> None:
+    sys.exit(3)
+
+
+async def leave_later() -> None:
+    await asyncio.to_thread(leave)
+
+
 async def fail_together() -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(asyncio.to_thread(fail))
@@ -112,6 +125,8 @@ async def nonsense() -> int:
         (crash, 500, "agent 'misbehaves' failed (LookupError)"),
         (fail, 503, "agent 'misbehaves': the other service is away"),
         (fail_together, 503, "agent 'misbehaves': the other service is away"),
+        (leave, 500, "agent 'misbehaves' failed (ExitError)"),
+        (leave_later, 500, "agent 'misbehaves' failed (ExitError)"),
         (hang, 504, "agent 'misbehaves' took longer than 0.05 s (agents.misbehaves.timeout)"),
         (hang_on, 504, "agent 'misbehaves' took longer than 0.05 s (agents.misbehaves.timeout)"),
         (cancel_itself, 500, "agent 'misbehaves' failed (RuntimeError)"),
@@ -149,7 +164,7 @@ async def test_the_time_to_ask_again_is_told(tmp_path: Path, do: Any) -> None:
 class _Breaks:
     """A filter that breaks at the second piece of text."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self._error = error
         self._count = 0
 
@@ -163,9 +178,11 @@ class _Breaks:
             yield event
 
 
-@pytest.mark.parametrize("error", [LookupError("a bug"), AgentError("no more"), DeniedError("no")])
+@pytest.mark.parametrize(
+    "error", [LookupError("a bug"), AgentError("no more"), DeniedError("no"), SystemExit(3)]
+)
 @pytest.mark.parametrize("on_error", ["skip", "fail"])
-async def test_a_filter(tmp_path: Path, do: Any, error: Exception, on_error: str) -> None:
+async def test_a_filter(tmp_path: Path, do: Any, error: BaseException, on_error: str) -> None:
     do["stream"] = lambda: _Breaks(error)
     llm = ScriptedLLM("one two three")
     outcome = await run_agent(Misbehaves, "hello", llm=llm, folder=tmp_path, config={"on_error": on_error})
@@ -178,8 +195,9 @@ async def test_a_filter(tmp_path: Path, do: Any, error: Exception, on_error: str
         assert llm.busy == []
 
 
-async def test_a_filter_that_cannot_be_had(tmp_path: Path, do: Any) -> None:
-    do["stream"] = crash
+@pytest.mark.parametrize("what", [crash, leave])
+async def test_a_filter_that_cannot_be_had(tmp_path: Path, do: Any, what: Any) -> None:
+    do["stream"] = what
     outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM("text"), folder=tmp_path)
     assert outcome.answer.text == "text"
     config = {"on_error": "fail"}
@@ -201,9 +219,10 @@ async def test_a_filter_that_blocks_is_told(tmp_path: Path, do: Any, log: Log) -
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(LookupError("a bug"), 500), (AgentError("no more", status=502), 502)]
+    ("error", "status"),
+    [(LookupError("a bug"), 500), (AgentError("no more", status=502), 502), (SystemExit(3), 500)],
 )
-async def test_a_reply_that_breaks_off(tmp_path: Path, do: Any, error: Exception, status: int) -> None:
+async def test_a_reply_that_breaks_off(tmp_path: Path, do: Any, error: BaseException, status: int) -> None:
     async def events() -> Any:
         yield Text("one ")
         raise error
@@ -214,6 +233,48 @@ async def test_a_reply_that_breaks_off(tmp_path: Path, do: Any, error: Exception
     assert outcome.answer.text == "one "
     assert isinstance(last, Failure)
     assert (last.status, "misbehaves" in last.message) == (status, True)
+
+
+NO_EVENTS: list[Any] = [
+    None,
+    "text",
+    Text(None),  # type: ignore[arg-type]
+    Text("\ud800"),
+    Extra({"x": object()}),
+    Extra({1.5j: "x"}),  # type: ignore[dict-item]
+    Extra(None),  # type: ignore[arg-type]
+    Finish("because"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("event", NO_EVENTS, ids=repr)
+@pytest.mark.parametrize("on_error", ["skip", "fail"])
+async def test_what_is_no_event_is_the_filter_s_error(
+    tmp_path: Path, do: Any, event: Any, on_error: str
+) -> None:
+    class Makes:
+        def feed(self, given: Event) -> Iterable[Event]:
+            return [event, given] if isinstance(given, Text) else [given]
+
+    do["stream"] = Makes
+    llm = ScriptedLLM("one two")
+    outcome = await run_agent(Misbehaves, "hello", llm=llm, folder=tmp_path, config={"on_error": on_error})
+    assert (outcome.answer.extra, outcome.answer.reason) == ({}, "stop")
+    if on_error == "skip":
+        assert outcome.answer.text == "one two"
+        assert isinstance(outcome.events[-1], Done)
+    else:
+        assert outcome.answer.text == ""
+        assert isinstance(outcome.events[-1], Failure)
+
+
+@pytest.mark.parametrize("event", NO_EVENTS, ids=repr)
+async def test_what_is_no_event_is_the_reply_s_error(tmp_path: Path, do: Any, event: Any) -> None:
+    do["before"] = lambda: Reply.of([Text("one"), event, Text("two")])
+    outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM(), folder=tmp_path)
+    last = outcome.events[-1]
+    assert isinstance(last, Failure)
+    assert (outcome.answer.text, last.code) == ("one", "agent_failed")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -288,6 +349,38 @@ async def test_after_is_done_in_turn_and_survives_a_crash(tmp_path: Path, do: An
         assert told(host)["counters"]["crashes"] == 1
     done = [word for word in Misbehaves.lives if word.startswith("after")]
     assert done == ["after 1", "after 2", "after 3", "after 4"]
+
+
+@pytest.mark.parametrize("method", ["run", "after", "close"])
+async def test_an_agent_does_not_end_the_gateway(tmp_path: Path, do: Any, log: Log, method: str) -> None:
+    do[method] = leave
+    llm = ScriptedLLM("x")
+    async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
+        await run_request(host, chat(), llm, header="misbehaves")
+        if method != "close":
+            await until(lambda: told(host)["counters"]["restarts"] >= 1)
+    said = "could not be closed" if method == "close" else "crashed"
+    assert any(line["event"] == said and isinstance(line["exc_info"], ExitError) for line in log)
+
+
+async def test_one_that_leaves_at_its_start_is_named(tmp_path: Path, do: Any) -> None:
+    do["start"] = leave
+    with pytest.raises(BrokenAgentError, match=r"ExitError: tried to end the process \(3\)"):
+        async with hosted(Misbehaves, llm=ScriptedLLM(), folder=tmp_path):
+            pass
+
+
+class Leaves(Agent):
+    @operation("POST", "leave")
+    async def leave(self, call: Call) -> dict[str, Any]:
+        """Go."""
+        sys.exit(3)
+
+
+async def test_an_operation_does_not_end_the_gateway(tmp_path: Path) -> None:
+    async with hosted(Leaves, llm=ScriptedLLM(), folder=tmp_path) as host:
+        with pytest.raises(AgentError, match="ExitError"):
+            await host.operate("leaves", "POST", "leave", Call())
 
 
 async def test_after_that_hangs_delays_nobody(tmp_path: Path, do: Any) -> None:

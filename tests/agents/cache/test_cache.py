@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from agents.api import Agent, Call, Context, Filter, TextFilter
+from agents.api import Agent, Call, Context, Filter, Reply, TextFilter
 from agents.cache.agent import Cache, key_of
 from agents.cache.store import Store
-from agents.chat import Chat, Sampling, ToolCall
+from agents.chat import Chat, Message, Sampling, ToolCall
 from agents.events import Answer, Failure, Text, Usage
 from agents.host import AgentHost
 from agents.testing import ScriptedLLM, chat, hosted, run_request
@@ -89,6 +89,36 @@ async def test_keys_do_not_share(tmp_path: Path) -> None:
         assert (await ask(host, llm, key="b")).text == "for b"
         assert (await ask(host, llm, key="a")).text == "for a"
     assert key_of(chat(), "a") != key_of(chat(), "b")
+
+
+class Adds(Agent):
+    """Has the model asked for something else, as its argument says."""
+
+    async def before(self, ctx: Context, request: Chat) -> Chat:
+        messages = [*request.messages, Message("user", ctx.argument)]
+        return msgspec.structs.replace(request, messages=messages)
+
+
+class Replies(Agent):
+    """Answers in the model's stead."""
+
+    async def before(self, ctx: Context, request: Chat) -> Reply:
+        return Reply.of([Text(f"replied {ctx.argument}")])
+
+
+async def test_what_comes_after_it_counts(tmp_path: Path) -> None:
+    llm = ScriptedLLM("plain", "of papers", "of books", "never")
+    async with hosted(Cache, Adds, Replies, llm=llm, folder=tmp_path) as host:
+        for _ in range(2):
+            for order, text in (
+                ("/cache /replies:all x", "replied all"),
+                ("/cache /replies x", "replied "),
+                ("/cache x", "plain"),
+                ("/cache /adds:papers x", "of papers"),
+                ("/cache /adds:books x", "of books"),
+            ):
+                assert (await ask(host, llm, chat(order), header=None)).text == text
+    assert len(llm.requests) == 3
 
 
 async def test_it_grows_old(tmp_path: Path) -> None:

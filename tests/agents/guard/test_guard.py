@@ -9,11 +9,13 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.chat import Chat, Message, ToolCall
+from agents.api import Agent, AtEnd, Context, Filter, Reply
+from agents.chat import Chat, Message, NamedTool, Tool, ToolCall
 from agents.events import (
     Answer,
     Done,
     Event,
+    Extra,
     Failure,
     Finish,
     Logprobs,
@@ -187,14 +189,127 @@ async def test_a_broken_answer_shows_what_may_be_shown_before_the_error(tmp_path
         assert run.feed(Failure(502, "gone")) == [Text("alic"), Failure(502, "gone")]
 
 
-async def test_the_first_of_a_tool_call_is_told_at_once(tmp_path: Path) -> None:
+async def test_a_tool_call_is_told_when_it_is_whole(tmp_path: Path) -> None:
     async with hosted(Guard, llm=ScriptedLLM(), folder=tmp_path, config={"guard": SECRETS}) as host:
         run = host.plan(chat(), header="guard", request_id="r")
         assert run is not None
         await run.before()
-        assert run.feed(ToolCallDelta(0, "1", "f", "")) == [ToolCallDelta(0, "1", "f", "")]
-        assert run.feed(ToolCallDelta(0, arguments='"ali')) == [ToolCallDelta(0, arguments='"')]
+        assert run.feed(ToolCallDelta(0, "1", "f", "")) == []
+        assert run.feed(ToolCallDelta(0, arguments='{"who": "al')) == []
         assert run.feed(Logprobs([1])) == []
+        assert run.feed(ToolCallDelta(0, arguments='ice"}')) == []
+        assert run.feed(Finish("tool_calls")) == [
+            ToolCallDelta(0, "1", "f", '{"who": "[redacted]"}'),
+            Finish("tool_calls"),
+        ]
+        assert run.feed(Done()) == [Done()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (r'{"who": "\u0061lice", "x": 1.0}', '{"who": "[redacted]", "x": 1.0}'),
+        ('{"alice": ["a", {"b": "alice"}]}', '{"[redacted]": ["a", {"b": "[redacted]"}]}'),
+        ('{"pin": 1234, "n": 12}', '{"pin": "[redacted]", "n": 12}'),
+        (r'{"a": "\"alice\"", "b": "\ud83d\ude00"}', r'{"a": "\"[redacted]\"", "b": "\ud83d\ude00"}'),
+        (r'{"a": "\u0061lice", "b": "ali\u0063e', r'{"a": "[redacted]", "b": "[redacted]'),
+        (r'{"a": "alice\"', r'{"a": "[redacted]\"'),
+        ("tell alice", "tell [redacted]"),
+        ('{"a": "x\\', '{"a": "x\\'),
+        ("", ""),
+    ],
+)
+async def test_arguments_are_read_as_json_and_stay_json(tmp_path: Path, arguments: str, shown: str) -> None:
+    said = Answer(tool_calls=[ToolCall("1", "call_alice", arguments)], reason="tool_calls")
+    llm = ScriptedLLM(said)
+    turns = [Message("assistant", tool_calls=said.tool_calls), Message("tool", "ok", tool_name="call_alice")]
+    request = Chat(model="demo", messages=turns)
+    outcome = await run_agent(Guard, request, llm=llm, folder=tmp_path, config=SECRETS)
+    assert outcome.answer.tool_calls == [ToolCall("1", "call_[redacted]", shown)]
+    assert llm.requests[0].messages[0].tool_calls == outcome.answer.tool_calls
+    assert llm.requests[0].messages[1].tool_name == "call_[redacted]"
+
+
+@pytest.mark.parametrize("arguments", [r'{"x": "top\u0020secret"}', r'{"x": ["top\nsecret"]}', "top secret"])
+async def test_arguments_that_may_not_be_shown(tmp_path: Path, arguments: str) -> None:
+    said = Answer(text="Well", tool_calls=[ToolCall("1", "f", arguments)], reason="tool_calls")
+    outcome = await run_agent(Guard, "x", llm=ScriptedLLM(said), folder=tmp_path, config=SECRETS)
+    assert (outcome.answer.text, outcome.answer.tool_calls) == ("Well", [])
+    assert outcome.answer.reason == "content_filter"
+    request = Chat(model="demo", messages=[Message("assistant", tool_calls=said.tool_calls)])
+    outcome = await run_agent(Guard, request, llm=ScriptedLLM("x"), folder=tmp_path, config=SECRETS)
+    assert outcome.refused is not None
+
+
+NEVER: dict[str, Any] = {"x": [{"y": "top secret"}]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [Tool("classified")]},
+        {"tools": [Tool("f", "top secret")]},
+        {"tools": [Tool("f", parameters=NEVER)]},
+        {"tools": [Tool("f", parameters={"properties": {"classified": {}}})]},
+        {"tool_choice": NamedTool("classified")},
+        {"format": NEVER},
+        {"extra": {"grammar": "top secret"}},
+        {"extra": NEVER},
+    ],
+)
+async def test_no_field_is_overlooked(tmp_path: Path, fields: dict[str, Any]) -> None:
+    llm = ScriptedLLM("x")
+    outcome = await run_agent(Guard, chat(**fields), llm=llm, folder=tmp_path, config=SECRETS)
+    assert outcome.refused is not None
+    assert llm.requests == []
+
+
+async def test_fields_are_redacted(tmp_path: Path) -> None:
+    llm = ScriptedLLM("x")
+    schema = {"properties": {"alice": {"const": "1234"}}, "maxLength": 4096}
+    request = chat(
+        tools=[Tool("f_alice", "for Alice", schema)],
+        tool_choice=NamedTool("f_alice"),
+        format=schema,
+        extra={"user": "alice", "n_probs": 1000},
+    )
+    await run_agent(Guard, request, llm=llm, folder=tmp_path, config=SECRETS)
+    (sent,) = llm.requests
+    clean = {"properties": {"[redacted]": {"const": "[redacted]"}}, "maxLength": 4096}
+    assert sent.tools == [Tool("f_[redacted]", "for [redacted]", clean)]
+    assert sent.tool_choice == NamedTool("f_[redacted]")
+    assert sent.format == clean
+    assert sent.extra == {"user": "[redacted]", "n_probs": 1000}
+
+
+class Cites(Agent):
+    """Adds fields to the answer, and a word to its text, as its argument says."""
+
+    async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
+        if ctx.argument == "reply":
+            return Reply.of([Text("hi"), Extra({"citations": [{"quote": "top secret"}]})])
+        return request
+
+    def stream(self, ctx: Context) -> Filter:
+        class Cite(AtEnd):
+            def feed(self, event: Event) -> Iterable[Event]:
+                for passed in super().feed(event):
+                    yield Text(passed.text.replace("hi", "alice")) if isinstance(passed, Text) else passed
+
+        return Cite(lambda: {"citations": [{"quote": ctx.argument, "page": 1234}]})
+
+
+@pytest.mark.parametrize("order", ["/guard /cites:{}", "/cites:{} /guard"])
+async def test_what_other_agents_add_is_seen_wherever_they_come(tmp_path: Path, order: str) -> None:
+    llm = ScriptedLLM("hi there")
+    async with hosted(Guard, Cites, llm=llm, folder=tmp_path, config={"guard": SECRETS}) as host:
+        outcome = await run_request(host, chat(order.format("alice") + " x"), llm)
+        assert outcome.answer.text == "[redacted] there"
+        assert outcome.answer.extra == {"citations": [{"quote": "[redacted]", "page": 1234}]}
+        outcome = await run_request(host, chat(order.format("classified") + " x"), llm)
+        assert (outcome.answer.extra, outcome.answer.reason) == ({}, "content_filter")
+        outcome = await run_request(host, chat(order.format("reply") + " x"), llm)
+        assert (outcome.answer.extra, outcome.answer.reason) == ({}, "content_filter")
 
 
 async def test_a_pattern_that_takes_for_ever_fails_closed(tmp_path: Path) -> None:

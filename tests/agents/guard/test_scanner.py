@@ -1,5 +1,7 @@
 """Patterns in a text that comes in pieces."""
 
+import time
+
 import pytest
 import regex
 from hypothesis import given
@@ -131,6 +133,35 @@ def test_memory_is_bounded() -> None:
     for _ in range(1000):
         assert list(scanner.feed("harmless ")) == ["harmless "]
     assert len(scanner._text) <= CONTEXT + 64
+
+
+PROSE = "The quick brown fox, 12 of them, jumps over lazy alicia at x.y. "
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [
+        (
+            (PROSE * 600)[:32_000],
+            [
+                r"sk-[A-Za-z0-9]{20,}",
+                r"\b\d{3}-\d{2}-\d{4}\b",
+                r"(?i)password\s*[:=]\s*\S+",
+                r"[A-Z]{2}\d{2}(?: ?\d{4}){4}",
+                r"[\w.]+@[\w.]+\.com",
+            ],
+        ),
+        ("a" * 3000, [r"\bclassified\b", "a+b", r"\d{4}", "(?!x)secret", "(?i)alice"]),
+    ],
+    ids=["prose", "a match in the making everywhere"],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_a_long_piece_costs_no_more_than_its_length(text: str, patterns: list[str], last: bool) -> None:
+    scanner = Scanner([compile_pattern(pattern) for pattern in patterns], 256)
+    begun = time.process_time()
+    let_go = list(scanner.feed(text, last=last))
+    assert time.process_time() - begun < 5, "the second took 20 s as one piece, the first was never done"
+    assert not any(isinstance(part, Found) for part in let_go)
 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "a*", ""])

@@ -1,7 +1,8 @@
 """/parallel: which models are asked, how, in which order; and what becomes of the answers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from actors.runtime import spawn
 from agents.api import ModelInfo
 from agents.chat import Chat, Message, Sampling, ToolCall
-from agents.events import Answer, Done, Failure, Finish, Text, Usage
+from agents.events import Answer, Done, Event, Failure, Finish, Text, Usage
 from agents.parallel.agent import Parallel
 from agents.parallel.candidates import groups
 from agents.testing import ScriptedLLM, chat, run_agent
@@ -217,6 +218,31 @@ async def test_a_budget_that_ends_in_the_middle_leaves_what_there_is(tmp_path: P
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, config=config)
     assert outcome.answer.text == "a"
     assert told(outcome)["errors"] == ["the budget of 2 calls is used up (budget.calls of agent 'parallel')"]
+
+
+@pytest.mark.parametrize(("mode", "slow"), [("all", 1), ("merge", 3)])
+async def test_the_time_limit_holds_while_it_streams(tmp_path: Path, mode: str, slow: int) -> None:
+    """The call number `slow` says nothing for ever."""
+
+    class Hangs(ScriptedLLM):
+        async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
+            if len(self.requests) == slow:
+                self.hold.clear()
+            async with aclosing(super().stream(request, key=key)) as events:
+                async for event in events:
+                    yield event
+
+    llm = Hangs("x", models={"demo": ModelInfo(name="demo", slots=1)})
+    work = run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument=mode, config={"timeout": 0.2})
+    outcome = await asyncio.wait_for(work, 5)
+    last = outcome.events[-1]
+    assert isinstance(last, Failure)
+    assert (last.status, last.message) == (
+        504,
+        "agent 'parallel': took longer than 0.2 s (agents.parallel.timeout)",
+    )
+    assert outcome.answer.text == ("**Answer 1** (demo)\n\nx" if mode == "all" else "")
+    assert llm.busy == []
 
 
 async def _until(condition: Callable[[], bool]) -> None:
