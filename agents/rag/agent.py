@@ -1,6 +1,7 @@
 """Rag: looks a question up in documents, and has the model answer from what it found, with citations."""
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from agents.api import (
     ModelCallError,
     operation,
 )
-from agents.rag.documents import Limits
+from agents.rag.documents import Limits, check_collection, check_name
 from agents.rag.embedding import Embedding, TextRefusedError
 from agents.rag.formats.structure import DocumentError
 from agents.rag.index import Index
@@ -38,6 +39,9 @@ PENDING = 60.0
 
 TELL = 10.0
 """Seconds between two lines in the log about an ingest."""
+
+MAX_DIGITS = 18
+"""Of a document's number: as many as SQLite's integers hold, whatever they are."""
 
 Wanted = dict[str, Scalar | list[Scalar]]
 
@@ -66,6 +70,10 @@ class RagConfig(AgentConfig, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for collection, folder in self.expanded_folders().items():
+            try:
+                check_collection(collection)
+            except DocumentError as error:
+                raise ValueError(f"folders: {error}") from error
             if not folder.is_absolute():
                 raise ValueError(f"folders.{collection}: expected an absolute path, got {str(folder)!r}")
 
@@ -253,7 +261,7 @@ class Rag(Agent):
     @operation("GET", "documents")
     async def list_documents(self, call: Call) -> dict[str, Any]:
         """List the documents of ?collection=."""
-        collection = call.parameters.get("collection", DEFAULT)
+        collection = _checked(check_collection, call.parameters.get("collection") or DEFAULT, "collection")
         listed = await asyncio.to_thread(self._open.documents, collection)
         return {"collection": collection, "documents": msgspec.to_builtins(listed)}
 
@@ -262,10 +270,12 @@ class Rag(Agent):
         """Delete a document by its number."""
         number = call.parameters["id"]
         if not (number.isascii() and number.isdigit()):
-            raise AgentError(f"expected a document's number, got {number!r}", status=400, param="id")
-        deleted = await asyncio.to_thread(self._open.delete_documents, [int(number)])
+            raise AgentError(f"expected a document's number, got {number[:40]!r}", status=400, param="id")
+        deleted = 0
+        if len(number) <= MAX_DIGITS:
+            deleted = await asyncio.to_thread(self._open.delete_documents, [int(number)])
         if not deleted:
-            raise AgentError(f"there is no document {number}", status=404, code="not_found")
+            raise AgentError(f"there is no document {number[:40]}", status=404, code="not_found")
         return {"deleted": deleted}
 
     @operation("GET", "collections")
@@ -276,7 +286,8 @@ class Rag(Agent):
     @operation("DELETE", "collections/{name}")
     async def delete_collection(self, call: Call) -> dict[str, Any]:
         """Delete all the documents of a collection."""
-        return {"deleted": await asyncio.to_thread(self._open.delete_collection, call.parameters["name"])}
+        name = _checked(check_collection, call.parameters["name"], "name")
+        return {"deleted": await asyncio.to_thread(self._open.delete_collection, name)}
 
     @operation("POST", "search")
     async def search(self, call: Call) -> dict[str, Any]:
@@ -305,24 +316,30 @@ Sent = tuple[str, bytes, str, str, Metadata]
 
 
 def _given(call: Call) -> list[Sent]:
-    """Name, bytes, media type, collection and metadata of each document."""
+    """Name, text or bytes, media type, collection and metadata of each document; every name can be used."""
     parameters = call.parameters
+    default = parameters.get("collection") or DEFAULT
+    sent: list[Sent]
     if "name" in parameters:
         metadata = _decoded(parameters.get("metadata", "{}").encode(), Wanted)
-        collection = parameters.get("collection", DEFAULT)
-        return [(parameters["name"], call.body, call.media_type, collection, metadata)]
-    if call.media_type.partition(";")[0].strip() != "application/json":
+        sent = [(parameters["name"], call.body, call.media_type, default, metadata)]
+    elif call.media_type.partition(";")[0].strip() == "application/json":
+        given = _decoded(call.body, Batch).documents
+        sent = [(one.name, one.text.encode(), "", one.collection or default, one.metadata) for one in given]
+    else:
         raise AgentError("name the document: ?name=file.pdf", status=400, param="name")
-    return [
-        (
-            one.name,
-            one.text.encode(),
-            "",
-            one.collection or parameters.get("collection", DEFAULT),
-            one.metadata,
-        )
-        for one in _decoded(call.body, Batch).documents
-    ]
+    for name, _, _, collection, _ in sent:
+        _checked(check_name, name, "name")
+        _checked(check_collection, collection, "collection")
+    return sent
+
+
+def _checked(check: Callable[[str], None], value: str, param: str) -> str:
+    try:
+        check(value)
+    except DocumentError as error:
+        raise AgentError(str(error), status=400, param=param) from error
+    return value
 
 
 def _decoded(body: bytes, kind: Any) -> Any:

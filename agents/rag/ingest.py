@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from agents.rag.chunks import Sizes
-from agents.rag.documents import READING, Limits
+from agents.rag.documents import READING, Limits, check_collection, check_name
 from agents.rag.embedding import Embedding, TextRefusedError, Vectors
 from agents.rag.folders import File, list_folder, read_file
 from agents.rag.formats.structure import DocumentError, clean
@@ -98,6 +98,8 @@ class Ingester:
         `media_type`: the Content-Type it came with. Raises `DocumentError` for what cannot be taken; what was
         there by this name then stays.
         """
+        check_name(name)
+        check_collection(collection)
         report = Report()
         entry = Entry(
             collection=collection,
@@ -132,6 +134,7 @@ class Ingester:
         taken are in the report, and what they were before is not in the index any more. Raises
         `DocumentError` if the folder itself cannot be read; then nothing is changed.
         """
+        check_collection(collection)
         folder = await asyncio.to_thread(_absolute, folder)
         report = Report()
         async with self._turn, self._reader() as reader:
@@ -166,6 +169,7 @@ class Ingester:
 
         One that cannot be taken is in the report. Raises `DocumentError` if there is no such file.
         """
+        check_collection(collection)
         path = await asyncio.to_thread(_absolute, path)
         report = Report()
         async with self._turn, self._reader() as reader:
@@ -230,6 +234,7 @@ class Ingester:
                     report.refused[file.name] = known.refused
                 return
         try:
+            check_name(file.name)
             data = await asyncio.to_thread(read_file, file, self._limits.bytes)
             digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
             entry = msgspec.structs.replace(entry, digest=digest)

@@ -126,6 +126,34 @@ async def test_bad_documents_are_refused_by_name_and_the_rest_goes_in(tmp_path: 
         assert "empty.txt has no text" in told["refused"]["empty.txt"]
 
 
+@pytest.mark.parametrize(
+    ("name", "collection", "message"),
+    [
+        ("n" * 200_000, "zoo", r"the document's name 'n+…' has 200000 characters, more than the 500 allowed"),
+        ("a\0b", "zoo", r"the document's name 'a\\x00b' has a control character in it"),
+        ("a.txt", "x/y", "the collection's name 'x/y' has a slash or a control character in it"),
+        ("a.txt", "x\0y", r"the collection's name 'x\\x00y' has a slash or a control character in it"),
+    ],
+)
+async def test_names_that_cannot_be_used(tmp_path: Path, name: str, collection: str, message: str) -> None:
+    async with hosted(Rag, llm=ScriptedLLM(), folder=tmp_path) as host:
+        good = {"name": "good.txt", "text": BREAD}
+        sent = Call(parameters={"name": name, "collection": collection}, body=BREAD.encode())
+        for add in (
+            send(host, good, {"name": name, "text": BREAD, "collection": collection}),
+            host.operate("rag", "POST", "documents", sent),
+        ):
+            with pytest.raises(AgentError, match=f"^{message}$") as caught:
+                await add
+            assert caught.value.status == 400
+            assert len(caught.value.message) < 200
+        assert (await host.operate("rag", "GET", "collections", Call()))["collections"] == []
+        for collection in ("x\0y", "x\ud800y"):
+            with pytest.raises(AgentError) as caught:
+                await host.operate("rag", "DELETE", f"collections/{collection}", Call())
+            assert caught.value.status == 400
+
+
 async def test_files_are_sent_as_they_are(tmp_path: Path) -> None:
     async with hosted(Rag, llm=ScriptedLLM(), folder=tmp_path) as host:
 
@@ -147,7 +175,7 @@ async def test_files_are_sent_as_they_are(tmp_path: Path) -> None:
         collections = (await host.operate("rag", "GET", "collections", Call()))["collections"]
         assert [(one["name"], one["documents"]) for one in collections] == [("default", 1)]
         assert await host.operate("rag", "DELETE", f"documents/{document['id']}", Call()) == {"deleted": 1}
-        for number, status in ((document["id"], 404), ("x", 400)):
+        for number, status in ((document["id"], 404), ("x", 400), ("9" * 20, 404), ("9" * 5000, 404)):
             with pytest.raises(AgentError) as caught:
                 await host.operate("rag", "DELETE", f"documents/{number}", Call())
             assert caught.value.status == status
@@ -185,6 +213,11 @@ def test_a_folder_must_be_absolute() -> None:
         msgspec.ValidationError, match=r"folders.papers: expected an absolute path, got 'papers'"
     ):
         msgspec.convert({"folders": {"papers": "papers"}}, Rag.Config)
+
+
+def test_a_folder_goes_into_a_collection_that_can_be_named() -> None:
+    with pytest.raises(msgspec.ValidationError, match="folders: the collection's name 'a/b' has a slash"):
+        msgspec.convert({"folders": {"a/b": "/papers"}}, Rag.Config)
 
 
 def command(folder: Path, *paths: Path, action: str = "add", collection: str | None = None) -> int:

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from agents.rag.chunks import Sizes
-from agents.rag.documents import Limits
+from agents.rag.documents import MAX_COLLECTION, MAX_NAME, Limits
 from agents.rag.embedding import Embedding, TextRefusedError
 from agents.rag.formats.structure import DocumentError
 from agents.rag.index import Index, Listed
@@ -127,11 +127,42 @@ async def test_names_may_be_any_bytes(index: Index, folder: Path) -> None:
     write(folder / os.fsdecode(b"caf\xe9.md"), "llama of no name")
     write(folder / "new\nline.md", "llama of two lines")
     ingester = Ingester(index, WORDS_ONLY)
-    assert (await ingester.add_folder(folder, "docs")).added == 5
-    assert (await ingester.add_folder(folder, "docs")).unchanged == 5
-    assert {"caf\ufffd.md", "new\nline.md"} < set(await listed(index))
+    report = await ingester.add_folder(folder, "docs")
+    assert report.added == 4
+    reason = "the document's name 'new\\nline.md' has a control character in it"
+    assert report.refused == {"new\nline.md": reason}
+    with structlog.testing.capture_logs() as logs:
+        assert (await ingester.add_folder(folder, "docs")).refused == report.refused
+    assert not logs
+    assert "caf\ufffd.md" in await listed(index)
     await ingester.add_document(b"llama", "x\ud800", "docs")
     assert "x\ufffd" in await found(index, "llama")
+
+
+async def test_names_have_an_end(index: Index, folder: Path) -> None:
+    deep = folder.joinpath(*["d" * 100] * 5)
+    write(deep / "a.md", "llama at the end of a long path")
+    ingester = Ingester(index, WORDS_ONLY)
+    report = await ingester.add_folder(folder, "docs")
+    assert report.added == 3
+    (reason,) = report.refused.values()
+    assert reason.endswith("…' has 509 characters, more than the 500 allowed")
+    await ingester.add_document(b"llama", "n" * MAX_NAME, "c" * MAX_COLLECTION)
+    for name, collection in (
+        ("n" * (MAX_NAME + 1), "docs"),
+        ("a\0b", "docs"),
+        ("", "docs"),
+        ("a", "c" * (MAX_COLLECTION + 1)),
+        ("a", "x/y"),
+        ("a", "x\0y"),
+        ("a", "x\ud800y"),
+        ("a", ""),
+    ):
+        with pytest.raises(DocumentError, match="name"):
+            await ingester.add_document(b"llama", name, collection)
+    for add in (ingester.add_folder(folder, "x/y"), ingester.add_file(folder / "a.md", "x/y")):
+        with pytest.raises(DocumentError, match="the collection's name 'x/y' has a slash"):
+            await add
 
 
 @pytest.mark.parametrize(
