@@ -148,9 +148,9 @@ async def test_names_that_cannot_be_used(tmp_path: Path, name: str, collection: 
             assert caught.value.status == 400
             assert len(caught.value.message) < 200
         assert (await host.operate("rag", "GET", "collections", Call()))["collections"] == []
-        for collection in ("x\0y", "x\ud800y"):
+        for bad in ("x\0y", "x\ud800y"):
             with pytest.raises(AgentError) as caught:
-                await host.operate("rag", "DELETE", f"collections/{collection}", Call())
+                await host.operate("rag", "DELETE", f"collections/{bad}", Call())
             assert caught.value.status == 400
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import structlog
 from agents.rag.chunks import Sizes
 from agents.rag.documents import MAX_COLLECTION, MAX_NAME, Limits
 from agents.rag.embedding import Embedding, TextRefusedError
-from agents.rag.formats.structure import DocumentError
+from agents.rag.formats.structure import MAX_HEADING, DocumentError
 from agents.rag.index import Index, Listed
 from agents.rag.ingest import BATCH, Ingester, Progress, Report
 from agents.rag.retrieve import Retriever
@@ -211,6 +212,24 @@ async def test_posted_documents_are_replaced_kept_or_refused(index: Index) -> No
     with pytest.raises(DocumentError, match=r"^x is no PDF$"):
         await ingester.add_document(b"llama", "x", "docs", media_type="application/pdf")
     assert await found(index, "llama") == ["x"]
+
+
+async def test_an_outline_costs_no_more_than_the_text_below_it(tmp_path: Path) -> None:
+    pages = 200
+    outline = [(f"{level} {'x' * MAX_HEADING}", level, 0) for level in range(1, 101)]
+    outline += [(f"{page} {'x' * MAX_HEADING}", 101, page) for page in range(pages)]
+    data = make_pdf([["word " * 100]] * pages, outline=outline)
+    path = tmp_path / "outline.sqlite3"
+    with closing(await asyncio.to_thread(Index, path)) as index:
+        tracemalloc.start()
+        try:
+            await Ingester(index, WORDS_ONLY).add_document(data, "a.pdf", "docs")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    # With all of the headings it would be 8.6 MB in the index, and 9.9 at a time in this process.
+    assert path.stat().st_size < 1_000_000
+    assert peak < 2_000_000
 
 
 async def test_a_single_file_is_its_folders(index: Index, folder: Path) -> None:
