@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,7 +36,7 @@ from agents.rag.watch import watch
 
 INDEX = "index.sqlite3"
 PENDING = 60.0
-"""Seconds after which it is looked whether somebody else put documents in that still have no vectors."""
+"""Seconds after which it is looked whether another process put documents in, which have no vectors then."""
 
 TELL = 10.0
 """Seconds between two lines in the log about an ingest."""
@@ -197,7 +198,9 @@ class Rag(Agent):
     async def _add_vectors(self) -> None:
         while self._embedding.model is not None:
             await self._ingester.add_vectors()
-            await asyncio.sleep(PENDING)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PENDING):
+                    await self._ingester.wait_for_left_over()
 
     async def before(self, ctx: Context, request: Chat) -> Chat:
         """Put what is found before the question."""
@@ -312,7 +315,7 @@ def _question(request: Chat) -> tuple[Question, Chat]:
     return wanted, msgspec.structs.replace(request, extra=extra)
 
 
-Sent = tuple[str, bytes, str, str, Metadata]
+Sent = tuple[str, bytes | str, str, str, Metadata]
 
 
 def _given(call: Call) -> list[Sent]:
@@ -325,7 +328,7 @@ def _given(call: Call) -> list[Sent]:
         sent = [(parameters["name"], call.body, call.media_type, default, metadata)]
     elif call.media_type.partition(";")[0].strip() == "application/json":
         given = _decoded(call.body, Batch).documents
-        sent = [(one.name, one.text.encode(), "", one.collection or default, one.metadata) for one in given]
+        sent = [(one.name, one.text, "", one.collection or default, one.metadata) for one in given]
     else:
         raise AgentError("name the document: ?name=file.pdf", status=400, param="name")
     for name, _, _, collection, _ in sent:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from actors.runtime import spawn
 from agents.api import AgentError, Call
 from agents.chat import Chat, Message
 from agents.host import AgentHost
@@ -111,6 +112,34 @@ async def test_vectors_and_reranking_are_the_gateway_s(tmp_path: Path) -> None:
         outcome = await run_request(host, chat("/rag Where do camels live?"), llm)
     assert outcome.report[0]["calls"] == 2, "the request's budget is charged"
     assert outcome.answer.extra["citations"][0]["score"] == pytest.approx(0.25), "the reranker's"
+
+
+async def test_a_document_does_not_wait_for_the_vectors_of_another(tmp_path: Path) -> None:
+    class Slow(ScriptedLLM):
+        is_asked = asyncio.Event()
+
+        async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
+            self.is_asked.set()
+            return await super().embed(model, texts, key=key)
+
+    llm = Slow()
+    llm.hold.clear()
+    config = {"rag": {"embed_model": "embedder"}}
+    async with hosted(Rag, llm=llm, folder=tmp_path, config=config) as host, asyncio.timeout(20):
+        first = spawn(send(host, {"name": "animals.md", "text": LLAMAS}), name="first")
+        await llm.is_asked.wait()
+        told = await send(host, {"name": "bread.txt", "text": BREAD})
+        assert (told["added"], told["embedded"]) == (1, 0)
+        found = await host.operate("rag", "GET", "collections", Call())
+        assert found["collections"][0]["vectors"] == 0
+        llm.hold.set()
+        assert (await first)["embedded"] > 0
+
+        async def missing() -> int:
+            (one,) = (await host.operate("rag", "GET", "collections", Call()))["collections"]
+            return int(one["chunks"] - one["vectors"])
+
+        await until(missing, 0)
 
 
 async def test_bad_documents_are_refused_by_name_and_the_rest_goes_in(tmp_path: Path) -> None:

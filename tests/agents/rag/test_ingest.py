@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from actors.runtime import spawn
 from agents.rag.chunks import Sizes
 from agents.rag.documents import MAX_COLLECTION, MAX_NAME, Limits
 from agents.rag.embedding import Embedding, TextRefusedError
@@ -268,6 +269,46 @@ async def test_vectors_are_made_in_batches_and_once(index: Index, folder: Path) 
     assert embedder.asked == [BATCH, 43 - BATCH]
     await ingester.add_folder(folder, "docs")
     assert len(embedder.asked) == 2
+
+
+class HeldEmbedder(WordEmbedder):
+    """Answers when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return await super().embed(texts)
+
+
+async def test_words_do_not_wait_for_others_vectors(index: Index, folder: Path) -> None:
+    embedder = HeldEmbedder()
+    ingester = Ingester(index, Embedding(embedder))
+    async with asyncio.timeout(20):
+        large = spawn(ingester.add_folder(folder, "docs"), name="large")
+        await embedder.is_asked.wait()
+        assert await ingester.add_document(b"alpaca", "small", "docs") == Report(added=1, pending=4)
+        assert await found(index, "alpaca") == ["small"]
+        assert await ingester.add_folder(folder, "more") == Report(added=3, pending=7)
+        await ingester.wait_for_left_over()
+        rest = spawn(ingester.add_vectors(), name="rest")
+        embedder.may_answer.set()
+        await asyncio.gather(large, rest)
+    assert await asyncio.to_thread(index.count_pending, "words") == 0
+
+
+async def test_a_document_makes_its_own_vectors_only(index: Index, folder: Path) -> None:
+    await Ingester(index, WORDS_ONLY).add_folder(folder, "docs")
+    ingester = Ingester(index, Embedding(WordEmbedder()))
+    for _ in range(2):
+        report = await ingester.add_document(b"alpaca", "small", "docs")
+        assert report.pending == 3
+    assert await ingester.add_vectors() == Report(embedded=3)
+    assert await Ingester(index, WORDS_ONLY).add_document(b"vicuna", "late", "docs") == Report(added=1)
+    assert await ingester.add_document(b"vicuna", "late", "docs") == Report(unchanged=1, embedded=1)
 
 
 async def test_vectors_come_when_a_model_does_and_anew_with_another(index: Index, folder: Path) -> None:
