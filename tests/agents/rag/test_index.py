@@ -291,7 +291,7 @@ while True:
 
 def test_killed_in_the_middle_it_holds_whole_documents_only(tmp_path: Path) -> None:
     path = tmp_path / "index.sqlite3"
-    for kill_after in (1, 9, 10, 25):
+    for kill_after in (1, 10):
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
         )
