@@ -230,7 +230,7 @@ class Rag(Agent):
         collections = named or wanted.collections or there_are
         if unknown := sorted(set(collections) - set(there_are)):
             known = ", ".join(there_are) or "none"
-            raise DeniedError(f"there is no collection {unknown[0]!r}; there are: {known}", status=404)
+            raise DeniedError(f"there is no collection {unknown[0][:80]!r}; there are: {known}", status=404)
         k = wanted.top_k or self.config.top_k
         return await self._retriever.retrieve(query, collections, k=k, where=wanted.where or None)
 
