@@ -1,6 +1,8 @@
 """Rag: looks a question up in documents, and has the model answer from what it found, with citations."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +23,7 @@ from agents.api import (
     ModelCallError,
     operation,
 )
-from agents.rag.documents import Limits
+from agents.rag.documents import Limits, check_collection, check_name
 from agents.rag.embedding import Embedding, TextRefusedError
 from agents.rag.formats.structure import DocumentError
 from agents.rag.index import Index
@@ -34,10 +36,13 @@ from agents.rag.watch import watch
 
 INDEX = "index.sqlite3"
 PENDING = 60.0
-"""Seconds after which it is looked whether somebody else put documents in that still have no vectors."""
+"""Seconds after which it is looked whether another process put documents in, which have no vectors then."""
 
 TELL = 10.0
 """Seconds between two lines in the log about an ingest."""
+
+MAX_DIGITS = 18
+"""Of a document's number: as many as SQLite's integers hold, whatever they are."""
 
 Wanted = dict[str, Scalar | list[Scalar]]
 
@@ -66,6 +71,10 @@ class RagConfig(AgentConfig, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for collection, folder in self.expanded_folders().items():
+            try:
+                check_collection(collection)
+            except DocumentError as error:
+                raise ValueError(f"folders: {error}") from error
             if not folder.is_absolute():
                 raise ValueError(f"folders.{collection}: expected an absolute path, got {str(folder)!r}")
 
@@ -189,7 +198,9 @@ class Rag(Agent):
     async def _add_vectors(self) -> None:
         while self._embedding.model is not None:
             await self._ingester.add_vectors()
-            await asyncio.sleep(PENDING)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PENDING):
+                    await self._ingester.wait_for_left_over()
 
     async def before(self, ctx: Context, request: Chat) -> Chat:
         """Put what is found before the question."""
@@ -219,7 +230,7 @@ class Rag(Agent):
         collections = named or wanted.collections or there_are
         if unknown := sorted(set(collections) - set(there_are)):
             known = ", ".join(there_are) or "none"
-            raise DeniedError(f"there is no collection {unknown[0]!r}; there are: {known}", status=404)
+            raise DeniedError(f"there is no collection {unknown[0][:80]!r}; there are: {known}", status=404)
         k = wanted.top_k or self.config.top_k
         return await self._retriever.retrieve(query, collections, k=k, where=wanted.where or None)
 
@@ -253,7 +264,7 @@ class Rag(Agent):
     @operation("GET", "documents")
     async def list_documents(self, call: Call) -> dict[str, Any]:
         """List the documents of ?collection=."""
-        collection = call.parameters.get("collection", DEFAULT)
+        collection = _checked(check_collection, call.parameters.get("collection") or DEFAULT, "collection")
         listed = await asyncio.to_thread(self._open.documents, collection)
         return {"collection": collection, "documents": msgspec.to_builtins(listed)}
 
@@ -262,10 +273,12 @@ class Rag(Agent):
         """Delete a document by its number."""
         number = call.parameters["id"]
         if not (number.isascii() and number.isdigit()):
-            raise AgentError(f"expected a document's number, got {number!r}", status=400, param="id")
-        deleted = await asyncio.to_thread(self._open.delete_documents, [int(number)])
+            raise AgentError(f"expected a document's number, got {number[:40]!r}", status=400, param="id")
+        deleted = 0
+        if len(number) <= MAX_DIGITS:
+            deleted = await asyncio.to_thread(self._open.delete_documents, [int(number)])
         if not deleted:
-            raise AgentError(f"there is no document {number}", status=404, code="not_found")
+            raise AgentError(f"there is no document {number[:40]}", status=404, code="not_found")
         return {"deleted": deleted}
 
     @operation("GET", "collections")
@@ -276,7 +289,8 @@ class Rag(Agent):
     @operation("DELETE", "collections/{name}")
     async def delete_collection(self, call: Call) -> dict[str, Any]:
         """Delete all the documents of a collection."""
-        return {"deleted": await asyncio.to_thread(self._open.delete_collection, call.parameters["name"])}
+        name = _checked(check_collection, call.parameters["name"], "name")
+        return {"deleted": await asyncio.to_thread(self._open.delete_collection, name)}
 
     @operation("POST", "search")
     async def search(self, call: Call) -> dict[str, Any]:
@@ -301,28 +315,34 @@ def _question(request: Chat) -> tuple[Question, Chat]:
     return wanted, msgspec.structs.replace(request, extra=extra)
 
 
-Sent = tuple[str, bytes, str, str, Metadata]
+Sent = tuple[str, bytes | str, str, str, Metadata]
 
 
 def _given(call: Call) -> list[Sent]:
-    """Name, bytes, media type, collection and metadata of each document."""
+    """Name, text or bytes, media type, collection and metadata of each document; every name can be used."""
     parameters = call.parameters
+    default = parameters.get("collection") or DEFAULT
+    sent: list[Sent]
     if "name" in parameters:
         metadata = _decoded(parameters.get("metadata", "{}").encode(), Wanted)
-        collection = parameters.get("collection", DEFAULT)
-        return [(parameters["name"], call.body, call.media_type, collection, metadata)]
-    if call.media_type.partition(";")[0].strip() != "application/json":
+        sent = [(parameters["name"], call.body, call.media_type, default, metadata)]
+    elif call.media_type.partition(";")[0].strip() == "application/json":
+        given = _decoded(call.body, Batch).documents
+        sent = [(one.name, one.text, "", one.collection or default, one.metadata) for one in given]
+    else:
         raise AgentError("name the document: ?name=file.pdf", status=400, param="name")
-    return [
-        (
-            one.name,
-            one.text.encode(),
-            "",
-            one.collection or parameters.get("collection", DEFAULT),
-            one.metadata,
-        )
-        for one in _decoded(call.body, Batch).documents
-    ]
+    for name, _, _, collection, _ in sent:
+        _checked(check_name, name, "name")
+        _checked(check_collection, collection, "collection")
+    return sent
+
+
+def _checked(check: Callable[[str], None], value: str, param: str) -> str:
+    try:
+        check(value)
+    except DocumentError as error:
+        raise AgentError(str(error), status=400, param=param) from error
+    return value
 
 
 def _decoded(body: bytes, kind: Any) -> Any:

@@ -13,7 +13,7 @@ import msgspec
 
 from agents.rag.formats.structure import Block, DocumentError, Structure, clean
 
-READING = 1
+READING = 2
 """To be raised when documents are read or chunked in another way: those in an index are read again then."""
 
 Kind = Literal["text", "markdown", "html", "pdf", "code"]
@@ -51,6 +51,15 @@ _SAMPLE = 65536
 """Bytes that an encoding is guessed from."""
 
 
+MAX_NAME = 500
+"""Characters of a document's name, which is kept with every chunk, for its words are searched too."""
+
+MAX_COLLECTION = 200
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NO_COLLECTION = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff/]")
+"""A slash would part it in the path of a URL."""
+
+
 class Limits(msgspec.Struct, frozen=True):
     """What a document may be at most: bytes as it comes, characters as text."""
 
@@ -66,6 +75,35 @@ class Document(msgspec.Struct, frozen=True):
     text: str
     blocks: tuple[Block, ...]
     title: str
+
+
+def check_name(name: str) -> None:
+    """Raises `DocumentError` for what no document is called; it names the document as far as that goes."""
+    if not name:
+        raise DocumentError("a document has no name")
+    if len(name) > MAX_NAME:
+        raise DocumentError(
+            f"the document's name {_shown(name)} has {len(name)} characters, more than the {MAX_NAME} allowed"
+        )
+    if _CONTROLS.search(name):
+        raise DocumentError(f"the document's name {_shown(name)} has a control character in it")
+
+
+def check_collection(name: str) -> None:
+    """Raises `DocumentError` for what no collection is called."""
+    if not name:
+        raise DocumentError("the collection has no name")
+    if len(name) > MAX_COLLECTION:
+        raise DocumentError(
+            f"the collection's name {_shown(name)} has {len(name)} characters,"
+            f" more than the {MAX_COLLECTION} allowed"
+        )
+    if _NO_COLLECTION.search(name):
+        raise DocumentError(f"the collection's name {_shown(name)} has a slash or a control character in it")
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 80 else f"{name[:79]}…")
 
 
 def kind_of_name(name: str) -> Kind | None:

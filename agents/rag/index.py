@@ -193,21 +193,24 @@ class Index:
 
     # Vectors
 
-    def count_pending(self, model: str) -> int:
-        """Chunks that have no vector of this model."""
+    def count_pending(self, model: str, document: int | None = None) -> int:
+        """Chunks that have no vector of this model, of one document or of all."""
+        values = {"model": model, "document": document}
         with self.reading() as database:
-            (count,) = database.execute(f"SELECT count(*) {_PENDING}", {"model": model}).fetchone()
+            (count,) = database.execute(f"SELECT count(*) {_pending(document)}", values).fetchone()
         return int(count)
 
-    def pending(self, model: str, limit: int, after: int = 0) -> list[tuple[int, str]]:
+    def pending(
+        self, model: str, limit: int, after: int = 0, document: int | None = None
+    ) -> list[tuple[int, str]]:
         """The next of them: the chunk's number, and the text to make a vector of, its headings in front."""
         with self.reading() as database:
             rows = database.execute(
                 "SELECT chunks.id, name, title, headings, text"
                 " FROM documents JOIN chunks ON document = documents.id"
-                f" WHERE chunks.id IN (SELECT chunks.id {_PENDING} AND chunks.id > :after"
+                f" WHERE chunks.id IN (SELECT chunks.id {_pending(document)} AND chunks.id > :after"
                 " ORDER BY chunks.id LIMIT :limit) ORDER BY chunks.id",
-                {"model": model, "limit": limit, "after": after},
+                {"model": model, "limit": limit, "after": after, "document": document},
             ).fetchall()
         texts = []
         for number, name, title, headings, text in rows:
@@ -245,6 +248,10 @@ _PENDING = (
     "FROM chunks LEFT JOIN vectors ON vectors.chunk = chunks.id AND vectors.model = :model"
     " WHERE vectors.chunk IS NULL"
 )
+
+
+def _pending(document: int | None) -> str:
+    return _PENDING + (" AND chunks.document = :document" if document is not None else "")
 
 
 def _insert_chunk(

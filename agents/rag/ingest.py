@@ -3,6 +3,9 @@
 A document is in with its words as soon as it is read. The vectors follow, a batch at a time, for whatever has
 none: because it is new, because there was no embedding model before, or another one, or because the process
 was killed. So nothing is ever half there, and what is missing is known.
+
+Words have their turn and vectors another, so a few words are in at once while somebody else's book gets its
+vectors, which may take minutes.
 """
 
 import asyncio
@@ -16,7 +19,7 @@ import msgspec
 import structlog
 
 from agents.rag.chunks import Sizes
-from agents.rag.documents import READING, Limits
+from agents.rag.documents import READING, Limits, check_collection, check_name
 from agents.rag.embedding import Embedding, TextRefusedError, Vectors
 from agents.rag.folders import File, list_folder, read_file
 from agents.rag.formats.structure import DocumentError, clean
@@ -62,7 +65,10 @@ def _ignore(_: Progress) -> None:
 
 
 class Ingester:
-    """Puts documents into an index. One ingest runs at a time; others wait for their turn.
+    """Puts documents into an index. One reads and writes at a time; others wait for their turn.
+
+    Vectors have a turn of their own, for which nobody waits but `add_vectors`: an ingest that finds it taken
+    leaves its chunks pending, and to that.
 
     `timeout`: seconds that reading a document may take. All methods raise `IndexUnusableError` when the
     database fails.
@@ -83,10 +89,12 @@ class Ingester:
         self._sizes = sizes or Sizes()
         self._timeout = timeout
         self._turn = asyncio.Lock()
+        self._embedding_turn = asyncio.Lock()
+        self._left_over = asyncio.Event()
 
     async def add_document(
         self,
-        data: bytes,
+        data: bytes | str,
         name: str,
         collection: str,
         *,
@@ -95,26 +103,31 @@ class Ingester:
     ) -> Report:
         """Take in what somebody sent, in place of what was sent by this name before.
 
-        `media_type`: the Content-Type it came with. Raises `DocumentError` for what cannot be taken; what was
-        there by this name then stays.
+        `media_type`: the Content-Type it came with. A text is encoded when its turn comes: until then it is
+        in memory once. Of the vectors that are missing only the document's own are made. Raises
+        `DocumentError` for what cannot be taken; what was there by this name then stays.
         """
+        check_name(name)
+        check_collection(collection)
         report = Report()
-        entry = Entry(
-            collection=collection,
-            name=clean(name),
-            digest=hashlib.sha256(data).hexdigest(),
-            size=len(data),
-            metadata=_plain(metadata),
-            recipe=self._recipe(refused=False),
-        )
         async with self._turn, self._reader() as reader:
+            data = data.encode() if isinstance(data, str) else data
+            entry = Entry(
+                collection=collection,
+                name=clean(name),
+                digest=await asyncio.to_thread(_digest, data),
+                size=len(data),
+                metadata=_plain(metadata),
+                recipe=self._recipe(refused=False),
+            )
             known = (await self._known(collection, entry.source)).get(entry.name)
             if known is not None and _is_same(known, entry):
+                number = known.id
                 report.unchanged = 1
             else:
-                await self._put(reader, entry, data, media_type)
+                number = await self._put(reader, entry, data, media_type)
                 _count(report, known)
-            await self._embed(report, _ignore)
+        await self._embed_unless_busy(report, document=number)
         return report
 
     async def add_folder(
@@ -132,6 +145,7 @@ class Ingester:
         taken are in the report, and what they were before is not in the index any more. Raises
         `DocumentError` if the folder itself cannot be read; then nothing is changed.
         """
+        check_collection(collection)
         folder = await asyncio.to_thread(_absolute, folder)
         report = Report()
         async with self._turn, self._reader() as reader:
@@ -149,7 +163,7 @@ class Ingester:
                 entry = self._entry(file, collection, source, metadata)
                 await self._add_file(reader, file, entry, known.get(file.name), report)
             on_progress(Progress("reading", len(listing.files), len(listing.files)))
-            await self._embed(report, on_progress)
+        await self._embed_unless_busy(report, on_progress)
         for hidden in listing.unreadable:
             log.warning("folder cannot be read; what was in it stays", folder=str(folder / hidden))
         return report
@@ -166,6 +180,7 @@ class Ingester:
 
         One that cannot be taken is in the report. Raises `DocumentError` if there is no such file.
         """
+        check_collection(collection)
         path = await asyncio.to_thread(_absolute, path)
         report = Report()
         async with self._turn, self._reader() as reader:
@@ -182,15 +197,23 @@ class Ingester:
             entry = self._entry(file, collection, source, metadata)
             await self._add_file(reader, file, entry, known, report)
             on_progress(Progress("reading", 1, 1))
-            await self._embed(report, on_progress)
+        await self._embed_unless_busy(report, on_progress)
         return report
 
     async def add_vectors(self, on_progress: OnProgress = _ignore) -> Report:
-        """Make the vectors that are missing: to be called when an embedding model has come, or come back."""
+        """Make the vectors that are missing: to be called when an embedding model has come, or come back.
+
+        And after `wait_for_left_over`.
+        """
         report = Report()
-        async with self._turn:
+        async with self._embedding_turn:
             await self._embed(report, on_progress)
         return report
+
+    async def wait_for_left_over(self) -> None:
+        """Until an ingest has left its vectors to `add_vectors`, if none has since this returned last."""
+        await self._left_over.wait()
+        self._left_over.clear()
 
     def _reader(self) -> Reader:
         return Reader(self._limits, self._sizes, timeout=self._timeout)
@@ -230,9 +253,9 @@ class Ingester:
                     report.refused[file.name] = known.refused
                 return
         try:
+            check_name(file.name)
             data = await asyncio.to_thread(read_file, file, self._limits.bytes)
-            digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
-            entry = msgspec.structs.replace(entry, digest=digest)
+            entry = msgspec.structs.replace(entry, digest=await asyncio.to_thread(_digest, data))
             if known is not None and not known.refused and _is_same(known, entry):
                 await asyncio.to_thread(self._index.touch, known.id, file.size, file.mtime_ns)
                 report.unchanged += 1
@@ -243,10 +266,10 @@ class Ingester:
             await self._refuse(entry, str(error), known)
             report.refused[file.name] = str(error)
 
-    async def _put(self, reader: Reader, entry: Entry, data: bytes, media_type: str = "") -> None:
+    async def _put(self, reader: Reader, entry: Entry, data: bytes, media_type: str = "") -> int:
         reading = await reader.read(data, entry.name, media_type)
         entry = msgspec.structs.replace(entry, kind=reading.kind, title=reading.title)
-        await asyncio.to_thread(self._index.put, entry, reading.chunks)
+        return await asyncio.to_thread(self._index.put, entry, reading.chunks)
 
     async def _refuse(self, entry: Entry, reason: str, known: Listed | None) -> None:
         entry = msgspec.structs.replace(entry, recipe=self._recipe(refused=True))
@@ -255,14 +278,27 @@ class Ingester:
         log.warning("document refused", collection=entry.collection, source=entry.source, reason=reason)
         await asyncio.to_thread(self._index.put, entry, [], refused=reason)
 
-    async def _embed(self, report: Report, on_progress: OnProgress) -> None:
-        """Make the vectors that are missing, of whatever document, as long as the model works."""
+    async def _embed_unless_busy(
+        self, report: Report, on_progress: OnProgress = _ignore, document: int | None = None
+    ) -> None:
         model = self._embedding.model
         if model is None:
             return
-        left = await asyncio.to_thread(self._index.count_pending, model)
+        if self._embedding_turn.locked():
+            self._left_over.set()
+            report.pending = await asyncio.to_thread(self._index.count_pending, model)
+            return
+        async with self._embedding_turn:
+            await self._embed(report, on_progress, document)
+
+    async def _embed(self, report: Report, on_progress: OnProgress, document: int | None = None) -> None:
+        """Make the vectors that are missing, of one or of whatever document, as long as the model works."""
+        model = self._embedding.model
+        if model is None:
+            return
+        left = await asyncio.to_thread(self._index.count_pending, model, document)
         total, last = left, 0
-        while batch := await asyncio.to_thread(self._index.pending, model, BATCH, last):
+        while batch := await asyncio.to_thread(self._index.pending, model, BATCH, last, document):
             on_progress(Progress("embedding", total - left, total))
             if not await self._embed_batch(model, batch, report):
                 break
@@ -290,6 +326,10 @@ class Ingester:
         await asyncio.to_thread(self._index.put_vectors, model, numbers, vectors)
         report.embedded += len(batch) if vectors is not None else 0
         return True
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _absolute(path: Path) -> Path:

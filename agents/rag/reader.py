@@ -1,7 +1,7 @@
 """Documents are read in a child process: hostile ones cost it time and memory, and the gateway neither.
 
 `python -m agents.rag.reader` takes requests on its standard input and answers them one by one; both are
-msgpack behind four bytes of length. It ends when its input does.
+msgpack behind four bytes of length, and a request is followed by its document. It ends when its input does.
 """
 
 import asyncio
@@ -21,6 +21,8 @@ from agents.rag.formats.structure import DocumentError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _LENGTH = 4
+_PIECE = 2**18
+"""Bytes of a document that are handed on at a time: the pipe copies what it cannot write at once."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -34,7 +36,7 @@ class Reading(msgspec.Struct, frozen=True):
 class _Request(msgspec.Struct, frozen=True):
     name: str
     media_type: str
-    data: bytes
+    size: int
     limits: Limits
     sizes: Sizes
 
@@ -78,10 +80,10 @@ class Reader:
         """Parse and chunk. Raises `DocumentError`, also for what takes too long or too much memory."""
         if len(data) > self._limits.bytes:
             raise DocumentError(f"{name} has {len(data)} bytes, more than the {self._limits.bytes} allowed")
-        request = msgspec.msgpack.encode(_Request(name, media_type, data, self._limits, self._sizes))
+        request = msgspec.msgpack.encode(_Request(name, media_type, len(data), self._limits, self._sizes))
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await self._ask(request)
+                answer = await self._ask(request, data)
         except TimeoutError:
             await self._end()
             raise DocumentError(f"{name} could not be read within {self._timeout:g} s") from None
@@ -95,7 +97,7 @@ class Reader:
             raise DocumentError(answer.refused)
         return answer.reading
 
-    async def _ask(self, request: bytes) -> _Answer:
+    async def _ask(self, request: bytes, data: bytes) -> _Answer:
         child = self._child
         if child is None:
             child = self._child = await asyncio.create_subprocess_exec(
@@ -107,8 +109,11 @@ class Reader:
             )
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.writelines((len(request).to_bytes(_LENGTH), request))
-        await child.stdin.drain()
+        child.stdin.write(len(request).to_bytes(_LENGTH) + request)
+        whole = memoryview(data)
+        for start in range(0, len(data), _PIECE):
+            child.stdin.write(whole[start : start + _PIECE])
+            await child.stdin.drain()
         length = int.from_bytes(await child.stdout.readexactly(_LENGTH))
         return msgspec.msgpack.decode(await child.stdout.readexactly(length), type=_Answer)
 
@@ -154,8 +159,9 @@ def main() -> None:
 
 def _answer(source: BinaryIO, length: int) -> _Answer:
     request = msgspec.msgpack.decode(source.read(length), type=_Request)
+    data = source.read(request.size)
     try:
-        document = parse(request.data, request.name, request.media_type, request.limits)
+        document = parse(data, request.name, request.media_type, request.limits)
         chunks = chunk(document.text, document.blocks, request.sizes)
         return _Answer(Reading(document.kind, document.title, chunks))
     except DocumentError as error:

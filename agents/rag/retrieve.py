@@ -8,6 +8,7 @@ import msgspec
 
 from agents.rag.embedding import Embedding, Reranker, Reranking
 from agents.rag.passage import Filter, Passage
+from agents.rag.schema import MAX_QUERY
 from agents.rag.search import Searcher
 
 RRF_K = 10
@@ -52,6 +53,7 @@ class Retriever:
 
         `score` is the reranker's where there is one that works, else the fusion's.
         """
+        query = query[:MAX_QUERY]  # models refuse one that is longer, or read its beginning too
         candidates = max(CANDIDATES, k)
         searcher = self._searcher
         rankings = [await asyncio.to_thread(searcher.by_words, query, collections, candidates, where)]

@@ -67,6 +67,9 @@ SCHEMA = (
 MAX_TERMS = 64
 """Of a query; what comes after them is not looked for."""
 
+MAX_QUERY = 8000
+"""Characters of it that are read: to part megabytes into words holds the interpreter's lock for seconds."""
+
 _CAMEL = re.compile(r"(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _CAMEL_WORD = re.compile(r"\b\w*(?:[a-z\d][A-Z]|[A-Z][A-Z][a-z])\w*")
 _WORD = re.compile(r"\w+")
@@ -89,7 +92,7 @@ def searchable(text: str) -> str:
 
 def match_expression(query: str) -> str | None:
     """What FTS5 is asked for: any of the query's words, whatever else it has in it. None: it has none."""
-    words = _WORD.findall(searchable(query))
+    words = _WORD.findall(searchable(query[:MAX_QUERY]))
     # Underscores part words for FTS5, and one alone is no word.
     terms = dict.fromkeys(term for word in words for term in word.split("_") if term)
     return " OR ".join(f'"{term}"' for term in islice(terms, MAX_TERMS)) or None

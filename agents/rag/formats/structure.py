@@ -7,6 +7,12 @@ import msgspec
 MAX_HEADING = 200
 """Characters that are kept of a heading: it goes in front of every chunk below it."""
 
+MAX_DEPTH = 8
+"""Headings above a place that are kept, from the outermost; a PDF's may nest without end."""
+
+MAX_PATH = 600
+"""Characters of all of them together. A chunk has 1200, so they never are the larger part of an index."""
+
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
 """SQLite ends a string at NUL, and a lone surrogate is no UTF-8."""
 
@@ -59,8 +65,11 @@ class Outline:
 
     @property
     def headings(self) -> tuple[str, ...]:
-        """From the outermost to the innermost."""
-        return tuple(heading for _, heading in self._open)
+        """From the outermost to the innermost, as far as they are kept."""
+        path = [heading for _, heading in self._open[:MAX_DEPTH]]
+        while sum(map(len, path)) > MAX_PATH:
+            path.pop()
+        return tuple(path)
 
     @property
     def level(self) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from actors.runtime import spawn
 from agents.api import AgentError, Call
 from agents.chat import Chat, Message
 from agents.host import AgentHost
@@ -113,6 +114,34 @@ async def test_vectors_and_reranking_are_the_gateway_s(tmp_path: Path) -> None:
     assert outcome.answer.extra["citations"][0]["score"] == pytest.approx(0.25), "the reranker's"
 
 
+async def test_a_document_does_not_wait_for_the_vectors_of_another(tmp_path: Path) -> None:
+    class Slow(ScriptedLLM):
+        is_asked = asyncio.Event()
+
+        async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
+            self.is_asked.set()
+            return await super().embed(model, texts, key=key)
+
+    llm = Slow()
+    llm.hold.clear()
+    config = {"rag": {"embed_model": "embedder"}}
+    async with hosted(Rag, llm=llm, folder=tmp_path, config=config) as host, asyncio.timeout(20):
+        first = spawn(send(host, {"name": "animals.md", "text": LLAMAS}), name="first")
+        await llm.is_asked.wait()
+        told = await send(host, {"name": "bread.txt", "text": BREAD})
+        assert (told["added"], told["embedded"]) == (1, 0)
+        found = await host.operate("rag", "GET", "collections", Call())
+        assert found["collections"][0]["vectors"] == 0
+        llm.hold.set()
+        assert (await first)["embedded"] > 0
+
+        async def missing() -> int:
+            (one,) = (await host.operate("rag", "GET", "collections", Call()))["collections"]
+            return int(one["chunks"] - one["vectors"])
+
+        await until(missing, 0)
+
+
 async def test_bad_documents_are_refused_by_name_and_the_rest_goes_in(tmp_path: Path) -> None:
     async with hosted(Rag, llm=ScriptedLLM(), folder=tmp_path) as host:
         told = await send(
@@ -124,6 +153,34 @@ async def test_bad_documents_are_refused_by_name_and_the_rest_goes_in(tmp_path: 
         assert told["added"] == 1
         assert set(told["refused"]) == {"empty.txt", "binary.bin"}
         assert "empty.txt has no text" in told["refused"]["empty.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "collection", "message"),
+    [
+        ("n" * 200_000, "zoo", r"the document's name 'n+…' has 200000 characters, more than the 500 allowed"),
+        ("a\0b", "zoo", r"the document's name 'a\\x00b' has a control character in it"),
+        ("a.txt", "x/y", "the collection's name 'x/y' has a slash or a control character in it"),
+        ("a.txt", "x\0y", r"the collection's name 'x\\x00y' has a slash or a control character in it"),
+    ],
+)
+async def test_names_that_cannot_be_used(tmp_path: Path, name: str, collection: str, message: str) -> None:
+    async with hosted(Rag, llm=ScriptedLLM(), folder=tmp_path) as host:
+        good = {"name": "good.txt", "text": BREAD}
+        sent = Call(parameters={"name": name, "collection": collection}, body=BREAD.encode())
+        for add in (
+            send(host, good, {"name": name, "text": BREAD, "collection": collection}),
+            host.operate("rag", "POST", "documents", sent),
+        ):
+            with pytest.raises(AgentError, match=f"^{message}$") as caught:
+                await add
+            assert caught.value.status == 400
+            assert len(caught.value.message) < 200
+        assert (await host.operate("rag", "GET", "collections", Call()))["collections"] == []
+        for bad in ("x\0y", "x\ud800y"):
+            with pytest.raises(AgentError) as caught:
+                await host.operate("rag", "DELETE", f"collections/{bad}", Call())
+            assert caught.value.status == 400
 
 
 async def test_files_are_sent_as_they_are(tmp_path: Path) -> None:
@@ -147,7 +204,7 @@ async def test_files_are_sent_as_they_are(tmp_path: Path) -> None:
         collections = (await host.operate("rag", "GET", "collections", Call()))["collections"]
         assert [(one["name"], one["documents"]) for one in collections] == [("default", 1)]
         assert await host.operate("rag", "DELETE", f"documents/{document['id']}", Call()) == {"deleted": 1}
-        for number, status in ((document["id"], 404), ("x", 400)):
+        for number, status in ((document["id"], 404), ("x", 400), ("9" * 20, 404), ("9" * 5000, 404)):
             with pytest.raises(AgentError) as caught:
                 await host.operate("rag", "DELETE", f"documents/{number}", Call())
             assert caught.value.status == status
@@ -185,6 +242,11 @@ def test_a_folder_must_be_absolute() -> None:
         msgspec.ValidationError, match=r"folders.papers: expected an absolute path, got 'papers'"
     ):
         msgspec.convert({"folders": {"papers": "papers"}}, Rag.Config)
+
+
+def test_a_folder_goes_into_a_collection_that_can_be_named() -> None:
+    with pytest.raises(msgspec.ValidationError, match="folders: the collection's name 'a/b' has a slash"):
+        msgspec.convert({"folders": {"a/b": "/papers"}}, Rag.Config)
 
 
 def command(folder: Path, *paths: Path, action: str = "add", collection: str | None = None) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.rag.documents import Document, Limits, parse
-from agents.rag.formats.structure import MAX_HEADING, DocumentError
+from agents.rag.formats.structure import MAX_DEPTH, MAX_HEADING, MAX_PATH, DocumentError
 from tests.agents.rag.pdf_files import make_pdf
 
 LINES = st.lists(
@@ -63,6 +63,7 @@ def test_blocks_are_in_order_and_hold_all_of_the_text(suffix: str, text: str) ->
         assert position <= block.start < block.end
         assert not document.text[position : block.start].strip()
         assert all(0 < len(heading) <= MAX_HEADING for heading in block.headings)
+        assert sum(map(len, block.headings)) <= MAX_PATH
         position = block.end
     assert not document.text[position:].strip()
     assert position <= len(document.text)
@@ -177,6 +178,16 @@ def test_pdf_has_pages_headings_and_a_title() -> None:
         (2, ("Start", "Detail"), "Second page."),
         (3, ("End",), "Third page."),
     ]
+
+
+def test_headings_have_an_end_in_depth_and_length() -> None:
+    outline = [(f"{level}", level, 0) for level in range(1, 100)]
+    document = parse(make_pdf([["Text."], ["More."]], outline=[*outline, ("9", 100, 1)]), "a.pdf")
+    assert [block.headings for block in document.blocks] == [("1",), tuple("12345678")]
+    assert MAX_DEPTH == 8
+    levels = "\n\n".join("#" * level + f" {level}" + "x" * MAX_HEADING for level in range(1, 7))
+    last = read(levels, "a.md").blocks[-1]
+    assert [heading[0] for heading in last.headings] == ["1", "2", "3"]
 
 
 def test_pdf_with_an_empty_password_is_read() -> None:

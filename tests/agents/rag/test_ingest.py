@@ -2,16 +2,18 @@
 
 import asyncio
 import os
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import structlog
 
+from actors.runtime import spawn
 from agents.rag.chunks import Sizes
-from agents.rag.documents import Limits
+from agents.rag.documents import MAX_COLLECTION, MAX_NAME, Limits
 from agents.rag.embedding import Embedding, TextRefusedError
-from agents.rag.formats.structure import DocumentError
+from agents.rag.formats.structure import MAX_HEADING, DocumentError
 from agents.rag.index import Index, Listed
 from agents.rag.ingest import BATCH, Ingester, Progress, Report
 from agents.rag.retrieve import Retriever
@@ -127,11 +129,42 @@ async def test_names_may_be_any_bytes(index: Index, folder: Path) -> None:
     write(folder / os.fsdecode(b"caf\xe9.md"), "llama of no name")
     write(folder / "new\nline.md", "llama of two lines")
     ingester = Ingester(index, WORDS_ONLY)
-    assert (await ingester.add_folder(folder, "docs")).added == 5
-    assert (await ingester.add_folder(folder, "docs")).unchanged == 5
-    assert {"caf\ufffd.md", "new\nline.md"} < set(await listed(index))
+    report = await ingester.add_folder(folder, "docs")
+    assert report.added == 4
+    reason = "the document's name 'new\\nline.md' has a control character in it"
+    assert report.refused == {"new\nline.md": reason}
+    with structlog.testing.capture_logs() as logs:
+        assert (await ingester.add_folder(folder, "docs")).refused == report.refused
+    assert not logs
+    assert "caf\ufffd.md" in await listed(index)
     await ingester.add_document(b"llama", "x\ud800", "docs")
     assert "x\ufffd" in await found(index, "llama")
+
+
+async def test_names_have_an_end(index: Index, folder: Path) -> None:
+    deep = folder.joinpath(*["d" * 100] * 5)
+    write(deep / "a.md", "llama at the end of a long path")
+    ingester = Ingester(index, WORDS_ONLY)
+    report = await ingester.add_folder(folder, "docs")
+    assert report.added == 3
+    (reason,) = report.refused.values()
+    assert reason.endswith("…' has 509 characters, more than the 500 allowed")
+    await ingester.add_document(b"llama", "n" * MAX_NAME, "c" * MAX_COLLECTION)
+    for name, collection in (
+        ("n" * (MAX_NAME + 1), "docs"),
+        ("a\0b", "docs"),
+        ("", "docs"),
+        ("a", "c" * (MAX_COLLECTION + 1)),
+        ("a", "x/y"),
+        ("a", "x\0y"),
+        ("a", "x\ud800y"),
+        ("a", ""),
+    ):
+        with pytest.raises(DocumentError, match="name"):
+            await ingester.add_document(b"llama", name, collection)
+    for add in (ingester.add_folder(folder, "x/y"), ingester.add_file(folder / "a.md", "x/y")):
+        with pytest.raises(DocumentError, match="the collection's name 'x/y' has a slash"):
+            await add
 
 
 @pytest.mark.parametrize(
@@ -182,6 +215,24 @@ async def test_posted_documents_are_replaced_kept_or_refused(index: Index) -> No
     assert await found(index, "llama") == ["x"]
 
 
+async def test_an_outline_costs_no_more_than_the_text_below_it(tmp_path: Path) -> None:
+    pages = 200
+    outline = [(f"{level} {'x' * MAX_HEADING}", level, 0) for level in range(1, 101)]
+    outline += [(f"{page} {'x' * MAX_HEADING}", 101, page) for page in range(pages)]
+    data = make_pdf([["word " * 100]] * pages, outline=outline)
+    path = tmp_path / "outline.sqlite3"
+    with closing(await asyncio.to_thread(Index, path)) as index:
+        tracemalloc.start()
+        try:
+            await Ingester(index, WORDS_ONLY).add_document(data, "a.pdf", "docs")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    # With all of the headings it would be 8.6 MB in the index, and 9.9 at a time in this process.
+    assert path.stat().st_size < 1_000_000
+    assert peak < 2_000_000
+
+
 async def test_a_single_file_is_its_folders(index: Index, folder: Path) -> None:
     ingester = Ingester(index, WORDS_ONLY)
     assert (await ingester.add_file(folder / "a.md", "docs")).added == 1
@@ -218,6 +269,46 @@ async def test_vectors_are_made_in_batches_and_once(index: Index, folder: Path) 
     assert embedder.asked == [BATCH, 43 - BATCH]
     await ingester.add_folder(folder, "docs")
     assert len(embedder.asked) == 2
+
+
+class HeldEmbedder(WordEmbedder):
+    """Answers when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return await super().embed(texts)
+
+
+async def test_words_do_not_wait_for_others_vectors(index: Index, folder: Path) -> None:
+    embedder = HeldEmbedder()
+    ingester = Ingester(index, Embedding(embedder))
+    async with asyncio.timeout(20):
+        large = spawn(ingester.add_folder(folder, "docs"), name="large")
+        await embedder.is_asked.wait()
+        assert await ingester.add_document(b"alpaca", "small", "docs") == Report(added=1, pending=4)
+        assert await found(index, "alpaca") == ["small"]
+        assert await ingester.add_folder(folder, "more") == Report(added=3, pending=7)
+        await ingester.wait_for_left_over()
+        rest = spawn(ingester.add_vectors(), name="rest")
+        embedder.may_answer.set()
+        await asyncio.gather(large, rest)
+    assert await asyncio.to_thread(index.count_pending, "words") == 0
+
+
+async def test_a_document_makes_its_own_vectors_only(index: Index, folder: Path) -> None:
+    await Ingester(index, WORDS_ONLY).add_folder(folder, "docs")
+    ingester = Ingester(index, Embedding(WordEmbedder()))
+    for _ in range(2):
+        report = await ingester.add_document(b"alpaca", "small", "docs")
+        assert report.pending == 3
+    assert await ingester.add_vectors() == Report(embedded=3)
+    assert await Ingester(index, WORDS_ONLY).add_document(b"vicuna", "late", "docs") == Report(added=1)
+    assert await ingester.add_document(b"vicuna", "late", "docs") == Report(unchanged=1, embedded=1)
 
 
 async def test_vectors_come_when_a_model_does_and_anew_with_another(index: Index, folder: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -72,6 +73,20 @@ async def test_a_small_pdf_that_is_large_inside_is_refused() -> None:
     async with Reader() as reader:
         with pytest.raises(DocumentError, match=r"^bomb\.pdf cannot be read as PDF: "):
             await reader.read(head + bomb + plain[end:], "bomb.pdf")
+
+
+async def test_a_document_is_handed_on_without_a_copy_of_it() -> None:
+    data = bytes(16 << 20)
+    async with Reader() as reader:
+        await reader.read(b"x", "a.txt")
+        tracemalloc.start()
+        try:
+            with pytest.raises(DocumentError, match=r"^large\.pdf is no PDF$"):
+                await reader.read(data, "large.pdf")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < len(data) // 8
 
 
 async def test_a_child_that_is_killed_costs_one_document() -> None:

@@ -13,6 +13,8 @@ from agents.rag.search import Searcher
 from tests.agents.rag.retrieval_set import StaticEmbedder, questions
 
 K = 5
+EVERY = 3
+"""Every third question is asked, and looked up in all of the functions: that tells what all of them tell."""
 
 
 async def test_hybrid_finds_more_than_either_half(index: Index, tmp_path: Path) -> None:
@@ -33,16 +35,16 @@ async def test_hybrid_finds_more_than_either_half(index: Index, tmp_path: Path) 
         found = await asyncio.to_thread(searcher.by_vector, vector, StaticEmbedder.model, ["code"], K)
         return await asyncio.to_thread(searcher.passages, found)
 
+    sample = list(asked.items())[::EVERY]
+
     async def recall(search: Callable[[str], Awaitable[list[Passage]]]) -> float:
-        found = [await search(question) for question, _ in asked.values()]
-        hits = [name in {p.document for p in some} for name, some in zip(asked, found, strict=True)]
+        hits = [name in {p.document for p in await search(question)} for name, (question, _) in sample]
         return sum(hits) / len(hits)
 
     lexical = await recall(lambda question: words.retrieve(question, ["code"], k=K))
     dense = await recall(by_vectors)
     hybrid = await recall(lambda question: both.retrieve(question, ["code"], k=K))
-    print(
-        f"\nrecall@{K}, {len(asked)} functions: words {lexical:.3f}, vectors {dense:.3f}, both {hybrid:.3f}"
-    )
+    print(f"\nrecall@{K}, {len(sample)} questions to {len(asked)} functions:", end=" ")
+    print(f"words {lexical:.3f}, vectors {dense:.3f}, both {hybrid:.3f}")
     assert hybrid > max(lexical, dense) + 0.02
     assert min(lexical, dense) > 0.3
