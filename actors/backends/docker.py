@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -41,6 +42,9 @@ PORT_TRIES = 3
 
 GIB = 1 << 30
 
+LOG_LAG = 0.5
+"""Seconds that the lines of a server that answers may still be on their way: they come by the engine."""
+
 
 class ContainerServer(LlamaServer):
     """A running llama.cpp server in a container. Implements `actors.backends.ModelServer`."""
@@ -67,6 +71,16 @@ class ContainerServer(LlamaServer):
         self._containers = containers
         self._give_back_port = give_back_port
         self._grace = grace
+        self._answers_since: float | None = None
+
+    async def is_healthy(self) -> bool:
+        """Whether it answers, and has told what it allocated, which comes on another way and may be late."""
+        if not await super().is_healthy():
+            return False
+        now = time.monotonic()
+        self._answers_since = self._answers_since or now
+        told = self._container.taken_over or bool(self._server_log.buffers)
+        return told or now - self._answers_since > LOG_LAG
 
     @property
     def exited(self) -> bool:
