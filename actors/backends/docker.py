@@ -42,6 +42,8 @@ PORT_TRIES = 3
 
 GIB = 1 << 30
 
+LOG_PAUSE = 0.05
+"""Seconds without a line after which the last one has come."""
 LOG_LAG = 0.5
 """Seconds that the lines of a server that answers may still be on their way: they come by the engine."""
 
@@ -79,8 +81,8 @@ class ContainerServer(LlamaServer):
             return False
         now = time.monotonic()
         self._answers_since = self._answers_since or now
-        told = self._container.taken_over or bool(self._server_log.buffers)
-        return told or now - self._answers_since > LOG_LAG
+        told = bool(self._server_log.buffers) and now - self.last_progress > LOG_PAUSE
+        return self._container.taken_over or told or now - self._answers_since > LOG_LAG
 
     @property
     def exited(self) -> bool:
