@@ -36,7 +36,7 @@ from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
 from actors.supervisor import Supervisor
 from agents.command_line import list_agents
-from agents.discovery import load_agents, sources
+from agents.discovery import BrokenAgentError, Loaded, load_agents, sources
 from agents.host import AgentHost
 from agents.settings import data_folder, default_agents
 from proxy.agent_views import AgentViews
@@ -59,6 +59,8 @@ CHECKOUT = Path(__file__).resolve().parent
 DRIVER_PATIENCE = 10.0
 """Seconds that the start waits for the GPU driver's first answer."""
 
+LoadedAgents = tuple[list[Loaded], list[BrokenAgentError]]
+
 COMMANDS = {
     "serve": "run the gateway (default)",
     "check": "validate the configuration and print it in full",
@@ -77,6 +79,7 @@ log = structlog.get_logger("gateway")
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status: 0 done, 1 failed, 2 the configuration cannot be used."""
     options = _parse(arguments)
+    agents: LoadedAgents = ([], [])
     if options.command == "migrate":
         target = options.output or options.source.with_name("config.yaml")
         return migrate_file(options.source, target, sources([]).keys())
@@ -86,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
             for model in config.llama_cpp.models.values():
                 if not runs_in_container(config.server_pool, model):
                     find_command(config.server_pool, model)
-            load_agents(config)
+            agents = load_agents(config)
     except ConfigError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
@@ -98,8 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
     except ImportError:
-        return asyncio.run(serve(config))
-    return uvloop.run(serve(config))
+        return asyncio.run(serve(config, agents))
+    return uvloop.run(serve(config, agents))
 
 
 def _command(config: Config, options: argparse.Namespace) -> int:
@@ -187,7 +190,7 @@ def _with_overrides(config: Config, options: argparse.Namespace) -> Config:
     return msgspec.structs.replace(config, server=server)
 
 
-async def serve(config: Config) -> int:
+async def serve(config: Config, agents: LoadedAgents) -> int:
     """Serve until SIGTERM or SIGINT; then drain, stop the model servers, and return 0."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -210,7 +213,7 @@ async def serve(config: Config) -> int:
             return 1
         for one in sockets:
             stack.callback(one.close)
-        supervisor, host, runner, containers = await _build(config, stack)
+        supervisor, host, runner, containers = await _build(config, agents, stack)
         await runner.setup()
         supervisor.start()
         try:
@@ -238,7 +241,7 @@ async def serve(config: Config) -> int:
 
 
 async def _build(
-    config: Config, stack: AsyncExitStack
+    config: Config, agents: LoadedAgents, stack: AsyncExitStack
 ) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
     """Everything, put together; what must be closed again is left to `stack`. Nothing is started yet."""
     session = await stack.enter_async_context(health_session())
@@ -260,7 +263,7 @@ async def _build(
     catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
     asker = make_asker(config, supervisor, upstream, daemons)
     models = Models(asker, catalog)
-    loaded, broken = load_agents(config)
+    loaded, broken = agents
     for error in broken:
         log.error("goes without an agent", reason=str(error))
     host = AgentHost(
@@ -275,7 +278,7 @@ async def _build(
     gateway = Gateway(asker, catalog, host)
     passing = Passing(supervisor, asker, catalog, host)
     views = Views(supervisor, catalog, observer, config, version=VERSION)
-    store = OllamaStore(supervisor, asker, catalog, hub, passes)
+    store = OllamaStore(asker, catalog, hub, passes)
     ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
     agent_views = AgentViews(host, body_limit=asker.limits.body)
     metrics = Metrics(supervisor, monitor, version=VERSION)

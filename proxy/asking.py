@@ -7,14 +7,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 
-from actors.errors import RejectedError
+from actors.errors import NotLoaded, RejectedError
 from actors.lifecycle import State
 from actors.messages import Endpoint as Address
 from actors.supervisor import Lease, Supervisor
 from proxy.errors import ApiError, from_rejection
 from proxy.exchange import Exchange
 from proxy.sse import EventTooLongError
-from proxy.upstream import UnreachableError, Upstream, UpstreamError, UpstreamResponse, UpstreamTimeoutError
+from proxy.upstream import (
+    UnreachableError,
+    Upstream,
+    UpstreamError,
+    UpstreamResponse,
+    UpstreamTimeoutError,
+    render_request,
+)
 
 Ask = Callable[[Address], bytes]
 """Renders a request for the server that was found."""
@@ -88,24 +95,6 @@ class Asker:
         except (UpstreamError, EventTooLongError) as error:
             raise broken(error, exchange) from None
 
-    @asynccontextmanager
-    async def lease(
-        self,
-        exchange: Exchange,
-        model: str,
-        *,
-        slot: bool,
-        load: bool = True,
-        keep_alive: float | None = None,
-    ) -> AsyncIterator[Lease]:
-        """Lease the model. Raises `ApiError`."""
-        try:
-            async with self._lease(exchange, model, slot, load, keep_alive) as lease:
-                exchange.granted(lease.grant)
-                yield lease
-        except RejectedError as rejected:
-            raise from_rejection(rejected.reason) from None
-
     def _lease(
         self, exchange: Exchange, model: str, slot: bool, load: bool, keep_alive: float | None
     ) -> AbstractAsyncContextManager[Lease]:
@@ -119,7 +108,21 @@ class Asker:
             on_ticket=exchange.queued_as,
         )
 
-    async def until_unloaded(self, model: str) -> None:
+    async def keep(self, exchange: Exchange, model: str, keep_alive: float | None) -> None:
+        """Have a model loaded for so long; 0 lets it go, and does not load it for that. Raises `ApiError`."""
+        unload = keep_alive == 0
+        try:
+            async with self._lease(exchange, model, False, not unload, keep_alive) as lease:
+                exchange.granted(lease.grant)
+                lease.served = True
+        except RejectedError as rejected:
+            if unload and isinstance(rejected.reason, NotLoaded):
+                return
+            raise from_rejection(rejected.reason) from None
+        if unload:
+            await self._until_unloaded(model)
+
+    async def _until_unloaded(self, model: str) -> None:
         """Return when a model that was let go is gone, or works for somebody, or after a while."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(UNLOAD_PATIENCE):
@@ -144,9 +147,10 @@ class Asker:
         return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
 
 
-def json_headers(exchange: Exchange) -> dict[str, str]:
-    """Of a request with a JSON body."""
-    return {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
+def post(exchange: Exchange, path: str, body: bytes, address: Address) -> bytes:
+    """A request with a JSON body."""
+    headers = {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
+    return render_request("POST", path, headers, body, address)
 
 
 def broken(error: Exception, exchange: Exchange) -> ApiError:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +97,3 @@ def human_number(count: int) -> str:
 def digest_of(name: str) -> str:
     """Clients tell models apart by it. It is not that of the content, which would take minutes to read."""
     return hashlib.sha256(name.encode()).hexdigest()
-
-
-def rfc3339(seconds: float) -> str:
-    """A time in seconds since the epoch."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -37,7 +37,7 @@ def without_hub(name: str) -> str:
 
 
 class Known(msgspec.Struct, frozen=True):
-    """The name by which the supervisor finds a model, and the API of its server."""
+    """The canonical name of a model, and the API of its server."""
 
     name: str
     api: Api = "llama.cpp"
@@ -88,13 +88,9 @@ class Catalog:
 
     def _known(self, name: str) -> Known | None:
         for candidate in dict.fromkeys((name, without_hub(name), name.removesuffix(LATEST))):
-            if (api := self._supervisor.api_of(candidate)) is not None:
-                return Known(candidate, api)
+            if (own_name := self._supervisor.resolve(candidate)) is not None:
+                return Known(own_name, self._supervisor.api_of(own_name) or "llama.cpp")
         return None
-
-    def canonical(self, known: Known) -> str:
-        """The one name of a model that has several."""
-        return self._supervisor.resolve(known.name) or known.name
 
     def answers_as(self, name: str, known: Known) -> bool:
         """Whether the model's own server would call it by this name of it."""
@@ -140,7 +136,7 @@ class Catalog:
         return found
 
     def _place(self, known: Known) -> tuple[Daemon, str] | None:
-        name = self._supervisor.resolve(known.name) or known.name
+        name = known.name
         if (model := self.daemons.settings.models.get(name)) is not None:
             return self.daemons.daemon_of(model), model.model or name
         found = self.daemons.find(name)

@@ -16,7 +16,7 @@ from agents.errors import AgentError
 from agents.host import AgentHost
 from agents.pipeline import Run
 from proxy import answers, translated
-from proxy.asking import Ask, Asker, json_headers
+from proxy.asking import Ask, Asker, post
 from proxy.assemble import Assembler
 from proxy.catalog import Catalog, Known
 from proxy.codecs import SERVERS, Codec
@@ -38,7 +38,6 @@ from proxy.translate.durations import keep_alive
 from proxy.translate.embeddings import Embeddings
 from proxy.translate.ollama_server import rewritten
 from proxy.translate.wire import FieldError
-from proxy.upstream import render_request
 from proxy.waiting import Waiting
 from proxy.with_agents import Accompanied, of_agent, refuse_to_go_around
 
@@ -72,13 +71,12 @@ class Gateway:
         parsed: Any = parse_body(body, endpoint.request)
         exchange.model = parsed.model
         known = await self.catalog.find(parsed.model)
-        model = self.catalog.canonical(known)
         if endpoint.assembler is not None and endpoint.codec is None:
-            refuse_to_go_around(self.agents, model, endpoint.path)
+            refuse_to_go_around(self.agents, known.name, endpoint.path)
         if endpoint.embedder is not None and (known.api != endpoint.api or endpoint.dialect is OLLAMA):
             return await self._embed(request, exchange, endpoint, body, parsed, known)
         if endpoint.codec is not None and (
-            run := self._agents_of(request, exchange, endpoint.codec, body, model)
+            run := self._agents_of(request, exchange, endpoint.codec, body, known.name)
         ):
             return await self._with_agents(request, exchange, endpoint, endpoint.codec, run)
         if isinstance(parsed, OllamaChatRequest | OllamaGenerateRequest) and not parsed.says_anything:
@@ -272,17 +270,15 @@ class Gateway:
             ),
         ):
             asked = translated.asked_of(exchange, chat.model, include_usage=chat.include_usage)
-            translation, first = await translated.open_stream(exchange, lease, response, codec.encoder(asked))
-            waiting.end()
-            exchange.status = 200
             return await translated.streamed(
                 request,
                 exchange,
                 lease,
                 response,
                 client,
-                translation,
-                first,
+                waiting,
+                codec.encoder(asked),
+                translated.decoder_of(lease, exchange),
                 dialect=endpoint.dialect,
                 write_timeout=self.limits.write_timeout,
             )
@@ -293,27 +289,12 @@ class Gateway:
     ) -> web.StreamResponse:
         """Answer one of Ollama's requests without a prompt: load the model, or let it go."""
         wish = _keep_alive(parsed)
-        await self._lease_only(exchange, known, wish)
+        await self.asker.keep(exchange, known.name, wish)
         exchange.status = 200
         answer = ollama_answer.encode_load(
             "unload" if wish == 0 else "load", parsed.model, now=time.time(), api=_api_of(endpoint)
         )
         return answers.json_response(msgspec.json.encode(answer))
-
-    async def _lease_only(self, exchange: Exchange, known: Known, keep_alive: float | None) -> None:
-        """Have the model loaded for so long; 0 lets it go, and does not load it for that."""
-        unload = keep_alive == 0
-        try:
-            async with self.asker.lease(
-                exchange, known.name, slot=False, load=not unload, keep_alive=keep_alive
-            ) as lease:
-                lease.served = True
-        except ApiError as error:
-            if unload and error.code == "model_not_loaded":
-                return
-            raise
-        if unload:
-            await self.asker.until_unloaded(known.name)
 
     async def _embed(
         self,
@@ -332,7 +313,7 @@ class Gateway:
         if embed.inputs and known.api == endpoint.api:
             return await self._as_it_is(request, exchange, endpoint, body, parsed, known)
         if not embed.inputs:
-            await self._lease_only(exchange, known, embed.keep_alive)
+            await self.asker.keep(exchange, known.name, embed.keep_alive)
             exchange.status = 200
             return translated.vectors(exchange, endpoint.embedder, embed, Embeddings([]))
 
@@ -353,7 +334,7 @@ def _asks(exchange: Exchange, path: str, body: bytes, asked: str) -> Ask:
             # It answers under the name that it was asked by.
             name = asked if canonical(asked) == canonical(own_name) else own_name
             told = rewritten(body, name, dict(address.options))
-        return render_request("POST", path, json_headers(exchange), told, address)
+        return post(exchange, path, told, address)
 
     return ask
 

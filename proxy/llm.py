@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import AsyncGenerator
+from functools import partial
 
 import msgspec
 
@@ -12,7 +13,7 @@ from agents.events import Event, Failure, Usage
 from agents.llm import ModelInfo
 from proxy import translated
 from proxy.answers import collected
-from proxy.asking import Asker, json_headers
+from proxy.asking import Asker, post
 from proxy.catalog import Catalog
 from proxy.codecs import SERVERS
 from proxy.errors import ApiError
@@ -20,7 +21,7 @@ from proxy.exchange import Account, Exchange, request_id_of
 from proxy.translate.codec import Decoder
 from proxy.translate.embeddings import Embed
 from proxy.translate.failures import of_api_error, to_api_error
-from proxy.upstream import UpstreamResponse, render_request
+from proxy.upstream import UpstreamResponse
 
 AHEAD = 256
 """Events that a model may be ahead of the agent that reads it; then it feels its slowness."""
@@ -88,7 +89,7 @@ class Models:
                 response,
             ):
                 await translated.checked(lease, response)
-                decoder = translated.server_of(lease).decoder(exchange.request_id)
+                decoder = translated.decoder_of(lease, exchange)
                 async for event in _Events(response, decoder).read():
                     exchange.first_byte()
                     if isinstance(event, Usage):
@@ -138,7 +139,7 @@ class Models:
             async with self._asker.response(
                 exchange,
                 known.name,
-                lambda address: render_request("POST", "/v1/rerank", json_headers(exchange), body, address),
+                partial(post, exchange, "/v1/rerank", body),
             ) as (lease, response):
                 told = await collected(lease, response, SERVERS[known.api].failure)
         except ApiError as error:

@@ -11,9 +11,12 @@ from aiohttp import web
 from actors.lifecycle import State
 from actors.ollama.client import Tag
 from actors.roster import ModelStatus
-from proxy.cards import Card, card_of, digest_of, rfc3339
+from proxy.cards import Card, card_of, digest_of
 from proxy.catalog import LATEST, Catalog
-from proxy.ollama_store import OllamaStore, renamed
+from proxy.ollama_store import OllamaStore
+from proxy.requests import with_fields
+from proxy.translate.ollama_answer import rfc3339
+from proxy.translate.wire import encode
 
 VERSION = "0.32.1"
 """The version of Ollama whose API this is; clients compare it."""
@@ -114,7 +117,9 @@ class OllamaApi:
         """One model, by its header or by its daemon."""
         named, body = await self._store.named(request)
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
-            return await self._store.to_daemon(request, found[0], renamed(body, "model", found[1]))
+            return await self._store.to_daemon(
+                request, found[0], with_fields(body, {"model": encode(found[1])})
+            )
         name = await self._catalog.of_llama_cpp(named.wanted)
         card = await self._card(name)
         return web.json_response(

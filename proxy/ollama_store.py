@@ -5,7 +5,6 @@ pulled and deleted.
 """
 
 import asyncio
-import contextlib
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,20 +13,18 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from actors.errors import RejectedError
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
 from actors.hub.names import HubName, NoSuchVariantError, parse_name
 from actors.hub.progress import Progress
 from actors.ollama.daemon import Daemon
 from actors.runtime import spawn
-from actors.supervisor import Supervisor
 from proxy.asking import Asker
 from proxy.cards import digest_of
 from proxy.catalog import Catalog, not_found, without_hub
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE
-from proxy.requests import read_body
+from proxy.requests import parse_body, read_body, with_fields
 from proxy.translate import wire
 
 STEP = 0.2
@@ -55,13 +52,11 @@ class OllamaStore:
 
     def __init__(
         self,
-        supervisor: Supervisor,
         asker: Asker,
         catalog: Catalog,
         hub: Hub,
         session: aiohttp.ClientSession,
     ) -> None:
-        self._supervisor = supervisor
         self._asker = asker
         self._catalog = catalog
         self._hub = hub
@@ -147,7 +142,8 @@ class OllamaStore:
         named, _ = await self.named(request)
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
             # Deleted while it is loaded, nobody could unload it any more.
-            await self._unload((await self._catalog.find(named.wanted)).name)
+            known = await self._catalog.find(named.wanted)
+            await self._asker.keep(request[EXCHANGE], known.name, 0)
             return await self.to_daemon(request, found[0], wire.encode({"model": found[1]}))
         name = await self._catalog.of_llama_cpp(named.wanted)
         settings = self._catalog.settings_of(name)
@@ -189,17 +185,7 @@ class OllamaStore:
             found = None
         if found is None:
             return self._catalog.daemons.first, body
-        return found[0], renamed(body, field, found[1])
-
-    async def _unload(self, name: str) -> None:
-        """Let a model go, if it is loaded."""
-        async with contextlib.AsyncExitStack() as stack:
-            lease = self._supervisor.lease(name, timeout=10, slot=False, load=False, keep_alive=0)
-            try:
-                (await stack.enter_async_context(lease)).served = True
-            except RejectedError:
-                return
-        await self._asker.until_unloaded(name)
+        return found[0], with_fields(body, {field: wire.encode(found[1])})
 
     async def blob(self, request: web.Request) -> web.StreamResponse:
         """A file on its way into a daemon's model, however large."""
@@ -248,13 +234,7 @@ class OllamaStore:
         body = await read_body(request, self._asker.limits.body, any_type=True)
         if not body:
             raise ApiError(400, "missing request body")
-        try:
-            body.decode()
-            named = wire.decode(body, Named)
-        except UnicodeDecodeError as error:
-            raise ApiError(400, f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
-        except wire.FieldError as error:
-            raise ApiError(400, str(error), param=error.field) from None
+        named = parse_body(body, Named)
         if not named.wanted and not named.source:
             raise ApiError(400, "model is required", param="model")
         return named, body
@@ -262,12 +242,6 @@ class OllamaStore:
 
 async def _nothing_to_do() -> AsyncIterator[Json]:
     yield {"status": "success"}
-
-
-def renamed(body: bytes, field: str, name: str) -> bytes:
-    """The body with another name in one of its fields."""
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return wire.encode({**fields, field: name})
 
 
 def _no_daemon(why: str) -> ApiError:

@@ -84,7 +84,7 @@ class Passing:
         ask = partial(render_request, request.method, target, headers, body)
         known = await self._catalog.find(model)
         if slot:
-            refuse_to_go_around(self._agents, self._catalog.canonical(known), request.path[:200])
+            refuse_to_go_around(self._agents, known.name, request.path[:200])
         async with self._asker.response(exchange, known.name, ask, slot=slot, load=load) as (lease, response):
             return await answers.relayed(
                 request,

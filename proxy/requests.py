@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from proxy.errors import ApiError
+from proxy.translate.wire import located
 
 Object = dict[str, msgspec.Raw]
 Number = float | None
@@ -149,7 +150,7 @@ class TemplateRequest(ModelRequest, kw_only=True):
     messages: list[Object]
 
 
-R = TypeVar("R", bound=ModelRequest)
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 async def read_body(request: web.Request, limit: int, *, any_type: bool = False) -> bytes:
@@ -186,19 +187,13 @@ def parse_body(body: bytes, kind: type[R]) -> R:
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        param: str | None = path.rstrip("`").lstrip(".") or _missing_field(message)
-        where = f"{param}: " if path else ""
-        raise ApiError(400, f"{where}{message.replace('`', '')}", param=param) from None
+        message, path, missing = located(error)
+        where = f"{path}: " if path else ""
+        raise ApiError(400, f"{where}{message}", param=path or missing) from None
     except msgspec.DecodeError as error:
         raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise ApiError(400, "the body's JSON is nested too deeply", code="invalid_json") from None
-
-
-def _missing_field(message: str) -> str | None:
-    before, _, name = message.partition("missing required field `")
-    return name.rstrip("`") if name and before else None
 
 
 def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:

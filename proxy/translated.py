@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -10,7 +11,7 @@ from actors.messages import Endpoint as Address
 from actors.supervisor import Lease
 from agents.events import Collector, Done, Event, Failure, Start, Usage
 from proxy.answers import begin_relay, collected, end_relay, json_response, run_relay
-from proxy.asking import Ask, json_headers
+from proxy.asking import Ask, post
 from proxy.codecs import SERVERS, Asked, Codec, Embedder, Request, Server
 from proxy.dialects import Dialect
 from proxy.errors import ApiError
@@ -19,7 +20,8 @@ from proxy.translate.codec import Decoder, Encoder
 from proxy.translate.embeddings import Embed, Embeddings, shortened
 from proxy.translate.failures import to_api_error
 from proxy.translate.wire import FieldError
-from proxy.upstream import UpstreamResponse, render_request
+from proxy.upstream import UpstreamResponse
+from proxy.waiting import Waiting
 
 
 class AnswerOverError(Exception):
@@ -27,25 +29,13 @@ class AnswerOverError(Exception):
 
 
 class Translation:
-    """From the server's bytes to the client's, and what an account of the answer needs.
+    """From events to the client's bytes, and what an account of the answer needs."""
 
-    Without a `decoder`, from events that come from elsewhere.
-    """
-
-    def __init__(self, decoder: Decoder | None, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self.usage: Usage | None = None
         self.failure: Failure | None = None
         self.complete = False
-        self._decoder = decoder
         self._encoder = encoder
-
-    def feed(self, payload: bytes) -> bytes:
-        """What `payload` lets the client be told."""
-        return self.encode(self._decoder.feed(payload) if self._decoder is not None else [])
-
-    def end(self) -> bytes:
-        """What the end of the server's bytes lets it be told."""
-        return self.encode(self._decoder.end() if self._decoder is not None else [])
 
     def encode(self, events: list[Event]) -> bytes:
         """The events in the client's words."""
@@ -122,7 +112,7 @@ def asks(exchange: Exchange, chat: Request) -> Ask:
             path, body = SERVERS[address.api].ask(chat, address)
         except FieldError as error:
             raise unmeant(error) from None
-        return render_request("POST", path, json_headers(exchange), body, address)
+        return post(exchange, path, body, address)
 
     return ask
 
@@ -132,7 +122,7 @@ def asks_for_vectors(exchange: Exchange, embed: Embed) -> Ask:
 
     def ask(address: Address) -> bytes:
         path, body = SERVERS[address.api].embed(embed, address)
-        return render_request("POST", path, json_headers(exchange), body, address)
+        return post(exchange, path, body, address)
 
     return ask
 
@@ -155,29 +145,15 @@ def server_of(lease: Lease) -> Server:
     return SERVERS[lease.grant.endpoint.api]
 
 
+def decoder_of(lease: Lease, exchange: Exchange) -> Decoder:
+    """What reads the granted server's stream."""
+    return server_of(lease).decoder(exchange.request_id)
+
+
 async def checked(lease: Lease, response: UpstreamResponse) -> None:
     """Raise `ApiError` if the server refuses."""
     if response.head.status >= 400:
         await collected(lease, response, server_of(lease).failure)
-
-
-async def open_stream(
-    exchange: Exchange,
-    lease: Lease,
-    response: UpstreamResponse,
-    encoder: Encoder,
-    decoder: Decoder | None = None,
-) -> tuple[Translation, bytes]:
-    """Wait for the answer to begin; return what translates the rest, and the first bytes for the client.
-
-    `decoder`: another one than the server's.
-    """
-    await checked(lease, response)
-    decoder = decoder or server_of(lease).decoder(exchange.request_id)
-    translation = Translation(decoder, encoder)
-    events = await _Opening(decoder, response).wait()
-    exchange.first_byte()
-    return translation, translation.encode(events)
 
 
 async def streamed(
@@ -186,20 +162,31 @@ async def streamed(
     lease: Lease,
     response: UpstreamResponse,
     client: web.StreamResponse,
-    translation: Translation,
-    first: bytes,
+    waiting: Waiting,
+    encoder: Encoder,
+    decoder: Decoder,
     *,
     dialect: Dialect,
     write_timeout: float,
 ) -> web.StreamResponse:
-    """Stream to the client from its `first` bytes on."""
-    relay = await begin_relay(request, exchange, response, client, patch=translation.feed)
+    """Stream to the client, which waits until there is something to tell."""
+    await checked(lease, response)
+    translation = Translation(encoder)
+    first = translation.encode(await _Opening(decoder, response).wait())
+    waiting.end()
+    exchange.first_byte()
+    exchange.status = 200
+
+    def translate(payload: bytes) -> bytes:
+        return translation.encode(decoder.feed(payload))
+
+    relay = await begin_relay(request, exchange, response, client, patch=translate)
     relay.end_with(first)
     response.attach(relay.feed)
     try:
         if await run_relay(
             request, exchange, lease, relay, write_timeout=write_timeout, dialect=dialect
-        ) and (last := translation.end()):
+        ) and (last := translation.encode(decoder.end())):
             relay.end_with(last)
     except AnswerOverError:
         lease.served = True
@@ -214,23 +201,33 @@ async def streamed(
     return client
 
 
-async def gathered(
-    exchange: Exchange, lease: Lease, response: UpstreamResponse, codec: Codec, asked: Asked
-) -> web.StreamResponse:
-    """Answer as a whole."""
+async def gather(
+    exchange: Exchange,
+    lease: Lease,
+    response: UpstreamResponse,
+    decoder: Decoder,
+    take: Callable[[Event], None],
+) -> None:
+    """Take all the events of an answer."""
     await checked(lease, response)
-    decoder = server_of(lease).decoder(exchange.request_id)
-    collector = Collector()
 
     def feed(payload: bytes, _raw: bytes | None) -> None:
         for event in decoder.feed(payload):
             exchange.first_byte()
-            collector.feed(event)
+            take(event)
 
     response.attach(feed)
     await response.finish()
     for event in decoder.end():
-        collector.feed(event)
+        take(event)
+
+
+async def gathered(
+    exchange: Exchange, lease: Lease, response: UpstreamResponse, codec: Codec, asked: Asked
+) -> web.StreamResponse:
+    """Answer as a whole."""
+    collector = Collector()
+    await gather(exchange, lease, response, decoder_of(lease, exchange), collector.feed)
     if collector.failure is not None:
         raise to_api_error(collector.failure)
     lease.served = True

@@ -121,8 +121,7 @@ class Views:
     async def model(self, request: web.Request) -> web.Response:
         """One model by name or alias; both may contain slashes and colons."""
         asked = request.match_info["name"]
-        found = (await self._catalog.find(asked)).name
-        wanted = (self._supervisor.resolve(found) or found).casefold()
+        wanted = (await self._catalog.find(asked)).name.casefold()
         for entry in await self._entries():
             if str(entry["id"]).casefold() == wanted:
                 return web.json_response(entry)

@@ -5,6 +5,7 @@ wait for what its own request holds.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -88,19 +89,10 @@ class Accompanied:
             lease,
             response,
         ):
-            await translated.checked(lease, response)
-            decoder = _Filtered(translated.server_of(lease).decoder(exchange.request_id), run, response)
-
-            def feed(payload: bytes, _raw: bytes | None) -> None:
-                if decoder.feed(payload):
-                    exchange.first_byte()
-
-            response.attach(feed)
-            try:
-                await response.finish()
-                decoder.end()
-            except AnswerOverError:
-                pass
+            decoder = _Filtered(translated.decoder_of(lease, exchange), run, response)
+            with contextlib.suppress(AnswerOverError):
+                # The run keeps what it passes on.
+                await translated.gather(exchange, lease, response, decoder, lambda _: None)
             lease.served = True
 
     async def streamed(
@@ -118,7 +110,7 @@ class Accompanied:
         if not isinstance(outcome, Chat):
             async with aclosing(outcome) as events:
                 asked = translated.asked_of(exchange, run.chat.model, include_usage=run.chat.include_usage)
-                translation = Translation(None, codec.encoder(asked))
+                translation = Translation(codec.encoder(asked))
                 return await self._reply(request, exchange, events, run, translation, waiting, client)
         known = await self._catalog.find(outcome.model)
         ask = translated.asks(exchange, outcome)
@@ -127,20 +119,16 @@ class Accompanied:
             response,
         ):
             asked = translated.asked_of(exchange, run.chat.model, include_usage=run.chat.include_usage)
-            decoder = _Filtered(translated.server_of(lease).decoder(exchange.request_id), run, response)
-            translation, first = await translated.open_stream(
-                exchange, lease, response, codec.encoder(asked), decoder
-            )
-            waiting.end()
-            exchange.status = 200
+            decoder = _Filtered(translated.decoder_of(lease, exchange), run, response)
             return await translated.streamed(
                 request,
                 exchange,
                 lease,
                 response,
                 client,
-                translation,
-                first,
+                waiting,
+                codec.encoder(asked),
+                decoder,
                 dialect=endpoint.dialect,
                 write_timeout=self._asker.limits.write_timeout,
             )

@@ -23,18 +23,20 @@ def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").lstrip(".") or _missing(message)
-        raise FieldError(field, message.replace("`", "")) from None
+        message, path, missing = located(error)
+        raise FieldError(path or missing, message) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FieldError(None, f"the body is not valid JSON: {error}") from None
     except RecursionError:
         raise FieldError(None, "the body's JSON is nested too deeply") from None
 
 
-def _missing(message: str) -> str | None:
+def located(error: msgspec.ValidationError) -> tuple[str, str | None, str | None]:
+    """What is wrong with a body; the path of the field that it is about; the name of one that is missing."""
+    message, _, path = str(error).partition(" - at `$")
     before, _, name = message.partition("missing required field `")
-    return name.rstrip("`") if name and before else None
+    missing = name.rstrip("`") if name and before else None
+    return message.replace("`", ""), path.rstrip("`").lstrip(".") or None, missing
 
 
 def unknown(body: bytes | msgspec.Raw, kind: type[msgspec.Struct]) -> Json:

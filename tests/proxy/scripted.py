@@ -463,7 +463,7 @@ async def door(
         catalog = Catalog(real, hub, daemons, {})
         views = Views(real, catalog, observer, config, version="1.2.3")
         asker = Asker(real, upstream, limits)
-        store = OllamaStore(real, asker, catalog, hub, daemons_session)
+        store = OllamaStore(asker, catalog, hub, daemons_session)
         ollama = OllamaApi(catalog, store, idle_timeout=0)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         host = AgentHost(agents, llm=Models(asker, catalog), http=daemons_session, folder=folder)
