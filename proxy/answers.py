@@ -236,10 +236,7 @@ async def first_event(response: UpstreamResponse, *, keep_progress: bool) -> byt
     """What has come when the first real event has. Raises `ApiError` if that is an error."""
     prelude = Prelude(response, keep_progress=keep_progress)
     response.attach(prelude.feed)
-    while not prelude.open and not response.finished:
-        await response.changed()
-        if not prelude.open and not response.finished:
-            await response.finish()  # raises: nothing but an error wakes us before either
+    await response.until(lambda: prelude.open)
     _raise_early_error(prelude.first_bytes)
     return prelude.first_bytes
 

@@ -61,9 +61,7 @@ class _Events:
             self._response.resume()
             if self._response.finished:
                 break
-            await self._response.changed()
-            if not self._come and not self._response.finished:
-                await self._response.finish()  # raises: nothing but an error wakes us before either
+            await self._response.until(lambda: bool(self._come))
         await self._response.finish()
         for event in self._decoder.end():
             yield event

@@ -74,10 +74,7 @@ class _Opening:
     async def wait(self) -> list[Event]:
         """What has come when there is something to tell. Raises `ApiError` if that is an error."""
         self._response.attach(self.feed)
-        while not self.open and not self._response.finished:
-            await self._response.changed()
-            if not self.open and not self._response.finished:
-                await self._response.finish()  # raises: nothing but an error wakes us before either
+        await self._response.until(lambda: self.open)
         if not self.open:
             self.events += self._decoder.end()
         raise_early(self.events)

@@ -131,6 +131,16 @@ class UpstreamResponse(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Return when the sink has `reached` what it waits for and called `notify`, or at the response's end.
+
+        Raises `UpstreamError`.
+        """
+        while not reached() and not self.finished:
+            await self.changed()
+            if not reached() and not self.finished:
+                await self.finish()  # raises: nothing but an error wakes us before either
+
     async def finish(self) -> None:
         """Return when the body has come to its end. Raises `UpstreamError` when it was cut."""
         while not self.finished:
