@@ -56,9 +56,6 @@ from proxy.views import Views
 VERSION = "0.1.0"
 CHECKOUT = Path(__file__).resolve().parent
 
-DRIVER_PATIENCE = 10.0
-"""Seconds that the start waits for the GPU driver's first answer."""
-
 LoadedAgents = tuple[list[Loaded], list[BrokenAgentError]]
 
 COMMANDS = {
@@ -298,7 +295,7 @@ def health_session() -> aiohttp.ClientSession:
 
 
 async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
-    """The one who watches the memory. It has had a first look, unless the driver takes its time."""
+    """The one who watches the memory. It has had a first look."""
     gpu = config.gpu
     monitor = GpuMonitor(gpu.monitoring_interval, take_sample if gpu.managed else host_sample)
     calibration = await asyncio.to_thread(Calibration, _cache_folder() / CALIBRATION)
@@ -308,12 +305,8 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     observer = Observer(monitor, calibration, manages=gpu.managed)
     with suppress(ConfigError):  # each model may have a command of its own, or be a container
         observer.build = await build_of(find_command(config.server_pool, Model(path="")))
-    try:
-        async with asyncio.timeout(DRIVER_PATIENCE):
-            await monitor.first()
-            await observer.refresh()
-    except TimeoutError:
-        log.warning("the GPU driver does not answer", seconds=DRIVER_PATIENCE)
+    await monitor.first()  # of the host alone if the driver hangs
+    await observer.refresh()
     return observer
 
 

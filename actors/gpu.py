@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import msgspec
@@ -24,6 +25,9 @@ log = structlog.get_logger("gpu")
 
 WITHOUT_DRIVER = 60.0
 """Seconds between questions where NVML does not answer: a driver may be loaded, or come back."""
+
+PATIENCE = 10.0
+"""Seconds after which a call of NVML that has not returned counts as hung."""
 
 _NOT_TOLD = (None, -1, (1 << 64) - 1)
 """Bytes of a process that are not known: pynvml's None, and NVML_VALUE_NOT_AVAILABLE as C reads it."""
@@ -285,17 +289,58 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
                     yield limit, rest
 
 
+class _Question:
+    """One call of `ask` in a daemon thread of its own, which never holds up the end of the program.
+
+    The threads of an executor would: both the event loop and the interpreter wait for those.
+    """
+
+    def __init__(self, ask: Callable[[], Sample], on_end: Callable[[], object] = lambda: None) -> None:
+        self.answer: Sample | None = None
+        self.ended = Event()
+        self._ask = ask
+        self._on_end = on_end
+        Thread(target=self._run, name="GPU monitor", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.answer = self._ask()
+        finally:
+            self.ended.set()
+            with suppress(RuntimeError):  # the loop is closed by now
+                self._on_end()
+
+
+def take_sample_in_time() -> Sample:
+    """As `take_sample`, but a driver that hangs is given up after `PATIENCE`. Blocking."""
+    question = _Question(take_sample)
+    question.ended.wait(PATIENCE)
+    return question.answer or _hung_sample()
+
+
+def _hung_sample() -> Sample:
+    return Sample(
+        asked_at=time.monotonic(),
+        gpus=(),
+        host=host_memory(),
+        error=f"NVML hangs: a call has not returned for {PATIENCE:g} s; the GPU driver may need a reset",
+    )
+
+
 class GpuMonitor:
     """Asks every `interval` seconds (0: not by itself) and when told to, off the loop, one at a time.
 
     `sample` is the latest answer; `on_sample` gets each, on the loop. When NVML does not answer, for no
-    driver or while one is reloaded, the sample says so, and it goes on asking.
+    driver or while one is reloaded, the sample says so, and it goes on asking. A call that hangs counts as no
+    answer after `PATIENCE`; until it returns no other is made, and the samples are of the host alone.
     """
 
     def __init__(self, interval: float, ask: Callable[[], Sample] = take_sample) -> None:
         self._interval = interval
         self._ask = ask
         self._task: asyncio.Task[None] | None = None
+        self._question: _Question | None = None
+        self._hangs = False
         self._wanted: list[float] = []
         self._next = math.inf
         self._wake = asyncio.Event()
@@ -352,7 +397,28 @@ class GpuMonitor:
                         await self._wake.wait()
             now = time.monotonic()
             self._wanted = [moment for moment in self._wanted if moment > now]
-            self._take(await asyncio.to_thread(self._ask))
+            self._take(await self._answer())
+
+    async def _answer(self) -> Sample:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        if self._question is not None and self._question.ended.is_set():
+            self._question = None  # it hung; its answer is too old by now
+        if self._question is None:
+            self._hangs = False
+            self._question = _Question(self._ask, lambda: loop.call_soon_threadsafe(self._ended, ended))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await ended.wait()
+        if (answer := self._question.answer) is not None:
+            self._question = None
+            return answer
+        self._hangs = True
+        return await asyncio.to_thread(_hung_sample)
+
+    def _ended(self, ended: asyncio.Event) -> None:
+        ended.set()
+        if self._hangs:
+            self.ask_soon()
 
     def _take(self, sample: Sample) -> None:
         if self._interval > 0:
@@ -365,7 +431,8 @@ class GpuMonitor:
                 for gpu in sample.gpus
             ]
             driver = sample.gpus[0].driver if sample.gpus else None
-            log.info("GPUs", gpus=names, driver=driver, lost=sample.lost, error=sample.error)
+            tell = log.warning if self._hangs else log.info
+            tell("GPUs", gpus=names, driver=driver, lost=sample.lost, error=sample.error)
         if self.on_sample is not None:
             self.on_sample(sample)
         self._answered.set()

@@ -84,15 +84,16 @@ class Ledger:
         self.foreign: dict[str, int] = {}
         self._foreign_host = 0
         self._rooms: dict[str, int] | None = None
-        self._sampled_at = float("-inf")
+        self.sampled_at = -math.inf
+        """When the latest sample was asked for."""
 
     # What happens
 
     def sample(self, devices: Iterable[Device], host: Host | None, asked_at: float) -> None:
         """Take what was measured at `asked_at`. What models had that had ended is back, or foreign."""
-        if asked_at < self._sampled_at:
+        if asked_at < self.sampled_at:
             return  # it was overtaken
-        self._sampled_at = asked_at
+        self.sampled_at = asked_at
         self.devices = {device.id: device for device in devices}
         self.host = host
         # What was asked for before a process ended says nothing about its memory's return.

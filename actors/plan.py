@@ -19,7 +19,7 @@ from actors.config import BUILTIN, Config, Model
 from actors.demand import MIB
 from actors.demo import demo_path
 from actors.explain import explain, in_words
-from actors.gpu import host_memory, take_sample
+from actors.gpu import host_memory, take_sample_in_time
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import cache_of
 from actors.hub.names import parse_name
@@ -167,6 +167,6 @@ def _devices(pretended: str | None, calibration: Calibration) -> tuple[list[Devi
             Device(id=name, index=nth, name=name, total=size, used=0, overhead=START)
             for nth, (name, size) in enumerate(zip(names, sizes, strict=True))
         ], "pretended"
-    sample = take_sample()
+    sample = take_sample_in_time()
     gpus = [device_of(gpu, calibration.overhead(gpu.name, gpu.driver, "")) for gpu in sample.gpus]
     return gpus, sample.error or "by NVML"

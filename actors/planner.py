@@ -64,6 +64,12 @@ WORTH_WAITING = 5.0
 SUSPICION = 0.5
 """Seconds without new leases after a server hung up: a dead one's connections end before its process."""
 
+FRESH = 1.0
+"""Seconds for which a sample is good where the memory is measured before decisions alone."""
+
+SAMPLE_WAIT = 2.0
+"""Seconds that a decision waits for its sample, at most."""
+
 LOOKAHEAD = 16
 """So many waiting models are looked at for a place in one go, the oldest first."""
 
@@ -82,6 +88,7 @@ class Planner:
         self._leases: dict[int, tuple[Model, int, bool]] = {}
         self._effects: list[Effect] = []
         self._look_again = math.inf
+        self._asked_at = -math.inf
         self._last_exit = -math.inf
         self._closing_at: float | None = None
         self._finished = False
@@ -380,7 +387,7 @@ class Planner:
     def _place_wanted(self, now: float) -> None:
         self._look_again = math.inf
         wanted = self._wanted(now)
-        if not wanted:
+        if not wanted or self._awaits_sample(wanted, now):
             return
         allocator = Allocator(self._policy, self.ledger, self._models, now)
         for model, since in wanted[:LOOKAHEAD]:
@@ -394,7 +401,20 @@ class Planner:
                 case Refuse(reason=reason):
                     self._reject_waiting(model.queue, reason)
                 case Wait(until=until):
-                    self._look_again = min(self._look_again, until)
+                    sampled_again = now + FRESH if self._policy.measures_first else math.inf
+                    self._look_again = min(self._look_again, until, sampled_again)
+
+    def _awaits_sample(self, wanted: Iterable[tuple[Model, float]], now: float) -> bool:
+        """Whether the memory is to be measured before anybody gets a place; has that done."""
+        needed = max(model.fetch_ended for model, _ in wanted)
+        sampled_at = self.ledger.sampled_at
+        if not self._policy.measures_first or sampled_at >= max(needed, now - FRESH):
+            return False
+        if self._asked_at <= sampled_at or self._asked_at < needed:
+            self._asked_at = now
+            self._effects.append(Look(0.0))
+        self._look_again = self._asked_at + SAMPLE_WAIT
+        return now < self._look_again
 
     def _make_room(self, model: Model, since: float, decision: MakeRoom, now: float) -> None:
         for victim in decision.idle:

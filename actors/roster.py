@@ -19,6 +19,8 @@ from actors.placement import Placement, Wish
 OnNoGpu = Literal["cpu", "queue", "fail"]
 Partial = Literal["last", "first", "never"]
 
+OFTEN = 5.0
+"""Seconds between two samples, at most, that are often enough for decisions to rest on the latest."""
 
 MANY_KEYS = 1000
 """Keys whose turns are remembered of a model; beyond it, those that have had theirs are forgotten."""
@@ -29,6 +31,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     `size` 0: memory alone decides how many models run. `weights`: of keys; one that is not in it has 1.
     `managed` false: models are not placed, llama.cpp decides for itself. `headroom`: bytes of each GPU.
+    `measures_first`: samples are too seldom, so one is taken before each decision about a place.
     """
 
     size: int
@@ -46,6 +49,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     on_no_gpu: OnNoGpu = "cpu"
     partial: Partial = "last"
     headroom: int = 0
+    measures_first: bool = False
 
     @classmethod
     def of(cls, settings: Config) -> "Policy":
@@ -66,6 +70,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             on_no_gpu=gpu.without_gpu,
             partial=gpu.partial_offload,
             headroom=gpu.headroom << 20,
+            measures_first=not 0 < gpu.monitoring_interval <= OFTEN,
         )
 
 

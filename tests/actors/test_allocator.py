@@ -35,7 +35,7 @@ from actors.messages import (
     Tick,
 )
 from actors.placement import Wish
-from actors.planner import LEARNED, Planner
+from actors.planner import LEARNED, SAMPLE_WAIT, Planner
 from actors.roster import ModelSpec, ModelStatus, Policy
 
 GIB = 1 << 30
@@ -399,6 +399,36 @@ def test_it_waits_for_its_memory_to_be_seen_back() -> None:
     assert world.told[-1] == Look(0.0)
     assert world.why() == "the memory that it needs is being freed"
     assert started(world.sample(after=0.05)) == ["b"]
+
+
+def test_where_the_memory_is_not_watched_it_is_measured_before_each_decision() -> None:
+    world = World([10], {"a": whole(4), "b": whole(4)}, measures_first=True, on_no_gpu="cpu")
+    assert started(world.ask("a")) == []
+    assert world.told[-1] == Look(0.0)
+    assert started(world.ask("b")) == []
+    assert world.told.count(Look(0.0)) == 1, "one question for both"
+    world.foreign["g0"] = 9
+    assert started(world.sample()) == ["a", "b"]
+    assert (world.where("a"), world.where("b")) == ("host", "host")
+
+
+def test_a_decision_does_not_wait_for_its_sample_for_ever() -> None:
+    world = World([10], {"a": whole(4)}, measures_first=True)
+    world.ask("a")
+    assert started(world.wake()) == ["a"]
+    assert world.now == pytest.approx(100 + SAMPLE_WAIT)
+
+
+def test_who_waits_for_a_gpu_has_it_looked_for() -> None:
+    world = World([10], {"a": whole(4)}, measures_first=True, on_no_gpu="queue")
+    world.foreign["g0"] = 9
+    world.ask("a")
+    assert started(world.sample()) == []
+    world.foreign["g0"] = 0
+    count = len(world.told)
+    assert started(world.wake()) == []
+    assert world.told[count:] == [Look(0.0)]
+    assert started(world.sample()) == ["a"]
 
 
 def test_memory_that_comes_back_late_makes_nobody_impossible() -> None:

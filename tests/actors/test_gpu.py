@@ -502,3 +502,49 @@ async def test_it_can_be_told_before_it_starts_and_stopped_before_that() -> None
     await watched.until(1)
     await watched.monitor.stop()
     assert len(watched.samples) == 1
+
+
+async def test_a_driver_that_hangs_is_told_once_and_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    go = threading.Event()
+    calls = []
+
+    def ask() -> Sample:
+        calls.append(1)
+        assert go.wait(20)
+        return sampled(gpu(0))
+
+    with structlog.testing.capture_logs() as logs:
+        async with watching(0, ask) as watched:
+            first = await watched.until(1)
+            assert first.error is not None
+            assert first.error.startswith("NVML hangs")
+            assert first.host.total > 0
+            # Who asks meanwhile is told at once what is known: the host.
+            for count in (2, 3):
+                watched.monitor.ask_soon()
+                assert (await watched.until(count)).error == first.error
+            assert len(calls) == 1
+            go.set()
+            async with asyncio.timeout(10):
+                while watched.monitor.error is not None:
+                    await watched.until(len(watched.samples) + 1)
+            assert len(calls) == 2, "what was asked for before it hung is too old"
+            assert [found.index for found in watched.monitor.gpus] == [0]
+    assert [(line["log_level"], line["error"]) for line in logs] == [("warning", first.error), ("info", None)]
+
+
+def test_a_driver_that_hangs_does_not_hold_up_the_end() -> None:
+    program = """
+import asyncio, time
+from actors.gpu import GpuMonitor
+
+async def main():
+    monitor = GpuMonitor(0, lambda: time.sleep(1000))
+    monitor.start()
+    await asyncio.sleep(0.1)
+    await monitor.stop()
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=20)

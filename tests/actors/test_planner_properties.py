@@ -345,6 +345,7 @@ class GpuMachine(Schedule):
         wish=st.sampled_from([(), ("0",), ("g1", "0")]),
         kept=st.booleans(),
         tells_groups=st.booleans(),
+        measures_first=st.booleans(),
     )
     def begin(
         self,
@@ -358,6 +359,7 @@ class GpuMachine(Schedule):
         wish: tuple[str, ...],
         kept: bool,
         tells_groups: bool,
+        measures_first: bool,
     ) -> None:
         policy = Policy(
             size=size,
@@ -372,6 +374,7 @@ class GpuMachine(Schedule):
             on_no_gpu=on_no_gpu,
             partial=partial,
             headroom=headroom * UNIT,
+            measures_first=measures_first,
         )
         specs = [
             ModelSpec(

@@ -34,6 +34,11 @@ class Machine:
         }
         self.environment = fake_nvml.write(self._path, **self.facts)
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a call of NVML does not return."""
+        return self._path.with_suffix(".hangs").exists()
+
     def tell(self, **facts: Any) -> None:
         """From the next question on."""
         self.facts.update(facts)
@@ -150,6 +155,25 @@ def test_a_driver_that_goes_and_comes_back(start: Start, machine: Machine, real_
     start_line = gateway.wait_for("model starts", model="b")
     assert (start_line["place"], start_line["why"]) == ("host", "there is no GPU")
     assert gateway.chat("a").status_code == 200, "what runs goes on"
+
+
+def test_a_driver_that_hangs_does_not_hold_up_the_end(start: Start, machine: Machine) -> None:
+    gateway = start({"a": SMALL}, gpu={"monitoring_interval": 0.05})
+    machine.tell(hangs=True)
+    until(lambda: machine.hangs, "a call hangs")
+    assert gateway.health()["models"]["a"]["state"] == "stopped", "it answers nevertheless"
+    assert gateway.stop(timeout=10) == 0
+
+
+def test_without_an_interval_it_looks_before_each_decision(
+    start: Start, machine: Machine, real_server: None
+) -> None:
+    gateway = start({"a": SMALL, "b": SMALL}, gpu={"monitoring_interval": 0})
+    assert len(gpus(gateway)) == 2
+    machine.tell(gpus=[{**gpu, "foreign": 700 * MIB} for gpu in machine.facts["gpus"]])
+    assert gateway.chat("a").headers["X-Model-Place"] == "host"
+    machine.tell(gpus=[{**gpu, "foreign": 0} for gpu in machine.facts["gpus"]])
+    assert gateway.chat("b").headers["X-Model-Place"] == "GPU 0"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ The file is read at each `nvmlInit`:
 
     {"gpus": [{"uuid": "GPU-a", "name": "Fake 24G", "total": bytes, "foreign": bytes that others take}],
      "driver": "580.1", "error": what `nvmlInit` raises or null, "lost": [index of a GPU, ...],
+     "hangs": true while `nvmlInit` does not return; then there is a file of the same name with .hangs,
      "context": bytes of any process, "models": {"part of a command line": bytes besides, on each GPU},
      "lag": seconds for which the memory of a process counts as used after its end was noticed}
 
@@ -57,6 +58,10 @@ def nvmlInit() -> None:
     """Read the file, look for processes."""
     _machine.clear()
     _machine.update(json.loads(Path(os.environ["FAKE_NVML"]).read_text()))
+    while _machine.get("hangs"):
+        Path(os.environ["FAKE_NVML"]).with_suffix(".hangs").touch()
+        time.sleep(0.05)
+        _machine.update({"hangs": False, **json.loads(Path(os.environ["FAKE_NVML"]).read_text())})
     if _machine.get("error"):
         raise NVMLError_DriverNotLoaded(_machine["error"])
     found = _find()
