@@ -50,6 +50,7 @@ from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
 from proxy.ollama_store import OllamaStore
 from proxy.passing import Passing
+from proxy.readiness import Readiness
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -274,11 +275,12 @@ async def _build(
     )
     gateway = Gateway(asker, catalog, host)
     passing = Passing(supervisor, asker, catalog, host)
-    views = Views(supervisor, catalog, observer, config, version=VERSION)
+    readiness = Readiness(config, containers.engine, daemons, monitor)
+    views = Views(supervisor, catalog, observer, readiness, config, version=VERSION)
     store = OllamaStore(asker, catalog, hub, passes)
     ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
     agent_views = AgentViews(host, body_limit=asker.limits.body)
-    metrics = Metrics(supervisor, monitor, version=VERSION)
+    metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
     models.accounts = (metrics.account,)
     runner = make_runner(make_app(gateway, passing, views, ollama, agent_views, metrics))
     return supervisor, host, runner, containers

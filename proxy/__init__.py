@@ -19,6 +19,7 @@ The rooms, along a request's way:
 * `dialects`, `errors`  how each API words an error (pure)
 * `exchange`   one request and what became of it, accounted in one place
 * `views`      health and the list of models; `ollama`: the same for its clients, by `cards` of model files
+* `readiness`  whether what the configuration needs outside is there
 * `ollama_store`  Ollama's models come and go
 * `metrics`    what Prometheus asks for
 * `logs`       how the log is written

@@ -4,12 +4,16 @@ All names begin with `llama_proxy_`; beside them stand the process's own (`proce
 here and in Prometheus for as long as both run, so no label takes a value that a client can choose: a path is
 the route's template, and a model's name counts once it is configured or has been granted, `LABELS` of them at
 most. All other names are `unknown`.
+
+A counter whose labels are known before it counts is there with 0 from then on: Prometheus' `increase()`
+compares two values, so it never sees the first event of a series that begins with 1.
 """
 
 import asyncio
 import platform
 import time
 from collections.abc import Iterable, Iterator
+from typing import get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -17,15 +21,22 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from actors.errors import Rejection
+from actors.errors import FailureKind, Rejection
 from actors.gpu import GpuMonitor
 from actors.lifecycle import State
 from actors.messages import BecameReady, Effect, Event, Exited, Halt, Reject, Start
 from actors.supervisor import Supervisor
-from proxy.exchange import Exchange
+from proxy.exchange import CLIENT_LEFT, Exchange
+from proxy.readiness import Readiness, Report
 
 LABELS = 256
 """Models that get series of their own."""
+
+OUTCOMES = ("ok", "refused", "client_left", "failed")
+"""What became of a request, by its status: below 400, a client's mistake, 499, and 500 or more."""
+
+FAILURES: tuple[FailureKind, ...] = get_args(FailureKind)
+TOKENS = ("prompt", "cached", "completion")
 
 UNKNOWN = "unknown"
 
@@ -41,15 +52,18 @@ class Metrics:
     synchronous and raise nothing. The models that the supervisor knows now are the configured ones.
     """
 
-    def __init__(self, supervisor: Supervisor, monitor: GpuMonitor, *, version: str) -> None:
+    def __init__(
+        self, supervisor: Supervisor, monitor: GpuMonitor, readiness: Readiness, *, version: str
+    ) -> None:
         self.registry = CollectorRegistry()
         self._version = version
         self._started = time.monotonic()
         self._snapshot = _Snapshot()
         self._supervisor = supervisor
         self._monitor = monitor
+        self._readiness = readiness
         supervisor.on_message = self.watch
-        self._labels = {model.name for model in supervisor.describe()}
+        self._labels: set[str] = set()
         self._loading: dict[str, float] = {}
         self._requests: dict[tuple[str, str, int], _RequestSeries] = {}
         ProcessCollector(registry=self.registry)
@@ -58,6 +72,12 @@ class Metrics:
             "llama_proxy_requests",
             "Finished requests, by route, model and HTTP status (499: the client left).",
             ("endpoint", "model", "status"),
+            registry=self.registry,
+        )
+        self._outcomes = Counter(
+            "llama_proxy_outcomes",
+            "Finished requests, by model and what became of them.",
+            ("model", "outcome"),
             registry=self.registry,
         )
         self._duration = self._histogram(
@@ -99,6 +119,23 @@ class Metrics:
         )
         for kind in Rejection.__subclasses__():
             self._rejections.labels(kind.__name__)
+        for model in (UNKNOWN, *(status.name for status in supervisor.describe())):
+            self._begin(model)
+
+    def _begin(self, model: str) -> None:
+        """Let a model have series, all of them with 0."""
+        for outcome in OUTCOMES:
+            self._outcomes.labels(model, outcome)
+        for failure in FAILURES:
+            self._failures.labels(model, failure)
+        self._evictions.labels(model)
+        if model == UNKNOWN:
+            return  # it is never granted
+        self._labels.add(model)
+        for kind in TOKENS:
+            self._tokens.labels(model, kind)
+        for histogram in (self._first_token, self._token, self._queued, self._load):
+            histogram.labels(model)
 
     def _histogram(
         self,
@@ -116,7 +153,8 @@ class Metrics:
 
         What the supervisor owns is read here, on the loop; thousands of lines are written in a thread.
         """
-        self._snapshot.families = [*self._own(), *self._models(), *self._memory()]
+        report = await self._readiness.look()
+        self._snapshot.families = [*self._own(report), *self._models(), *self._memory()]
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         body = await asyncio.to_thread(encode, self.registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
@@ -134,6 +172,7 @@ class Metrics:
         if series is None:
             series = self._requests[key] = _RequestSeries(self, *key)
         series.count.inc()
+        series.outcome.inc()
         now = time.monotonic()
         series.duration.observe(now - exchange.started_at)
         if granted:
@@ -173,17 +212,22 @@ class Metrics:
         if name in self._labels:
             return name
         if granted and name is not None and len(self._labels) < LABELS:
-            self._labels.add(name)
+            self._begin(name)
             return name
         canonical = self._supervisor.resolve(name) if name else None
         return canonical if canonical in self._labels else UNKNOWN
 
     # What is read when the page is asked for
 
-    def _own(self) -> Iterator[Metric]:
+    def _own(self, report: Report) -> Iterator[Metric]:
         build = {"version": self._version, "python": platform.python_version()}
         yield InfoMetricFamily("llama_proxy_build", "Which gateway this is.", value=build)
         yield _gauge("uptime_seconds", "Since the gateway's start.", time.monotonic() - self._started)
+        ready = report.ready and not self._supervisor.closing
+        yield _gauge("ready", "1 if /health/ready is 200.", ready)
+        rows = [((one.name,), one.error is None) for one in report.dependencies]
+        text = "1 for what the configuration needs outside of the gateway and can be used."
+        yield _gauges("dependency_up", text, ("dependency",), rows)
 
     def _models(self) -> Iterator[Metric]:
         models = self._supervisor.describe()
@@ -229,18 +273,22 @@ class Metrics:
 class _RequestSeries:
     """The series that one kind of request counts in: to look them up by labels costs more than to count."""
 
-    __slots__ = ("count", "duration", "first_token", "queued", "token", "tokens")
+    __slots__ = ("count", "duration", "first_token", "outcome", "queued", "token", "tokens")
 
     def __init__(self, metrics: Metrics, endpoint: str, model: str, status: int) -> None:
         self.count = metrics._count.labels(endpoint, model, str(status))
+        self.outcome = metrics._outcomes.labels(model, _outcome(status))
         self.duration = metrics._duration.labels(endpoint, model)
         self.first_token = metrics._first_token.labels(model)
         self.token = metrics._token.labels(model)
         self.queued = metrics._queued.labels(model)
-        self.tokens = {
-            f"{kind}_tokens": metrics._tokens.labels(model, kind)
-            for kind in ("prompt", "cached", "completion")
-        }
+        self.tokens = {f"{kind}_tokens": metrics._tokens.labels(model, kind) for kind in TOKENS}
+
+
+def _outcome(status: int) -> str:
+    if status == CLIENT_LEFT:
+        return "client_left"
+    return "ok" if status < 400 else "refused" if status < 500 else "failed"
 
 
 class _Snapshot(Collector):

@@ -19,6 +19,7 @@ from actors.roster import ModelStatus
 from actors.supervisor import Supervisor
 from proxy.catalog import Catalog
 from proxy.errors import ApiError
+from proxy.readiness import Readiness
 
 STATUS_VALUES = {
     State.STOPPED: "unloaded",
@@ -37,11 +38,19 @@ class Views:
     """Answers from one snapshot of the supervisor."""
 
     def __init__(
-        self, supervisor: Supervisor, catalog: Catalog, observer: Observer, config: Config, *, version: str
+        self,
+        supervisor: Supervisor,
+        catalog: Catalog,
+        observer: Observer,
+        readiness: Readiness,
+        config: Config,
+        *,
+        version: str,
     ) -> None:
         self._supervisor = supervisor
         self._catalog = catalog
         self._observer = observer
+        self._readiness = readiness
         self._config = config
         self._version = version
         self._started = time.monotonic()
@@ -105,14 +114,21 @@ class Views:
         return web.json_response(answer)
 
     async def live(self, _request: web.Request) -> web.Response:
-        """The process answers."""
+        """The process answers. What is missing outside is no reason to start it anew."""
         return web.json_response({"status": "ok"})
 
     async def ready(self, _request: web.Request) -> web.Response:
         """New requests are welcome. Models load on demand, so that none need be loaded."""
+        later = {"Retry-After": "5"}
         if self._supervisor.closing:
-            return web.json_response({"status": "shutting down"}, status=503, headers={"Retry-After": "5"})
-        return web.json_response({"status": "ok"})
+            return web.json_response({"status": "shutting down"}, status=503, headers=later)
+        report = await self._readiness.look()
+        body: dict[str, Any] = {"status": report.status}
+        if report.missing:
+            body["missing"] = [msgspec.to_builtins(one) for one in report.missing]
+        if not report.ready:
+            return web.json_response(body, status=503, headers=later)
+        return web.json_response(body)
 
     async def models(self, _request: web.Request) -> web.Response:
         """OpenAI's list of models, with llama.cpp's extras."""

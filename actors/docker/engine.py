@@ -1,5 +1,6 @@
 """The Docker Engine's API: where it is, what kind of engine it is, and its refusals in words."""
 
+import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -22,6 +23,9 @@ _UNREACHABLE = 900
 
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 """A start under load takes seconds; an engine that hangs must not hold a model for ever."""
+
+_PING = 2.0
+"""Less than what probes wait for the gateway, who tell of an engine that hangs."""
 
 _ADVICE = (
     (
@@ -144,6 +148,12 @@ class Engine:
             text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
             advice = f"cannot be reached ({text}): is it running?"
         return EngineError(f"the Docker Engine at {self.address} {advice}", _UNREACHABLE)
+
+    async def ping(self) -> None:
+        """Return if it answers, within `_PING` seconds. Raises `EngineError`."""
+        with self.errors("be asked"):
+            async with asyncio.timeout(_PING), self.stream("be asked", "GET", "_ping"):
+                pass
 
     async def info(self) -> EngineInfo:
         """Ask what kind of engine it is. Raises `EngineError`."""

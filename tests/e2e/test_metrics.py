@@ -8,10 +8,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from proxy.metrics import PROMPT_SECONDS
+from actors.errors import Rejection
+from proxy.metrics import FAILURES, OUTCOMES, PROMPT_SECONDS
 from tests import fake_nvml
 from tests.conftest import DEMO, Start
-from tests.gateway import Gateway, Json, until
+from tests.gateway import FOREVER, Gateway, Json, until
 
 MIB = 1 << 20
 ONE_AT_A_TIME: Json = {"path": "builtin:demo", "ctx_size": 2048, "arguments": ["--threads", "1"]}
@@ -59,6 +60,49 @@ def test_what_requests_leave_behind(start: Start, real_server: None) -> None:
     assert not [line for line in gateway.log if line.get("path") == "/metrics" and line["level"] != "debug"]
 
 
+def test_what_may_be_counted_is_there_before_it_happens(gateway: Gateway) -> None:
+    """`increase()` never sees the first event of a series that begins with 1."""
+    for model in ("demo", "demo-embed", "unknown"):
+        for outcome in OUTCOMES:
+            assert value(gateway, "outcomes_total", model=model, outcome=outcome) is not None
+        for kind in FAILURES:
+            assert value(gateway, "model_failures_total", model=model, kind=kind) == 0
+        assert value(gateway, "model_evictions_total", model=model) == 0
+    for model in ("demo", "demo-embed"):
+        assert value(gateway, "tokens_total", model=model, kind="prompt") is not None
+        assert value(gateway, "model_load_seconds_count", model=model) is not None
+        assert value(gateway, "time_to_first_token_seconds_count", model=model) is not None
+    for reason in Rejection.__subclasses__():
+        assert value(gateway, "rejections_total", reason=reason.__name__) is not None
+
+
+def test_what_became_of_requests(gateway: Gateway) -> None:
+    def outcomes() -> dict[str, float]:
+        return {
+            outcome: sum(
+                value(gateway, "outcomes_total", model=model, outcome=outcome) or 0
+                for model in ("demo", "unknown")  # a request that is refused has no model yet
+            )
+            for outcome in OUTCOMES
+        }
+
+    before = outcomes()
+    assert gateway.chat().status_code == 200
+    assert gateway.chat(temperature="hot").status_code == 400
+    endless = {"model": "demo", "messages": FOREVER, "stream": True, "max_tokens": 10**6, "ignore_eos": True}
+    with gateway.client.stream("POST", "/v1/chat/completions", json=endless) as answer:
+        lines = answer.iter_lines()
+        assert next(lines)
+    until(lambda: outcomes()["client_left"] > before["client_left"], "it is counted")
+    after = outcomes()
+    assert {outcome: after[outcome] - before[outcome] for outcome in OUTCOMES} == {
+        "ok": 1,
+        "refused": 1,
+        "client_left": 1,
+        "failed": 0,
+    }
+
+
 def test_no_client_makes_series(start: Start, real_server: None) -> None:
     gateway = start({"demo": DEMO}, hub={"allow": ["*"], "offline": True})
     before = len(scrape(gateway))
@@ -83,10 +127,14 @@ def test_evictions_failures_and_rejections(start: Start, tmp_path: Path, real_se
     for name in ("a", "b"):
         assert gateway.chat(name).status_code == 200
     assert value(gateway, "model_evictions_total", model="a") == 1
-    assert value(gateway, "model_evictions_total", model="b") is None
+    assert value(gateway, "model_evictions_total", model="b") == 0
     assert gateway.chat("broken").status_code >= 400
-    failures = [key for key in scrape(gateway) if key[0] == "llama_proxy_model_failures_total"]
-    assert [dict(labels)["model"] for _, labels in failures] == ["broken"]
+    failures = {
+        dict(labels)["model"]
+        for (name, labels), count in scrape(gateway).items()
+        if name == "llama_proxy_model_failures_total" and count
+    }
+    assert failures == {"broken"}
     assert gateway.chat("nobody").status_code == 404
     assert value(gateway, "rejections_total", reason="UnknownModel") == 1
     assert value(gateway, "rejections_total", reason="QueueFull") == 0

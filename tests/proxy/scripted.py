@@ -23,6 +23,7 @@ from aiohttp import web
 
 from actors.calibration import Calibration
 from actors.config import Config, Ollama, ServerPool
+from actors.docker.engine import Engine
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu import GpuMonitor
 from actors.hub.cache import CachedModel
@@ -48,6 +49,7 @@ from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
 from proxy.ollama_store import OllamaStore
 from proxy.passing import Passing
+from proxy.readiness import Readiness
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -461,7 +463,8 @@ async def door(
         daemons_session = await stack.enter_async_context(aiohttp.ClientSession())
         daemons = Daemons(Ollama(), daemons_session)
         catalog = Catalog(real, hub, daemons, {})
-        views = Views(real, catalog, observer, config, version="1.2.3")
+        readiness = Readiness(config, Engine(), daemons, observer.monitor)
+        views = Views(real, catalog, observer, readiness, config, version="1.2.3")
         asker = Asker(real, upstream, limits)
         store = OllamaStore(asker, catalog, hub, daemons_session)
         ollama = OllamaApi(catalog, store, idle_timeout=0)
@@ -470,7 +473,7 @@ async def door(
         await host.start()
         stack.push_async_callback(host.stop)
         gateway = Gateway(asker, catalog, host)
-        metrics = Metrics(real, observer.monitor, version="1.2.3")
+        metrics = Metrics(real, observer.monitor, readiness, version="1.2.3")
         passing = Passing(real, asker, catalog, host)
         app = make_app(gateway, passing, views, ollama, AgentViews(host, body_limit=body_limit), metrics)
         for path, handler in (routes or {}).items():
