@@ -463,7 +463,7 @@ async def door(
         daemons_session = await stack.enter_async_context(aiohttp.ClientSession())
         daemons = Daemons(Ollama(), daemons_session)
         catalog = Catalog(real, hub, daemons, {})
-        readiness = Readiness(config, Engine(), daemons, observer.monitor)
+        readiness = Readiness(config, Engine("unix:///nowhere/docker.sock"), daemons, observer.monitor)
         views = Views(real, catalog, observer, readiness, config, version="1.2.3")
         asker = Asker(real, upstream, limits)
         store = OllamaStore(asker, catalog, hub, daemons_session)
