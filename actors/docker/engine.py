@@ -24,7 +24,7 @@ _UNREACHABLE = 900
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 """A start under load takes seconds; an engine that hangs must not hold a model for ever."""
 
-_PING = 2.0
+PING = 2.0
 """Less than what probes wait for the gateway, who tell of an engine that hangs."""
 
 _ADVICE = (
@@ -150,9 +150,9 @@ class Engine:
         return EngineError(f"the Docker Engine at {self.address} {advice}", _UNREACHABLE)
 
     async def ping(self) -> None:
-        """Return if it answers, within `_PING` seconds. Raises `EngineError`."""
+        """Return if it answers, within `PING` seconds. Raises `EngineError`."""
         with self.errors("be asked"):
-            async with asyncio.timeout(_PING), self.stream("be asked", "GET", "_ping"):
+            async with asyncio.timeout(PING), self.stream("be asked", "GET", "_ping"):
                 pass
 
     async def info(self) -> EngineInfo:
