@@ -16,6 +16,7 @@ How they are found, asked and kept alive:
 * `commands`     pure. Slash commands, in a message and in the bytes of a body
 * `host`         all of them: which a request has, what they offer beside it (`operations`), what they are
 * `pipeline`     one request's way: `before`, the filters of its answer, `after`
+* `guarded`      what agents ask of models, through the guards
 * `supervision`  one actor per agent: limits, crashes, restarts, the work after a request
 * `command_line` `run.py agents`
 

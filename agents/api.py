@@ -136,7 +136,7 @@ class Context:
         self.key = key
         """Whose request it is, "" where there are no keys."""
         self.later = later
-        """The agents that come after this one, with their arguments."""
+        """The agents that come after this one, with their arguments; guards always do."""
         self.llm = llm
         """The models, within this agent's budget for this request."""
         self.http = services.http
@@ -267,9 +267,12 @@ class Agent:
 
     description: ClassVar[str] = ""
     guards: ClassVar[bool] = False
-    """It protects something: what would go around it is refused, where it runs for every request."""
+    """It protects something. It comes after all other agents, in and out, wherever it was asked for, and has
+    each call of a model that they make as a request of its own. So that it can refuse before others work, it
+    also has the client's request first; of that, only what it raises or replies counts. Where it runs for
+    every request to a model, what would go around it is refused."""
     last: ClassVar[bool] = False
-    """Its filter has the answer after all other filters, wherever the agent was asked for."""
+    """It comes after the agents that are not `last`, in and out, and before the guards."""
     Config: ClassVar[type[AgentConfig]] = AgentConfig
 
     def __init__(self, config: Any, services: Services) -> None:

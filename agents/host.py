@@ -23,6 +23,7 @@ from agents.commands import (
 )
 from agents.discovery import REMEDY, BrokenAgentError, Loaded, options_of
 from agents.errors import AgentError
+from agents.guarded import GuardedLLM
 from agents.llm import LLM, Client
 from agents.operations import Operation, operations_of
 from agents.pipeline import Run, Step
@@ -36,6 +37,23 @@ log = structlog.get_logger("agents")
 
 FIELD = "agents"
 """The field of a request's body that names agents, in a list."""
+
+
+class Calls(msgspec.Struct, frozen=True):
+    """Whose calls of models they are: the guards of the request, with their arguments, its key and its id.
+
+    `excluded`: guards that make the call themselves, and would wait for their own judgement.
+    """
+
+    guards: dict[str, str]
+    key: str = ""
+    request_id: str = ""
+    excluded: frozenset[str] = frozenset()
+
+    def without(self, name: str) -> "Calls":
+        """The calls that this agent makes."""
+        return msgspec.structs.replace(self, excluded=self.excluded | {name})
+
 
 SYSTEM_CLOCK = cast("Clock", types.SimpleNamespace(time=time, monotonic=monotonic))
 
@@ -67,7 +85,7 @@ class AgentHost:
         self._actors: dict[str, AgentActor] = {}
         for one in loaded:
             services = Services(
-                llm=llm,
+                llm=self._guarded(Calls({}).without(one.name)),
                 http=http,
                 folder=folder / one.name,
                 log=log.bind(agent=one.name),
@@ -117,8 +135,13 @@ class AgentHost:
 
     def guards_of(self, model: str) -> list[str]:
         """The agents of every request to a model that must not be gone around."""
+        return list(self._guards_of(model))
+
+    def _guards_of(self, model: str) -> dict[str, str]:
+        """Their arguments by their names."""
         asked = [*self._always, *self._defaults.get(model, ())]
-        return [one.agent for one in asked if self._actors[OLDER_NAMES.get(one.agent, one.agent)].kind.guards]
+        named = {OLDER_NAMES.get(one.agent, one.agent): one.argument for one in asked}
+        return {name: argument for name, argument in named.items() if self._actors[name].kind.guards}
 
     def asks_for(self, body: bytes) -> bool:
         """Whether a chat's body asks for agents itself, however odd the rest of it is."""
@@ -146,9 +169,10 @@ class AgentHost:
 
         In this order: those that always run, the model's, `defaults` (the key's), the header's (names with
         commas between them), the body's, the commands. Each runs once, where it is named first, with the
-        argument that was given last. Raises `AgentError` for a name that is no agent's.
+        argument that was given last; guards run after all others. Raises `AgentError` for a name that is no
+        agent's.
         """
-        if not chat.messages:
+        if not chat.messages and not self._guards_of(model or chat.model):
             return None
         asked = [*self._always, *self._defaults.get(model or chat.model, ())]
         asked += self._named("the key", list(defaults))
@@ -165,9 +189,11 @@ class AgentHost:
             arguments[name] = one.argument or arguments.get(name, "")
         if not arguments and request is chat:
             return None
-        chain = list(arguments.items())
-        steps = [self._step(chain[place:], chat.model, key, request_id) for place in range(len(chain))]
-        return Run(request, steps, request_id=request_id, clock=self._clock)
+        chain = sorted(arguments.items(), key=lambda asked: self._actors[asked[0]].rank)
+        guards = {name: argument for name, argument in chain if self._actors[name].kind.guards}
+        calls = Calls(guards, key, request_id)
+        steps = [self._step(chain[place:], chat.model, calls) for place in range(len(chain))]
+        return self._run(request, steps, calls)
 
     def _named(self, where: str, names: Any) -> list[Asked]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -182,21 +208,55 @@ class AgentHost:
                 raise AgentError(message, status=400, code="agent_not_found", param=where)
         return asked
 
-    def _step(self, chain: Sequence[tuple[str, str]], model: str, key: str, request_id: str) -> Step:
+    def _step(self, chain: Sequence[tuple[str, str]], model: str, calls: Calls) -> Step:
         """The step of the first agent of a chain."""
         (name, argument), *later = chain
         actor = self._actors[name]
-        client = Client(self._llm, agent=name, budget=actor.config.budget, key=key)
+        client = Client(
+            self._guarded(calls.without(name)), agent=name, budget=actor.config.budget, key=calls.key
+        )
         ctx = Context(
             actor.services,
             client,
-            request_id=request_id,
+            request_id=calls.request_id,
             model=model,
             argument=argument,
-            key=key,
+            key=calls.key,
             later=later,
         )
         return Step(actor, ctx)
+
+    def _run(self, request: Chat, steps: Sequence[Step], calls: Calls) -> Run:
+        async def guards(model: str) -> list[Step]:
+            return self._guard_steps(await self._llm.own_name(model), calls)
+
+        return Run(request, steps, request_id=calls.request_id, clock=self._clock, guards=guards)
+
+    # Calls of models
+
+    def _guarded(self, calls: Calls) -> GuardedLLM:
+        """The models, for calls with these guards and those of the model that is called."""
+
+        def guard(model: str, request: Chat) -> Run | None:
+            steps = self._guard_steps(model, calls)
+            return self._run(request, steps, calls) if steps else None
+
+        return GuardedLLM(self._llm, guard)
+
+    def _guard_steps(self, model: str, calls: Calls) -> list[Step]:
+        asked = {**self._guards_of(model), **calls.guards}
+        return [
+            self._step([(name, argument)], model, calls)
+            for name, argument in asked.items()
+            if name not in calls.excluded
+        ]
+
+    async def guard_texts(self, model: str, texts: Sequence[str], *, request_id: str = "") -> list[str]:
+        """Texts for a model, as the guards of all its requests leave them. Raises `AgentError`.
+
+        `model` is the canonical name.
+        """
+        return await self._guarded(Calls({}, "", request_id)).guarded(model, texts)
 
     # What they are, and what they offer
 

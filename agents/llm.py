@@ -32,7 +32,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 class LLM(Protocol):
     """The gateway's models. `key` is whose request the call belongs to: turns are shared between keys.
 
-    Every call waits for its turn and its model's load. Calls run no agents. Raises `ModelCallError`.
+    Every call waits for its turn and its model's load. Raises `ModelCallError`. Agents get it through their
+    guards (`agents.guarded`); no other agents run for a call.
     """
 
     def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
@@ -43,6 +44,9 @@ class LLM(Protocol):
 
     async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
         """How relevant each text is to the query: larger is more."""
+
+    async def own_name(self, model: str) -> str:
+        """The name that a model is configured by, for any of its names; an unknown one stays as it is."""
 
     def models(self) -> list[ModelInfo]:
         """The models there are, loaded or not."""
@@ -60,7 +64,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Client:
-    """The models for one agent and one request, within its budget. Raises `BudgetError` beyond it."""
+    """The models for one agent and one request, within its budget. Raises `BudgetError` beyond it.
+
+    Calls pass the guards of the request and of the model that is called: one that they refuse raises
+    `DeniedError`, and has reached no model.
+    """
 
     def __init__(self, llm: LLM, *, agent: str = "", budget: Budget | None = None, key: str = "") -> None:
         self.calls = 0

@@ -1,6 +1,6 @@
-"""One request's way through its agents, in the order in which they were asked for, in and out.
+"""One request's way through its agents, in and out: in the order in which they were asked for, guards last.
 
-The one exception are the filters of agents that are `last`: they must see what the others make of the answer.
+Guards must see what the others make of the request, and of the answer.
 
 ```
  before() -> Chat, or an answer's events      feed(event) -> events      finish(...)
@@ -9,7 +9,7 @@ The one exception are the filters of agents that are `last`: they must see what 
 What an agent does wrong costs its request what `on_error` says, and nothing else.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from functools import cached_property
 from time import perf_counter
 from typing import Any, Literal
@@ -38,11 +38,13 @@ class Step:
         self._agent: Agent | None = None
         self._filter: Filter | None = None
         self._has_begun = False
+        self._is_counted = False
 
     async def before(self, request: Chat) -> Chat | Reply:
         """What the agent makes of the request. Raises `AgentError` for what the client must be told."""
         counters = self.actor.counters
-        counters.requests += 1
+        counters.requests += not self._is_counted
+        self._is_counted = True
         begun = perf_counter()
         try:
             with contained():
@@ -52,7 +54,7 @@ class Step:
                 raise told from error
             return request
         finally:
-            self.seconds = perf_counter() - begun
+            self.seconds += perf_counter() - begun
         self.actor.succeeded()
         self.outcome = "replied" if isinstance(result, Reply) else "done"
         counters.replied += isinstance(result, Reply)
@@ -96,6 +98,11 @@ class Step:
         if seconds > BLOCKING:
             self.ctx.log.warning("the filter holds up the gateway", milliseconds=round(seconds * 1000))
         return passed
+
+    @property
+    def guards(self) -> bool:
+        """Whether its agent is a guard."""
+        return self.actor.kind.guards
 
     def _begin(self) -> Failure | None:
         if self.outcome == "skipped":
@@ -160,14 +167,26 @@ class Step:
 
 
 class Run:
-    """The agents of one request. `chat` is the request as it stands."""
+    """The agents of one request, in the order of their ranks. `chat` is the request as it stands.
 
-    def __init__(self, chat: Chat, steps: Sequence[Step], *, request_id: str, clock: Clock) -> None:
+    `guards` makes the steps of the guards that a model has by default, by any of its names. They join in
+    where an agent has chosen another model.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        steps: Iterable[Step],
+        *,
+        request_id: str,
+        clock: Clock,
+        guards: Callable[[str], Awaitable[Iterable[Step]]],
+    ) -> None:
         self.chat = chat
         self.ended = False
         """The answer is over: whoever writes it may stop."""
-        self._steps = steps
-        self._way_out = sorted(steps, key=lambda step: step.actor.kind.last)
+        self._steps = list(steps)
+        self._guards_of = guards
         self._request_id = request_id
         self._clock = clock
         self._begun = clock.monotonic()
@@ -181,12 +200,29 @@ class Run:
         Raises `AgentError` for what the client must be told. The generator is to be closed: it may have calls
         of models under way.
         """
-        for step in self._steps:
+        model = self.chat.model
+        guards = [step for step in self._steps if step.guards]
+        others = self._steps[: len(self._steps) - len(guards)]
+        for step in guards if others else ():
+            # One that refuses the request itself does so before anybody works for it.
+            if isinstance(result := await step.before(self.chat), Reply):
+                return self._whole(step, result.events)
+        reply = await self._pass(others)
+        if self.chat.model != model:
+            known = {step.actor.name for step in guards}
+            more = await self._guards_of(self.chat.model)
+            guards += [step for step in more if step.actor.name not in known]
+            self._steps = [*others, *guards]
+        return reply or await self._pass(guards) or self.chat
+
+    async def _pass(self, steps: Iterable[Step]) -> AsyncGenerator[Event, None] | None:
+        """Have the steps change the request, until one of them replies."""
+        for step in steps:
             result = await step.before(self.chat)
             if isinstance(result, Reply):
                 return self._whole(step, result.events)
             self.chat = result
-        return self.chat
+        return None
 
     async def _whole(self, step: Step, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
         """An agent's answer, with whatever it left out. If it breaks off there is nothing to skip to."""
@@ -228,7 +264,7 @@ class Run:
             return []
         self._raw.feed(event)
         events = [event]
-        for step in self._way_out:
+        for step in self._steps:
             events = step.feed(events)
         for count, passed in enumerate(events, 1):
             self._sent.feed(passed)

@@ -127,6 +127,8 @@ class AgentActor:
         self.name = loaded.name
         self.config = loaded.config
         self.kind = loaded.kind
+        self.rank = 2 if loaded.kind.guards else int(loaded.kind.last)
+        """Agents come in the order of their ranks, then in that in which they were asked for."""
         self.file = loaded.file
         self.services = services
         self.counters = Counters()

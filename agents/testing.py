@@ -81,6 +81,10 @@ class ScriptedLLM:
         words = set(query.lower().split())
         return [len(words & set(text.lower().split())) / max(1, len(words)) for text in texts]
 
+    async def own_name(self, model: str) -> str:
+        """That of the model of the constructor with this alias."""
+        return next((one.name for one in self._models.values() if model in one.aliases), model)
+
     def models(self) -> list[ModelInfo]:
         """The models of the constructor."""
         return list(self._models.values())

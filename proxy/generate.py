@@ -39,7 +39,7 @@ from proxy.translate.embeddings import Embeddings
 from proxy.translate.ollama_server import rewritten
 from proxy.translate.wire import FieldError
 from proxy.waiting import Waiting
-from proxy.with_agents import Accompanied, of_agent, refuse_to_go_around
+from proxy.with_agents import Accompanied, guard_body, of_agent, refuse_to_go_around
 
 AGENTS_HEADER = "X-Agents"
 """Names agents, with commas between them; in the answer, what they did."""
@@ -71,16 +71,19 @@ class Gateway:
         parsed: Any = parse_body(body, endpoint.request)
         exchange.model = parsed.model
         known = await self.catalog.find(parsed.model)
+        if endpoint.assembler is None and self.agents.guards_of(known.name):
+            body = await guard_body(self.agents, known.name, body, exchange.request_id)
+            parsed = parse_body(body, endpoint.request)
         if endpoint.assembler is not None and endpoint.codec is None:
             refuse_to_go_around(self.agents, known.name, endpoint.path)
         if endpoint.embedder is not None and (known.api != endpoint.api or endpoint.dialect is OLLAMA):
             return await self._embed(request, exchange, endpoint, body, parsed, known)
+        if isinstance(parsed, OllamaChatRequest | OllamaGenerateRequest) and not parsed.says_anything:
+            return await self._load(exchange, endpoint, parsed, known)
         if endpoint.codec is not None and (
             run := self._agents_of(request, exchange, endpoint.codec, body, known.name)
         ):
             return await self._with_agents(request, exchange, endpoint, endpoint.codec, run)
-        if isinstance(parsed, OllamaChatRequest | OllamaGenerateRequest) and not parsed.says_anything:
-            return await self._load(exchange, endpoint, parsed, known)
         if known.api == endpoint.api and self.catalog.answers_as(parsed.model, known):
             return await self._as_it_is(request, exchange, endpoint, body, parsed, known)
         if endpoint.codec is None:

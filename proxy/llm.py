@@ -9,7 +9,7 @@ import msgspec
 from actors.lifecycle import State
 from agents.chat import Chat
 from agents.errors import ModelCallError
-from agents.events import Event, Failure, Usage
+from agents.events import Done, Event, Failure, Usage
 from agents.llm import ModelInfo
 from proxy import translated
 from proxy.answers import collected
@@ -80,6 +80,7 @@ class Models:
         """The answer's events, to `Done` or a `Failure`. Closed, it gives its lease back."""
         exchange = self._begin(request.model)
         ask = translated.asks(exchange, request)
+        is_whole = False
         try:
             known = await self._catalog.find(request.model)
             async with self._asker.response(exchange, known.name, ask, keep_alive=request.keep_alive) as (
@@ -94,13 +95,16 @@ class Models:
                         exchange.tokens = translated.tokens_of(event)
                     elif isinstance(event, Failure):
                         exchange.failed(to_api_error(event))
+                    elif isinstance(event, Done):
+                        lease.served = is_whole = True  # whoever reads it need not come back for more
                     yield event
                 lease.served = True
         except ApiError as error:
             exchange.failed(error)
             yield of_api_error(error)
         except GeneratorExit:
-            exchange.client_left()
+            if not is_whole:
+                exchange.client_left()
             raise
         finally:
             exchange.finish()
@@ -153,6 +157,13 @@ class Models:
             message = f"model {model!r} answered no ranking: {error}"
             raise ModelCallError(message, status=502, code="upstream_error") from None
         return scores
+
+    async def own_name(self, model: str) -> str:
+        """The name that a model is configured by, for any of its names; an unknown one stays as it is."""
+        try:
+            return (await self._catalog.find(model)).name
+        except ApiError:
+            return model  # the call itself will say why
 
     def models(self) -> list[ModelInfo]:
         """The models there are, loaded or not."""

@@ -83,7 +83,7 @@ class Passing:
         headers["X-Request-Id"] = exchange.request_id
         ask = partial(render_request, request.method, target, headers, body)
         known = await self._catalog.find(model)
-        if slot:
+        if slot or body:
             refuse_to_go_around(self._agents, known.name, request.path[:200])
         async with self._asker.response(exchange, known.name, ask, slot=slot, load=load) as (lease, response):
             return await answers.relayed(

@@ -16,6 +16,7 @@ from aiohttp import web
 from agents.chat import Chat
 from agents.errors import AgentError
 from agents.events import Done, Event, Failure, Start
+from agents.guard.strings import clean_value
 from agents.host import AgentHost
 from agents.pipeline import Run
 from proxy import answers, translated
@@ -198,6 +199,29 @@ def refuse_to_go_around(host: AgentHost, model: str, path: str) -> None:
             "use /v1/chat/completions, /v1/messages or /api/chat"
         )
         raise ApiError(403, message, code="agent_required", param="model")
+
+
+async def guard_body(host: AgentHost, model: str, body: bytes, request_id: str) -> bytes:
+    """A JSON body for an endpoint that generates nothing, as the guards of the model's requests leave it.
+
+    Raises `ApiError` if they refuse it.
+    """
+    texts: list[str] = []
+
+    def collect(text: str) -> str:
+        texts.append(text)
+        return text
+
+    try:
+        fields = msgspec.json.decode(body)
+        kept = {"model": fields.pop("model", None)}
+        clean_value(fields, collect)
+        passed = iter(await host.guard_texts(model, texts, request_id=request_id))
+        return msgspec.json.encode(kept | clean_value(fields, lambda _: next(passed)))
+    except AgentError as error:
+        raise of_agent(error) from None
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deeply") from None
 
 
 def of_agent(error: AgentError) -> ApiError:

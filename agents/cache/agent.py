@@ -27,7 +27,8 @@ class Cache(Agent):
 
     Requests are the same if they are the same as earlier agents have left them, whether streamed or not, and
     the same agents with the same arguments come after: these may change a request, or answer it themselves.
-    Keys do not share answers.
+    Guards always come after, so what was answered without one is no answer with one. Keys do not share
+    answers.
     """
 
     description = "Answers a request that was answered before, without a model"
@@ -65,6 +66,8 @@ class Cache(Agent):
         answer = finished.raw
         if ctx.state is None or answer is None or answer.reason not in ("stop", "tool_calls"):
             return
+        if finished.request.model != ctx.model:
+            return  # a hit would not meet the guards that the other model has of its own
         encoded = msgspec.json.encode(answer)
         if len(encoded) <= self.config.max_kb * 1024:
             await asyncio.to_thread(self._store.put, ctx.state, encoded, ctx.clock.time())

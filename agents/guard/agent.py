@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from time import monotonic
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -17,17 +19,22 @@ from agents.api import (
     Event,
     Extra,
     Filter,
-    Message,
     Text,
 )
-from agents.chat import NamedTool, ToolCall
 from agents.events import Done, Failure, Finish, Logprobs, Reasoning, ToolCallDelta, ToolCalls
+from agents.guard.cleaner import Cleaner, ForbiddenError
 from agents.guard.scanner import TIMEOUT, Found, Scanner, compile_pattern
-from agents.guard.strings import clean_text, clean_value
 
 T = TypeVar("T")
 
 REDACTED = "redacted the answer"
+
+THREADS = 4
+
+IN_THE_WAY = 2.0
+"""Seconds that patterns may take for an event of an answer: everybody waits for a filter."""
+PART = 2**15
+"""Characters of an event that are looked at between two looks at the clock."""
 
 
 def _about(text: str) -> msgspec.Meta:
@@ -48,7 +55,9 @@ class GuardConfig(AgentConfig, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for pattern in (*self.deny, *self.redact):
-            compile_pattern(pattern)
+            if compile_pattern(pattern).search(self.replacement):
+                # A text passes more than once: the answer that a candidate gave, say, and what is made of it.
+                raise ValueError(f"{pattern!r} matches the replacement {self.replacement!r} itself")
 
 
 class Guard(Agent):
@@ -56,7 +65,6 @@ class Guard(Agent):
 
     guards = True
     description = "Refuses or redacts what matches patterns, in requests and answers"
-    last = True
     Config = GuardConfig
     config: GuardConfig
 
@@ -65,14 +73,24 @@ class Guard(Agent):
         self._deny = [compile_pattern(pattern) for pattern in config.deny]
         self._redact = [compile_pattern(pattern) for pattern in config.redact]
 
+    async def start(self) -> None:
+        """Have threads of our own: what a slow pattern takes, only guarded requests wait for."""
+        self._threads = ThreadPoolExecutor(THREADS, "guard")
+
+    async def close(self) -> None:
+        """Leave the threads, which have a limit on their time."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     async def before(self, ctx: Context, request: Chat) -> Chat:
         """Look through all the messages: what was denied once is not to be asked in the next turn."""
         if self.config.where == "out":
             return request
+        cleaner = self.cleaner(self.config.timeout)
         with _in_time():
             try:
-                checked = await asyncio.to_thread(self._checked, request)
-            except _ForbiddenError as error:
+                loop = asyncio.get_running_loop()
+                checked = await loop.run_in_executor(self._threads, cleaner.request, request)
+            except ForbiddenError as error:
                 message = f"the request is not let pass (pattern {error.number} of agents.guard.deny)"
                 raise DeniedError(message, code="content_filter") from None
         if checked == request:
@@ -80,53 +98,9 @@ class Guard(Agent):
         ctx.note = "redacted the request"
         return checked
 
-    def _checked(self, request: Chat) -> Chat:
-        """The request, with all of it cleaned that a model or its server may read."""
-        choice, form = request.tool_choice, request.format
-        return msgspec.structs.replace(
-            request,
-            messages=[self._message(message) for message in request.messages],
-            tools=[
-                msgspec.structs.replace(
-                    tool,
-                    name=self.clean(tool.name),
-                    description=self.clean(tool.description),
-                    parameters=clean_value(tool.parameters, self.clean),
-                )
-                for tool in request.tools
-            ],
-            tool_choice=NamedTool(self.clean(choice.name)) if isinstance(choice, NamedTool) else choice,
-            format=clean_value(form, self.clean) if isinstance(form, dict) else form,
-            extra=clean_value(request.extra, self.clean),
-        )
-
-    def _message(self, message: Message) -> Message:
-        return msgspec.structs.replace(
-            message,
-            text=self.clean(message.text),
-            reasoning=self.clean(message.reasoning),
-            tool_name=self.clean(message.tool_name),
-            tool_calls=[self.clean_call(call) for call in message.tool_calls],
-        )
-
-    def clean_call(self, call: ToolCall) -> ToolCall:
-        """A tool call as it may be shown. The arguments are checked as they are written, too."""
-        self._check(call.arguments)
-        return msgspec.structs.replace(
-            call, name=self.clean(call.name), arguments=clean_text(call.arguments, self.clean)
-        )
-
-    def clean(self, text: str) -> str:
-        """A whole text as it may be shown. Raises `_ForbiddenError`, `TimeoutError`."""
-        self._check(text)
-        for pattern in self._redact:
-            text = pattern.sub(lambda _: self.config.replacement, text, timeout=TIMEOUT, concurrent=True)
-        return text
-
-    def _check(self, text: str) -> None:
-        for number, pattern in enumerate(self._deny, 1):
-            if pattern.search(text, timeout=TIMEOUT, concurrent=True):
-                raise _ForbiddenError(number)
+    def cleaner(self, seconds: float) -> Cleaner:
+        """For something that may take so long."""
+        return Cleaner(self._deny, self._redact, self.config.replacement, seconds=seconds)
 
     def stream(self, ctx: Context) -> Filter | None:
         """A filter of all that a client may read in an answer."""
@@ -140,20 +114,13 @@ class Guard(Agent):
         return Screen(Scanner(self._deny, longest), Scanner(self._redact, longest), self.config.replacement)
 
 
-class _ForbiddenError(Exception):
-    """A text has what the pattern of this number denies."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 @contextmanager
 def _in_time() -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise AgentError(f"a pattern takes more than {TIMEOUT} s for a text: make it simpler") from None
+        message = f"the patterns take too long for a text, {TIMEOUT} s and more: make them simpler"
+        raise AgentError(message) from None
 
 
 class Screen:
@@ -208,7 +175,7 @@ class _Filter:
         try:
             with _in_time():
                 yield from self._shown(event)
-        except _ForbiddenError as error:
+        except ForbiddenError as error:
             self._is_over = True
             self._ctx.note = f"denied the answer, by pattern {error.number}"
             self._ctx.log.info("denied the answer", pattern=error.number)
@@ -228,12 +195,13 @@ class _Filter:
             case Extra():
                 # As the client will read it, whatever it is made of.
                 fields = msgspec.json.decode(msgspec.json.encode(event.fields))
-                yield Extra(self._noted(fields, clean_value(fields, self._guard.clean)))
+                yield Extra(self._noted(fields, self._guard.cleaner(IN_THE_WAY).value(fields)))
             case Finish() | Failure() | Done():
                 for kind in list(self._screens):
                     yield from self._screened(kind, "", last=True)
+                cleaner = self._guard.cleaner(IN_THE_WAY)
                 for index, call in enumerate(self._calls.take()):
-                    shown = self._noted(call, self._guard.clean_call(call))
+                    shown = self._noted(call, cleaner.call(call))
                     yield ToolCallDelta(index, shown.id, shown.name, shown.arguments)
                 yield event
             case _:
@@ -243,12 +211,22 @@ class _Filter:
         screen = self._screens.get(kind)
         if screen is None:
             screen = self._screens[kind] = self._guard.screen()
-        if shown := screen.feed(piece, last=last):
+        if shown := self._in_parts(screen, piece, last=last):
             yield kind(shown)
         if screen.redacted:
             self._ctx.note = REDACTED
         if screen.denied is not None:
-            raise _ForbiddenError(screen.denied.index + 1)
+            raise ForbiddenError(screen.denied.index + 1)
+
+    def _in_parts(self, screen: Screen, piece: str, *, last: bool) -> str:
+        """What may be shown of a piece, which may be a whole answer. Raises `TimeoutError`."""
+        shown: list[str] = []
+        begun = monotonic()
+        for start in range(0, len(piece), PART):
+            shown.append(screen.feed(piece[start : start + PART]))
+            if monotonic() - begun > IN_THE_WAY:
+                raise TimeoutError
+        return "".join(shown) + (screen.feed("", last=True) if last else "")
 
     def _noted(self, said: T, shown: T) -> T:
         if shown != said:

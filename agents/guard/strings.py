@@ -15,10 +15,17 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
+LARGE = 10**12
+"""A number from here on, of 13 digits, is no setting but somebody's: a card, an account, a telephone."""
+
+
 def clean_value(value: Any, clean: Clean) -> Any:
-    """Clean a value's strings, names of fields included."""
+    """Clean a value's strings, names of fields included, and large numbers, which become strings then."""
     if isinstance(value, str):
         return clean(value)
+    if isinstance(value, int | float) and abs(value) >= LARGE:
+        written = json.dumps(value)
+        return value if (shown := clean(written)) == written else shown
     if isinstance(value, list):
         return [clean_value(item, clean) for item in value]
     if isinstance(value, dict):

@@ -204,16 +204,23 @@ async def _merged(
 
 
 async def _each(ctx: Context, requests: Sequence[Chat], judge: str) -> AsyncGenerator[Event, None]:
-    """Every answer under a heading, in order, each as soon as it and all before it are there."""
+    """Every answer under a heading, in order, each as soon as it and all before it are there.
+
+    Raises the first error if there is none.
+    """
     results: dict[int, Answer | AgentError] = {}
+    errors: list[AgentError] = []
     shown = 0
     async with aclosing(asked(ctx.llm, requests, judge)) as pairs:
         async for place, result in pairs:
             results[place] = result
-            while shown in results:
+            if isinstance(result, AgentError):
+                errors.append(result)
+            while shown in results and len(errors) < len(results):
                 yield Text(_section(shown, requests[shown].model, results[shown]))
                 shown += 1
-    errors = [result for result in results.values() if isinstance(result, AgentError)]
+    if len(errors) == len(results):
+        raise errors[0]
     ctx.note = f"all of {len(results) - len(errors)} answers"
     yield Extra({"parallel": {"mode": "all", "asked": len(requests), "answers": len(results) - len(errors)}})
     yield Finish("stop")

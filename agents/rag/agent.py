@@ -127,6 +127,8 @@ class _Models:
         """A vector for each text."""
         try:
             return await (_client.get() or self._client).embed(self.model, texts)
+        except DeniedError as error:
+            raise TextRefusedError(error.message) from error  # by a guard, not by the model
         except ModelCallError as error:
             # llama-server says 500 of a text that is longer than its batch.
             if error.status in (400, 413) or "too large to process" in error.message:

@@ -320,7 +320,7 @@ class Ingester:
                 half = len(batch) // 2
                 halves = (batch[:half], batch[half:])
                 return all([await self._embed_batch(model, part, report) for part in halves])
-            log.warning("the embedding model does not take a chunk; words find it", reason=str(error))
+            log.warning("a chunk can have no vector; words find it", reason=str(error))
             vectors = None
         numbers = [number for number, _ in batch]
         await asyncio.to_thread(self._index.put_vectors, model, numbers, vectors)

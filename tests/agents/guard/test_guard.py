@@ -1,5 +1,7 @@
 """The guard: what is refused, what is replaced, and that nothing leaks."""
 
+import asyncio
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,8 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.api import Agent, AtEnd, Context, Filter, Reply
-from agents.chat import Chat, Message, NamedTool, Tool, ToolCall
+from agents.api import Agent, AtEnd, Context, Filter, ModelInfo, Reply
+from agents.chat import Chat, Image, Message, NamedTool, Sampling, Tool, ToolCall
 from agents.events import (
     Answer,
     Done,
@@ -25,8 +27,9 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
-from agents.guard.agent import Guard, GuardConfig
+from agents.guard.agent import THREADS, Guard, GuardConfig
 from agents.testing import ScriptedLLM, chat, hosted, run_agent, run_request
+from tests.gateway import until
 
 SECRETS: dict[str, Any] = {"deny": [r"\bclassified\b", r"top\s+secret"], "redact": [r"\d{4}", "(?i)alice"]}
 
@@ -49,6 +52,11 @@ async def test_a_request_is_refused(tmp_path: Path) -> None:
         Message("assistant", reasoning="top secret"),
         Message("assistant", tool_calls=[ToolCall("1", "f", '{"x": "top secret"}')]),
         Message("tool", "top secret"),
+        Message("tool", "x", tool_name="top secret"),
+        Message("top secret", "x"),
+        Message("user", images=[Image(url="http://x/?top secret")]),
+        Message("user", images=[Image("image/top secret", "QUJD")]),
+        Message("user", images=[Image("image/png", "this is no picture at all, but top secret")]),
     ],
 )
 async def test_no_message_is_overlooked(tmp_path: Path, message: Message) -> None:
@@ -107,6 +115,8 @@ def test_options_are_checked_at_the_start() -> None:
         GuardConfig(deny=("(",))
     with pytest.raises(ValueError, match="matches an empty text"):
         GuardConfig(redact=("a*",))
+    with pytest.raises(ValueError, match=r"'red' matches the replacement '\[redacted\]' itself"):
+        GuardConfig(redact=("red",))
 
 
 PATTERNS = ["bad", r"\bbad\b", "a+b", "(?i)ABBA", r"b\s+a", "d(?!a)", r"^a|b$", "a.?b", "dad"]
@@ -255,6 +265,8 @@ NEVER: dict[str, Any] = {"x": [{"y": "top secret"}]}
         {"format": NEVER},
         {"extra": {"grammar": "top secret"}},
         {"extra": NEVER},
+        {"think": "top secret"},
+        {"sampling": Sampling(stop=["x", "top secret"])},
     ],
 )
 async def test_no_field_is_overlooked(tmp_path: Path, fields: dict[str, Any]) -> None:
@@ -280,6 +292,45 @@ async def test_fields_are_redacted(tmp_path: Path) -> None:
     assert sent.tool_choice == NamedTool("f_[redacted]")
     assert sent.format == clean
     assert sent.extra == {"user": "[redacted]", "n_probs": 1000}
+
+
+CARD = 4111_1111_1111_1111
+
+
+async def test_a_large_number_is_a_text_and_a_small_one_a_setting(tmp_path: Path) -> None:
+    llm = ScriptedLLM("x")
+    request = chat(
+        sampling=Sampling(seed=CARD, max_tokens=1234, stop=["1234"]),
+        tools=[Tool("f", parameters={"enum": [CARD, float(CARD), -CARD, 1234, 0.12345]})],
+        extra={"card": CARD, "n_probs": 1000, "sure": True},
+    )
+    await run_agent(
+        Guard, request, llm=llm, folder=tmp_path, config={"redact": [r"\d{4}"], "replacement": "#"}
+    )
+    (sent,) = llm.requests
+    assert sent.sampling == Sampling(max_tokens=1234, stop=["#"])
+    assert sent.tools[0].parameters == {"enum": ["####", "####.0", "-####", 1234, 0.12345]}
+    assert sent.extra == {"card": "####", "n_probs": 1000, "sure": True}
+
+
+async def test_an_id_that_matches_by_chance_is_replaced_and_still_links(tmp_path: Path) -> None:
+    llm = ScriptedLLM("x")
+    calls = [ToolCall("call_1234", "f"), ToolCall("top secret", "g"), ToolCall("call_a", "h")]
+    results = [Message("tool", "x", tool_call_id=call.id) for call in calls]
+    request = Chat(model="demo", messages=[Message("assistant", tool_calls=calls), *results])
+    await run_agent(Guard, request, llm=llm, folder=tmp_path, config=SECRETS)
+    first, *others = llm.requests[0].messages
+    ids = [call.id for call in first.tool_calls]
+    assert ids == ["callaaaaa", "callbaaaa", "call_a"]
+    assert [message.tool_call_id for message in others] == ids
+
+
+async def test_a_picture_is_left_alone(tmp_path: Path) -> None:
+    llm = ScriptedLLM("x")
+    picture = Image("image/png", "iVBORw0KGgo1234" * 4)
+    request = Chat(model="demo", messages=[Message("user", "x", images=[picture])])
+    await run_agent(Guard, request, llm=llm, folder=tmp_path, config=SECRETS)
+    assert llm.requests[0].messages[0].images == [picture]
 
 
 class Cites(Agent):
@@ -318,5 +369,91 @@ async def test_a_pattern_that_takes_for_ever_fails_closed(tmp_path: Path) -> Non
     async with hosted(Guard, llm=llm, folder=tmp_path, config={"guard": config}) as host:
         outcome = await run_request(host, chat(), llm, header="guard")
     (failure,) = [event for event in outcome.events if isinstance(event, Failure)]
-    assert "a pattern takes more than 0.1 s" in failure.message
+    assert "the patterns take too long" in failure.message
     assert outcome.answer.text == ""
+
+
+async def test_many_slow_texts_cost_their_request_its_time_and_nothing_more(tmp_path: Path) -> None:
+    config = {"redact": [r"(a+)+b\1\1"], "timeout": 0.3, "where": "in"}
+    request = Chat(model="demo", messages=[Message("user", "a" * 200 + "bc")] * 5000)
+    llm = ScriptedLLM("x")
+    async with hosted(Guard, llm=llm, folder=tmp_path, config={"guard": config}) as host:
+        outcome = await run_request(host, request, llm, header="guard")
+        threads = host._actors["guard"].agent._threads  # type: ignore[attr-defined]
+        waiting = [threads.submit(time.monotonic) for _ in range(THREADS)]
+        await asyncio.to_thread(until, lambda: all(one.done() for one in waiting), "its threads are free")
+    assert outcome.refused is not None
+    assert llm.requests == []
+
+
+class Asks(Agent):
+    """Asks the model itself, in one of the ways, and says what became of it."""
+
+    async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
+        text = "alice, top secret" if ctx.argument.endswith("!") else "alice"
+        way = ctx.argument.rstrip("!")
+        if way == "chat":
+            answer = await ctx.llm.chat(chat(text))
+            return Reply.of([Text(f"it said {answer.text}")])
+        if way == "embed":
+            await ctx.llm.embed("demo", ["x", text])
+        elif way == "rerank":
+            await ctx.llm.rerank("demo", text, ["x", text])
+        return request
+
+
+class Hears(ScriptedLLM):
+    """Keeps the texts that it makes vectors of, and puts in order."""
+
+    def __init__(self, *scripts: Any, **options: Any) -> None:
+        super().__init__(*scripts, **options)
+        self.heard: list[str] = []
+
+    async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
+        self.heard += texts
+        return await super().embed(model, texts, key=key)
+
+    async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
+        self.heard += [query, *texts]
+        return await super().rerank(model, query, texts, key=key)
+
+
+@pytest.mark.parametrize("way", ["chat", "embed", "rerank"])
+@pytest.mark.parametrize("by", ["header", "always", "model"])
+async def test_calls_of_other_agents_are_guarded(tmp_path: Path, way: str, by: str) -> None:
+    llm = Hears("1234", models={"demo": ModelInfo(name="demo", aliases=("alias",))})
+    config = {"guard": {**SECRETS, "always": by == "always"}}
+    defaults = {"demo": ["guard"]} if by == "model" else {}
+    header = f"guard,asks:{way}" if by == "header" else f"asks:{way}"
+    async with hosted(Guard, Asks, llm=llm, folder=tmp_path, config=config, defaults=defaults) as host:
+        request = chat("hm?", model="alias" if by == "model" else "demo")
+        outcome = await run_request(host, request, llm, model="demo", header=header)
+        asked = llm.heard or [message.text for message in llm.requests[0].messages]
+        assert "[redacted]" in asked
+        assert not any("alice" in text for text in asked)
+        if way == "chat":
+            assert outcome.answer.text == "it said [redacted]"
+        llm.heard.clear()
+        llm.requests.clear()
+        denied = await run_request(host, request, llm, model="demo", header=f"{header}!")
+        assert denied.refused is not None
+        assert denied.refused.code == "content_filter"
+        assert (llm.heard, llm.requests) == ([], [])
+
+
+async def test_a_guard_that_asks_a_model_does_not_guard_itself(tmp_path: Path) -> None:
+    class Judges(Agent):
+        guards = True
+
+        async def before(self, ctx: Context, request: Chat) -> Chat:
+            await ctx.llm.chat(chat(f"is this allowed? {request.messages[-1].text}"))
+            return request
+
+    llm = ScriptedLLM("yes")
+    async with hosted(Judges, Guard, llm=llm, folder=tmp_path, config={"guard": SECRETS}) as host:
+        outcome = await run_request(host, chat("for alice"), llm, header="judges,guard")
+    assert outcome.answer.text == "yes"
+    assert [one.messages[-1].text for one in llm.requests] == [
+        "is this allowed? for [redacted]",
+        "for [redacted]",
+    ]

@@ -1,0 +1,147 @@
+"""Whole texts, and all of a request, as they may be shown. Blocking: patterns may take their time."""
+
+import binascii
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+import msgspec
+import regex
+
+from agents.chat import Chat, Image, Message, NamedTool, Sampling, ToolCall
+from agents.guard.scanner import TIMEOUT
+from agents.guard.strings import clean_text, clean_value
+
+CHARACTERS_PER_SECOND = 2_000_000
+"""What every sane pattern does at least, so a long text has longer than `TIMEOUT`."""
+
+
+SMALLEST_PICTURE = 36
+"""Characters of base64 that the least GIF has."""
+
+
+class ForbiddenError(Exception):
+    """A text has what the pattern of this number denies."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Cleaner:
+    """For one request, or one event of an answer, within `seconds`. All methods raise `ForbiddenError`, and
+    `TimeoutError` when a pattern takes too long for a text, or all of them for everything.
+    """
+
+    def __init__(
+        self,
+        deny: Sequence["regex.Pattern[str]"],
+        redact: Sequence["regex.Pattern[str]"],
+        replacement: str,
+        *,
+        seconds: float,
+    ) -> None:
+        self._deny = deny
+        self._redact = redact
+        self._replacement = replacement
+        self._deadline = monotonic() + seconds
+        self._ids: dict[str, str] = {}
+
+    def text(self, text: str) -> str:
+        """A whole text as it may be shown."""
+        self._check(text)
+        for pattern in self._redact:
+            text = pattern.sub(lambda _: self._replacement, text, timeout=self._limit(text), concurrent=True)
+        return text
+
+    def _check(self, text: str) -> None:
+        for number, pattern in enumerate(self._deny, 1):
+            if pattern.search(text, timeout=self._limit(text), concurrent=True):
+                raise ForbiddenError(number)
+
+    def _limit(self, text: str) -> float:
+        left = self._deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return min(left, TIMEOUT + len(text) / CHARACTERS_PER_SECOND)
+
+    def value(self, value: Any) -> Any:
+        """JSON."""
+        return clean_value(value, self.text)
+
+    def call(self, call: ToolCall) -> ToolCall:
+        """A tool call. The arguments are checked as they are written, too."""
+        self._check(call.arguments)
+        return msgspec.structs.replace(
+            call, name=self.text(call.name), arguments=clean_text(call.arguments, self.text)
+        )
+
+    def request(self, request: Chat) -> Chat:
+        """A request, with all of it cleaned that a model or its server may read."""
+        choice = request.tool_choice
+        return msgspec.structs.replace(
+            request,
+            messages=[self._message(message) for message in request.messages],
+            tools=[
+                msgspec.structs.replace(
+                    tool,
+                    name=self.text(tool.name),
+                    description=self.text(tool.description),
+                    parameters=self.value(tool.parameters),
+                )
+                for tool in request.tools
+            ],
+            tool_choice=NamedTool(self.text(choice.name)) if isinstance(choice, NamedTool) else choice,
+            sampling=self._sampling(request.sampling),
+            think=self.value(request.think),
+            format=self.value(request.format) if isinstance(request.format, dict) else request.format,
+            extra=self.value(request.extra),
+        )
+
+    def _message(self, message: Message) -> Message:
+        return msgspec.structs.replace(
+            message,
+            role=self.text(message.role),
+            text=self.text(message.text),
+            reasoning=self.text(message.reasoning),
+            images=[self._image(image) for image in message.images],
+            tool_calls=[
+                msgspec.structs.replace(self.call(call), id=self._id(call.id)) for call in message.tool_calls
+            ],
+            tool_call_id=self._id(message.tool_call_id),
+            tool_name=self.text(message.tool_name),
+        )
+
+    def _image(self, image: Image) -> Image:
+        data = image.data if _is_picture(image.data) else self.text(image.data)
+        return Image(self.text(image.mime), data, self.text(image.url))
+
+    def _sampling(self, sampling: Sampling) -> Sampling:
+        """Numbers that do not match, and texts. What matches has no meaning as a number."""
+        cleaned = self.value(msgspec.structs.asdict(sampling))
+        stop = cleaned.pop("stop")
+        numbers = {name: None if isinstance(value, str) else value for name, value in cleaned.items()}
+        return Sampling(stop=stop, **numbers)
+
+    def _id(self, given: str) -> str:
+        """A call's id is any text of the client's, but by chance an innocent one matches: one that does gets
+        another, of nine letters as some templates want it, at each place where it stands."""
+        try:
+            if self.text(given) == given:
+                return given
+        except ForbiddenError:
+            pass
+        number = len(self._ids)
+        letters = "".join(chr(ord("a") + number // 26**place % 26) for place in range(5))
+        return self._ids.setdefault(given, f"call{letters}")
+
+
+def _is_picture(data: str) -> bool:
+    """Whether it is base64, in which letters mean nothing by themselves, and not a text in its place."""
+    if len(data) < SMALLEST_PICTURE:
+        return False
+    try:
+        binascii.a2b_base64(data, strict_mode=True)
+    except ValueError:
+        return False
+    return True
