@@ -255,9 +255,11 @@ async def _build(
     daemons = await stack.enter_async_context(Daemons(config.ollama, talks).running())
     containers = make_containers(config, session, observer)
     stack.push_async_callback(containers.close)
-    supervisor = make_supervisor(config, session, hub, observer, daemons, containers, _cache_folder())
     upstream = Upstream(silence_limit=config.server_pool.request_timeout)
     stack.push_async_callback(upstream.close)
+    supervisor = make_supervisor(
+        config, session, hub, observer, daemons, containers, _cache_folder(), upstream
+    )
     catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
     asker = make_asker(config, supervisor, upstream, daemons)
     models = Models(asker, catalog)
@@ -292,8 +294,12 @@ def _memory(monitor: GpuMonitor) -> int:
 
 
 def health_session() -> aiohttp.ClientSession:
-    """For health checks: a server that is still loading may take a while to say so."""
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+    """For health checks: a server that is still loading may take a while to say so.
+
+    Connections are not kept: each would take one of the server's threads for 5 s.
+    """
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
 
 
 async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:

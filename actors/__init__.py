@@ -6,6 +6,7 @@ The nouns, from the outside in:
   performs the planner's effects and tells the model actors what to do.
 * `model.ModelActor`       one actor per model. Owns the process of its server: starts it, waits until
   it is healthy, relays its log, stops it, reports facts. Holds no requests.
+* `liveness`               whether a server that runs still answers; one that hangs is ended and started anew.
 * `planner.Planner`        pure. `handle(event, now) -> effects`: who is granted, what is started and stopped.
 * `allocator`, `ledger`    pure. Where a model goes, who makes room for it, and who has what memory.
 * `roster`, `waiting`      pure. What the planner knows of each model and each waiting request.

@@ -20,6 +20,7 @@ from actors.docker.containers import Containers
 from actors.docker.engine import Engine
 from actors.hub.hub import Hub
 from actors.hub.names import parse_name
+from actors.liveness import Requests
 from actors.model import ModelActor
 from actors.observer import Observer
 from actors.ollama.client import canonical
@@ -63,12 +64,14 @@ def make_supervisor(
     daemons: Daemons,
     containers: Containers,
     cache: Path,
+    requests: Requests,
 ) -> Supervisor:
     """The supervisor with one actor per configured model; nothing runs before `start`.
 
-    `session` is for health checks; `cache` is the folder of the built-in models.
+    `session` is for health checks; `cache` is the folder of the built-in models; `requests` knows when a
+    model server was last heard.
     """
-    return _Factory(config, session, hub, observer, daemons, containers, cache).supervisor
+    return _Factory(config, session, hub, observer, daemons, containers, cache, requests).supervisor
 
 
 class _Factory:
@@ -83,8 +86,10 @@ class _Factory:
         daemons: Daemons,
         containers: Containers,
         cache: Path,
+        requests: Requests,
     ) -> None:
         pool = config.server_pool
+        self._requests = requests
         self._config = config
         self._hub = hub
         self._observer = observer
@@ -117,7 +122,9 @@ class _Factory:
 
     def _actor(self, name: str, backend: Backend) -> ModelActor:
         patience = self._config.server_pool.health_timeout
-        return ModelActor(name, backend, self.supervisor.tell, stall_timeout=patience)
+        return ModelActor(
+            name, backend, self.supervisor.tell, stall_timeout=patience, requests=self._requests
+        )
 
     def _of_llama_cpp(self, name: str, model: Model) -> ModelActor:
         if not runs_in_container(self._config.server_pool, model):

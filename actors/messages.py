@@ -120,6 +120,13 @@ class Fetched(Message, frozen=True, kw_only=True):
     demand: Demand | None = None
 
 
+class Hung(Message, frozen=True, kw_only=True):
+    """The server of this epoch does not answer any more, and is being ended."""
+
+    model: str
+    epoch: int
+
+
 class Exited(Message, frozen=True, kw_only=True):
     """The server of this epoch is gone, with all its processes; or its files could not be had.
 
@@ -177,7 +184,17 @@ class Tick(Message, frozen=True, kw_only=True):
 
 
 Event = (
-    Acquire | Cancel | Released | Shutdown | Fetched | Spawned | BecameReady | Exited | MemorySampled | Tick
+    Acquire
+    | Cancel
+    | Released
+    | Shutdown
+    | Fetched
+    | Spawned
+    | BecameReady
+    | Hung
+    | Exited
+    | MemorySampled
+    | Tick
 )
 Order = FetchFiles | EnsureReady | Learn | Stop
 

@@ -12,6 +12,7 @@ from actors.demand import Demand
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
+from actors.liveness import NO_REQUESTS, Requests, Watch
 from actors.memory.predict import Prediction
 from actors.messages import (
     BecameReady,
@@ -20,6 +21,7 @@ from actors.messages import (
     Exited,
     Fetched,
     FetchFiles,
+    Hung,
     Learn,
     Order,
     Spawned,
@@ -47,13 +49,22 @@ class ModelActor(Actor[Order]):
     """
 
     def __init__(
-        self, name: str, backend: Backend, report: Callable[[Event], None], *, stall_timeout: float
+        self,
+        name: str,
+        backend: Backend,
+        report: Callable[[Event], None],
+        *,
+        stall_timeout: float,
+        requests: Requests = NO_REQUESTS,
+        watch: Callable[[ModelServer, Requests], Watch] = Watch,
     ) -> None:
         super().__init__(f"model {name}")
         self.model = name
         self._backend = backend
         self._report = report
         self._stall_timeout = stall_timeout
+        self._requests = requests
+        self._watch = watch
         self._epoch = 0
         self._task: asyncio.Task[Failure | None] | None = None
         self._files: ModelFiles | None = None
@@ -152,6 +163,7 @@ class ModelActor(Actor[Order]):
     async def _run(self, epoch: int, files: ModelFiles, placement: Placement | None) -> Failure | None:
         """The whole life of one server; when it returns, no process of it is left."""
         server: ModelServer | None = None
+        hung = False
         started = time.monotonic()
         try:
             for tries_left in reversed(range(PORT_TRIES)):
@@ -183,8 +195,13 @@ class ModelActor(Actor[Order]):
                     figures=server.figures(),
                 )
             )
-            await server.wait_exited()
-            return server.explain_exit("while it was serving")
+            reason = await self._watch(server, self._requests).until_gone()
+            if reason is None:
+                return server.explain_exit("while it was serving")
+            hung = True
+            self._report(Hung(model=self.model, epoch=epoch))
+            self._requests.abandon(server.endpoint, reason)
+            return Failure(message=reason, log_tail=server.log_tail())
         except StartError as error:
             return error.failure
         except asyncio.CancelledError:
@@ -193,7 +210,7 @@ class ModelActor(Actor[Order]):
         finally:
             self._cleaning_up = True
             if server is not None:
-                await server.stop()
+                await server.stop(at_once=hung)
 
     async def _until_healthy(self, server: ModelServer) -> None:
         pause = POLL_FIRST

@@ -43,6 +43,7 @@ from actors.messages import (
     Finished,
     Grant,
     Halt,
+    Hung,
     Look,
     Measured,
     MemorySampled,
@@ -142,7 +143,7 @@ class Planner:
         self._reconcile(now)
         return self._effects
 
-    def _happened(self, event: Fetched | Spawned | BecameReady | Exited, now: float) -> None:
+    def _happened(self, event: Fetched | Spawned | BecameReady | Hung | Exited, now: float) -> None:
         """Something about a model's run; stale if it is of an earlier epoch, or of a model forgotten."""
         model = self._models.named.get(event.model)
         if model is None or model.life.epoch != event.epoch:
@@ -155,6 +156,8 @@ class Planner:
                 self.ledger.spawned(event.model, event.process)
             case BecameReady() if state is State.STARTING:
                 self._became_ready(model, event, now)
+            case Hung() if state in RUNNING:
+                model.suspect_until = math.inf  # until it is started anew
             case Exited() if state in (*RUNNING, State.FETCHING):
                 self._exited(model, event, now)
             case _:
@@ -198,7 +201,7 @@ class Planner:
             return
         model.take_back(ticket, now, slot=slot, served=served)
         if broken:
-            model.suspect_until = now + SUSPICION
+            model.suspect_until = max(model.suspect_until, now + SUSPICION)
 
     def _fetched(self, model: Model, event: Fetched, now: float) -> None:
         model.life.move(Move.FETCHED)

@@ -5,6 +5,8 @@ event. See docs/architecture.md for what that is worth.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -30,8 +32,11 @@ class Splice(asyncio.Protocol):
         raise NotImplementedError
 
 
-SILENCE_CHECKS = 4
-"""Checks in each `server_pool.request_timeout`, so that a silence is noticed at most a quarter late."""
+LOOK = 1.0
+"""Seconds between looks at what has come, at most a quarter of `server_pool.request_timeout`."""
+
+REMEMBERED = 30.0
+"""Seconds in which it is known that a server was heard, or refused a connection."""
 
 CONNECT_TIMEOUT = 10.0
 """Seconds. A server on another machine may be switched off."""
@@ -48,7 +53,7 @@ class UpstreamError(Exception):
 
 
 class UnreachableError(UpstreamError):
-    """The model server took no connection, so that the request cannot have had any effect."""
+    """The model server took no connection, or was ended before it answered: the request had no effect."""
 
 
 class UpstreamTimeoutError(UpstreamError):
@@ -78,8 +83,9 @@ class UpstreamResponse(asyncio.Protocol):
         self._splice: Splice | None = None
         self._spliced = False
         self._heard = True
+        self.quiet_since = 0.0
+        """The monotonic time since which nothing has come, or could have, as of the latest look."""
         self._last_seen = b""
-        self._quiet_checks = 0
         self._paused = False
         self._requests = 0
         self._on_closed: Callable[[], None] | None = None
@@ -93,7 +99,8 @@ class UpstreamResponse(asyncio.Protocol):
         self._buffer = b""
         self.finished = False
         self._sink = None
-        self._heard = True
+        self._heard = False
+        self.quiet_since = time.monotonic()
         if self._error is None:
             self._transport.write(request)
         while self._body is None:
@@ -265,16 +272,21 @@ class UpstreamResponse(asyncio.Protocol):
             self._error = error
         self.notify()
 
-    def check_silence(self) -> bool:
-        """Called `SILENCE_CHECKS` times in the limit; true when nothing has come for all of it."""
+    def heard(self) -> bool:
+        """Whether anything has come since the last look, of which this is one.
+
+        A connection that is not read says nothing against its server.
+        """
         last = self._splice.last if self._splice is not None else b""
-        if self._heard or last is not self._last_seen or self._paused or self.finished:
-            self._heard = False
-            self._last_seen = last
-            self._quiet_checks = 0
-            return False
-        self._quiet_checks += 1
-        return self._quiet_checks >= SILENCE_CHECKS
+        heard = self._heard or last is not self._last_seen or self._paused
+        self._heard = False
+        self._last_seen = last
+        return heard
+
+    def abandon(self, reason: str) -> None:
+        """The server is ended. What it has not begun to answer may be asked again."""
+        unanswered = self._body is None and not self._buffer
+        self.give_up(UnreachableError(reason) if unanswered else UpstreamError(reason))
 
     def give_up(self, error: Exception) -> None:
         """End the response with an error of our own."""
@@ -283,12 +295,15 @@ class UpstreamResponse(asyncio.Protocol):
 
 
 class Upstream:
-    """A pool of connections to all the model servers."""
+    """A pool of connections to all the model servers. Implements `actors.liveness.Requests`."""
 
     def __init__(self, *, silence_limit: float) -> None:
         self._silence_limit = silence_limit
         self._idle: dict[Endpoint, list[UpstreamResponse]] = {}
-        self._active: set[UpstreamResponse] = set()
+        self._active: dict[UpstreamResponse, Endpoint] = {}
+        self._heard: dict[Endpoint, float] = {}
+        self._asked_since: dict[Endpoint, float] = {}
+        self._refused: dict[Endpoint, float] = {}
         self._watch: asyncio.TimerHandle | None = None
 
     async def send(self, endpoint: Endpoint, request: bytes) -> UpstreamResponse:
@@ -298,24 +313,24 @@ class Upstream:
         """
         while True:
             connection, reused = await self._connect(endpoint)
-            self._active.add(connection)
-            if self._watch is None and self._silence_limit > 0:
-                self._watch_silence()
+            self._active[connection] = endpoint
+            if self._watch is None:
+                self._look_later()
             try:
                 await connection.send(request)
                 return connection
             except _StaleConnectionError:
-                self._active.discard(connection)
+                self._active.pop(connection, None)
                 if not reused:
                     raise UpstreamError("the model server closed the connection") from None
             except BaseException:
-                self._active.discard(connection)
+                self._active.pop(connection, None)
                 connection.abort()
                 raise
 
     def give_back(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
         """The response is done with. A connection whose response has not finished is closed."""
-        self._active.discard(connection)
+        self._active.pop(connection, None)
         if connection.reusable:
             self._park(endpoint, connection)
         else:
@@ -325,11 +340,30 @@ class Upstream:
         """Close the idle connections."""
         if self._watch is not None:
             self._watch.cancel()
-        for connections in self._idle.values():
-            for connection in connections:
-                connection.unpark()
-                connection.abort()
-        self._idle.clear()
+        for endpoint in list(self._idle):
+            self._close_idle(endpoint)
+
+    def _close_idle(self, endpoint: Endpoint) -> None:
+        for connection in self._idle.pop(endpoint, ()):
+            connection.unpark()
+            connection.abort()
+
+    # actors.liveness.Requests
+
+    def asked_since(self, endpoint: Endpoint) -> float | None:
+        """Since when there have been requests there; -inf after a refusal, None if there are none."""
+        return -math.inf if endpoint in self._refused else self._asked_since.get(endpoint)
+
+    def last_heard(self, endpoint: Endpoint) -> float:
+        """When anything last came from there; -inf if that is long ago."""
+        return self._heard.get(endpoint, -math.inf)
+
+    def abandon(self, endpoint: Endpoint, reason: str) -> None:
+        """End all its requests: the server is ended."""
+        self._close_idle(endpoint)
+        for connection, its in list(self._active.items()):
+            if its == endpoint and not connection.finished:
+                connection.abandon(reason)
 
     async def _connect(self, endpoint: Endpoint) -> tuple[UpstreamResponse, bool]:
         if idle := self._idle.get(endpoint):
@@ -341,22 +375,42 @@ class Upstream:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 _, connection = await loop.create_connection(UpstreamResponse, endpoint.host, endpoint.port)
         except TimeoutError:
+            self._note_refusal(endpoint)
             message = f"the model server took no connection within {CONNECT_TIMEOUT:g} s"
             raise UnreachableError(message) from None
         except OSError as error:
+            self._note_refusal(endpoint)
             raise UnreachableError(f"the model server does not accept connections: {error}") from error
         return connection, False
 
-    def _watch_silence(self) -> None:
+    def _note_refusal(self, endpoint: Endpoint) -> None:
+        self._refused[endpoint] = time.monotonic()
+        if self._watch is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        pause = min(LOOK, self._silence_limit / 4) if self._silence_limit else LOOK
+        self._watch = asyncio.get_running_loop().call_later(pause, self._look)
+
+    def _look(self) -> None:
         """One timer for all responses: one each would cost more than the rest of a short request."""
         self._watch = None
-        for connection in list(self._active):
-            if connection.check_silence():
+        now = time.monotonic()
+        asked: dict[Endpoint, float] = {}
+        for connection, endpoint in list(self._active.items()):
+            if connection.finished:
+                continue
+            if connection.heard():
+                connection.quiet_since = self._heard[endpoint] = now
+            asked[endpoint] = self._asked_since.get(endpoint) or connection.quiet_since
+            if self._silence_limit and now - connection.quiet_since >= self._silence_limit:
                 message = f"the model server was silent for {self._silence_limit:g} s"
                 connection.give_up(UpstreamTimeoutError(message))
-        if self._active:
-            pause = self._silence_limit / SILENCE_CHECKS
-            self._watch = asyncio.get_running_loop().call_later(pause, self._watch_silence)
+        self._asked_since = asked
+        self._refused = _recent(self._refused, now)
+        self._heard = _recent(self._heard, now)
+        if self._active or self._refused or self._heard:
+            self._look_later()
 
     def _park(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
         idle = self._idle.setdefault(endpoint, [])
@@ -371,6 +425,10 @@ class Upstream:
 
         idle.append(connection)
         connection.park(closed)
+
+
+def _recent(times: dict[Endpoint, float], now: float) -> dict[Endpoint, float]:
+    return {endpoint: at for endpoint, at in times.items() if now - at < REMEMBERED}
 
 
 def render_request(

@@ -69,11 +69,20 @@ class ModelServer(Protocol):
     async def is_healthy(self) -> bool:
         """Whether its health check answers 200."""
 
+    async def is_alive(self) -> bool:
+        """Whether its health check answers anything. One that is not ours to end always is."""
+
+    async def processor_seconds(self) -> float:
+        """The processor time that it has used; 0 where that is not known."""
+
     async def wait_exited(self, timeout: float | None = None) -> None:
         """Return when it is gone, or after `timeout` seconds."""
 
-    async def stop(self) -> None:
-        """End it and everything it started; returns when all is gone. May be called at any time."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End it and everything it started; returns when all is gone. May be called at any time.
+
+        `at_once`: it does not listen to TERM.
+        """
 
 
 class Backend(Protocol):

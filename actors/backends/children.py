@@ -65,6 +65,21 @@ def is_alive(mark: str) -> bool:
         return False
 
 
+def processor_seconds(pid: int) -> float:
+    """The processor time of a process and its descendants that still run. Blocking."""
+    try:
+        leader = psutil.Process(pid)
+        processes = [leader, *leader.children(recursive=True)]
+    except psutil.Error:
+        return 0.0
+    used = 0.0
+    for process in processes:
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            used += times.user + times.system
+    return used
+
+
 def _before_exec() -> None:
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -135,6 +150,7 @@ class Child:
     async def stop(self, grace: float) -> None:
         """TERM the group, and KILL what is left of it after `grace` seconds."""
         self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)  # one that is stopped would not hear of it
         await self.wait(grace)
         # Also when the leader has ended: a grandchild in the group may ignore TERM.
         self._signal(signal.SIGKILL)

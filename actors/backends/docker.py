@@ -114,10 +114,10 @@ class ContainerServer(LlamaServer):
         """Return when the container has ended, or after `timeout` seconds."""
         await self._container.wait(timeout)
 
-    async def stop(self) -> None:
+    async def stop(self, *, at_once: bool = False) -> None:
         """End and remove the container, and give its port back."""
         try:
-            await self._containers.remove(self._container, self._grace)
+            await self._containers.remove(self._container, 0.0 if at_once else self._grace)
         finally:
             self._give_back_port()
 

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from actors.backends import StartError
-from actors.backends.children import Child
+from actors.backends.children import Child, processor_seconds
 from actors.backends.command import python_path, server_flags
 from actors.backends.llama_log import BufferLog, out_of_memory
 from actors.backends.ports import PortBook
@@ -92,6 +92,7 @@ class LlamaServer:
         self._lines = lines
         self._placement = placement
         self._predicted = predicted
+        self.process = 0
 
     @property
     def exited(self) -> bool:
@@ -119,15 +120,28 @@ class LlamaServer:
         """Whether GET /health answers 200; refused, reset and 503 all mean not yet."""
         return await answers(self._session, self.endpoint.host, self.endpoint.port) and not self.exited
 
+    async def is_alive(self) -> bool:
+        """Whether GET /health answers anything."""
+        return await health(self._session, self.endpoint.host, self.endpoint.port) is not None
+
+    async def processor_seconds(self) -> float:
+        """Of its process and all that this started; 0 where they are not of this machine."""
+        return await asyncio.to_thread(processor_seconds, self.process) if self.process else 0.0
+
 
 async def answers(session: aiohttp.ClientSession, host: str, port: int) -> bool:
     """Whether GET /health answers 200 there."""
+    return await health(session, host, port) == 200
+
+
+async def health(session: aiohttp.ClientSession, host: str, port: int) -> int | None:
+    """The status of GET /health there; None if it does not answer."""
     address = f"[{host}]" if ":" in host else host
     try:
         async with session.get(f"http://{address}:{port}/health") as response:
-            return response.status == 200
+            return response.status
     except (aiohttp.ClientError, TimeoutError):
-        return False
+        return None
 
 
 def explain_end(how: str, when: str, tail: Sequence[str]) -> Failure:

@@ -71,10 +71,10 @@ class ProcessServer(LlamaServer):
         """Return when the process has ended, or after `timeout` seconds."""
         await self._child.wait(timeout)
 
-    async def stop(self) -> None:
-        """End the process group and give its port back."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End all of its processes and give its port back."""
         try:
-            await self._child.stop(self._grace)
+            await self._child.stop(0.0 if at_once else self._grace)
         finally:
             self.reader.cancel()
             self._ports.give_back(self.endpoint.port)

@@ -127,6 +127,14 @@ class OllamaServer:
             self._is_gone(f"{self._named} says that it has loaded it, and does not list it")
         return self._running is not None and not self.exited
 
+    async def is_alive(self) -> bool:
+        """The daemon's watcher looks after it, and reports; nobody ends it."""
+        return True
+
+    async def processor_seconds(self) -> float:
+        """Not known."""
+        return 0.0
+
     async def wait_exited(self, timeout: float | None = None) -> None:
         """Return when it is gone, or after `timeout` seconds."""
         try:
@@ -135,7 +143,7 @@ class OllamaServer:
         except TimeoutError:
             pass
 
-    async def stop(self) -> None:
+    async def stop(self, *, at_once: bool = False) -> None:
         """Unload it; returns when /api/ps no longer lists it, or after a time-out, as stuck."""
         settled_at = 0.0
         if not self._loading.done():

@@ -23,6 +23,9 @@ class FakeServer:
         self.healthy = asyncio.Event()
         self.died = asyncio.Event()
         self.stopped = 0
+        self.at_once = False
+        self.hangs = False
+        self.used = 0.0
         self.serving = False
         self.lost_port = False
         self.last_progress = time.monotonic()
@@ -53,8 +56,17 @@ class FakeServer:
         except TimeoutError:
             pass
 
-    async def stop(self) -> None:
+    async def is_alive(self) -> bool:
+        if self.hangs:
+            await asyncio.Event().wait()
+        return True
+
+    async def processor_seconds(self) -> float:
+        return self.used
+
+    async def stop(self, *, at_once: bool = False) -> None:
         await asyncio.sleep(0)
+        self.at_once = at_once
         self.stopped += 1
         self.died.set()
 

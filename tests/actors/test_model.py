@@ -7,7 +7,19 @@ import pytest
 
 from actors.errors import Failure
 from actors.hub.progress import Progress
-from actors.messages import BecameReady, EnsureReady, Event, Exited, Fetched, FetchFiles, Spawned, Stop
+from actors.liveness import NoRequests, Watch
+from actors.messages import (
+    BecameReady,
+    Endpoint,
+    EnsureReady,
+    Event,
+    Exited,
+    Fetched,
+    FetchFiles,
+    Hung,
+    Spawned,
+    Stop,
+)
 from actors.model import PORT_TRIES, ModelActor
 from tests.actors.fake_backend import FakeBackend
 
@@ -95,6 +107,36 @@ async def test_it_dies_while_it_serves_and_is_started_again(
     assert (await reports.ready()).epoch == 2
     actor.tell(Stop(epoch=2))
     await reports.exited()
+
+
+async def test_it_hangs_while_it_serves_and_is_ended_at_once(backend: FakeBackend, reports: Reports) -> None:
+    abandoned: list[tuple[Endpoint, str]] = []
+
+    class Requests(NoRequests):
+        def abandon(self, endpoint: Endpoint, reason: str) -> None:
+            abandoned.append((endpoint, reason))
+
+    actor = ModelActor(
+        "m",
+        backend,
+        reports.take,
+        stall_timeout=1,
+        requests=Requests(),
+        watch=lambda server, requests: Watch(server, requests, scale=0.01),
+    )
+    actor.start()
+    await start(actor, reports)
+    await reports.ready()
+    (server,) = backend.starts
+    server.hangs = True
+    assert await reports.events.get() == Hung(model="m", epoch=1)
+    failure = (await reports.exited()).failure
+    assert failure is not None
+    assert failure.retryable
+    assert "does not answer" in failure.message
+    assert abandoned == [(server.endpoint, failure.message)]
+    assert (server.stopped, server.at_once) == (1, True)
+    await actor.stop()
 
 
 async def test_it_cannot_be_started(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:

@@ -32,6 +32,7 @@ from actors.messages import (
     Finished,
     Grant,
     Halt,
+    Hung,
     Look,
     Measured,
     RanOut,
@@ -451,6 +452,21 @@ def test_a_server_that_hung_up_gets_no_lease_until_its_fate_is_known() -> None:
     (grant,) = world.tick(SUSPICION)
     assert isinstance(grant, Grant)
     assert (grant.ticket, grant.epoch) == (4, 2)
+
+
+def test_a_server_that_hangs_gets_no_lease_until_it_is_started_anew() -> None:
+    world = World(size=1)
+    world.loaded("a")
+    world.ask("a")
+    assert world.send(Hung(model="a", epoch=1)) == []
+    assert world.release(2, served=False, broken=True) == []
+    assert world.ask("a") == []
+    assert world.tick(after=SUSPICION * 4) == [], "it is being ended, however long that takes"
+    assert world.send(Hung(model="a", epoch=0)) == []
+    (start,) = world.gone("a", failure=Failure(message="it hung"))
+    assert isinstance(start, Start)
+    assert granted(world.ready("a", epoch=2)) == [3]
+    assert world.status("a").failures == 1
 
 
 # Files

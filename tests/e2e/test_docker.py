@@ -99,6 +99,19 @@ def test_one_that_is_killed_in_mid_stream(start: Start, pool: Pool, engine: Engi
     assert container["Names"][0].lstrip("/") in gateway.wait_for("model failed")["reason"]
 
 
+def test_one_that_is_paused_is_replaced(start: Start, pool: Pool, engine: EngineClient, name: str) -> None:
+    gateway = start({"demo": SMALL}, server_pool=pool(size=1))
+    gateway.chat()
+    (container,) = engine.containers(f"{GATEWAY}={name}")
+    engine.ask("POST", f"/containers/{container['Id']}/pause")
+    assert gateway.client.post(
+        "/v1/chat/completions", json={"model": "demo", "messages": HELLO, "max_tokens": 8}, timeout=50
+    ).is_success, "asked again of the next one"
+    assert "health checks" in gateway.wait_for("model failed")["reason"]
+    (other,) = engine.containers(f"{GATEWAY}={name}")
+    assert other["Id"] != container["Id"]
+
+
 def test_one_that_needs_more_memory_than_it_may_have(start: Start, pool: Pool) -> None:
     # The cache alone takes four times as much, and llama.cpp clears it.
     model = {**SMALL, "ctx_size": 200_000, "longer_context": True}

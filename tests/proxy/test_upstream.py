@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -15,6 +17,7 @@ from proxy.http1 import HEAD_LIMIT
 from proxy.relay import Collector
 from proxy.sse import EventTooLongError
 from proxy.upstream import (
+    UnreachableError,
     Upstream,
     UpstreamError,
     UpstreamResponse,
@@ -218,6 +221,70 @@ async def test_a_paused_server_is_not_silent() -> None:
             await slow.finish()
             assert collector.body == b"late"
         await upstream.close()
+
+
+async def test_it_tells_when_a_server_was_last_heard() -> None:
+    upstream = Upstream(silence_limit=0.04)  # looks every 10 ms
+    gate, more = asyncio.Event(), asyncio.Event()
+    script: Script = [STREAM, gate, chunk(b"x"), more, END]
+    async with scripted(script) as server:
+        endpoint = server.endpoint
+        assert (upstream.asked_since(endpoint), upstream.last_heard(endpoint)) == (None, -math.inf)
+        began = time.monotonic()
+        message = render_request("GET", "/", {}, None, endpoint)
+        async with response_of(upstream, endpoint, message) as response:
+            await poll(lambda: upstream.last_heard(endpoint) > began)
+            asked = upstream.asked_since(endpoint)
+            assert asked is not None
+            assert asked >= began
+            before = upstream.last_heard(endpoint)
+            gate.set()
+            await poll(lambda: upstream.last_heard(endpoint) > before)
+            more.set()
+            await response.finish()
+        await poll(lambda: upstream.asked_since(endpoint) is None)
+        assert upstream.last_heard(endpoint) > before, "and that is known for a while"
+        await upstream.close()
+
+
+async def test_a_server_that_refused_is_looked_after() -> None:
+    upstream = Upstream(silence_limit=60)
+    async with scripted([]) as server:
+        pass
+    with pytest.raises(UnreachableError):
+        await get(upstream, server)
+    assert upstream.asked_since(server.endpoint) == -math.inf
+    await upstream.close()
+
+
+async def test_what_a_hung_server_has_not_begun_to_answer_may_be_asked_again() -> None:
+    upstream = Upstream(silence_limit=60)
+    async with scripted([], [STREAM, chunk(b"x")]) as server, scripted([STREAM, chunk(b"y")]) as other:
+        unanswered = spawn(get(upstream, server), name="unanswered")
+        await poll(lambda: len(server.requests) == 1)
+        message = render_request("GET", "/", {}, None, server.endpoint)
+        async with (
+            response_of(upstream, server.endpoint, message) as begun,
+            response_of(upstream, other.endpoint, message) as others,
+        ):
+            upstream.abandon(server.endpoint, "it hangs")
+            with pytest.raises(UnreachableError, match="it hangs"):
+                await unanswered
+            with pytest.raises(UpstreamError, match="it hangs") as caught:
+                await begun.finish()
+            assert not isinstance(caught.value, UnreachableError)
+            collector = Collector(10)
+            others.attach(collector.feed)
+            others.resume()
+            await poll(lambda: collector.body == b"y")
+        await upstream.close()
+
+
+async def poll(condition: Callable[[], object]) -> None:
+    """Return when it is so."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (the upstream's looks tell nobody)
+            await asyncio.sleep(0.002)
 
 
 Use = Callable[[Upstream, ScriptedServer], Awaitable[object]]
