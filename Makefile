@@ -1,6 +1,7 @@
 # make run    create the environment, install, and serve on 127.0.0.1:8000
 # make test   all the tests
 # make check  formatting, lint, types, import rules, tests: what must be green before a commit
+# make attack  faults, floods, strangers' pages and mutated requests against a running gateway: five minutes
 # make bench  this gateway beside nginx and no proxy at all, on this machine
 # make bench-scheduler  the planner beside other schedulers, simulated
 # make trial  two pretended GPUs, real servers, four clients, for a minute
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run setup test check lint bench bench-headers bench-scheduler trial clean
+.PHONY: run setup test check lint attack bench bench-headers bench-scheduler trial clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(ARGS)
@@ -28,6 +29,9 @@ lint: $(VENV)/installed-test
 	$(BIN)/lint-imports --no-logo
 
 check: lint test
+
+attack: $(VENV)/installed-test
+	$(BIN)/python -m tests.attack $(ARGS)
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench $(ARGS)

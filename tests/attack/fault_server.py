@@ -1,0 +1,300 @@
+"""A model server that answers as the text of the request tells it: `do:steady`, or `do:` and one of `FAULTS`.
+
+It takes llama-server's flags and ignores those it does not need, so that the gateway can run it.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+Json = dict[str, Any]
+Verdict = Literal["broken", "whole", "either"]
+"""Whether the client must learn that the answer is not whole, must get all of it, or may get both."""
+
+ORDER = re.compile(rb"do:([a-z0-9-]+)")
+TICK = 0.02
+"""Seconds between the events of a steady stream."""
+
+
+def event(data: Json | bytes, kind: str = "") -> bytes:
+    """A server-sent event."""
+    text = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return (f"event: {kind}\n".encode() if kind else b"") + b"data: " + text + b"\n\n"
+
+
+def _chunk(delta: Json, finish: str | None = None, **more: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return event({"id": "x", "object": "chat.completion.chunk", "created": 1, "choices": [choice], **more})
+
+
+def _text(text: str, finish: str | None = None) -> bytes:
+    choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
+    return event({"id": "x", "object": "text_completion", "created": 1, "choices": [choice]})
+
+
+def _typed(kind: str, **fields: Any) -> bytes:
+    return event({"type": kind, **fields}, kind)
+
+
+DONE = b"data: [DONE]\n\n"
+USAGE = {"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 12}
+MESSAGE: Json = {
+    "id": "m",
+    "type": "message",
+    "role": "assistant",
+    "content": [],
+    "model": "x",
+    "stop_reason": None,
+}
+RESPONSE = {"id": "r", "object": "response", "created_at": 1, "model": "x"}
+ITEM = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a b c"}]}
+
+GOOD: dict[str, list[bytes]] = {
+    "/v1/chat/completions": [
+        _chunk({"role": "assistant", "content": None}),
+        *(_chunk({"content": text}) for text in ("a ", "b ", "c")),
+        _chunk({}, "stop", usage=USAGE),
+        DONE,
+    ],
+    "/v1/completions": [*(_text(text) for text in ("a ", "b ", "c")), _text("", "stop"), DONE],
+    "/v1/messages": [
+        _typed("message_start", message={**MESSAGE, "usage": {"input_tokens": 9, "output_tokens": 0}}),
+        _typed("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        *(_typed("content_block_delta", index=0, delta={"type": "text_delta", "text": t}) for t in "abc"),
+        _typed("content_block_stop", index=0),
+        _typed("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 3}),
+        _typed("message_stop"),
+    ],
+    "/v1/responses": [
+        _typed("response.created", response={**RESPONSE, "status": "in_progress", "output": []}),
+        *(_typed("response.output_text.delta", delta=text, item_id="i") for text in "abc"),
+        _typed("response.completed", response={**RESPONSE, "status": "completed", "output": [ITEM]}),
+    ],
+    "/completion": [
+        *(event({"content": text, "stop": False}) for text in ("a ", "b ", "c")),
+        event({"content": "", "stop": True, "tokens_predicted": 3, "tokens_evaluated": 9}),
+    ],
+}
+"""A whole stream of each of llama.cpp's APIs."""
+
+ENDS = {
+    "/v1/chat/completions": 2,
+    "/v1/completions": 2,
+    "/v1/messages": 2,
+    "/v1/responses": 1,
+    "/completion": 1,
+}
+"""How many of its last events make it a whole one."""
+
+
+def head(*lines: str, status: str = "200 OK", kind: str = "text/event-stream", chunked: bool = True) -> bytes:
+    """A response's head."""
+    framing = ("Transfer-Encoding: chunked",) if chunked else ()
+    text = "\r\n".join((f"HTTP/1.1 {status}", f"Content-Type: {kind}", *framing, *lines, "", ""))
+    return text.encode("utf-8")
+
+
+def chunks(pieces: list[bytes], end: bytes = b"0\r\n\r\n") -> bytes:
+    """A chunked body."""
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece) + end
+
+
+def body(data: bytes, *lines: str, status: str = "200 OK", kind: str = "application/json") -> bytes:
+    """A response with a length."""
+    return head(f"Content-Length: {len(data)}", *lines, status=status, kind=kind, chunked=False) + data
+
+
+def _unfinished(path: str) -> list[bytes]:
+    return GOOD[path][: -ENDS[path]]
+
+
+def _with(path: str, more: bytes) -> bytes:
+    """A stream that is whole but for one event more, before its end."""
+    events = GOOD[path]
+    return head() + chunks([*events[: -ENDS[path]], more, *events[-ENDS[path] :]])
+
+
+def _small_pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _long(path: str, size: int) -> list[bytes]:
+    """A stream of about `size` bytes: its second event, again and again."""
+    first, second, *rest = GOOD[path]
+    return [first, *[second] * (size // len(second)), *rest]
+
+
+def _tool_call(path: str) -> bytes:
+    call = {"index": 999_999_999, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    block = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    if path == "/v1/messages":
+        return _with(path, _typed("content_block_start", index=999_999_999, content_block=block))
+    return _with(path, _chunk({"tool_calls": [call]}))
+
+
+def _counts(path: str, number: str) -> bytes:
+    usage = b'{"choices":[],"type":"ping","usage":{"prompt_tokens":%b,"completion_tokens":%b}}'
+    return _with(path, event(usage.replace(b"%b", number.encode())))
+
+
+ERROR = {"code": 500, "message": "out of luck", "type": "server_error"}
+PAGE = b"<!doctype html><title>Sign in</title>"
+
+FAULTS: dict[str, tuple[Verdict, Callable[[str], bytes]]] = {
+    "good": ("whole", lambda path: head() + chunks(GOOD[path])),
+    "continues": (
+        "whole",
+        lambda path: b"HTTP/1.1 100 Continue\r\n\r\n" * 5000 + head() + chunks(GOOD[path]),
+    ),
+    "crlf": (
+        "whole",
+        lambda path: (
+            head() + chunks(_small_pieces(b"".join(_long(path, 500_000)).replace(b"\n", b"\r\n"), 512))
+        ),
+    ),
+    "single-bytes": ("whole", lambda path: head() + chunks(_small_pieces(b"".join(GOOD[path]), 1))),
+    "long": ("whole", lambda path: head() + chunks(_long(path, 5_000_000))),
+    "no-end": ("broken", lambda path: head() + chunks(_unfinished(path))),
+    "half-an-event": ("broken", lambda path: head() + chunks([*_unfinished(path), b'data: {"cho'])),
+    "no-event": ("broken", lambda path: head() + chunks([])),
+    "comments-only": ("broken", lambda path: head() + chunks([b": nothing\n\n"] * 3)),
+    "bare-error": (
+        "broken",
+        lambda path: head() + chunks([*_unfinished(path), b"error: " + json.dumps(ERROR).encode() + b"\n\n"]),
+    ),
+    "error-event": (
+        "broken",
+        lambda path: head() + chunks([*_unfinished(path), event({"error": ERROR}, "error")]),
+    ),
+    "cut-chunk": ("broken", lambda path: head() + chunks(_unfinished(path), end=b"ff\r\ndata: {")),
+    "empty-body": ("broken", lambda _: body(b"")),
+    "no-content": ("broken", lambda _: b"HTTP/1.1 204 No Content\r\n\r\n"),
+    "html": ("broken", lambda _: body(PAGE, kind="text/html")),
+    "no-json": ("broken", lambda _: body(b"I am fine, thank you")),
+    "a-list": ("broken", lambda _: body(b"[1, 2]")),
+    "garbage": ("broken", lambda _: b"I am no HTTP server\r\n\r\n"),
+    "no-gzip": ("broken", lambda _: body(b"\x1f\x8b nothing", "Content-Encoding: gzip")),
+    "status-000": ("broken", lambda path: head(status="000 Nothing") + chunks(GOOD[path])),
+    "status-999": ("broken", lambda path: head(status="999 Too much") + chunks(GOOD[path])),
+    "status-long": ("broken", lambda path: head(status="2000 OK") + chunks(GOOD[path])),
+    "only-continues": ("broken", lambda _: b"HTTP/1.1 100 Continue\r\n\r\n" * 50_000),
+    "length-overflow": (
+        "broken",
+        lambda _: head("Content-Length: " + "9" * 5000, kind="application/json", chunked=False),
+    ),
+    "two-lengths": (
+        "broken",
+        lambda _: (
+            head("Content-Length: 2", "Content-Length: 30", kind="application/json", chunked=False) + b"{}"
+        ),
+    ),
+    "chunk-overflow": ("broken", lambda _: head() + b"f" * 4000 + b"\r\n"),
+    "odd-headers": (
+        "either",
+        lambda path: (
+            head("X-\u00e9: \u00fc", "X-Bell: \x07\x1b[2J", "Date: \x00", "X-Empty:") + chunks(GOOD[path])
+        ),
+    ),
+    "no-utf8": ("either", lambda path: _with(path, event(b'{"x":"\xff\xfe"}'))),
+    "deep": ("either", lambda path: _with(path, event(b"[" * 100_000 + b"]" * 100_000))),
+    "long-number": ("either", lambda path: _with(path, event(b'{"created":' + b"7" * 6000 + b"}"))),
+    "no-object": ("either", lambda path: _with(path, event(b"[1, null]"))),
+    "counts-overflow": ("either", lambda path: _counts(path, "9" * 400)),
+    "counts-negative": ("either", lambda path: _counts(path, "-5")),
+    "counts-text": ("either", lambda path: _counts(path, '"many"')),
+    "counts-float": ("either", lambda path: _counts(path, "1e999")),
+    "tool-index": ("either", _tool_call),
+}
+
+
+class Connection(asyncio.Protocol):
+    """One connection; requests come one after the other."""
+
+    name = ""
+    """What it says for `do:name`."""
+    key = os.environ.get("LLAMA_API_KEY")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._transport: asyncio.Transport
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        text, found, rest = self._data.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length:\s*(\d+)", text.lower())
+        if not found or len(rest) < int(length[1] if length else 0):
+            return
+        self._data = b""
+        path = text.split(b" ")[1].partition(b"?")[0].decode()
+        order = ORDER.search(rest) or ORDER.search(text)
+        if order is None:
+            self._transport.write(body(b'{"status":"ok"}'))
+        elif self.key and f"authorization: bearer {self.key}".lower().encode() not in text.lower():
+            self._transport.write(body(b'{"error":{"code":401}}', status="401 Unauthorized"))
+        elif order[1] == b"name":
+            first, *_ = GOOD[path]
+            self._transport.write(head() + chunks([first, _chunk({"content": self.name}, "stop"), DONE]))
+        elif order[1] == b"steady":
+            self._transport.write(head())
+            self._tick(0)
+        elif order[1] == b"megabytes":
+            size = 6 * 2**20
+            self._transport.write(body(b"x" * size, kind="application/octet-stream"))
+        elif order[1] == b"reset":
+            self._transport.write(head() + chunks(_unfinished(path), end=b""))
+            self._reset()
+        else:
+            self._transport.write(FAULTS[order[1].decode()][1](path))
+            if order[1] not in (b"good", b"long", b"crlf"):
+                self._transport.close()
+
+    def _reset(self) -> None:
+        own = self._transport.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.close()
+
+    def _tick(self, number: int) -> None:
+        self._transport.write(chunks([_chunk({"content": f"{number} "})], end=b""))
+        self._timer = asyncio.get_running_loop().call_later(TICK, self._tick, number + 1)
+
+
+async def serve(host: str, port: int) -> None:
+    """Serve until the process is ended."""
+    # llama.cpp's HTTP library shares ports, too, so that two servers on one port divide its connections.
+    server = await asyncio.get_running_loop().create_server(Connection, host, port, reuse_port=True)
+    print(f"listening on {server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+
+def main() -> None:
+    """Serve, under a name; `--flood-log BYTES` writes so much to the log first, without a newline."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--flood-log", type=int, default=0)
+    parser.add_argument("--name", default="")
+    parser.add_argument("--version", action="version", version="version: 1 (stand-in)")
+    options, _ = parser.parse_known_args()
+    Connection.name = options.name
+    line = b"load_tensors: CUDA0 model buffer size = " * 100
+    for _ in range(options.flood_log // len(line)):
+        print(line.decode(), end="")
+    asyncio.run(serve(options.host, options.port))
+
+
+if __name__ == "__main__":
+    main()
