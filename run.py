@@ -4,13 +4,25 @@
 The composition root: arguments, configuration, signals, exit code.
 """
 
+import signal
+import sys
+
+from actors.terminal import complain, exit_status, open_missing_streams, printable, say
+
+if __name__ == "__main__":
+    # Before anything else is imported, which takes a while and may open files.
+    open_missing_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # `main` puts it back
+
 import argparse
 import asyncio
 import os
-import signal
-import sys
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -34,6 +46,7 @@ from actors.observer import Observer
 from actors.ollama.daemons import Daemons
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
+from actors.runtime import spawn
 from actors.supervisor import Supervisor
 from agents.command_line import list_agents
 from agents.discovery import BrokenAgentError, Loaded, load_agents, sources
@@ -45,7 +58,7 @@ from proxy.asking import Asker, Limits
 from proxy.catalog import Catalog
 from proxy.generate import Gateway
 from proxy.llm import Models
-from proxy.logs import set_up_logging
+from proxy.logs import LAST_WORDS, set_up_logging, take_over_output
 from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
 from proxy.ollama_store import OllamaStore
@@ -56,6 +69,9 @@ from proxy.views import Views
 
 VERSION = "0.1.0"
 CHECKOUT = Path(__file__).resolve().parent
+
+_HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+_SIGNALS = [signal.SIGTERM, signal.SIGINT, *([_HANGUP] if _HANGUP is not None else [])]
 
 LoadedAgents = tuple[list[Loaded], list[BrokenAgentError]]
 
@@ -75,7 +91,16 @@ log = structlog.get_logger("gateway")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return the exit status: 0 done, 1 failed, 2 the configuration cannot be used."""
+    """Run a command; return the exit status: 0 done, 1 failed, 2 the configuration cannot be used.
+
+    130 means interrupted, and 141 that whoever read the output has left.
+    """
+    return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     options = _parse(arguments)
     agents: LoadedAgents = ([], [])
     if options.command == "migrate":
@@ -89,25 +114,42 @@ def main(arguments: list[str] | None = None) -> int:
                     find_command(config.server_pool, model)
             agents = load_agents(config)
     except ConfigError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     if options.command != "serve":
         # What is refused is in the report of `rag` already.
-        set_up_logging("error" if options.command == "rag" else "warning", "console", sys.stderr)
-        return _command(config, options)
-    set_up_logging(config.server.log.level, config.server.log.format)
+        writer = set_up_logging("error" if options.command == "rag" else "warning", "console", 2)
+        work = partial(_command, config, options)
+    else:
+        writer = set_up_logging(config.server.log.level, config.server.log.format, 1)
+        take_over_output()
+        work = partial(_serve, config, agents)
+    try:
+        return work()
+    finally:
+        writer.close(LAST_WORDS)
+
+
+def _serve(config: Config, agents: LoadedAgents) -> int:
+    """Run `serve` on an event loop."""
     try:
         import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
+
+        run: Callable[[Coroutine[Any, Any, int]], int] = uvloop.run
     except ImportError:
-        return asyncio.run(serve(config, agents))
-    return uvloop.run(serve(config, agents))
+        run = asyncio.run
+    try:
+        return run(serve(config, agents))
+    except Exception:
+        log.critical("the gateway has failed", exc_info=True)
+        return 1
 
 
 def _command(config: Config, options: argparse.Namespace) -> int:
     """Run another command than `serve`; return the exit status."""
     match options.command:
         case "check":
-            print(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True), end="")
+            say(_as_yaml(config))
             return 0
         case "pull":
             return asyncio.run(pull(config, options.name))
@@ -123,6 +165,15 @@ def _command(config: Config, options: argparse.Namespace) -> int:
             return remove(config, options.name)
         case _:
             return plan(config, options, _cache_folder())
+
+
+def _as_yaml(config: Config) -> str:
+    """The configuration as a file that can be loaded; it escapes what could steer a terminal."""
+    settings = msgspec.to_builtins(config)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip()
+    if printable(text, keep="\n") == text:
+        return text
+    return yaml.safe_dump(settings, sort_keys=False).rstrip()
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -189,17 +240,12 @@ def _with_overrides(config: Config, options: argparse.Namespace) -> Config:
 
 
 async def serve(config: Config, agents: LoadedAgents) -> int:
-    """Serve until SIGTERM or SIGINT; then drain, stop the model servers, and return 0."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    """Serve until SIGTERM, SIGINT or SIGHUP; then drain, stop the model servers, and return 0.
 
-    def on_signal(_number: int, _frame: object) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(stop.set)
-
-    # Not the loop's own handlers: they end before the process, which a second TERM would then kill.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    A second SIGTERM or SIGINT ends the drain.
+    """
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    _handle_signals(stop, hurry)
     if swept := await asyncio.to_thread(sweep_orphans):
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     async with AsyncExitStack() as stack:
@@ -229,13 +275,42 @@ async def serve(config: Config, agents: LoadedAgents) -> int:
             containers.start()  # not before it listens: whoever has the address has the containers
         await stop.wait()
         log.info("shutting down", drain_timeout=config.server.drain_timeout)
+        impatience = spawn(_hasten(hurry, supervisor), name="second signal")
         await supervisor.shut_down(config.server.drain_timeout)
+        impatience.cancel()
         await runner.cleanup()
         await host.stop()
     log.info("stopped")
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # all is done; the interpreter needs a moment to end
     return 0
+
+
+def _handle_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """The first signal sets `stop`, a later one `hurry`.
+
+    Not by the loop's own handlers: they end before the process, which a second TERM would then kill.
+    """
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int, _frame: object) -> None:
+        if loop.is_closed():
+            return
+        if not stop.is_set():
+            loop.call_soon_threadsafe(stop.set)
+        elif number != _HANGUP:  # a terminal that closes, and systemd, send it beside another signal
+            loop.call_soon_threadsafe(hurry.set)
+
+    for number in _SIGNALS:
+        # Under nohup a terminal may close.
+        if number != _HANGUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, on_signal)
+
+
+async def _hasten(hurry: asyncio.Event, supervisor: Supervisor) -> None:
+    await hurry.wait()
+    log.warning("a second signal ends the drain")
+    supervisor.hasten()
 
 
 async def _build(

@@ -20,6 +20,7 @@ The nouns, from the outside in:
 * `plan`, `explain`        `run.py plan` and `/admin/plan`.
 * `migrate`                `run.py migrate`: the first version's config.json becomes a config.yaml.
 * `demo`                   writes the demo GGUFs, whose weights are made by hand.
+* `terminal`               what commands print, and their exit status.
 * `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.
 * `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the settings.
 

@@ -22,7 +22,7 @@ The rooms, along a request's way:
 * `readiness`  whether what the configuration needs outside is there
 * `ollama_store`  Ollama's models come and go
 * `metrics`    what Prometheus asks for
-* `logs`       how the log is written
+* `logs`       how the log is written; `log_writer` is the thread that writes it
 
 Who calls whom: `app` -> `generate` -> `Supervisor.lease`, then `upstream` -> `relay` -> the client's
 transport. The door knows the supervisor and its vocabulary; nothing below knows the door.

@@ -166,14 +166,18 @@ def test_after_it_the_stream_ends_in_an_error_frame(start: Start, order: str, pa
     assert gateway.wait_for("request")["outcome"] == "error"
 
 
-def test_told_to_stop_it_drains_and_exits_0(start: Start, real_server: None) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_stop_it_drains_and_exits_0(
+    start: Start, real_server: None, number: signal.Signals
+) -> None:
     gateway = start({"demo": DEMO})
     body = {"model": "demo", "messages": FOREVER, "max_tokens": 3000, "ignore_eos": True, "stream": True}
     with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()
         next(lines)
-        gateway.process.send_signal(signal.SIGTERM)
+        gateway.process.send_signal(number)
         gateway.wait_for("shutting down")
+        gateway.process.send_signal(signal.SIGHUP)  # by a terminal that closes, beside its shell's
         with httpx.Client() as other:
             refused = other.post(f"{gateway.url}/v1/chat/completions", json={**body, "stream": False})
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
@@ -190,6 +194,31 @@ def test_what_does_not_drain_is_cut(start: Start, real_server: None) -> None:
         gateway.process.send_signal(signal.SIGTERM)
         assert '"error":{' in [line for line in lines if line][-1]
     assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_drain(start: Start, real_server: None, number: signal.Signals) -> None:
+    gateway = start({"demo": DEMO}, server={"drain_timeout": 600, "log": {"format": "json"}})
+    body = {"model": "demo", "messages": FOREVER, "max_tokens": 10**6, "ignore_eos": True, "stream": True}
+    with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        gateway.process.send_signal(number)
+        gateway.wait_for("shutting down")
+        gateway.process.send_signal(number)
+        assert '"error":{' in [line for line in lines if line][-1]
+    assert gateway.process.wait(20) == 0
+
+
+def test_under_nohup_a_terminal_may_close(start: Start) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what a child of nohup finds
+    try:
+        gateway = start({})
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    gateway.process.send_signal(signal.SIGHUP)
+    assert gateway.health()["status"] == "ok"
+    assert not any(line["event"] == "shutting down" for line in gateway.log)
 
 
 def test_killed_it_leaves_no_orphans(start: Start, real_server: None) -> None:
