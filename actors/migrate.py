@@ -9,7 +9,6 @@ import copy
 import json
 import re
 import shutil
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import yaml
 from actors.config import Config, documented_keys, parse_config
 from actors.errors import ConfigError
 from actors.hub.names import parse_name
+from actors.terminal import complain, say
 
 ELSEWHERE = {
     "llama_cpp.timeout": "server_pool.request_timeout",
@@ -256,6 +256,7 @@ def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
 
     A `target` that is there already is kept beside it as `<name>.old`.
     """
+    kept = ""
     try:
         migration = migrate(source.read_text(encoding="utf-8"), agents)
         if target.exists():
@@ -263,16 +264,18 @@ def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
             if old.exists():
                 raise ConfigError(f"{target} and {old} are there already; move one of them away")
             target.rename(old)
-            print(f"{target} was there already; it is {old.name} now")
+            kept = f"{target} was there already; it is {old.name} now"
         target.write_text(migration.text, encoding="utf-8")
         shutil.copymode(source, target)  # there may be a token in it
     except ConfigError as error:
-        print(f"run.py: {source}: {error}", file=sys.stderr)
+        complain(f"{source}: {error}")
         return 1
     except (OSError, UnicodeDecodeError) as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
-    print(f"wrote {target}")
+    if kept:
+        say(kept)
+    say(f"wrote {target}")
     for heading, lines in (
         ("Different now:", [*migration.changed, *DIFFERENT]),
         (
@@ -281,6 +284,6 @@ def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
         ),
     ):
         if lines:
-            print("\n".join(["", heading, *(f"  * {_line(line)}" for line in lines)]))
-    print(f"\nTry it: python run.py check --config {target}")
+            say("\n".join(["", heading, *(f"  * {_line(line)}" for line in lines)]))
+    say(f"\nTry it: python run.py check --config {target}")
     return 0

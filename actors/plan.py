@@ -3,7 +3,6 @@
 import argparse
 import http.client
 import json
-import sys
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +28,7 @@ from actors.messages import MemorySampled
 from actors.observer import device_of
 from actors.planner import Planner
 from actors.roster import ModelSpec, Policy
+from actors.terminal import complain, printable, say
 
 GATEWAY_TIMEOUT = 5.0
 """Seconds for a running gateway to answer."""
@@ -55,14 +55,14 @@ def plan(config: Config, options: argparse.Namespace, cache: Path) -> int:
     try:
         answer = _ask_gateway(config, options) or _plan(config, options, cache)
     except (PlanError, StartError) as error:
-        print(f"run.py: {options.name}: {error}", file=sys.stderr)
+        complain(f"{options.name}: {error}")
         return 1
-    print(json.dumps(answer, indent=2) if options.json else _with_title(answer))
+    say(json.dumps(answer, indent=2) if options.json else _with_title(answer))
     return 1 if answer["action"] == "refuse" else 0
 
 
 def _with_title(answer: dict[str, Any]) -> str:
-    title = f"{answer['model']}"
+    title = printable(answer["model"])
     if "architecture" in answer:
         title += f": {answer['architecture']}, {answer['quantization']}, {readable_size(answer['bytes'])}"
     return f"{title}\nGPUs: {answer['source']}\n\n{in_words(answer)}"
@@ -76,7 +76,9 @@ def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] 
     host = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host  # noqa: S104
     url = f"http://{host}:{config.server.port}/admin/plan?model={quote(options.name)}"
     try:
-        with urllib.request.urlopen(url, timeout=GATEWAY_TIMEOUT) as answer:
+        # Not by the environment's proxy: it is this machine's.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(url, timeout=GATEWAY_TIMEOUT) as answer:
             told: dict[str, Any] = json.load(answer)
     except (OSError, ValueError, http.client.HTTPException):
         return None

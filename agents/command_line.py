@@ -1,10 +1,10 @@
 """`run.py agents`: what agents there are, what they do, and their options."""
 
-import sys
 from typing import Any
 
 from actors.config import Config
 from actors.errors import ConfigError
+from actors.terminal import complain, printable, say
 from agents.discovery import BrokenAgentError, sources
 from agents.host import describe_agent
 from agents.settings import enabled_agents
@@ -18,7 +18,7 @@ def list_agents(config: Config) -> int:
         if unknown := enabled.keys() - found.keys():
             raise ConfigError(f"agents: there is no agent {min(unknown)!r}")
     except ConfigError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     status = 0
     for name, source in sorted(found.items()):
@@ -26,13 +26,13 @@ def list_agents(config: Config) -> int:
         try:
             described = describe_agent(name, source.load())
         except BrokenAgentError as error:
-            print(f"{name} ({state}, broken)\n  {error}\n")
+            say(f"{printable(name)} ({state}, broken)\n  {error}\n")
             status = 1
             continue
-        print(f"{name} ({state}): {described['description']}\n  {source.file}")
+        say(f"{printable(name)} ({state}): {described['description']}\n  {printable(str(source.file))}")
         for option, schema in described["options"].items():
-            print(f"  {_option(option, schema, enabled.get(name, {}))}")
-        print()
+            say(f"  {printable(_option(option, schema, enabled.get(name, {})))}")
+        say()
     return status
 
 

@@ -1,8 +1,8 @@
 """`run.py pull | models | rm`: the models on the disk, from a terminal."""
 
 import asyncio
-import sys
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from tqdm import tqdm
@@ -13,6 +13,7 @@ from actors.hub.download import HubError
 from actors.hub.hub import Hub, cache_of
 from actors.hub.names import HubName, NoSuchVariantError, parse_name
 from actors.hub.progress import Progress, readable_size
+from actors.terminal import INTERRUPTED, complain, printable, say
 
 
 async def pull(config: Config, name: str) -> int:
@@ -22,7 +23,10 @@ async def pull(config: Config, name: str) -> int:
         return _complain(f"{name!r} is no model of a hub; expected org/repo or org/repo:variant")
     async with aiohttp.ClientSession() as session:
         hub = Hub(config.hub, session)
-        with tqdm(unit="B", unit_scale=True, unit_divisor=1000, desc=str(hub_name), total=0) as bar:
+        bar: tqdm[Any] = tqdm(
+            unit="B", unit_scale=True, unit_divisor=1000, desc=str(hub_name), total=0, disable=None
+        )
+        with bar:
 
             def on_progress(progress: Progress) -> None:
                 bar.total = progress.total
@@ -36,15 +40,19 @@ async def pull(config: Config, name: str) -> int:
                 bar.leave = False
                 return _complain(str(error))
             except asyncio.CancelledError:
-                return _complain("interrupted; what has arrived is kept")
-    print(files.path)
+                complain("interrupted; what has arrived is kept")
+                return INTERRUPTED
+    say(str(files.path))
     return 0
 
 
 def list_models(config: Config) -> int:
-    """Print the models that are configured or downloaded, with what their headers say."""
+    """Print the models that are configured or downloaded, with what their headers say.
+
+    Return the exit status: 1 if a file cannot be read.
+    """
     rows = [("NAME", "SIZE", "QUANT", "CONTEXT", "ARCHITECTURE", "")]
-    seen: set[Path] = set()
+    described: dict[Path, tuple[str, str, str, str, str]] = {}
     cache = cache_of(config.hub)
     for name, model in config.llama_cpp.models.items():
         if hub_name := model.hub_name:
@@ -58,14 +66,18 @@ def list_models(config: Config) -> int:
             continue
         else:
             path = Path(model.path)
-        seen.add(path)
-        rows.append((name, *_describe(path)))
-    rows += [(str(model.name), *_describe(model.path)) for model in cache.models() if model.path not in seen]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"\n{readable_size(cache.size())} in {cache.folder}")
-    return 0
+        described[path] = _describe(path)
+        rows.append((name, *described[path]))
+    for cached in cache.models():
+        if cached.path not in described:
+            described[cached.path] = _describe(cached.path)
+            rows.append((str(cached.name), *described[cached.path]))
+    shown = [tuple(map(printable, row)) for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
+    for row in shown:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    say(f"\n{readable_size(cache.size())} in {printable(str(cache.folder))}")
+    return int(any(trouble for *_, trouble in described.values()))
 
 
 def remove(config: Config, name: str) -> int:
@@ -77,7 +89,7 @@ def remove(config: Config, name: str) -> int:
         freed = cache_of(config.hub).remove(hub_name)
     except (NoSuchVariantError, OSError) as error:
         return _complain(f"{hub_name}: {error}")
-    print(f"{readable_size(freed)} freed")
+    say(f"{readable_size(freed)} freed")
     return 0
 
 
@@ -103,5 +115,5 @@ def _describe(path: Path) -> tuple[str, str, str, str, str]:
 
 
 def _complain(message: str) -> int:
-    print(f"run.py: {message}", file=sys.stderr)
+    complain(message)
     return 1

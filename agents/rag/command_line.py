@@ -5,13 +5,13 @@ Words go in here; vectors follow when a gateway with an embedding model runs, wh
 
 import argparse
 import asyncio
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from actors.terminal import complain, printable, say
 from agents.rag.agent import DEFAULT, INDEX
 from agents.rag.embedding import Embedding
 from agents.rag.formats.structure import DocumentError
@@ -34,21 +34,21 @@ def rag(folder: Path, options: argparse.Namespace) -> int:
                 case "list":
                     return _list(index)
                 case _:
-                    print(f"deleted {index.delete_collection(collection)} documents")
+                    say(f"deleted {index.delete_collection(collection)} documents")
                     return 0
     except IndexUnusableError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
 
 
 async def _add(index: Index, paths: list[Path], collection: str) -> int:
     if not paths:
-        print("run.py: rag add: name a file or a folder", file=sys.stderr)
+        complain("rag add: name a file or a folder")
         return 2
     ingester = Ingester(index, Embedding(None))
     failed = False
     for path in paths:
-        shown: tqdm[Any] = tqdm(desc=str(path), unit=" files", disable=None)
+        shown: tqdm[Any] = tqdm(desc=printable(str(path)), unit=" files", disable=None)
         with shown:
 
             def show(progress: Progress, bar: "tqdm[Any]" = shown) -> None:
@@ -59,7 +59,7 @@ async def _add(index: Index, paths: list[Path], collection: str) -> int:
                 add = ingester.add_folder if await asyncio.to_thread(path.is_dir) else ingester.add_file
                 report = await add(path, collection, on_progress=show)
             except DocumentError as error:
-                print(f"run.py: {error}", file=sys.stderr)
+                complain(str(error))
                 failed = True
                 continue
         _tell(path, report)
@@ -69,16 +69,18 @@ async def _add(index: Index, paths: list[Path], collection: str) -> int:
 
 def _tell(path: Path, report: Report) -> None:
     counts = ("added", "changed", "unchanged", "deleted")
-    print(f"{path}: " + ", ".join(f"{getattr(report, name)} {name}" for name in counts))
+    say(f"{printable(str(path))}: " + ", ".join(f"{getattr(report, name)} {name}" for name in counts))
     for reason in report.refused.values():
-        print(f"  refused: {reason}", file=sys.stderr)
+        complain(f"refused: {printable(reason)}")
 
 
 def _list(index: Index) -> int:
     for collection in index.collections():
-        print(f"{collection.name}: {collection.documents} documents, {collection.chunks} chunks,", end=" ")
-        print(f"{collection.vectors} with vectors, {collection.refused} refused")
+        say(
+            f"{printable(collection.name)}: {collection.documents} documents, {collection.chunks} chunks, "
+            f"{collection.vectors} with vectors, {collection.refused} refused"
+        )
         for one in index.documents(collection.name):
             what = f"refused: {one.refused}" if one.refused else f"{one.chunks} chunks"
-            print(f"  {one.id}  {one.source and one.source + '/'}{one.name}  {what}")
+            say(printable(f"  {one.id}  {one.source and one.source + '/'}{one.name}  {what}"))
     return 0
