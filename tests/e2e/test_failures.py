@@ -167,9 +167,7 @@ def test_after_it_the_stream_ends_in_an_error_frame(start: Start, order: str, pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_told_to_stop_it_drains_and_exits_0(
-    start: Start, real_server: None, number: signal.Signals
-) -> None:
+def test_told_to_stop_it_drains_and_exits_0(start: Start, real_server: None, number: signal.Signals) -> None:
     gateway = start({"demo": DEMO})
     body = {"model": "demo", "messages": FOREVER, "max_tokens": 3000, "ignore_eos": True, "stream": True}
     with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
