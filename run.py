@@ -19,7 +19,7 @@ import argparse
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,17 @@ import yaml
 from aiohttp import web
 
 from actors.backends.children import sweep_orphans
-from actors.backends.command import build_of, find_command, runs_in_container
+from actors.backends.command import build_of_pool, find_command, runs_in_container
+from actors.backends.prediction import forgive_lost
 from actors.calibration import CALIBRATION, Calibration
-from actors.config import Config, Model, load_config
+from actors.config import Config, load_config
 from actors.docker.containers import Containers
 from actors.errors import ConfigError
 from actors.factory import make_containers, make_supervisor, uses_containers
 from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
 from actors.hub.hub import Hub
+from actors.hub.names import parse_name
 from actors.migrate import migrate_file
 from actors.observer import Observer
 from actors.ollama.daemons import Daemons
@@ -330,6 +332,7 @@ async def _build(
     daemons = await stack.enter_async_context(Daemons(config.ollama, talks).running())
     containers = make_containers(config, session, observer)
     stack.push_async_callback(containers.close)
+    await asyncio.to_thread(forgive_lost, observer.calibration, lambda name: _may_be_asked(config, hub, name))
     upstream = Upstream(silence_limit=config.server_pool.request_timeout)
     stack.push_async_callback(upstream.close)
     supervisor = make_supervisor(
@@ -363,6 +366,12 @@ async def _build(
     return supervisor, host, runner, containers
 
 
+def _may_be_asked(config: Config, hub: Hub, name: str) -> bool:
+    """Whether requests can name this model of llama.cpp."""
+    found = parse_name(name)
+    return name in config.llama_cpp.models or (found is not None and hub.allows(found))
+
+
 def _memory(monitor: GpuMonitor) -> int:
     """Bytes that models can have on this machine at most."""
     return psutil.virtual_memory().total + sum(gpu.total for gpu in monitor.gpus)
@@ -386,8 +395,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     monitor.start()
     stack.push_async_callback(monitor.stop)
     observer = Observer(monitor, calibration, manages=gpu.managed)
-    with suppress(ConfigError):  # each model may have a command of its own, or be a container
-        observer.build = await build_of(find_command(config.server_pool, Model(path="")))
+    observer.build = await build_of_pool(config.server_pool)
     await monitor.first()  # of the host alone if the driver hangs
     await observer.refresh()
     return observer

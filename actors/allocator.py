@@ -142,7 +142,7 @@ class Allocator:
             allowed = option is ways[0] or option.how == "whole" or self._policy.partial != "never"
             if allowed and self._fit(model, option, rooms) is not None:
                 return self._on_host(model, [option])
-        needed = min(option.on_one for option in ways) + model.extra
+        needed = min(option.on_one for option in ways)
         why = (
             f"it needs {mib(needed)} of a GPU at least, and the GPUs have at most "
             f"{mib(max(0, *rooms.values()))} for it"
@@ -200,7 +200,6 @@ class Allocator:
             self._ordered(model, rooms),
             strategy=self._policy.strategy,
             wish=model.spec.wish,
-            surcharge=model.extra,
             alone=self._alone,
         )
 

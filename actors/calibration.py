@@ -46,8 +46,11 @@ RECENT = 50
 ROUNDING = MIB
 """llama.cpp's log tells of each of its buffers in hundredths of a MiB."""
 
-VERSION = 1
-"""Of the schema: another one's database is not read."""
+OTHERS = 10
+"""Loads of a file in other ways, after which that memory ran out in this way is tried again."""
+
+VERSION = 2
+"""Of the schema: of those before, 1 is brought up to it; another one's database is not read."""
 
 # The bounds are triggers, so that no way of writing gets around them. A load's number is never used again,
 # or a late peak might be taken for another load's.
@@ -114,8 +117,36 @@ SCHEMA = (
         );
     END
     """,
+)
+"""Of version 1."""
+
+# Of the loads that make room, those stay that lacked the most: a correction must not be forgotten.
+NEWS = (
+    "DROP TRIGGER bound_loads",
+    """
+    CREATE TRIGGER bound_loads AFTER INSERT ON loads BEGIN
+        DELETE FROM loads WHERE file = new.file AND settings = new.settings AND id <= (
+            SELECT id FROM loads WHERE file = new.file AND settings = new.settings
+            ORDER BY id DESC LIMIT 1 OFFSET 50
+        ) AND id NOT IN (
+            SELECT load FROM (
+                SELECT load, max(buffers - predicted) AS lacking
+                FROM devices JOIN loads ON loads.id = devices.load
+                WHERE file = new.file AND settings = new.settings AND NOT EXISTS (
+                    SELECT 1 FROM devices AS own WHERE own.load = devices.load AND own.buffers IS NULL
+                )
+                GROUP BY position, (SELECT count(*) FROM devices AS own WHERE own.load = devices.load)
+            ) WHERE lacking > 0
+        );
+        DELETE FROM loads WHERE id <= (SELECT id FROM loads ORDER BY id DESC LIMIT 1 OFFSET 5000);
+    END
+    """,
+    "ALTER TABLE surcharges ADD COLUMN others INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE surcharges ADD COLUMN model TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE surcharges ADD COLUMN paths TEXT NOT NULL DEFAULT ''",
     f"PRAGMA user_version = {VERSION}",
 )
+"""What version 2 has beside that: why a surcharge may go."""
 
 RESIDUALS = """
 SELECT max(
@@ -179,6 +210,19 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[DeviceLoad, ...]
     host_predicted: int
     host_buffers: int | None = None
+
+
+class Surcharge(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of each GPU that loads get more because memory ran out: of this file, with these settings.
+
+    `model` had it, whose files were at `paths`; both are empty where that was not told.
+    """
+
+    file: str
+    settings: str
+    bytes: int
+    model: str = ""
+    paths: tuple[str, ...] = ()
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,7 +300,12 @@ class Calibration:
                 database.execute(
                     "UPDATE surcharges SET successes = successes + 1 WHERE file = ? AND settings = ?", of_this
                 )
-                database.execute("DELETE FROM surcharges WHERE successes >= 2")
+            # It runs in other ways meanwhile: some day this one is worth another try.
+            database.execute(
+                "UPDATE surcharges SET others = others + 1 WHERE file = ? AND settings != ?",
+                (load.file, load.settings),
+            )
+            database.execute("DELETE FROM surcharges WHERE successes >= 2 OR others >= ?", (OTHERS,))
             database.commit()  # here, because the number of one that is lost goes to the next
             return number or 0
         return 0
@@ -272,16 +321,40 @@ class Calibration:
                 [(peak, number, position) for position, peak in enumerate(peaks) if peak],
             )
 
-    def ran_out(self, file: str, settings: str, surcharge: int) -> None:
-        """This load, or its process, ran out of memory: the next gets `surcharge` bytes more on each device.
+    def ran_out(self, surcharge: Surcharge) -> None:
+        """This load, or its process, ran out of memory: the next gets so many bytes more on each device.
 
         It ran out in spite of the surcharges before, so they add up.
         """
+        fields = msgspec.structs.asdict(surcharge)
         with self._database() as database:
             database.execute(
-                "INSERT INTO surcharges (file, settings, bytes) VALUES (?, ?, ?)"
-                " ON CONFLICT (file, settings) DO UPDATE SET bytes = bytes + excluded.bytes, successes = 0",
-                (file, settings, surcharge),
+                "INSERT INTO surcharges (file, settings, bytes, model, paths)"
+                " VALUES (:file, :settings, :bytes, :model, :paths)"
+                " ON CONFLICT (file, settings) DO UPDATE SET bytes = bytes + excluded.bytes, successes = 0,"
+                " others = 0, model = excluded.model, paths = excluded.paths",
+                {**fields, "paths": msgspec.json.encode(surcharge.paths).decode()},
+            )
+
+    def surcharges(self) -> list[Surcharge]:
+        """All that are remembered, of whatever gateway on this machine."""
+        rows = self._rows("SELECT file, settings, bytes, model, paths FROM surcharges ORDER BY rowid")
+        return [
+            Surcharge(
+                file=file,
+                settings=settings,
+                bytes=size,
+                model=model,
+                paths=msgspec.json.decode(paths, type=tuple[str, ...]) if paths else (),
+            )
+            for file, settings, size, model, paths in rows
+        ]
+
+    def forgive(self, surcharge: Surcharge) -> None:
+        """Forget that memory ran out there."""
+        with self._database() as database:
+            database.execute(
+                "DELETE FROM surcharges WHERE file = ? AND settings = ?", (surcharge.file, surcharge.settings)
             )
 
     # What they teach
@@ -308,23 +381,27 @@ class Calibration:
     def correction(self, file: str, settings: str, devices: int) -> tuple[int, ...]:
         """Signed bytes to add to the prediction for each of so many devices; zeros where nothing is known.
 
-        By the last five loads of just this, of any build, with as many devices and all their buffers told.
+        By all the loads of just this that are remembered, with as many devices and all their buffers told.
         Too little is worse than too much: of what was too little the most is added, of what was always too
         much half of the least is taken off, and nothing is taken off where memory ran out. Exact predictions
         are never made smaller.
 
-        A surcharge for memory that ran out is in it until two later loads were measured; then their figures
-        rule.
+        A surcharge for memory that ran out is in it until two later loads were measured, and then their
+        figures rule; or until `OTHERS` loads of the file had other settings, or ran in another way.
         """
         of_this = (file, settings)
         loads = groupby(self._rows(DIFFERENCES, of_this), key=itemgetter(0))
         differences = [[_difference(*row) for _, *row in rows] for _, rows in loads]
-        usable = [load for load in differences if len(load) == devices and None not in load][:5]
+        usable = [load for load in differences if len(load) == devices and None not in load]
         worst: list[Any] = [max(device) for device in zip(*usable, strict=True)] or [0] * devices
-        found = self._rows("SELECT bytes FROM surcharges WHERE file = ? AND settings = ?", of_this)
-        if found:
-            return tuple(max(0, difference) + found[0][0] for difference in worst)
+        if surcharge := self.surcharge(file, settings):
+            return tuple(max(0, difference) + surcharge for difference in worst)
         return tuple(difference if difference > 0 else -(-difference // 2) for difference in worst)
+
+    def surcharge(self, file: str, settings: str) -> int:
+        """Bytes of each device that are in the correction because memory ran out."""
+        found = self._rows("SELECT bytes FROM surcharges WHERE file = ? AND settings = ?", (file, settings))
+        return int(found[0][0]) if found else 0
 
     def load_seconds(self, file: str) -> float | None:
         """How long a load of this file will take: the median of the last nine."""
@@ -458,8 +535,9 @@ def _connect(database: Path | str) -> sqlite3.Connection:
             connection.execute("BEGIN IMMEDIATE")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             (things,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if version == things == 0:
-                for statement in SCHEMA:
+            fresh = version == things == 0
+            if fresh or version == 1:
+                for statement in (*SCHEMA, *NEWS) if fresh else NEWS:
                     connection.execute(statement)
             elif version != VERSION:
                 raise sqlite3.DatabaseError(f"its schema is of version {version}, not {VERSION}")

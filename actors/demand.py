@@ -44,7 +44,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     `compute` is what one GPU takes beside that, `shared` what each of several takes at most (None: it
     does not run on several), `projector` what the first of them takes more. `pinned` must be in the host's
     memory, `mapped` is the part of the file that the system may drop and read again. `gpu_layers` None: all.
-    `shrunk`: the context is smaller than the model's own, for want of memory.
+    `shrunk`: the context is smaller than the model's own, for want of memory. `learned` is what earlier loads
+    added to `compute` and `shared`, or took off; `surcharge` is the part of it that is there because memory
+    ran out.
     """
 
     how: How
@@ -59,6 +61,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     mapped: int = 0
     certainty: Certainty = "exact"
     shrunk: bool = False
+    learned: tuple[int, int] = (0, 0)
+    surcharge: int = 0
 
     @property
     def kind(self) -> str:
@@ -75,9 +79,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """What a model takes, in the order of preference; the host alone comes last, if the settings allow it.
 
     `load_seconds`: what earlier loads took. `file`, `settings` and `build` say what was predicted for: the
-    model's files, how it is run, and by which version of the server. `surcharge`: bytes of each GPU in its
-    options that were learned by running out of memory since the gateway started. `other_gpus`: its server may
-    know of GPUs that NVML does not, other makers' for example.
+    model's files, how it is run, and by which version of the server. `other_gpus`: its server may know of
+    GPUs that NVML does not, other makers' for example.
     """
 
     options: tuple[Option, ...]
@@ -85,7 +88,6 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     file: str = ""
     settings: str = ""
     build: str = ""
-    surcharge: int = 0
     other_gpus: bool = False
 
     def key(self, option: Option) -> str:
@@ -124,13 +126,58 @@ def demand_of(
     )
 
 
-def demand_of_size(size: int, context: int) -> Demand:
-    """For a file whose header does not say what a prediction needs."""
-    guess = int(size * UNKNOWN_MARGIN)
-    common = {"context": context, "certainty": "fallback"}
-    whole = Option(how="whole", layers=(guess,), pinned=SERVER, **common)  # type: ignore[arg-type]
-    host = Option(how="host", gpu_layers=0, pinned=SERVER + guess - size, mapped=size, **common)  # type: ignore[arg-type]
-    return Demand(options=(whole, host))
+def demand_of_size(size: int, settings: Settings, layers: Sequence[int] = (), *, capacity: int = 0) -> Demand:
+    """For a file of so many bytes whose header does not say what a prediction needs.
+
+    `layers`: bytes of the weights of each layer, if the header has that much; such a model can be split, and
+    a part of it can stay on the host. For cache and compute each device gets half of the margin on the
+    whole file, each layer its part of the other half. `capacity` as in `demand_of`.
+    """
+    margin = int(size * UNKNOWN_MARGIN) - size
+    # What belongs to no layer goes with the last one, as the output does.
+    weights = [*layers, max(0, size - sum(layers))] if len(layers) > 1 else [size]
+    cache = margin // 2 if len(weights) > 1 else 0
+    sizes = tuple(weight + cache * weight // max(1, size) for weight in weights)
+    compute = size + margin - sum(sizes)
+    whole = Option(
+        how="whole",
+        context=settings.context,
+        layers=sizes,
+        compute=compute,
+        shared=compute if len(weights) > 1 and settings.split else None,
+        pinned=SERVER,
+        certainty="fallback",
+    )
+    options = [whole]
+    told = settings.gpu_layers
+    crowded = told is None and capacity and not (whole.on_one <= capacity // AMPLE and settings.split)
+    counts = range(len(weights) - 1, 0, -1) if crowded else ()
+    if told is not None and 0 < told < len(weights):
+        options, counts = [], range(told, told + 1)
+    for count in counts:
+        rest = sum(weights[: len(weights) - count])
+        part = msgspec.structs.replace(
+            whole,
+            how="partial",
+            gpu_layers=count,
+            layers=sizes[len(sizes) - count :],
+            pinned=SERVER + margin * rest // max(1, size),
+            mapped=rest,
+        )
+        options.append(part)
+    if not told:
+        host = msgspec.structs.replace(
+            whole,
+            how="host",
+            gpu_layers=0,
+            layers=(),
+            compute=0,
+            shared=None,
+            pinned=SERVER + margin,
+            mapped=size,
+        )
+        options = [host] if told == 0 else [*options, host]
+    return Demand(options=tuple(options))
 
 
 def _options(

@@ -36,6 +36,7 @@ def explain(
     answer["why"] = placement.why
     answer["context"] = placement.option.context
     answer["certainty"] = placement.option.certainty
+    answer["learned"] = _learned(placement)
     gone = {name, *(victim["model"] for victim in answer["evicts"])}
     answer["gpus"] = [
         _gpu(ledger, placement, nth, predicted.gpus[nth] if predicted else None, gone)
@@ -95,6 +96,15 @@ def _victims(decision: Decision | None, ledger: Ledger) -> list[dict[str, Any]]:
     ]
 
 
+def _learned(placement: Placement) -> dict[str, int]:
+    """What is set aside of each GPU beside the prediction, by earlier loads."""
+    if not placement.shares:
+        return {"by_loads": 0, "ran_out": 0}
+    option = placement.option
+    both = option.learned[len(placement.shares) > 1]
+    return {"by_loads": both - option.surcharge, "ran_out": option.surcharge}
+
+
 def _gpu(
     ledger: Ledger, placement: Placement, nth: int, usage: Usage | None, gone: set[str]
 ) -> dict[str, Any]:
@@ -149,8 +159,22 @@ def in_words(answer: dict[str, Any]) -> str:
     seconds = answer["load_seconds"]
     known = f"about {seconds:.1f} s, as before" if seconds is not None else "not known yet"
     lines += ["", f"prediction: {answer['certainty']}; context {answer['context']:,}; load: {known}"]
+    if any(answer["learned"].values()):
+        lines.append(_taught(answer["learned"]))
     lines.append("llama-server: " + (" ".join(answer["arguments"]) or "decides for itself"))
     return "\n".join(lines)
+
+
+def _taught(learned: dict[str, int]) -> str:
+    told = []
+    if learned["by_loads"]:
+        told.append(f"{learned['by_loads'] / MIB:+,.1f} MiB by what earlier loads took")
+    if learned["ran_out"]:
+        told.append(
+            f"{learned['ran_out'] / MIB:+,.1f} MiB because memory ran out in this way, until two loads were "
+            "measured in it, or ten in others"
+        )
+    return f"set aside of each GPU beside the prediction: {'; '.join(told)}"
 
 
 def _row(title: str, device: dict[str, Any]) -> str:

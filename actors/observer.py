@@ -112,11 +112,13 @@ class Observer:
         cards = {gpu.uuid: gpu for gpu in self.monitor.gpus}
         if not demand.file or figures.taken_over or any(share.device not in cards for share in shares):
             return
+        if len(figures.predicted) != len(shares):
+            return  # there is nothing to compare with
         devices = tuple(
             DeviceLoad(
                 gpu=cards[share.device].name,
                 driver=cards[share.device].driver,
-                predicted=figures.predicted[nth] if nth < len(figures.predicted) else share.bytes,
+                predicted=figures.predicted[nth],
                 buffers=figures.buffers[nth] if nth < len(figures.buffers) else None,
                 measured=seen[nth],
             )

@@ -85,10 +85,9 @@ def fit(
     *,
     strategy: Strategy = "single-gpu-preferred",
     wish: Wish | None = None,
-    surcharge: int = 0,
     alone: Collection[str] = (),
 ) -> tuple[Share, ...] | None:
-    """Shares of GPUs with so many bytes of room for it, or None. `surcharge`: bytes more on each.
+    """Shares of GPUs with so many bytes of room for it, or None.
 
     Those in `alone` take a model whole or not at all.
 
@@ -97,18 +96,18 @@ def fit(
     if option.how == "host":
         return ()
     if wish is not None and wish.split and len(rooms) > 1:
-        return None if set(alone) & rooms.keys() else _as_wished(option, rooms, wish.split, surcharge)
-    one = _on_one(option, rooms, surcharge)
+        return None if set(alone) & rooms.keys() else _as_wished(option, rooms, wish.split)
+    one = _on_one(option, rooms)
     if one and strategy != "distribute":
         return one
     several = {device: room for device, room in rooms.items() if device not in alone}
     fewest_first = range(2, len(several) + 1)
     counts = fewest_first if strategy != "distribute" else fewest_first[::-1]
-    return _over_several(option, several, counts, surcharge) or one
+    return _over_several(option, several, counts) or one
 
 
-def _on_one(option: Option, rooms: Mapping[str, int], surcharge: int) -> tuple[Share, ...] | None:
-    needed = option.on_one + surcharge
+def _on_one(option: Option, rooms: Mapping[str, int]) -> tuple[Share, ...] | None:
+    needed = option.on_one
     best: str | None = None
     for device, room in rooms.items():
         if room >= needed and (best is None or room < rooms[best]):
@@ -117,20 +116,20 @@ def _on_one(option: Option, rooms: Mapping[str, int], surcharge: int) -> tuple[S
 
 
 def _over_several(
-    option: Option, rooms: Mapping[str, int], counts: Sequence[int], surcharge: int
+    option: Option, rooms: Mapping[str, int], counts: Sequence[int]
 ) -> tuple[Share, ...] | None:
     if option.shared is None or sum(option.layers) + option.projector > sum(rooms.values()):
         return None
     roomiest = sorted(rooms, key=lambda device: -rooms[device])
     for count in counts:
         chosen = [device for device in rooms if device in roomiest[:count]]
-        free = [rooms[device] - option.shared - surcharge for device in chosen]
+        free = [rooms[device] - option.shared for device in chosen]
         free[0] -= option.projector
         if min(free) <= 0 or sum(free) < sum(option.layers):
             continue
         layers = _by_room(option.layers, free) or _filled_up(option.layers, free)
         if layers is not None:
-            return _shares(option, chosen, layers, surcharge)
+            return _shares(option, chosen, layers)
     return None
 
 
@@ -170,9 +169,7 @@ def _filled_up(layers: Sequence[int], free: Sequence[int]) -> list[int] | None:
     return counts if at == len(layers) else None
 
 
-def _as_wished(
-    option: Option, rooms: Mapping[str, int], split: Sequence[float], surcharge: int
-) -> tuple[Share, ...] | None:
+def _as_wished(option: Option, rooms: Mapping[str, int], split: Sequence[float]) -> tuple[Share, ...] | None:
     if option.shared is None or len(split) != len(rooms):
         return None
     total, bound, at = sum(split), 0.0, 0
@@ -182,18 +179,16 @@ def _as_wished(
         count = max(0, round(bound * len(option.layers)) - at)
         counts.append(count)
         at += count
-    shares = _shares(option, list(rooms), counts, surcharge)
+    shares = _shares(option, list(rooms), counts)
     return shares if all(share.bytes <= rooms[share.device] for share in shares) else None
 
 
-def _shares(
-    option: Option, devices: Sequence[str], counts: Sequence[int], surcharge: int
-) -> tuple[Share, ...]:
+def _shares(option: Option, devices: Sequence[str], counts: Sequence[int]) -> tuple[Share, ...]:
     assert option.shared is not None
     shares: list[Share] = []
     at = 0
     for device, count in zip(devices, counts, strict=True):
-        size = sum(option.layers[at : at + count]) + option.shared + surcharge
+        size = sum(option.layers[at : at + count]) + option.shared
         size += option.projector if not shares else 0
         shares.append(Share(device=device, layers=count, bytes=size))
         at += count

@@ -1,6 +1,7 @@
 """`run.py plan`: where a model would go, on this machine or a pretended one, and what it would take."""
 
 import argparse
+import asyncio
 import http.client
 import json
 import urllib.request
@@ -12,11 +13,15 @@ from urllib.parse import quote
 import msgspec
 
 from actors.backends import StartError
+from actors.backends.command import build_of, build_of_pool, find_command, runs_in_container
+from actors.backends.docker import build_of_image, image_of
 from actors.backends.prediction import Appraisal, Predictor
 from actors.calibration import CALIBRATION, START, Calibration
 from actors.config import BUILTIN, Config, Model
 from actors.demand import MIB
 from actors.demo import demo_path
+from actors.docker.engine import Engine
+from actors.errors import ConfigError
 from actors.explain import explain, in_words
 from actors.gpu import host_memory, take_sample_in_time
 from actors.hub.cache import ModelFiles
@@ -30,8 +35,8 @@ from actors.planner import Planner
 from actors.roster import ModelSpec, Policy
 from actors.terminal import complain, printable, say
 
-GATEWAY_TIMEOUT = 5.0
-"""Seconds for a running gateway to answer."""
+GATEWAY_TIMEOUT = ENGINE_TIMEOUT = 5.0
+"""Seconds for a running gateway, or a container engine, to answer."""
 
 
 class PlanError(Exception):
@@ -96,9 +101,10 @@ def _plan(config: Config, options: argparse.Namespace, cache: Path) -> dict[str,
 def _plan_for(
     config: Config, options: argparse.Namespace, model: Model, files: ModelFiles, calibration: Calibration
 ) -> dict[str, Any]:
-    devices, source = _devices(options.gpus, calibration)
+    overheads, build = asyncio.run(_builds(config, model, on_gpu=options.gpus != ""))
+    devices, source = _devices(options.gpus, calibration, overheads)
     predictor = Predictor(config, calibration, lambda: [device.total for device in devices])
-    appraisal = predictor.appraise(_changed(model, options), files, "")
+    appraisal = predictor.appraise(_changed(model, options), files, build)
     header = appraisal.header
     return {
         "file": str(files.path),
@@ -108,6 +114,25 @@ def _plan_for(
         "source": source,
         **_decide(config, options.name, model, appraisal, devices),
     }
+
+
+async def _builds(config: Config, model: Model, *, on_gpu: bool) -> tuple[str, str]:
+    """The versions for which a gateway would look up what it learned of overheads, and of the model."""
+    pool = config.server_pool
+    overheads = await build_of_pool(pool)
+    if not runs_in_container(pool, model):
+        try:
+            return overheads, await build_of(find_command(pool, model))
+        except ConfigError:  # no server is installed yet
+            return overheads, ""
+    engine = Engine(pool.docker.host)
+    try:
+        async with asyncio.timeout(ENGINE_TIMEOUT):
+            return overheads, await build_of_image(engine, image_of(pool, model, on_gpu=on_gpu))
+    except TimeoutError:
+        return overheads, ""
+    finally:
+        await engine.close()
 
 
 def _decide(
@@ -157,7 +182,7 @@ def _changed(model: Model, options: argparse.Namespace) -> Model:
     return msgspec.structs.replace(model, arguments=arguments, parallel=options.parallel or model.parallel)
 
 
-def _devices(pretended: str | None, calibration: Calibration) -> tuple[list[Device], str]:
+def _devices(pretended: str | None, calibration: Calibration, build: str) -> tuple[list[Device], str]:
     """The GPUs, and where the figures come from."""
     if pretended is not None:
         try:
@@ -170,5 +195,5 @@ def _devices(pretended: str | None, calibration: Calibration) -> tuple[list[Devi
             for nth, (name, size) in enumerate(zip(names, sizes, strict=True))
         ], "pretended"
     sample = take_sample_in_time()
-    gpus = [device_of(gpu, calibration.overhead(gpu.name, gpu.driver, "")) for gpu in sample.gpus]
+    gpus = [device_of(gpu, calibration.overhead(gpu.name, gpu.driver, build)) for gpu in sample.gpus]
     return gpus, sample.error or "by NVML"

@@ -292,7 +292,6 @@ class Planner:
             if model.ran_out == 1 and model.demand is not None and placement is not None and placement.shares:
                 largest = max(share.bytes for share in placement.shares)
                 more = failure.lacking or max(LEARNED, largest // 10)
-                model.surcharge += more
                 self._effects.append(RanOut(model.spec.name, more, model.demand, placement))
 
     # Reconciliation
@@ -545,7 +544,7 @@ class Planner:
         model = self._models.named[name]
         probe = Model(model.spec)
         probe.demand = demand or model.demand
-        probe.surcharge, probe.mean_load = model.surcharge, model.mean_load
+        probe.mean_load = model.mean_load
         if demand is not None and demand.load_seconds is not None:
             probe.mean_load = demand.load_seconds
         others = [other for other in self._models if other is not model]

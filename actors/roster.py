@@ -179,7 +179,7 @@ class Model:
     `gap`: mean seconds from the end of its work to its next request. `used`: it has served since its load.
     `keep_alive`: seconds that it stays without work, if its latest request wished. `outlook`: what was
     decided about its place. `yields_to`: for whom it drains; who asked before
-    `yields_since` is still served. `surcharge`: bytes that it takes more of each GPU than was predicted.
+    `yields_since` is still served.
     `finish`: when each key's latest request would be done if all shared fairly, in turns of this model.
     """
 
@@ -207,7 +207,6 @@ class Model:
         self.yields_to: Model | None = None
         self.yields_since = 0.0
         self.demand: Demand | None = None
-        self.surcharge = 0
         self.ran_out = 0
         self.figures = Figures()
         self.measured = False
@@ -289,11 +288,6 @@ class Model:
         if self.last_used and not self.holders and not self.queue:
             gap = now - self.last_used
             self.gap = gap if math.isinf(self.gap) else self.gap + 0.5 * (gap - self.gap)
-
-    @property
-    def extra(self) -> int:
-        """Bytes more of each GPU than its demand says."""
-        return max(0, self.surcharge - (self.demand.surcharge if self.demand else 0))
 
     def oldest(self) -> float:
         """Since when the oldest of its waiting tickets waits for its turn."""

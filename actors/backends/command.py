@@ -121,6 +121,15 @@ def server_flags(
     return [*flags, *own]
 
 
+async def build_of_pool(pool: ServerPool) -> str:
+    """The version of the server that models have unless they say otherwise; empty if there is none."""
+    try:
+        command = find_command(pool, Model(path=""))
+    except ConfigError:  # each model may have a command of its own, or be a container
+        return ""
+    return await build_of(command)
+
+
 _builds: dict[tuple[str, ...], str] = {}
 
 

@@ -14,10 +14,10 @@ import structlog
 from actors.backends import StartError
 from actors.backends.command import words
 from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, Shared, explain_end, in_words
-from actors.config import Model
+from actors.config import Model, ServerPool
 from actors.docker.container import Container
 from actors.docker.containers import Containers
-from actors.docker.engine import EngineError, EngineInfo
+from actors.docker.engine import Engine, EngineError, EngineInfo
 from actors.docker.images import ensure_image, image_id
 from actors.docker.spec import PORT, ContainerSpec, Gpus, Mount, Published, gpus_of
 from actors.errors import Failure
@@ -46,6 +46,19 @@ LOG_PAUSE = 0.05
 """Seconds without a line after which the last one has come."""
 LOG_LAG = 0.5
 """Seconds that the lines of a server that answers may still be on their way: they come by the engine."""
+
+
+def image_of(pool: ServerPool, model: Model, *, on_gpu: bool) -> str:
+    """The name of the image of a model's containers."""
+    return model.image or pool.image or (CUDA_IMAGE if on_gpu else IMAGE)
+
+
+async def build_of_image(engine: Engine, image: str) -> str:
+    """What stands for the version of the server in it; its name while nobody knows more."""
+    try:
+        return f"docker {await image_id(engine, image) or image}"
+    except EngineError:
+        return f"docker {image}"
 
 
 class ContainerServer(LlamaServer):
@@ -146,15 +159,10 @@ class DockerBackend(LlamaBackend):
 
     async def _build(self) -> str:
         """That of the image which it will most likely be; the engine may be away while others look."""
-        image = self._image(on_gpu=bool(self._gpus()))
-        try:
-            await self._containers.prepare()
-            return f"docker {await image_id(self._containers.engine, image) or image}"
-        except EngineError:
-            return f"docker {image}"
+        return await build_of_image(self._containers.engine, self._image(on_gpu=bool(self._gpus())))
 
     def _image(self, *, on_gpu: bool) -> str:
-        return self._model.image or self._pool.image or (CUDA_IMAGE if on_gpu else IMAGE)
+        return image_of(self._pool, self._model, on_gpu=on_gpu)
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
         """The files, and the image: a download of gigabytes must not hold a place on a GPU."""

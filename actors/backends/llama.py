@@ -17,6 +17,7 @@ from actors.backends.command import python_path, server_flags
 from actors.backends.llama_log import BufferLog, out_of_memory
 from actors.backends.ports import PortBook
 from actors.backends.prediction import Appraisal, Predictor
+from actors.calibration import Surcharge
 from actors.config import BUILTIN, Config, Model
 from actors.demand import Demand
 from actors.demo import demo_path
@@ -183,7 +184,6 @@ class LlamaBackend:
         self._predictor = shared.predictor
         self._cache = shared.cache
         self._appraisal: Appraisal | None = None
-        self._learned = 0
         self._unwritten: list[tuple[str, str, int]] = []
 
     @property
@@ -236,12 +236,15 @@ class LlamaBackend:
             context_length=header.context_length,
             bytes=header.size,
         )
-        return msgspec.structs.replace(found.demand, surcharge=self._learned, other_gpus=self.other_gpus)
+        return msgspec.structs.replace(found.demand, other_gpus=self.other_gpus)
 
     def _look(self, files: ModelFiles, build: str) -> Appraisal:
         """Blocking."""
+        paths = tuple(str(path) for path in (files.path, files.projector) if path is not None)
         while self._unwritten:
-            self._predictor.ran_out(*self._unwritten.pop())
+            file, settings, size = self._unwritten.pop()
+            told = Surcharge(file=file, settings=settings, bytes=size, model=self._name, paths=paths)
+            self._predictor.ran_out(told)
         return self._predictor.appraise(self._model, files, build, self._appraisal)
 
     def predict(self, placement: Placement) -> Prediction | None:
@@ -250,7 +253,6 @@ class LlamaBackend:
 
     def learn(self, file: str, settings: str, surcharge: int) -> None:
         """It ran out of memory: the next prediction is by so many bytes higher."""
-        self._learned += surcharge
         self._unwritten.append((file, settings, surcharge))
 
     def _flags(self, files: ModelFiles, endpoint: Endpoint, placement: Placement | None) -> list[str]:

@@ -100,6 +100,7 @@ class OllamaBackend:
         if tag.digest != self._digest:
             self._digest = tag.digest
             self._measured.clear()
+            self._surcharge = 0
         self._shown = shown
         if self._elsewhere:
             return None

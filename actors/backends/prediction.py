@@ -1,12 +1,13 @@
 """What a model will take, by its headers, its settings, and what earlier loads took. Blocking."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
 from actors.backends import StartError
 from actors.backends.llama_log import Breakdown
-from actors.calibration import Calibration
+from actors.calibration import Calibration, Surcharge
 from actors.config import Config, Model
 from actors.demand import Demand, Projector, demand_of, demand_of_size
 from actors.errors import Failure
@@ -15,7 +16,7 @@ from actors.hub.cache import ModelFiles
 from actors.memory.flags import check, is_given, projector_flags, settings_of
 from actors.memory.predict import Prediction, Settings, Usage, predict
 from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
-from actors.memory.shape import Shape, ShapeError
+from actors.memory.shape import Shape, ShapeError, weights_by_layer
 from actors.placement import Placement
 
 UNKNOWN_CONTEXT = 4096
@@ -50,10 +51,10 @@ class Appraisal:
         self.settings = settings
         self._projector = projector
 
-    def predict(self, placement: Placement) -> Prediction | None:
-        """What llama.cpp will allocate there, by component; None where only a guess could be made."""
+    def predict(self, placement: Placement) -> Prediction:
+        """What llama.cpp will allocate there, by component, before any correction by earlier loads."""
         if self._shape is None:
-            return None
+            return _guess(self.predicted, placement)
         option = placement.option
         told = msgspec.structs.replace(
             self.settings,
@@ -107,6 +108,8 @@ class Predictor:
         if before is not None and (before.predicted.file, before.capacity) == (file, capacity):
             found = before
         else:
+            if before is not None and before.predicted.file != file:
+                forgive_lost(self._calibration)
             found = self._look(model, files, capacity)
         key = msgspec.json.encode([VERSION, found.settings, build]).decode()
         told = msgspec.structs.replace(found.predicted, file=file, settings=key, build=build)
@@ -122,7 +125,7 @@ class Predictor:
         try:
             shape = Shape(header)
         except ShapeError:
-            demand = demand_of_size(header.size, settings.context)
+            demand = demand_of_size(header.size, settings, weights_by_layer(header), capacity=capacity)
         else:
             longer = model.longer_context or is_given(
                 self._arguments(model), "--rope-scaling", "--rope-scale", "--yarn-orig-ctx"
@@ -158,9 +161,9 @@ class Predictor:
         kind = ["--embeddings"] * model.embeddings + ["--reranking"] * model.reranking
         return [*kind, *self._config.server_pool.arguments, *model.arguments]
 
-    def ran_out(self, file: str, settings: str, surcharge: int) -> None:
+    def ran_out(self, surcharge: Surcharge) -> None:
         """Memory ran out with these settings: they take so many bytes more of each GPU."""
-        self._calibration.ran_out(file, settings, surcharge)
+        self._calibration.ran_out(surcharge)
 
     def remembered(self, key: str) -> dict[str, Breakdown] | None:
         """What a dry run found."""
@@ -192,7 +195,7 @@ class Predictor:
 
     def _corrected(self, demand: Demand, gpus: int) -> Demand:
         """With what earlier loads of the same file and settings took more, or less, than was predicted."""
-        learned: dict[str, tuple[int, int]] = {}
+        learned: dict[str, tuple[int, int, int]] = {}
         options = []
         for option in demand.options:
             key = demand.key(option)
@@ -201,17 +204,52 @@ class Predictor:
                     max(self._calibration.correction(demand.file, key, count))
                     for count in range(1, max(1, gpus) + 1)
                 ]
-                learned[key] = (took[0], max(took[1:], default=0))
-            one, several = learned.get(key, (0, 0))
+                surcharge = self._calibration.surcharge(demand.file, key)
+                learned[key] = (took[0], max(took[1:], default=0), surcharge)
+            one, several, surcharge = learned.get(key, (0, 0, 0))
             options.append(
                 msgspec.structs.replace(
                     option,
                     compute=max(0, option.compute + one),
                     shared=None if option.shared is None else max(0, option.shared + several),
+                    learned=(one, several),
+                    surcharge=surcharge,
                 )
             )
         seconds = self._calibration.load_seconds(demand.file)
         return msgspec.structs.replace(demand, options=tuple(options), load_seconds=seconds)
+
+
+def _guess(predicted: Demand, placement: Placement) -> Prediction:
+    """Of a model of unknown shape: the figures of the way that was chosen, before they were corrected."""
+    chosen = placement.option
+    same = (chosen.kind, chosen.gpu_layers)
+    option = next((one for one in predicted.options if (one.kind, one.gpu_layers) == same), chosen)
+    beside = option.compute if len(placement.shares) == 1 else option.shared or 0
+    gpus, layers, at = [], [], 0
+    for nth, share in enumerate(placement.shares):
+        weights = sum(option.layers[at : at + share.layers])
+        gpus.append(Usage(weights=weights, compute=beside))
+        layers += [nth] * share.layers
+        at += share.layers
+    host = Usage(weights=option.mapped, compute=option.pinned)
+    return Prediction(gpus=tuple(gpus), host=host, certainty="fallback", layers=tuple(layers))
+
+
+def forgive_lost(calibration: Calibration, is_known: Callable[[str], bool] = lambda _: True) -> None:
+    """Forget where memory ran out with models that are not known any more, or with files that are gone."""
+    for surcharge in calibration.surcharges():
+        if surcharge.paths and not (is_known(surcharge.model) and _are_there(surcharge)):
+            calibration.forgive(surcharge)
+
+
+def _are_there(surcharge: Surcharge) -> bool:
+    """Whether the files are still those with which memory ran out."""
+    path, *projector = map(Path, surcharge.paths)
+    try:
+        return _identity(ModelFiles(path=path, projector=next(iter(projector), None))) == surcharge.file
+    except OSError:
+        return False
 
 
 def _identity(files: ModelFiles) -> str:

@@ -1,5 +1,6 @@
 """What of a model's header its memory depends on."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,12 +9,28 @@ from actors.gguf import Header, Tensor
 WINDOW_PERIOD = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
 """Where the header does not say which layers have a sliding window: all but every n-th."""
 
+_LAYER = re.compile(r"blk\.(\d{1,5})\.")
 _ATTENTION = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight")
 _CONVOLUTION = ("ssm_conv1d.weight", "shortconv.conv.weight")
 
 
 class ShapeError(ValueError):
     """The header lacks what a prediction needs; the message names it."""
+
+
+def weights_by_layer(header: Header) -> list[int]:
+    """Bytes of the weights of each layer, as far as the names of the tensors tell; empty if they do not.
+
+    Of any architecture, and although what else a `Shape` has may be missing.
+    """
+    sizes: dict[int, int] = {}
+    for tensor in header.tensors:
+        if found := _LAYER.match(tensor.name):
+            layer = int(found[1])
+            sizes[layer] = sizes.get(layer, 0) + tensor.size
+    count = header.layers or 0
+    # The first and the last may be of a few tensors, but none may be missing or too many.
+    return [sizes[layer] for layer in range(count)] if sizes.keys() == set(range(count)) else []
 
 
 class Shape:

@@ -101,4 +101,4 @@ def demand_of(
         mapped=size,
         certainty="fallback",
     )
-    return Demand(options=(gpu_option, host_option), load_seconds=load_seconds, surcharge=surcharge)
+    return Demand(options=(gpu_option, host_option), load_seconds=load_seconds)

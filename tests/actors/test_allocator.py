@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors.allocator import MakeRoom, Refuse, Seat, Wait
@@ -76,6 +77,18 @@ def any_part(size: float) -> Demand:
     return Demand(options=(option("whole", *[1.0] * int(size)), *layers, HOST))
 
 
+def with_more(demand: Demand, size: int) -> Demand:
+    """What a backend predicts after memory ran out."""
+    return Demand(
+        options=tuple(
+            one
+            if one.how == "host"
+            else msgspec.structs.replace(one, compute=one.compute + size, shared=(one.shared or 0) + size)
+            for one in demand.options
+        )
+    )
+
+
 class World:
     """A planner with GPUs, the processes on them, a clock; `demands` are the models that there are.
 
@@ -97,7 +110,7 @@ class World:
         self.planner = Planner(
             Policy(**told), [ModelSpec(name=name, **said.get(name, {})) for name in demands]
         )
-        self.demands = demands
+        self.demands = dict(demands)
         self.gpus: dict[str, float] = {f"g{nth}": size for nth, size in enumerate(gpus)}
         self.foreign = dict.fromkeys(self.gpus, 0.0)
         self.lag = dict.fromkeys(self.gpus, 0.0)
@@ -130,6 +143,9 @@ class World:
                     effects.append(effect)
                 case Grant() | Reject() | Halt():
                     effects.append(effect)
+                case RanOut(model=model, surcharge=surcharge):
+                    self.demands[model] = with_more(effect.demand, surcharge)
+                    self.told.append(effect)
                 case _:
                     self.told.append(effect)
         return effects

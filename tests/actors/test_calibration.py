@@ -16,7 +16,18 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.calibration import LEAST, MIB, START, Accuracy, Calibration, DeviceLoad, Load
+from actors.calibration import (
+    LEAST,
+    MIB,
+    OTHERS,
+    SCHEMA,
+    START,
+    Accuracy,
+    Calibration,
+    DeviceLoad,
+    Load,
+    Surcharge,
+)
 from actors.ledger import GROWTH
 
 GIB = 1 << 30
@@ -64,6 +75,10 @@ def differed(*differences: int | None, **fields: Any) -> Load:
     """One whose buffers differed so much from what was predicted, on each of its devices."""
     devices = [device(buffers=None if by is None else GIB + by) for by in differences]
     return load(*devices, **fields)
+
+
+def ran_out(calibration: Calibration, size: int, **fields: Any) -> None:
+    calibration.ran_out(Surcharge(**{"file": "file", "settings": "settings", "bytes": size, **fields}))
 
 
 # Overhead
@@ -157,9 +172,12 @@ def test_an_overhead_has_room_for_what_loads_needed(needs: list[tuple[int, int |
         ([differed(300), differed(100), differed(-900)], [300]),
         ([differed(-300), differed(-100), differed(-900)], [-50]),
         ([differed(-300), differed(0)], [0]),
-        # Five loads are remembered.
-        ([differed(300)] + [differed(100)] * 4, [300]),
-        ([differed(300)] + [differed(100)] * 5, [100]),
+        # What was too little once is not forgotten, however much was enough since.
+        ([differed(300)] + [differed(100)] * 5, [300]),
+        ([differed(300)] + [differed(0)] * 120, [300]),
+        ([differed(300, 0), differed(0, 200)] + [differed(0, 0)] * 120, [300, 200]),
+        ([differed(300), differed(500, None)] + [differed(-7)] * 120, [300]),
+        ([differed(300), differed(500, 0)] + [differed(-7)] * 120, [300]),
         ([differed(300)] + [differed(100)] * 4 + [differed(None)] * 9, [300]),
         # An exact prediction is not made smaller, and rounding is no difference.
         ([differed(-100 * MIB, certainty="exact")], [0]),
@@ -191,7 +209,7 @@ def test_a_corrected_prediction_is_not_too_small_again(seen: list[tuple[int, str
         for difference, certainty in seen:
             calibration.record(differed(difference, certainty=certainty))
         (correction,) = calibration.correction("file", "settings", 1)
-    recent = seen[-5:]
+    recent = seen
     for difference, certainty in recent:
         assert correction >= difference - (MIB if certainty == "exact" else 0)
     if any(difference >= MIB or certainty == "exact" for difference, certainty in recent):
@@ -208,10 +226,10 @@ def test_memory_that_ran_out(calibration: Calibration) -> None:
     calibration.record(load(*measured))
     assert correction() == (-50, -50)
     # Nothing is taken off where memory ran out, and it adds up.
-    calibration.ran_out("file", "settings", 1000)
+    ran_out(calibration, 1000)
     assert correction() == (1000, 1000)
     calibration.record(load(*measured))
-    calibration.ran_out("file", "settings", 500)
+    ran_out(calibration, 500)
     assert correction() == (1500, 1500)
     # Two loads that were measured, and just of this, end it.
     calibration.record(load(*measured))
@@ -227,9 +245,47 @@ def test_memory_that_ran_out(calibration: Calibration) -> None:
 def test_a_surcharge_comes_on_top_of_what_was_too_little(calibration: Calibration) -> None:
     calibration.record(differed(100, certainty="exact"))
     calibration.record(differed(8 * MIB, certainty="exact"))
-    calibration.ran_out("file", "settings", 1000)
+    ran_out(calibration, 1000)
     assert calibration.correction("file", "settings", 1) == (8 * MIB + 1000,)
     assert calibration.correction("file", "other", 1) == (0,)
+
+
+def test_a_surcharge_of_a_way_that_is_not_loaded_any_more(calibration: Calibration) -> None:
+    ran_out(calibration, 1000)
+    for number in range(1, OTHERS):
+        calibration.record(load(settings="other", model=str(number)))
+    calibration.record(load(file="other", settings="other"))
+    assert calibration.correction("file", "settings", 1) == (1000,)
+    ran_out(calibration, 1)
+    for _ in range(OTHERS - 1):
+        calibration.record(load(settings="another"))
+    assert calibration.surcharge("file", "settings") == 1001
+    calibration.record(msgspec.structs.replace(load(settings="host"), devices=()))
+    assert calibration.correction("file", "settings", 1) == (0,)
+
+
+def test_surcharges_can_be_looked_at_and_forgiven(calibration: Calibration) -> None:
+    ran_out(calibration, 1, model="a", paths=("/a.gguf", "/p.gguf"))
+    ran_out(calibration, 2, file="other")
+    first, second = calibration.surcharges()
+    assert (first.model, first.paths, first.bytes) == ("a", ("/a.gguf", "/p.gguf"), 1)
+    assert (second.file, second.paths) == ("other", ())
+    calibration.forgive(first)
+    assert calibration.surcharges() == [second]
+
+
+def test_a_database_of_version_1_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.db"
+    with closing(sqlite3.connect(path)) as database:
+        for statement in SCHEMA:
+            database.execute(statement)
+        database.execute("INSERT INTO surcharges (file, settings, bytes) VALUES ('file', 'settings', 7)")
+        database.execute("PRAGMA user_version = 1")
+        database.commit()
+    for _ in range(2):
+        with opened(path) as calibration:
+            assert calibration.correction("file", "settings", 1) == (7,)
+            assert calibration.surcharges()[0].paths == ()
 
 
 # The rest of what is asked
@@ -328,7 +384,7 @@ def test_so_many_are_kept_over_all(tmp_path: Path) -> None:
 
 def test_a_thousand_surcharges_are_kept(calibration: Calibration) -> None:
     for number in range(1010):
-        calibration.ran_out(str(number), "settings", 1)
+        ran_out(calibration, 1, file=str(number))
     known = [calibration.correction(str(number), "settings", 1)[0] for number in range(1010)]
     assert known == [0] * 10 + [1] * 1000
 
@@ -364,7 +420,7 @@ def test_it_is_still_known_tomorrow(tmp_path: Path) -> None:
     path = tmp_path / "made" / "calibration.db"
     with opened(path) as calibration:
         number = calibration.record(differed(100, 200))
-        calibration.ran_out("other", "settings", 7)
+        ran_out(calibration, 7, file="other")
         calibration.remember_dry_run("key", b"value")
     with opened(path) as calibration:
         assert calibration.correction("file", "settings", 2) == (100, 200)
@@ -553,7 +609,7 @@ def test_a_late_word_after_the_end_is_lost(calibration: Calibration) -> None:
         assert calibration.record(load()) == 0
         assert calibration.summary() == []
         calibration.peaked(0, [GIB])
-        calibration.ran_out("file", "settings", 1)
+        ran_out(calibration, 1, file="file")
         calibration.remember_dry_run("key", b"value")
         assert calibration.dry_run("key") is None
         assert calibration.overhead(*CARD) == START

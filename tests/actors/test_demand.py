@@ -297,10 +297,43 @@ def test_settings_that_llama_cpp_refuses() -> None:
 
 
 def test_a_file_of_which_nothing_is_known() -> None:
-    whole, host = demand_of_size(4 * GIB, 4096).options
+    whole, host = demand_of_size(4 * GIB, Settings(), capacity=SMALL).options
     assert (whole.how, whole.on_one, whole.certainty) == ("whole", 5 * GIB, "fallback")
     assert whole.shared is None
     assert (host.how, host.pinned, host.mapped) == ("host", SERVER + GIB, 4 * GIB)
+
+
+def test_a_file_of_which_only_the_layers_are_known() -> None:
+    layers = [GIB] * 7
+    whole, *parts, host = demand_of_size(8 * GIB, Settings(), layers, capacity=SMALL).options
+    assert (whole.how, whole.on_one, len(whole.layers), whole.shared) == ("whole", 10 * GIB, 8, GIB)
+    assert [part.gpu_layers for part in parts] == [7, 6, 5, 4, 3, 2, 1]
+    for part in parts:
+        assert part.gpu_layers is not None
+        assert part.mapped == (8 - part.gpu_layers) * GIB
+        assert part.on_one == (part.gpu_layers * 9 + 8) * GIB // 8
+    assert (host.how, host.mapped) == ("host", 8 * GIB)
+    # Over two GPUs, as llama.cpp splits layers.
+    shares = fit(whole, {"a": 6 * GIB, "b": 6 * GIB})
+    assert shares is not None
+    assert [(share.layers, share.bytes) for share in shares] == [(4, 4 * GIB * 9 // 8 + GIB)] * 2
+    assert demand_of_size(8 * GIB, Settings(split=False), layers).options[0].shared is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (None, [("whole", None), ("host", 0)]),
+        (0, [("host", 0)]),
+        (2, [("partial", 2)]),
+        (99, [("whole", None)]),
+    ],
+)
+def test_layers_that_the_user_chose_of_an_unknown_file(
+    layers: int | None, expected: list[tuple[str, int | None]]
+) -> None:
+    known = demand_of_size(4 * GIB, Settings(gpu_layers=layers), [GIB] * 3, capacity=100 * GIB)
+    assert [(option.how, option.gpu_layers) for option in known.options] == expected
 
 
 def test_it_is_fast() -> None:

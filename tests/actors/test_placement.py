@@ -72,18 +72,16 @@ def test_a_byte_less_is_too_little() -> None:
     assert option.shared is not None
     assert fit(option, {"a": option.on_one}) == (Share(device="a", layers=33, bytes=option.on_one),)
     assert fit(option, {"a": option.on_one - 1}) is None
-    assert fit(option, {"a": option.on_one}, surcharge=1) is None
-    assert fit(option, {"a": option.on_one + 1}, surcharge=1) is not None
 
 
 @pytest.mark.parametrize(("less", "fits"), [(0, True), (1, False)])
 def test_a_byte_less_is_too_little_for_a_split(less: int, fits: bool) -> None:
     option = layered(10, 20, 30, 40, compute=1000, shared=5, projector=7)
-    # 10 + 20 + 30 + 5 + 7 on the first, 40 + 5 on the second, with the surcharge of each.
-    shares = fit(option, {"a": 72 + 2, "b": 45 + 2 - less}, surcharge=2)
+    # 10 + 20 + 30 + 5 + 7 on the first, 40 + 5 on the second.
+    shares = fit(option, {"a": 72, "b": 45 - less})
     assert counts(shares) == ({"a": 3, "b": 1} if fits else None)
     if shares:
-        assert [share.bytes for share in shares] == [74, 47]
+        assert [share.bytes for share in shares] == [72, 45]
 
 
 def test_the_smallest_gap_that_will_do() -> None:
@@ -156,15 +154,12 @@ def test_a_split_counts_no_more_than_the_devices_that_are_there() -> None:
     name=st.sampled_from(sorted(MODELS)),
     free=st.lists(st.integers(0, 100 * GIB), max_size=4),
     strategy=st.sampled_from(["single-gpu-preferred", "distribute"]),
-    surcharge=st.sampled_from([0, 500 * MIB]),
     alone=st.sets(st.sampled_from("0123")),
 )
-def test_nothing_is_overcommitted(
-    name: str, free: list[int], strategy: str, surcharge: int, alone: set[str]
-) -> None:
+def test_nothing_is_overcommitted(name: str, free: list[int], strategy: str, alone: set[str]) -> None:
     rooms = {str(gpu): size for gpu, size in enumerate(free)}
     for option in demand(name).options:
-        shares = fit(option, rooms, strategy=strategy, surcharge=surcharge, alone=alone)  # type: ignore[arg-type]
+        shares = fit(option, rooms, strategy=strategy, alone=alone)  # type: ignore[arg-type]
         if shares is None:
             continue
         devices = [share.device for share in shares]
@@ -172,7 +167,7 @@ def test_nothing_is_overcommitted(
         assert all(share.bytes <= rooms[share.device] for share in shares)
         assert all(share.layers > 0 for share in shares)
         assert sum(share.layers for share in shares) == len(option.layers)
-        placed = sum(option.layers) + option.projector + surcharge * len(shares)
+        placed = sum(option.layers) + option.projector
         assert sum(share.bytes for share in shares) >= placed
         assert len(shares) < 2 or not alone & set(devices)
         assert bool(shares) == (option.how != "host")

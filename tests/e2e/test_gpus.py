@@ -236,6 +236,33 @@ def test_out_of_memory_is_tried_once_more_with_what_was_learned(
         assert "out of memory" in answer.json()["error"]["message"]
 
 
+def test_what_was_learned_is_in_a_plan_without_a_gateway(
+    start: Start, machine: Machine, tmp_path: Path, cache: str
+) -> None:
+    machine.tell(gpus=[{"uuid": "GPU-big", "name": "Pretended", "total": 8000 * MIB}])
+    command = [*STAND_IN, "--oom-until", "1", "--oom-count", str(tmp_path / "count")]
+    gateway = start({"a": {**SMALL, "command": command}})
+    assert gateway.chat("a", stream=True).status_code == 200
+    gateway.wait_for("memory of a load")
+    (first, second) = [
+        line["set_aside"]["GPU-big"] for line in gateway.log if line["event"] == "model starts"
+    ]
+    gateway.stop()
+    config = tmp_path / "0" / "config.yaml"
+    argv = [sys.executable, str(CHECKOUT / "run.py"), "--config", str(config), "--port", "0", "plan", "a"]
+    environment = {**os.environ, "XDG_CACHE_HOME": cache}
+    ran = subprocess.run([*argv, "--json"], capture_output=True, text=True, check=True, env=environment)
+    answer = json.loads(ran.stdout)
+    assert answer["source"] == "by NVML"
+    assert answer["gpus"][0]["set_aside"] == second == first + 512 * MIB
+    # Or more, of other tests that share the cache.
+    assert answer["learned"]["by_loads"] == 0
+    assert answer["learned"]["ran_out"] >= 512 * MIB
+    assert answer["load_seconds"] is not None
+    ran = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
+    assert " MiB because memory ran out in this way" in ran.stdout
+
+
 def test_waiting_streams_are_told_what_for(start: Start, machine: Machine, real_server: None) -> None:
     machine.tell(gpus=[{"uuid": "GPU-only", "name": "Pretended", "total": 780 * MIB}])
     pool = {"patience": 1.5, "min_residency": 0}
