@@ -39,9 +39,10 @@ from actors.config import Config, load_config
 from actors.docker.containers import Containers
 from actors.errors import ConfigError
 from actors.factory import make_containers, make_supervisor, uses_containers
+from actors.folders import unwritable
 from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
-from actors.hub.hub import Hub
+from actors.hub.hub import Hub, cache_of
 from actors.hub.names import parse_name
 from actors.migrate import migrate_file
 from actors.observer import Observer
@@ -248,8 +249,7 @@ async def serve(config: Config, agents: LoadedAgents) -> int:
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
     _handle_signals(stop, hurry)
-    if swept := await asyncio.to_thread(sweep_orphans):
-        log.warning("killed model servers that a dead gateway left behind", pids=swept)
+    await _look_around(config)
     async with AsyncExitStack() as stack:
         try:
             sockets = listening(config.server.host, config.server.port)
@@ -315,6 +315,14 @@ async def _hasten(hurry: asyncio.Event, supervisor: Supervisor) -> None:
     supervisor.hasten()
 
 
+async def _look_around(config: Config) -> None:
+    """End what a dead gateway left, and tell what this one will miss."""
+    if swept := await asyncio.to_thread(sweep_orphans):
+        log.warning("killed model servers that a dead gateway left behind", pids=swept)
+    for one in await asyncio.to_thread(unwritable, _folders(config)):
+        log.error("cannot write to a folder", **msgspec.to_builtins(one))
+
+
 async def _build(
     config: Config, agents: LoadedAgents, stack: AsyncExitStack
 ) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
@@ -370,6 +378,17 @@ def _may_be_asked(config: Config, hub: Hub, name: str) -> bool:
     """Whether requests can name this model of llama.cpp."""
     found = parse_name(name)
     return name in config.llama_cpp.models or (found is not None and hub.allows(found))
+
+
+def _folders(config: Config) -> list[tuple[str, Path]]:
+    """What is written to, and by whom."""
+    folders = [("built-in models and what loads took", _cache_folder())]
+    named = any(model.repo for model in config.llama_cpp.models.values())
+    if (named or config.hub.allow) and not config.hub.offline:
+        folders.append(("downloaded models", cache_of(config.hub).folder))
+    if config.agents:
+        folders.append(("what agents keep", data_folder(config)))
+    return folders
 
 
 def _memory(monitor: GpuMonitor) -> int:

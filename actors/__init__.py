@@ -19,6 +19,7 @@ The nouns, from the outside in:
 * `observer`, `gpu`, `calibration`  what is measured of the GPUs and of each load, and what was learned.
 * `plan`, `explain`        `run.py plan` and `/admin/plan`.
 * `migrate`                `run.py migrate`: the first version's config.json becomes a config.yaml.
+* `folders`                whether what must be written to can be.
 * `demo`                   writes the demo GGUFs, whose weights are made by hand.
 * `terminal`               what commands print, and their exit status.
 * `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.

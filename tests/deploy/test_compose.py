@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import yaml
 
 from actors.config import load_config
 from tests.deploy import DEPLOY, free_port
-from tests.gateway import FOREVER, HELLO
+from tests.gateway import CHECKOUT, FOREVER, HELLO
 
 OVERLAYS = ("nvidia", "ollama", "docker", "monitoring")
 COMBINATIONS = [
@@ -24,6 +25,8 @@ COMBINATIONS = [
     for combination in itertools.combinations(OVERLAYS, count)
 ]
 COMBINATIONS += [(*some, "ollama-nvidia") for some in COMBINATIONS if {"nvidia", "ollama"} <= set(some)]
+MINIMUM = (2, 24)
+"""The version of Compose that compose.yaml and the documentation name."""
 PROJECT = f"lsp-test-{os.getpid()}"
 
 
@@ -34,9 +37,10 @@ def compose() -> list[str]:
         if shutil.which(command[0]) is None:
             continue
         told = subprocess.run([*command, "version", "--short"], capture_output=True, text=True, check=False)
-        if told.returncode == 0 and told.stdout.strip().lstrip("v").startswith(("2.", "3.", "4.", "5.")):
+        version = re.match(r"v?(\d+)\.(\d+)", told.stdout)
+        if version and tuple(map(int, version.groups())) >= MINIMUM:
             return command
-    pytest.skip("there is no Compose v2")
+    pytest.skip(f"there is no Compose {MINIMUM[0]}.{MINIMUM[1]} or newer")
 
 
 def arguments(overlays: tuple[str, ...]) -> list[str]:
@@ -50,6 +54,10 @@ def read(compose: list[str], overlays: tuple[str, ...]) -> dict[str, Any]:
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (told.returncode, told.stderr) == (0, ""), "valid, and without a warning"
     services: dict[str, Any] = json.loads(told.stdout)["services"]
+    for service in services.values():
+        # 2.24 tells those of merged files as a list.
+        if isinstance(listed := service.get("environment"), list):
+            service["environment"] = dict(pair.partition("=")[::2] for pair in listed)
     return services
 
 
@@ -63,6 +71,10 @@ def test_every_combination_is_valid_and_gives_no_more_than_it_must(
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["restart"] == "unless-stopped"
+        options = service["logging"]["options"]
+        assert {"max-size", "max-file"} <= options.keys(), "its log must not fill the disk"
+        for other, how in service.get("depends_on", {}).items():
+            assert how["condition"] == "service_started", f"{name} must start although {other} is unwell"
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", ()))
         sources = [volume["source"] for volume in service["volumes"]]
         assert ("/var/run/docker.sock" in sources) == (name == "socket-proxy")
@@ -82,6 +94,27 @@ def test_every_combination_is_valid_and_gives_no_more_than_it_must(
         allowed = services["socket-proxy"]["environment"]
         assert allowed["NETWORK"] == environment["GATEWAY_NETWORK"] == f"{PROJECT}_models"
         assert allowed["MOUNTS"] == f"/var/lib/docker/volumes/{PROJECT}_data/"
+
+
+def test_the_least_version_is_said() -> None:
+    least = f"Compose {MINIMUM[0]}.{MINIMUM[1]} or newer"
+    for path in (DEPLOY / "compose.yaml", CHECKOUT / "README.md", CHECKOUT / "docs" / "deployment.md"):
+        assert least in path.read_text(), path.name
+
+
+def test_that_settings_are_read_at_start_is_said() -> None:
+    for path in (DEPLOY / "compose.yaml", DEPLOY / "config.yaml", CHECKOUT / "README.md"):
+        assert "docker compose restart gateway" in path.read_text(), path.name
+
+
+def test_what_compose_itself_is_not_needed_to_see() -> None:
+    bounded: dict[str, bool] = {}
+    for path in DEPLOY.glob("compose*.yaml"):
+        assert "service_healthy" not in path.read_text(), f"{path.name}: who waits for it does not start"
+        for name, service in yaml.safe_load(path.read_text())["services"].items():
+            options = service.get("logging", {}).get("options", {})
+            bounded[name] = bounded.get(name, False) or {"max-size", "max-file"} <= options.keys()
+    assert bounded == dict.fromkeys(bounded, True), "a log must not fill the disk"
 
 
 def test_files_that_are_mounted_are_there() -> None:
