@@ -127,6 +127,10 @@ def main() -> None:
     if "endless-line" in orders:
         sys.stdout.write("x" * 1_000_000)
         sys.stdout.flush()
+    if "flood" in orders:
+        sys.stdout.write("no-end-of-the-line-" * 1_000_000 + "\n")
+        sys.stdout.write("".join(f"line {number}\n" for number in range(200_000)))
+        print("the last one", flush=True)
     Handler.orders = orders
     Server((options.host, options.port), Handler).serve_forever()
 

@@ -129,7 +129,7 @@ class Child:
         assert self._process.stdout is not None
         try:
             while data := await self._process.stdout.read(65536):
-                self.lines.feed(data)
+                await self.lines.take(data)
             self.lines.end()
         finally:
             self._drained.set()

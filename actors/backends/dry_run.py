@@ -17,8 +17,9 @@ _SILENCING = frozenset(["--log-disable", "--log-jsonl"])
 _FLAGS = ("--fit", "on", "-lv", "5", "--host", "127.0.0.1", "--port", "0")
 """The last of several equal flags counts. The port is any: nobody asks this server for anything."""
 
-_MOST_LINES = 100_000
-"""More than llama.cpp writes; a program that writes without end must not fill the memory."""
+_MOST_LINES = 20_000
+_LONGEST = 1000
+"""Lines, and characters of each: more than llama.cpp writes. What writes without end must not fill memory."""
 
 
 async def dry_run(
@@ -40,7 +41,7 @@ async def dry_run(
 
     def on_line(line: str) -> None:
         if not told.is_set():
-            lines.append(line)
+            lines.append(line[:_LONGEST])
             if FIT_IS_OVER.search(line):
                 told.set()
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,17 +47,56 @@ _ERROR = re.compile(r"^(?:[\d.]+ )?E\s|\b(?:error|failed)\b", re.IGNORECASE)
 """While it serves, llama-server warns about ordinary things with every request."""
 
 
+BURST = 2000
+"""Lines that a server may write into the gateway's log at once: it tells much while it loads."""
+RATE = 100.0
+"""Lines a second after that."""
+REPORT_PAUSE = 10.0
+"""Seconds after which it is said how many lines were left out."""
+LOOKED_AT = 500
+"""Characters of a line in which its severity shows."""
+
+
+class _Budget:
+    """So many lines at once, and so many a second."""
+
+    def __init__(self) -> None:
+        self._left = float(BURST)
+        self._at = time.monotonic()
+
+    def allows(self) -> bool:
+        """Whether one more may go."""
+        if self._left < 1:
+            now = time.monotonic()
+            self._left = min(BURST, self._left + (now - self._at) * RATE)
+            self._at = now
+            if self._left < 1:
+                return False
+        self._left -= 1
+        return True
+
+
 class ServerLog:
-    """A server's lines on their way into the gateway's log, and the sizes of its buffers among them."""
+    """A server's lines on their way into the gateway's log, and the sizes of its buffers among them.
+
+    Of a flood only some lines a second get there, severe ones and others counted apart; how many were left
+    out is said.
+    """
 
     def __init__(self, model: str, epoch: int) -> None:
         self._log = log.bind(model=model, epoch=epoch, source="model server")
         self._buffers = BufferLog()
         self._loading = True
+        self._severe, self._ordinary = _Budget(), _Budget()
+        self._left_out = 0
+        self._report: asyncio.TimerHandle | None = None
 
     def take(self, line: str) -> None:
         """One line."""
-        if (_SEVERE if self._loading else _ERROR).search(line):
+        severe = (_SEVERE if self._loading else _ERROR).search(line, 0, LOOKED_AT) is not None
+        if not (self._severe if severe else self._ordinary).allows():
+            self._leave_out()
+        elif severe:
             self._log.warning("server log", line=line)
         elif self._loading:
             self._log.info("server log", line=line)
@@ -64,6 +104,15 @@ class ServerLog:
             self._log.debug("server log", line=line)
         if self._loading:
             self._buffers.feed(line)
+
+    def _leave_out(self) -> None:
+        self._left_out += 1
+        if self._report is None:
+            self._report = asyncio.get_running_loop().call_later(REPORT_PAUSE, self._say_left_out)
+
+    def _say_left_out(self) -> None:
+        self._log.warning("server log left out", lines=self._left_out, seconds=REPORT_PAUSE)
+        self._left_out, self._report = 0, None
 
     def loaded(self) -> None:
         """Loading is over: from now on it is interesting only when something is wrong."""
@@ -147,7 +196,7 @@ async def health(session: aiohttp.ClientSession, host: str, port: int) -> int | 
 
 def explain_end(how: str, when: str, tail: Sequence[str]) -> Failure:
     """Why a server ended, with the log lines that look like its cause. `how` is said of the server."""
-    cause = [line for line in tail if _BAD_NEWS.search(line)][-3:]
+    cause = [line[:LOOKED_AT] for line in tail if _BAD_NEWS.search(line)][-3:]
     said = f"; its log says: {' / '.join(cause)}" if cause else ""
     message = f"the model server {how} {when}{said}"
     last = tuple(tail)[-20:]

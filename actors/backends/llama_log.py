@@ -15,15 +15,14 @@ HOST = "Host"
 
 Kind = Literal["weights", "kv", "compute", "output"]
 
-_SIZE = re.compile(
-    r"(?P<by>\w+): +(?P<device>\S+) +(?P<what>model|LoRA|KV|RS|DSV4 .+ state|compute|output)"
-    r" buffer size = +(?P<mib>[\d.]+) MiB"
-)
+_SIZE = " buffer size = "
+_OWNER = re.compile(r" *(?P<device>\S+) +(?P<what>model|LoRA|KV|RS|DSV4 .+ state|compute|output)")
+_MIB = re.compile(r" *(\d{1,12}(?:\.\d{1,6})?) MiB")
 _KINDS: dict[str, Kind] = {"model": "weights", "LoRA": "weights", "compute": "compute", "output": "output"}
-_ANEW = re.compile(r"loading model '|fitting params to free memory took")
+_ANEW = ("loading model '", "fitting params to free memory took")
 """What was told before is of an unloaded model, or of the fit step, which allocates nothing."""
 _PROJECTOR_DEVICE = re.compile(r"CLIP using (\S+) backend")
-_PROJECTOR_WEIGHTS = re.compile(r"load_hparams: model size: +([\d.]+) MiB")
+_PROJECTOR_WEIGHTS = re.compile(r"load_hparams: model size: +(\d{1,12}(?:\.\d{1,6})?) MiB")
 
 
 class BufferLog:
@@ -39,16 +38,25 @@ class BufferLog:
 
     def feed(self, line: str) -> None:
         """Take one line of the log."""
-        if _ANEW.search(line):
+        if _SIZE in line:
+            self._take_size(line)
+        elif any(mark in line for mark in _ANEW):
             self._sizes.clear()
-        elif found := _SIZE.search(line):
-            self._take(found["by"], found["device"], _KINDS.get(found["what"], "kv"), _bytes(found["mib"]))
         elif found := _PROJECTOR_DEVICE.search(line):
             self._projector_device = found[1]
             self._tower += 1
         elif found := _PROJECTOR_WEIGHTS.search(line):
             # Each tower prints the size of the whole file.
             self._sizes["projector", self._projector_device, "weights"] = _bytes(found[1])
+
+    def _take_size(self, line: str) -> None:
+        # No search for the beginning of the first word: of a line without blanks it would take minutes.
+        whose, _, size = line.partition(_SIZE)
+        by, colon, where = whose.rpartition(": ")
+        owner, mib = _OWNER.fullmatch(where), _MIB.match(size)
+        if colon and owner and mib:
+            what = _KINDS.get(owner["what"], "kv")
+            self._take(by.rpartition(" ")[2], owner["device"], what, _bytes(mib[1]))
 
     def _take(self, by: str, device: str, kind: Kind, size: int) -> None:
         if kind == "output":
@@ -93,9 +101,11 @@ _HARMLESS = re.compile(
 )
 """Where llama.cpp does without, or where a broken file asks for the impossible."""
 _RETRIED = "retrying without pipeline parallelism"
-_ASKED_MIB = re.compile(r"([\d.]+) (?:MiB|MB)\b")
-_ASKED_BYTES = re.compile(r"(?:size|allocate|buffer of) (\d+)\b")
-_DEVICE = re.compile(r"on device (\d+)|current device: (\d+)|to allocate [A-Za-z]+(\d+)(?:_\w+)? buffer")
+_ASKED_MIB = re.compile(r"\b(\d{1,12}(?:\.\d{1,6})?) (?:MiB|MB)\b")
+_ASKED_BYTES = re.compile(r"(?:size|allocate|buffer of) (\d{1,18})\b")
+_DEVICE = re.compile(
+    r"on device (\d{1,4})\b|current device: (\d{1,4})\b|to allocate [A-Za-z]+(\d{1,4})(?:_\w+)? buffer"
+)
 
 
 def out_of_memory(lines: Iterable[str]) -> OutOfMemory | None:
@@ -148,10 +158,11 @@ FIT_IS_OVER = re.compile(
 """After such a line the fit step tries other settings than those asked for, or loads the model."""
 
 _TABLE = "memory breakdown [MiB]"
-_ROW = re.compile(r"\| +- (\S+)(?: \(.*\))? +\|.*?\d+ = +(\d+) \+ +(\d+) \+ +(\d+)")
+_ROW = re.compile(r" +- (\S+)(?: |$)")
+_PARTS = re.compile(r"\d{1,15} = +(\d{1,15}) \+ +(\d{1,15}) \+ +(\d{1,15})")
 _EXTRA = "getting device memory data for the extra model"
-_FILE = re.compile(r"loaded meta data with .* from (.+) \(version")
-_PROJECTOR = re.compile(r"adding ([\d.]+) MiB to fit_params_target for device (\S+)")
+_FILE = "loaded meta data with "
+_PROJECTOR = re.compile(r"adding (\d{1,12}(?:\.\d{1,6})?) MiB to fit_params_target for device (\S+)")
 
 
 def parse_breakdown(lines: Iterable[str]) -> dict[str, Breakdown] | None:
@@ -172,14 +183,14 @@ def parse_breakdown(lines: Iterable[str]) -> dict[str, Breakdown] | None:
         elif _TABLE in line:
             taken = extra or not rows
             main_file = main_file or file
-        elif found := _FILE.search(line):
-            file = found[1]
+        elif _FILE in line:
+            file = line.partition(" from ")[2].rpartition(" (version")[0]
         elif found := _PROJECTOR.search(line):
             projector[found[2]] = _bytes(found[1])
-        elif taken and (found := _ROW.search(line)):
-            model, context, compute = (int(number) * MIB for number in found.groups()[1:])
-            known = rows.get(found[1], Breakdown())
-            rows[found[1]] = Breakdown(
+        elif taken and (row := _row(line)):
+            device, model, context, compute = row
+            known = rows.get(device, Breakdown())
+            rows[device] = Breakdown(
                 # An MTP head runs on the weights of the main model.
                 model=known.model + (0 if extra and file and file == main_file else model),
                 context=known.context + context,
@@ -189,9 +200,20 @@ def parse_breakdown(lines: Iterable[str]) -> dict[str, Breakdown] | None:
         return None
     for name, size in projector.items():
         device = name if name in rows else HOST
-        row = rows[device]
-        rows[device] = msgspec.structs.replace(row, projector=row.projector + size)
+        usage = rows[device]
+        rows[device] = msgspec.structs.replace(usage, projector=usage.projector + size)
     return rows
+
+
+def _row(line: str) -> tuple[str, int, int, int] | None:
+    """Device, and bytes of model, context and compute, of a row of the table."""
+    _, _, row = line.partition("|")
+    cell, _, rest = row.partition("|")
+    device, parts = _ROW.match(cell), _PARTS.search(rest)
+    if device is None or parts is None:
+        return None
+    model, context, compute = (int(number) * MIB for number in parts.groups())
+    return device[1], model, context, compute
 
 
 def _bytes(mib: str) -> int:

@@ -6,16 +6,14 @@ An end is an event. What happened while nobody could be told is looked up afterw
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
-import aiohttp
 import structlog
 from aiodocker.containers import DockerContainer
-from aiodocker.multiplexed import multiplexed_result_stream
 
 from actors.docker.container import Container, End, address_of, end_of
-from actors.docker.engine import Engine, EngineError, EngineInfo
+from actors.docker.engine import Engine, EngineError, EngineInfo, demultiplexed
 from actors.docker.events import Events, filter_of
 from actors.docker.orphans import Orphan, Orphans
 from actors.docker.spec import GATEWAY, ContainerSpec, Published
@@ -26,8 +24,6 @@ log = structlog.get_logger("docker")
 
 REMOVAL_PATIENCE = 15.0
 """Seconds beyond the grace in which the engine has to stop and remove a container."""
-
-demultiplexed: Callable[[aiohttp.ClientResponse], AsyncIterator[str]] = multiplexed_result_stream
 
 _GONE = frozenset(["exited", "dead", "removing"])
 
@@ -225,7 +221,7 @@ class Containers:
             what = {"stdout": "1", "stderr": "1", "follow": "1", **since}
             async with self.engine.stream("read a log", "GET", path, **what) as pieces:
                 async for piece in demultiplexed(pieces):
-                    container.lines.feed(piece.encode())
+                    await container.lines.take(piece)
         except EngineError as error:
             log.debug("log ends", container=container.name, reason=str(error))
         finally:

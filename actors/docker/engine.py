@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ DEFAULT_SOCKET = "/var/run/docker.sock"
 
 _UNREACHABLE = 900
 """aiodocker's status for a connection that could not be made."""
+
+_PIECE = 65536
+"""Bytes of a log that are read at once."""
 
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 """A start under load takes seconds; an engine that hangs must not hold a model for ever."""
@@ -197,6 +200,19 @@ class Engine:
         """Give back its connections."""
         if self._client is not None:
             await self._client.close()
+
+
+async def demultiplexed(log: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """A container's output, of which the engine writes frames: 8 bytes with a length, then that many."""
+    with suppress(asyncio.IncompleteReadError):
+        while True:
+            left = int.from_bytes((await log.content.readexactly(8))[4:])
+            while left:
+                piece = await log.content.read(min(left, _PIECE))
+                if not piece:
+                    return
+                left -= len(piece)
+                yield piece
 
 
 def _socket() -> Path:

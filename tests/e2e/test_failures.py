@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from actors.backends.children import OWNER
+from actors.lines import LINE_LIMIT
 from tests.conftest import DEMO, Start
 from tests.gateway import FOREVER, HELLO, Gateway, marked_processes, until
 
@@ -118,6 +119,26 @@ def test_slow_loading_is_no_stall(start: Start) -> None:
     gateway = start({"slow": stand_in("slow-load", "endless-line")}, server_pool={"health_timeout": 1.0})
     assert gateway.chat("slow").status_code == 200
     assert gateway.wait_for("request")["loaded_ms"] > 1500
+
+
+def test_a_flood_of_log_blinds_nobody(start: Start) -> None:
+    gateway = start({"flood": stand_in("flood"), "calm": stand_in()})
+    assert gateway.chat("calm", stream=True).status_code == 200
+    waiting, longest = threading.Thread(target=lambda: gateway.chat("flood", stream=True)), 0.0
+    waiting.start()
+    while waiting.is_alive():
+        began = time.monotonic()
+        gateway.health()
+        longest = max(longest, time.monotonic() - began)
+    assert longest < 2, "of 18 MB in one line each piece took seconds"
+    lines = [
+        line["line"] for line in gateway.log if line["event"] == "server log" and line["model"] == "flood"
+    ]
+    assert len(lines) < 4000
+    assert max(map(len, lines)) == LINE_LIMIT
+    left_out = gateway.wait_for("server log left out", model="flood")["lines"]
+    assert left_out > 100_000
+    assert gateway.chat("flood", stream=True).status_code == 200
 
 
 @pytest.mark.parametrize(

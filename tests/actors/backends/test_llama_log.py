@@ -2,9 +2,13 @@
 
 # ruff: noqa: E501 - lines of logs are as they are
 
+import time
+
 import pytest
 
+from actors.backends.llama import explain_end
 from actors.backends.llama_log import Breakdown, BufferLog, OutOfMemory, out_of_memory, parse_breakdown
+from actors.lines import LINE_LIMIT
 
 MIB = 1 << 20
 
@@ -314,3 +318,49 @@ def test_a_projector_is_added_where_it_will_be() -> None:
 )
 def test_no_table(log: str) -> None:
     assert parse_breakdown(log.splitlines()) is None
+
+
+HOSTILE = [
+    "x",
+    "1.",
+    "failed to allocate ",
+    "x: y buffer size = 1 MiB ",
+    "| - x (y) | 1 = 1 + 1 ",
+    "loaded meta data with  from (version ",
+    "load_hparams: model size: ",
+    "adding 1.",
+    "DSV4 a state ",
+    "size 1",
+    "to allocate A1_",
+]
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_no_line_takes_long_whatever_it_says(word: str) -> None:
+    began = time.process_time()
+    for beginning in ("", "x: CUDA0 DSV4 ", "common_memory_breakdown_print: | "):
+        line = (beginning + word * LINE_LIMIT)[:LINE_LIMIT]
+        sizes(line)
+        assert out_of_memory(["failed: out of memory", line]) is not None
+        parse_breakdown([HEAD, line])
+        explain_end("ended", "early", [line])
+    assert time.process_time() - began < 0.1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"load_tensors: CUDA0 model buffer size = {'9' * 5000} MiB",
+        "load_tensors: CUDA0 model buffer size = 1.2.3 MiB",
+        "load_tensors: CUDA0 model buffer size = .. MiB",
+        f"load_hparams: model size: {'9' * 400} MiB",
+        f"| - CUDA0 (x) | 1 = 1 + (1 = {'9' * 5000} + 0 + 0) |",
+        f"adding {'9' * 400} MiB to fit_params_target for device CUDA0",
+        f"failed: out of memory, size {'9' * 5000} on device {'9' * 5000}",
+        f"failed: out of memory, {'9' * 400}.5 MiB",
+    ],
+)
+def test_numbers_that_are_none(line: str) -> None:
+    sizes(line)
+    out_of_memory([line])
+    parse_breakdown([HEAD, line])
