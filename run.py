@@ -7,7 +7,7 @@ The composition root: arguments, configuration, signals, exit code.
 import signal
 import sys
 
-from actors.terminal import complain, exit_status, open_missing_streams, printable, say
+from actors.terminal import exit_status, open_missing_streams
 
 if __name__ == "__main__":
     # Before anything else is imported, which takes a while and may open files.
@@ -28,14 +28,13 @@ import aiohttp
 import msgspec
 import psutil
 import structlog
-import yaml
 from aiohttp import web
 
 from actors.backends.children import sweep_orphans
-from actors.backends.command import build_of_pool, find_command, runs_in_container
+from actors.backends.command import build_of_pool
 from actors.backends.prediction import forgive_lost
 from actors.calibration import CALIBRATION, Calibration
-from actors.config import Config, load_config
+from actors.config import Config
 from actors.docker.containers import Containers
 from actors.errors import ConfigError
 from actors.factory import make_containers, make_supervisor, uses_containers
@@ -50,9 +49,11 @@ from actors.ollama.daemons import Daemons
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
 from actors.runtime import spawn
+from actors.settings.file import Settings, read_settings
 from actors.supervisor import Supervisor
+from agents.check import Checked, LoadedAgents, check, look, look_ahead, tell
 from agents.command_line import list_agents
-from agents.discovery import BrokenAgentError, Loaded, load_agents, sources
+from agents.discovery import sources
 from agents.host import AgentHost
 from agents.settings import data_folder, default_agents
 from proxy.agent_views import AgentViews
@@ -75,8 +76,6 @@ CHECKOUT = Path(__file__).resolve().parent
 
 _HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _SIGNALS = [signal.SIGTERM, signal.SIGINT, *([_HANGUP] if _HANGUP is not None else [])]
-
-LoadedAgents = tuple[list[Loaded], list[BrokenAgentError]]
 
 COMMANDS = {
     "serve": "run the gateway (default)",
@@ -105,35 +104,32 @@ def _run(arguments: list[str] | None) -> int:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     options = _parse(arguments)
-    agents: LoadedAgents = ([], [])
     if options.command == "migrate":
         target = options.output or options.source.with_name("config.yaml")
         return migrate_file(options.source, target, sources([]).keys())
     try:
-        config = _with_overrides(load_config(options.config), options)
-        if options.command in ("serve", "check"):
-            for model in config.llama_cpp.models.values():
-                if not runs_in_container(config.server_pool, model):
-                    find_command(config.server_pool, model)
-            agents = load_agents(config)
+        settings = read_settings(options.config)
+        config = _with_overrides(settings.config, options)
     except ConfigError as error:
-        complain(str(error))
-        return 2
+        return tell([str(error)])
+    checked = look(settings, config) if options.command == "serve" else Checked(([], []), [])
+    if options.command != "check" and (lines := settings.report(checked.faults)):
+        return tell(lines)
     if options.command != "serve":
         # What is refused is in the report of `rag` already.
         writer = set_up_logging("error" if options.command == "rag" else "warning", "console", 2)
-        work = partial(_command, config, options)
+        work = partial(_command, settings, config, options)
     else:
         writer = set_up_logging(config.server.log.level, config.server.log.format, 1)
         take_over_output()
-        work = partial(_serve, config, agents)
+        work = partial(_serve, settings, config, checked.agents)
     try:
         return work()
     finally:
         writer.close(LAST_WORDS)
 
 
-def _serve(config: Config, agents: LoadedAgents) -> int:
+def _serve(settings: Settings, config: Config, agents: LoadedAgents) -> int:
     """Run `serve` on an event loop."""
     try:
         import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
@@ -142,18 +138,17 @@ def _serve(config: Config, agents: LoadedAgents) -> int:
     except ImportError:
         run = asyncio.run
     try:
-        return run(serve(config, agents))
+        return run(serve(settings, config, agents))
     except Exception:
         log.critical("the gateway has failed", exc_info=True)
         return 1
 
 
-def _command(config: Config, options: argparse.Namespace) -> int:
+def _command(settings: Settings, config: Config, options: argparse.Namespace) -> int:
     """Run another command than `serve`; return the exit status."""
     match options.command:
         case "check":
-            say(_as_yaml(config))
-            return 0
+            return check(settings, config)
         case "pull":
             return asyncio.run(pull(config, options.name))
         case "models":
@@ -168,15 +163,6 @@ def _command(config: Config, options: argparse.Namespace) -> int:
             return remove(config, options.name)
         case _:
             return plan(config, options, _cache_folder())
-
-
-def _as_yaml(config: Config) -> str:
-    """The configuration as a file that can be loaded; it escapes what could steer a terminal."""
-    settings = msgspec.to_builtins(config)
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip()
-    if printable(text, keep="\n") == text:
-        return text
-    return yaml.safe_dump(settings, sort_keys=False).rstrip()
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -242,7 +228,7 @@ def _with_overrides(config: Config, options: argparse.Namespace) -> Config:
     return msgspec.structs.replace(config, server=server)
 
 
-async def serve(config: Config, agents: LoadedAgents) -> int:
+async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; then drain, stop the model servers, and return 0.
 
     A second SIGTERM or SIGINT ends the drain.
@@ -269,6 +255,8 @@ async def serve(config: Config, agents: LoadedAgents) -> int:
             await supervisor.shut_down(0)
             await runner.cleanup()
             return 2
+        looking = spawn(look_ahead(settings, config, supervisor), name="look at the models")
+        stack.callback(looking.cancel)
         for one in sockets:
             await web.SockSite(runner, one, backlog=BACKLOG).start()
         for address in runner.addresses:

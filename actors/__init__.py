@@ -17,13 +17,15 @@ The nouns, from the outside in:
 * `gguf`                   headers of model files: what a model is and needs.
 * `memory`, `demand`, `placement`  pure. What a model will take, in which ways it can run, where one fits.
 * `observer`, `gpu`, `calibration`  what is measured of the GPUs and of each load, and what was learned.
+* `settings`               config.yaml becomes a `Config`: all faults by line, secrets masked.
+* `preflight`              what is known at the start: files, programs, devices that are not there.
 * `plan`, `explain`        `run.py plan` and `/admin/plan`.
 * `migrate`                `run.py migrate`: the first version's config.json becomes a config.yaml.
 * `folders`                whether what must be written to can be.
 * `demo`                   writes the demo GGUFs, whose weights are made by hand.
 * `terminal`               what commands print, and their exit status.
 * `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.
-* `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the settings.
+* `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the schema of the settings.
 
 Who calls whom: door -> `Supervisor.lease` -> mailbox -> planner -> effects -> `ModelActor.tell`;
 model actor -> `Supervisor.tell(Fetched | BecameReady | Exited)` -> planner. Tokens never pass through here:

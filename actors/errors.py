@@ -3,6 +3,7 @@
 The front door has one table from these types to HTTP statuses (`proxy.errors`).
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -76,5 +77,49 @@ class RejectedError(Exception):
         self.reason = reason
 
 
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that is wrong with the settings.
+
+    `path`: of the key, as keys and indices. `also`: of another key that has a part in it; its name ends the
+    message. `about`: the keys below `path` that the message speaks of; none: all of them.
+    """
+
+    path: tuple[str | int, ...]
+    message: str
+    also: tuple[str | int, ...] | None = None
+    about: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{dotted(self.path) or 'the top level'}: {self.text()}"
+
+    def text(self, of_also: str = "") -> str:
+        """The message without its place; `of_also` is more about the other key."""
+        return self.message if self.also is None else f"{self.message} {dotted(self.also)}{of_also}"
+
+
+def dotted(path: Iterable[object]) -> str:
+    """A key's path as the errors name it, such as `llama_cpp.models.coder.aliases[0]`."""
+    steps = (f"[{step}]" if type(step) is int else f".{_one_word(step)}" for step in path)
+    return "".join(steps).removeprefix(".")
+
+
+def _one_word(step: object) -> str:
+    text = str(step)
+    return (text if text.isprintable() and text.strip() else repr(text))[:200]
+
+
 class ConfigError(Exception):
-    """The configuration cannot be used. The message names the key's path and what was expected."""
+    """The configuration cannot be used. The message names the key's path and what was expected.
+
+    `faults`: what is wrong, where that is known by key.
+    """
+
+    def __init__(self, message: str, faults: Iterable[Fault] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+    @classmethod
+    def of(cls, faults: Iterable[Fault]) -> "ConfigError":
+        """All of these, each in a line."""
+        faults = tuple(faults)
+        return cls("\n".join(map(str, faults)), faults)

@@ -2,6 +2,7 @@
 
 STOPPED -> FETCHING -> FETCHED -> STARTING -> READY -> DRAINING -> STOPPING -> STOPPED
 FETCHING, STARTING, READY, DRAINING -> FAILED -> FETCHING
+STOPPED -> FAILED, when it is known beforehand
 
 Fetching comes first, also for a file on the disk: it finds the file and reads what the model will need.
 """
@@ -39,6 +40,7 @@ class Move(enum.StrEnum):
 
 TRANSITIONS: dict[tuple[State, Move], State] = {
     (State.STOPPED, Move.FETCH): State.FETCHING,
+    (State.STOPPED, Move.FAIL): State.FAILED,
     (State.FAILED, Move.FETCH): State.FETCHING,
     (State.FETCHING, Move.FETCHED): State.FETCHED,
     (State.FETCHING, Move.STOP): State.STOPPED,

@@ -138,6 +138,13 @@ class Exited(Message, frozen=True, kw_only=True):
     failure: Failure | None
 
 
+class Unusable(Message, frozen=True, kw_only=True):
+    """The model was looked at, and cannot run as things are; a request will try all the same."""
+
+    model: str
+    failure: Failure
+
+
 # From the GPU monitor to the supervisor
 
 
@@ -193,6 +200,7 @@ Event = (
     | BecameReady
     | Hung
     | Exited
+    | Unusable
     | MemorySampled
     | Tick
 )

@@ -16,9 +16,10 @@ from typing import Any
 import msgspec
 import yaml
 
-from actors.config import Config, documented_keys, parse_config
+from actors.config import Config, documented_keys
 from actors.errors import ConfigError
 from actors.hub.names import parse_name
+from actors.settings.file import parse_config
 from actors.terminal import complain, say
 
 ELSEWHERE = {

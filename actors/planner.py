@@ -54,6 +54,7 @@ from actors.messages import (
     Spawned,
     Start,
     Tick,
+    Unusable,
 )
 from actors.placement import Placement
 from actors.roster import Model, ModelSpec, ModelStatus, Outlook, Policy, Roster, Ticket
@@ -136,6 +137,10 @@ class Planner:
             case Shutdown():
                 self._closing_at = event.deadline
                 self._reject_waiting(self._waiting, _shutting_down())
+            case Unusable():
+                model = self._models.named.get(event.model)
+                if model is not None and model.life.state is State.STOPPED and not model.queue:
+                    model.ended(event.failure, now, self._policy)
             case Tick():
                 pass
             case _:

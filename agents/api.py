@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, T
 import msgspec
 
 from actors.calibration import Load
+from actors.config import FilePath, Secret
 from agents.chat import Chat, Message
 from agents.errors import AgentError, BudgetError, DeniedError, ModelCallError
 from agents.events import Answer, Done, Event, Extra, Failure, Finish, Text, Usage
@@ -44,12 +45,14 @@ __all__ = [
     "DeniedError",
     "Event",
     "Extra",
+    "FilePath",
     "Filter",
     "Finished",
     "Message",
     "ModelCallError",
     "ModelInfo",
     "Reply",
+    "Secret",
     "Services",
     "Text",
     "TextFilter",
@@ -61,7 +64,11 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Json]])
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options that every agent has; an agent's own `Config` adds fields to them, each with a default."""
+    """The options that every agent has; an agent's own `Config` adds fields to them, each with a default.
+
+    A field of the type `Secret` is text that is shown nowhere; one of `FilePath` is taken from the folder of
+    the configuration file, and has `~` replaced.
+    """
 
     timeout: Annotated[
         float, msgspec.Meta(gt=0, description="seconds that `before`, and `after`, may take")

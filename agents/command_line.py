@@ -4,6 +4,8 @@ from typing import Any
 
 from actors.config import Config
 from actors.errors import ConfigError
+from actors.settings.fields import plain
+from actors.settings.masking import masked
 from actors.terminal import complain, printable, say
 from agents.discovery import BrokenAgentError, sources
 from agents.host import describe_agent
@@ -38,5 +40,5 @@ def list_agents(config: Config) -> int:
 
 def _option(name: str, schema: dict[str, Any], given: dict[str, Any]) -> str:
     """One option: what is in force, and what it means."""
-    value = given[name] if name in given else schema.get("default")
+    value = masked({name: plain(given[name])})[name] if name in given else schema.get("default")
     return f"{name}: {value!r}".ljust(24) + f"  # {schema.get('description', '')}"

@@ -18,10 +18,11 @@ from typing import Any
 import msgspec
 
 from actors.config import Config
-from actors.errors import ConfigError
+from actors.errors import ConfigError, Fault
+from actors.settings.fields import Fields
 from agents.api import Agent, AgentConfig
 from agents.commands import NAME
-from agents.settings import Enabled, enabled_agents
+from agents.settings import read_agents
 
 ENTRY_POINTS = "llama_smart_proxy.agents"
 """The group of entry points; each names a class."""
@@ -70,43 +71,42 @@ def options_of(kind: type[Agent]) -> dict[str, Any]:
     return properties
 
 
-def load_agents(config: Config) -> tuple[list[Loaded], list[BrokenAgentError]]:
+def load_agents(config: Config, folder: Path | None = None) -> tuple[list[Loaded], list[BrokenAgentError]]:
     """The enabled agents, and those that are left out because they are broken.
 
-    Raises `ConfigError`, unless `skip_broken_agents` is set `BrokenAgentError` too.
+    Relative paths among their options are taken from `folder`. Raises `ConfigError` with all that is wrong;
+    agents that are broken are a part of it, unless `skip_broken_agents` is set.
     """
-    enabled = enabled_agents(config)
+    enabled, faults = read_agents(config)
     loaded: list[Loaded] = []
     broken: list[BrokenAgentError] = []
-    there_are = sources(config.agent_folders) if enabled else {}
+    there_are: dict[str, Source] = {}
+    if enabled:
+        try:
+            there_are = sources(config.agent_folders)
+        except ConfigError as error:
+            faults.append(Fault(("agent_folders",), str(error)))
+            there_are = sources([])
     for entry in enabled:
         source = there_are.get(entry.name)
         if source is None:
-            raise ConfigError(
-                f"agents: there is no agent {entry.name!r}; there are {', '.join(sorted(there_are))}"
-            )
+            message = f"there is no such agent; there are {', '.join(sorted(there_are))}"
+            faults.append(Fault(("agents", entry.name), message))
+            continue
         try:
-            loaded.append(_load(source, entry))
+            kind = source.load()
         except BrokenAgentError as error:
-            if not config.skip_broken_agents:
-                raise BrokenAgentError(f"{error}\n{REMEDY}") from error
             broken.append(error)
+            if not config.skip_broken_agents:
+                faults.append(Fault(("agents", entry.name), f"{error}\n{REMEDY}"))
+            continue
+        fields = Fields(folder)
+        options = fields.take(entry.options, kind.Config, ("agents", entry.name))
+        faults += fields.faults
+        loaded.append(Loaded(source.name, source.file, kind, options))
+    if faults:
+        raise ConfigError.of(faults)
     return loaded, broken
-
-
-def _load(source: Source, entry: Enabled) -> Loaded:
-    kind = source.load()
-    try:
-        config = msgspec.convert(entry.options, kind.Config)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        where = f"agents.{source.name}{path.rstrip('`')}"
-        if "unknown field" in message:
-            message += f"; its options are: {', '.join(kind.Config.__struct_fields__)}"
-        raise ConfigError(f"{where}: {message[:1].lower()}{message[1:].replace('`', chr(39))}") from error
-    except (TypeError, ValueError) as error:  # of the agent's own __post_init__
-        raise ConfigError(f"agents.{source.name}: {error}") from error
-    return Loaded(source.name, source.file, kind, config)
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
@@ -121,7 +121,7 @@ def _in_folders(folders: list[str]) -> Iterator[Source]:
             continue
         inside = list(_in_folder(folder))
         if not inside:
-            raise ConfigError(f"agent_folders: {folder} has no {FILE}, and no folder in it has one")
+            raise ConfigError(f"{folder} has no {FILE}, and no folder in it has one")
         yield from inside
 
 

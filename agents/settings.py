@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from actors.config import Config
-from actors.errors import ConfigError
+from actors.errors import ConfigError, Fault
+from actors.settings.masking import shown
 from agents.commands import NAME
 
 OLDER_NAMES = {"gpu": "vram"}
@@ -22,31 +23,42 @@ class Enabled(msgspec.Struct, frozen=True):
 
 
 def enabled_agents(config: Config) -> list[Enabled]:
-    """The agents of the configuration, in its order. Raises `ConfigError`.
+    """The agents of the configuration, in its order. Raises `ConfigError`, with all that is wrong."""
+    found, faults = read_agents(config)
+    if faults:
+        raise ConfigError.of(faults)
+    return found
+
+
+def read_agents(config: Config) -> tuple[list[Enabled], list[Fault]]:
+    """The agents of the configuration, in its order, and what is wrong there.
 
     Each of the list is a name or a mapping from one name to its options; the section may be one mapping too.
     """
     found: dict[str, Enabled] = {}
+    faults: list[Fault] = []
     entries: list[Any] = [config.agents] if isinstance(config.agents, dict) else list(config.agents)
     for entry in entries:
         named = entry if isinstance(entry, dict) else {entry: None}
         for given, options in named.items():
             name = OLDER_NAMES.get(given, given)
             if not NAME.fullmatch(name):
-                raise ConfigError(f"agents: {given!r} cannot be an agent's name; expected one such as 'rag'")
-            if name in found:
-                raise ConfigError(f"agents.{name}: is named twice")
-            if not isinstance(options, dict | None):
-                raise ConfigError(f"agents.{name}: expected a mapping of options, got {options!r}")
-            found[name] = Enabled(name, options or {})
+                message = "cannot be an agent's name; expected one such as 'rag'"
+                faults.append(Fault(("agents", given), message))
+            elif name in found:
+                faults.append(Fault(("agents", name), "is named twice"))
+            elif not isinstance(options, dict | None):
+                message = f"expected a mapping of options, got {shown(options)}"
+                faults.append(Fault(("agents", given), message))
+            else:
+                found[name] = Enabled(name, options or {})
     for model, settings in config.llama_cpp.models.items():
         for name in settings.agents:
             agent = name.partition(":")[0]
             if OLDER_NAMES.get(agent, agent) not in found:
-                raise ConfigError(
-                    f"llama_cpp.models.{model}.agents: agent {agent!r} is not enabled in the section agents"
-                )
-    return list(found.values())
+                message = f"agent {agent!r} is not enabled in the section agents"
+                faults.append(Fault(("llama_cpp", "models", model, "agents"), message))
+    return list(found.values()), faults
 
 
 def data_folder(config: Config) -> Path:

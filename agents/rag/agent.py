@@ -19,6 +19,7 @@ from agents.api import (
     Client,
     Context,
     DeniedError,
+    FilePath,
     Filter,
     ModelCallError,
     operation,
@@ -55,7 +56,7 @@ class RagConfig(AgentConfig, frozen=True, kw_only=True):
     """Where documents come from, which models help, and how much of them a prompt gets."""
 
     on_error: Annotated[Literal["skip", "fail"], _about("skip would answer without any source")] = "fail"
-    folders: Annotated[dict[str, str], _about("watched folders, by the collection they go into")] = (
+    folders: Annotated[dict[str, FilePath], _about("watched folders, by the collection they go into")] = (
         msgspec.field(default_factory=dict)
     )
     patterns: Annotated[tuple[str, ...], _about("which of their files, such as *.md or !drafts/*")] = ()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.config import load_config
 from actors.errors import ConfigError
 from actors.migrate import Migration, migrate
+from actors.settings.file import load_config
 from tests.e2e.test_command_line import run
 
 SEED = {

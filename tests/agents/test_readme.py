@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from actors.config import parse_config
+from actors.settings.file import parse_config
 from agents.discovery import load_agents
 from tests.gateway import CHECKOUT
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from actors.config import load_config, parse_config
+from actors.settings.file import load_config, parse_config
 from tests.gateway import CHECKOUT
 
 
@@ -37,9 +37,54 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     for command in ("check", "serve"):
         wrong = run(command, "--config", str(path))
         assert wrong.returncode == 2
-        assert f"{path}: server_pool.sise: unknown key; did you mean 'size'?" in wrong.stderr
+        assert wrong.stderr.splitlines() == [
+            f"run.py: {path}:1: server_pool.sise: unknown key; did you mean 'size'?",
+            f"run.py: {path}:2: server.port: expected a whole number from 0 to 65535, got 99999",
+        ]
         assert "Traceback" not in wrong.stderr
-    assert "cannot be read" in run("check", "--config", "/nowhere/x.yaml").stderr
+    assert "cannot be read: No such file" in run("check", "--config", "/nowhere/x.yaml").stderr
+
+
+def test_check_tells_all_that_is_wrong_and_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = """\
+hub:
+  token: hf_this_is_secret
+  endpoint: https://me:this_too@hub
+llama_cpp:
+  models:
+    demo: {path: builtin:demo}
+    coder:
+      path: none.gguf
+"""
+    path.write_text(text)
+    checked = run("check", "--config", str(path))
+    message = f"run.py: {path}:7: llama_cpp.models.coder: {tmp_path}/none.gguf: no such file\n"
+    assert (checked.returncode, checked.stderr) == (1, message)
+    shown = yaml.safe_load(checked.stdout)
+    assert (shown["hub"]["token"], shown["hub"]["endpoint"]) == ("***", "https://***@hub")
+    assert "secret" not in checked.stdout
+    assert "this_too" not in checked.stdout
+    path.write_text(
+        text + "      ctx_size: big\nagents: [nobody, {guard: {longest: 0}}]\nserver: {port: -1}\n"
+    )
+    checked = run("check", "--config", str(path))
+    assert (checked.returncode, checked.stdout) == (2, "")
+    assert [line.split(": ")[1:3] for line in checked.stderr.splitlines()] == [
+        [f"{path}:9", "llama_cpp.models.coder.ctx_size"],
+        [f"{path}:10", "agents.nobody"],
+        [f"{path}:10", "agents.guard.longest"],
+        [f"{path}:11", "server.port"],
+    ]
+
+
+def test_a_program_that_no_model_can_do_without(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("server_pool:\n  command: bin/serve\nllama_cpp: {models: {a: {path: builtin:demo}}}\n")
+    for command in ("check", "serve"):
+        wrong = run(command, "--config", str(path))
+        message = f"run.py: {path}:2: server_pool.command: there is no program {tmp_path}/bin/serve\n"
+        assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", message)
 
 
 def test_agents(tmp_path: Path) -> None:

@@ -79,6 +79,24 @@ def test_files_that_are_no_models(start: Start, tmp_path: Path, cache: str, real
     assert gateway.chat("missing").status_code == 200
 
 
+def test_a_model_that_cannot_load_is_told_at_the_start(
+    start: Start, tmp_path: Path, cache: str, real_server: None
+) -> None:
+    made = tmp_path / "made.gguf"
+    gateway = start({"demo": DEMO, "lost": {"path": str(made)}})
+    told = gateway.wait_for("model cannot be used", model="lost")
+    assert told["level"] == "warning"
+    assert f"llama_cpp.models.lost: {made}: no such file" in told["reason"]
+    until(lambda: gateway.model("lost")["state"] == "failed", "it is known as failed")
+    assert gateway.model("lost")["error"] == f"{made}: no such file"
+    refused = gateway.chat("lost")
+    assert refused.status_code == 503
+    assert f"{made}: no such file" in error_of(refused)
+    assert gateway.chat().status_code == 200
+    shutil.copy(next(Path(cache).rglob("demo-v*.gguf")), made)
+    assert gateway.chat("lost").status_code == 200, "it is there now"
+
+
 def test_a_server_that_exits_at_start_backs_off(start: Start) -> None:
     gateway = start({"broken": stand_in("exit-at-start")}, server_pool={"retry_delay": 6})
     first = gateway.chat("broken")

@@ -16,7 +16,7 @@ from actors.backends.llama import Shared
 from actors.backends.ports import PortBook
 from actors.backends.prediction import Predictor
 from actors.calibration import Calibration
-from actors.config import Config, parse_config
+from actors.config import Config
 from actors.demand import Option
 from actors.docker.containers import Containers
 from actors.docker.engine import Engine
@@ -26,6 +26,7 @@ from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
 from actors.messages import Figures
 from actors.placement import Placement, Share
+from actors.settings.file import parse_config
 from tests.stand_in_engine import StandInEngine, stand_in_engine
 
 GPUS = [

@@ -1,0 +1,140 @@
+"""What can be known at the start: settings that are valid, and cannot work on this machine. Blocking.
+
+What keeps the gateway from serving at all is a fault of the settings. What concerns one model is a finding:
+`run.py check` fails by it, and the gateway starts and tells it, because the other models work.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from actors.backends import StartError
+from actors.backends.command import find_command, runs_in_container
+from actors.backends.prediction import Predictor
+from actors.calibration import Calibration
+from actors.config import BUILTIN, Config, Model
+from actors.docker.engine import Engine
+from actors.errors import ConfigError, Failure, Fault
+from actors.gpu import take_sample
+from actors.hub.cache import ModelFiles
+from actors.hub.hub import cache_of
+from actors.ledger import Device
+from actors.observer import device_of
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What is wrong with a model. `failure`: why a request for it would fail now; None if it may work."""
+
+    model: str
+    fault: Fault
+    failure: Failure | None = None
+
+
+def look_at_pool(config: Config) -> list[Fault]:
+    """What keeps models from running that have no command of their own."""
+    pool = config.server_pool
+    lacking = [
+        model
+        for model in config.llama_cpp.models.values()
+        if not (model.command or model.runtime or runs_in_container(pool, model))
+    ]
+    if not lacking:
+        return []
+    if fault := _command_fault(config, lacking[0], ("server_pool",)):
+        return [fault]
+    return []
+
+
+def look_at_models(config: Config, gpus: Sequence[Device] | None = None) -> list[Finding]:
+    """What is wrong with each model. `gpus`: those of this machine; None: NVML is asked if it matters."""
+    models = config.llama_cpp.models
+    found: list[Finding] = []
+    if gpus is None:
+        asked = config.gpu.managed and any(model.devices for model in models.values())
+        gpus = [device_of(gpu, 0) for gpu in take_sample().gpus] if asked else []
+    with closing(Calibration(None)) as nothing_learned:
+        predictor = Predictor(config, nothing_learned, lambda: [gpu.total for gpu in gpus])
+        for name, model in models.items():
+            place = ("llama_cpp", "models", name)
+            found += _look_at_runtime(config, name, model, place)
+            found += _look_at_files(config, predictor, name, model, place)
+            found += _look_at_devices(gpus, name, model, place)
+    return found
+
+
+Place = tuple[str | int, ...]
+
+
+def _look_at_runtime(config: Config, name: str, model: Model, place: Place) -> list[Finding]:
+    pool = config.server_pool
+    if runs_in_container(pool, model):
+        address = Engine(pool.docker.host).address
+        socket = Path(address.removeprefix("unix://"))
+        if address.startswith("unix://") and not socket.exists():
+            message = f"there is no Docker Engine for it: {socket} does not exist (server_pool.docker.host)"
+            return [Finding(name, Fault(place, message))]
+        return []
+    found = []
+    if model.image is not None:
+        message = "has no effect: the model's runtime is not docker"
+        found.append(Finding(name, Fault((*place, "image"), message)))
+    if (model.command or model.runtime) and (fault := _command_fault(config, model, place)):
+        failure = Failure(message=fault.message, retryable=False)
+        found.append(Finding(name, fault, failure))
+    return found
+
+
+def _command_fault(config: Config, model: Model, place: Place) -> Fault | None:
+    """Why the model's command cannot be run; `place` is the section that says which it is."""
+    try:
+        program = find_command(config.server_pool, model)[0]
+    except ConfigError as error:
+        return Fault((*place, "runtime"), str(error).partition(": ")[2])
+    if "/" in program:
+        path = Path(program)
+        if not path.is_file():
+            return Fault((*place, "command"), f"there is no program {program}")
+        if not os.access(path, os.X_OK):
+            return Fault((*place, "command"), f"{program} must not be executed")
+    elif shutil.which(program) is None:
+        return Fault((*place, "command"), f"there is no program {program!r} on the PATH")
+    return None
+
+
+def _look_at_files(
+    config: Config, predictor: Predictor, name: str, model: Model, place: Place
+) -> list[Finding]:
+    if model.path is not None:
+        if model.path.startswith(BUILTIN):
+            return []
+        files: ModelFiles | None = ModelFiles(
+            path=Path(model.path), projector=Path(model.mmproj) if model.mmproj else None
+        )
+    elif model.hub_name is None:  # a fault of the settings
+        return []
+    else:
+        files = cache_of(config.hub).find(model.hub_name, model.revision, model.mmproj)
+        if files is None and config.hub.offline:
+            failure = Failure(message="is not downloaded, and hub.offline is set", retryable=False)
+            return [Finding(name, Fault(place, failure.message), failure)]
+    if files is None:
+        return []
+    try:
+        predictor.appraise(model, files, "")
+    except StartError as error:
+        return [Finding(name, Fault(place, error.failure.message), error.failure)]
+    return []
+
+
+def _look_at_devices(gpus: Sequence[Device], name: str, model: Model, place: Place) -> list[Finding]:
+    known = {text for gpu in gpus for text in (str(gpu.index), gpu.id)}
+    there_are = ", ".join(f"{gpu.index} ({gpu.id})" for gpu in gpus)
+    return [
+        Finding(name, Fault((*place, "devices", n), f"there is no GPU {device!r}; there are: {there_are}"))
+        for n, device in enumerate(model.devices)
+        if gpus and str(device) not in known
+    ]
