@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -16,7 +16,7 @@ import yaml
 
 from actors.settings.file import load_config
 from tests.deploy import DEPLOY, free_port
-from tests.gateway import CHECKOUT, FOREVER, HELLO
+from tests.gateway import CHECKOUT, FOREVER, HELLO, until
 
 OVERLAYS = ("nvidia", "ollama", "docker", "monitoring")
 COMBINATIONS = [
@@ -142,8 +142,13 @@ def docker(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def up(compose: list[str], overlays: tuple[str, ...]) -> Iterator[httpx.Client]:
-    """A composition of images that are there already. Afterwards nothing of it may be left."""
+def up(
+    compose: list[str], overlays: tuple[str, ...], *, wait: bool = True, same: tuple[str, ...] = ()
+) -> Iterator[httpx.Client]:
+    """A composition of images that are there already. Afterwards nothing of it may be left.
+
+    `wait`: until all of it is healthy. `same`: images for which the gateway's own is taken.
+    """
     needed = ["GATEWAY_TEST_IMAGE"]
     if "docker" in overlays:
         needed += ["GATEWAY_MODEL_IMAGE", "HAPROXY_IMAGE"]
@@ -154,9 +159,9 @@ def up(compose: list[str], overlays: tuple[str, ...]) -> Iterator[httpx.Client]:
     port = free_port()
     settings = {"GATEWAY_IMAGE": os.environ["GATEWAY_TEST_IMAGE"], "GATEWAY_PORT": str(port)}
     command = [*compose, *arguments(overlays)]
-    environment = {**os.environ, **settings}
+    environment = {**os.environ, **settings, **dict.fromkeys(same, settings["GATEWAY_IMAGE"])}
     try:
-        start = [*command, "up", "--detach", "--wait", "--no-build", "--pull", "never"]
+        start = [*command, "up", "--wait" if wait else "--detach", "--no-build", "--pull", "never"]
         subprocess.run(start, env=environment, check=True)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client
@@ -178,6 +183,24 @@ def test_the_composition_for_a_cpu_machine_serves(compose: list[str]) -> None:
         assert len([line for line in lines if line.startswith("data: {")]) > 4
         assert lines[-2] == "data: [DONE]"
         assert "llama_proxy_requests_total" in client.get("/metrics").text
+
+
+@pytest.mark.timeout(180)
+def test_an_unhealthy_ollama_keeps_nobody_from_starting(compose: list[str]) -> None:
+    # An image without an `ollama` that its health check could call.
+    with up(compose, ("ollama",), wait=False, same=("OLLAMA_IMAGE",)) as client:
+
+        def serves() -> bool:
+            with suppress(httpx.TransportError):
+                return client.get("/health/ready").status_code == 200
+            return False
+
+        until(serves, "the gateway serves", 60)
+        (state,) = docker("ps", "--filter", f"name={PROJECT}-ollama", "--format", "{{.Status}}")
+        assert "(healthy)" not in state
+        assert (
+            client.post("/v1/chat/completions", json={"model": "demo", "messages": HELLO}).status_code == 200
+        )
 
 
 def models() -> list[str]:
