@@ -41,7 +41,7 @@ from actors.factory import make_containers, make_supervisor, uses_containers
 from actors.folders import unwritable
 from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
-from actors.hub.hub import Hub, cache_of
+from actors.hub.hub import Hub
 from actors.hub.names import parse_name
 from actors.migrate import migrate_file
 from actors.observer import Observer
@@ -67,7 +67,8 @@ from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
 from proxy.ollama_store import OllamaStore
 from proxy.passing import Passing
-from proxy.readiness import Readiness
+from proxy.readiness import Readiness, needed_folders
+from proxy.service_manager import ServiceManager
 from proxy.upstream import Upstream
 from proxy.views import Views
 
@@ -76,6 +77,9 @@ CHECKOUT = Path(__file__).resolve().parent
 
 _HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _SIGNALS = [signal.SIGTERM, signal.SIGINT, *([_HANGUP] if _HANGUP is not None else [])]
+
+FAREWELL = 20.0
+"""Seconds for what comes after the drain and the model servers' end: agents' work, containers."""
 
 COMMANDS = {
     "serve": "run the gateway (default)",
@@ -235,8 +239,10 @@ async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
     _handle_signals(stop, hurry)
+    manager = ServiceManager(os.environ)
     await _look_around(config)
     async with AsyncExitStack() as stack:
+        stack.callback(manager.close)
         try:
             sockets = listening(config.server.host, config.server.port)
         except OSError as error:
@@ -261,10 +267,13 @@ async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int
             await web.SockSite(runner, one, backlog=BACKLOG).start()
         for address in runner.addresses:
             log.info("listening", url=f"http://{address[0]}:{address[1]}", version=VERSION, pid=os.getpid())
+        manager.ready("listening on " + ", ".join(f"{host}:{port}" for host, port, *_ in runner.addresses))
         if uses_containers(config):
             containers.start()  # not before it listens: whoever has the address has the containers
         await stop.wait()
         log.info("shutting down", drain_timeout=config.server.drain_timeout)
+        needed = config.server.drain_timeout + config.server_pool.stop_timeout + FAREWELL
+        manager.stopping("running requests finish, then model servers stop", needed)
         impatience = spawn(_hasten(hurry, supervisor), name="second signal")
         await supervisor.shut_down(config.server.drain_timeout)
         impatience.cancel()
@@ -307,7 +316,7 @@ async def _look_around(config: Config) -> None:
     """End what a dead gateway left, and tell what this one will miss."""
     if swept := await asyncio.to_thread(sweep_orphans):
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
-    for one in await asyncio.to_thread(unwritable, _folders(config)):
+    for one in await asyncio.to_thread(unwritable, needed_folders(config, _cache_folder())):
         log.error("cannot write to a folder", **msgspec.to_builtins(one))
 
 
@@ -366,17 +375,6 @@ def _may_be_asked(config: Config, hub: Hub, name: str) -> bool:
     """Whether requests can name this model of llama.cpp."""
     found = parse_name(name)
     return name in config.llama_cpp.models or (found is not None and hub.allows(found))
-
-
-def _folders(config: Config) -> list[tuple[str, Path]]:
-    """What is written to, and by whom."""
-    folders = [("built-in models and what loads took", _cache_folder())]
-    named = any(model.repo for model in config.llama_cpp.models.values())
-    if (named or config.hub.allow) and not config.hub.offline:
-        folders.append(("downloaded models", cache_of(config.hub).folder))
-    if config.agents:
-        folders.append(("what agents keep", data_folder(config)))
-    return folders
 
 
 def _memory(monitor: GpuMonitor) -> int:

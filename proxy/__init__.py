@@ -21,6 +21,7 @@ The rooms, along a request's way:
 * `views`      health and the list of models; `ollama`: the same for its clients, by `cards` of model files
 * `readiness`  whether what the configuration needs outside is there
 * `ollama_store`  Ollama's models come and go
+* `service_manager`  what systemd is told
 * `metrics`    what Prometheus asks for
 * `logs`       how the log is written; `log_writer` is the thread that writes it
 

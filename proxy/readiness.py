@@ -7,6 +7,7 @@ that is away takes some models with it, whose requests are told why; then the ga
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -16,7 +17,9 @@ from actors.config import Config
 from actors.docker.engine import Engine, EngineError
 from actors.factory import uses_containers
 from actors.gpu import GpuMonitor
+from actors.hub.hub import cache_of
 from actors.ollama.daemons import Daemons
+from agents.settings import data_folder
 
 FRESH = 1.0
 """Seconds for which a report holds, so that questions from outside do not become as many to the engine."""
@@ -45,6 +48,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def missing(self) -> list[Dependency]:
         """What cannot be used."""
         return [one for one in self.dependencies if one.error is not None]
+
+
+def needed_folders(config: Config, cache: Path) -> list[tuple[str, Path]]:
+    """What is written to, and by whom. `cache` is the gateway's own cache folder."""
+    folders = [("built-in models and what loads took", cache)]
+    named = any(model.repo for model in config.llama_cpp.models.values())
+    if (named or config.hub.allow) and not config.hub.offline:
+        folders.append(("downloaded models", cache_of(config.hub).folder))
+    if config.agents:
+        folders.append(("what agents keep", data_folder(config)))
+    return folders
 
 
 class Readiness:

@@ -1,0 +1,71 @@
+"""What systemd is told of this process: that it serves, that it ends, and that its loop still turns.
+
+The protocol of sd_notify(3): datagrams to the socket that NOTIFY_SOCKET names. Without one nothing is done,
+and nothing of it ever raises.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import MutableMapping
+
+import structlog
+
+from actors.runtime import spawn
+
+log = structlog.get_logger("systemd")
+
+RETRY = 0.1
+"""Seconds until a manager that has too many messages is told again that the gateway is ready."""
+
+
+class ServiceManager:
+    """Takes its variables out of `environment`, so that model servers do not speak for the gateway."""
+
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        self._address = environment.pop("NOTIFY_SOCKET", "")
+        period = environment.pop("WATCHDOG_USEC", "")
+        whose = environment.pop("WATCHDOG_PID", "") or str(os.getpid())
+        mine = period.isdecimal() and whose == str(os.getpid())
+        self._watchdog = int(period) / 1e6 / 2 if mine else 0.0
+        self._telling: asyncio.Task[None] | None = None
+
+    def ready(self, status: str) -> None:
+        """It serves from now on. The watchdog is fed until `close`."""
+        if self._address:
+            self._telling = spawn(self._tell(status), name="service manager")
+
+    def stopping(self, status: str, seconds: float) -> None:
+        """It ends, for which it needs so many seconds at most, whatever the unit's TimeoutStopSec."""
+        self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
+
+    def close(self) -> None:
+        """No more is told."""
+        if self._telling is not None:
+            self._telling.cancel()
+
+    async def _tell(self, status: str) -> None:
+        """On the loop, so that a loop which hangs is noticed."""
+        while True:
+            if self._send("READY=1", f"STATUS={status}"):
+                break
+            await asyncio.sleep(RETRY)
+        while self._watchdog > 0:
+            self._send("WATCHDOG=1")
+            await asyncio.sleep(self._watchdog)
+
+    def _send(self, *lines: str) -> bool:
+        """Whether it need not be tried again."""
+        if not self._address:
+            return True
+        # An abstract address is written with an @.
+        address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                sender.sendto("\n".join(lines).encode(), address)
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError) as error:
+            log.debug("the service manager was not told", told=lines[0], reason=str(error))
+        return True
