@@ -41,6 +41,7 @@ from actors.factory import make_containers, make_supervisor, uses_containers
 from actors.folders import unwritable
 from actors.gpu import GpuMonitor, host_sample, take_sample
 from actors.hub.commands import list_models, pull, remove
+from actors.hub.download import download_session
 from actors.hub.hub import Hub
 from actors.hub.names import parse_name
 from actors.migrate import migrate_file
@@ -327,7 +328,8 @@ async def _build(
     session = await stack.enter_async_context(health_session())
     observer = await _start_observer(config, stack)
     monitor = observer.monitor
-    downloads = await stack.enter_async_context(aiohttp.ClientSession())
+    downloads = await stack.enter_async_context(download_session())
+    agents_http = await stack.enter_async_context(aiohttp.ClientSession())
     hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
     # Of their own, and without a limit: a hundred slow downloads must not make a daemon look dead.
     talks, passes = [
@@ -352,7 +354,7 @@ async def _build(
     host = AgentHost(
         loaded,
         llm=models,
-        http=downloads,
+        http=agents_http,
         folder=data_folder(config),
         memory=lambda model: observer.last_load(supervisor.resolve(model) or model),
         defaults=default_agents(config),

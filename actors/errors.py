@@ -8,6 +8,9 @@ from typing import Literal
 
 import msgspec
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for something that is not what was expected."""
+
 FailureKind = Literal["failed", "not_found", "forbidden", "too_large", "out_of_memory"]
 
 

@@ -2,8 +2,9 @@
 
 * `names`     pure. `org/repo:variant`, what a variant means, which file is chosen when none is given.
 * `download`  one file over HTTP: resumes where it was, checks the sha256, never shows a partial file.
-* `hub`       `Hub.find(name)`: the files of a model, from the cache, or fetched from the hub. Listing,
-              metadata, tokens and the layout of the cache are huggingface_hub's business.
+* `site`      a hub over HTTP: the one reader of its lists, refusals and headers.
+* `hub`       `Hub.find(name)`: the files of a model, from the cache, or fetched from the hub. Tokens and
+              the layout of the cache are huggingface_hub's business.
 * `progress`  how far a download is: for the log, /health, waiting clients and the bar.
 * `commands`  `run.py pull | models | rm`.
 

@@ -4,12 +4,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from tqdm import tqdm
 
 from actors.config import BUILTIN, Config
 from actors.gguf import HeaderError, read_model
-from actors.hub.download import HubError
+from actors.hub.download import HubError, download_session
 from actors.hub.hub import Hub, cache_of
 from actors.hub.names import HubName, NoSuchVariantError, parse_name
 from actors.hub.progress import Progress, readable_size
@@ -21,7 +20,7 @@ async def pull(config: Config, name: str) -> int:
     hub_name, revision, projector = _look_up(config, name)
     if hub_name is None:
         return _complain(f"{name!r} is no model of a hub; expected org/repo or org/repo:variant")
-    async with aiohttp.ClientSession() as session:
+    async with download_session() as session:
         hub = Hub(config.hub, session)
         bar: tqdm[Any] = tqdm(
             unit="B", unit_scale=True, unit_divisor=1000, desc=str(hub_name), total=0, disable=None

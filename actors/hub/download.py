@@ -22,6 +22,7 @@ import structlog
 from filelock import FileLock, Timeout
 
 from actors.errors import Failure, FailureKind
+from actors.terminal import printable
 
 log = structlog.get_logger("hub")
 
@@ -30,6 +31,8 @@ TRIES = 6
 """Attempts in a row without a byte of progress."""
 SILENCE_LIMIT = 30.0
 """Seconds without a byte after which a connection is given up."""
+SAID_LIMIT = 300
+"""Characters of a hub's own words that are passed on."""
 LOCK_POLL = 0.25
 RETRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -69,6 +72,11 @@ class _InterruptedError(Exception):
     def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
         self.pause = pause
+
+
+def download_session() -> aiohttp.ClientSession:
+    """A session that goes by the environment's proxies, as huggingface_hub does when it lists."""
+    return aiohttp.ClientSession(trust_env=True)
 
 
 async def download(
@@ -182,9 +190,9 @@ class _Transfer:
             before = self._have
             try:
                 await self._attempt()
-            except (_InterruptedError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            except (_InterruptedError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 tries = 1 if self._have > before else tries + 1
-                reason = str(error) or type(error).__name__
+                reason = printable(str(error))[:SAID_LIMIT] or type(error).__name__
                 if tries >= TRIES:
                     kept = f"{self._have:,} of {self._source.size:,} bytes are kept"
                     raise failed(
@@ -227,7 +235,8 @@ class _Transfer:
             log.warning("download starts again: the server takes no ranges", url=self._source.url)
             await _in_thread(self._start_again)
         elif status not in (200, 206):
-            reason = response.headers.get("X-Error-Message") or response.reason
+            said = response.headers.get("X-Error-Message") or response.reason or ""
+            reason = printable(said)[:SAID_LIMIT]
             kind = _KINDS.get(status, "failed")
             message = f"{self._source.url}: status {status}: {reason}"
             raise failed(message, retryable=False, kind=kind)

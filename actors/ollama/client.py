@@ -11,6 +11,7 @@ import msgspec
 from yarl import URL
 
 from actors.config import daemon_address
+from actors.errors import UNREADABLE
 from actors.hub.progress import Progress
 
 ANSWER_LIMIT = 8 << 20
@@ -21,9 +22,6 @@ ERROR_LIMIT = 500
 """Characters of a daemon's error that are passed on."""
 
 _WEIGHTS = re.compile(r"^FROM\s.*sha256[-:]([0-9a-f]{64})\s*$", re.M)
-
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises for something that is not what Ollama would say."""
 
 T = TypeVar("T")
 

@@ -1,0 +1,201 @@
+"""A hub over HTTP: what a repository has, where its files are, and the header of a model file.
+
+This is the one reader of what a hub says. Whatever it says or does instead is a `HubError`.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import PurePosixPath
+from typing import Annotated
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from actors.config import HubSettings
+from actors.errors import UNREADABLE
+from actors.gguf import Header, HeaderError, read_header
+from actors.hub.download import SAID_LIMIT, SILENCE_LIMIT, HubError, Source, failed
+from actors.hub.names import RepoFile
+from actors.terminal import printable
+
+ANSWER_LIMIT = 16 << 20
+"""Bytes of a listing; one with 10,000 files has about 4 MiB."""
+LIST_TIMEOUT = 60.0
+HEADER_WINDOW = 4 << 20
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ETAG = re.compile(r"[0-9a-fA-F]{32,64}")
+
+Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a repository has at a commit; `repo` in the hub's own letter case."""
+
+    repo: str
+    commit: str
+    files: list[RepoFile]
+
+
+class _Lfs(msgspec.Struct, frozen=True):
+    sha256: str
+
+
+class _Sibling(msgspec.Struct, frozen=True):
+    path: str = msgspec.field(name="rfilename")
+    size: Size | None = None
+    blob: str | None = msgspec.field(name="blobId", default=None)
+    lfs: _Lfs | None = None
+
+
+class _Info(msgspec.Struct, frozen=True):
+    sha: str = ""
+    id: str = ""
+    siblings: tuple[_Sibling, ...] | None = None
+
+
+class Site:
+    """One hub, and the token for it. `session` goes by the environment's proxies (`download_session`)."""
+
+    def __init__(self, settings: HubSettings, session: aiohttp.ClientSession) -> None:
+        self._settings = settings
+        self._session = session
+
+    async def list(self, repo: str, revision: str) -> Listing:
+        """The files of a repository. Raises `HubError`."""
+        endpoint, headers = await asyncio.to_thread(self._access)
+        url = f"{endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
+        limit = aiohttp.ClientTimeout(total=LIST_TIMEOUT, sock_connect=SILENCE_LIMIT)
+        async with self._answer(repo, url, headers, limit, revision) as response:
+            data = bytearray()
+            async for piece in response.content.iter_any():
+                data += piece
+                if len(data) > ANSWER_LIMIT:
+                    raise failed(f"{repo}: the hub's list has more than {ANSWER_LIMIT >> 20} MiB")
+        return await asyncio.to_thread(_read_listing, repo, bytes(data))
+
+    def source(self, listing: Listing, file: RepoFile) -> Source:
+        """Where a file of a listing is. Raises `HubError` if its content is not told. Blocking."""
+        if file.etag is None or not _ETAG.fullmatch(file.etag):
+            raise failed(f"{listing.repo}: the hub says nothing of the content of {file.path!r}")
+        endpoint, headers = self._access()
+        return Source(
+            url=f"{endpoint}/{listing.repo}/resolve/{listing.commit}/{quote(file.path)}",
+            headers=headers,
+            size=file.size,
+            sha256=file.etag if len(file.etag) == 64 else None,
+        )
+
+    async def header(self, source: Source) -> Header:
+        """Read a GGUF header where it is, so that what can never be served is not downloaded.
+
+        Raises `HubError`.
+        """
+        loop = asyncio.get_running_loop()
+
+        def fetch(offset: int, count: int) -> bytes:
+            return asyncio.run_coroutine_threadsafe(self._part(source, offset, count), loop).result()
+
+        window = min(HEADER_WINDOW, source.size)
+        try:
+            return await asyncio.to_thread(read_header, fetch, source.size, window=window)
+        except HeaderError as error:
+            raise failed(f"{source.url}: {error}", retryable=False) from error
+
+    async def _part(self, source: Source, offset: int, count: int) -> bytes:
+        """At most `count` bytes of a file. Raises `HubError`, `HeaderError`."""
+        headers = {**source.headers, "Range": f"bytes={offset}-{offset + count - 1}"}
+        headers["Accept-Encoding"] = "identity"
+        limit = aiohttp.ClientTimeout(total=LIST_TIMEOUT, sock_connect=SILENCE_LIMIT, sock_read=SILENCE_LIMIT)
+        async with self._answer(source.url, source.url, headers, limit) as response:
+            if response.status != 206 and offset:
+                raise HeaderError("cannot be read in parts: the server takes no ranges")
+            data = bytearray()
+            async for piece in response.content.iter_any():
+                data += piece
+                if len(data) >= count:
+                    break
+        return bytes(data[:count])
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        what: str,
+        url: str,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        revision: str = "",
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A good answer; `what` is asked for. Raises `HubError`, inside too."""
+        try:
+            async with self._session.get(url, headers=headers, timeout=timeout) as response:
+                if response.status not in (200, 206):
+                    raise _refusal(what, revision, response)
+                yield response
+        except HeaderError:
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            reason = printable(str(error))[:SAID_LIMIT] or type(error).__name__
+            raise failed(f"{what}: the hub cannot be reached: {reason}") from error
+
+    def _access(self) -> tuple[str, dict[str, str]]:
+        """The hub's address, and what it is told with each request. Raises `HubError`. Blocking."""
+        from huggingface_hub import constants, get_token
+
+        if constants.HF_HUB_OFFLINE:
+            raise failed("HF_HUB_OFFLINE is set, and not all of the model is here", retryable=False)
+        endpoint = (self._settings.endpoint or constants.ENDPOINT).rstrip("/")
+        token = self._settings.token or get_token()
+        headers = {"User-Agent": "llama-smart-proxy"}
+        return endpoint, {**headers, "Authorization": f"Bearer {token}"} if token else headers
+
+
+def _read_listing(repo: str, data: bytes) -> Listing:
+    try:
+        info = msgspec.json.decode(data, type=_Info)
+    except UNREADABLE as error:
+        raise failed(f"{repo}: the hub's list cannot be read: {error}") from error
+    if not _COMMIT.fullmatch(info.sha):
+        raise failed(f"{repo}: the hub gave no commit, but {info.sha[:SAID_LIMIT]!r}")
+    files = [
+        RepoFile(path=one.path, size=one.size or 0, etag=one.lfs.sha256 if one.lfs else one.blob)
+        for one in info.siblings or ()
+        if _is_safe(one.path)
+    ]
+    same = info.id.casefold() == repo.casefold()
+    return Listing(repo=info.id if same else repo, commit=info.sha, files=files)
+
+
+def _is_safe(path: str) -> bool:
+    """Whether it stays in its folder, and is a name that people can read."""
+    parts = PurePosixPath(path).parts
+    return (
+        bool(parts)
+        and not path.startswith("/")
+        and ".." not in parts
+        and "\\" not in path
+        and path.isprintable()
+    )
+
+
+def _refusal(what: str, revision: str, response: aiohttp.ClientResponse) -> HubError:
+    """A status that is no answer, in words for the client. The codes are the hub's own."""
+    status, code = response.status, response.headers.get("X-Error-Code")
+    said = printable(response.headers.get("X-Error-Message", ""))[:SAID_LIMIT]
+    if code == "GatedRepo":
+        advice = "ask for access on the hub, and set hub.token (or HF_TOKEN)"
+        message = f"{what}: access is restricted; {advice}. {said}".strip()
+        return failed(message, retryable=False, kind="forbidden")
+    if code == "RevisionNotFound":
+        return failed(f"{what}: it has no revision {revision!r}", retryable=False, kind="not_found")
+    # Without a token, the hub answers 401 for what is not there too.
+    if code == "RepoNotFound" or (status == 401 and not said.startswith("Invalid credentials")):
+        message = f"{what}: there is no such repository on the hub, or it is private and hub.token is not set"
+        return failed(message, retryable=False, kind="not_found")
+    if status in (401, 403):
+        advice = f"status {status}: {said or 'access denied'}; is hub.token right?"
+        return failed(f"{what}: the hub refuses: {advice}", retryable=False, kind="forbidden")
+    return failed(f"{what}: the hub answered with status {status} {said}".strip())
