@@ -10,6 +10,10 @@ What an author imports:
 * `api`          `Agent`, `Context`, `Reply`, `Filter`, ...; `llm` and `errors` are parts of it
 * `testing`      the test kit
 
+What those with a database use beside it:
+
+* `files`        whether a database is damaged, and setting it aside
+
 How they are found, asked and kept alive:
 
 * `settings`, `discovery`  the section `agents` of config.yaml; folders and entry points, and what is broken

@@ -2,12 +2,26 @@
 
 import asyncio
 import hashlib
+import sqlite3
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 
-from agents.api import Agent, AgentConfig, Answer, Call, Chat, Context, Extra, Finished, Reply, operation
+from agents.api import (
+    Agent,
+    AgentConfig,
+    AgentError,
+    Answer,
+    Call,
+    Chat,
+    Context,
+    Extra,
+    Finished,
+    Reply,
+    Services,
+    operation,
+)
 from agents.cache.store import Store
 from agents.events import Event, Finish, replayed
 
@@ -35,29 +49,34 @@ class Cache(Agent):
     Config = CacheConfig
     config: CacheConfig
 
+    def __init__(self, config: CacheConfig, services: Services) -> None:
+        super().__init__(config, services)
+        self._store = Store(services.folder / FILE, ttl=config.ttl, max_entries=config.max_entries)
+
     async def start(self) -> None:
-        """Open the database."""
-        self._store = await asyncio.to_thread(
-            Store,
-            self.services.folder / FILE,
-            ttl=self.config.ttl,
-            max_entries=self.config.max_entries,
-        )
+        """Open the database. Without it, requests go on as if nothing had been kept."""
+        try:
+            await asyncio.to_thread(self._store.open)
+        except (sqlite3.Error, OSError) as error:
+            self.services.log.warning("the cache cannot be opened", reason=str(error))
 
     async def close(self) -> None:
         """Close it."""
-        if hasattr(self, "_store"):
-            await asyncio.to_thread(self._store.close)
+        await asyncio.to_thread(self._store.close)
 
     async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
         """Reply with the kept answer, if there is one."""
         key = key_of(request, ctx.key, ctx.later)
-        found = await asyncio.to_thread(self._store.get, key, ctx.clock.time())
-        if found is None:
+        try:
+            found = await asyncio.to_thread(self._store.get, key, ctx.clock.time())
+            answer = msgspec.json.decode(found[0], type=Answer) if found else None
+        except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
+            raise AgentError(f"the kept answers cannot be read: {error}") from error
+        if found is None or answer is None:
             ctx.state = key
             ctx.note = "miss"
             return request
-        answer, age = msgspec.json.decode(found[0], type=Answer), round(found[1], 1)
+        age = round(found[1], 1)
         ctx.note = f"hit, {age} s old"
         return Reply.of(_replayed(answer, age, int(ctx.clock.time())))
 
@@ -70,12 +89,18 @@ class Cache(Agent):
             return  # a hit would not meet the guards that the other model has of its own
         encoded = msgspec.json.encode(answer)
         if len(encoded) <= self.config.max_kb * 1024:
-            await asyncio.to_thread(self._store.put, ctx.state, encoded, ctx.clock.time())
+            try:
+                await asyncio.to_thread(self._store.put, ctx.state, encoded, ctx.clock.time())
+            except (sqlite3.Error, OSError) as error:
+                raise AgentError(f"the answer cannot be kept: {error}") from error
 
     @operation("DELETE", "answers")
     async def clear(self, call: Call) -> dict[str, Any]:
         """Forget all the answers."""
-        return {"deleted": await asyncio.to_thread(self._store.clear)}
+        try:
+            return {"deleted": await asyncio.to_thread(self._store.clear)}
+        except (sqlite3.Error, OSError) as error:
+            raise AgentError(f"the kept answers cannot be deleted: {error}", status=503) from error
 
 
 def key_of(request: Chat, key: str, later: Sequence[tuple[str, str]] = ()) -> bytes:

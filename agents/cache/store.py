@@ -1,45 +1,60 @@
 """Answers in SQLite. All of this blocks, and may be called from any thread."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
+
+import structlog
+
+from agents.files import is_damaged, set_aside
+
+log = structlog.get_logger("cache")
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, created REAL NOT NULL, answer BLOB NOT NULL)
 """
 INDEX = "CREATE INDEX IF NOT EXISTS by_age ON answers (created)"
 
+T = TypeVar("T")
+
 
 class Store:
-    """At most `max_entries` answers, none older than `ttl` seconds. Raises `sqlite3.Error`."""
+    """At most `max_entries` answers, none older than `ttl` seconds.
+
+    The file is opened when it is needed, and again after it could not be. One that is damaged is set aside,
+    and another begun. All methods raise `sqlite3.Error` or `OSError` when that does not help either.
+    """
 
     def __init__(self, path: Path, *, ttl: float, max_entries: int) -> None:
+        self._path = path
         self._ttl = ttl
         self._max_entries = max_entries
         self._lock = Lock()
-        self._connection = sqlite3.connect(path, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        with self._connection:
-            self._connection.execute(SCHEMA)
-            self._connection.execute(INDEX)
+        self._connection: sqlite3.Connection | None = None
 
     def close(self) -> None:
-        """Use it no more."""
+        """Close the file."""
         with self._lock:
-            self._connection.close()
+            self._close()
 
     def get(self, key: bytes, now: float) -> tuple[bytes, float] | None:
         """The answer, and the seconds since it was given. `now` is in seconds since the epoch."""
         query = "SELECT answer, created FROM answers WHERE key = ? AND created > ?"
-        with self._lock, closing(self._connection.execute(query, (key, now - self._ttl))) as rows:
-            row = rows.fetchone()
-        return (row[0], now - row[1]) if row else None
+
+        def read(database: sqlite3.Connection) -> tuple[bytes, float] | None:
+            with closing(database.execute(query, (key, now - self._ttl))) as rows:
+                row = rows.fetchone()
+            return (row[0], now - row[1]) if row else None
+
+        return self._run(read)
 
     def put(self, key: bytes, answer: bytes, now: float) -> None:
         """Keep an answer; what is too old, and the oldest of too many, make room."""
-        with self._lock, self._connection as database:
+
+        def write(database: sqlite3.Connection) -> None:
             database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, now, answer))
             database.execute("DELETE FROM answers WHERE created <= ?", (now - self._ttl,))
             database.execute(
@@ -48,7 +63,48 @@ class Store:
                 (self._max_entries,),
             )
 
+        self._run(write)
+
     def clear(self) -> int:
         """Forget all the answers; return how many there were."""
-        with self._lock, self._connection as database:
-            return database.execute("DELETE FROM answers").rowcount
+        return self._run(lambda database: database.execute("DELETE FROM answers").rowcount)
+
+    def open(self) -> None:
+        """Find out whether the file can be used."""
+        self._run(lambda _: None)
+
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._lock:
+            try:
+                return self._transaction(work)
+            except sqlite3.Error as error:
+                if not is_damaged(error):
+                    raise
+                self._close()
+                aside = set_aside(self._path)
+                log.warning("the cache is damaged; begins anew", reason=str(error), kept_as=str(aside))
+                return self._transaction(work)
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            self._connection = self._connect()
+        with self._connection as database:
+            return work(database)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            with connection:
+                connection.execute(SCHEMA)
+                connection.execute(INDEX)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,5 +1,7 @@
 """The cache: which requests are the same, and which answers are kept for how long."""
 
+import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,14 @@ import msgspec
 import pytest
 
 from agents.api import Agent, Call, Context, Filter, Reply, TextFilter
-from agents.cache.agent import Cache, key_of
+from agents.cache.agent import FILE, Cache, key_of
 from agents.cache.store import Store
 from agents.chat import Chat, Message, Sampling, ToolCall
 from agents.events import Answer, Failure, Text, Usage
 from agents.host import AgentHost
 from agents.testing import ScriptedLLM, chat, hosted, run_request
+
+Log = list[Any]
 
 
 class Clock:
@@ -180,11 +184,40 @@ def test_the_oldest_make_room(tmp_path: Path) -> None:
     store.close()
 
 
-async def test_a_database_that_cannot_be_read_costs_nothing_but_the_cache(tmp_path: Path) -> None:
+DAMAGED = {
+    "garbage": lambda path: path.write_bytes(b"this is no database " * 500),
+    "truncated": lambda path: os.truncate(path, 5000),
+    "empty page": lambda path: path.write_bytes(path.read_bytes()[:4096] + bytes(path.stat().st_size - 4096)),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+async def test_a_damaged_database_is_set_aside_and_another_begun(tmp_path: Path, how: str, log: Log) -> None:
     llm = ScriptedLLM("an answer")
+    path = tmp_path / "cache" / FILE
     async with hosted(Cache, llm=llm, folder=tmp_path) as host:
-        host._actors["cache"].agent._store.close()  # type: ignore[attr-defined]
+        for number in range(20):
+            await ask(host, llm, chat(f"{number}" * 200))
+    await asyncio.to_thread(DAMAGED[how], path)
+    async with hosted(Cache, llm=llm, folder=tmp_path) as host:
+        for text in ("1" * 200, "new", "new"):
+            assert (await ask(host, llm, chat(text))).text == "an answer"
+        assert (await ask(host, llm, chat("new"))).extra
+        assert host.describe()[0]["counters"]["crashes"] == 0
+    (line,) = [line for line in log if line["event"] == "the cache is damaged; begins anew"]
+    assert Path(line["kept_as"]).name.startswith(f"{FILE}.broken-")
+    assert await asyncio.to_thread(Path(line["kept_as"]).exists)
+
+
+async def test_a_database_that_cannot_be_opened_costs_nothing_but_the_cache(tmp_path: Path) -> None:
+    llm = ScriptedLLM("an answer")
+    path = tmp_path / "cache" / FILE
+    path.mkdir(parents=True)
+    async with hosted(Cache, llm=llm, folder=tmp_path) as host:
         outcome = await run_request(host, chat(), llm, header="cache")
-    assert outcome.answer.text == "an answer"
-    assert outcome.events.count(Text("answer")) == 1
-    assert outcome.report[0]["outcome"] == "skipped"
+        assert outcome.answer.text == "an answer"
+        assert outcome.report[0]["outcome"] == "skipped"
+        path.rmdir()
+        await ask(host, llm)
+        assert (await ask(host, llm)).extra, "it is used as soon as it can be"
+        assert host.describe()[0]["counters"]["crashes"] == 0
