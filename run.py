@@ -184,11 +184,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         command.set_defaults(command=name)
         _add_common(command)  # before or after the command, as one likes
         if name == "rag":
-            command.add_argument("action", choices=("add", "list", "delete"))
+            command.add_argument("action", choices=("add", "list", "delete", "prune"))
             command.add_argument(
-                "paths", nargs="*", type=Path, metavar="PATH", help="files or folders to add"
+                "paths",
+                nargs="*",
+                type=Path,
+                metavar="PATH",
+                help="add: files or folders; delete: documents, as `list` shows them; prune: folders, whose"
+                " documents are deleted where the file is gone",
             )
-            command.add_argument("--collection", help="which one (default: default)")
+            command.add_argument(
+                "--collection",
+                help="which one (default: default); with `delete` and no PATH, all of it is deleted",
+            )
         elif name == "plan":
             add_plan_arguments(command)
         elif name == "migrate":

@@ -21,7 +21,7 @@ def is_damaged(error: sqlite3.Error) -> bool:
     """
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
-        return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+        return type(error) is sqlite3.DatabaseError
     if code & _PRIMARY == sqlite3.SQLITE_ERROR:
         return str(error).startswith(("no such table", "no such column", "table ", "malformed"))
     return code & _PRIMARY in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)

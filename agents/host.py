@@ -295,7 +295,10 @@ class AgentHost:
             raise AgentError(f"agent {name!r} has no operation {path!r}", status=404, code="not_found")
         for one, found in matches:
             if one.method == method:
-                parameters = {**call.parameters, **found.groupdict()}
+                parameters = {**found.groupdict(), **call.parameters}
+                if parameters != {**parameters, **found.groupdict()}:
+                    twice = min(call.parameters.keys() & found.groupdict().keys())
+                    raise AgentError(f"{twice!r} is in the path already", status=400, param=twice)
                 run = getattr(actor.agent, one.function)
                 return await self._operate(
                     actor, one, run(msgspec.structs.replace(call, parameters=parameters))

@@ -11,8 +11,11 @@ The nouns, in the order in which a document meets them:
 * `embedding.Embedding`  an embedding model that may be absent, may fail, and may come back.
 * `ingest.Ingester`      documents and folders into the index, what changed only; vectors after the words.
 * `watch.watch`          a folder, ingested whenever it changes.
+* `library.Library`      all of these for a gateway: opened, kept in step, and begun anew when damaged.
 * `retrieve.Retriever`   a question's passages: both searches, fused, filtered, reranked.
 * `prompt.build_prompt`  pure. Passages become numbered sources within a budget, and citations.
+
+* `bodies`               what requests and operations of the agent bring.
 
     index = await asyncio.to_thread(Index, path)
     embedding = Embedding(embedder)             # or Embedding(None): words only

@@ -1,8 +1,6 @@
 """Rag: looks a question up in documents, and has the model answer from what it found, with citations."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,28 +22,29 @@ from agents.api import (
     ModelCallError,
     operation,
 )
-from agents.rag.documents import Limits, check_collection, check_name
+from agents.rag.bodies import (
+    DEFAULT,
+    Question,
+    Search,
+    checked,
+    decoded,
+    given_documents,
+    refuse_others,
+    take_question,
+)
+from agents.rag.documents import Limits, check_collection
 from agents.rag.embedding import Embedding, TextRefusedError
 from agents.rag.formats.structure import DocumentError
 from agents.rag.index import Index
-from agents.rag.ingest import Ingester, OnProgress, Progress, Report
-from agents.rag.passage import Metadata, Passage, Scalar
-from agents.rag.prompt import build_prompt
-from agents.rag.retrieve import Retriever
-from agents.rag.search import Searcher
-from agents.rag.watch import watch
+from agents.rag.ingest import Report
+from agents.rag.library import Library
+from agents.rag.passage import Passage
+from agents.rag.prompt import NOTHING, build_prompt
+from agents.rag.schema import IndexUnusableError
 
 INDEX = "index.sqlite3"
-PENDING = 60.0
-"""Seconds after which it is looked whether another process put documents in, which have no vectors then."""
-
-TELL = 10.0
-"""Seconds between two lines in the log about an ingest."""
-
 MAX_DIGITS = 18
 """Of a document's number: as many as SQLite's integers hold, whatever they are."""
-
-Wanted = dict[str, Scalar | list[Scalar]]
 
 
 def _about(text: str, **limits: Any) -> msgspec.Meta:
@@ -84,35 +83,6 @@ class RagConfig(AgentConfig, frozen=True, kw_only=True):
         return {collection: Path(folder).expanduser() for collection, folder in self.folders.items()}
 
 
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The field `rag` of a request: which collections, documents with which metadata, how many passages."""
-
-    collections: list[str] = []
-    where: Wanted = {}
-    top_k: Annotated[int, msgspec.Meta(ge=1, le=50)] | None = None
-
-
-class Search(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question without a model."""
-
-    query: str
-
-
-class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document that is sent as text."""
-
-    name: str
-    text: str
-    collection: str = ""
-    metadata: Wanted = {}
-
-
-class Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Some of them."""
-
-    documents: list[Given]
-
-
 _client: ContextVar[Client | None] = ContextVar("client", default=None)
 """The request's, so that its budget is charged for the request's calls."""
 
@@ -147,67 +117,37 @@ class Rag(Agent):
     description = "Answers from your documents, with citations"
     Config = RagConfig
     config: RagConfig
-    _index: Index | None = None
 
     async def start(self) -> None:
-        """Open the index."""
+        """Open the index, if that is possible now."""
         config, client = self.config, self.services.llm
-        self._folders = await asyncio.to_thread(config.expanded_folders)
-        self._index = index = await asyncio.to_thread(Index, self.services.folder / INDEX)
-        self._embedding = Embedding(
-            _Models(client, config.embed_model) if config.embed_model else None,
-            query_prefix=config.query_prefix,
-            text_prefix=config.text_prefix,
+        self._library = Library(
+            self.services.folder / INDEX,
+            Embedding(
+                _Models(client, config.embed_model) if config.embed_model else None,
+                query_prefix=config.query_prefix,
+                text_prefix=config.text_prefix,
+            ),
+            _Models(client, config.rerank_model) if config.rerank_model else None,
+            folders=await asyncio.to_thread(config.expanded_folders),
+            patterns=config.patterns,
+            limits=Limits(config.max_document_mb * 2**20),
+            log=self.services.log,
+            clock=self.services.clock,
         )
-        self._ingester = Ingester(index, self._embedding, limits=Limits(config.max_document_mb * 2**20))
-        reranker = _Models(client, config.rerank_model) if config.rerank_model else None
-        self._retriever = Retriever(Searcher(index), self._embedding, reranker)
+        await self._library.open()
 
     async def close(self) -> None:
         """Close it."""
-        if self._index is not None:
-            await asyncio.to_thread(self._index.close)
+        await self._library.close()
 
     async def run(self) -> None:
         """Keep collections in step with their folders, and make the vectors that are missing."""
-        async with asyncio.TaskGroup() as group:
-            for collection, folder in self._folders.items():
-                group.create_task(self._watch(folder, collection))
-            group.create_task(self._add_vectors())
-
-    async def _watch(self, folder: Path, collection: str) -> None:
-        async def ingest() -> None:
-            report = await self._ingester.add_folder(
-                folder, collection, patterns=self.config.patterns, on_progress=self._progress(folder)
-            )
-            if report.added or report.changed or report.deleted or report.embedded:
-                self.services.log.info("ingested", folder=str(folder), collection=collection, **_told(report))
-
-        await watch(folder, ingest)
-
-    def _progress(self, folder: Path) -> OnProgress:
-        """Tell of a long ingest now and then."""
-        clock, log = self.services.clock, self.services.log
-        told = clock.monotonic()
-
-        def tell(progress: Progress) -> None:
-            nonlocal told
-            if clock.monotonic() - told >= TELL:
-                told = clock.monotonic()
-                log.info("ingesting", folder=str(folder), **msgspec.structs.asdict(progress))
-
-        return tell
-
-    async def _add_vectors(self) -> None:
-        while self._embedding.model is not None:
-            await self._ingester.add_vectors()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PENDING):
-                    await self._ingester.wait_for_left_over()
+        await self._library.run()
 
     async def before(self, ctx: Context, request: Chat) -> Chat:
         """Put what is found before the question."""
-        wanted, request = _question(request)
+        wanted, request = take_question(request)
         last = max((n for n, one in enumerate(request.messages) if one.role == "user"), default=None)
         if last is None:
             raise DeniedError("/rag needs a question: a user message")
@@ -218,10 +158,9 @@ class Rag(Agent):
         prompt = build_prompt(passages, self.config.max_characters)
         ctx.state = [msgspec.to_builtins(citation) for citation in prompt.citations]
         ctx.note = f"{len(prompt.citations)} sources"
-        if not prompt.text:
-            return request
+        before = prompt.text if passages else NOTHING
         messages = list(request.messages)
-        messages[last] = msgspec.structs.replace(question, text=f"{prompt.text}\n\n{question.text}")
+        messages[last] = msgspec.structs.replace(question, text=f"{before}\n\n{question.text}")
         return msgspec.structs.replace(request, messages=messages)
 
     def stream(self, ctx: Context) -> Filter | None:
@@ -229,132 +168,110 @@ class Rag(Agent):
         return None if ctx.state is None else AtEnd(lambda: {"citations": ctx.state})
 
     async def _retrieve(self, query: str, wanted: Question, named: list[str]) -> list[Passage]:
-        there_are = await asyncio.to_thread(self._collections)
+        there_are = [collection.name for collection in await self._library.ask(Index.collections)]
         collections = named or wanted.collections or there_are
         if unknown := sorted(set(collections) - set(there_are)):
             known = ", ".join(there_are) or "none"
             raise DeniedError(f"there is no collection {unknown[0][:80]!r}; there are: {known}", status=404)
         k = wanted.top_k or self.config.top_k
-        return await self._retriever.retrieve(query, collections, k=k, where=wanted.where or None)
-
-    def _collections(self) -> list[str]:
-        return [collection.name for collection in self._open.collections()]
-
-    @property
-    def _open(self) -> Index:
-        assert self._index is not None
-        return self._index
+        try:
+            return await self._library.retriever.retrieve(query, collections, k=k, where=wanted.where or None)
+        except IndexUnusableError as error:
+            raise AgentError(str(error), status=503, code="index_unusable") from error
 
     @operation("POST", "documents")
     async def add_documents(self, call: Call) -> dict[str, Any]:
         """Take documents in: a file as it is, with ?name=, or {"documents": [{"name", "text", ...}]}."""
         total = Report()
         refused: dict[str, str] = {}
-        for name, data, media_type, collection, metadata in _given(call):
+        for name, data, media_type, collection, metadata in given_documents(call):
             try:
-                report = await self._ingester.add_document(
+                report = await self._library.ingester.add_document(
                     data, name, collection, media_type=media_type, metadata=metadata
                 )
             except DocumentError as error:
                 refused[name] = str(error)
                 continue
+            except IndexUnusableError as error:
+                raise AgentError(str(error), status=503, code="index_unusable") from error
             for field in ("added", "changed", "unchanged", "embedded"):
                 setattr(total, field, getattr(total, field) + getattr(report, field))
             total.pending = report.pending
         total.refused = refused
-        return _told(total)
+        return msgspec.to_builtins(total)  # type: ignore[no-any-return]
 
     @operation("GET", "documents")
     async def list_documents(self, call: Call) -> dict[str, Any]:
         """List the documents of ?collection=."""
-        collection = _checked(check_collection, call.parameters.get("collection") or DEFAULT, "collection")
-        listed = await asyncio.to_thread(self._open.documents, collection)
+        collection = _collection(call)
+        listed = await self._library.ask(lambda index: index.documents(collection))
         return {"collection": collection, "documents": msgspec.to_builtins(listed)}
+
+    @operation("DELETE", "documents")
+    async def delete_named_document(self, call: Call) -> dict[str, Any]:
+        """Delete the document that is called ?name= in ?collection=."""
+        refuse_others(call, "name", "collection")
+        if not call.parameters.get("name"):
+            raise AgentError("name the document: ?name=file.pdf", status=400, param="name")
+        collection, name = _collection(call), call.parameters["name"]
+        listed = await self._library.ask(lambda index: index.documents(collection))
+        numbers = [one.id for one in listed if one.name == name]
+        if len(numbers) > 1:
+            message = f"{len(numbers)} documents of collection {collection!r} are called {name[:80]!r};"
+            message += f" delete one by its number: {', '.join(map(str, numbers[:20]))}"
+            raise AgentError(message, status=409, code="ambiguous", param="name")
+        return await self._delete(numbers, f"document {name[:80]!r} in collection {collection!r}")
 
     @operation("DELETE", "documents/{id}")
     async def delete_document(self, call: Call) -> dict[str, Any]:
         """Delete a document by its number."""
+        refuse_others(call, "id")
         number = call.parameters["id"]
         if not (number.isascii() and number.isdigit()):
             raise AgentError(f"expected a document's number, got {number[:40]!r}", status=400, param="id")
-        deleted = 0
-        if len(number) <= MAX_DIGITS:
-            deleted = await asyncio.to_thread(self._open.delete_documents, [int(number)])
+        numbers = [int(number)] if len(number) <= MAX_DIGITS else []
+        return await self._delete(numbers, f"document {number[:40]}")
+
+    async def _delete(self, numbers: list[int], what: str) -> dict[str, Any]:
+        deleted = await self._library.ask(lambda index: index.delete_documents(numbers))
         if not deleted:
-            raise AgentError(f"there is no document {number[:40]}", status=404, code="not_found")
+            raise AgentError(f"there is no {what}", status=404, code="not_found")
         return {"deleted": deleted}
 
     @operation("GET", "collections")
     async def list_collections(self, call: Call) -> dict[str, Any]:
         """List the collections, with their documents, chunks and vectors counted."""
-        return {"collections": msgspec.to_builtins(await asyncio.to_thread(self._open.collections))}
+        return {"collections": msgspec.to_builtins(await self._library.ask(Index.collections))}
 
     @operation("DELETE", "collections/{name}")
     async def delete_collection(self, call: Call) -> dict[str, Any]:
         """Delete all the documents of a collection."""
-        name = _checked(check_collection, call.parameters["name"], "name")
-        return {"deleted": await asyncio.to_thread(self._open.delete_collection, name)}
+        refuse_others(call, "name")
+        name = checked(check_collection, call.parameters["name"], "name")
+        deleted = await self._library.ask(lambda index: index.delete_collection(name))
+        if not deleted:
+            raise AgentError(f"there is no collection {name!r}", status=404, code="not_found")
+        return {"deleted": deleted}
+
+    @operation("GET", "folders")
+    async def list_folders(self, call: Call) -> dict[str, Any]:
+        """List the watched folders, and why one is not in step with its collection."""
+        return {"folders": msgspec.to_builtins(self._library.watched)}
+
+    @operation("DELETE", "folders/{collection}/missing")
+    async def prune_folder(self, call: Call) -> dict[str, Any]:
+        """Delete the documents of a watched folder whose files are gone, however many these are."""
+        refuse_others(call, "collection")
+        collection = checked(check_collection, call.parameters["collection"], "collection")
+        return {"deleted": await self._library.prune(collection)}
 
     @operation("POST", "search")
     async def search(self, call: Call) -> dict[str, Any]:
         """Find passages, without a model's answer: {"query", "collections", "where", "top_k"}."""
-        wanted = _decoded(call.body, Search)
+        wanted = decoded(call.body, Search)
         passages = await self._retrieve(wanted.query, wanted, [])
         return {"passages": msgspec.to_builtins(passages)}
 
 
-DEFAULT = "default"
-"""The collection of documents that name none."""
-
-
-def _question(request: Chat) -> tuple[Question, Chat]:
-    if "rag" not in request.extra:
-        return Question(), request
-    try:
-        wanted = msgspec.convert(request.extra["rag"], Question)
-    except msgspec.ValidationError as error:
-        raise DeniedError(f"rag: {error}", param="rag") from error
-    extra = {name: value for name, value in request.extra.items() if name != "rag"}
-    return wanted, msgspec.structs.replace(request, extra=extra)
-
-
-Sent = tuple[str, bytes | str, str, str, Metadata]
-
-
-def _given(call: Call) -> list[Sent]:
-    """Name, text or bytes, media type, collection and metadata of each document; every name can be used."""
-    parameters = call.parameters
-    default = parameters.get("collection") or DEFAULT
-    sent: list[Sent]
-    if "name" in parameters:
-        metadata = _decoded(parameters.get("metadata", "{}").encode(), Wanted)
-        sent = [(parameters["name"], call.body, call.media_type, default, metadata)]
-    elif call.media_type.partition(";")[0].strip() == "application/json":
-        given = _decoded(call.body, Batch).documents
-        sent = [(one.name, one.text, "", one.collection or default, one.metadata) for one in given]
-    else:
-        raise AgentError("name the document: ?name=file.pdf", status=400, param="name")
-    for name, _, _, collection, _ in sent:
-        _checked(check_name, name, "name")
-        _checked(check_collection, collection, "collection")
-    return sent
-
-
-def _checked(check: Callable[[str], None], value: str, param: str) -> str:
-    try:
-        check(value)
-    except DocumentError as error:
-        raise AgentError(str(error), status=400, param=param) from error
-    return value
-
-
-def _decoded(body: bytes, kind: Any) -> Any:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
-        raise AgentError(f"the body cannot be used: {error}", status=400) from error
-
-
-def _told(report: Report) -> dict[str, Any]:
-    told: dict[str, Any] = msgspec.to_builtins(report)
-    return told
+def _collection(call: Call) -> str:
+    return checked(check_collection, call.parameters.get("collection") or DEFAULT, "collection")

@@ -1,4 +1,4 @@
-"""`run.py rag`: documents into the index, beside a gateway or without one.
+"""`run.py rag`: documents into the index, and out of it, beside a gateway or without one.
 
 Words go in here; vectors follow when a gateway with an embedding model runs, which looks for what has none.
 """
@@ -12,39 +12,58 @@ from typing import Any
 from tqdm import tqdm
 
 from actors.terminal import complain, printable, say
-from agents.rag.agent import DEFAULT, INDEX
+from agents.rag.agent import INDEX
+from agents.rag.bodies import DEFAULT
 from agents.rag.embedding import Embedding
 from agents.rag.formats.structure import DocumentError
-from agents.rag.index import Index
+from agents.rag.index import Index, Listed
 from agents.rag.ingest import Ingester, Progress, Report
 from agents.rag.schema import IndexUnusableError
+
+ACTIONS = ("add", "list", "delete", "prune")
 
 
 def rag(folder: Path, options: argparse.Namespace) -> int:
     """Add, list, or delete documents in the agent's `folder`; return the exit status.
 
-    1: something was refused, or is not there; the rest went in.
+    1: something was refused, or is not there; the rest was done. 2: it is not clear what is meant, and
+    nothing was done.
     """
-    collection = options.collection or DEFAULT
+    paths, collection = options.paths, options.collection
+    if options.action in ("add", "prune") and not paths:
+        return _unclear(f"rag {options.action}: name a file or a folder")
+    if options.action == "list" and paths:
+        return _unclear("rag list: takes no PATH, only --collection")
+    if options.action == "delete" and not paths and not collection:
+        return _unclear("rag delete: name documents, or with --collection alone a whole collection")
     try:
         with closing(Index(folder / INDEX)) as index:
             match options.action:
                 case "add":
-                    return asyncio.run(_add(index, options.paths, collection))
+                    return asyncio.run(_add(index, paths, collection or DEFAULT))
                 case "list":
-                    return _list(index)
+                    return _list(index, collection)
+                case "prune":
+                    return asyncio.run(_prune(index, paths, collection or DEFAULT))
+                case _ if paths:
+                    return _delete(index, paths, collection or DEFAULT)
                 case _:
-                    say(f"deleted {index.delete_collection(collection)} documents")
-                    return 0
+                    return _delete_collection(index, collection)
     except IndexUnusableError as error:
-        complain(str(error))
-        return 1
+        return _failed(str(error))
+
+
+def _unclear(message: str) -> int:
+    complain(message)
+    return 2
+
+
+def _failed(message: str) -> int:
+    complain(printable(message))
+    return 1
 
 
 async def _add(index: Index, paths: list[Path], collection: str) -> int:
-    if not paths:
-        complain("rag add: name a file or a folder")
-        return 2
     ingester = Ingester(index, Embedding(None))
     failed = False
     for path in paths:
@@ -59,28 +78,90 @@ async def _add(index: Index, paths: list[Path], collection: str) -> int:
                 add = ingester.add_folder if await asyncio.to_thread(path.is_dir) else ingester.add_file
                 report = await add(path, collection, on_progress=show)
             except DocumentError as error:
-                complain(str(error))
+                _failed(str(error))
                 failed = True
                 continue
-        _tell(path, report)
-        failed = failed or bool(report.refused)
+        _tell(path, report, collection)
+        failed = failed or bool(report.refused) or bool(report.missing)
     return int(failed)
 
 
-def _tell(path: Path, report: Report) -> None:
+def _tell(path: Path, report: Report, collection: str) -> None:
     counts = ("added", "changed", "unchanged", "deleted")
     say(f"{printable(str(path))}: " + ", ".join(f"{getattr(report, name)} {name}" for name in counts))
     for reason in report.refused.values():
         complain(f"refused: {printable(reason)}")
-
-
-def _list(index: Index) -> int:
-    for collection in index.collections():
-        say(
-            f"{printable(collection.name)}: {collection.documents} documents, {collection.chunks} chunks, "
-            f"{collection.vectors} with vectors, {collection.refused} refused"
+    if report.missing:
+        _failed(
+            f"{report.missing} files are gone, most of what there was; their documents are kept."
+            f" To delete them: run.py rag prune {path} --collection {collection}"
         )
-        for one in index.documents(collection.name):
-            what = f"refused: {one.refused}" if one.refused else f"{one.chunks} chunks"
-            say(printable(f"  {one.id}  {one.source and one.source + '/'}{one.name}  {what}"))
+
+
+async def _prune(index: Index, folders: list[Path], collection: str) -> int:
+    """Delete the documents of these folders whose files are gone."""
+    status = 0
+    for folder in folders:
+        try:
+            # Whatever was once a document: with which patterns it was found is not known here.
+            deleted = await Ingester(index, Embedding(None)).prune_folder(folder, collection, patterns=["*"])
+        except DocumentError as error:
+            status = _failed(str(error))
+            continue
+        say(f"{printable(str(folder))}: {deleted} deleted")
+        if not deleted:
+            status = _failed(f"no document of {folder} in collection {collection!r} is without its file")
+    return status
+
+
+def _delete(index: Index, paths: list[Path], collection: str) -> int:
+    """Delete the documents that are named, as `list` shows them."""
+    listed = index.documents(collection)
+    status = 0
+    for path in paths:
+        found = [one for one in listed if _is_named(one, path)]
+        if not found:
+            status = _failed(f"there is no document {str(path)!r} in collection {collection!r}")
+        elif len(found) > 1:
+            names = ", ".join(map(_shown, found[:10]))
+            status = _failed(
+                f"{str(path)!r} is the name of {len(found)} documents; name one in full: {names}"
+            )
+        elif index.delete_documents([found[0].id]):
+            say(printable(f"deleted {_shown(found[0])} from collection {collection!r}"))
+            if found[0].source and Path(_shown(found[0])).exists():
+                complain("its file is still there: where its folder is watched it comes back")
+    return status
+
+
+def _is_named(document: Listed, path: Path) -> bool:
+    if str(path) in (document.name, _shown(document)):
+        return True
+    return bool(document.source) and str(path.expanduser().absolute()) == _shown(document)
+
+
+def _delete_collection(index: Index, collection: str) -> int:
+    deleted = index.delete_collection(collection)
+    if not deleted:
+        return _failed(f"there is no collection {collection!r}; nothing was deleted")
+    say(f"deleted collection {collection!r}: {deleted} documents")
     return 0
+
+
+def _list(index: Index, collection: str | None) -> int:
+    collections = [one for one in index.collections() if collection in (None, one.name)]
+    if collection is not None and not collections:
+        return _failed(f"there is no collection {collection!r}")
+    for one in collections:
+        say(
+            f"{printable(one.name)}: {one.documents} documents, {one.chunks} chunks, "
+            f"{one.vectors} with vectors, {one.refused} refused"
+        )
+        for document in index.documents(one.name):
+            what = f"refused: {document.refused}" if document.refused else f"{document.chunks} chunks"
+            say(printable(f"  {document.id}  {_shown(document)}  {what}"))
+    return 0
+
+
+def _shown(document: Listed) -> str:
+    return f"{document.source}/{document.name}" if document.source else document.name

@@ -1,5 +1,6 @@
 """Which files of a folder are documents, and what is in them. Blocking."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from agents.rag.documents import kind_of_name
-from agents.rag.formats.structure import DocumentError, clean
+from agents.rag.formats.structure import DocumentError, PassingError, clean
 
 SKIPPED = frozenset(("__pycache__", "node_modules"))
 """Folders of what others wrote, beside all that begin with a dot."""
@@ -25,14 +26,14 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """The documents of a folder by name, and the folders below it that could not be looked into."""
+    """The documents of a folder by name, and the files and folders below it that could not be looked at."""
 
     files: dict[str, File]
     unreadable: tuple[str, ...]
 
     def hides(self, name: str) -> bool:
         """A file of this name may be there, and could not be seen."""
-        return any(name.startswith(f"{folder}/") for folder in self.unreadable)
+        return any(name == one or name.startswith(f"{one}/") for one in self.unreadable)
 
 
 def list_folder(folder: Path, patterns: Sequence[str] = ()) -> Listing:
@@ -69,8 +70,10 @@ def _walk(folder: Path, patterns: Sequence[str], note: Callable[[OSError], None]
             try:
                 status = path.stat()
                 inside = not path.is_symlink() or path.resolve().is_relative_to(root)
-            except OSError:
-                continue  # gone since, or a link to nothing
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):  # gone since, or a link to nothing
+                    note(OSError(error.errno, error.strerror, str(path)))
+                continue
             if stat.S_ISREG(status.st_mode) and inside:
                 files[name] = File(name, path, status.st_size, status.st_mtime_ns)
     return files
@@ -85,7 +88,7 @@ def read_file(file: File, limit: int) -> bytes:
         with file.path.open("rb") as opened:
             data = opened.read(limit + 1)
     except OSError as error:
-        raise DocumentError(f"{file.name} cannot be read: {error.strerror}") from error
+        raise PassingError(f"{file.name} cannot be read: {error.strerror}") from error
     if len(data) > limit:
         raise too_large
     return data

@@ -8,17 +8,18 @@ later, a batch per transaction; a chunk without one is found by its words.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
 import msgspec
 
+from agents.files import is_damaged
 from agents.rag.chunks import Chunk
 from agents.rag.embedding import Vectors
 from agents.rag.passage import Metadata, Scalar
-from agents.rag.schema import IndexUnusableError, connect, searchable
+from agents.rag.schema import IndexDamagedError, IndexUnusableError, connect, searchable
 
 POSTED = ""
 """The source of documents that came from no folder."""
@@ -75,7 +76,10 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True):
 class Index:
     """Opens or creates the file. Raises `IndexUnusableError` if that is not possible."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, on_damage: Callable[[], None] = lambda: None) -> None:
+        self.is_damaged = False
+        """It was found out while it was used. `on_damage` was called then, in whatever thread that was."""
+        self._on_damage = on_damage
         with suppress(OSError):  # opening it says what is wrong
             path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
@@ -111,6 +115,10 @@ class Index:
             yield connection
             connection.execute("COMMIT")
         except sqlite3.Error as error:
+            if is_damaged(error):
+                self.is_damaged = True
+                self._on_damage()
+                raise IndexDamagedError(f"the index {self._path} is damaged: {error}") from error
             raise IndexUnusableError(f"the index {self._path} cannot be used: {error}") from error
         finally:
             with suppress(sqlite3.Error):  # a closed one has nothing to take back

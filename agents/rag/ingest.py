@@ -11,7 +11,7 @@ vectors, which may take minutes.
 import asyncio
 import hashlib
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,8 @@ import structlog
 from agents.rag.chunks import Sizes
 from agents.rag.documents import READING, Limits, check_collection, check_name
 from agents.rag.embedding import Embedding, TextRefusedError, Vectors
-from agents.rag.folders import File, list_folder, read_file
-from agents.rag.formats.structure import DocumentError, clean
+from agents.rag.folders import File, Listing, list_folder, read_file
+from agents.rag.formats.structure import DocumentError, PassingError, clean
 from agents.rag.index import Entry, Index, Listed
 from agents.rag.passage import Metadata
 from agents.rag.reader import Reader
@@ -31,6 +31,12 @@ log = structlog.get_logger("rag")
 
 BATCH = 32
 """Texts that the embedding model gets at a time."""
+
+FEW = 3
+"""Files of a folder that may always vanish at once, as long as others are left."""
+
+TRIES = 5
+"""Ingests that try to read a document for which the time was not enough; then it is the document's fault."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -45,13 +51,15 @@ class Progress(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct):
     """What an ingest did, in documents; `embedded` and `pending` in chunks: with and still without a vector.
 
-    `refused`: names of documents that could not be taken, and why.
+    `missing`: those whose files are gone, which are kept, for there are suspiciously many. `refused`: names
+    of documents that could not be taken, and why.
     """
 
     added: int = 0
     changed: int = 0
     unchanged: int = 0
     deleted: int = 0
+    missing: int = 0
     refused: dict[str, str] = {}
     embedded: int = 0
     pending: int = 0
@@ -70,8 +78,8 @@ class Ingester:
     Vectors have a turn of their own, for which nobody waits but `add_vectors`: an ingest that finds it taken
     leaves its chunks pending, and to that.
 
-    `timeout`: seconds that reading a document may take. All methods raise `IndexUnusableError` when the
-    database fails.
+    `timeout` and `patience`: seconds of CPU, and by the clock, that reading a document may take. All methods
+    raise `IndexUnusableError` when the database fails.
     """
 
     def __init__(
@@ -82,12 +90,16 @@ class Ingester:
         limits: Limits | None = None,
         sizes: Sizes | None = None,
         timeout: float = 60.0,
+        patience: float = 900.0,
     ) -> None:
         self._index = index
         self._embedding = embedding
         self._limits = limits or Limits()
         self._sizes = sizes or Sizes()
         self._timeout = timeout
+        self._patience = patience
+        self._tries: dict[tuple[str, str, str], tuple[str, int]] = {}
+        """How often each document could not be taken for a reason that may pass, and which one that was."""
         self._turn = asyncio.Lock()
         self._embedding_turn = asyncio.Lock()
         self._left_over = asyncio.Event()
@@ -141,9 +153,11 @@ class Ingester:
     ) -> Report:
         """Bring a collection in step with a folder: new and changed files in, vanished ones out.
 
-        `patterns`: as in `folders.list_folder`, which also says what is a document. Files that cannot be
-        taken are in the report, and what they were before is not in the index any more. Raises
-        `DocumentError` if the folder itself cannot be read; then nothing is changed.
+        A folder that is empty, or has lost most of its files, may be a mount that is missing: then nothing is
+        deleted (`prune_folder` does that). `patterns`: as in `folders.list_folder`, which also says what is a
+        document. Files that cannot be taken are in the report, and what they were before is not in the index
+        any more, unless the reason may pass. Raises `DocumentError` if the folder itself cannot be read; then
+        nothing is changed.
         """
         check_collection(collection)
         folder = await asyncio.to_thread(_absolute, folder)
@@ -152,21 +166,47 @@ class Ingester:
             listing = await asyncio.to_thread(list_folder, folder, patterns)
             source = clean(str(folder))
             known = await self._known(collection, source)
-            vanished = [
-                listed.id
-                for name, listed in known.items()
-                if name not in listing.files and not listing.hides(name)
-            ]
-            report.deleted = await asyncio.to_thread(self._index.delete_documents, vanished)
             for done, file in enumerate(listing.files.values()):
                 on_progress(Progress("reading", done, len(listing.files), file.name))
                 entry = self._entry(file, collection, source, metadata)
                 await self._add_file(reader, file, entry, known.get(file.name), report)
             on_progress(Progress("reading", len(listing.files), len(listing.files)))
+            await self._delete_vanished(known, listing, collection, source, report)
         await self._embed_unless_busy(report, on_progress)
         for hidden in listing.unreadable:
             log.warning("folder cannot be read; what was in it stays", folder=str(folder / hidden))
         return report
+
+    async def prune_folder(self, folder: Path, collection: str, *, patterns: Sequence[str] = ()) -> int:
+        """Delete the documents of a folder whose files are gone, however many; return how many.
+
+        A folder that is gone has no files. Raises `DocumentError` for one that is there and cannot be read.
+        """
+        folder = await asyncio.to_thread(_absolute, folder)
+        async with self._turn:
+            if await asyncio.to_thread(folder.exists):
+                listing = await asyncio.to_thread(list_folder, folder, patterns)
+            else:
+                listing = Listing({}, ())
+            known = await self._known(collection, clean(str(folder)))
+            numbers = [one.id for one in _vanished(known, listing)]
+            return await asyncio.to_thread(self._index.delete_documents, numbers)
+
+    async def _delete_vanished(
+        self, known: Mapping[str, Listed], listing: Listing, collection: str, source: str, report: Report
+    ) -> None:
+        """Delete what is gone, unless that is suspiciously much. What only has another name is not gone."""
+        vanished = _vanished(known, listing)
+        if not vanished:
+            return
+        now = (await self._known(collection, source)).values()
+        there = {one.digest for one in now if one.digest and one.name in listing.files}
+        lost = [one for one in vanished if one.digest not in there]
+        if lost and (not listing.files or (len(lost) >= FEW and 2 * len(lost) > len(known))):
+            report.missing = len(lost)
+            vanished = [one for one in vanished if one.digest in there]
+        numbers = [one.id for one in vanished]
+        report.deleted = await asyncio.to_thread(self._index.delete_documents, numbers)
 
     async def add_file(
         self,
@@ -216,7 +256,7 @@ class Ingester:
         self._left_over.clear()
 
     def _reader(self) -> Reader:
-        return Reader(self._limits, self._sizes, timeout=self._timeout)
+        return Reader(self._limits, self._sizes, timeout=self._timeout, patience=self._patience)
 
     def _recipe(self, *, refused: bool) -> str:
         """What else decides on how a document is read; on whether it is refused, its limits do too."""
@@ -262,6 +302,9 @@ class Ingester:
                 return
             await self._put(reader, entry, data)
             _count(report, known)
+            self._tries.pop((entry.collection, entry.source, entry.name), None)
+        except PassingError as error:
+            report.refused[file.name] = await self._put_off(entry, str(error), known)
         except DocumentError as error:
             await self._refuse(entry, str(error), known)
             report.refused[file.name] = str(error)
@@ -270,6 +313,27 @@ class Ingester:
         reading = await reader.read(data, entry.name, media_type)
         entry = msgspec.structs.replace(entry, kind=reading.kind, title=reading.title)
         return await asyncio.to_thread(self._index.put, entry, reading.chunks)
+
+    async def _put_off(self, entry: Entry, reason: str, known: Listed | None) -> str:
+        """Keep what was there, to try again with each ingest; return the reason.
+
+        What can be opened is not tried for ever.
+        """
+        key, version = (entry.collection, entry.source, entry.name), f"{entry.size} {entry.mtime_ns}"
+        last, tries = self._tries.get(key, ("", 0))
+        tries = tries + 1 if last == version else 1
+        self._tries[key] = version, tries
+        if entry.digest and tries >= TRIES:
+            del self._tries[key]
+            reason = f"{reason} (tried {tries} times)"
+            await self._refuse(entry, reason, known)
+        elif known is None or known.refused:
+            # Without a digest it is no document that is known, and so is looked at again.
+            await self._refuse(msgspec.structs.replace(entry, digest=""), reason, known)
+        elif tries == 1:
+            source = entry.source
+            log.warning("document cannot be read now; what it was stays", source=source, reason=reason)
+        return reason
 
     async def _refuse(self, entry: Entry, reason: str, known: Listed | None) -> None:
         entry = msgspec.structs.replace(entry, recipe=self._recipe(refused=True))
@@ -326,6 +390,11 @@ class Ingester:
         await asyncio.to_thread(self._index.put_vectors, model, numbers, vectors)
         report.embedded += len(batch) if vectors is not None else 0
         return True
+
+
+def _vanished(known: Mapping[str, Listed], listing: Listing) -> list[Listed]:
+    """The documents whose files were looked for and are not there."""
+    return [one for name, one in known.items() if name not in listing.files and not listing.hides(name)]
 
 
 def _digest(data: bytes) -> str:

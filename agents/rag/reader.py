@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -17,7 +18,11 @@ import msgspec
 
 from agents.rag.chunks import Chunk, Sizes, chunk
 from agents.rag.documents import Kind, Limits, parse
-from agents.rag.formats.structure import DocumentError
+from agents.rag.formats.structure import DocumentError, PassingError
+
+OUT_OF_TIME = getattr(signal, "SIGXCPU", 0)
+KILLED = getattr(signal, "SIGKILL", 0)
+"""By the system when it has no memory left, which need not be the document's fault."""
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _LENGTH = 4
@@ -51,7 +56,8 @@ class _Answer(msgspec.Struct, frozen=True):
 class Reader:
     """One child, started when it is needed and again after it died. `async with`; one document at a time.
 
-    `timeout`: seconds that a document may take; `memory`: bytes of address space, where those can be bound.
+    `timeout`: seconds of CPU that a document may take; `patience`: seconds by the clock, which on a busy
+    machine are many more; `memory`: bytes of address space. CPU and memory are bound where the system can.
     """
 
     def __init__(
@@ -60,11 +66,13 @@ class Reader:
         sizes: Sizes | None = None,
         *,
         timeout: float = 60.0,
+        patience: float = 900.0,
         memory: int = 2 * 2**30,
     ) -> None:
         self._limits = limits or Limits()
         self._sizes = sizes or Sizes()
         self._timeout = timeout
+        self._patience = patience
         self._memory = memory
         self._child: asyncio.subprocess.Process | None = None
 
@@ -77,19 +85,25 @@ class Reader:
         await self._end()
 
     async def read(self, data: bytes, name: str, media_type: str = "") -> Reading:
-        """Parse and chunk. Raises `DocumentError`, also for what takes too long or too much memory."""
+        """Parse and chunk. Raises `DocumentError`, also for what takes too much memory.
+
+        `PassingError`: it took too long, or its process was ended by somebody else.
+        """
         if len(data) > self._limits.bytes:
             raise DocumentError(f"{name} has {len(data)} bytes, more than the {self._limits.bytes} allowed")
         request = msgspec.msgpack.encode(_Request(name, media_type, len(data), self._limits, self._sizes))
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._patience):
                 answer = await self._ask(request, data)
         except TimeoutError:
             await self._end()
-            raise DocumentError(f"{name} could not be read within {self._timeout:g} s") from None
+            raise PassingError(f"{name} could not be read within {self._patience:g} s") from None
         except (OSError, asyncio.IncompleteReadError):
             status = await self._end()
-            raise DocumentError(f"{name} ended the process that read it ({_ending(status)})") from None
+            if status == -OUT_OF_TIME:
+                raise PassingError(f"{name} takes more than {self._timeout:g} s of CPU to read") from None
+            error = PassingError if status == -KILLED else DocumentError
+            raise error(f"{name} ended the process that read it ({_ending(status)})") from None
         except asyncio.CancelledError:
             await self._end()  # or its answer would be taken for the next one's
             raise
@@ -101,7 +115,7 @@ class Reader:
         child = self._child
         if child is None:
             child = self._child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "agents.rag.reader", str(int(self._timeout) + 1), str(self._memory)),
+                *(sys.executable, "-m", "agents.rag.reader", str(ceil(self._timeout)), str(self._memory)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
@@ -173,7 +187,7 @@ def _answer(source: BinaryIO, length: int) -> _Answer:
 
 
 def _limit(seconds: int, memory: int) -> None:
-    """Bound what the next document may cost, for when the gateway is not there any more to watch it."""
+    """Bound what the next document may cost."""
     if sys.platform == "win32":
         return
     import resource  # noqa: PLC0415 (absent on Windows)

@@ -6,6 +6,8 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from agents.files import is_damaged
+
 VERSION = 1
 """Of the schema: another one's database is not read."""
 
@@ -84,6 +86,10 @@ class IndexUnusableError(Exception):
     """The index cannot be opened, read or written. The message names its file and says why."""
 
 
+class IndexDamagedError(IndexUnusableError):
+    """What is in the file is no index, or one of another version: asking again is useless."""
+
+
 def searchable(text: str) -> str:
     """The text as FTS5 gets it: the parts of camelCase after the whole, Chinese and its like spaced."""
     text = _UNSPACED.sub(r" \1 ", text)
@@ -112,21 +118,29 @@ def connect(path: Path | str) -> sqlite3.Connection:
         # A killed process loses nothing; a machine without power the last transactions, and whole ones.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("BEGIN IMMEDIATE")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            for statement in SCHEMA:
-                connection.execute(statement)
-        elif version != VERSION:
-            raise IndexUnusableError(f"the index {path} is of version {version}, not {VERSION}; {advice}")
-        connection.execute("COMMIT")
-    except sqlite3.OperationalError as error:
+            version = _create(connection)
+        if version != VERSION:
+            raise IndexDamagedError(f"the index {path} is of version {version}, not {VERSION}; {advice}")
+    except sqlite3.Error as error:
         connection.close()
+        if is_damaged(error):
+            raise IndexDamagedError(f"the index {path} is damaged ({error}); {advice}") from error
         raise IndexUnusableError(f"the index {path} cannot be opened: {error}") from error
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise IndexUnusableError(f"the index {path} is damaged ({error}); {advice}") from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _create(connection: sqlite3.Connection) -> int:
+    """Create the tables, unless another process has meanwhile; return the version."""
+    connection.execute("BEGIN IMMEDIATE")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        for statement in SCHEMA:
+            connection.execute(statement)
+        version = VERSION
+    connection.execute("COMMIT")
+    return int(version)

@@ -21,6 +21,10 @@ class DocumentError(Exception):
     """A document cannot be taken. The message names it and says why."""
 
 
+class PassingError(DocumentError):
+    """A document cannot be taken now, and perhaps later: its file cannot be read, or it takes too long."""
+
+
 class Block(msgspec.Struct, frozen=True):
     """A paragraph, a list, a definition: `text[start:end]`, better not torn.
 

@@ -15,6 +15,7 @@ from agents.chat import Chat, Message
 from agents.host import AgentHost
 from agents.rag.agent import Rag
 from agents.rag.command_line import rag
+from agents.rag.prompt import NOTHING
 from agents.testing import ScriptedLLM, chat, hosted, run_request
 
 LLAMAS = "# Llamas\n\nLlamas live in the Andes.\n\n# Camels\n\nCamels live in the desert.\n"
@@ -94,12 +95,16 @@ async def test_what_cannot_be_looked_up(tmp_path: Path, request_: Chat, status: 
     assert message in outcome.refused.message
 
 
-async def test_where_nothing_is_found_the_request_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("documents", [0, 1])
+async def test_where_nothing_is_found_the_model_is_told_so(tmp_path: Path, documents: int) -> None:
     llm = ScriptedLLM("x")
     async with hosted(Rag, llm=llm, folder=tmp_path) as host:
+        if documents:
+            await send(host, {"name": "bread.txt", "text": BREAD})
         outcome = await run_request(host, chat("/rag Where?"), llm)
-    assert llm.requests[0].messages[-1].text == "Where?"
+    assert llm.requests[0].messages[-1].text == f"{NOTHING}\n\nWhere?"
     assert outcome.answer.extra == {"citations": []}
+    assert outcome.report[0]["note"] == "0 sources"
 
 
 async def test_vectors_and_reranking_are_the_gateway_s(tmp_path: Path) -> None:
@@ -276,7 +281,69 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "mine: 2 documents" in listed
     assert f"{docs}/a.md" in listed
     assert command(index, action="delete", collection="mine") == 0
-    assert "deleted 2 documents" in capsys.readouterr().out
+    assert capsys.readouterr().out == "deleted collection 'mine': 2 documents\n"
+
+
+def test_what_is_deleted_is_what_was_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, docs, more = tmp_path / "index", tmp_path / "docs", tmp_path / "more"
+    for folder, names in ((docs, ("a1.md", "a2.md", "sub/a3.md")), (more, ("a2.md",))):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(f"{folder} {name}")
+    assert command(index, docs, more, collection="t") == 0
+
+    def left() -> list[str]:
+        capsys.readouterr()
+        assert command(index, action="list") == 0
+        return [
+            Path(line.split()[1]).name
+            for line in capsys.readouterr().out.splitlines()
+            if "chunks" in line[4:]
+        ][1:]
+
+    def delete(*paths: str | Path, collection: str | None = "t") -> tuple[int, str]:
+        capsys.readouterr()
+        status = command(index, *map(Path, paths), action="delete", collection=collection)
+        told = capsys.readouterr()
+        return status, told.out + told.err
+
+    assert delete("a1.md") == (0, f"deleted {docs}/a1.md from collection 't'\n" + COMES_BACK)
+    assert left() == ["a2.md", "a2.md", "a3.md"]
+    status, told = delete("a2.md", "nothing.md", docs)
+    assert status == 1
+    assert f"'a2.md' is the name of 2 documents; name one in full: {docs}/a2.md, {more}/a2.md" in told
+    assert "there is no document 'nothing.md' in collection 't'" in told
+    assert f"there is no document '{docs}' in collection 't'" in told
+    assert len(left()) == 3
+    assert delete(more / "a2.md", "sub/a3.md")[0] == 0
+    assert left() == ["a2.md"]
+    for paths, collection, status in (((), None, 2), (("a2.md",), None, 1), ((), "u", 1)):
+        assert delete(*paths, collection=collection)[0] == status
+        assert left() == ["a2.md"]
+    assert command(index, docs, action="list") == 2
+    assert command(index, action="list", collection="u") == 1
+
+
+COMES_BACK = "run.py: its file is still there: where its folder is watched it comes back\n"
+
+
+def test_a_folder_that_lost_its_files_is_pruned_when_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, docs = tmp_path / "index", tmp_path / "docs"
+    docs.mkdir()
+    for number in range(3):
+        (docs / f"{number}.md").write_text(f"llama {number}")
+    assert command(index, docs) == 0
+    for number in range(3):
+        (docs / f"{number}.md").unlink()
+    assert command(index, docs) == 1
+    assert f"run.py rag prune {docs} --collection default" in capsys.readouterr().err
+    assert command(index, docs, action="prune", collection="other") == 1
+    assert command(index, docs, action="prune") == 0
+    assert f"{docs}: 3 deleted" in capsys.readouterr().out
+    assert command(index, docs, action="prune") == 1
+    assert command(index, action="prune") == 2
 
 
 async def test_what_the_command_put_in_gets_its_vectors_from_the_gateway(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tempfile
 import tracemalloc
 from contextlib import closing
 from pathlib import Path
@@ -15,11 +16,12 @@ from agents.rag.documents import MAX_COLLECTION, MAX_NAME, Limits
 from agents.rag.embedding import Embedding, TextRefusedError
 from agents.rag.formats.structure import MAX_HEADING, DocumentError
 from agents.rag.index import Index, Listed
-from agents.rag.ingest import BATCH, Ingester, Progress, Report
+from agents.rag.ingest import BATCH, TRIES, Ingester, Progress, Report
 from agents.rag.retrieve import Retriever
 from agents.rag.search import Searcher
 from tests.agents.rag.embedders import FailingEmbedder, WordEmbedder
 from tests.agents.rag.pdf_files import make_pdf
+from tests.agents.rag.test_folders import unprivileged
 
 WORDS_ONLY = Embedding(None)
 
@@ -192,9 +194,79 @@ async def test_a_folder_that_is_gone_deletes_nothing(index: Index, folder: Path)
     assert len(await listed(index)) == 3
 
 
+async def test_most_of_a_folder_does_not_vanish_at_once(index: Index, folder: Path) -> None:
+    for number in range(7):
+        write(folder / f"{number}.md", f"llama {number}")
+    ingester = Ingester(index, WORDS_ONLY)
+    await ingester.add_folder(folder, "docs")
+    for number in range(4):
+        (folder / f"{number}.md").unlink()
+    assert await ingester.add_folder(folder, "docs") == Report(unchanged=6, deleted=4)
+    for name in ("4.md", "5.md", "6.md", "a.md"):
+        (folder / name).unlink()
+    write(folder / "new.md", "llama new")
+    assert await ingester.add_folder(folder, "docs") == Report(added=1, unchanged=2, missing=4)
+    assert len(await listed(index)) == 7
+    assert await ingester.prune_folder(folder, "docs") == 4
+    assert set(await listed(index)) == {"c.html", "sub/b.txt", "new.md"}
+    for name in ("c.html", "sub/b.txt", "new.md"):
+        (folder / name).unlink()
+    assert await ingester.add_folder(folder, "docs") == Report(missing=3)
+    folder.rename(folder.parent / "away")
+    assert await ingester.prune_folder(folder, "docs") == 3
+    assert await listed(index) == {}
+
+
+async def test_what_only_has_another_name_has_not_vanished(index: Index, folder: Path) -> None:
+    for number in range(7):
+        write(folder / "old" / f"{number}.md", f"llama {number}")
+    ingester = Ingester(index, WORDS_ONLY)
+    await ingester.add_folder(folder, "docs")
+    (folder / "old").rename(folder / "new")
+    assert await ingester.add_folder(folder, "docs") == Report(added=7, unchanged=3, deleted=7)
+
+
+async def test_a_file_that_cannot_be_read_this_time_stays_what_it_was(index: Index) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        write(folder / "a.md", "llama one")
+        write(folder / "b.md", "llama two")
+        ingester = Ingester(index, WORDS_ONLY)
+        await ingester.add_folder(folder, "docs")
+        write(folder / "a.md", "llama one, changed")
+        (folder / "a.md").chmod(0)
+        with structlog.testing.capture_logs() as logs, unprivileged():
+            for _ in range(2 * TRIES):
+                report = await ingester.add_folder(folder, "docs")
+                reason = "a.md cannot be read: Permission denied"
+                assert report == Report(unchanged=1, refused={"a.md": reason})
+        assert [line["event"] for line in logs] == ["document cannot be read now; what it was stays"]
+        assert await found(index, "llama") == ["a.md", "b.md"]
+        (folder / "a.md").chmod(0o644)
+        assert (await ingester.add_folder(folder, "docs")).changed == 1
+
+
+async def test_what_took_too_long_is_tried_again_but_not_for_ever(index: Index, folder: Path) -> None:
+    hurried = Ingester(index, WORDS_ONLY, patience=0.001)
+    reason = "a.md could not be read within 0.001 s"
+    assert (await hurried.add_folder(folder, "docs")).refused["a.md"] == reason
+    assert await Ingester(index, WORDS_ONLY).add_folder(folder, "docs") == Report(changed=3)
+    write(folder / "a.md", "# A\n\nllama one, changed")
+    for _ in range(TRIES - 1):
+        assert (await hurried.add_folder(folder, "docs")).refused == {"a.md": reason}
+        assert "a.md" in await found(index, "llama"), "what it was stays"
+    last = {"a.md": f"{reason} (tried {TRIES} times)"}
+    assert (await hurried.add_folder(folder, "docs")).refused == last
+    assert (await Ingester(index, WORDS_ONLY, patience=0.001).add_folder(folder, "docs")).refused == last
+    write(folder / "a.md", "# A\n\nllama one, changed again")
+    assert (await Ingester(index, WORDS_ONLY).add_folder(folder, "docs")).changed == 1
+
+
 async def test_two_folders_and_posted_documents_share_a_collection(index: Index, folder: Path) -> None:
     other = folder.parent / "other"
     write(other / "a.md", "llama of another folder")
+    write(other / "z.md", "alpaca")
     ingester = Ingester(index, WORDS_ONLY)
     await ingester.add_document(b"llama that was sent", "a.md", "docs")
     await ingester.add_folder(other, "docs")

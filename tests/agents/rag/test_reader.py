@@ -14,7 +14,7 @@ import pytest
 from actors.runtime import spawn
 from agents.rag.chunks import Sizes
 from agents.rag.documents import Limits
-from agents.rag.formats.structure import DocumentError
+from agents.rag.formats.structure import DocumentError, PassingError
 from agents.rag.reader import Reader
 from tests.agents.rag.pdf_files import make_pdf
 from tests.gateway import until
@@ -51,9 +51,27 @@ async def test_refusals_pass_through_and_the_next_is_read() -> None:
 
 async def test_one_that_takes_too_long_is_given_up() -> None:
     async with Reader(timeout=1) as reader:
-        with pytest.raises(DocumentError, match=r"^deep\.html could not be read within 1 s$"):
+        with pytest.raises(DocumentError, match=r"^deep\.html takes more than 1 s of CPU to read$"):
             await reader.read(DEEP, "deep.html")
         assert (await reader.read(b"<p>x", "c.html")).chunks[0].text == "x"
+
+
+async def test_a_moment_in_which_it_gets_no_cpu_is_not_the_document_s_fault() -> None:
+    async with Reader(timeout=1) as reader:
+        await reader.read(b"x", "a.txt")
+        (child,) = children()
+        child.suspend()
+        reading = spawn(reader.read(b"<p>late", "b.html"), name="reading")
+        await asyncio.wait([reading], timeout=1.5)
+        assert not reading.done()
+        child.resume()
+        assert (await reading).chunks[0].text == "late"
+
+
+async def test_one_that_never_gets_any_cpu_may_be_tried_again() -> None:
+    async with Reader(patience=0.3) as reader:
+        with pytest.raises(PassingError, match=r"^deep\.html could not be read within 0.3 s$"):
+            await reader.read(DEEP, "deep.html")
 
 
 async def test_one_that_takes_too_much_memory_is_refused() -> None:

@@ -1,0 +1,241 @@
+"""The index of a gateway for as long as it runs: opened, kept in step with its folders, and mended.
+
+An index that is damaged is set aside, and another begun, into which the folders go again. One that cannot be
+opened now, because it is locked or its disk is full, is tried again. Meanwhile requests are told so.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from agents.api import AgentError, Clock
+from agents.files import set_aside
+from agents.rag.documents import Limits
+from agents.rag.embedding import Embedding, Reranker
+from agents.rag.formats.structure import DocumentError
+from agents.rag.index import Index
+from agents.rag.ingest import Ingester, OnProgress, Progress
+from agents.rag.retrieve import Retriever
+from agents.rag.schema import IndexDamagedError, IndexUnusableError
+from agents.rag.search import Searcher
+from agents.rag.trouble import Trouble
+from agents.rag.watch import watch
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+PENDING = 60.0
+"""Seconds after which it is looked whether another process put documents in, which have no vectors then."""
+
+TELL = 10.0
+"""Seconds between two lines in the log about an ingest."""
+
+RETRY = 2.0
+"""Seconds until an index that cannot be used is tried again."""
+
+T = TypeVar("T")
+
+
+class Watched(msgspec.Struct):
+    """A folder, and what became of it. `missing`: documents that are kept though their files are gone.
+
+    `trouble`: why it is not in step; empty if it is.
+    """
+
+    collection: str
+    folder: str
+    missing: int = 0
+    trouble: str = ""
+
+
+class Library:
+    """The index at `path`, with what fills and searches it. `folders` are watched, by their collections."""
+
+    def __init__(
+        self,
+        path: Path,
+        embedding: Embedding,
+        reranker: Reranker | None,
+        *,
+        folders: Mapping[str, Path],
+        patterns: Sequence[str],
+        limits: Limits,
+        log: "FilteringBoundLogger",
+        clock: Clock,
+    ) -> None:
+        self.watched = [Watched(collection, str(folder)) for collection, folder in folders.items()]
+        self._path = path
+        self._embedding = embedding
+        self._reranker = reranker
+        self._patterns = patterns
+        self._limits = limits
+        self._log = log
+        self._clock = clock
+        self._trouble = Trouble(f"the index {path} cannot be used")
+        self._reason = "it is not open yet"
+        self._damaged = asyncio.Event()
+        self._index: Index | None = None
+        self._ingester: Ingester | None = None
+        self._retriever: Retriever | None = None
+
+    @property
+    def ingester(self) -> Ingester:
+        """Raises `AgentError` while the index cannot be used."""
+        if self._ingester is None:
+            raise _unusable(self._reason)
+        return self._ingester
+
+    @property
+    def retriever(self) -> Retriever:
+        """Raises `AgentError` while the index cannot be used."""
+        if self._retriever is None:
+            raise _unusable(self._reason)
+        return self._retriever
+
+    async def ask(self, work: Callable[[Index], T]) -> T:
+        """What something blocking finds in the index. Raises `AgentError` if that cannot be used."""
+        index = self._index
+        if index is None:
+            raise _unusable(self._reason)
+        try:
+            return await asyncio.to_thread(work, index)
+        except IndexUnusableError as error:
+            raise _unusable(str(error)) from error
+
+    async def open(self) -> None:
+        """Open the index if that is possible now."""
+        loop = asyncio.get_running_loop()
+
+        def on_damage() -> None:
+            loop.call_soon_threadsafe(self._damaged.set)
+
+        try:
+            index = await asyncio.to_thread(self._opened, on_damage)
+        except (IndexUnusableError, OSError) as error:
+            self._reason = str(error)
+            self._trouble.met(error)
+            return
+        self._trouble.over()
+        self._damaged.clear()
+        self._index = index
+        self._ingester = Ingester(index, self._embedding, limits=self._limits)
+        self._retriever = Retriever(Searcher(index), self._embedding, self._reranker)
+
+    def _opened(self, on_damage: Callable[[], None]) -> Index:
+        try:
+            return Index(self._path, on_damage=on_damage)
+        except IndexDamagedError as error:
+            self._set_aside(str(error))
+            return Index(self._path, on_damage=on_damage)
+
+    async def close(self) -> None:
+        """Close the index; one that turned out to be damaged is not opened again."""
+        index, self._index, self._ingester, self._retriever = self._index, None, None, None
+        if index is None:
+            return
+        await asyncio.to_thread(index.close)
+        if index.is_damaged:
+            self._reason = "it is damaged, and another is begun"
+            with suppress(OSError):
+                await asyncio.to_thread(self._set_aside, "found out while it was used")
+
+    def _set_aside(self, reason: str) -> None:
+        aside = set_aside(self._path)
+        self._log.error(
+            "the index is damaged; begins anew, and ingests the folders again",
+            reason=reason,
+            kept_as=str(aside),
+        )
+
+    async def run(self) -> None:
+        """Keep collections in step with their folders, and make the vectors that are missing."""
+        while True:
+            while self._index is None:
+                await asyncio.sleep(RETRY)
+                await self.open()
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._watch(watched)) for watched in self.watched]
+                tasks.append(group.create_task(self._add_vectors()))
+                await self._damaged.wait()
+                for task in tasks:
+                    task.cancel()
+            await self.close()
+            await self.open()
+
+    async def _watch(self, watched: Watched) -> None:
+        folder = Path(watched.folder)
+        held = Trouble(
+            f"most files of folder {folder} are gone; their documents stay until somebody says that they go"
+            f" (DELETE /v1/agents/rag/folders/{watched.collection}/missing, or run.py rag prune)"
+        )
+
+        async def ingest() -> None:
+            try:
+                report = await self.ingester.add_folder(
+                    folder, watched.collection, patterns=self._patterns, on_progress=self._progress(folder)
+                )
+            except (DocumentError, IndexUnusableError) as error:
+                watched.trouble = str(error)
+                raise
+            watched.missing = report.missing
+            watched.trouble = (
+                f"{report.missing} files are gone; their documents are kept" if report.missing else ""
+            )
+            if report.missing:
+                held.met(DocumentError(watched.trouble))
+            else:
+                held.over()
+            if report.added or report.changed or report.deleted or report.embedded:
+                told = msgspec.to_builtins(report)
+                self._log.info("ingested", folder=str(folder), collection=watched.collection, **told)
+
+        await watch(folder, ingest)
+
+    async def prune(self, collection: str) -> int:
+        """Delete the documents of a watched folder whose files are gone; return how many.
+
+        Raises `AgentError`.
+        """
+        for watched in self.watched:
+            if watched.collection == collection:
+                try:
+                    deleted = await self.ingester.prune_folder(
+                        Path(watched.folder), collection, patterns=self._patterns
+                    )
+                except (DocumentError, IndexUnusableError) as error:
+                    raise AgentError(str(error), status=503) from error
+                watched.missing, watched.trouble = 0, ""
+                return deleted
+        raise AgentError(f"no folder of collection {collection!r} is watched", status=404, code="not_found")
+
+    def _progress(self, folder: Path) -> OnProgress:
+        """Tell of a long ingest now and then."""
+        told = self._clock.monotonic()
+
+        def tell(progress: Progress) -> None:
+            nonlocal told
+            if self._clock.monotonic() - told >= TELL:
+                told = self._clock.monotonic()
+                self._log.info("ingesting", folder=str(folder), **msgspec.structs.asdict(progress))
+
+        return tell
+
+    async def _add_vectors(self) -> None:
+        while self._embedding.model is not None:
+            try:
+                await self.ingester.add_vectors()
+                self._trouble.over()
+            except IndexUnusableError as error:
+                self._trouble.met(error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PENDING):
+                    await self.ingester.wait_for_left_over()
+
+
+def _unusable(reason: str) -> AgentError:
+    message = f"the index of documents cannot be used now: {reason}"
+    return AgentError(message, status=503, code="index_unusable", retry_after=round(RETRY))
