@@ -44,6 +44,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     `compute` is what one GPU takes beside that, `shared` what each of several takes at most (None: it
     does not run on several), `projector` what the first of them takes more. `pinned` must be in the host's
     memory, `mapped` is the part of the file that the system may drop and read again. `gpu_layers` None: all.
+    `slot`: tokens of the context that one request can have; None: all of it.
     `shrunk`: the context is smaller than the model's own, for want of memory. `learned` is what earlier loads
     added to `compute` and `shared`, or took off; `surcharge` is the part of it that is there because memory
     ran out.
@@ -51,6 +52,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     how: How
     context: int
+    slot: int | None = None
     gpu_layers: int | None = None
     overrides: str | None = None
     layers: tuple[int, ...] = ()

@@ -35,6 +35,7 @@ def explain(
     answer["placement"] = placement.how
     answer["why"] = placement.why
     answer["context"] = placement.option.context
+    answer["slot_context"] = placement.option.slot or placement.option.context
     answer["certainty"] = placement.option.certainty
     answer["learned"] = _learned(placement)
     gone = {name, *(victim["model"] for victim in answer["evicts"])}

@@ -98,13 +98,14 @@ class OllamaApi:
             entry.pop("capabilities", None)
             on_gpus = sum(model.memory.values())
             placement = model.placement
+            option = placement.option if placement else None
             entries.append(
                 {
                     **entry,
                     "size": on_gpus + (placement.host if placement else 0),
                     "size_vram": on_gpus,
                     "expires_at": rfc3339(now + left[model.name]),
-                    "context_length": placement.option.context if placement else 0,
+                    "context_length": (option.slot or option.context) if option else 0,
                 }
             )
         return web.json_response({"models": entries})

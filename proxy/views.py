@@ -209,6 +209,7 @@ def _placement(model: ModelStatus) -> dict[str, Any] | None:
         "how": placement.how,
         "why": placement.why,
         "context": placement.option.context,
+        "slot_context": placement.option.slot or placement.option.context,
         "certainty": placement.option.certainty,
         "layers": {share.device: share.layers for share in placement.shares},
         "predicted_memory": {share.device: share.bytes for share in placement.shares},

@@ -74,6 +74,7 @@ def server_flags(
     placement: Placement | None = None,
     *,
     image_tokens: int | None = None,
+    stretching: Sequence[str] = (),
     on_cpu: bool = False,
 ) -> list[str]:
     """llama-server's flags for a model; the user's own come last, so that they win.
@@ -108,6 +109,7 @@ def server_flags(
         flags += placement.arguments
     elif layers is not None:
         flags += ["--gpu-layers", str(layers)]
+    flags += stretching
     if image_tokens is not None:
         flags += ["--image-max-tokens", str(image_tokens)]
     if not is_given(own, "-lv", "--verbosity", "--log-verbosity"):

@@ -314,6 +314,7 @@ class LlamaBackend:
             endpoint,
             placement,
             image_tokens=TOKEN_LIMIT if limited else None,
+            stretching=self._appraisal.stretching if self._appraisal is not None else (),
             on_cpu=not self.other_gpus,
         )
 

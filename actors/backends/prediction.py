@@ -13,6 +13,7 @@ from actors.demand import Demand, Projector, demand_of, demand_of_size
 from actors.errors import Failure
 from actors.gguf import Header, read_model
 from actors.hub.cache import ModelFiles
+from actors.memory.context import check_context, slot_context, stretching_flags
 from actors.memory.flags import check, is_given, projector_flags, settings_of
 from actors.memory.predict import Prediction, Settings, Usage, predict
 from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
@@ -30,6 +31,7 @@ class Appraisal:
     """A model's files as they were looked at. `demand` is for the next load, `predicted` before correction.
 
     `limits_images`: the size of images has to be limited, or the memory would grow with each larger one.
+    `stretching`: the flags without which a slot could not have its context.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class Appraisal:
         predicted: Demand,
         capacity: int,
         limits_images: bool,
+        stretching: Sequence[str] = (),
     ) -> None:
         self.header = header
         self.predicted = self.demand = predicted
         self.capacity = capacity
         self.limits_images = limits_images
+        self.stretching = stretching
         self._shape = shape
         self.settings = settings
         self._projector = projector
@@ -120,6 +124,9 @@ class Predictor:
     def _look(self, model: Model, files: ModelFiles, capacity: int) -> Appraisal:
         header = read_model(files.path)
         settings, automatic = self._settings(model, header)
+        arguments = self._arguments(model)
+        stretching = stretching_flags(header, settings, arguments) if model.longer_context else []
+        check_context(header, settings, [*stretching, *arguments])
         projector, limits_images = self._projector(model, files, settings)
         shape: Shape | None = None
         try:
@@ -127,11 +134,17 @@ class Predictor:
         except ShapeError:
             demand = demand_of_size(header.size, settings, weights_by_layer(header), capacity=capacity)
         else:
-            longer = model.longer_context or is_given(
-                self._arguments(model), "--rope-scaling", "--rope-scale", "--yarn-orig-ctx"
-            )
-            check(shape, settings, longer_context=longer)
+            check(shape, settings)
             demand = demand_of(shape, settings, automatic=automatic, projector=projector, capacity=capacity)
+        demand = msgspec.structs.replace(
+            demand,
+            options=tuple(
+                msgspec.structs.replace(
+                    option, slot=slot_context(header, settings, option.context, [*stretching, *arguments])
+                )
+                for option in demand.options
+            ),
+        )
         return Appraisal(
             header,
             shape,
@@ -140,6 +153,7 @@ class Predictor:
             predicted=demand,
             capacity=capacity,
             limits_images=limits_images,
+            stretching=stretching,
         )
 
     def _settings(self, model: Model, header: Header) -> tuple[Settings, bool]:

@@ -65,24 +65,23 @@ def is_given(arguments: Sequence[str], *names: str) -> bool:
     return any(name in names for name, _ in _flags(arguments))
 
 
-def check(shape: Shape, settings: Settings, *, longer_context: bool = False) -> None:
-    """Raise `ValueError` for what llama.cpp would refuse of this model.
+def last_of(arguments: Sequence[str], *names: str) -> tuple[str, str] | None:
+    """The last of these flags that is given, and its value."""
+    found = None
+    for name, index in _flags(arguments):
+        if name in names:
+            _, equals, value = arguments[index].partition("=")
+            found = name, value if equals else "".join(arguments[index + 1 : index + 2])
+    return found
 
-    And for a context beyond its training, of which llama.cpp only warns; `longer_context` permits it.
-    """
+
+def check(shape: Shape, settings: Settings) -> None:
+    """Raise `ValueError` for what llama.cpp would refuse of this model."""
     if settings.parallel > MAX_SLOTS:
         raise ValueError(f"{settings.parallel} slots are more than llama.cpp's {MAX_SLOTS}")
     if not settings.batch and not settings.micro_batch:
         raise ValueError("--batch-size and --ubatch-size cannot both be 0")
     _check_cache(shape, settings)
-    trained = shape.number("context_length")
-    slots = settings.parallel
-    if trained and settings.context > trained * slots and not longer_context:
-        of_slots = f", {settings.context // slots:,} for each of {slots} slots," if slots > 1 else ""
-        raise ValueError(
-            f"a context of {settings.context:,} tokens{of_slots} is more than the {trained:,} that the model "
-            "was trained for; set longer_context, or --rope-scaling and its like, if it can do that"
-        )
 
 
 def _check_cache(shape: Shape, settings: Settings) -> None:

@@ -9,7 +9,7 @@ from actors.errors import dotted
 from actors.ledger import Device
 from actors.preflight import look_at_models, look_at_pool
 from actors.settings.file import parse_config
-from tests.gguf_files import write
+from tests.gguf_files import F32, SMALL, write
 
 LLAMA = {
     "llama.context_length": 4096,
@@ -24,6 +24,7 @@ GPUS = [Device(id="GPU-a", index=0, name="Card", total=1 << 34, used=0)]
 def folder(tmp_path: Path) -> Path:
     """With a model, a text, and a program that must not be executed."""
     write(tmp_path / "good.gguf", LLAMA)
+    write(tmp_path / "learned.gguf", LLAMA, [*SMALL, ("position_embd.weight", (256, 8), F32)])
     (tmp_path / "text.gguf").write_text("no model")
     (tmp_path / "folder.gguf").mkdir()
     (tmp_path / "program").write_text("#!/bin/sh\n")
@@ -52,6 +53,11 @@ def told(models: Any, folder: Path, **sections: Any) -> list[str]:
         (
             {"path": "good.gguf", "ctx_size": 16385},
             "m: {folder}/good.gguf: a context of 16,385 tokens, 4,096 for",
+        ),
+        ({"path": "good.gguf", "ctx_size": 16385, "longer_context": True}, None),
+        (
+            {"path": "learned.gguf", "ctx_size": 8192, "longer_context": True},
+            "m: {folder}/learned.gguf: longer",
         ),
         ({"path": "good.gguf", "parallel": 300}, "m: {folder}/good.gguf: 300 slots are more than"),
         (

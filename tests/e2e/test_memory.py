@@ -12,6 +12,7 @@ from actors.memory.shape import Shape
 from tests.conftest import Start
 from tests.gateway import Gateway
 
+YARN = ["--rope-scaling", "yarn", "--rope-freq-scale", "0.5"]
 MIB = 1 << 20
 LINE = re.compile(r"CPU\s+(KV|compute|output) buffer size =\s+([\d.]+) MiB")
 
@@ -55,3 +56,41 @@ def test_the_embedded_server_allocates_what_was_predicted(
         assert told["KV"] == pytest.approx(host.kv / MIB, abs=0.01), name
         assert told["output"] == pytest.approx(host.output / MIB, abs=0.01), name
         assert told["compute"] == pytest.approx(host.compute / MIB, rel=0.06), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "slot"),
+    [
+        ({"ctx_size": 12288, "longer_context": True}, 12288),
+        ({"ctx_size": 20000, "longer_context": True, "parallel": 1}, 20000),
+        ({"ctx_size": 12288}, 4096),
+        ({"ctx_size": 8192, "longer_context": True, "arguments": ["--no-kv-unified"], "parallel": 2}, 4096),
+        ({"ctx_size": 8192, "parallel": 1, "arguments": YARN}, 8192),
+    ],
+)
+def test_a_slot_has_the_context_that_is_promised(
+    settings: dict[str, Any], slot: int, start: Start, real_server: None
+) -> None:
+    gateway = start({"m": {"path": "builtin:demo", **settings}})
+    props = gateway.client.get("/props?model=m").json()
+    told = props["default_generation_settings"]["n_ctx"]
+    placement = gateway.model("m")["placement"]
+    assert (placement["context"], placement["slot_context"]) == (settings["ctx_size"], slot)
+    assert told - slot in range(256), "llama.cpp rounds up to whole blocks"
+    (running,) = gateway.client.get("/api/ps").json()["models"]
+    assert running["context_length"] == slot
+    answer = gateway.client.post(
+        "/v1/completions", json={"model": "m", "prompt": "a b " * 3000, "max_tokens": 1}
+    )
+    tokens = len(
+        gateway.client.post("/tokenize", json={"model": "m", "content": "a b " * 3000}).json()["tokens"]
+    )
+    assert tokens > 4096
+    assert answer.status_code == (200 if tokens < slot else 400), answer.text
+
+
+def test_a_context_that_cannot_be_is_refused(start: Start, real_server: None) -> None:
+    gateway = start({"m": {"path": "builtin:demo", "ctx_size": 8192, "parallel": 1}})
+    refused = gateway.chat("m")
+    assert refused.status_code == 503
+    assert "8,192 tokens is more than the 4,096 that the model was trained for" in refused.text
