@@ -1,9 +1,12 @@
-"""nginx and Caddy before a real gateway: each token comes through when it is made."""
+"""nginx, HAProxy and Caddy before a real gateway: each token comes through when it is made."""
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -14,7 +17,7 @@ from tests.deploy import DEPLOY, free_port, program, serving
 from tests.gateway import HELLO, until
 
 NGINX = """
-daemon off; worker_processes 1; pid {folder}/pid; error_log stderr;
+{user}daemon off; worker_processes 1; pid {folder}/pid; error_log stderr;
 events {{}}
 http {{
     access_log off;
@@ -32,7 +35,9 @@ def nginx(folder: Path, upstream: str, port: int) -> list[str]:
         "listen 80;", f"listen 127.0.0.1:{port};"
     )
     config = folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=folder, site=site))
+    # who may write to the test's folder, where large bodies are kept
+    user = "user root; " if os.getuid() == 0 else ""
+    config.write_text(NGINX.format(folder=folder, site=site, user=user))
     return [program("nginx"), "-e", "stderr", "-c", str(config)]
 
 
@@ -46,6 +51,17 @@ def caddy(folder: Path, upstream: str, port: int) -> list[str]:
     return [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(config)]
 
 
+def haproxy(folder: Path, upstream: str, port: int) -> list[str]:
+    site = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
+    site = site.replace("127.0.0.1:8000", upstream).replace("bind :80", f"bind 127.0.0.1:{port}")
+    config = folder / "haproxy.cfg"
+    config.write_text(site)
+    return [program("haproxy"), "-db", "-f", str(config)]
+
+
+BEFORE = [nginx, haproxy, caddy]
+Before = Callable[[Path, str, int], list[str]]
+
 OPERATORS_ONLY = [
     ("GET", "/metrics"),
     ("GET", "/admin/plan?model=demo"),
@@ -56,13 +72,66 @@ OPERATORS_ONLY = [
     ("POST", "/api/pull"),
     ("POST", "/api/create"),
     ("POST", "/api/blobs/sha256:00"),
+    # other spellings that the gateway understands
+    ("GET", "/%6detrics"),
+    ("GET", "/%75pstream/demo/props"),
+    ("GET", "/admin/%70lan?model=demo"),
+    ("POST", "/a%70i/pull"),
 ]
 
 
-@pytest.mark.parametrize("before", [nginx, caddy])
-def test_a_stream_through_it(
-    before: Callable[[Path, str, int], list[str]], start: Start, tmp_path: Path, real_server: None
+class _Echo(BaseHTTPRequestHandler):
+    """Answers with the Host that it was sent."""
+
+    def do_GET(self) -> None:
+        body = self.headers.get("Host", "").encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Silence."""
+
+
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics"])
+def test_the_host_is_passed_on_as_the_client_wrote_it(before: Before, path: str, tmp_path: Path) -> None:
+    """With another, an Origin of the same site would be a foreign one to the gateway."""
+    port = free_port()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Echo) as upstream:
+        thread = threading.Thread(target=upstream.serve_forever)
+        thread.start()
+        try:
+            command = before(tmp_path, f"127.0.0.1:{upstream.server_port}", port)
+            with serving(command, port, tmp_path / "log", **{**os.environ, "HOME": str(tmp_path)}):
+                host = f"llm.example.org:{port}"
+                url = f"http://127.0.0.1:{port}{path}"
+                assert httpx.get(url, headers={"Host": host}).text == host
+        finally:
+            upstream.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_bodies_of_the_size_that_the_gateway_takes(
+    before: Before, start: Start, tmp_path: Path, real_server: None
 ) -> None:
+    gateway = start({"demo": DEMO})
+    port = free_port()
+    proxy = before(tmp_path, gateway.url.removeprefix("http://"), port)
+    with (
+        serving(proxy, port, tmp_path / "log", **{**os.environ, "HOME": str(tmp_path)}),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Host": "llm.example.org"}) as client,
+    ):
+        # Just below 64 MiB, and above: the first is the gateway's to refuse, for it is no JSON.
+        assert client.post("/tokenize", content=b"x" * (64 * 2**20 - 1)).status_code == 400
+        with suppress(httpx.WriteError, httpx.ReadError):  # some close before all of it is sent
+            assert client.post("/tokenize", content=b"x" * (64 * 2**20 + 1)).status_code == 413
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_a_stream_through_it(before: Before, start: Start, tmp_path: Path, real_server: None) -> None:
     models = {
         name: {"path": "builtin:demo", "command": [sys.executable, "-m", "tests.stand_in", "--do", name]}
         for name in ("paced", "silent-mid-stream")
