@@ -7,7 +7,7 @@ The composition root: arguments, configuration, signals, exit code.
 import signal
 import sys
 
-from actors.terminal import exit_status, open_missing_streams
+from actors.terminal import exit_status, open_missing_streams, say
 
 if __name__ == "__main__":
     # Before anything else is imported, which takes a while and may open files.
@@ -170,8 +170,18 @@ def _command(settings: Settings, config: Config, options: argparse.Namespace) ->
             return plan(config, options, _cache_folder())
 
 
+class _Parser(argparse.ArgumentParser):
+    """Does not keep it to itself when the help cannot be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            say(message.rstrip("\n"))
+        else:
+            super()._print_message(message, file)
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="run.py",
         description="One address for your local language models: loads llama.cpp servers on demand.",
     )

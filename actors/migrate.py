@@ -271,8 +271,11 @@ def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
     except ConfigError as error:
         complain(f"{source}: {error}")
         return 1
-    except (OSError, UnicodeDecodeError) as error:
-        complain(str(error))
+    except OSError as error:
+        complain(f"{error.filename or target}: {error.strerror}")
+        return 1
+    except UnicodeDecodeError as error:
+        complain(f"{source}: is not UTF-8: {error.reason}")
         return 1
     if kept:
         say(kept)

@@ -21,6 +21,7 @@ from agents.rag.ingest import Ingester, Progress, Report
 from agents.rag.schema import IndexUnusableError
 
 ACTIONS = ("add", "list", "delete", "prune")
+COUNTS = ("added", "changed", "unchanged", "deleted")
 
 
 def rag(folder: Path, options: argparse.Namespace) -> int:
@@ -82,13 +83,15 @@ async def _add(index: Index, paths: list[Path], collection: str) -> int:
                 failed = True
                 continue
         _tell(path, report, collection)
-        failed = failed or bool(report.refused) or bool(report.missing)
+        nothing = not any(getattr(report, name) for name in COUNTS)
+        if nothing and not report.refused and not report.missing:
+            _failed(f"{path}: there is no document")
+        failed = failed or nothing or bool(report.refused) or bool(report.missing)
     return int(failed)
 
 
 def _tell(path: Path, report: Report, collection: str) -> None:
-    counts = ("added", "changed", "unchanged", "deleted")
-    say(f"{printable(str(path))}: " + ", ".join(f"{getattr(report, name)} {name}" for name in counts))
+    say(f"{printable(str(path))}: " + ", ".join(f"{getattr(report, name)} {name}" for name in COUNTS))
     for reason in report.refused.values():
         complain(f"refused: {printable(reason)}")
     if report.missing:
