@@ -30,7 +30,6 @@ import psutil
 import structlog
 from aiohttp import web
 
-from actors.backends.children import sweep_orphans
 from actors.backends.command import build_of_pool
 from actors.backends.prediction import forgive_lost
 from actors.calibration import CALIBRATION, Calibration
@@ -49,6 +48,7 @@ from actors.observer import Observer
 from actors.ollama.daemons import Daemons
 from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
+from actors.processes import sweep_orphans
 from actors.runtime import spawn
 from actors.settings.file import Settings, read_settings
 from actors.supervisor import Supervisor

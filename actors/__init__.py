@@ -24,6 +24,7 @@ The nouns, from the outside in:
 * `folders`                whether what must be written to can be.
 * `demo`                   writes the demo GGUFs, whose weights are made by hand.
 * `terminal`               what commands print, and their exit status.
+* `processes`              which processes belong to which gateway and which of its children.
 * `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.
 * `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the schema of the settings.
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import aiohttp
 
 from actors.backends import Backend
-from actors.backends.children import is_alive, owner_mark
 from actors.backends.command import runs_in_container
 from actors.backends.docker import DockerBackend
 from actors.backends.llama import Shared, answers
@@ -27,6 +26,7 @@ from actors.ollama.client import canonical
 from actors.ollama.daemon import Daemon
 from actors.ollama.daemons import Daemons
 from actors.planner import Planner
+from actors.processes import is_alive, owner_mark
 from actors.roster import ModelSpec, Policy
 from actors.supervisor import Adopted, Supervisor
 

@@ -19,6 +19,7 @@ import psutil
 import structlog
 
 from actors.ledger import Host
+from actors.processes import leader_of
 from actors.runtime import spawn
 
 log = structlog.get_logger("gpu")
@@ -63,7 +64,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     processes: dict[int, int] = {}
     """Bytes by pid; 0 also where NVML does not tell them."""
     groups: dict[int, int] = {}
-    """Bytes by session id: all of a model server, since each has a session of its own.
+    """Bytes by session id: all of a model server, since each has a session of its own; also what left it.
 
     Only of processes whose bytes NVML tells and whose pid this machine knows. There may be none of them:
     with Windows' drivers, without the permission, in a container whose pids are not the host's. So a
@@ -220,7 +221,7 @@ def _by_session(processes: Mapping[int, int]) -> dict[int, int]:
     for pid, used in processes.items():
         if pid > 0:  # 0 would be this process
             with suppress(OSError, AttributeError):  # gone, or another namespace's; Windows has no sessions
-                session = os.getsid(pid)
+                session = leader_of(pid) or os.getsid(pid)
                 groups[session] = groups.get(session, 0) + used
     return groups
 

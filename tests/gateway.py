@@ -16,7 +16,7 @@ import httpx
 import psutil
 import yaml
 
-from actors.backends.children import OWNER
+from actors.processes import OWNER
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 Json = dict[str, Any]

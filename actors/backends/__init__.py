@@ -8,7 +8,8 @@
 * `prediction`  what the model will take, by its header, its settings, and earlier loads
 * `dry_run`     what the server itself says that it will take
 * `llama_log`   what its log tells of memory
-* `children`    child processes in groups of their own, their log lines, and the sweep of orphans
+* `children`    child processes in sessions of their own, their log lines, and their end
+* `environment` which of the gateway's environment variables they get
 """
 
 from collections.abc import Callable

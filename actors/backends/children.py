@@ -1,113 +1,84 @@
-"""Child processes that never outlive the gateway: own groups, parent-death signal, sweep by identity."""
+"""Child processes that never outlive the gateway, nor their own stop: see `actors.processes`."""
 
 import asyncio
 import ctypes
-import functools
 import os
+import secrets
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
+import structlog
 
+from actors.backends.environment import inherited
 from actors.lines import Lines
+from actors.processes import (
+    OWNER,
+    START,
+    descendants,
+    forget,
+    is_running,
+    of_start,
+    owner_mark,
+    reap,
+    register,
+)
 
-OWNER = "LLAMA_SMART_PROXY_OWNER"
-"""Environment variable that marks our children, and theirs, with the gateway they belong to."""
+log = structlog.get_logger("model")
+
+LINGER = 2.0
+"""The most seconds that what a child started may outlive it after TERM."""
+LAST_WAIT = 10.0
+"""Seconds for a process to end after KILL. One that hangs in a driver does not, and nobody can end it."""
+_POLL = 0.01
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-@functools.cache
-def owner_mark() -> str:
-    """Identity of this gateway: its pid alone could be that of another process by tomorrow."""
-    return f"{os.getpid()}:{psutil.Process().create_time():.2f}"
-
-
-def _is_elsewhere(pid: int) -> bool:
-    """Whether the process counts pids in a namespace of its own."""
-    try:
-        return Path(f"/proc/{pid}/ns/pid").readlink() != Path("/proc/self/ns/pid").readlink()
-    except FileNotFoundError:  # it is gone, or this is not Linux, where there are none
-        return False
-
-
-def sweep_orphans() -> list[int]:
-    """Kill processes whose gateway is dead; return their pids. Blocking: call it in a thread.
-
-    Those in containers, which the machine sees too, are left to the gateways there: pids differ there.
-    """
-    swept = []
-    for process in psutil.process_iter():
-        try:
-            mark = process.environ().get(OWNER)
-            if mark is None or process.pid == os.getpid() or is_alive(mark):
-                continue
-            if _is_elsewhere(process.pid):
-                continue
-            process.kill()
-            swept.append(process.pid)
-        except (psutil.Error, OSError):
-            continue  # gone already, or somebody else's
-    return swept
-
-
-def is_alive(mark: str) -> bool:
-    """Whether the gateway with this `owner_mark` runs, on this machine."""
-    pid, _, created = mark.partition(":")
-    try:
-        owner = psutil.Process(int(pid))
-        return f"{owner.create_time():.2f}" == created and owner.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError):
-        return False
-
-
-def processor_seconds(pid: int) -> float:
-    """The processor time of a process and its descendants that still run. Blocking."""
-    try:
-        leader = psutil.Process(pid)
-        processes = [leader, *leader.children(recursive=True)]
-    except psutil.Error:
-        return 0.0
-    used = 0.0
-    for process in processes:
-        with suppress(psutil.Error):
-            times = process.cpu_times()
-            used += times.user + times.system
-    return used
 
 
 def _before_exec() -> None:
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # What it starts as a daemon stays below it, so that it can be found.
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 class Child:
     """One child process in its own session. Its output lines go to `on_line` and into a short tail."""
 
-    def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, start: str, on_line: Callable[[str], None]
+    ) -> None:
         self._process = process
+        self._start = start
         self.lines = Lines(on_line)
         self._drained = asyncio.Event()
+        self._known: dict[int, psutil.Process] = {}
 
     @classmethod
     async def start(
         cls, argv: Sequence[str], *, environment: Mapping[str, str], on_line: Callable[[str], None]
     ) -> "Child":
-        """Start `argv`. Raises `OSError` when it cannot be executed. `read_output` must be run as a task."""
+        """Start `argv`. Raises `OSError` when it cannot be executed. `read_output` must be run as a task.
+
+        Of the gateway's own environment it gets what is `inherited`.
+        """
+        start = secrets.token_hex(8)
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **environment, OWNER: owner_mark()},
+            env={**inherited(os.environ), **environment, OWNER: owner_mark(), START: start},
             start_new_session=True,
             preexec_fn=_before_exec,
         )
-        return cls(process, on_line)
+        register(start, process.pid)
+        return cls(process, start, on_line)
 
     @property
     def pid(self) -> int:
@@ -147,15 +118,57 @@ class Child:
                 await self._drained.wait()
         return True
 
-    async def stop(self, grace: float) -> None:
-        """TERM the group, and KILL what is left of it after `grace` seconds."""
-        self._signal(signal.SIGTERM)
-        self._signal(signal.SIGCONT)  # one that is stopped would not hear of it
-        await self.wait(grace)
-        # Also when the leader has ended: a grandchild in the group may ignore TERM.
-        self._signal(signal.SIGKILL)
-        await self._process.wait()
+    def family(self) -> list[psutil.Process]:
+        """It and all that it started, wherever that went, as far as it runs. Blocking, some milliseconds.
 
-    def _signal(self, number: signal.Signals) -> None:
+        What was seen once is known even when its parents and its environment are gone.
+        """
+        known = filter(is_running, self._known.values())
+        roots = {self.pid, *(process.pid for process in (*known, *of_start(self._start)))}
+        self._known = {process.pid: process for root in roots for process in descendants(root)}
+        return list(self._known.values())
+
+    async def stop(self, grace: float) -> None:
+        """TERM it and all that it started, and KILL what is left after `grace` seconds."""
+        family = await asyncio.to_thread(self.family)
+        self._signal(signal.SIGTERM, family)
+        self._signal(signal.SIGCONT, family)  # one that is stopped would not hear of it
+        deadline = time.monotonic() + grace
+        await self.wait(grace)
+        if self._process.returncode is not None:
+            await self._until_gone(family, min(deadline, time.monotonic() + LINGER))
+        self._signal(signal.SIGKILL, family)
+        deadline = time.monotonic() + LAST_WAIT
+        while family := await asyncio.to_thread(self.family):  # something may have been forked meanwhile
+            self._signal(signal.SIGKILL, family)
+            await self._until_gone(family, deadline)
+            if time.monotonic() >= deadline:
+                log.error("processes cannot be killed; they keep their memory", pids=list(self._known))
+                break
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WAIT):
+                await self._process.wait()
+        forget(self._start)
+
+    async def _until_gone(self, family: Collection[psutil.Process], deadline: float) -> None:
+        """Return when all have ended, or at the monotonic time `deadline`."""
+        while any(map(is_running, family)) and time.monotonic() < deadline:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(_POLL)
+        for process in family:
+            if process.pid != self.pid:
+                reap(process.pid)
+
+    def _signal(self, number: signal.Signals, family: Collection[psutil.Process]) -> None:
+        """Each once: of a second TERM llama-server ends as it is."""
+        elsewhere = [process for process in family if _group_of(process.pid) != self.pid]
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+            os.killpg(self.pid, number)
+        for process in elsewhere:
+            with suppress(psutil.Error, OSError):
+                process.send_signal(number)
+
+
+def _group_of(pid: int) -> int:
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid)
+    return 0

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from actors.backends import StartError
-from actors.backends.children import Child, processor_seconds
+from actors.backends.children import Child
 from actors.backends.command import python_path, server_flags
 from actors.backends.llama_log import BufferLog, out_of_memory
 from actors.backends.ports import PortBook
@@ -32,6 +32,7 @@ from actors.memory.predict import Prediction
 from actors.memory.projector import TOKEN_LIMIT
 from actors.messages import Endpoint, Figures
 from actors.placement import Placement
+from actors.processes import processor_seconds
 from actors.runtime import spawn
 
 log = structlog.get_logger("model")

@@ -26,7 +26,7 @@ MACHINE: dict[str, Any] = {
 CHILD = """
 import os, subprocess, sys
 import msgspec, pynvml
-from actors.backends.children import OWNER, owner_mark
+from actors.processes import OWNER, owner_mark
 from actors.gpu import take_sample
 
 WAIT = "print(1, flush=True); input()"

@@ -13,10 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from actors.backends.children import OWNER
 from actors.lines import LINE_LIMIT
+from actors.processes import OWNER, is_running
 from tests.conftest import DEMO, Start
-from tests.gateway import FOREVER, HELLO, Gateway, marked_processes, until
+from tests.gateway import FOREVER, HELLO, Gateway, marked_processes, running, until
 
 
 def stand_in(*orders: str) -> dict[str, Any]:
@@ -137,6 +137,41 @@ def test_slow_loading_is_no_stall(start: Start) -> None:
     gateway = start({"slow": stand_in("slow-load", "endless-line")}, server_pool={"health_timeout": 1.0})
     assert gateway.chat("slow").status_code == 200
     assert gateway.wait_for("request")["loaded_ms"] > 1500
+
+
+def test_a_server_behind_a_wrapper_ends_with_its_model(start: Start, tmp_path: Path) -> None:
+    wrapper = tmp_path / "wrapper.sh"
+    wrapper.write_text(f'#!/bin/sh\n(env -i setsid {sys.executable} -m tests.stand_in "$@" &)\nsleep 600\n')
+    wrapper.chmod(0o700)
+    model = {**stand_in(), "command": str(wrapper)}
+    gateway = start({"wrapped": model, "other": stand_in()}, server_pool={"size": 1, "min_residency": 0})
+    assert gateway.chat("wrapped", stream=True).status_code == 200
+    servers = [
+        process
+        for process in psutil.Process(gateway.process.pid).children(recursive=True)
+        if "tests.stand_in" in process.cmdline()
+    ]
+    assert len(servers) == 1
+    assert gateway.chat("other", stream=True).status_code == 200
+    assert not is_running(servers[0])
+
+
+def test_what_is_the_gateways_own_does_not_reach_its_servers(
+    start: Start, cache: str, tmp_path: Path
+) -> None:
+    secrets = {
+        "HF_TOKEN": "hf_x",
+        "LLAMA_API_KEY": "theirs",
+        "LLAMA_ARG_CTX_SIZE": "1",
+        "MY_DB_PASSWORD": "x",
+    }
+    config = {"llama_cpp": {"models": {"m": stand_in()}}}
+    with running(config, tmp_path, XDG_CACHE_HOME=cache, CUDA_CACHE_PATH="/x", **secrets) as gateway:
+        assert gateway.chat("m", stream=True).status_code == 200
+        (pid,) = gateway.servers()
+        environment = psutil.Process(pid).environ()
+        assert environment["CUDA_CACHE_PATH"] == "/x"
+        assert not secrets.items() & environment.items()
 
 
 def test_a_flood_of_log_blinds_nobody(start: Start) -> None:

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 import psutil
 import pytest
 
-from actors.backends.children import OWNER, Child, owner_mark, sweep_orphans
+from actors.backends.children import Child
 from actors.lines import LINE_LIMIT
+from actors.processes import OWNER, is_running, leader_of, owner_mark, sweep_orphans
 from actors.runtime import spawn
 
 IGNORES_TERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); "
@@ -79,6 +80,83 @@ async def test_a_grandchild_dies_with_its_group_although_it_holds_the_pipe() -> 
         gone, _ = await asyncio.to_thread(psutil.wait_procs, [grandchild], 5)
         assert gone
         assert started.returncode == -signal.SIGTERM
+
+
+SLEEPER = f"{sys.executable} -c 'import os, signal; print(os.getpid(), flush=True); signal.pause()'"
+DEAF = SLEEPER.replace("signal.pause()", "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setsid is Linux's")
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        f"setsid {SLEEPER} & wait",
+        f"setsid {DEAF} & wait",
+        f"(setsid {SLEEPER} &); sleep 60",
+        f"env -i setsid {SLEEPER} & wait",
+        f"(env -i setsid {SLEEPER} &); sleep 60",
+        f"(setsid env -i setsid {SLEEPER} &); sleep 60",
+        f"setsid {SLEEPER} & exit 0",
+    ],
+    ids=["setsid", "ignores-term", "daemon", "no-environment", "daemon-without", "both", "leader-ends"],
+)
+async def test_what_left_its_session_is_ended_too(wrapper: str) -> None:
+    lines: list[str] = []
+    up = asyncio.Event()
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        up.set()
+
+    started = await Child.start(["sh", "-c", wrapper], environment={}, on_line=on_line)
+    reader = spawn(started.read_output(), name="reader")
+    async with asyncio.timeout(20):
+        await up.wait()
+    server = psutil.Process(int(lines[0]))
+    assert os.getsid(server.pid) != started.pid
+    assert leader_of(server.pid) == started.pid
+    await started.stop(1)
+    assert not is_running(server)
+    assert leader_of(server.pid) is None
+    reader.cancel()
+
+
+async def test_what_was_seen_is_known_when_nothing_tells_of_it_any_more() -> None:
+    lines: list[str] = []
+    up = asyncio.Event()
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        up.set()
+
+    wrapper = f"env -i setsid {SLEEPER} & wait"
+    started = await Child.start(["sh", "-c", wrapper], environment={}, on_line=on_line)
+    reader = spawn(started.read_output(), name="reader")
+    await up.wait()
+    server = psutil.Process(int(lines[0]))
+    assert server.pid in [process.pid for process in started.family()]
+    os.kill(started.pid, signal.SIGKILL)
+    await started.stop(1)
+    assert not is_running(server)
+    reader.cancel()
+
+
+async def test_term_comes_once() -> None:
+    lines: list[str] = []
+    up = asyncio.Event()
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        up.set()
+
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('term', flush=True)); "
+        "print('up', flush=True); [time.sleep(0.05) for _ in range(100)]"
+    )
+    async with child(code, on_line) as started:
+        await up.wait()
+        await started.stop(0.5)
+    assert lines == ["up", "term"]
 
 
 def test_the_sweep_takes_only_what_a_dead_gateway_left() -> None:
