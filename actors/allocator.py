@@ -127,6 +127,10 @@ class Allocator:
         ways = demand.on_gpus if self._policy.managed else ()
         # Where there is no GPU for it to be put on, a server that must have one finds its own.
         host = demand.on_host or (() if self._placing else demand.options[:1])
+        if demand.no_gpu and self._placing:
+            return self._without_gpu(model, demand.no_gpu, host, NoGpu)
+        if demand.elsewhere and self._placing:
+            return self._on_host(model, demand.options[:1])
         if not ways:
             return self._on_host(model, host)
         if not self._ledger.devices:
@@ -158,7 +162,8 @@ class Allocator:
         message = (
             f"model {model.spec.name!r} cannot run on a GPU: {why} (gpu.on_no_gpu: {self._policy.on_no_gpu})"
         )
-        if self._policy.on_no_gpu == "queue":
+        barred = model.demand is not None and model.demand.no_gpu  # for which no GPU will ever come
+        if self._policy.on_no_gpu == "queue" and not barred:
             return Wait(message)
         if self._policy.on_no_gpu == "cpu" and host:
             return self._on_host(model, host)
@@ -193,7 +198,7 @@ class Allocator:
         return {device: rooms[device] for device in sorted(place, key=place.__getitem__)}
 
     def _fit(self, model: Model, option: Option, rooms: dict[str, int]) -> tuple[Share, ...] | None:
-        if not self._placing:
+        if not self._places(model):
             return ()
         return fit(
             option,
@@ -202,6 +207,10 @@ class Allocator:
             wish=model.spec.wish,
             alone=self._alone,
         )
+
+    def _places(self, model: Model) -> bool:
+        """Whether it is put somewhere, or its server finds its own GPUs."""
+        return self._placing and not (model.demand is not None and model.demand.elsewhere)
 
     def _host_fits(self, option: Option, gone: Collection[str] = ()) -> bool:
         if not self._claimed_host and self._ledger.holdings.keys() <= set(gone):
@@ -227,10 +236,14 @@ class Allocator:
 
     def _placed(self, model: Model, option: Option, shares: tuple[Share, ...]) -> Placement:
         why = self._reason(model, option, shares)
-        return Placement(option=option, shares=shares, why=why, managed=self._placing)
+        return Placement(option=option, shares=shares, why=why, managed=self._places(model))
 
     def _reason(self, model: Model, option: Option, shares: Sequence[Share]) -> str:
         if not shares:
+            if not self._places(model) and self._placing:
+                return "its server has GPUs of its own"
+            if model.demand is not None and model.demand.no_gpu:
+                return model.demand.no_gpu
             if model.demand is None or len(model.demand.options) == 1:
                 return "as its settings say"
             return "there is no GPU" if not self._ledger.devices else "no GPU has room for any of it"

@@ -82,7 +82,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     `load_seconds`: what earlier loads took. `file`, `settings` and `build` say what was predicted for: the
     model's files, how it is run, and by which version of the server. `other_gpus`: its server may know of
-    GPUs that NVML does not, other makers' for example.
+    GPUs that NVML does not, other makers' for example; `elsewhere`: it knows of such alone. `no_gpu`: why its
+    server can use none.
     """
 
     options: tuple[Option, ...]
@@ -91,6 +92,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     settings: str = ""
     build: str = ""
     other_gpus: bool = False
+    elsewhere: bool = False
+    no_gpu: str = ""
 
     def key(self, option: Option) -> str:
         """Under which it is known what loads with these settings, in this kind of way, took."""

@@ -102,6 +102,8 @@ class _Factory:
             PortBook(pool.host, pool.port_start),
             Predictor(config, observer.calibration, self._gpus),
             cache,
+            # Where the GPUs are not managed the monitor knows of none.
+            lambda: observer.monitor.gpus,
         )
         self.supervisor = Supervisor(Planner(Policy.of(config), []), {}, self._adopt, observer)
         taken = {name for known, model in config.llama_cpp.models.items() for name in (known, *model.aliases)}
@@ -129,12 +131,7 @@ class _Factory:
     def _of_llama_cpp(self, name: str, model: Model) -> ModelActor:
         if not runs_in_container(self._config.server_pool, model):
             return self._actor(name, ProcessBackend(name, model, self._shared))
-        # Where the GPUs are not managed the monitor knows of none.
-        monitor = self._observer.monitor
-        backend = DockerBackend(
-            name, model, self._shared, containers=self._containers, gpus=lambda: monitor.gpus
-        )
-        return self._actor(name, backend)
+        return self._actor(name, DockerBackend(name, model, self._shared, containers=self._containers))
 
     def _of_ollama(self, name: str, model: OllamaModel, daemon: Daemon, aliases: Iterable[str]) -> Adopted:
         settings = self._config.ollama

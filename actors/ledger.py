@@ -144,6 +144,14 @@ class Ledger:
                 self.foreign[device.id] = max(0, self.foreign[device.id] - seen)
         self._rooms = None
 
+    def move_to_host(self, model: str, placement: Placement) -> None:
+        """The model turned out to run there, and not on the GPUs that it was given."""
+        holding = self.holdings[model]
+        holding.placement, holding.pinned = placement, placement.option.pinned
+        for of_gpus in (holding.reserved, holding.overheads, holding.seen, holding.peaks):
+            of_gpus.clear()
+        self._rooms = None
+
     def release(self, model: str, now: float) -> Holding | None:
         """The model's processes are gone; what it had of GPUs stays reserved until the next sample."""
         holding = self.holdings.pop(model, None)

@@ -98,6 +98,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     host_predicted: int = 0
     host_buffers: int | None = None
     devices: tuple[str, ...] = ()
+    on_host: bool = False
+    """It uses none of the GPUs that it was given, by its own word."""
     taken_over: bool = False
     """It was running already, so that its load says nothing of another one."""
 
@@ -295,6 +297,15 @@ class RanOut(msgspec.Struct, frozen=True):
     placement: Placement
 
 
+class Misplaced(msgspec.Struct, frozen=True):
+    """The model does not run where it was put, but at `place`. Only to be told: no order."""
+
+    model: str
+    epoch: int
+    place: str
+    instead_of: str
+
+
 class Look(msgspec.Struct, frozen=True):
     """Have the memory measured again, in so many seconds."""
 
@@ -305,4 +316,4 @@ class Finished(msgspec.Struct, frozen=True):
     """Shut down is complete: nothing runs any more."""
 
 
-Effect = Grant | Reject | Fetch | Start | Drain | Halt | Measured | RanOut | Look | Finished
+Effect = Grant | Reject | Fetch | Start | Drain | Halt | Measured | RanOut | Misplaced | Look | Finished

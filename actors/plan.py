@@ -5,6 +5,7 @@ import asyncio
 import http.client
 import json
 import urllib.request
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import msgspec
 
 from actors.backends import StartError
 from actors.backends.command import build_of, build_of_pool, find_command, runs_in_container
+from actors.backends.devices import Reach, image_key, key_of, reach_of
 from actors.backends.docker import build_of_image, image_of
 from actors.backends.prediction import Appraisal, Predictor
 from actors.calibration import CALIBRATION, START, Calibration
@@ -101,10 +103,12 @@ def _plan(config: Config, options: argparse.Namespace, cache: Path) -> dict[str,
 def _plan_for(
     config: Config, options: argparse.Namespace, model: Model, files: ModelFiles, calibration: Calibration
 ) -> dict[str, Any]:
-    overheads, build = asyncio.run(_builds(config, model, on_gpu=options.gpus != ""))
+    overheads = asyncio.run(build_of_pool(config.server_pool))
     devices, source = _devices(options.gpus, calibration, overheads)
     predictor = Predictor(config, calibration, lambda: [device.total for device in devices])
-    appraisal = predictor.appraise(_changed(model, options), files, build)
+    real = () if options.gpus is not None else tuple(device.id for device in devices)
+    build, reach = asyncio.run(_server(config, model, predictor, real, on_gpu=bool(devices)))
+    appraisal = predictor.appraise(_changed(model, options), files, build, reach=reach)
     header = appraisal.header
     return {
         "file": str(files.path),
@@ -116,23 +120,27 @@ def _plan_for(
     }
 
 
-async def _builds(config: Config, model: Model, *, on_gpu: bool) -> tuple[str, str]:
-    """The versions for which a gateway would look up what it learned of overheads, and of the model."""
+async def _server(
+    config: Config, model: Model, predictor: Predictor, gpus: Sequence[str], *, on_gpu: bool
+) -> tuple[str, Reach | None]:
+    """The version of the model's server, as a gateway knows it, and which of the GPUs it can use."""
     pool = config.server_pool
-    overheads = await build_of_pool(pool)
     if not runs_in_container(pool, model):
         try:
-            return overheads, await build_of(find_command(pool, model))
+            command = find_command(pool, model)
         except ConfigError:  # no server is installed yet
-            return overheads, ""
+            return "", None
+        key = await key_of(command, gpus)
+        return await build_of(command), await reach_of(command, key) if gpus else None
     engine = Engine(pool.docker.host)
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT):
-            return overheads, await build_of_image(engine, image_of(pool, model, on_gpu=on_gpu))
+            build = await build_of_image(engine, image_of(pool, model, on_gpu=on_gpu))
     except TimeoutError:
-        return overheads, ""
+        return "", None
     finally:
         await engine.close()
+    return build, "none" if predictor.used_no_gpu(image_key(build, gpus)) else None
 
 
 def _decide(

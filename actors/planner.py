@@ -15,6 +15,8 @@ Every event ends in one idempotent reconciliation over the whole state, in this 
 import math
 from collections.abc import Iterable
 
+import msgspec
+
 from actors.allocator import Allocator, Decision, MakeRoom, Refuse, Seat, Wait
 from actors.demand import Demand
 from actors.errors import (
@@ -47,6 +49,7 @@ from actors.messages import (
     Look,
     Measured,
     MemorySampled,
+    Misplaced,
     RanOut,
     Reject,
     Released,
@@ -223,9 +226,29 @@ class Planner:
         model.became_ready(event, now)
         holding = self.ledger.holdings[event.model]
         holding.ready_at = now
+        if event.figures.on_host and holding.placement.shares:
+            self._move_to_host(model, holding)
         self._effects.append(Look(1.0))
         if not holding.placement.shares:
             self._measure(model, holding)
+
+    def _move_to_host(self, model: Model, holding: Holding) -> None:
+        """Believe a server that says that it uses none of its GPUs: it has memory of the host instead."""
+        given = model.place(self.ledger) or ""
+        wrong = holding.placement.option
+        ways = model.demand.on_host if model.demand is not None else ()
+        moved = msgspec.structs.replace(
+            wrong,
+            how="host",
+            gpu_layers=0,
+            layers=(),
+            pinned=wrong.pinned + sum(wrong.layers) + wrong.compute,
+        )
+        option = next((way for way in ways if way.context == wrong.context), moved)
+        placement = Placement(option=option, shares=(), why=f"its server says that it does not use {given}")
+        self.ledger.move_to_host(model.spec.name, placement)
+        place = model.place(self.ledger) or ""
+        self._effects.append(Misplaced(model.spec.name, model.life.epoch, place, given))
 
     def _sampled(self, event: MemorySampled, now: float) -> None:
         self.ledger.sample(event.devices, event.host, event.asked_at)

@@ -38,6 +38,7 @@ from actors.messages import (
     Learn,
     Look,
     Measured,
+    Misplaced,
     RanOut,
     Reject,
     Released,
@@ -281,6 +282,15 @@ class Supervisor(Actor[Event]):
             case Halt(model=model, epoch=epoch, why=why):
                 log.info("model stops", model=model, epoch=epoch, why=why)
                 self._models[model].tell(Stop(epoch=epoch))
+            case Misplaced(model=model, epoch=epoch, place=place, instead_of=instead_of):
+                log.warning(
+                    "model server does not use its GPU",
+                    model=model,
+                    epoch=epoch,
+                    place=place,
+                    instead_of=instead_of,
+                    advice="use a build of llama.cpp, or an image, that has CUDA; or gpu_layers: 0",
+                )
             case Measured() | RanOut() | Look():
                 self._observe(effect)
             case Finished():

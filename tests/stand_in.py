@@ -88,6 +88,26 @@ class Server(ThreadingHTTPServer):
         """Silence."""
 
 
+def list_devices(orders: set[str]) -> None:
+    """A pretended GPU, or what a program says that is too old for that."""
+    if "cannot-list" in orders:
+        sys.exit("error: invalid argument: --list-devices")
+    print("Available devices:\n  CUDA0: Pretended (780 MiB, 780 MiB free)")
+    sys.exit()
+
+
+def allocate(count: Path, enough: int) -> None:
+    """Find no memory until it was started often enough."""
+    starts = int(count.read_text()) if count.exists() else 0
+    count.write_text(str(starts + 1))
+    if starts < enough:
+        print(
+            "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 900.00 MiB on device 0: "
+            "cudaMalloc failed: out of memory"
+        )
+        sys.exit("llama_model_load: error loading model: unable to allocate CUDA0 buffer")
+
+
 def main() -> None:
     """Serve, or fail as ordered."""
     parser = argparse.ArgumentParser()
@@ -97,18 +117,14 @@ def main() -> None:
     parser.add_argument("--oom-until", type=int, default=0)
     parser.add_argument("--oom-count", type=Path)
     parser.add_argument("--version", action="version", version="version: 1 (stand-in)")
+    parser.add_argument("--list-devices", action="store_true")
     options, _ = parser.parse_known_args()
     orders = set(options.do)
-    print("stand-in starts", flush=True)
+    if options.list_devices:
+        list_devices(orders)
+    print("no usable GPU found" if "no-gpu" in orders else "stand-in starts", flush=True)
     if options.oom_count is not None:
-        starts = int(options.oom_count.read_text()) if options.oom_count.exists() else 0
-        options.oom_count.write_text(str(starts + 1))
-        if starts < options.oom_until:
-            print(
-                "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 900.00 MiB on device 0: "
-                "cudaMalloc failed: out of memory"
-            )
-            sys.exit("llama_model_load: error loading model: unable to allocate CUDA0 buffer")
+        allocate(options.oom_count, options.oom_until)
     if "ignore-term" in orders:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "grandchild" in orders:

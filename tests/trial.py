@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from tests import fake_nvml
+from tests import fake_nvml, gpu_server
 from tests.gateway import CHECKOUT, Gateway, running
 
 MIB = 1 << 20
@@ -41,7 +41,13 @@ def machine(folder: Path) -> dict[str, str]:
 
 def config() -> dict[str, Any]:
     """Three models of a size, of which two fit."""
-    model = {"path": "builtin:demo", "ctx_size": 4096, "parallel": 2, "arguments": ["--threads", "1"]}
+    model = {
+        "path": "builtin:demo",
+        "ctx_size": 4096,
+        "parallel": 2,
+        "command": gpu_server.COMMAND,
+        "arguments": ["--threads", "1"],
+    }
     pool = {"size": 0, "patience": PATIENCE}
     return {"llama_cpp": {"models": dict.fromkeys(MODELS, model)}, "server_pool": pool}
 

@@ -6,6 +6,7 @@
 * `llama`       what these have in common: files, flags, log, health; `ports` that they listen on
 * `command`     which of them, with which flags, and its version
 * `prediction`  what the model will take, by its header, its settings, and earlier loads
+* `devices`     which GPUs it can use, by its own word and its log
 * `dry_run`     what the server itself says that it will take
 * `llama_log`   what its log tells of memory
 * `children`    child processes in sessions of their own, their log lines, and their end

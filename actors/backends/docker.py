@@ -4,7 +4,7 @@ import asyncio
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -13,6 +13,7 @@ import structlog
 
 from actors.backends import StartError
 from actors.backends.command import words
+from actors.backends.devices import Reach, image_key
 from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, Shared, explain_end, in_words
 from actors.config import Model, ServerPool
 from actors.docker.container import Container
@@ -22,12 +23,12 @@ from actors.docker.images import ensure_image, image_id
 from actors.docker.spec import PORT, ContainerSpec, Gpus, Mount, Published, gpus_of
 from actors.errors import Failure
 from actors.gguf import part_names
-from actors.gpu import Gpu
 from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
 from actors.memory.predict import Prediction
 from actors.messages import Endpoint, Figures
 from actors.placement import Placement
+from actors.runtime import spawn
 
 log = structlog.get_logger("model")
 
@@ -136,10 +137,7 @@ class ContainerServer(LlamaServer):
 
 
 class DockerBackend(LlamaBackend):
-    """Starts the server of one model as a container. Implements `actors.backends.Backend`.
-
-    `gpus` gives the GPUs that models may be placed on.
-    """
+    """Starts the server of one model as a container. Implements `actors.backends.Backend`."""
 
     other_gpus = False
     """A container has the GPUs that it is given."""
@@ -151,15 +149,19 @@ class DockerBackend(LlamaBackend):
         shared: Shared,
         *,
         containers: Containers,
-        gpus: Callable[[], Sequence[Gpu]],
     ) -> None:
         super().__init__(name, model, shared)
         self._containers = containers
-        self._gpus = gpus
+        self._key = ""
 
     async def _build(self) -> str:
         """That of the image which it will most likely be; the engine may be away while others look."""
         return await build_of_image(self._containers.engine, self._image(on_gpu=bool(self._gpus())))
+
+    async def _reach(self) -> Reach | None:
+        """What an image can use is known by the logs of its containers alone."""
+        self._key = image_key(await self._build(), (gpu.uuid for gpu in self._gpus()))
+        return "none" if await asyncio.to_thread(self._predictor.used_no_gpu, self._key) else None
 
     def _image(self, *, on_gpu: bool) -> str:
         return image_of(self._pool, self._model, on_gpu=on_gpu)
@@ -239,7 +241,7 @@ class DockerBackend(LlamaBackend):
         predicted: Prediction | None,
         ports: list[int],
     ) -> ContainerServer:
-        return ContainerServer(
+        server = ContainerServer(
             container,
             self._containers,
             self._session,
@@ -249,6 +251,12 @@ class DockerBackend(LlamaBackend):
             give_back_port=lambda: self._give_back(ports),
             grace=self._pool.stop_timeout,
         )
+        server.on_no_gpu = self._used_no_gpu
+        return server
+
+    def _used_no_gpu(self) -> None:
+        work = asyncio.to_thread(self._predictor.remember_no_gpu, self._key)
+        _ = spawn(work, name=f"what the image of {self._name} can use")
 
     def _give_back(self, ports: list[int]) -> None:
         for port in ports:

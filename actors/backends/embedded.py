@@ -126,6 +126,8 @@ FLAGS: tuple[tuple[str, str, Any], ...] = (
 def main() -> NoReturn:
     """Run the server until it is told to stop."""
     options = _parser().parse_args()
+    if options.list_devices:
+        _list_devices()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
@@ -144,6 +146,19 @@ def main() -> NoReturn:
     os.write(2, f"ready on {server.listening_address}\n".encode())
     while True:
         signal.pause()
+
+
+def _list_devices() -> NoReturn:
+    """As llama-server does."""
+    import xllamacpp
+
+    lines = ["Available devices:"]
+    for device in xllamacpp.get_device_info():
+        if device["type"] != xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU:
+            total, free = (device[key] >> 20 for key in ("memory_total", "memory_free"))
+            lines.append(f"  {device['name']}: {device['description']} ({total} MiB, {free} MiB free)")
+    os.write(1, "\n".join([*lines, ""]).encode())
+    os._exit(0)
 
 
 def _fail(message: str) -> NoReturn:
@@ -182,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("xllamacpp")
     parser = _Parser(prog="embedded llama-server", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"xllamacpp {version}")
+    parser.add_argument("--list-devices", action="store_true")
     parser.add_argument("--reranking", "--rerank", action="store_true")
     for index, (flags, _, converter) in enumerate(FLAGS):
         settings: dict[str, Any] = {"dest": _destination(index), "default": None}

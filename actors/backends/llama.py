@@ -15,7 +15,8 @@ import structlog
 from actors.backends import StartError
 from actors.backends.children import Child
 from actors.backends.command import python_path, server_flags
-from actors.backends.llama_log import BufferLog, out_of_memory
+from actors.backends.devices import Reach
+from actors.backends.llama_log import BufferLog, is_host, out_of_memory
 from actors.backends.ports import PortBook
 from actors.backends.prediction import Appraisal, Predictor
 from actors.calibration import Surcharge
@@ -23,6 +24,7 @@ from actors.config import BUILTIN, Config, Model
 from actors.demand import Demand
 from actors.demo import demo_path
 from actors.errors import Failure
+from actors.gpu import Gpu
 from actors.hub.cache import ModelFiles
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
@@ -41,8 +43,6 @@ _BAD_NEWS = re.compile(
     r"\b(error|failed|failure|unable|cannot|could ?n.t|invalid|exception|abort|assert|out of memory|not)\b",
     re.I,
 )
-_HOST = re.compile(r"^(CPU|Host)|Host$|_Host\b")
-"""llama.cpp's names of buffers in the host's memory: CPU, CPU_Mapped, CPU_REPACK, CUDA_Host."""
 _SEVERE = re.compile(r"^(?:[\d.]+ )?[WE]\s|\b(?:error|failed)\b", re.IGNORECASE)
 _ERROR = re.compile(r"^(?:[\d.]+ )?E\s|\b(?:error|failed)\b", re.IGNORECASE)
 """While it serves, llama-server warns about ordinary things with every request."""
@@ -124,6 +124,11 @@ class ServerLog:
         """Bytes by device and kind, as it told while it loaded."""
         return self._buffers.sizes
 
+    @property
+    def uses_no_gpu(self) -> bool:
+        """Whether it told that nothing of the model is on a GPU."""
+        return self._buffers.uses_no_gpu
+
 
 class LlamaServer:
     """A running llama.cpp server; the runtimes' own servers add how it ends."""
@@ -143,6 +148,8 @@ class LlamaServer:
         self._lines = lines
         self._placement = placement
         self._predicted = predicted
+        self.on_no_gpu: Callable[[], None] = lambda: None
+        """Called when its log says that it uses none of the GPUs that it was given."""
         self.process = 0
 
     @property
@@ -165,7 +172,11 @@ class LlamaServer:
 
     def figures(self) -> Figures:
         """What was predicted for it, and what its log tells that it allocated."""
-        return figures(self._placement, self._predicted, self._server_log.buffers)
+        found = figures(self._placement, self._predicted, self._server_log.buffers)
+        if not (self._placement and self._placement.shares and self._server_log.uses_no_gpu):
+            return found
+        self.on_no_gpu()
+        return msgspec.structs.replace(found, on_host=True)
 
     async def is_healthy(self) -> bool:
         """Whether GET /health answers 200; refused, reset and 503 all mean not yet."""
@@ -218,6 +229,8 @@ class Shared(NamedTuple):
     predictor: Predictor
     cache: Path
     """The folder of the built-in models."""
+    gpus: Callable[[], Sequence[Gpu]] = tuple
+    """Those that models may be placed on."""
 
 
 class LlamaBackend:
@@ -233,6 +246,7 @@ class LlamaBackend:
         self._ports = shared.ports
         self._predictor = shared.predictor
         self._cache = shared.cache
+        self._gpus = shared.gpus
         self._appraisal: Appraisal | None = None
         self._unwritten: list[tuple[str, str, int]] = []
 
@@ -243,6 +257,10 @@ class LlamaBackend:
 
     async def _build(self) -> str:
         """The version of the server; empty if it is not known. Raises `StartError`."""
+        raise NotImplementedError
+
+    async def _reach(self) -> Reach | None:
+        """Which GPUs the server can use; None if that is not known. Raises `StartError`."""
         raise NotImplementedError
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
@@ -273,8 +291,8 @@ class LlamaBackend:
 
     async def appraise(self, files: ModelFiles) -> Demand:
         """Read the headers, and predict what the model will take."""
-        build = await self._build()
-        self._appraisal = found = await asyncio.to_thread(self._look, files, build)
+        build, reach = await self._build(), await self._reach() if self._gpus() else None
+        self._appraisal = found = await asyncio.to_thread(self._look, files, build, reach)
         header = found.header
         log.info(
             "model file",
@@ -288,14 +306,14 @@ class LlamaBackend:
         )
         return msgspec.structs.replace(found.demand, other_gpus=self.other_gpus)
 
-    def _look(self, files: ModelFiles, build: str) -> Appraisal:
+    def _look(self, files: ModelFiles, build: str, reach: Reach | None) -> Appraisal:
         """Blocking."""
         paths = tuple(str(path) for path in (files.path, files.projector) if path is not None)
         while self._unwritten:
             file, settings, size = self._unwritten.pop()
             told = Surcharge(file=file, settings=settings, bytes=size, model=self._name, paths=paths)
             self._predictor.ran_out(told)
-        return self._predictor.appraise(self._model, files, build, self._appraisal)
+        return self._predictor.appraise(self._model, files, build, self._appraisal, reach)
 
     def predict(self, placement: Placement) -> Prediction | None:
         """What llama.cpp will allocate there, of the files last looked at."""
@@ -350,14 +368,14 @@ def figures(
     """Of a loaded model. CUDA counts the devices that a process sees from 0, in the order that it is told."""
     shares = placement.shares if placement is not None else ()
     told = {device: sum(kinds.values()) for device, kinds in sizes.items()}
-    host = [size for device, size in told.items() if _HOST.search(device)]
+    host = [size for device, size in told.items() if is_host(device)]
     return Figures(
         predicted=tuple(usage.total for usage in predicted.gpus) if predicted else (),
         buffers=tuple(told.get(f"CUDA{nth}") for nth in range(len(shares))),
         host_predicted=predicted.host.total if predicted else 0,
         host_buffers=sum(host) if host else None,
         devices=tuple(
-            device for device, kinds in sizes.items() if "weights" in kinds and not _HOST.search(device)
+            device for device, kinds in sizes.items() if "weights" in kinds and not is_host(device)
         ),
     )
 

@@ -25,6 +25,16 @@ _PROJECTOR_DEVICE = re.compile(r"CLIP using (\S+) backend")
 _PROJECTOR_WEIGHTS = re.compile(r"load_hparams: model size: +(\d{1,12}(?:\.\d{1,6})?) MiB")
 
 
+_NO_GPU = re.compile(r"no usable GPU found|offloaded 0/\d+ layers to GPU")
+_OFFLOADED = re.compile(r"offloaded [1-9]\d*/\d+ layers to GPU")
+_HOST = re.compile(r"^(CPU|Host|AMX)|Host$|_Host\b")
+
+
+def is_host(buffer: str) -> bool:
+    """Whether a buffer of this name is in the host's memory: CPU, CPU_Mapped, CPU_REPACK, CUDA_Host."""
+    return bool(_HOST.search(buffer))
+
+
 class BufferLog:
     """Bytes that a server has allocated, by the lines that it writes at verbosity 4 and above.
 
@@ -35,6 +45,7 @@ class BufferLog:
         self._sizes: dict[tuple[str, str, Kind], int] = {}
         self._context = self._tower = 0
         self._projector_device = ""
+        self._refused = self._offloaded = False
 
     def feed(self, line: str) -> None:
         """Take one line of the log."""
@@ -42,6 +53,10 @@ class BufferLog:
             self._take_size(line)
         elif any(mark in line for mark in _ANEW):
             self._sizes.clear()
+        elif _NO_GPU.search(line):
+            self._refused = True
+        elif _OFFLOADED.search(line):
+            self._offloaded = True
         elif found := _PROJECTOR_DEVICE.search(line):
             self._projector_device = found[1]
             self._tower += 1
@@ -67,6 +82,14 @@ class BufferLog:
             self._sizes[owner, device, kind] = size
         else:
             self._sizes["", device, kind] = self._sizes.get(("", device, kind), 0) + size
+
+    @property
+    def uses_no_gpu(self) -> bool:
+        """Whether it is clear that nothing of the model is on a GPU; False too where the log is silent."""
+        told = self.sizes
+        if self._offloaded or any(not is_host(device) for device in told):
+            return False
+        return self._refused or any("weights" in kinds for kinds in told.values())
 
     @property
     def sizes(self) -> dict[str, dict[str, int]]:

@@ -1,11 +1,13 @@
 """What a model will take, by its headers, its settings, and what earlier loads took. Blocking."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from actors.backends import StartError
+from actors.backends.devices import BELIEF, Reach
 from actors.backends.llama_log import Breakdown
 from actors.calibration import Calibration, Surcharge
 from actors.config import Config, Model
@@ -22,6 +24,8 @@ from actors.placement import Placement
 
 UNKNOWN_CONTEXT = 4096
 """Tokens, where neither the settings nor the header say."""
+
+NO_GPU = "its model server was built without support for the GPUs of this machine"
 
 VERSION = 1
 """Of the predictor: what was learned about another one's errors is not applied."""
@@ -45,12 +49,14 @@ class Appraisal:
         capacity: int,
         limits_images: bool,
         stretching: Sequence[str] = (),
+        reach: Reach | None = None,
     ) -> None:
         self.header = header
         self.predicted = self.demand = predicted
         self.capacity = capacity
         self.limits_images = limits_images
         self.stretching = stretching
+        self.reach = reach
         self._shape = shape
         self.settings = settings
         self._projector = projector
@@ -87,14 +93,20 @@ class Predictor:
         self._capacity = capacity
 
     def appraise(
-        self, model: Model, files: ModelFiles, build: str, before: Appraisal | None = None
+        self,
+        model: Model,
+        files: ModelFiles,
+        build: str,
+        before: Appraisal | None = None,
+        reach: Reach | None = None,
     ) -> Appraisal:
         """Read the headers and predict, unless that was done `before` for the same files on the same GPUs.
 
+        `reach`: which GPUs the server can use, if that is known.
         Raises `StartError` for what is no model, and for settings that llama.cpp would refuse.
         """
         try:
-            return self._appraise(model, files, build, before)
+            return self._appraise(model, files, build, before, reach)
         except FileNotFoundError as error:
             same = str(error.filename) == str(files.path)
             reason = "no such file" if same else f"{error.filename} is missing"
@@ -104,29 +116,35 @@ class Predictor:
             reason = str(error)
         raise StartError(Failure(message=f"{files.path}: {reason}", retryable=False))
 
-    def _appraise(self, model: Model, files: ModelFiles, build: str, before: Appraisal | None) -> Appraisal:
+    def _appraise(
+        self, model: Model, files: ModelFiles, build: str, before: Appraisal | None, reach: Reach | None
+    ) -> Appraisal:
         sizes = sorted(self._capacity())
         # Of those that it may have we know only how many they are.
         capacity = sum(sizes[: len(model.devices) or None])
         file = _identity(files)
-        if before is not None and (before.predicted.file, before.capacity) == (file, capacity):
+        same = (file, capacity, reach)
+        if before is not None and (before.predicted.file, before.capacity, before.reach) == same:
             found = before
         else:
             if before is not None and before.predicted.file != file:
                 forgive_lost(self._calibration)
-            found = self._look(model, files, capacity)
+            found = self._look(model, files, capacity, reach)
         key = msgspec.json.encode([VERSION, found.settings, build]).decode()
         told = msgspec.structs.replace(found.predicted, file=file, settings=key, build=build)
         found.predicted = told
         found.demand = self._corrected(told, len(sizes))
         return found
 
-    def _look(self, model: Model, files: ModelFiles, capacity: int) -> Appraisal:
+    def _look(self, model: Model, files: ModelFiles, capacity: int, reach: Reach | None) -> Appraisal:
         header = read_model(files.path)
         settings, automatic = self._settings(model, header)
         arguments = self._arguments(model)
         stretching = stretching_flags(header, settings, arguments) if model.longer_context else []
         check_context(header, settings, [*stretching, *arguments])
+        barred = reach == "none" and settings.gpu_layers != 0
+        if barred:
+            settings = msgspec.structs.replace(settings, gpu_layers=0)
         projector, limits_images = self._projector(model, files, settings)
         shape: Shape | None = None
         try:
@@ -150,10 +168,13 @@ class Predictor:
             shape,
             settings,
             projector,
-            predicted=demand,
+            predicted=msgspec.structs.replace(
+                demand, elsewhere=reach == "others", no_gpu=NO_GPU if barred else ""
+            ),
             capacity=capacity,
             limits_images=limits_images,
             stretching=stretching,
+            reach=reach,
         )
 
     def _settings(self, model: Model, header: Header) -> tuple[Settings, bool]:
@@ -178,6 +199,15 @@ class Predictor:
     def ran_out(self, surcharge: Surcharge) -> None:
         """Memory ran out with these settings: they take so many bytes more of each GPU."""
         self._calibration.ran_out(surcharge)
+
+    def used_no_gpu(self, key: str) -> bool:
+        """Whether the log of a server of this kind said so, of late."""
+        value = self._calibration.dry_run(f"used no GPU: {key}")
+        return value is not None and time.time() - float(value) < BELIEF
+
+    def remember_no_gpu(self, key: str) -> None:
+        """A log said that a server of this kind used none of the GPUs that it was given."""
+        self._calibration.remember_dry_run(f"used no GPU: {key}", str(time.time()).encode())
 
     def remembered(self, key: str) -> dict[str, Breakdown] | None:
         """What a dry run found."""

@@ -10,6 +10,7 @@ import structlog
 from actors.backends import StartError
 from actors.backends.children import Child
 from actors.backends.command import EMBEDDED, build_of, find_command, python_path
+from actors.backends.devices import Key, Reach, key_of, reach_of, used_no_gpu
 from actors.backends.dry_run import dry_run
 from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, Shared, explain_end, in_words
 from actors.backends.ports import PortBook
@@ -86,6 +87,7 @@ class ProcessBackend(LlamaBackend):
     def __init__(self, name: str, model: Model, shared: Shared) -> None:
         super().__init__(name, model, shared)
         self._refused_by_dry_run = False
+        self._key: Key = ()
 
     @property
     def other_gpus(self) -> bool:
@@ -94,6 +96,11 @@ class ProcessBackend(LlamaBackend):
 
     async def _build(self) -> str:
         return await build_of(self._command())
+
+    async def _reach(self) -> Reach | None:
+        command = self._command()
+        self._key = await key_of(command, (gpu.uuid for gpu in self._gpus()))
+        return await reach_of(command, self._key)
 
     async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> ProcessServer:
         """Start the server at its place, after its own dry run where the prediction is not exact."""
@@ -163,7 +170,7 @@ class ProcessBackend(LlamaBackend):
         except BaseException:
             self._ports.give_back(endpoint.port)
             raise
-        return ProcessServer(
+        server = ProcessServer(
             child,
             endpoint,
             self._session,
@@ -173,3 +180,6 @@ class ProcessBackend(LlamaBackend):
             ports=self._ports,
             grace=self._pool.stop_timeout,
         )
+        key = self._key
+        server.on_no_gpu = lambda: used_no_gpu(key)
+        return server

@@ -102,6 +102,7 @@ class OllamaServer:
             host_predicted=option.pinned + option.mapped if option else 0,
             host_buffers=running.size - running.size_vram,
             devices=(where,) if running.size_vram else (),
+            on_host=bool(shares) and running.size > 0 and not running.size_vram,
         )
 
     def log_tail(self) -> tuple[str, ...]:

@@ -24,10 +24,12 @@ from actors.messages import (
     Exited,
     Fetch,
     Fetched,
+    Figures,
     Grant,
     Halt,
     Look,
     MemorySampled,
+    Misplaced,
     RanOut,
     Reject,
     Released,
@@ -817,6 +819,51 @@ def test_what_is_larger_than_the_host_runs_from_the_disk() -> None:
     demand = Demand(options=(option("host", gpu_layers=0, pinned=1, mapped=200),))
     world = World([], {"a": demand}, host=16)
     assert started(world.ask("a")) == ["a"]
+
+
+# Servers that cannot use what there is
+
+
+def test_a_server_without_support_runs_on_the_host() -> None:
+    world = World([10], {"a": Demand(options=(HOST,), no_gpu="it has no CUDA")}, on_no_gpu="cpu", host=16)
+    (start,) = world.ask("a")
+    assert isinstance(start, Start)
+    assert (world.where("a"), start.place, start.why) == ("host", "host", "it has no CUDA")
+
+
+@pytest.mark.parametrize("on_no_gpu", ["fail", "queue"])
+def test_a_server_without_support_is_refused_where_the_host_is_not_allowed(on_no_gpu: str) -> None:
+    world = World([10], {"a": Demand(options=(HOST,), no_gpu="it has no CUDA")}, on_no_gpu=on_no_gpu)
+    (reason,) = refused(world.ask("a"))
+    assert isinstance(reason, NoGpu)
+    assert "it has no CUDA" in reason.message
+
+
+def test_a_server_with_gpus_of_another_maker_finds_them_itself() -> None:
+    world = World([10], {"a": msgspec.structs.replace(whole(9), elsewhere=True), "b": whole(9)})
+    assert started(world.ask("a")) == ["a"]
+    placement = world.status("a").placement
+    assert placement is not None
+    assert (placement.managed, placement.shares, placement.environment) == (False, (), {})
+    assert started(world.ask("b")) == ["b"], "it takes nothing of NVIDIA's"
+
+
+def test_a_server_that_turns_out_to_run_on_the_host() -> None:
+    demand = Demand(options=(option("whole", 9), option("host", gpu_layers=0, pinned=3, mapped=9)))
+    world = World([10], {"a": demand, "b": whole(9)}, host=32)
+    assert started(world.ask("a")) == ["a"]
+    start = world.running["a"]
+    world.running["a"] = msgspec.structs.replace(start, placement=None)  # NVML sees nothing of it
+    ready = BecameReady(model="a", epoch=start.epoch, endpoint=WHERE, figures=Figures(on_host=True))
+    (grant,) = world.send(ready, after=1)
+    assert isinstance(grant, Grant)
+    assert grant.place == "host"
+    assert Misplaced("a", start.epoch, "host", "GPU 0") in world.told
+    status = world.status("a")
+    assert (status.place, status.memory) == ("host", {})
+    assert status.placement is not None
+    assert status.placement.host == gib(12), "what a way on the host takes"
+    assert started(world.ask("b")) == ["b"], "the GPU is free"
 
 
 # Out of memory

@@ -28,6 +28,7 @@ from actors.messages import (
     Look,
     Measured,
     MemorySampled,
+    Misplaced,
     RanOut,
     Reject,
     Released,
@@ -114,7 +115,7 @@ class Schedule(RuleBasedStateMachine):
                     self.stopping.add(model)
                 case Finished():
                     self.finished += 1
-                case Drain() | Look() | Measured() | RanOut():
+                case Drain() | Look() | Measured() | RanOut() | Misplaced():
                     pass
 
     @rule(

@@ -8,13 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests import fake_nvml
+from tests import fake_nvml, gpu_server
 from tests.conftest import Start
 from tests.gateway import CHECKOUT, Gateway, Json
 
 README = re.sub(r"\s+", " ", (CHECKOUT / "README.md").read_text())
 MIB = 1 << 20
-SMALL: Json = {"path": "builtin:demo", "ctx_size": 4096, "parallel": 2, "arguments": ["--threads", "1"]}
+SMALL: Json = {
+    "path": "builtin:demo",
+    "ctx_size": 4096,
+    "parallel": 2,
+    "command": gpu_server.COMMAND,
+    "arguments": ["--threads", "1"],
+}
 CARD: Json = {"uuid": "GPU-a", "name": "Pretended", "total": 8000 * MIB}
 OTHER: Json = {**CARD, "uuid": "GPU-b"}
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from actors.errors import Rejection
 from proxy.metrics import FAILURES, OUTCOMES, PROMPT_SECONDS
-from tests import fake_nvml
+from tests import fake_nvml, gpu_server
 from tests.conftest import DEMO, Start
 from tests.gateway import FOREVER, Gateway, Json, until
 
@@ -146,7 +146,7 @@ def test_gpus(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rea
     environment = fake_nvml.write(tmp_path / "nvml.json", gpus=[card], driver="1", context=400 * MIB)
     for name, setting in environment.items():
         monkeypatch.setenv(name, setting)
-    gateway = start({"demo": DEMO}, gpu={"monitoring_interval": 0.1})
+    gateway = start({"demo": {**DEMO, "command": gpu_server.COMMAND}}, gpu={"monitoring_interval": 0.1})
     gpu = {"gpu": "0", "uuid": "GPU-a"}
     assert gateway.chat().headers["X-Model-Place"] == "GPU 0"
     assert value(gateway, "gpu_memory_total_bytes", **gpu) == 4000 * MIB

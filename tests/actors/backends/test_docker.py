@@ -1,5 +1,6 @@
 """What the backend makes of a model's settings: its image, its files, its GPUs; on a stand-in engine."""
 
+import asyncio
 import socket as sockets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
@@ -27,7 +28,8 @@ from actors.hub.hub import Hub
 from actors.messages import Figures
 from actors.placement import Placement, Share
 from actors.settings.file import parse_config
-from tests.stand_in_engine import StandInEngine, stand_in_engine
+from tests.gguf_files import write
+from tests.stand_in_engine import StandInEngine, frame, stand_in_engine
 
 GPUS = [
     Gpu(index=number, uuid=f"GPU-{number}", name="H100", total=80, used=0, free=80) for number in range(2)
@@ -73,10 +75,8 @@ class Bench:
         hub = Hub(config.hub, self.session, memory=lambda: 0)
         predictor = Predictor(config, self.calibration, list)
         ports = PortBook(config.server_pool.host, config.server_pool.port_start)
-        shared = Shared(config, hub, self.session, ports, predictor, self.folder)
-        return DockerBackend(
-            "m", config.llama_cpp.models["m"], shared, containers=self.containers, gpus=lambda: gpus
-        )
+        shared = Shared(config, hub, self.session, ports, predictor, self.folder, lambda: gpus)
+        return DockerBackend("m", config.llama_cpp.models["m"], shared, containers=self.containers)
 
     async def start(self, backend: DockerBackend, placement: Placement | None = None) -> dict[str, Any]:
         """Start the model; the body of its container's creation. It is stopped again."""
@@ -270,6 +270,27 @@ async def test_ports_that_are_taken(bench: Bench) -> None:
     config = await bench.start(backend)
     (bound,) = config["HostConfig"]["PortBindings"]["8080/tcp"]
     assert start <= int(bound["HostPort"]) < start + 3, "those that were tried are given back"
+
+
+async def test_an_image_without_cuda_is_known_by_its_log(bench: Bench) -> None:
+    write(bench.folder / "m.gguf", {})
+    files = ModelFiles(path=bench.folder / "m.gguf")
+    backend = bench.backend(gpus=GPUS)
+    assert (await backend.appraise(files)).no_gpu == ""
+    bench.engine.log = frame(b"warning: no usable GPU found, --gpu-layers option will be ignored\n")
+    server = await backend.start(1, files, on("GPU-1"))
+    async with asyncio.timeout(10):
+        while not server.log_tail():
+            await server.wait_exited(0.01)
+    assert server.figures().on_host
+    await server.stop()
+    # Tomorrow it is known before the start; with other GPUs, or another image, it is tried.
+    async with asyncio.timeout(10):
+        while not (demand := await bench.backend(gpus=GPUS).appraise(files)).no_gpu:
+            pass
+    assert [option.how for option in demand.options] == ["host"]
+    assert (await bench.backend(gpus=GPUS[:1]).appraise(files)).no_gpu == ""
+    assert (await bench.backend({"image": "other"}, gpus=GPUS).appraise(files)).no_gpu == ""
 
 
 async def test_one_is_taken_over(bench: Bench) -> None:

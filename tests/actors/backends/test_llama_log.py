@@ -364,3 +364,38 @@ def test_numbers_that_are_none(line: str) -> None:
     sizes(line)
     out_of_memory([line])
     parse_breakdown([HEAD, line])
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], False),
+        (["srv  load_model: loading model 'x'"], False),
+        (["warning: no usable GPU found, --gpu-layers option will be ignored"], True),
+        (["load_tensors: offloaded 0/29 layers to GPU"], True),
+        (["load_tensors:   CPU_Mapped model buffer size =  1199.00 MiB"], True),
+        (["load_tensors:   AMX model buffer size =  1199.00 MiB"], True),
+        (["load_tensors: offloaded 29/29 layers to GPU"], False),
+        # Its weights are not told at every verbosity.
+        (["llama_kv_cache:        CPU KV buffer size =   144.00 MiB"], False),
+        (
+            [
+                "load_tensors: offloaded 29/29 layers to GPU",
+                "load_tensors:   CPU_Mapped model buffer size =   281.81 MiB",
+                "load_tensors:        CUDA0 model buffer size =  4403.49 MiB",
+            ],
+            False,
+        ),
+        (["load_tensors:      Vulkan0 model buffer size =  4403.49 MiB"], False),
+        # The fit step tries how it would be with nothing on the GPU.
+        (
+            ["load_tensors: offloaded 0/29 layers to GPU", "load_tensors: offloaded 29/29 layers to GPU"],
+            False,
+        ),
+    ],
+)
+def test_whether_it_uses_a_gpu(lines: list[str], expected: bool) -> None:
+    buffers = BufferLog()
+    for line in lines:
+        buffers.feed(line)
+    assert buffers.uses_no_gpu is expected
