@@ -294,6 +294,7 @@ async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int
         needed = config.server.drain_timeout + config.server_pool.stop_timeout + FAREWELL
         manager.stopping("running requests finish, then model servers stop", needed)
         impatience = spawn(_hasten(hurry, supervisor), name="second signal")
+        host.rest()
         await supervisor.shut_down(config.server.drain_timeout)
         impatience.cancel()
         await runner.cleanup()

@@ -14,6 +14,8 @@ gateway half of its memory.
 """
 
 import argparse
+import glob
+import hashlib
 import itertools
 import os
 import re
@@ -21,6 +23,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from actors.demo_corpus import ANSWERS, CHAT_TEMPLATE, LOOP
 
@@ -55,15 +59,50 @@ def demo_path(name: str, folder: Path) -> Path:
     return folder / f"{name}-v{VERSION}.gguf"
 
 
+def is_whole_demo(path: Path) -> bool:
+    """Whether a built-in model is all that was written; a cut of power may leave less. Blocking."""
+    try:
+        return _digest_path(path).read_bytes().strip() == _digest(path)
+    except OSError:
+        return False
+
+
 def write_demo(path: Path, *, embedding: bool) -> None:
-    """Write the chat model, or the one for embeddings. Byte-identical on every run; whole or not at all."""
+    """Write the chat model, or the one for embeddings, and its digest. Byte-identical on every run.
+
+    Whole or not at all: what a killed process left behind is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_partial_files(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    digest = partial.with_suffix(".digest.partial")
     try:
         _write_gguf(partial, _Weights(_Tokenizer(), embedding=embedding))
+        digest.write_bytes(_digest(partial))
+        for file in (partial, digest):
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        digest.replace(_digest_path(path))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+        digest.unlink(missing_ok=True)
+
+
+def _remove_partial_files(path: Path) -> None:
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        number = partial.name.removeprefix(f"{path.name}.").partition(".")[0]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            partial.unlink(missing_ok=True)
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().encode()
 
 
 def _byte_letters() -> list[str]:

@@ -21,7 +21,7 @@ from actors.backends.prediction import Appraisal, Predictor
 from actors.calibration import CALIBRATION, START, Calibration
 from actors.config import BUILTIN, Config, Model
 from actors.demand import MIB
-from actors.demo import demo_path
+from actors.demo import demo_path, is_whole_demo
 from actors.docker.engine import Engine
 from actors.errors import ConfigError
 from actors.explain import explain, in_words
@@ -167,7 +167,7 @@ def _find(config: Config, name: str, cache: Path) -> tuple[Model, ModelFiles]:
         assert model.path is not None
         if model.path.startswith(BUILTIN):
             path = demo_path(model.path.removeprefix(BUILTIN), cache)
-            if not path.exists():
+            if not is_whole_demo(path):
                 raise PlanError("is built in, and written when it is first asked for: ask it something")
             return model, ModelFiles(path=path)
         projector = Path(model.mmproj) if model.mmproj else None

@@ -290,7 +290,10 @@ class Agent:
         """Open what is needed, before the first request. What it raises keeps the gateway from starting."""
 
     async def run(self) -> None:
-        """Work in the background until cancelled, or return; if it raises, the agent is started anew."""
+        """Work in the background until cancelled, or return; if it raises, the agent is started anew.
+
+        It is cancelled as soon as the gateway is to stop, while requests are still finished.
+        """
 
     async def close(self) -> None:
         """Close what was opened."""

@@ -125,6 +125,14 @@ class AgentHost:
             del self._actors[name]
         self._index()
 
+    def rest(self) -> None:
+        """Cancel the agents' own work, which holds models that a gateway about to stop would wait for.
+
+        Requests still pass the agents. The work goes on with the next start.
+        """
+        for actor in self._actors.values():
+            actor.rest()
+
     async def stop(self) -> None:
         """Let them finish their `after` work, for a few seconds, and close them."""
         async with asyncio.TaskGroup() as group:

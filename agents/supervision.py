@@ -141,6 +141,8 @@ class AgentActor:
         self._mailbox: asyncio.Queue[Work | Broken] = asyncio.Queue()
         self._started: asyncio.Future[Exception | None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._rests = False
         self._idle = asyncio.Event()
         self._doing = "start"
 
@@ -158,6 +160,12 @@ class AgentActor:
         self._started = asyncio.get_running_loop().create_future()
         self._task = spawn(self._supervise(), name=f"agent {self.name}")
         return await self._started
+
+    def rest(self) -> None:
+        """Cancel what the agent does by itself (`run`), for good: the gateway is about to stop."""
+        self._rests = True
+        if self._background is not None:
+            self._background.cancel()
 
     async def stop(self) -> None:
         """Do the `after` work that waits, for `DRAIN` seconds at most, and close the agent."""
@@ -217,13 +225,13 @@ class AgentActor:
         """One life of the instance. Returns never; raises what ended it, after it was logged and counted."""
         assert self._started is not None
         agent: Agent | None = None
-        background: asyncio.Task[None] | None = None
         try:
             with contained():
                 self._doing = "start"
                 agent = self.kind(self.config, self.services)
                 await self._bounded(agent.start(), "start")
-                background = spawn(self._run(agent), name=f"agent {self.name} run")
+                if not self._rests:
+                    self._background = spawn(self._run(agent), name=f"agent {self.name} run")
                 self._agent, self.down, self._in_a_row = agent, "", 0
                 if not self._started.done():
                     self._started.set_result(None)
@@ -237,9 +245,9 @@ class AgentActor:
             raise
         finally:
             self._agent = None
-            if background is not None:
-                background.cancel()
-                await asyncio.wait([background], timeout=GRACE)
+            if self._background is not None:
+                self._background.cancel()
+                await asyncio.wait([self._background], timeout=GRACE)
             if agent is not None:
                 await self._close(agent)
 

@@ -2,10 +2,12 @@
 
 Each request is a line of JSON in the file: its path, and its body as text. Chats are answered with `--say`,
 or with an error where the body is longer than `--longest` characters; texts with vectors and with scores.
+A path with `--hang` in it is not answered at all.
 """
 
 import argparse
 import json
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
         with self.options.record.open("a") as file:
             file.write(json.dumps({"path": self.path, "body": body}) + "\n")
+        if self.options.hang and self.options.hang in self.path:
+            time.sleep(600)
         if len(body) > self.options.longest:
             error = {"code": 400, "message": "the prompt is too long", "type": "exceed_context_size_error"}
             self._whole({"error": error}, 400)
@@ -92,6 +96,7 @@ def main() -> None:
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--record", type=Path, required=True)
+    parser.add_argument("--hang", default="")
     parser.add_argument("--say", default="hello")
     parser.add_argument("--longest", type=int, default=10**9)
     parser.add_argument("--version", action="version", version="version: 1 (stand-in)")

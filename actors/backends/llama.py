@@ -22,7 +22,7 @@ from actors.backends.prediction import Appraisal, Predictor
 from actors.calibration import Surcharge
 from actors.config import BUILTIN, Config, Model
 from actors.demand import Demand
-from actors.demo import demo_path
+from actors.demo import demo_path, is_whole_demo
 from actors.errors import Failure
 from actors.gpu import Gpu
 from actors.hub.cache import ModelFiles
@@ -343,8 +343,10 @@ class LlamaBackend:
     async def _make_demo(self, name: str) -> Path:
         """The built-in model's file. A child writes it: numpy would stay in the gateway's memory."""
         path = demo_path(name, self._cache)
-        if path.exists():
+        if await asyncio.to_thread(is_whole_demo, path):
             return path
+        if await asyncio.to_thread(path.exists):
+            log.warning("the built-in model is damaged", model=self._name, path=str(path))
         log.info("writing the built-in model", model=self._name, path=str(path))
         argv = [sys.executable, "-m", "actors.demo", str(path)]
         if name == "demo-embed":

@@ -1,6 +1,7 @@
 """Agents through the front door, on real model servers."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -307,3 +308,27 @@ def test_a_model_that_cannot_be_had_is_no_crash_of_the_agent(begin: Callable[...
         assert gateway.chat(messages=say("/parallel hello")).status_code == 200
     (told,) = gateway.client.get("/v1/agents").json()["data"]
     assert told["counters"]["crashes"] == 0
+
+
+def test_work_of_an_agent_s_own_holds_up_no_shutdown_and_goes_on_afterwards(
+    begin: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    papers, record = tmp_path / "papers", tmp_path / "record"
+    papers.mkdir()
+    (papers / "a.md").write_text("llamas")
+    command = [sys.executable, "-m", "tests.stand_in_recorder", "--record", str(record)]
+    rag = {"folders": {"papers": str(papers)}, "embed_model": "embed"}
+    server = {"drain_timeout": 60}
+    hangs = {"embed": {"path": "builtin:demo", "command": [*command, "--hang", "embed"]}}
+    gateway = begin([{"rag": rag}], hangs, server=server)
+    until(lambda: record.exists() and "llamas" in record.read_text(), "vectors are asked for")
+    begun = time.monotonic()
+    assert gateway.stop(timeout=40) == 0
+    assert time.monotonic() - begun < 30
+    gateway = begin([{"rag": rag}], {"embed": {"path": "builtin:demo", "command": command}}, server=server)
+
+    def vectors() -> int:
+        listed = gateway.client.get("/v1/agents/rag/collections").json()["collections"]
+        return int(sum(one["vectors"] for one in listed))
+
+    until(vectors, "the vectors have been made")
