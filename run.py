@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import argparse
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -58,15 +59,17 @@ from agents.discovery import sources
 from agents.host import AgentHost
 from agents.settings import data_folder, default_agents
 from proxy.agent_views import AgentViews
-from proxy.app import BACKLOG, listening, make_app, make_runner
+from proxy.app import ACCOUNTS, make_app
 from proxy.asking import Asker, Limits
 from proxy.catalog import Catalog
+from proxy.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
 from proxy.generate import Gateway
 from proxy.llm import Models
 from proxy.logs import LAST_WORDS, set_up_logging, take_over_output
 from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
 from proxy.ollama_store import OllamaStore
+from proxy.origins import Origins
 from proxy.passing import Passing
 from proxy.readiness import Readiness, needed_folders
 from proxy.service_manager import ServiceManager
@@ -78,6 +81,9 @@ CHECKOUT = Path(__file__).resolve().parent
 
 _HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _SIGNALS = [signal.SIGTERM, signal.SIGINT, *([_HANGUP] if _HANGUP is not None else [])]
+
+GC_THRESHOLDS = (50_000, 20, 20)
+"""Of Python's collector of cycles; its own would look through 30,000 new messages forty times."""
 
 FAREWELL = 20.0
 """Seconds for what comes after the drain and the model servers' end: agents' work, containers."""
@@ -270,7 +276,12 @@ async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int
             return 1
         for one in sockets:
             stack.callback(one.close)
-        supervisor, host, runner, containers = await _build(config, agents, stack)
+        origins = Origins(
+            config.server.allowed_origins,
+            config.server.allowed_hosts,
+            checks_hosts=on_loopback(sockets),
+        )
+        supervisor, host, runner, containers = await _build(config, agents, origins, stack)
         await runner.setup()
         supervisor.start()
         try:
@@ -284,6 +295,9 @@ async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int
         stack.callback(looking.cancel)
         for one in sockets:
             await web.SockSite(runner, one, backlog=BACKLOG).start()
+        # What is here now stays, and a large request makes many objects in one go, none of which is garbage.
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         for address in runner.addresses:
             log.info("listening", url=f"http://{address[0]}:{address[1]}", version=VERSION, pid=os.getpid())
         manager.ready("listening on " + ", ".join(f"{host}:{port}" for host, port, *_ in runner.addresses))
@@ -341,7 +355,7 @@ async def _look_around(config: Config) -> None:
 
 
 async def _build(
-    config: Config, agents: LoadedAgents, stack: AsyncExitStack
+    config: Config, agents: LoadedAgents, origins: Origins, stack: AsyncExitStack
 ) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
     """Everything, put together; what must be closed again is left to `stack`. Nothing is started yet."""
     session = await stack.enter_async_context(health_session())
@@ -385,10 +399,11 @@ async def _build(
     views = Views(supervisor, catalog, observer, readiness, config, version=VERSION)
     store = OllamaStore(asker, catalog, hub, passes)
     ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
-    agent_views = AgentViews(host, body_limit=asker.limits.body)
+    agent_views = AgentViews(host)
     metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
     models.accounts = (metrics.account,)
-    runner = make_runner(make_app(gateway, passing, views, ollama, agent_views, metrics))
+    app = make_app(gateway, passing, views, ollama, agent_views, metrics, origins)
+    runner = make_runner(app, app[ACCOUNTS], most=most_connections())
     return supervisor, host, runner, containers
 
 

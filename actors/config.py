@@ -44,6 +44,8 @@ class Server(Section, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8000
+    allowed_origins: list[str] = []
+    allowed_hosts: list[str] = []
     max_body_mb: Count = 64
     write_timeout: Seconds = 60.0
     keepalive_interval: Seconds = 10.0

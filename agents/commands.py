@@ -15,6 +15,9 @@ NAME = re.compile(r"[a-z][a-z0-9_-]*")
 MOST_COMMANDS = 32
 """More are text: nobody means them, and each costs its time."""
 
+_START = 64 * 1024
+"""Bytes of a message in which its commands are looked for before it is decoded."""
+
 _IN_JSON = (
     rb'"(?:agents"|(?:[ \t\r\n]|\\[nrt]|\\u00(?:0[9aAdD]|20))*'
     rb"(?:\\?/|\\u002[fF])(?:%s)(?![a-z0-9_-]))"
@@ -30,12 +33,12 @@ def pattern_in_json(names: Iterable[str]) -> re.Pattern[bytes]:
 
 
 class _Part(msgspec.Struct):
-    text: str = ""
+    text: msgspec.Raw = msgspec.Raw(b'""')
 
 
 class _Turn(msgspec.Struct):
     role: str = ""
-    content: str | list[_Part] | None = None
+    content: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Glance(msgspec.Struct):
@@ -57,10 +60,32 @@ def asks_for_agents(body: bytes, known: Container[str]) -> bool:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         if turn.role == "user":
-            parts = turn.content if isinstance(turn.content, list) else [_Part(turn.content or "")]
-            text = next((part.text for part in parts if part.text), "")
-            return bool(parse_commands(text, known)[0])
+            return bool(parse_commands(_first_text(turn.content), known)[0])
     return False
+
+
+def _first_text(content: msgspec.Raw) -> str:
+    """The start of the first text of a message that has one."""
+    raw = bytes(memoryview(content)[:1])
+    if raw != b"[":
+        return _start(content)
+    try:
+        parts = msgspec.json.decode(content, type=list[_Part])
+    except (ValueError, RecursionError):
+        return ""
+    return next((text for part in parts if (text := _start(part.text))), "")
+
+
+def _start(string: msgspec.Raw) -> str:
+    """The start of a JSON string, where commands are; to decode 50 MB takes long. Empty for another value."""
+    view = memoryview(string)
+    cuts = [bytes(view)] if len(view) <= _START else [bytes(view[: _START - n]) + b'"' for n in range(12)]
+    for cut in cuts:  # one that is no part of an escape or of a character
+        try:
+            return msgspec.json.decode(cut, type=str)
+        except (ValueError, RecursionError):
+            continue
+    return ""
 
 
 class Asked(msgspec.Struct, frozen=True):

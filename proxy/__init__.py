@@ -2,7 +2,10 @@
 
 The rooms, along a request's way:
 
-* `app`        routes, the one middleware (request id, error in its dialect, a line in the log), the runner
+* `connections`  what listens, how many clients there may be, and which of them have left
+* `app`        routes, the one middleware (request id, error in its dialect, a line in the log)
+* `origins`    which web pages may use the gateway, and under which names it is asked
+* `bodies`     reading bodies: budget, pace, size; `encodings` and `json_bounds` (pure)
 * `endpoints`  the table of endpoints: path, dialect, what is checked, how it is answered
 * `requests`   what is checked of a body before a model is loaded
 * `generate`   the way itself: check, lease, ask, answer as a stream or as a whole

@@ -1,30 +1,21 @@
 """`/v1/agents`: which agents there are, and what they offer beside requests."""
 
-import asyncio
-
 from aiohttp import web
 
 from agents.api import Call
 from agents.errors import AgentError
 from agents.host import AgentHost
 from agents.settings import OLDER_NAMES
+from proxy.bodies import BODIES, check_json
 from proxy.errors import ApiError
-from proxy.requests import too_large
 from proxy.with_agents import of_agent
-
-SMALL = 1024 * 1024
-"""Bytes of a body of which any number may be held at a time."""
-UPLOADS = 4
-"""Larger ones at a time."""
 
 
 class AgentViews:
-    """The handlers. `body_limit` is in bytes."""
+    """The handlers."""
 
-    def __init__(self, host: AgentHost, *, body_limit: int) -> None:
+    def __init__(self, host: AgentHost) -> None:
         self._host = host
-        self._body_limit = body_limit
-        self._uploads = asyncio.Semaphore(UPLOADS)
 
     async def listed(self, _request: web.Request) -> web.Response:
         """All that are enabled, with their descriptions, options, counters and operations."""
@@ -40,22 +31,9 @@ class AgentViews:
 
     async def operate(self, request: web.Request) -> web.Response:
         """What an agent offers: the verb and the rest of the path say what."""
-        length = request.content_length
-        if (length or 0) > self._body_limit:
-            raise too_large(self._body_limit)
-        if length is not None and length <= SMALL:
-            return await self._operate(request)
-        if self._uploads.locked():
-            message = f"{UPLOADS} large uploads are under way already, and all are held in memory"
-            raise ApiError(503, message, code="uploads_busy", retry_after=2)
-        async with self._uploads:
-            return await self._operate(request)
-
-    async def _operate(self, request: web.Request) -> web.Response:
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            raise too_large(self._body_limit) from None
+        body = await request.app[BODIES].read(request)
+        if request.content_type == "application/json":
+            await check_json(body)
         call = Call(parameters=dict(request.query), body=body, media_type=request.content_type)
         agent, path = request.match_info["agent"], request.match_info["path"]
         try:

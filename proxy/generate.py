@@ -18,6 +18,7 @@ from agents.pipeline import Run
 from proxy import answers, translated
 from proxy.asking import Ask, Asker, post
 from proxy.assemble import Assembler
+from proxy.bodies import BODIES, LARGE, breathe
 from proxy.catalog import Catalog, Known
 from proxy.codecs import SERVERS, Codec
 from proxy.dialects import OLLAMA
@@ -30,7 +31,6 @@ from proxy.requests import (
     OllamaGenerateRequest,
     OllamaRequest,
     parse_body,
-    read_body,
     with_fields,
 )
 from proxy.translate import ollama_answer
@@ -67,9 +67,10 @@ class Gateway:
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint
     ) -> web.StreamResponse:
         """Answer a POST to one of the endpoints."""
-        body = await read_body(request, self.limits.body, any_type=endpoint.dialect is OLLAMA)
+        body = await request.app[BODIES].json(request, any_type=endpoint.dialect is OLLAMA)
         parsed: Any = parse_body(body, endpoint.request)
         exchange.model = parsed.model
+        await breathe(body)
         known = await self.catalog.find(parsed.model)
         if endpoint.assembler is None and self.agents.guards_of(known.name):
             body = await guard_body(self.agents, known.name, body, exchange.request_id)
@@ -80,10 +81,12 @@ class Gateway:
             return await self._embed(request, exchange, endpoint, body, parsed, known)
         if isinstance(parsed, OllamaChatRequest | OllamaGenerateRequest) and not parsed.says_anything:
             return await self._load(exchange, endpoint, parsed, known)
+        await breathe(body)
         if endpoint.codec is not None and (
             run := self._agents_of(request, exchange, endpoint.codec, body, known.name)
         ):
             return await self._with_agents(request, exchange, endpoint, endpoint.codec, run)
+        await breathe(body)
         if known.api == endpoint.api and self.catalog.answers_as(parsed.model, known):
             return await self._as_it_is(request, exchange, endpoint, body, parsed, known)
         if endpoint.codec is None:
@@ -98,7 +101,11 @@ class Gateway:
     ) -> Run | None:
         """The agents of a chat request. One that can have none is not even read for them."""
         header = request.headers.get(AGENTS_HEADER)
-        if not self.agents.may_apply(body, header, model):
+        # To search a large body for commands could take seconds; to look at the last message does not.
+        mark = body if len(body) <= LARGE else b""
+        if not self.agents.may_apply(mark, header, model) and not (
+            mark is not body and self.agents.asks_for(body)
+        ):
             return None
         try:
             chat = translated.decoded(codec, body)
@@ -257,6 +264,7 @@ class Gateway:
         if isinstance(chat, Chat) and not chat.messages:
             raise ApiError(400, "messages: is empty", param="messages")
         exchange.stream = chat.stream
+        await breathe(body)
         ask = translated.asks(exchange, chat)
         if not chat.stream:
             async with self.asker.response(exchange, known.name, ask, keep_alive=chat.keep_alive) as (

@@ -6,7 +6,7 @@ pulled and deleted.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -20,11 +20,12 @@ from actors.hub.progress import Progress
 from actors.ollama.daemon import Daemon
 from actors.runtime import spawn
 from proxy.asking import Asker
+from proxy.bodies import BODIES
 from proxy.cards import digest_of
 from proxy.catalog import Catalog, not_found, without_hub
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE
-from proxy.requests import parse_body, read_body, with_fields
+from proxy.requests import parse_body, with_fields
 from proxy.translate import wire
 
 STEP = 0.2
@@ -193,10 +194,11 @@ class OllamaStore:
             raise ApiError(400, "invalid digest format")
         if (daemon := self._catalog.daemons.first) is None:
             raise _no_daemon("to take a file")
-        return await self.to_daemon(request, daemon, request.content if request.can_read_body else None)
+        body = request.app[BODIES].stream(request) if request.can_read_body else None
+        return await self.to_daemon(request, daemon, body)
 
     async def to_daemon(
-        self, request: web.Request, daemon: Daemon, body: bytes | aiohttp.StreamReader | None
+        self, request: web.Request, daemon: Daemon, body: bytes | AsyncGenerator[bytes, None] | None
     ) -> web.StreamResponse:
         """Let a daemon answer, as it comes."""
         limit = aiohttp.ClientTimeout(total=None, sock_connect=self._catalog.daemons.settings.timeout)
@@ -231,7 +233,7 @@ class OllamaStore:
             self._catalog.daemons.changed()
 
     async def named(self, request: web.Request) -> tuple[Named, bytes]:
-        body = await read_body(request, self._asker.limits.body, any_type=True)
+        body = await request.app[BODIES].json(request, any_type=True)
         if not body:
             raise ApiError(400, "missing request body")
         named = parse_body(body, Named)

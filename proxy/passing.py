@@ -8,6 +8,7 @@ from actors.supervisor import Supervisor
 from agents.host import AgentHost
 from proxy import answers
 from proxy.asking import Asker
+from proxy.bodies import BODIES
 from proxy.catalog import Catalog
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
@@ -74,11 +75,7 @@ class Passing:
     async def _forward(
         self, request: web.Request, exchange: Exchange, model: str, target: str, *, slot: bool, load: bool
     ) -> web.StreamResponse:
-        body: bytes | None = None
-        if request.can_read_body:
-            if (request.content_length or 0) > self._asker.limits.body:
-                raise ApiError(413, "the body is too large (server.max_body_mb)")
-            body = await request.read()
+        body = await request.app[BODIES].read(request) if request.can_read_body else None
         headers = {name: value for name, value in request.headers.items() if name.lower() not in FORBIDDEN_IN}
         headers["X-Request-Id"] = exchange.request_id
         ask = partial(render_request, request.method, target, headers, body)

@@ -7,10 +7,9 @@ server's business and passes through untouched, byte for byte.
 from typing import Any, TypeVar
 
 import msgspec
-from aiohttp import web
 
 from proxy.errors import ApiError
-from proxy.translate.wire import located
+from proxy.translate.wire import FieldError, NotJsonError, decode
 
 Object = dict[str, msgspec.Raw]
 Number = float | None
@@ -153,47 +152,14 @@ class TemplateRequest(ModelRequest, kw_only=True):
 R = TypeVar("R", bound=msgspec.Struct)
 
 
-async def read_body(request: web.Request, limit: int, *, any_type: bool = False) -> bytes:
-    """Read a JSON request's body. Raises `ApiError` for a wrong type or size.
-
-    `any_type`: it is JSON whatever its head says, as Ollama takes it; curl says that it is a form.
-    """
-    content_type = request.headers.get("Content-Type")
-    if content_type is not None and not any_type:
-        media = content_type.partition(";")[0].strip().lower()
-        if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
-            raise ApiError(
-                415, f"the body must be JSON, with Content-Type: application/json, and not {media[:100]!r}"
-            )
-    if (request.content_length or 0) > limit:
-        raise too_large(limit)
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise too_large(limit) from None
-
-
-def too_large(limit: int) -> ApiError:
-    """The answer to a body over the limit of `limit` bytes."""
-    message = f"the body is larger than {limit // 2**20} MiB (server.max_body_mb)"
-    return ApiError(413, message, code="request_too_large")
-
-
 def parse_body(body: bytes, kind: type[R]) -> R:
     """Check a body's JSON and the fields that are typed. Raises `ApiError`."""
     try:
-        body.decode()
-        return msgspec.json.decode(body, type=kind)
-    except UnicodeDecodeError as error:
-        raise ApiError(400, f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
-    except msgspec.ValidationError as error:
-        message, path, missing = located(error)
-        where = f"{path}: " if path else ""
-        raise ApiError(400, f"{where}{message}", param=path or missing) from None
-    except msgspec.DecodeError as error:
-        raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise ApiError(400, "the body's JSON is nested too deeply", code="invalid_json") from None
+        return decode(body, kind)
+    except NotJsonError as error:
+        raise ApiError(400, str(error), code="invalid_json") from None
+    except FieldError as error:
+        raise ApiError(400, str(error), param=error.field) from None
 
 
 def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:

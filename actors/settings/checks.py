@@ -24,6 +24,7 @@ from actors.settings.masking import mask_text
 def check(config: Config) -> list[Fault]:
     """All that is wrong."""
     checks = _Checks()
+    checks.server(config.server)
     checks.docker(config.server_pool.docker)
     if config.server_pool.port_start + max(0, config.server_pool.size - 1) > MAX_PORT:
         checks.add(
@@ -41,6 +42,11 @@ def check(config: Config) -> list[Fault]:
 
 MAX_PORT = 65535
 
+_ORIGIN = re.compile(r"\*|null|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#@,\\]*")
+_HOST = re.compile(
+    r"\*|(\*\.)?[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*\.?|\[[0-9a-fA-F:.]+\]|[0-9a-fA-F]*:[0-9a-fA-F:.]+"
+)
+
 
 class _Checks:
     """Keeps what was found."""
@@ -52,6 +58,22 @@ class _Checks:
     def add(self, path: Path, message: str, *about: str, also: Path | None = None) -> None:
         """One more fault."""
         self.faults.append(Fault(path, message, also, about))
+
+    def server(self, server: Server) -> None:
+        for index, origin in enumerate(server.allowed_origins):
+            if not _ORIGIN.fullmatch(origin):
+                message = (
+                    "expected an origin without a path, such as https://chat.example.org, "
+                    f"http://localhost:* or *, got {origin!r}"
+                )
+                self.add(("server", "allowed_origins", index), message)
+        for index, host in enumerate(server.allowed_hosts):
+            if not _HOST.fullmatch(host):
+                message = (
+                    "expected a name or an address without a port, such as llm.example.org, "
+                    f"*.example.org or *, got {host!r}"
+                )
+                self.add(("server", "allowed_hosts", index), message)
 
     def docker(self, settings: DockerSettings) -> None:
         place = ("server_pool", "docker")

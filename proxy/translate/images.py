@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import string
 
 from agents.chat import Image
 from proxy.translate.wire import FieldError
@@ -9,13 +10,17 @@ from proxy.translate.wire import FieldError
 # The longest signature, WebP's, ends at byte 12; sixteen base64 digits hold it.
 _HEAD_DIGITS = 16
 
+_SLICE = 2**18
+_DIGITS = (string.ascii_letters + string.digits + "+/").encode()
+
 
 def from_base64(data: str, field: str) -> Image:
     """An image of bare base64. Raises `FieldError` for anything else than PNG, JPEG, WebP or GIF."""
-    try:
-        binascii.a2b_base64(data, strict_mode=True)
-    except ValueError as error:
-        raise FieldError(field, f"illegal base64 data: {error}") from None
+    if not _is_base64(data):
+        try:
+            binascii.a2b_base64(data, strict_mode=True)
+        except ValueError as error:
+            raise FieldError(field, f"illegal base64 data: {error}") from None
     head = base64.b64decode(data[:_HEAD_DIGITS])
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return Image("image/png", data)
@@ -26,6 +31,13 @@ def from_base64(data: str, field: str) -> Image:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return Image("image/webp", data)
     raise FieldError(field, "the image is none of PNG, JPEG, WebP and GIF")
+
+
+def _is_base64(data: str) -> bool:
+    """Whether it surely is. To decode it takes four times as long, and 40 MB of it hold everybody up."""
+    slices = (data[start : start + _SLICE] for start in range(0, len(data), _SLICE))
+    rest = b"".join(piece.encode().translate(None, _DIGITS) for piece in slices)
+    return len(data) % 4 == 0 and rest in (b"", b"=", b"==") and data.endswith(rest.decode())
 
 
 def from_url(url: str, field: str) -> Image:

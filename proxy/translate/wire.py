@@ -18,6 +18,10 @@ class FieldError(ValueError):
         self.field = field
 
 
+class NotJsonError(FieldError):
+    """A body, or a part of one, that is no JSON."""
+
+
 def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     """Decode a body. Raises `FieldError`."""
     try:
@@ -25,10 +29,10 @@ def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         message, path, missing = located(error)
         raise FieldError(path or missing, message) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FieldError(None, f"the body is not valid JSON: {error}") from None
     except RecursionError:
-        raise FieldError(None, "the body's JSON is nested too deeply") from None
+        raise NotJsonError(None, "the body's JSON is nested too deeply") from None
+    except ValueError as error:  # msgspec's own, UTF-8 that is none, numbers of thousands of digits
+        raise NotJsonError(None, f"the body is not valid JSON: {error}") from None
 
 
 def located(error: msgspec.ValidationError) -> tuple[str, str | None, str | None]:

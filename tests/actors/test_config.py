@@ -49,7 +49,7 @@ def test_the_shipped_file_states_the_defaults() -> None:
         ({"servr": {}}, "servr: unknown key; did you mean 'server'?"),
         ({"server": {"log": {"levle": "info"}}}, "server.log.levle: unknown key; did you mean 'level'?"),
         ({"llama_cpp": {"models": {"a:b": {"pth": "x"}}}}, "llama_cpp.models.a:b.pth: unknown key"),
-        ({"server": {"qqq": 1}}, "server.qqq: unknown key; there are: drain_timeout, host"),
+        ({"server": {"qqq": 1}}, "server.qqq: unknown key; there are: allowed_hosts, allowed_origins, drain"),
         ({"server": {"port": "x"}}, "server.port: expected a whole number from 0 to 65535, got 'x'"),
         ({"server": {"port": 70000}}, "server.port: expected a whole number from 0 to 65535, got 70000"),
         ({"server": 5}, "server: expected a mapping, got 5"),

@@ -24,7 +24,7 @@ def ask(gateway: Gateway, model: str, path: str = "/v1/chat/completions", **fiel
     address = urlsplit(gateway.url)
     client = socket.create_connection((address.hostname, address.port or 80))
     body = json.dumps({"model": model, "temperature": 0, **fields}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     client.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return client
 

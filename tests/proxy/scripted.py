@@ -40,14 +40,17 @@ from actors.supervisor import Lease, Supervisor
 from agents.discovery import Loaded
 from agents.host import AgentHost
 from proxy.agent_views import AgentViews
-from proxy.app import make_app, make_runner
+from proxy.app import ACCOUNTS, make_app
 from proxy.asking import Asker, Limits
+from proxy.bodies import BODIES, WINDOW, Bodies
 from proxy.catalog import Catalog
+from proxy.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, make_runner
 from proxy.generate import Gateway
 from proxy.llm import Models
 from proxy.metrics import Metrics
 from proxy.ollama import OllamaApi
 from proxy.ollama_store import OllamaStore
+from proxy.origins import Origins
 from proxy.passing import Passing
 from proxy.readiness import Readiness
 from proxy.upstream import Upstream
@@ -399,8 +402,11 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
 class Door:
     """A front door that serves. `url` goes before a path; `session` is a client."""
 
-    def __init__(self, supervisor: FakeSupervisor, port: int, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, supervisor: FakeSupervisor, port: int, session: aiohttp.ClientSession, bodies: Bodies
+    ) -> None:
         self.supervisor = supervisor
+        self.bodies = bodies
         self.port = port
         self.session = session
         self.clients: list[Client] = []
@@ -438,6 +444,10 @@ async def door(
     keepalive_interval: float = 60,
     prepare: Callable[[FakeSupervisor], None] = lambda _: None,
     agents: Sequence[Loaded] = (),
+    origins: Origins | None = None,
+    body_window: float = WINDOW,
+    most: int = MOST_CONNECTIONS,
+    head_timeout: float = HEAD_TIMEOUT,
     routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] | None = None,
 ) -> AsyncIterator[Door]:
     """The front door, before a scripted server or before a port that refuses connections."""
@@ -475,17 +485,18 @@ async def door(
         gateway = Gateway(asker, catalog, host)
         metrics = Metrics(real, observer.monitor, readiness, version="1.2.3")
         passing = Passing(real, asker, catalog, host)
-        app = make_app(gateway, passing, views, ollama, AgentViews(host, body_limit=body_limit), metrics)
+        app = make_app(gateway, passing, views, ollama, AgentViews(host), metrics, origins or Origins())
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
-        runner = make_runner(app)
+        bodies = app[BODIES] = Bodies(body_limit, window=body_window)
+        runner = make_runner(app, app[ACCOUNTS], most=most, head_timeout=head_timeout)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         listener = listening()
         port = listener.getsockname()[1]
         await web.SockSite(runner, listener).start()
         session = aiohttp.ClientSession(base_url=f"http://127.0.0.1:{port}")
-        opened = Door(supervisor, port, await stack.enter_async_context(session))
+        opened = Door(supervisor, port, await stack.enter_async_context(session), bodies)
         try:
             yield opened
         finally:
@@ -607,6 +618,18 @@ class Client:
         """Everything until the connection is closed."""
         return await self._reader.read()
 
+    async def read(self, count: int) -> bytes:
+        """The next bytes, as they are."""
+        return await self._reader.readexactly(count)
+
+    def shut(self) -> None:
+        """Send no more, but read on."""
+        self._writer.write_eof()
+
+    def close(self) -> None:
+        """Close the connection as a program does that ends."""
+        self._writer.close()
+
     def leave(self) -> None:
         """Close the connection at once, whatever is on its way."""
         self._writer.transport.abort()
@@ -615,6 +638,12 @@ class Client:
         """The connection is closed on this side too."""
         with suppress(OSError):
             await self._writer.wait_closed()
+
+
+async def reached(condition: Callable[[], bool]) -> None:
+    """Return when something has come to be. The door's patience is the limit."""
+    while not condition():  # noqa: ASYNC110 (what is waited for sets no event)
+        await asyncio.sleep(0.01)
 
 
 def unchunk(wire: bytes) -> list[bytes]:

@@ -112,6 +112,28 @@ def test_other_pairs(data: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "origin", ["*", "null", "http://localhost:*", "https://[::1]:3", "app://obsidian.md"]
+)
+@pytest.mark.parametrize("host", ["*", "*.lan", "llm.example.org.", "192.0.2.1", "::1", "[fd00::1]"])
+def test_pages_and_names_that_may_be_allowed(origin: str, host: str) -> None:
+    parse_config({"server": {"allowed_origins": [origin], "allowed_hosts": [host]}}, folder=Path("/x"))
+
+
+@pytest.mark.parametrize(
+    "origin", ["chat.example.org", "https://a.example/", "https://a.example/x", "", "https://a b"]
+)
+def test_origins_that_are_none(origin: str) -> None:
+    with pytest.raises(ConfigError, match=r"server.allowed_origins\[0\]: expected an origin without a path"):
+        parse_config({"server": {"allowed_origins": [origin]}}, folder=Path("/x"))
+
+
+@pytest.mark.parametrize("host", ["llm.example.org:8000", "https://llm.example.org", "", "a b", "a/b", "*.*"])
+def test_hosts_that_are_none(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"server.allowed_hosts\[0\]: expected a name or an address"):
+        parse_config({"server": {"allowed_hosts": [host]}}, folder=Path("/x"))
+
+
+@pytest.mark.parametrize(
     "server_pool", [{"port_start": 65532, "size": 4}, {"port_start": 0}, {"port_start": 65535, "size": 0}]
 )
 def test_ports_that_suffice(server_pool: Any) -> None:

@@ -1,0 +1,87 @@
+"""How much a JSON text holds and how deep it is, before anything decodes it. Pure.
+
+A decoder works in one go, and holds the event loop meanwhile. What it needs for that does not depend on the
+bytes of a text but on the objects, names and values in it.
+"""
+
+MOST_CONTAINERS = 32_768
+"""Objects and arrays in one text: 5,000 messages with their parts and calls, and some hundred tools."""
+MOST_NAMES = 262_144
+"""Fields of all objects together."""
+MOST_VALUES = 2_097_152
+"""Values: two thousand inputs of a thousand tokens each."""
+MOST_LEVELS = 128
+"""Objects and arrays in each other."""
+
+_STRUCTURE = b'"[]{},:'
+_REST = bytes(set(range(256)) - set(_STRUCTURE))
+
+
+class BoundsError(Exception):
+    """A JSON text holds more than anybody means, or is nested too deeply (`deep`)."""
+
+    def __init__(self, message: str, *, deep: bool = False) -> None:
+        super().__init__(message)
+        self.deep = deep
+
+
+class Bounds:
+    """Counts what lies outside of the strings of a JSON text that comes in pieces.
+
+    What is not JSON may be counted wrongly: the decoder refuses it anyway.
+    """
+
+    def __init__(self) -> None:
+        self._containers = self._names = self._values = self._open = 0
+        self._brackets: list[bytes] = []
+        self._escape = b""
+        self._inside = 0
+        """1 within a string."""
+
+    def feed(self, piece: bytes) -> None:
+        """Count the next piece. Raises `BoundsError`."""
+        if self._escape or piece.endswith(b"\\"):
+            piece = self._escape + piece
+            # A backslash that escapes what comes with the next piece.
+            odd = (len(piece) - len(piece.rstrip(b"\\"))) % 2
+            self._escape = b"\\" * odd
+            piece = piece[: len(piece) - odd]
+        skeleton = piece.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _REST)
+        parts = skeleton.split(b'"')
+        outside = b"".join(parts[self._inside :: 2])
+        self._inside ^= (len(parts) - 1) % 2
+        brackets = outside.translate(None, b",:")
+        self._brackets.append(brackets)
+        opened = brackets.count(b"[") + brackets.count(b"{")
+        self._containers += opened
+        self._open += 2 * opened - len(brackets)
+        self._names += outside.count(b":")
+        self._values += outside.count(b",")
+        if self._open > MOST_LEVELS:
+            raise _too_deep()
+        if self._containers > MOST_CONTAINERS:
+            raise BoundsError(f"more than {MOST_CONTAINERS} objects and arrays")
+        if self._names > MOST_NAMES:
+            raise BoundsError(f"more than {MOST_NAMES} fields")
+        if self._values > MOST_VALUES:
+            raise BoundsError(f"more than {MOST_VALUES} values")
+
+    def end(self) -> None:
+        """All has come. Raises `BoundsError` if it is nested too deeply."""
+        brackets = b"".join(self._brackets)
+        for _ in range(MOST_LEVELS):
+            inner = brackets.replace(b"[]", b"").replace(b"{}", b"")
+            if len(inner) == len(brackets):
+                return
+            brackets = inner
+        if brackets:
+            raise _too_deep()
+
+
+def _too_deep() -> BoundsError:
+    return BoundsError(f"more than {MOST_LEVELS} levels", deep=True)
+
+
+def may_be_deep(text: bytes) -> bool:
+    """Whether a JSON text has so many brackets, in strings or outside, that it could be nested too deeply."""
+    return text.count(b"{") + text.count(b"[") > MOST_LEVELS
