@@ -236,5 +236,11 @@ def test_models_in_containers_of_their_own(compose: list[str]) -> None:
         told = docker("logs", *proxy)
         assert any("POST" in line and line.endswith("/containers/create") for line in told)
         assert [line for line in told if line.startswith("403")] == []
+        # Without the way to the engine it can serve nobody, and says so; with it again, it can.
+        docker("stop", "--time", "0", *proxy)
+        until(lambda: client.get("/health/ready").status_code == 503, "it is not ready", 30)
+        assert client.get("/health/ready").json()["missing"][0]["name"] == "Docker Engine"
+        docker("start", *proxy)
+        until(lambda: client.get("/health/ready").status_code == 200, "it is ready", 30)
     left = docker("ps", "--all", "--format", "{{.Names}}")
     assert made.isdisjoint(left)

@@ -154,9 +154,10 @@ def test_who_reaches_it_and_whom_it_reaches() -> None:
     (rule,) = policy["ingress"]
     (port,) = rule["ports"]
     assert port["port"] == container(BASE["Deployment"])["ports"][0]["name"], "no model server's port"
-    everybody: Any = [{}, {"namespaceSelector": {}}, {"podSelector": {}}]
     assert rule["from"]
-    assert not [peer for peer in rule["from"] if peer in everybody]
+    for peer in rule["from"]:
+        for selector in peer.values():
+            assert selector["matchLabels"], "not everybody, and in no namespace whoever wants to"
     reached = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
     assert reached == {53, 443, 11434}
     for rule in policy["egress"]:
