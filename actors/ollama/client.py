@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -23,7 +23,13 @@ ERROR_LIMIT = 500
 
 _WEIGHTS = re.compile(r"^FROM\s.*sha256[-:]([0-9a-f]{64})\s*$", re.M)
 
+MOST_FILES = 1000
+"""Files of one model in a pull."""
+
 T = TypeVar("T")
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
+"""Bytes or tokens; sums of them stay in what JSON and SQLite can hold."""
 
 
 class OllamaError(Exception):
@@ -48,8 +54,8 @@ class Details(msgspec.Struct, frozen=True):
     families: tuple[str, ...] | None = None
     parameter_size: str = ""
     quantization_level: str = ""
-    context_length: int = 0
-    embedding_length: int = 0
+    context_length: Count = 0
+    embedding_length: Count = 0
 
 
 class Tag(msgspec.Struct, frozen=True):
@@ -57,7 +63,7 @@ class Tag(msgspec.Struct, frozen=True):
 
     name: str
     modified_at: str = ""
-    size: int = 0
+    size: Count = 0
     digest: str = ""
     details: Details = Details()
     capabilities: tuple[str, ...] = ()
@@ -71,9 +77,9 @@ class Running(msgspec.Struct, frozen=True):
     """
 
     name: str
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0
+    size: Count = 0
+    size_vram: Count = 0
+    context_length: Count = 0
     digest: str = ""
     weights: str = ""
 
@@ -118,8 +124,8 @@ class _Anything(msgspec.Struct, frozen=True):
 class _Line(msgspec.Struct, frozen=True):
     status: str = ""
     digest: str = ""
-    total: int = 0
-    completed: int = 0
+    total: Count = 0
+    completed: Count = 0
     error: str = ""
 
 
@@ -206,6 +212,8 @@ class Client:
                 return
             if line.digest and line.total > 0:
                 layers[line.digest] = (line.completed, line.total)
+                if len(layers) > MOST_FILES:
+                    raise self._failed("tells of files without end", model)
                 have, total = (sum(parts) for parts in zip(*layers.values(), strict=True))
                 now = time.monotonic()
                 since, first = began = began or (now, have)
@@ -241,7 +249,7 @@ class Client:
                 self.seen_at = time.monotonic()
                 if response.status != 200:
                     raise self._refused(response.status, path, data, model)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._no_answer(error, path, model, limit.total) from error
         try:
             return msgspec.json.decode(data, type=answer)
@@ -268,7 +276,7 @@ class Client:
                         yield msgspec.json.decode(line, type=_Line)
         except UNREADABLE as error:
             raise self._failed(f"{path} sent what Ollama would not: {error}", model) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._no_answer(error, path, model, silence) from error
 
     async def _body(self, response: aiohttp.ClientResponse, path: str, model: str) -> bytes:

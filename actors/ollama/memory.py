@@ -17,7 +17,14 @@ UNKNOWN_VOCABULARY = 152_000
 """Tokens, of which the logits have a number each; the larger families have about as many."""
 
 _TIERS = ((47 << 30, 262_144), (23 << 30, 32_768))
-_NUM_CTX = re.compile(r"^num_ctx\s+(\d+)\s*$", re.M)
+_NUM_CTX = re.compile(r"^num_ctx\s+([0-9]{1,9})\s*$", re.M)
+
+_MOST_LAYERS = 1024
+"""llama.cpp takes half as many."""
+_MOST = 1 << 30
+"""Of any other number in a header."""
+_MOST_CACHE = 1 << 50
+"""Bytes, more than any machine has."""
 
 
 def default_context(gpus: int) -> int:
@@ -41,11 +48,12 @@ class _Header:
         self._architecture = info.get("general.architecture", "")
 
     def number(self, key: str) -> int:
-        """0 where it is not told."""
+        """0 where it is not told, or cannot be."""
         value = self._info.get(f"{self._architecture}.{key}")
         if isinstance(value, list):
             value = max((entry for entry in value if isinstance(entry, int)), default=0)
-        return value if isinstance(value, int) and value > 0 else 0
+        most = _MOST_LAYERS if key == "block_count" else _MOST
+        return value if isinstance(value, int) and 0 < value <= most else 0
 
 
 def cache_bytes(info: Mapping[str, Any], context: int) -> int:
@@ -56,7 +64,8 @@ def cache_bytes(info: Mapping[str, Any], context: int) -> int:
     head = header.number("embedding_length") // max(1, heads)
     key = header.number("attention.key_length") or head
     value = header.number("attention.value_length") or head
-    return 2 * header.number("block_count") * kv_heads * (key + value) * context
+    told = 2 * header.number("block_count") * kv_heads * (key + value) * context
+    return min(told, _MOST_CACHE)
 
 
 def demand_of(

@@ -100,7 +100,7 @@ class OllamaServer:
             predicted=tuple(share.bytes for share in shares),
             buffers=(running.size_vram,) if len(shares) == 1 else (None,) * len(shares),
             host_predicted=option.pinned + option.mapped if option else 0,
-            host_buffers=running.size - running.size_vram,
+            host_buffers=max(0, running.size - running.size_vram),
             devices=(where,) if running.size_vram else (),
             on_host=bool(shares) and running.size > 0 and not running.size_vram,
         )

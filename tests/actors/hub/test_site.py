@@ -1,9 +1,8 @@
 """What a hub may say instead of a list, a header or a file: a `HubError` that can be told to a client."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from actors.config import HubSettings
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
 from actors.hub.names import HubName
+from tests.raw_server import answer, saying
 
 NAME = HubName("org/model", "Q8_0")
 SHA = "0" * 40
@@ -24,29 +24,16 @@ def listing(**file: Any) -> bytes:
     return json.dumps({"id": "org/model", "sha": SHA, "siblings": files}).encode()
 
 
-def answer(body: bytes, status: bytes = b"200 OK", headers: bytes = b"") -> bytes:
-    return b"HTTP/1.1 " + status + b"\r\n" + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-
 @asynccontextmanager
 async def hub_that_says(
     listed: bytes, rest: bytes, cache: Path, *, endless: bytes = b""
 ) -> AsyncIterator[Hub]:
     """`listed` answers the question for a list, `rest` all others; then comes `endless`, again and again."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            request = await reader.readuntil(b"\r\n\r\n")
-            writer.write(listed if b"/api/models/" in request else rest)
-            while endless:
-                writer.write(endless)
-                await writer.drain()
-            await writer.drain()
-        writer.close()
+    def reply(request: bytes) -> bytes:
+        return listed if b"/api/models/" in request else rest
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = "http://{}:{}".format(*server.sockets[0].getsockname()[:2])
-    async with server, aiohttp.ClientSession() as session:
+    async with saying(reply, endless=endless) as url, aiohttp.ClientSession() as session:
         settings = HubSettings(endpoint=url, cache_dir=str(cache), token="t")
         yield Hub(settings, session, retry_delay=0.001)
 
