@@ -69,13 +69,20 @@ def test_it_tells_systemd_how_it_goes() -> None:
     assert "ExecReload" not in SETTINGS, "HUP ends the gateway"
 
 
-@pytest.mark.parametrize(("setting", "status", "told"), [("port", 0, ""), ("prot", 2, "prot")])
+@pytest.mark.parametrize(
+    ("settings", "status", "told"),
+    [
+        ("server: {port: 8000}", 0, ""),
+        ("server: {prot: 8000}", 2, "prot"),
+        ("llama_cpp: {models: {m: {path: none.gguf}}}", 0, "none.gguf: no such file"),
+    ],
+)
 def test_what_can_be_checked_is_checked_before_the_start(
-    unit: Path, tmp_path: Path, setting: str, status: int, told: str
+    unit: Path, tmp_path: Path, settings: str, status: int, told: str
 ) -> None:
     (line,) = re.findall(r"^ExecStartPre=/bin/sh -c '(.*)'$", unit.read_text(), re.MULTILINE)
     config = tmp_path / "config.yaml"
-    config.write_text(f"server: {{{setting}: 8000}}\n")
+    config.write_text(f"{settings}\n")
     command = ["/bin/sh", "-c", line.replace("/etc/llama-smart-proxy/config.yaml", str(config))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (status, "")
