@@ -17,8 +17,10 @@ from actors.backends.command import find_command, runs_in_container
 from actors.backends.prediction import Predictor
 from actors.calibration import Calibration
 from actors.config import BUILTIN, Config, Model
+from actors.demo import CONTEXT
 from actors.docker.engine import Engine
 from actors.errors import ConfigError, Failure, Fault
+from actors.gguf import Header
 from actors.gpu import take_sample
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import cache_of
@@ -35,18 +37,18 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def look_at_pool(config: Config) -> list[Fault]:
-    """What keeps models from running that have no command of their own."""
+    """What keeps the gateway from serving, or all models from running that have no command of their own."""
     pool = config.server_pool
-    lacking = [
-        model
-        for model in config.llama_cpp.models.values()
-        if not (model.command or model.runtime or runs_in_container(pool, model))
+    faults = [
+        Fault((section, "host"), "expected an address, got ''; 0.0.0.0 is all of them")
+        for section, host in (("server", config.server.host), ("server_pool", pool.host))
+        if not host.strip()
     ]
-    if not lacking:
-        return []
-    if fault := _command_fault(config, lacking[0], ("server_pool",)):
-        return [fault]
-    return []
+    for model in config.llama_cpp.models.values():
+        if not (model.command or model.runtime or runs_in_container(pool, model)):
+            fault = _command_fault(config, model, ("server_pool",))
+            return [*faults, fault] if fault else faults
+    return faults
 
 
 def look_at_models(config: Config, gpus: Sequence[Device] | None = None) -> list[Finding]:
@@ -73,8 +75,8 @@ def _look_at_runtime(config: Config, name: str, model: Model, place: Place) -> l
     pool = config.server_pool
     if runs_in_container(pool, model):
         address = Engine(pool.docker.host).address
-        socket = Path(address.removeprefix("unix://"))
-        if address.startswith("unix://") and not socket.exists():
+        socket = address.removeprefix("unix://")
+        if socket != address and not Path(socket).exists():
             message = f"there is no Docker Engine for it: {socket} does not exist (server_pool.docker.host)"
             return [Finding(name, Fault(place, message))]
         return []
@@ -95,10 +97,9 @@ def _command_fault(config: Config, model: Model, place: Place) -> Fault | None:
     except ConfigError as error:
         return Fault((*place, "runtime"), str(error).partition(": ")[2])
     if "/" in program:
-        path = Path(program)
-        if not path.is_file():
+        if shutil.which(program, os.F_OK) is None:
             return Fault((*place, "command"), f"there is no program {program}")
-        if not os.access(path, os.X_OK):
+        if shutil.which(program) is None:
             return Fault((*place, "command"), f"{program} must not be executed")
     elif shutil.which(program) is None:
         return Fault((*place, "command"), f"there is no program {program!r} on the PATH")
@@ -110,14 +111,18 @@ def _look_at_files(
 ) -> list[Finding]:
     if model.path is not None:
         if model.path.startswith(BUILTIN):
-            return []
+            return _look_at_builtin(predictor, name, model, place)
         files: ModelFiles | None = ModelFiles(
             path=Path(model.path), projector=Path(model.mmproj) if model.mmproj else None
         )
     elif model.hub_name is None:  # a fault of the settings
         return []
     else:
-        files = cache_of(config.hub).find(model.hub_name, model.revision, model.mmproj)
+        try:
+            files = cache_of(config.hub).find(model.hub_name, model.revision, model.mmproj)
+        except OSError as error:
+            message = f"the cache cannot be read: {error.filename}: {error.strerror}"
+            return [Finding(name, Fault(place, message), Failure(message=message))]
         if files is None and config.hub.offline:
             failure = Failure(message="is not downloaded, and hub.offline is set", retryable=False)
             return [Finding(name, Fault(place, failure.message), failure)]
@@ -127,6 +132,17 @@ def _look_at_files(
         predictor.appraise(model, files, "")
     except StartError as error:
         return [Finding(name, Fault(place, error.failure.message), error.failure)]
+    return []
+
+
+def _look_at_builtin(predictor: Predictor, name: str, model: Model, place: Place) -> list[Finding]:
+    """It is not written before somebody asks for it, but what it was trained for is known."""
+    metadata = {"general.architecture": "llama", "llama.context_length": CONTEXT}
+    header = Header(version=3, size=0, data_offset=0, metadata=metadata, lengths={}, tensors=())
+    try:
+        predictor.check_context(model, header)
+    except ValueError as error:
+        return [Finding(name, Fault(place, str(error)), Failure(message=str(error), retryable=False))]
     return []
 
 

@@ -29,6 +29,7 @@ from actors.memory.predict import Prediction
 from actors.messages import Endpoint, Figures
 from actors.placement import Placement
 from actors.runtime import spawn
+from actors.settings.masking import mask_text
 
 log = structlog.get_logger("model")
 
@@ -195,7 +196,7 @@ class DockerBackend(LlamaBackend):
                 model=self._name,
                 epoch=epoch,
                 image=spec.image,
-                command=shlex.join(spec.command),
+                command=mask_text(shlex.join(spec.command)),
                 environment=dict(spec.environment),
                 gpus=spec.gpus.names if spec.gpus else (),
                 predicted=in_words(placement, predicted),

@@ -10,6 +10,7 @@ import structlog
 from actors.backends.children import Child
 from actors.backends.llama_log import FIT_IS_OVER, Breakdown, parse_breakdown
 from actors.runtime import spawn
+from actors.settings.masking import mask_text
 
 log = structlog.get_logger("model")
 
@@ -49,7 +50,11 @@ async def dry_run(
     try:
         child = await Child.start(command, environment=environment, on_line=on_line)
     except OSError as error:
-        log.warning("no dry run", command=shlex.join(command), reason=f"cannot be executed: {error.strerror}")
+        log.warning(
+            "no dry run",
+            command=mask_text(shlex.join(command)),
+            reason=f"cannot be executed: {error.strerror}",
+        )
         return None
     reader = spawn(child.read_output(), name="dry run")
     reader.add_done_callback(lambda _: told.set())
@@ -64,5 +69,7 @@ async def dry_run(
         reader.cancel()
     breakdown = parse_breakdown(lines)
     if breakdown is None:
-        log.warning("no dry run", command=shlex.join(command), reason=reason, log_tail=list(lines)[-3:])
+        log.warning(
+            "no dry run", command=mask_text(shlex.join(command)), reason=reason, log_tail=list(lines)[-3:]
+        )
     return breakdown

@@ -140,8 +140,7 @@ class Predictor:
         header = read_model(files.path)
         settings, automatic = self._settings(model, header)
         arguments = self._arguments(model)
-        stretching = stretching_flags(header, settings, arguments) if model.longer_context else []
-        check_context(header, settings, [*stretching, *arguments])
+        stretching = self._stretching(model, header, settings)
         barred = reach == "none" and settings.gpu_layers != 0
         if barred:
             settings = msgspec.structs.replace(settings, gpu_layers=0)
@@ -176,6 +175,18 @@ class Predictor:
             stretching=stretching,
             reach=reach,
         )
+
+    def check_context(self, model: Model, header: Header) -> None:
+        """Raise `ValueError` for a context that a model with this header cannot have."""
+        settings, _ = self._settings(model, header)
+        self._stretching(model, header, settings)
+
+    def _stretching(self, model: Model, header: Header, settings: Settings) -> list[str]:
+        """The flags without which a slot could not have its context. Raises `ValueError` where it cannot."""
+        arguments = self._arguments(model)
+        flags = stretching_flags(header, settings, arguments) if model.longer_context else []
+        check_context(header, settings, [*flags, *arguments])
+        return flags
 
     def _settings(self, model: Model, header: Header) -> tuple[Settings, bool]:
         """What llama-server will be told of it, and whether the context is ours to choose."""

@@ -22,6 +22,7 @@ from actors.memory.predict import Prediction
 from actors.messages import Endpoint
 from actors.placement import Placement
 from actors.runtime import spawn
+from actors.settings.masking import mask_text
 
 log = structlog.get_logger("model")
 
@@ -157,7 +158,7 @@ class ProcessBackend(LlamaBackend):
             "server starts",
             model=self._name,
             epoch=epoch,
-            command=shlex.join(argv),
+            command=mask_text(shlex.join(argv)),
             environment=environment,
             predicted=in_words(placement, predicted),
         )

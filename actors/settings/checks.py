@@ -18,7 +18,7 @@ from actors.config import (
 from actors.errors import Fault
 from actors.hub.names import parse_name
 from actors.settings.document import Path
-from actors.settings.masking import mask_text
+from actors.settings.masking import mask_text, shown
 
 
 def check(config: Config) -> list[Fault]:
@@ -78,8 +78,8 @@ class _Checks:
     def docker(self, settings: DockerSettings) -> None:
         place = ("server_pool", "docker")
         if settings.host is not None and not re.match(r"(unix|tcp|https?|ssh|npipe)://.", settings.host):
-            shown = mask_text(settings.host)
-            self.add((*place, "host"), f"expected unix:///path or tcp://host:port, got {shown!r}")
+            got = shown(settings.host)
+            self.add((*place, "host"), f"expected unix:///path or tcp://host:port, got {got}")
         network = settings.network
         if network is not None and not re.fullmatch(r"(?!(?:host|none)$)[\w][\w.-]*", network):
             self.add(

@@ -12,7 +12,9 @@ from actors.errors import ConfigError, Fault
 from actors.settings.masking import shown
 
 MOST_VALUES = 100_000
-"""Values of a document, those of an alias counted each time."""
+"""Values of a document, those of an alias counted each time; a long text counts as several."""
+LONG = 64
+"""Characters of a text that count as one value."""
 MOST_LEVELS = 100
 
 MERGE = "tag:yaml.org,2002:merge"
@@ -150,7 +152,7 @@ class _Builder:
         if event.anchor not in self._anchors:
             raise ConfigError(f"{_line(event)}there is no anchor &{event.anchor} before the alias")
         value = self._anchors[event.anchor]
-        self._count(getattr(value, "size", 1), event)
+        self._count(_size(value), event)
         return value
 
     def _count(self, values: int, event: Any) -> None:
@@ -164,7 +166,7 @@ class _Builder:
             found.lines.append(self._loader.peek_event().start_mark.line + 1)
             item = self._value((*path, len(found)), depth + 1)
             found.append(item)
-            found.size += getattr(item, "size", 1)
+            found.size += _size(item)
         self._loader.get_event()
         return found
 
@@ -194,7 +196,7 @@ class _Builder:
                 merged += [(event, part) for part in (value if isinstance(value, list) else [value])]
                 continue
             found[key] = value
-            found.size += getattr(value, "size", 1)
+            found.size += _size(value)
         self._loader.get_event()
         for event, part in merged:
             self._merge(found, part, event, path)
@@ -209,7 +211,7 @@ class _Builder:
             if key not in found:
                 found[key] = value
                 found.lines[key] = part.lines[key]
-                found.size += getattr(value, "size", 1)
+                found.size += _size(value)
 
     def _tag(self, event: Any) -> str:
         if event.tag is not None and event.tag != "!":
@@ -218,9 +220,6 @@ class _Builder:
 
     def _scalar(self, event: Any, path: Path) -> Any:
         tag, text = self._tag(event), event.value
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            self._fault(event, path, "the text has half a character (a lone surrogate)")
-            text = ""
         if tag in _PLAIN and "${" not in text:
             kind = tag.rpartition(":")[2]
             node = yaml.ScalarNode(tag, text, event.start_mark, event.end_mark)
@@ -235,6 +234,10 @@ class _Builder:
 
     def _fault(self, event: Any, path: Path, message: str) -> None:
         self.faults.append((event.start_mark.line + 1, Fault(path, message)))
+
+
+def _size(value: Any) -> int:
+    return 1 + len(value) // LONG if isinstance(value, str) else getattr(value, "size", 1)
 
 
 def _line(event: Any) -> str:

@@ -57,6 +57,9 @@ class Substitution:
             copy.lines = getattr(data, "lines", [])
             copy += [self.replaced(item, (*path, index)) for index, item in enumerate(data)]
             return copy
+        if isinstance(data, str) and (fault := _unusable(data)):
+            self.faults.append(Fault(path, fault))
+            return None
         if isinstance(data, str) and "${" in data:
             return self._text(data, path)
         return data
@@ -68,6 +71,8 @@ class Substitution:
             if not isinstance(key, str):
                 advice = "; put it in quotes" if isinstance(key, bool | int | float) else ""
                 self.faults.append(Fault((*path, key), f"expected text as a key, got {shown(key)}{advice}"))
+            elif fault := _unusable(key):
+                self.faults.append(Fault((*path, key), fault))
             elif _REFERENCE.search(key):
                 self.faults.append(Fault((*path, key), "references are replaced in values, not in keys"))
             else:
@@ -103,11 +108,20 @@ class Substitution:
                 f"the environment variable {reference.name} is not set; "
                 f"set it, or give a default: ${{{reference.name}:-default}}"
             )
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if _unusable(value):
             raise _MalformedError(f"the environment variable {reference.name} is not UTF-8")
         found = Substituted(value)
         found.given, found.secret = True, looks_secret(reference.name)
         return found
+
+
+def _unusable(text: str) -> str | None:
+    """Why no file, program or terminal could take a text."""
+    if "\0" in text:
+        return "the text has a NUL character"
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        return "the text has half a character (a lone surrogate)"
+    return None
 
 
 def _parse(text: str, start: int, level: int) -> tuple[list[str | _Reference], int]:

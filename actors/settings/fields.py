@@ -18,6 +18,7 @@ from actors.settings.environment import Substituted
 from actors.settings.masking import MASK, looks_secret, shown
 
 NULLS = ("", "~", "null", "Null", "NULL")
+LONGEST_KEY = 100
 MOST_MEANT = 1_000_000_000
 MOST = (1 << 63) - 1
 _FAULTY: Any = object()
@@ -166,7 +167,8 @@ class Fields:
         self, path: Path, expected: str, value: Any, *, secret: bool, kinds: Iterable[str] = ()
     ) -> Any:
         got = MASK if secret and not isinstance(value, dict | list | None) else shown(value)
-        near = difflib.get_close_matches(value, kinds, n=1) if isinstance(value, str) and not secret else []
+        short = isinstance(value, str) and len(value) <= LONGEST_KEY
+        near = difflib.get_close_matches(value, kinds, n=1) if short and not secret else []
         advice = f"; did you mean {near[0]!r}?" if near else ""
         if expected.startswith("text") and isinstance(value, bool | int | float):
             advice = "; put it in quotes"
@@ -200,7 +202,7 @@ def absolute(path: str, folder: FilePath) -> str:
 
 
 def _hint(key: str, fields: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, fields, n=1)
+    near = [] if len(key) > LONGEST_KEY else difflib.get_close_matches(key, fields, n=1)
     return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(fields))}"
 
 

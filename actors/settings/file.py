@@ -15,10 +15,12 @@ from actors.errors import ConfigError, Fault
 from actors.settings.checks import check
 from actors.settings.document import Path, line_of, read_document
 from actors.settings.environment import Substitution
-from actors.settings.fields import Fields, absolute
+from actors.settings.fields import Fields, absolute, plain
 from actors.settings.masking import mask_text, masked, secrets_of
 
 MOST_BYTES = 1 << 20
+MOST_LINES = 100
+MOST_CHARACTERS = 1000
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -49,17 +51,21 @@ class Settings(msgspec.Struct, frozen=True):
     def _told(self, faults: Iterable[Fault], early: list[tuple[int, Fault]]) -> list[str]:
         told = early + [(line_of(self.data, fault.path) or 0, fault) for fault in faults]
         told.sort(key=lambda entry: entry[0])
-        return list(dict.fromkeys(self._in_words(line, fault) for line, fault in told))
+        lines = list(dict.fromkeys(self._in_words(line, fault) for line, fault in told[:MOST_LINES]))
+        more = len(told) - MOST_LINES
+        return [*lines, f"{self.file}: and {more} more"] if more > 0 else lines
 
     def _in_words(self, line: int, fault: Fault) -> str:
         other = line_of(self.data, fault.also) if fault.also is not None else None
         message = str(fault) if other is None else f"{Fault(fault.path, fault.text(f' (line {other})'))}"
         place = f"{self.file}:{line}: " if line else f"{self.file}: "
-        return place + mask_text(" ".join(message.split("\n")), self.secrets)
+        message = mask_text(" ".join(message.split("\n")), self.secrets)
+        return place + (message if len(message) <= MOST_CHARACTERS else f"{message[:MOST_CHARACTERS]}...")
 
     def shown(self, config: Config) -> dict[str, Any]:
         """The settings in effect as plain data, without secrets. Read again they are the same."""
-        found: dict[str, Any] = _escaped(masked(config, self.secrets))
+        told = msgspec.structs.replace(config, agents=plain(config.agents))
+        found: dict[str, Any] = _escaped(masked(told, self.secrets))
         return found
 
 

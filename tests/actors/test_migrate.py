@@ -121,9 +121,21 @@ KEYS = st.sampled_from(
         "port",
         "size",
         "name",
+        "Name",
+        "name:latest",
+        "../x",
+        "\ud800",
+        "<<",
     ]
 ) | st.text(max_size=6)
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.just("${HOME}")
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(["${HOME}", "${X:-1}", "$${HOME}", "${", "\ud800", "\0", "~nobody-here/x", "a:latest"])
+)
 
 
 def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -41,6 +41,12 @@ def told(models: Any, folder: Path, **sections: Any) -> list[str]:
     [
         ({"path": "good.gguf"}, None),
         ({"path": "builtin:demo"}, None),
+        ({"path": "builtin:demo", "ctx_size": 16384}, None),
+        ({"path": "builtin:demo", "ctx_size": 16385, "longer_context": True}, None),
+        (
+            {"path": "builtin:demo", "ctx_size": 16385},
+            "m: a context of 16,385 tokens, 4,096 for each of 4 slots",
+        ),
         ({"repo": "org/not-downloaded"}, None),
         ({"path": "good.gguf", "devices": [0, "GPU-a"]}, None),
         ({"path": "none.gguf"}, "m: {folder}/none.gguf: no such file"),
@@ -99,6 +105,7 @@ def test_offline(folder: Path) -> None:
         ({"command": "./none"}, {"command": "true"}, []),
         ({"runtime": "docker", "command": "./inside"}, {}, []),
         ({"command": "no-such-program -x"}, {}, ["command"]),
+        ({"host": ""}, {}, ["host"]),
     ],
 )
 def test_the_pool(pool: Any, model: Any, told: list[str], folder: Path) -> None:

@@ -48,7 +48,6 @@ def test_one_model_may_have_names_that_are_alike() -> None:
         "a ",
         "a\n",
         "a\nb",
-        "a\x00",
         "a\x1b[31m",
         "a\u202eb",
         "a\xa0b",

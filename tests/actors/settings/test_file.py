@@ -127,7 +127,7 @@ def test_what_a_fault_leads_to_is_not_told_too(tmp_path: Path) -> None:
         ("hub: {cache_dir: ~nobody-here/x}", "1: hub.cache_dir: there is no home folder of '~nobody-here'"),
         ("agent_folders: [~nobody-here]", "1: agent_folders[0]: there is no home folder of '~nobody-here'"),
         ('hub: {cache_dir: ""}', "1: hub.cache_dir: expected a path, got ''"),
-        ('llama_cpp: {models: {a: {path: "x\\0y"}}}', "a.path: expected a path, got 'x\\x00y'"),
+        ('llama_cpp: {models: {a: {path: "x\\0y"}}}', "a.path: the text has a NUL character"),
         ('server_pool: {command: "x \'y"}', "1: server_pool.command: cannot be split into words"),
         ("server_pool: {command: []}", "1: server_pool.command: expected a program, got nothing"),
     ],
@@ -143,6 +143,19 @@ def test_files_that_are_none(tmp_path: Path) -> None:
             load_config(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "a\0b")
+
+
+def test_a_text_that_is_repeated_is_no_bomb(tmp_path: Path) -> None:
+    text = f"hub:\n  token: &a '{'x' * 100_000}${{X}}'\n  allow: [{', '.join(['*a'] * 10_000)}]\n"
+    (line,) = faults(text, tmp_path, X="1")
+    assert "more than 100,000 values, with those of aliases" in line
+
+
+def test_many_and_long_faults_are_told_in_few_words(tmp_path: Path) -> None:
+    lines = faults("server:\n" + "".join(f"  {'k' * 200}{n}: 1\n" for n in range(3000)), tmp_path)
+    assert (len(lines), lines[-1]) == (101, " and 2900 more")
+    (line,) = faults(f"server: {{{'k' * 100_000}: 1}}", tmp_path)
+    assert len(line) < 1200
 
 
 @pytest.mark.parametrize(
