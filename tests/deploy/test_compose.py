@@ -125,6 +125,14 @@ def test_files_that_are_mounted_are_there() -> None:
                 assert not source.startswith("./") or (DEPLOY / source).exists(), f"{path.name}: {source}"
 
 
+def test_what_drains_is_not_killed() -> None:
+    config = load_config(DEPLOY / "config.yaml")
+    grace = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["gateway"]["stop_grace_period"]
+    agents = 5
+    needed = config.server.drain_timeout + config.server_pool.stop_timeout + agents
+    assert int(grace.removesuffix("s")) > needed
+
+
 def test_the_settings_in_the_image_load(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GATEWAY_RUNTIME", "GATEWAY_NETWORK", "GATEWAY_MODEL_IMAGE", "OLLAMA_HOST"):
         monkeypatch.delenv(name, raising=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.conftest import DEMO, Start
 from tests.deploy import free_port
 from tests.engines import EngineClient, Wire
-from tests.gateway import Gateway, Json, until
+from tests.gateway import Gateway, Json, running, until
 
 CONTAINER: Json = {**DEMO, "aliases": [], "runtime": "docker"}
 
@@ -88,3 +88,14 @@ def test_no_gpu_where_models_must_run_on_one(start: Start, real_server: None) ->
         return
     status, body = ready(gateway)
     assert (status, body["status"], body["missing"][0]["name"]) == (200, "degraded", "GPU")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_at_the_start(tmp_path: Path) -> None:
+    """Where deploy/'s user owns nothing, tests/deploy/test_image.py looks too."""
+    (tmp_path / "cache").write_text("in the way")
+    settings: Json = {"hub": {"allow": ["org/*"], "cache_dir": str(tmp_path / "cache" / "hub")}}
+    with running(settings, tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache")) as gateway:
+        told = gateway.wait_for("cannot write to a folder")
+        assert (told["level"], told["folder"]) == ("error", str(tmp_path / "cache"))
+        assert told["needed_for"] == ["built-in models and what loads took", "downloaded models"]
+        assert gateway.client.get("/health/live").status_code == 200, "what needs no folder is served"
