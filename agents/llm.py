@@ -76,13 +76,27 @@ class Client:
         self._agent = agent
         self._budget = budget or Budget()
         self._key = key
-        self._tokens: list[int] = []
+        self._written: list[int] = []
+        self._told: list[Usage | None] = []
         self._deadline: float | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens used so far, those of answers that are under way included."""
-        return sum(self._tokens)
+        usage = self.usage
+        return usage.prompt + usage.completion
+
+    @property
+    def usage(self) -> Usage:
+        """What all the chats cost together, judges and failures too.
+
+        Prompts, answers and cached tokens are added, and so are durations, though chats may run side by side.
+        Of one that was broken off, what it had written is known, and its prompt is not.
+        """
+        each = [
+            told or Usage(completion=count) for told, count in zip(self._told, self._written, strict=True)
+        ]
+        return Usage(**{name: sum(getattr(one, name) for one in each) for name in Usage.__struct_fields__})
 
     def models(self) -> list[ModelInfo]:
         """The models there are, loaded or not."""
@@ -99,8 +113,9 @@ class Client:
     async def stream(self, request: Chat) -> AsyncGenerator[Event, None]:
         """The answer's events, to `Done`. Raises `ModelCallError` if it breaks off."""
         self._begin_call()
-        index = len(self._tokens)
-        self._tokens.append(0)
+        index = len(self._written)
+        self._written.append(0)
+        self._told.append(None)
         events = self._llm.stream(request, key=self._key)
         async with aclosing(events):
             while True:
@@ -134,10 +149,10 @@ class Client:
 
     def _count(self, index: int, event: Event | None) -> None:
         if isinstance(event, Text | Reasoning | ToolCallDelta):
-            self._tokens[index] += 1  # model servers send an event for each token
+            self._written[index] += 1  # model servers send an event for each token
             self._check_tokens()
         elif isinstance(event, Usage):
-            self._tokens[index] = event.prompt + event.completion
+            self._told[index] = event
 
     def _check_tokens(self) -> None:
         if self._budget.tokens is not None and self.tokens > self._budget.tokens:

@@ -5,12 +5,12 @@ nobody holds one model while waiting for another.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
+import regex
 
 from agents.api import (
     Agent,
@@ -25,10 +25,10 @@ from agents.api import (
     Reply,
     Text,
 )
-from agents.events import Finish, Usage, replayed
+from agents.events import Finish
 from agents.parallel.candidates import answers as asked
-from agents.parallel.prompts import judged, judging, merging
-from agents.parallel.voting import ballot, is_decided, winner
+from agents.parallel.choice import Candidate, best_reply, majority, merged, one_reply
+from agents.parallel.voting import ballot, is_decided
 
 Mode = Literal["best", "vote", "merge", "all"]
 MOST = 16
@@ -52,16 +52,9 @@ class ParallelConfig(AgentConfig, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         try:
-            re.compile(self.vote_on)
-        except re.error as error:
+            regex.compile(self.vote_on)
+        except regex.error as error:
             raise ValueError(f"vote_on: {self.vote_on!r} is no regular expression: {error}") from error
-
-
-class Candidate(msgspec.Struct, frozen=True):
-    """An answer, and its place among all that were asked for."""
-
-    place: int
-    answer: Answer
 
 
 class Parallel(Agent):
@@ -73,46 +66,61 @@ class Parallel(Agent):
 
     async def before(self, ctx: Context, request: Chat) -> Reply:
         """Have it answered, and reply."""
-        deadline = asyncio.get_running_loop().time() + self.config.timeout
+        now, limit = asyncio.get_running_loop().time(), self.config.timeout
+        deadline = now + limit
         mode, n = self._chosen(ctx.argument)
         requests = self._requests(request, n)
         judge = self.config.judge or request.model
         if mode == "all":
             return Reply(self._in_time(_each(ctx, requests, judge), deadline))
-        pattern = re.compile(self.config.vote_on) if self.config.vote_on else None
-        errors: list[AgentError] = []
-        candidates: list[Candidate] = []
-        async with aclosing(asked(ctx.llm, requests, judge)) as results:
-            async for place, result in results:
-                if isinstance(result, AgentError):
-                    errors.append(result)
-                    continue
-                candidates.append(Candidate(place, result))
-                ballots = [ballot(one.answer, pattern) for one in candidates]
-                if mode == "vote" and is_decided(ballots, len(requests) - len(errors)):
-                    break
-        if not candidates:
-            raise errors[0]
-        spent = ctx.llm.tokens
-        candidates.sort(key=lambda one: one.place)
-        told: dict[str, Any] = {
-            "mode": mode,
-            "asked": len(requests),
-            "answers": len(candidates),
-            "tokens": spent,
-        }
+        # What has come by then is not lost: the rest of the time is the judge's, and a little nobody's.
+        candidates, errors = await self._candidates(ctx, requests, judge, mode, now + 0.7 * limit)
+        told: dict[str, Any] = {"mode": mode, "asked": len(requests), "answers": len(candidates)}
         if errors:
             told["errors"] = [error.message for error in errors]
         ctx.note = f"{mode} of {len(candidates)} answers"
         if len(candidates) == 1:
-            return _one(candidates, 0, told)
+            return one_reply(ctx, candidates[0], told)
         # Tool calls cannot be judged or merged as texts, but they can be counted.
         if mode == "vote" or any(one.answer.tool_calls for one in candidates):
-            chosen, votes = winner([ballot(one.answer, pattern) for one in candidates])
-            return _one(candidates, chosen, {**told, "votes": votes})
+            chosen, votes = majority(candidates)
+            return one_reply(ctx, chosen, {**told, "votes": votes})
+        judged_by = now + 0.95 * limit
         if mode == "merge":
-            return Reply(self._in_time(_merged(ctx, request, candidates, judge, told), deadline))
-        return await _best(ctx, request, candidates, judge, told)
+            events = merged(ctx, request, candidates, judge, told, judged_by)
+            return Reply(self._in_time(events, deadline))
+        return await best_reply(ctx, request, candidates, judge, told, judged_by)
+
+    async def _candidates(
+        self, ctx: Context, requests: Sequence[Chat], judge: str, mode: Mode, deadline: float
+    ) -> tuple[list[Candidate], list[AgentError]]:
+        """The answers that come in time, in their order, and why others do not. Raises if there is none."""
+        pattern = regex.compile(self.config.vote_on) if self.config.vote_on else None
+        errors: list[AgentError] = []
+        candidates: list[Candidate] = []
+        async with aclosing(asked(ctx.llm, requests, judge)) as results:
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        found = await anext(results, None)
+                except TimeoutError:
+                    count = len(requests) - len(candidates) - len(errors)
+                    late = AgentError(f"{count} answers took too long (agents.parallel.timeout)", status=504)
+                    errors.append(late)
+                    break
+                if found is None:
+                    break
+                place, result = found
+                if isinstance(result, AgentError):
+                    errors.append(result)
+                    continue
+                candidates.append(Candidate(place, result, ballot(result, pattern)))
+                ballots = [one.ballot for one in candidates]
+                if mode == "vote" and is_decided(ballots, len(requests) - len(errors)):
+                    break
+        if not candidates:
+            raise errors[0]
+        return sorted(candidates, key=lambda one: one.place), errors
 
     async def _in_time(
         self, events: AsyncGenerator[Event, None], deadline: float
@@ -167,42 +175,6 @@ class Parallel(Agent):
         ]
 
 
-def _one(candidates: Sequence[Candidate], chosen: int, told: dict[str, Any], *more: Usage) -> Reply:
-    """The chosen answer, with what all of them cost."""
-    one = candidates[chosen]
-    usage = total([candidate.answer.usage for candidate in candidates] + list(more))
-    extra = {"parallel": {**told, "chosen": one.place, "model": one.answer.model}}
-    return Reply.of(replayed(msgspec.structs.replace(one.answer, usage=usage, extra=extra)))
-
-
-async def _best(
-    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, told: dict[str, Any]
-) -> Reply:
-    """The answer that the judge chooses; if it names none, the majority's."""
-    verdict = await ctx.llm.chat(judging(request, [one.answer for one in candidates], judge))
-    chosen = judged(verdict.text, len(candidates))
-    told = {**told, "tokens": ctx.llm.tokens, "judge": judge, "judged": chosen is not None}
-    if chosen is None:
-        ctx.log.warning("the judge named no answer", judge=judge, said=verdict.text[:200])
-        chosen, _ = winner([ballot(one.answer) for one in candidates])
-    return _one(candidates, chosen, told, verdict.usage)
-
-
-async def _merged(
-    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, told: dict[str, Any]
-) -> AsyncGenerator[Event, None]:
-    """The answer that a model makes of all, as it writes it."""
-    merge = merging(request, [one.answer for one in candidates], judge)
-    async with aclosing(ctx.llm.stream(merge)) as events:
-        async for event in events:
-            if isinstance(event, Finish):
-                yield Extra({"parallel": {**told, "tokens": ctx.llm.tokens, "model": judge}})
-            if isinstance(event, Usage):
-                yield total([*(one.answer.usage for one in candidates), event])
-            else:
-                yield event
-
-
 async def _each(ctx: Context, requests: Sequence[Chat], judge: str) -> AsyncGenerator[Event, None]:
     """Every answer under a heading, in order, each as soon as it and all before it are there.
 
@@ -224,7 +196,7 @@ async def _each(ctx: Context, requests: Sequence[Chat], judge: str) -> AsyncGene
     ctx.note = f"all of {len(results) - len(errors)} answers"
     yield Extra({"parallel": {"mode": "all", "asked": len(requests), "answers": len(results) - len(errors)}})
     yield Finish("stop")
-    yield total([result.usage for result in results.values() if isinstance(result, Answer)])
+    yield ctx.llm.usage
 
 
 def _section(place: int, model: str, result: Answer | AgentError) -> str:
@@ -234,9 +206,3 @@ def _section(place: int, model: str, result: Answer | AgentError) -> str:
         calls = (f"`{call.name}({call.arguments})`" for call in result.tool_calls)
         said = "\n\n".join(part for part in (result.text.strip(), *calls) if part)
     return f"{'' if place == 0 else chr(10) * 2}**Answer {place + 1}** ({model})\n\n{said}"
-
-
-def total(usages: Sequence[Usage]) -> Usage:
-    """What several answers cost together. Their durations are added though they may have run side by side."""
-    names = Usage.__struct_fields__
-    return Usage(**{name: sum(getattr(usage, name) for usage in usages) for name in names})

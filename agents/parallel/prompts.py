@@ -27,10 +27,19 @@ you. Do not mention them, or that there were several.
 
 {answers}"""
 
-_NUMBER = re.compile(r"\d+")
+ROOM = 24_000
+"""Characters of all the answers together; of longer ones the middles are left out."""
+
+LITTLE_ROOM = 4_000
+"""The same, where the model has refused more: it gets the last message alone then, in as many characters."""
+
+GAP = "\n[...]\n"
+
+_VERDICT = re.compile(r'"best"\s*:\s*([0-9]{1,3})\b')
+_NUMBER = re.compile(r"[0-9]+")
 
 
-def judging(request: Chat, answers: Sequence[Answer], model: str) -> Chat:
+def judging(request: Chat, answers: Sequence[Answer], model: str, room: int = ROOM) -> Chat:
     """Ask for the number of the best answer, from 1."""
     schema = {
         "type": "object",
@@ -39,7 +48,7 @@ def judging(request: Chat, answers: Sequence[Answer], model: str) -> Chat:
     }
     return Chat(
         model=model,
-        messages=_with(request.messages, JUDGE, answers),
+        messages=_with(request.messages, JUDGE, answers, room),
         sampling=Sampling(temperature=0.0),
         format=schema,
         include_usage=True,
@@ -47,17 +56,19 @@ def judging(request: Chat, answers: Sequence[Answer], model: str) -> Chat:
 
 
 def judged(said: str, count: int) -> int | None:
-    """The place, from 0, of the answer that the judge names; None if it names none of so many."""
-    number = _NUMBER.search(said)
-    return int(number[0]) - 1 if number and 1 <= int(number[0]) <= count else None
+    """The place, from 0, of the answer that the judge names; None if it names none of so many, or several."""
+    numbers = _VERDICT.findall(said) or _NUMBER.findall(said)
+    named = {number.lstrip("0")[:4] for number in numbers}
+    places = [place for place in range(count) if str(place + 1) in named]
+    return places[0] if len(named) == 1 and places else None
 
 
-def merging(request: Chat, answers: Sequence[Answer], model: str) -> Chat:
+def merging(request: Chat, answers: Sequence[Answer], model: str, room: int = ROOM) -> Chat:
     """Ask for one answer made of all."""
     return msgspec.structs.replace(
         request,
         model=model,
-        messages=_with(request.messages, MERGE, answers),
+        messages=_with(request.messages, MERGE, answers, room),
         tools=[],
         tool_choice=None,
         logprobs=False,
@@ -65,13 +76,25 @@ def merging(request: Chat, answers: Sequence[Answer], model: str) -> Chat:
     )
 
 
-def _with(messages: Sequence[Message], text: str, answers: Sequence[Answer]) -> list[Message]:
+def shortened(text: str, room: int) -> str:
+    """The text in so many characters: its beginning, and half as much of its end."""
+    if len(text) <= room:
+        return text
+    end = max(0, (room - len(GAP)) // 3)
+    return text[: room - len(GAP) - end] + GAP + text[len(text) - end :]
+
+
+def _with(messages: Sequence[Message], text: str, answers: Sequence[Answer], room: int) -> list[Message]:
     """The conversation with the task at its end; in the last turn: many templates take no two of a role."""
+    each = room // len(answers)
     shown = [
-        f'<answer number="{number}">\n{answer.text.strip()}\n</answer>'
+        f'<answer number="{number}">\n{shortened(answer.text.strip(), each)}\n</answer>'
         for number, answer in enumerate(answers, 1)
     ]
     task = text.format(count=len(answers), answers="\n\n".join(shown))
+    if room < ROOM:
+        asked = next((one.text for one in reversed(messages) if one.role == "user"), "")
+        messages = [Message("user", shortened(asked, room))]
     *earlier, last = messages
     if last.role == "user":
         return [*earlier, msgspec.structs.replace(last, text=last.text + task)]

@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
+import regex
 
 from agents.events import Answer
 
 _MARKUP = re.compile(r"[*_`#>]+")
 _SPACE = re.compile(r"\s+")
 _ENDS = " .!?,;:\"'()[]$"
+
+TIMEOUT = 0.2
+"""Seconds that the operator's pattern may take for an answer; everybody waits for it."""
 
 
 def normalised(text: str) -> str:
@@ -20,25 +24,30 @@ def normalised(text: str) -> str:
     return _SPACE.sub(" ", plain).strip(_ENDS)
 
 
-def ballot(answer: Answer, pattern: re.Pattern[str] | None = None) -> str:
+def ballot(answer: Answer, pattern: "regex.Pattern[str] | None" = None) -> str:
     """What an answer votes for: its tool calls if it has some, or its text.
 
     With a pattern, what its last match has in its first group, if there is one, or in all; where it does not
-    match, the whole text counts.
+    match, or not in time, the whole text counts.
     """
     if answer.tool_calls:
         return repr([(call.name, _canonical(call.arguments)) for call in answer.tool_calls])
-    matches = list(pattern.finditer(answer.text)) if pattern is not None else []
-    if not matches:
+    last = None
+    if pattern is not None:
+        try:
+            for last in pattern.finditer(answer.text, timeout=TIMEOUT):  # noqa: B007 (the last one is wanted)
+                pass
+        except TimeoutError:
+            last = None
+    if last is None:
         return normalised(answer.text)
-    last = matches[-1]
     return normalised(last[1] if last.re.groups and last[1] is not None else last[0])
 
 
 def _canonical(arguments: str) -> str:
     try:
         value = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         return arguments
     return msgspec.json.encode(value, order="deterministic").decode()
 

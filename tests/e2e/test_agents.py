@@ -332,3 +332,19 @@ def test_work_of_an_agent_s_own_holds_up_no_shutdown_and_goes_on_afterwards(
         return int(sum(one["vectors"] for one in listed))
 
     until(vectors, "the vectors have been made")
+
+
+@pytest.mark.parametrize("mode", ["best", "merge"])
+def test_answers_outlive_a_judge_that_takes_no_prompt_of_this_length(
+    begin: Callable[..., Gateway], tmp_path: Path, mode: str
+) -> None:
+    command = [sys.executable, "-m", "tests.stand_in_recorder", "--record", str(tmp_path / "record")]
+    command += ["--say", "a good answer", "--longest", "400"]
+    gateway = begin([{"parallel": {"mode": mode}}], {"demo": {"path": "builtin:demo", "command": command}})
+    answer = gateway.chat(messages=say("/parallel hello"))
+    assert answer.status_code == 200, answer.text
+    assert text_of(answer).strip() == "a good answer"
+    told = answer.json()
+    assert "too long" in told["parallel"]["judge_error"]
+    assert told["usage"]["prompt_tokens"] == 3 * 7
+    assert told_by(streamed(gateway, messages=say("/parallel hello"))).strip() == "a good answer"

@@ -15,6 +15,7 @@ from agents.chat import Chat, Message, Sampling, ToolCall
 from agents.events import Answer, Done, Event, Failure, Finish, Text, Usage
 from agents.parallel.agent import Parallel
 from agents.parallel.candidates import groups
+from agents.parallel.prompts import judged
 from agents.testing import ScriptedLLM, chat, run_agent
 
 
@@ -220,20 +221,24 @@ async def test_a_budget_that_ends_in_the_middle_leaves_what_there_is(tmp_path: P
     assert told(outcome)["errors"] == ["the budget of 2 calls is used up (budget.calls of agent 'parallel')"]
 
 
-@pytest.mark.parametrize(("mode", "slow"), [("all", 1), ("merge", 3)])
-async def test_the_time_limit_holds_while_it_streams(tmp_path: Path, mode: str, slow: int) -> None:
-    """The call number `slow` says nothing for ever."""
+class Hangs(ScriptedLLM):
+    """The calls from this one on, counted from 0, say nothing for ever."""
 
-    class Hangs(ScriptedLLM):
-        async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
-            if len(self.requests) == slow:
-                self.hold.clear()
-            async with aclosing(super().stream(request, key=key)) as events:
-                async for event in events:
-                    yield event
+    def __init__(self, slow: int, *scripts: Any) -> None:
+        super().__init__(*scripts, models={"demo": ModelInfo(name="demo", slots=1)})
+        self._slow = slow
 
-    llm = Hangs("x", models={"demo": ModelInfo(name="demo", slots=1)})
-    work = run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument=mode, config={"timeout": 0.2})
+    async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
+        if len(self.requests) == self._slow:
+            self.hold.clear()
+        async with aclosing(super().stream(request, key=key)) as events:
+            async for event in events:
+                yield event
+
+
+async def test_the_time_limit_holds_while_it_streams(tmp_path: Path) -> None:
+    llm = Hangs(1, "x")
+    work = run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument="all", config={"timeout": 0.2})
     outcome = await asyncio.wait_for(work, 5)
     last = outcome.events[-1]
     assert isinstance(last, Failure)
@@ -241,8 +246,125 @@ async def test_the_time_limit_holds_while_it_streams(tmp_path: Path, mode: str, 
         504,
         "agent 'parallel': took longer than 0.2 s (agents.parallel.timeout)",
     )
-    assert outcome.answer.text == ("**Answer 1** (demo)\n\nx" if mode == "all" else "")
+    assert outcome.answer.text == "**Answer 1** (demo)\n\nx"
     assert llm.busy == []
+
+
+@pytest.mark.parametrize("mode", ["best", "merge"])
+async def test_a_judge_that_hangs_costs_no_answer(tmp_path: Path, mode: str) -> None:
+    llm = Hangs(3, "one", "two", "Two.")
+    config = {"timeout": 1.5, "mode": mode}
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, config=config)
+    assert outcome.refused is None
+    assert (outcome.answer.text, told(outcome)["votes"]) == ("two", 2)
+    assert told(outcome)["judge_error"] == "it took too long"
+    assert "the judge failed" in outcome.report[0]["note"]
+    assert llm.busy == []
+
+
+async def test_an_answer_that_hangs_costs_no_other_answer(tmp_path: Path) -> None:
+    llm = Hangs(2, "one", "two")
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, config={"timeout": 1.5})
+    assert outcome.refused is None
+    assert outcome.answer.text == "one"
+    assert told(outcome)["errors"] == ["1 answers took too long (agents.parallel.timeout)"]
+
+
+@pytest.mark.parametrize("mode", ["best", "merge"])
+@pytest.mark.parametrize("status", [400, 429, 502])
+async def test_a_judge_that_fails_is_overruled_by_the_majority(
+    tmp_path: Path, mode: str, status: int
+) -> None:
+    llm = ScriptedLLM("one", "two", "Two.", Failure(status, "no judgement"))
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument=mode)
+    assert outcome.refused is None
+    assert outcome.answer.text == "two"
+    assert told(outcome)["judge_error"] == "no judgement"
+    assert told(outcome)["judged" if mode == "best" else "merged"] is False
+    assert outcome.answer.usage.prompt == 3
+    assert sum(isinstance(event, Done) for event in outcome.events) == 1
+    assert len(llm.requests) == (5 if status == 400 else 4), "less may be taken, where the prompt was refused"
+
+
+@pytest.mark.parametrize("mode", ["best", "merge"])
+async def test_a_judge_gets_no_more_than_it_takes(tmp_path: Path, mode: str) -> None:
+    """Three long answers to a long conversation, and a judge who reads 12,000 characters."""
+
+    def said(request: Chat) -> Any:
+        text = request.messages[-1].text
+        if "<answer" not in text:
+            return f"begin {len(llm.requests)} " + "long " * 20_000 + "end"
+        size = sum(len(message.text) for message in request.messages)
+        return Failure(400, "exceeds the available context size") if size > 12_000 else '{"best": 3}'
+
+    llm = ScriptedLLM(said)
+    messages = [Message("user", "once " * 3000), Message("assistant", "yes"), Message("user", "and? " * 3000)]
+    request = Chat(model="demo", messages=messages)
+    outcome = await run_agent(Parallel, request, llm=llm, folder=tmp_path, argument=mode)
+    assert outcome.answer.text == '{"best": 3}' or outcome.answer.text.startswith("begin 3 ")
+    first, second = (one.messages[-1].text for one in llm.requests[3:])
+    assert len(first) < 15_000 + 25_000
+    for text in (first, second):
+        assert "begin 2 long" in text
+        assert "long end\n</answer>" in text
+    assert [message.role for message in llm.requests[4].messages] == ["user"]
+
+
+async def test_a_cut_off_answer_does_not_win_over_a_whole_one(tmp_path: Path) -> None:
+    cut = Answer(text="so", reason="length")
+    llm = ScriptedLLM(cut, cut, "so it is", Failure(502, "gone"))
+    outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path)
+    assert outcome.answer.text == "so it is"
+
+
+@pytest.mark.parametrize("mode", ["best", "vote", "merge", "all"])
+async def test_what_failed_or_was_stopped_was_not_for_nothing(tmp_path: Path, mode: str) -> None:
+    """Two answers that are the same, one that breaks off after four words."""
+
+    def said(request: Chat) -> Any:
+        return Answer(text="1", usage=Usage(prompt=10, completion=3, cached=2))
+
+    class Breaks(ScriptedLLM):
+        async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
+            if not self.requests:
+                self.requests.append(request)
+                for word in ["a", "b", "c", "d"]:
+                    yield Text(word)
+                yield Failure(502, "gone")
+                return
+            async for event in super().stream(request, key=key):
+                yield event
+
+    outcome = await run_agent(Parallel, "?", llm=Breaks(said), folder=tmp_path, argument=mode)
+    calls = 3 if mode in ("best", "merge") else 2
+    usage = outcome.answer.usage
+    assert (usage.prompt, usage.completion, usage.cached) == (10 * calls, 4 + 3 * calls, 2 * calls)
+
+
+async def test_a_pattern_that_takes_for_ever_leaves_the_whole_text(tmp_path: Path) -> None:
+    llm = ScriptedLLM("a" * 40 + "bc")
+    config = {"vote_on": r"(.*a){6}b\1", "mode": "vote"}
+    outcome = await asyncio.wait_for(run_agent(Parallel, "?", llm=llm, folder=tmp_path, config=config), 20)
+    assert told(outcome)["votes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        ('{"best": 2}', 1),
+        ('```json\n{ "best" : 3 }\n```', 2),
+        ('Of the 3 answers: {"best": 1}', 0),
+        ("2", 1),
+        ("The best is 2, yes 2.", 1),
+        ("2 or 3", None),
+        ('{"best": 4}', None),
+        ('{"best": 0}', None),
+        ("9" * 6000, None),
+        ("\u0663", None),
+    ],
+)
+def test_what_a_judge_may_mean(said: str, place: int | None) -> None:
+    assert judged(said, 3) == place
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -1,8 +1,7 @@
 """Which answers are the same, and when a vote is decided."""
 
-import re
-
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +44,7 @@ def test_what_is_normal_stays_so(text: str) -> None:
     ],
 )
 def test_the_part_that_is_voted_on(text: str, pattern: str, expected: str) -> None:
-    assert ballot(Answer(text=text), re.compile(pattern)) == expected
+    assert ballot(Answer(text=text), regex.compile(pattern)) == expected
 
 
 def test_tool_calls_vote_by_what_they_call() -> None:

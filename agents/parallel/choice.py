@@ -1,0 +1,158 @@
+"""Makes one answer of several: chosen by a judge, written anew from all, or the one that most gave.
+
+Whatever becomes of the judge, the answers are there: one that fails, takes too long or names none is
+overruled by the majority. Answers that were cut off count only where there are no others; of equals the
+earliest wins.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from agents.api import AgentError, Answer, Chat, Context, Event, Extra, Reply, Text
+from agents.events import Done, Finish, Reasoning, Usage, replayed
+from agents.parallel.prompts import LITTLE_ROOM, ROOM, judged, judging, merging
+from agents.parallel.voting import winner
+
+Told = dict[str, Any]
+"""What the client is told beside the answer."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """An answer, its place among all that were asked for, and what it votes for."""
+
+    place: int
+    answer: Answer
+    ballot: str
+
+    @property
+    def is_whole(self) -> bool:
+        """It was not cut off, and says something."""
+        return self.answer.reason in ("stop", "tool_calls") and bool(
+            self.answer.text or self.answer.tool_calls
+        )
+
+
+def majority(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
+    """The answer that most whole ones are like, and how many are."""
+    counted = [one for one in candidates if one.is_whole] or candidates
+    place, votes = winner([one.ballot for one in counted])
+    return counted[place], votes
+
+
+def one_reply(ctx: Context, one: Candidate, told: Told) -> Reply:
+    """This answer, with what all of them cost."""
+    return Reply.of(_events(ctx, one, told))
+
+
+def _events(ctx: Context, one: Candidate, told: Told) -> list[Event]:
+    usage = ctx.llm.usage
+    tokens = usage.prompt + usage.completion
+    extra = {"parallel": {**told, "tokens": tokens, "chosen": one.place, "model": one.answer.model}}
+    return list(replayed(msgspec.structs.replace(one.answer, usage=usage, extra=extra)))
+
+
+async def best_reply(
+    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, told: Told, deadline: float
+) -> Reply:
+    """The answer that the judge chooses by the `deadline` of the loop's clock, else the majority's."""
+    said, error = await _verdict(ctx, request, candidates, judge, deadline)
+    chosen = judged(said, len(candidates))
+    told = {**told, "judge": judge, "judged": chosen is not None}
+    if chosen is not None:
+        return one_reply(ctx, candidates[chosen], told)
+    one, votes = majority(candidates)
+    error = error or "it named no answer"
+    _overruled(ctx, judge, error, said=said[:200])
+    return one_reply(ctx, one, {**told, "judge_error": error, "votes": votes})
+
+
+async def _verdict(
+    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, deadline: float
+) -> tuple[str, str]:
+    """What the judge says, and why it says nothing."""
+    answers = [one.answer for one in candidates]
+    error = ""
+    for room in (ROOM, LITTLE_ROOM):
+        try:
+            async with asyncio.timeout_at(deadline):
+                return (await ctx.llm.chat(judging(request, answers, judge, room))).text, ""
+        except TimeoutError:
+            return "", "it took too long"
+        except AgentError as refused:
+            error = refused.message
+            if not _may_be_too_long(refused):
+                break
+    return "", error
+
+
+async def merged(
+    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, told: Told, deadline: float
+) -> AsyncGenerator[Event, None]:
+    """The answer that a model makes of all, as it writes it; the majority's if it writes nothing."""
+    answers = [one.answer for one in candidates]
+    reason = ""
+    for room in (ROOM, LITTLE_ROOM):
+        try:
+            async with aclosing(_written(ctx, merging(request, answers, judge, room), deadline)) as events:
+                async for event in events:
+                    if isinstance(event, Finish):
+                        extra = {**told, "merged": True, "tokens": ctx.llm.tokens, "model": judge}
+                        yield Extra({"parallel": extra})
+                    yield event
+            return
+        except _NothingError as error:
+            reason = error.reason
+            if not error.may_be_too_long:
+                break
+    one, votes = majority(candidates)
+    _overruled(ctx, judge, reason)
+    for event in _events(ctx, one, {**told, "merged": False, "judge_error": reason, "votes": votes}):
+        yield event
+
+
+class _NothingError(Exception):
+    """A model failed before it had written anything."""
+
+    def __init__(self, reason: str, *, may_be_too_long: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.may_be_too_long = may_be_too_long
+
+
+async def _written(ctx: Context, request: Chat, deadline: float) -> AsyncGenerator[Event, None]:
+    """The model's events from its first word on, with what all calls cost. Raises `_NothingError`."""
+    held: list[Event] = []
+    begun = False
+    async with aclosing(ctx.llm.stream(request)) as events:
+        while True:
+            try:
+                async with asyncio.timeout_at(None if begun else deadline):
+                    event = await anext(events, None)
+            except TimeoutError:
+                raise _NothingError("it took too long") from None
+            except AgentError as error:
+                if begun:
+                    raise
+                raise _NothingError(error.message, may_be_too_long=_may_be_too_long(error)) from error
+            if event is None:
+                return
+            held.append(ctx.llm.usage if isinstance(event, Usage) else event)
+            begun = begun or isinstance(event, Text | Reasoning | Done)
+            if begun:
+                for one in held:
+                    yield one
+                held.clear()
+
+
+def _overruled(ctx: Context, judge: str, error: str, **more: str) -> None:
+    ctx.note = f"{ctx.note}; the majority's, for the judge failed"
+    ctx.log.warning("the judge is overruled by the majority", judge=judge, reason=error, **more)
+
+
+def _may_be_too_long(error: AgentError) -> bool:
+    """Whether less may be taken: a prompt beyond the context is a client's error."""
+    return error.status in (400, 413, 422)
