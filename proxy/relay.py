@@ -193,10 +193,9 @@ class Relay(Splice):
             self._block()
 
     def _block(self) -> None:
-        if not self._blocked:
-            self._blocked = True
-            self._response.pause()
-            self._response.notify()
+        self._blocked = True
+        self._response.pause()
+        self._response.notify()
 
     def _whole_events(self, payload: bytes) -> bytes:
         """What was held and is complete now."""
@@ -223,14 +222,13 @@ class Relay(Splice):
     async def run(self, write_timeout: float) -> None:
         """Return when the response has been passed on. Raises `UpstreamError`, `ClientStalledError`."""
         self._client.on_pause = self._block
+        if self._client.writing_paused:  # by what was written before it could tell us
+            self._block()
         try:
-            while not self._response.finished:
-                await self._response.changed()
-                if self._blocked:
-                    await self._drain(write_timeout)
-                elif not self._response.finished:
-                    break
-            await self._response.finish()
+            await self._response.until(lambda: self._blocked)
+            while self._blocked:
+                await self._drain(write_timeout)
+                await self._response.until(lambda: self._blocked)
         finally:
             self._client.on_pause = None
         self._emit(self._held)
@@ -243,8 +241,9 @@ class Relay(Splice):
                 await self._request.writer.drain()
         except TimeoutError:
             raise ClientStalledError(f"the client took nothing for {write_timeout:g} s") from None
-        self._blocked = False
-        self._response.resume()
+        self._blocked = self._client.writing_paused
+        if not self._blocked:
+            self._response.resume()
 
     def end_with(self, frame: bytes) -> None:
         """Write a last event after whatever whole events went before."""

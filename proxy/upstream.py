@@ -7,6 +7,7 @@ event. See docs/architecture.md for what that is worth.
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -40,6 +41,9 @@ REMEMBERED = 30.0
 
 CONNECT_TIMEOUT = 10.0
 """Seconds. A server on another machine may be switched off."""
+
+BACKLOG_LIMIT = 256 * 1024
+"""Bytes of a body that are read before somebody takes them."""
 
 IDLE_CONNECTIONS = 64
 """Kept for each endpoint. llama-server closes an idle connection after 5 s by itself."""
@@ -76,7 +80,8 @@ class UpstreamResponse(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._body: Body | None = None
         self._buffer = b""
-        self._backlog: list[tuple[bytes, bytes | None]] = []
+        self._backlog: deque[tuple[bytes, bytes | None]] = deque()
+        self._backlog_size = 0
         self._sink: Sink | None = None
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -103,19 +108,29 @@ class UpstreamResponse(asyncio.Protocol):
         self.quiet_since = time.monotonic()
         if self._error is None:
             self._transport.write(request)
-        while self._body is None:
-            self._raise_error()
-            await self.changed()
+        await self.until(lambda: self._body is not None)
 
     def attach(self, sink: Sink, splice: Splice | None = None) -> None:
-        """From now on the body goes into `sink`, first what has come already; or past it by `splice`."""
+        """From now on the body goes into `sink`, first what has come already; or past it by `splice`.
+
+        What the sink raises ends the response, at whatever moment.
+        """
         self._sink = sink
         self._splice = splice
-        backlog, self._backlog = self._backlog, []
-        for payload, raw in backlog:
-            sink(payload, raw)
-        if splice is not None:
-            self._choose_protocol(splice)
+        self.resume()  # the sink that does not keep up pauses again
+        try:
+            while self._backlog and self._sink is not None:
+                self._sink(*self._backlog.popleft())
+            self._backlog_size = sum(len(payload) for payload, _ in self._backlog)
+            if splice is not None:
+                self._choose_protocol(splice)
+        except Exception as error:
+            self.finished = False
+            self.give_up(error)
+
+    def detach(self) -> None:
+        """Keep what comes until the next sink is attached, and read no more when that is much."""
+        self._sink = None
 
     def _choose_protocol(self, splice: Splice) -> None:
         between = self._body is not None and self._body.whole and not self._body.done
@@ -123,37 +138,29 @@ class UpstreamResponse(asyncio.Protocol):
             self._spliced = not self._spliced
             self._transport.set_protocol(splice if self._spliced else self)
 
-    async def changed(self) -> None:
-        """Return when the response ends or `notify` is called."""
-        if self._error is not None or self.finished:
-            return
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
     def notify(self) -> None:
-        """Wake whoever waits in `changed`."""
+        """Have what somebody waits for in `until` looked at. It must be true already: this is no message."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Return when the sink has `reached` what it waits for and called `notify`, or at the response's end.
+        """Return when `reached` is true, of which `notify` must tell, or when the body has ended.
 
-        Raises `UpstreamError`.
+        Raises `UpstreamError` when neither can come any more. Nothing is awaited between the look and the
+        wait, so no change can fall in between, and one that came before the wait is seen.
         """
-        while not reached() and not self.finished:
-            await self.changed()
-            if not reached() and not self.finished:
-                await self.finish()  # raises: nothing but an error wakes us before either
+        while not (reached() or self.finished):
+            if self._error is not None:
+                raise self._error
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
 
     async def finish(self) -> None:
         """Return when the body has come to its end. Raises `UpstreamError` when it was cut."""
-        while not self.finished:
-            self._raise_error()
-            await self.changed()
-        self._raise_error()
+        await self.until(lambda: False)
 
     def pause(self) -> None:
         """Read no more, so that the model server feels the client's slowness."""
@@ -167,10 +174,6 @@ class UpstreamResponse(asyncio.Protocol):
             self._paused = False
             self._heard = True
             self._transport.resume_reading()
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
 
     # What the pool uses
 
@@ -212,8 +215,7 @@ class UpstreamResponse(asyncio.Protocol):
             self._fail(UpstreamError(f"the model server answered with something that is not HTTP: {error}"))
             self._transport.abort()
         except Exception as error:  # a sink's fault: without this the client would wait for ever
-            self._fail(error)
-            self._transport.abort()
+            self.give_up(error)
 
     def _read_head(self, data: bytes) -> bytes:
         self._buffer += data
@@ -242,6 +244,9 @@ class UpstreamResponse(asyncio.Protocol):
         if payload:
             if self._sink is None:
                 self._backlog.append((payload, raw))
+                self._backlog_size += len(payload)
+                if self._backlog_size > BACKLOG_LIMIT:
+                    self.pause()
             else:
                 self._sink(payload, raw)
         if body.done:

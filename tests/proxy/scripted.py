@@ -172,7 +172,8 @@ class Connection(asyncio.Protocol):
 class ScriptedServer:
     """Plays its first script to the first connection, and so on; the last one to all that follow."""
 
-    def __init__(self, scripts: Sequence[Script]) -> None:
+    def __init__(self, scripts: Sequence[Script], *, buffer: int = SMALL) -> None:
+        self._buffer = buffer
         self.requests: list[Got] = []
         self.connections: list[Connection] = []
         self.asked = asyncio.Event()
@@ -188,7 +189,7 @@ class ScriptedServer:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["ScriptedServer"]:
         """Listen; end every connection afterwards."""
-        listener = listening()
+        listener = listening(self._buffer)
         self.endpoint = Endpoint("127.0.0.1", listener.getsockname()[1])
         server = await asyncio.get_running_loop().create_server(self._connect, sock=listener)
         try:
@@ -210,18 +211,21 @@ class ScriptedServer:
             await server.wait_closed()
 
 
-def listening() -> socket.socket:
+def listening(buffer: int = SMALL) -> socket.socket:
     """A socket for a server on a free port; what it accepts has small buffers."""
     listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     listener.bind(("127.0.0.1", 0))
     return listener
 
 
-def scripted(*scripts: Script) -> AbstractAsyncContextManager[ScriptedServer]:
-    """`async with scripted([...], [...]) as server`: one script for each connection."""
-    return ScriptedServer(scripts).running()
+def scripted(*scripts: Script, buffer: int = SMALL) -> AbstractAsyncContextManager[ScriptedServer]:
+    """`async with scripted([...], [...]) as server`: one script for each connection.
+
+    `buffer`: bytes of its sockets' buffers.
+    """
+    return ScriptedServer(scripts, buffer=buffer).running()
 
 
 # What scripts are made of
@@ -613,6 +617,10 @@ class Client:
         elif answer.framing == "close" and method != "HEAD":
             body = await self.rest()
         return msgspec.structs.replace(answer, body=body)
+
+    async def some(self, limit: int) -> bytes:
+        """What has come of a body, at most `limit` bytes; waits for the first."""
+        return await self._reader.read(limit)
 
     async def rest(self) -> bytes:
         """Everything until the connection is closed."""
