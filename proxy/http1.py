@@ -4,8 +4,17 @@ Only what the relay needs. Chunk extensions and trailers are accepted and droppe
 not HTTP raises `ProtocolError`.
 """
 
+import re
+
 HEAD_LIMIT = 64 * 1024
+"""Bytes of a response's head, with all interim ones before it; of a trailer, too."""
+HEADERS_LIMIT = 256
 CHUNK_LINE_LIMIT = 4096
+SIZE_DIGITS = 16
+"""Of a chunk's size or of a body's length: more cannot be meant."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class ProtocolError(Exception):
@@ -29,34 +38,90 @@ class Head:
     @property
     def keeps_alive(self) -> bool:
         """Whether the connection may be used again after the body."""
-        return self.headers.get("connection", "").lower() != "close"
+        return "close" not in list_of(self.headers.get("connection", ""))
+
+
+def list_of(value: str) -> list[str]:
+    """The members of a header's list, in lower case."""
+    return [member.strip().lower() for member in value.split(",")]
 
 
 def parse_head(data: bytes) -> Head:
-    """Parse everything up to, and without, the empty line. Repeated headers are joined with commas."""
-    status_line, *lines = data.decode("latin-1").split("\r\n")
+    """Parse everything up to, and without, the empty line. Repeated headers are joined with commas.
+
+    Values are kept as UTF-8 where they are, so that they can be passed on as they came.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    status_line, *lines = text.split("\r\n")
     version, _, rest = status_line.partition(" ")
     if not version.startswith("HTTP/1.") or not (rest[:3].isascii() and rest[:3].isdigit()):
         raise ProtocolError(f"not an HTTP/1.1 status line: {status_line[:80]!r}")
+    status = int(rest[:3])
+    if not 100 <= status < 600 or rest[3:4].strip():
+        raise ProtocolError(f"no status of HTTP: {status_line[:80]!r}")
+    if len(lines) > HEADERS_LIMIT:
+        raise ProtocolError(f"more than {HEADERS_LIMIT} headers")
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
-        if not colon:
+        name = name.rstrip().lower()
+        if not colon or not _TOKEN.fullmatch(name) or _CONTROL.search(value):
             raise ProtocolError(f"not a header: {line[:80]!r}")
-        name = name.strip().lower()
         value = value.strip()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     if version == "HTTP/1.0":
         headers.setdefault("connection", "close")
-    return Head(int(rest[:3]), headers)
+    return Head(status, headers)
+
+
+class HeadReader:
+    """Finds the head of a response, however its bytes are cut, and drops the interim ones before it."""
+
+    __slots__ = ("_buffer", "_interim", "_searched")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+        self._interim = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a byte of the response has come."""
+        return bool(self._buffer) or self._interim > 0
+
+    def feed(self, data: bytes) -> tuple[Head, bytes] | None:
+        """The head, and what follows it, once it is complete. Raises `ProtocolError`."""
+        buffer = self._buffer
+        buffer += data
+        while (end := buffer.find(b"\r\n\r\n", self._searched)) >= 0:
+            if self._interim + end > HEAD_LIMIT:
+                break
+            head = parse_head(bytes(buffer[:end]))
+            if head.status >= 200:
+                return head, bytes(buffer[end + 4 :])
+            if head.status == 101:
+                raise ProtocolError("it switched to a protocol that nobody asked for")
+            self._interim += end + 4
+            self._searched = 0
+            del buffer[: end + 4]
+        if self._interim + (len(buffer) if end < 0 else end) > HEAD_LIMIT:
+            raise ProtocolError(f"a head of more than {HEAD_LIMIT} bytes")
+        if not buffer.startswith(b"HTTP/1."[: len(buffer)]):
+            raise ProtocolError(f"not an HTTP/1.1 status line: {bytes(buffer[:80])!r}")
+        self._searched = max(0, len(buffer) - 3)
+        return None
 
 
 class ChunkedBody:
     """Takes the chunk framing off. `whole` tells whether the last `feed` began and ended between chunks."""
 
-    __slots__ = ("_left", "_line", "_trailer", "done", "rest", "whole")
+    __slots__ = ("_left", "_line", "_trailer", "_trailer_size", "done", "rest", "whole")
 
     def __init__(self) -> None:
+        self._trailer_size = 0
         self._left = 0
         """Bytes of the present chunk still to come, its CRLF included; 0 between chunks."""
         self._line = b""
@@ -97,6 +162,9 @@ class ChunkedBody:
             position = end + 1
             if self._trailer:
                 self.done = not line
+                self._trailer_size += len(line)
+                if self._trailer_size > HEAD_LIMIT:
+                    raise ProtocolError(f"a trailer of more than {HEAD_LIMIT} bytes")
             elif size := _size(line):
                 self._left = size + 2
             else:
@@ -129,7 +197,7 @@ class ChunkedBody:
 def _size(line: bytes) -> int:
     digits = line.partition(b";")[0].rstrip()
     try:
-        if not digits.isalnum():  # int() would take signs and underscores too
+        if len(digits) > SIZE_DIGITS or not digits.isalnum():  # int() would take signs and underscores too
             raise ValueError
         return int(digits, 16)
     except ValueError:
@@ -173,15 +241,26 @@ class OpenBody:
 Body = ChunkedBody | LengthBody | OpenBody
 
 
-def body_of(head: Head) -> Body:
-    """The framing that a response's head announces (RFC 9112, section 6.3)."""
-    if head.status in (204, 304):
+def body_of(head: Head, method: str = "GET") -> Body:
+    """The framing of the body of an answer to `method` (RFC 9112, section 6.3). Raises `ProtocolError`."""
+    coding, length = head.headers.get("transfer-encoding"), length_of(head)
+    if coding is not None and length is not None:
+        raise ProtocolError("both a length and a transfer encoding")
+    if coding is not None and coding.lower() != "chunked":
+        raise ProtocolError(f"an unknown transfer encoding: {coding[:40]!r}")
+    if method == "HEAD" or head.status in (204, 304):
         return LengthBody(0)
-    if "chunked" in head.headers.get("transfer-encoding", "").lower():
+    if coding is not None:
         return ChunkedBody()
-    length = head.headers.get("content-length")
-    if length is None:
-        return OpenBody()
-    if not (length.isascii() and length.isdigit()):
-        raise ProtocolError(f"not a content length: {length[:40]!r}")
-    return LengthBody(int(length))
+    return OpenBody() if length is None else LengthBody(length)
+
+
+def length_of(head: Head) -> int | None:
+    """The announced length of the body. Raises `ProtocolError`."""
+    told = head.headers.get("content-length")
+    if told is None:
+        return None
+    length, *others = {one.strip() for one in told.split(",")}
+    if others or not (length.isascii() and length.isdigit()) or len(length) > SIZE_DIGITS:
+        raise ProtocolError(f"not a content length: {told[:40]!r}")
+    return int(length)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import cast
 
 from actors.messages import Endpoint
-from proxy.http1 import HEAD_LIMIT, Body, Head, OpenBody, ProtocolError, body_of, parse_head
+from proxy.http1 import Body, Head, HeadReader, OpenBody, ProtocolError, body_of
 
 Sink = Callable[[bytes, bytes | None], None]
 """Takes a piece of payload, and the wire bytes it came in if those are whole chunks (else None)."""
@@ -56,6 +56,12 @@ class UpstreamError(Exception):
     """Whether the connection ended or was refused, so that the server may be dying."""
 
 
+class BadAnswerError(UpstreamError):
+    """The model server's answer is none, or not a whole one. The message says what is wrong with it."""
+
+    hung_up = False
+
+
 class UnreachableError(UpstreamError):
     """The model server took no connection, or was ended before it answered: the request had no effect."""
 
@@ -79,7 +85,8 @@ class UpstreamResponse(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._body: Body | None = None
-        self._buffer = b""
+        self._method = ""
+        self._head_reader = HeadReader()
         self._backlog: deque[tuple[bytes, bytes | None]] = deque()
         self._backlog_size = 0
         self._sink: Sink | None = None
@@ -92,6 +99,7 @@ class UpstreamResponse(asyncio.Protocol):
         """The monotonic time since which nothing has come, or could have, as of the latest look."""
         self._last_seen = b""
         self._paused = False
+        self._surplus = False
         self._requests = 0
         self._on_closed: Callable[[], None] | None = None
 
@@ -100,8 +108,9 @@ class UpstreamResponse(asyncio.Protocol):
     async def send(self, request: bytes) -> None:
         """Send a request; return when the response's head has come. Raises `UpstreamError`."""
         self._requests += 1
+        self._method = request[: request.find(b" ")].decode("latin-1")
         self._body = None
-        self._buffer = b""
+        self._head_reader = HeadReader()
         self.finished = False
         self._sink = None
         self._heard = False
@@ -179,8 +188,14 @@ class UpstreamResponse(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may be sent on this connection."""
-        return self.finished and self._error is None and self.head.keeps_alive and not self._paused
+        """Whether another request may be sent on this connection. What follows a body would be its answer."""
+        return (
+            self.finished
+            and self._error is None
+            and self.head.keeps_alive
+            and not self._paused
+            and not self._surplus
+        )
 
     def park(self, on_closed: Callable[[], None]) -> None:
         """The connection goes to the pool; `on_closed` is called when the server closes it there."""
@@ -218,18 +233,10 @@ class UpstreamResponse(asyncio.Protocol):
             self.give_up(error)
 
     def _read_head(self, data: bytes) -> bytes:
-        self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._buffer) > HEAD_LIMIT:
-                raise ProtocolError(f"a head of more than {HEAD_LIMIT} bytes")
+        if (found := self._head_reader.feed(data)) is None:
             return b""
-        head, rest = parse_head(self._buffer[:end]), self._buffer[end + 4 :]
-        self._buffer = b""
-        if 100 <= head.status < 200:
-            return self._read_head(rest) if rest else b""
-        self.head = head
-        self._body = body_of(head)
+        self.head, rest = found
+        self._body = body_of(self.head, self._method)
         self.finished = self._body.done
         self.notify()
         return rest
@@ -238,6 +245,10 @@ class UpstreamResponse(asyncio.Protocol):
         body = self._body
         assert body is not None
         if not data:
+            return
+        if self.finished:
+            self._surplus = True
+            self._transport.abort()
             return
         payload = body.feed(data)
         raw = data if body.whole else None
@@ -251,6 +262,7 @@ class UpstreamResponse(asyncio.Protocol):
                 self._sink(payload, raw)
         if body.done:
             self.finished = True
+            self._surplus = bool(body.rest)
             self.notify()
 
     def eof_received(self) -> bool:
@@ -263,7 +275,7 @@ class UpstreamResponse(asyncio.Protocol):
             self.finished = True
             self.notify()
         elif not self.finished:
-            if self._requests > 1 and self._body is None and not self._buffer:
+            if self._requests > 1 and self._body is None and not self._head_reader.has_begun:
                 self._fail(_StaleConnectionError())
             else:
                 self._fail(
@@ -445,5 +457,6 @@ def render_request(
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
-    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    # aiohttp decodes what it reads in this way, so it goes on as it came.
+    head = "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n"
     return head + body if body else head

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.http1 import ChunkedBody, LengthBody, OpenBody, ProtocolError, body_of, parse_head
+from proxy.http1 import (
+    HEAD_LIMIT,
+    ChunkedBody,
+    HeadReader,
+    LengthBody,
+    OpenBody,
+    ProtocolError,
+    body_of,
+    parse_head,
+)
 
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -63,7 +72,7 @@ def test_what_follows_the_body_is_kept() -> None:
     assert (length.done, length.rest) == (True, b"d")
 
 
-@pytest.mark.parametrize("wire", [b"xyz\r\n", b"\r\n", b"-5\r\nabc", b"9" * 5000])
+@pytest.mark.parametrize("wire", [b"xyz\r\n", b"\r\n", b"-5\r\nabc", b"9" * 5000, b"f" * 17 + b"\r\n"])
 def test_sizes_that_are_none(wire: bytes) -> None:
     with pytest.raises(ProtocolError):
         ChunkedBody().feed(wire)
@@ -88,7 +97,9 @@ def test_what_is_no_head(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("head", "kind"),
     [
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5", ChunkedBody),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked", ChunkedBody),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5", LengthBody),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5", LengthBody),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5", LengthBody),
         (b"HTTP/1.1 204 None", LengthBody),
         (b"HTTP/1.1 200 OK", OpenBody),
@@ -98,6 +109,86 @@ def test_framings(head: bytes, kind: type) -> None:
     assert isinstance(body_of(parse_head(head)), kind)
 
 
-def test_a_length_that_is_none() -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: -5",
+        b"Content-Length: +5",
+        b"Content-Length: ",
+        b"Content-Length: 5, 6",
+        b"Content-Length: 5\r\nContent-Length: 6",
+        b"Content-Length: " + b"9" * 6000,
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: chunked, chunked",
+        b"Transfer-Encoding: xchunked",
+    ],
+)
+def test_framings_that_are_none(headers: bytes) -> None:
     with pytest.raises(ProtocolError):
-        body_of(parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: -5"))
+        body_of(parse_head(b"HTTP/1.1 200 OK\r\n" + headers))
+
+
+def test_an_answer_to_head_has_no_body() -> None:
+    assert body_of(parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 5"), "HEAD").done
+    assert body_of(parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked"), "HEAD").done
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_a_head_however_it_is_cut(size: int) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n" * 1000
+    wire = interim + b"HTTP/1.1 200 OK\r\nA: " + b"x" * 30_000 + b"\r\n\r\nbody"
+    reader = HeadReader()
+    assert not reader.has_begun
+    found, rest = None, b""
+    for start in range(0, len(wire), size):
+        piece = wire[start : start + size]
+        if found is not None:
+            rest += piece
+        elif (result := reader.feed(piece)) is not None:
+            found, rest = result
+        assert reader.has_begun
+    assert found is not None
+    assert (found.status, len(found.headers["a"]), rest) == (200, 30_000, b"body")
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 5000,
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 000 None\r\n\r\n",
+        b"HTTP/1.1 099 None\r\n\r\n",
+        b"HTTP/1.1 600 None\r\n\r\n",
+        b"HTTP/1.1 999 None\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\na b: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: x\r\n folded\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: \x00\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: x\ny\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: x\ry\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: \x1b[31m\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA\xff: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A: x\r\n" * 1000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"x" * HEAD_LIMIT,
+        b"{",
+        b"\xff",
+    ],
+)
+def test_heads_that_are_none(wire: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        HeadReader().feed(wire)
+
+
+def test_values_are_kept_as_they_came() -> None:
+    head = parse_head("HTTP/1.1 200 OK\r\nA: \u4e16\r\nB:".encode())
+    assert head.headers == {"a": "\u4e16", "b": ""}
+    assert parse_head(b"HTTP/1.1 200 OK\r\nA: \xe9").headers == {"a": "\xe9"}
+
+
+def test_trailers_end() -> None:
+    body = ChunkedBody()
+    body.feed(b"0\r\n")
+    with pytest.raises(ProtocolError):
+        body.feed(b"X: y\r\n" * HEAD_LIMIT)
