@@ -15,6 +15,7 @@ The rooms, along a request's way:
 * `translate/` each dialect to and from the canonical request and stream (pure)
 * `passing`    any path of a model's own server, unchanged
 * `upstream`   connections to the model servers; `http1` reads what they send (pure)
+* `answer_json` what they say, or one exception; `endings` whether it is all (pure)
 * `relay`      bytes from the upstream's socket to the client's
                `sse` and `ndjson` cut them (pure)
 * `waiting`    comment lines for streams that wait

@@ -1,18 +1,21 @@
 """How a model server's answer becomes the client's: whole, assembled, or relayed as it comes."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import HttpVersion11, web
 
 from actors.supervisor import Lease
 from agents.events import Failure
-from proxy.asking import broken
-from proxy.assemble import Assembler, StreamedError
+from proxy.answer_json import UnreadableError, read_object, reader
+from proxy.asking import broken, named
+from proxy.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
 from proxy.dialects import Dialect, upstream_error
+from proxy.endings import ALL, End, is_whole, outcome
+from proxy.errors import ApiError
 from proxy.exchange import Exchange
+from proxy.http1 import Head
 from proxy.ndjson import LineSplitter
 from proxy.relay import (
     PROGRESS,
@@ -24,95 +27,143 @@ from proxy.relay import (
     count_tokens,
     is_event_stream,
 )
-from proxy.sse import EventSplitter, EventTooLongError, ServerSentEvent
+from proxy.sse import EventSplitter, EventTooLongError, ServerSentEvent, parse_event
 from proxy.translate.failures import to_api_error
-from proxy.upstream import UpstreamError, UpstreamResponse
+from proxy.upstream import BadAnswerError, UpstreamError, UpstreamResponse
 
 ANSWER_LIMIT = 512 * 1024 * 1024
+"""Bytes of a whole answer."""
+ASSEMBLED_LIMIT = 96 * 1024 * 1024
+"""Bytes of the events that a whole answer is made of: to write that down stops all others meanwhile."""
 ERROR_LIMIT = 1024 * 1024
-LAST_EVENTS = (
-    b"data: [DONE]",
-    b'"type":"message_stop"',
-    b'"type":"response.completed"',
-    b'"stop":true',
-)
-FORBIDDEN_OUT = {
-    "access-control-allow-origin",
-    "connection",
-    "content-length",
-    "date",
-    "keep-alive",
-    "server",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
+CHECK_LIMIT = 4 * 1024 * 1024
+"""Bytes. Of a larger body only the first and the last one are looked at, which stops nobody."""
 
 ReadFailure = Callable[[bytes, int], Failure]
 """Takes the body and the status of an error."""
 
 
 async def collected(lease: Lease, response: UpstreamResponse, read_failure: ReadFailure) -> bytes:
-    """The whole body. Raises `ApiError` for an error, in the words of the server."""
+    """The whole body. Raises `ApiError` for an error, in the words of the server.
+
+    Raises `BadAnswerError` for a redirection, which nobody follows.
+    """
     status = response.head.status
     collector = Collector(ANSWER_LIMIT if status < 400 else ERROR_LIMIT)
     response.attach(collector.feed)
     await response.finish()
-    lease.served = status < 500
+    lease.served = status < 300 or 400 <= status < 500
     if status >= 400:
         raise to_api_error(read_failure(collector.body, status))
+    if status >= 300:
+        raise BadAnswerError(f"the model server answered with status {status}")
     return collector.body
 
 
+async def check_stream(
+    lease: Lease, response: UpstreamResponse, media_type: str, read_failure: ReadFailure
+) -> None:
+    """Raise `ApiError` if the server refuses, or `BadAnswerError` if what it sends is no such stream."""
+    head = response.head
+    if head.status >= 300:
+        await collected(lease, response, read_failure)
+    if head.content_type != media_type:
+        kind = head.content_type or "a body of no type"
+        raise BadAnswerError(f"the model server answered {head.status} with {kind}, and no stream")
+
+
 async def whole(
-    exchange: Exchange, lease: Lease, response: UpstreamResponse, read_failure: ReadFailure
+    exchange: Exchange,
+    lease: Lease,
+    response: UpstreamResponse,
+    read_failure: ReadFailure,
+    kinds: tuple[type, ...] = (dict,),
 ) -> web.StreamResponse:
-    """Pass on an answer that is no stream; an error is put into the client's dialect."""
+    """Pass on an answer that is no stream; an error is put into the client's dialect.
+
+    Raises `BadAnswerError` if it is no JSON value of one of these `kinds`: an object, or a list.
+    """
     body = await collected(lease, response, read_failure)
-    status = response.head.status
+    try:
+        _check_json(response.head, body, kinds)
+    except BadAnswerError:
+        lease.served = False
+        raise
     exchange.first_byte()
-    exchange.status = status
+    exchange.status = response.head.status
     exchange.tokens = count_tokens(body[-4096:])
-    content_type = response.head.headers.get("content-type", "application/json")
-    return web.Response(status=status, body=body, headers={"Content-Type": content_type})
+    content_type = "application/json"
+    if response.head.content_type == content_type:
+        content_type = response.head.headers["content-type"]
+    return web.Response(status=response.head.status, body=body, headers={"Content-Type": content_type})
+
+
+def _check_json(head: Head, body: bytes, kinds: tuple[type, ...]) -> None:
+    begin, end = body[:1024].lstrip(), body[-1024:].rstrip()
+    if not begin:
+        raise BadAnswerError(f"the model server answered {head.status} with no body, and JSON was asked for")
+    what = f"the model server answered {head.status} with {head.content_type or 'a body of no type'}"
+    if (begin[:1], end[-1:]) not in [_BRACKETS[kind] for kind in kinds]:
+        raise BadAnswerError(f"{what}, and a JSON {_KINDS[kinds[0]]} was asked for: {body[:80]!r}")
+    if len(body) <= CHECK_LIMIT:
+        try:
+            (_read_raw_list if begin.startswith(b"[") else _read_raw_object)(body)
+        except UnreadableError as error:
+            raise BadAnswerError(f"{what}, which is no JSON: {error}") from None
+
+
+_BRACKETS: dict[type, tuple[bytes, bytes]] = {dict: (b"{", b"}"), list: (b"[", b"]")}
+_KINDS: dict[type, str] = {dict: "object", list: "list"}
+_read_raw_object = reader(dict[str, msgspec.Raw])
+_read_raw_list = reader(list[msgspec.Raw])
 
 
 async def assembled(
     exchange: Exchange, lease: Lease, response: UpstreamResponse, assembler: Assembler
 ) -> web.StreamResponse:
-    """Make the whole answer of a stream."""
-    split = EventSplitter().feed if is_event_stream(response.head) else _lines()
+    """Make the whole answer of a stream. Raises `BadAnswerError` if it is none."""
+    splitter = EventSplitter() if is_event_stream(response.head) else _Lines()
+    size = 0
 
     def feed(payload: bytes, _raw: bytes | None) -> None:
+        nonlocal size
+        size += len(payload)
+        if size > ASSEMBLED_LIMIT:
+            raise EventTooLongError(f"an answer of more than {ASSEMBLED_LIMIT} bytes; ask for a stream")
         if PROGRESS not in payload:
             exchange.first_byte()
-        for event in split(payload):
-            try:
-                assembler.feed(event)
-            except (msgspec.DecodeError, LookupError, TypeError, AttributeError) as error:
-                message = f"the model server's stream makes no sense: {error}: {event.data[:200]!r}"
-                raise UpstreamError(message) from error
+        take(assembler, splitter.feed(payload))
 
     try:
         response.attach(feed)
         await response.finish()
+        take(assembler, splitter.end())
         exchange.first_byte()  # a short answer may come in one piece with the progress
-        body = msgspec.json.encode(assembler.result())
+        body = assemble(assembler)
     except StreamedError as error:
         raise upstream_error(500, error.error) from None
+    except UnfinishedError as error:
+        raise BadAnswerError(f"the model server's answer ended in the middle, without {error}") from None
+    except UnreadableError as error:
+        raise BadAnswerError(f"the model server's stream makes no sense: {error}") from None
     lease.served = True
     exchange.status = 200
     exchange.tokens = count_tokens(body)
     return json_response(body)
 
 
-def _lines() -> Callable[[bytes], Iterator[ServerSentEvent]]:
-    splitter = LineSplitter()
+class _Lines:
+    """Lines of JSON as events."""
 
-    def feed(payload: bytes) -> Iterator[ServerSentEvent]:
-        return (ServerSentEvent("", line) for line in splitter.feed(payload) if line.strip())
+    def __init__(self) -> None:
+        self._splitter = LineSplitter()
 
-    return feed
+    def feed(self, payload: bytes) -> list[ServerSentEvent]:
+        return [ServerSentEvent("", line) for line in self._splitter.feed(payload) if line.strip()]
+
+    def end(self) -> list[ServerSentEvent]:
+        rest = self._splitter.rest()
+        return [ServerSentEvent("", rest)] if rest.strip() else []
 
 
 def json_response(body: bytes) -> web.Response:
@@ -129,21 +180,6 @@ def stream_response(request: web.Request, exchange: Exchange, media_type: str) -
     return client
 
 
-def raw_response(request: web.Request, exchange: Exchange, response: UpstreamResponse) -> web.StreamResponse:
-    """The head of an answer that is passed on unread."""
-    head = response.head
-    exchange.first_byte()
-    exchange.status = head.status
-    headers = {name: value for name, value in head.headers.items() if name not in FORBIDDEN_OUT}
-    client = web.StreamResponse(status=head.status, headers=headers)
-    client.headers.update(exchange.headers)
-    if (length := head.headers.get("content-length")) is not None:
-        client.content_length = int(length)
-    elif request.version < HttpVersion11:
-        client.force_close()
-    return client
-
-
 async def relayed(
     request: web.Request,
     exchange: Exchange,
@@ -154,11 +190,13 @@ async def relayed(
     write_timeout: float,
     dialect: Dialect | None = None,
     ending: bytes = b"",
+    end: End | None = None,
     first: bytes = b"",
 ) -> web.StreamResponse:
     """Stream to the client, unparsed. Once its head is out, an error can only be a last frame, or a cut.
 
-    `ending` is that of an event or a line, of which only whole ones are passed on; `first` goes before.
+    `ending` is that of an event or a line, of which only whole ones are passed on; `end` what must have come
+    for the answer to be whole; `first` goes before.
     """
     relay = await begin_relay(
         request, exchange, response, client, ending=ending, patch=dialect.patch if dialect else None
@@ -167,10 +205,12 @@ async def relayed(
         relay.feed(first, None)
     response.attach(relay.feed, relay)
     try:
-        await run_relay(request, exchange, lease, relay, write_timeout=write_timeout, dialect=dialect)
+        await run_relay(
+            request, exchange, lease, relay, write_timeout=write_timeout, dialect=dialect, end=end
+        )
     except asyncio.CancelledError:
         # A client may close at the last event, before the connection's end has come from upstream.
-        complete = b'"done":true' in relay.tail or any(mark in relay.tail[-200:] for mark in LAST_EVENTS)
+        complete = is_whole(relay.tail, ALL if end is None else (end,))
         exchange.complete = lease.served = complete
         raise
     finally:
@@ -204,26 +244,49 @@ async def run_relay(
     *,
     write_timeout: float,
     dialect: Dialect | None,
+    end: End | None = None,
 ) -> bool:
     """Return when all is passed on: true if it came to its end."""
     try:
         await relay.run(write_timeout)
-        lease.served = True
+        if end is not None:
+            _check_end(exchange, relay, end)
+        lease.served = exchange.status < 500
         return True
+    except ApiError as failure:
+        _end_with(exchange, relay, failure, dialect)
     except ClientStalledError as error:
         exchange.client_left()
         exchange.error = str(error)
         cut(request)
     except (UpstreamError, EventTooLongError) as error:
         lease.broken = isinstance(error, UpstreamError) and error.hung_up
-        failure = broken(error, exchange)
-        exchange.failed(failure)
         if dialect is None:
+            exchange.failed(broken(error, exchange))
             cut(request)
         else:
-            failure = dialect.reword(failure, exchange.model or "")
-            relay.end_with(dialect.frame(failure, exchange.request_id))
+            _end_with(exchange, relay, broken(error, exchange), dialect)
     return False
+
+
+def _check_end(exchange: Exchange, relay: Relay, end: End) -> None:
+    """Look at the last events, once a stream. Raises `ApiError` for what the client must be told."""
+    held = relay.take_held()
+    came = outcome(relay.tail + held, end)
+    if came.failure is None:
+        relay.end_with(held)
+    elif came.told:
+        relay.end_with(held)
+        exchange.failed(to_api_error(came.failure))
+    else:
+        raise named(to_api_error(came.failure), exchange)
+
+
+def _end_with(exchange: Exchange, relay: Relay, failure: ApiError, dialect: Dialect | None) -> None:
+    exchange.failed(failure)
+    if dialect is not None:
+        failure = dialect.reword(failure, exchange.model or "")
+        relay.end_with(dialect.frame(failure, exchange.request_id))
 
 
 async def end_relay(request: web.Request, client: web.StreamResponse) -> None:
@@ -233,25 +296,27 @@ async def end_relay(request: web.Request, client: web.StreamResponse) -> None:
 
 
 async def first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:
-    """What has come when the first real event has. Raises `ApiError` if that is an error."""
+    """What has come when the first real event has. Raises `ApiError` if that is an error.
+
+    Raises `BadAnswerError` if it is no JSON object, or if there is none.
+    """
     prelude = Prelude(response, keep_progress=keep_progress)
     response.attach(prelude.feed)
-    await response.until(lambda: prelude.open)
-    _raise_early_error(prelude.first_bytes)
-    return prelude.first_bytes
-
-
-def _raise_early_error(first: bytes) -> None:
-    """Raise if the first real event is an error: its status can still be told."""
-    for event in EventSplitter().feed(first):
-        try:
-            data = msgspec.json.decode(event.data, type=dict[str, Any])
-        except msgspec.DecodeError:
-            return
-        if (error := data.get("error")) is not None:
-            raise upstream_error(500, error if isinstance(error, dict) else {"message": str(error)})
-        if event.type == "error":
-            raise upstream_error(500, data)
+    await response.until(lambda: prelude.first is not None)
+    come = prelude.first_bytes
+    first = parse_event(prelude.first if prelude.first is not None else come)
+    if first is None or first.data == b"[DONE]":
+        raise BadAnswerError("the model server's stream ended with no answer in it")
+    try:
+        data = read_object(first.data)
+    except UnreadableError as error:
+        message = f"the model server's stream makes no sense: {error}: {first.data[:80]!r}"
+        raise BadAnswerError(message) from None
+    if (told := data.get("error")) is not None:
+        raise upstream_error(500, told if isinstance(told, dict) else {"message": str(told)})
+    if first.type == "error":
+        raise upstream_error(500, data)
+    return come
 
 
 def cut(request: web.Request) -> None:

@@ -15,6 +15,7 @@ from proxy.errors import ApiError, from_rejection
 from proxy.exchange import Exchange
 from proxy.sse import EventTooLongError
 from proxy.upstream import (
+    BadAnswerError,
     UnreachableError,
     Upstream,
     UpstreamError,
@@ -66,8 +67,11 @@ class Asker:
         slot: bool = True,
         load: bool = True,
         keep_alive: float | None = None,
+        raw: bool = False,
     ) -> AsyncIterator[tuple[Lease, UpstreamResponse]]:
         """Lease the model, send it what `ask` renders, and yield the response. Raises `ApiError`.
+
+        `raw`: its body is passed on unread, so that it may be encoded in any way.
 
         A server that takes no connection has died since it was granted. Nothing is lost by asking again,
         and the second lease waits until the server has been started anew.
@@ -80,6 +84,8 @@ class Asker:
                     try:
                         response = await self._upstream.send(address, ask(address))
                         try:
+                            if not raw:
+                                _refuse_encoded(response)
                             yield lease, response
                         finally:
                             self._upstream.give_back(address, response)
@@ -149,8 +155,19 @@ class Asker:
 
 def post(exchange: Exchange, path: str, body: bytes, address: Address) -> bytes:
     """A request with a JSON body."""
-    headers = {"Content-Type": "application/json", "X-Request-Id": exchange.request_id}
+    headers = {
+        "Content-Type": "application/json",
+        "Accept-Encoding": "identity",
+        "X-Request-Id": exchange.request_id,
+    }
     return render_request("POST", path, headers, body, address)
+
+
+def _refuse_encoded(response: UpstreamResponse) -> None:
+    encoding = response.head.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        message = f"the model server's answer is encoded ({encoding[:40]}), which nobody asked for"
+        raise BadAnswerError(message)
 
 
 def broken(error: Exception, exchange: Exchange) -> ApiError:
@@ -158,3 +175,10 @@ def broken(error: Exception, exchange: Exchange) -> ApiError:
     status = 504 if isinstance(error, UpstreamTimeoutError) else 502
     code = "upstream_timeout" if status == 504 else "upstream_error"
     return ApiError(status, f"model {exchange.model!r}: {error}", code=code)
+
+
+def named(error: ApiError, exchange: Exchange) -> ApiError:
+    """The same error, with the model's name if it is about what its server sent."""
+    if error.code == "upstream_error" and not error.message.startswith("model "):
+        error.message = f"model {exchange.model!r}: {error.message}"
+    return error

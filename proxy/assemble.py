@@ -5,16 +5,21 @@ waits for a whole answer late or never. Each class takes the events of one API a
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
 
+from proxy.answer_json import UnreadableError, read_object, reader
 from proxy.sse import ServerSentEvent
 
 Json = dict[str, Any]
 
 _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+_read = reader(Any)
+
+INDEX_LIMIT = 2**31
+"""Above any index of a choice, a tool call or a block."""
 
 
 class StreamedError(Exception):
@@ -25,22 +30,83 @@ class StreamedError(Exception):
         self.error = error
 
 
+class UnfinishedError(Exception):
+    """The stream has ended before its answer. The message says what was to come."""
+
+
 class Assembler(Protocol):
-    """Takes the events of one answer, then gives it."""
+    """Takes the events of one answer, then gives it. `assemble` is how that is asked for."""
 
     def feed(self, event: ServerSentEvent) -> None:
         """Take the next event. Raises `StreamedError`."""
 
     def result(self) -> Json:
-        """The whole answer."""
+        """The whole answer. Raises `UnfinishedError`."""
+
+
+def take(assembler: Assembler, events: Iterable[ServerSentEvent]) -> None:
+    """Feed events. Raises `StreamedError`, or `UnreadableError` for what makes no sense."""
+    for event in events:
+        try:
+            assembler.feed(event)
+        except _NONSENSE as error:
+            raise UnreadableError(f"{error}: {event.data[:200]!r}") from None
+
+
+def assemble(assembler: Assembler) -> bytes:
+    """The whole answer as JSON. Raises `UnfinishedError`, or `UnreadableError` for what makes no sense."""
+    try:
+        return msgspec.json.encode(assembler.result())
+    except _NONSENSE as error:
+        raise UnreadableError(str(error)) from None
+
+
+_NONSENSE = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
+"""What events of any other shape than an API's make its assembler raise."""
+
+
+class _Pieces(list[str]):
+    """A text in pieces: to add to a whole one would cost its length each time."""
+
+
+class _Calls(dict[int, Json]):
+    """Tool calls by their index, of which there may be any."""
+
+
+def _add(target: Json, key: str, text: str) -> None:
+    pieces = target.get(key)
+    if not isinstance(pieces, _Pieces):
+        pieces = target[key] = _Pieces([pieces] if isinstance(pieces, str) else [])
+    pieces.append(text)
+
+
+def _joined(target: Json) -> Json:
+    return {key: _whole(value) for key, value in target.items()}
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, _Pieces):
+        return "".join(value)
+    if isinstance(value, _Calls):
+        return [{**call, "function": _joined(call["function"])} for _, call in sorted(value.items())]
+    return value
+
+
+def _index(value: Any) -> int:
+    """An index. Raises `UnreadableError` for what is none."""
+    if type(value) is not int or not 0 <= value < INDEX_LIMIT:
+        raise UnreadableError(f"no index: {str(value)[:40]}")
+    return value
 
 
 def _load(event: ServerSentEvent) -> Json | None:
     if event.data == b"[DONE]":
         return None
-    value = _decode(event.data)
+    value = _read(event.data)
+    if event.type == "error" and not isinstance(value, dict):
+        raise StreamedError({"message": str(value)[:500]})
     if not isinstance(value, dict):
-        return None
+        raise UnreadableError("no JSON object")
     if (error := value.get("error")) is not None and (event.type in ("", "error")):
         raise StreamedError(error if isinstance(error, dict) else {"message": str(error)})
     if event.type == "error":
@@ -59,7 +125,7 @@ class LineAssembler:
 
     def feed(self, event: ServerSentEvent) -> None:
         """Take the next line."""
-        line: Json = msgspec.json.decode(event.data, type=dict[str, Any])
+        line = read_object(event.data)
         if "error" in line:
             raise StreamedError({"message": str(line["error"])})
         said = line.get("message") or line
@@ -71,10 +137,10 @@ class LineAssembler:
         self._last.update(line)
 
     def result(self) -> Json:
-        """The whole answer. Raises `StreamedError` for one that just ended."""
+        """The whole answer."""
         whole = self._last
-        if not whole.get("done"):
-            raise StreamedError({"message": "the model server's answer ended in the middle", "code": 502})
+        if whole.get("done") is not True:
+            raise UnfinishedError("its last line")
         said = whole.get("message", whole)
         said["content" if "message" in whole else "response"] = ""
         said.update({name: "".join(parts) for name, parts in self._texts.items()})
@@ -100,6 +166,7 @@ class ChatAssembler:
         self._base: Json = {}
         self._choices: dict[int, Json] = {}
         self._last_finished = 0
+        self._is_done = False
         self._after_text = b""
         self._texts: list[str] = []
 
@@ -118,16 +185,17 @@ class ChatAssembler:
 
     def _add_texts(self) -> None:
         if self._texts:
-            self._choices[0]["message"]["content"] += "".join(self._texts)
+            self._choices[0]["message"]["content"] += self._texts
             self._texts.clear()
 
     def _feed_decoded(self, event: ServerSentEvent) -> None:
         if (chunk := _load(event)) is None:
+            self._is_done = True
             return
         choices = chunk.pop("choices", [])
         chunk.pop("prompt_progress", None)
         for choice in choices:
-            index = choice.get("index", 0)
+            index = _index(choice.get("index", 0))
             self._merge_choice(self._choices.setdefault(index, {"index": index}), choice)
             if choice.get("finish_reason") is not None:
                 self._last_finished = index
@@ -144,18 +212,22 @@ class ChatAssembler:
     def result(self) -> Json:
         """The whole completion."""
         self._add_texts()
+        if not self._choices:
+            raise UnfinishedError("any choice")
         choices = [self._choices[index] for index in sorted(self._choices)]
-        for choice in choices:
-            self._finish_choice(choice)
+        if not self._is_done and any(choice.get("finish_reason") is None for choice in choices):
+            raise UnfinishedError("a finish reason")
+        choices = [self._finished(choice) for choice in choices]
         return {**self._base, "object": self.object_name, "choices": choices}
 
-    def _finish_choice(self, choice: Json) -> None:
-        message = choice["message"]
+    def _finished(self, choice: Json) -> Json:
+        message = choice["message"] = _joined(choice["message"])
         message.setdefault("role", "assistant")
         message.setdefault("content", None)
         if message["content"] is None:
             message["content"] = ""
         choice.setdefault("finish_reason", None)
+        return choice
 
 
 class CompletionAssembler(ChatAssembler):
@@ -167,38 +239,38 @@ class CompletionAssembler(ChatAssembler):
 
     def _add_texts(self) -> None:
         if self._texts:
-            self._choices[0]["text"] += "".join(self._texts)
+            self._choices[0]["text"] += self._texts
             self._texts.clear()
 
     def _merge_choice(self, whole: Json, part: Json) -> None:
-        whole["text"] = whole.get("text", "") + (part.pop("text", None) or "")
+        _add(whole, "text", part.pop("text", None) or "")
         _merge_rest(whole, part)
 
-    def _finish_choice(self, choice: Json) -> None:
-        choice.setdefault("logprobs", None)
+    def _finished(self, choice: Json) -> Json:
+        return {"logprobs": None, **_joined(choice)}
 
 
 def _merge_delta(message: Json, delta: Json) -> None:
     for key, value in delta.items():
         if key == "tool_calls":
-            calls = message.setdefault("tool_calls", [])
+            calls = message.setdefault("tool_calls", _Calls())
             for part in value or []:
                 _merge_tool_call(calls, part)
-        elif isinstance(value, str) and isinstance(message.get(key), str) and key != "role":
-            message[key] += value
+        elif isinstance(value, str) and key != "role":
+            _add(message, key, value)
         elif value is not None or key not in message:
             message[key] = value
 
 
-def _merge_tool_call(calls: list[Json], part: Json) -> None:
-    index = part.get("index", len(calls))
-    while len(calls) <= index:
-        calls.append({"type": "function", "function": {"name": "", "arguments": ""}})
-    call = calls[index]
+def _merge_tool_call(calls: "_Calls", part: Json) -> None:
+    index = _index(part.get("index", len(calls)))
+    call = calls.get(index)
+    if call is None:
+        call = calls[index] = {"type": "function", "function": {"name": "", "arguments": ""}}
     for key, value in part.items():
         if key == "function":
             for name, text in value.items():
-                call["function"][name] = call["function"].get(name, "") + (text or "")
+                _add(call["function"], name, text or "")
         elif key != "index" and value is not None:
             call[key] = value
 
@@ -206,9 +278,12 @@ def _merge_tool_call(calls: list[Json], part: Json) -> None:
 def _merge_rest(whole: Json, part: Json) -> None:
     logprobs = part.pop("logprobs", None)
     if logprobs is not None:
-        merged = whole.setdefault("logprobs", {}) or {}
+        merged = whole.get("logprobs") or {}
         for key, value in logprobs.items():
-            merged[key] = merged.get(key, []) + value if isinstance(value, list) else value
+            if isinstance(value, list):
+                merged.setdefault(key, []).extend(value)
+            else:
+                merged[key] = value
         whole["logprobs"] = merged
     for key, value in part.items():
         if value is not None or key not in whole:
@@ -237,6 +312,8 @@ class NativeAssembler:
 
     def result(self) -> Json:
         """The whole answer."""
+        if not self._final:
+            raise UnfinishedError("its last event")
         answer = {**self._final, "content": "".join(self._content)}
         answer["tokens"] = self._tokens if self._return_tokens else []
         if self._probabilities:
@@ -252,7 +329,8 @@ class MessageAssembler:
     def __init__(self) -> None:
         self._message: Json = {}
         self._blocks: dict[int, Json] = {}
-        self._inputs: dict[int, str] = {}
+        self._inputs: dict[int, list[str]] = {}
+        self._is_stopped = False
 
     def feed(self, event: ServerSentEvent) -> None:
         """Take the next event."""
@@ -262,12 +340,14 @@ class MessageAssembler:
             case "message_start":
                 self._message = data["message"]
             case "content_block_start":
-                self._blocks[data["index"]] = data["content_block"]
+                self._blocks[_index(data["index"])] = data["content_block"]
             case "content_block_delta":
-                self._merge(data["index"], data["delta"])
+                self._merge(_index(data["index"]), data["delta"])
             case "message_delta":
                 self._message.update(data["delta"])
                 self._message.setdefault("usage", {}).update(data.get("usage", {}))
+            case "message_stop":
+                self._is_stopped = True
             case _:
                 pass  # ping, and the ends of blocks
 
@@ -275,25 +355,28 @@ class MessageAssembler:
         block = self._blocks[index]
         for key, value in delta.items():
             if key == "partial_json":
-                self._inputs[index] = self._inputs.get(index, "") + value
+                self._inputs.setdefault(index, []).append(value)
             elif key == "signature":
                 block[key] = value
             elif key != "type":
-                block[key] = block.get(key, "") + value
+                _add(block, key, value)
 
     def result(self) -> Json:
         """The whole message."""
-        for index, text in self._inputs.items():
+        if not (self._is_stopped and self._message):
+            raise UnfinishedError("the event that stops it")
+        blocks = {index: _joined(block) for index, block in sorted(self._blocks.items())}
+        for index, pieces in self._inputs.items():
             try:
-                self._blocks[index]["input"] = _decode(text.encode())
-            except msgspec.DecodeError:
-                self._blocks[index]["input"] = {}
-        for block in self._blocks.values():
+                blocks[index]["input"] = _read("".join(pieces).encode())
+            except UnreadableError:
+                blocks[index]["input"] = {}
+        for block in blocks.values():
             if block.get("type") == "tool_use":
                 block.setdefault("input", {})
             elif block.get("type") == "thinking":
                 block.setdefault("signature", "")
-        return {**self._message, "content": [self._blocks[index] for index in sorted(self._blocks)]}
+        return {**self._message, "content": list(blocks.values())}
 
 
 class ResponseAssembler:
@@ -312,6 +395,8 @@ class ResponseAssembler:
     def result(self) -> Json:
         """The whole response, with what llama.cpp leaves out of the streamed one."""
         response = self._response
+        if not response:
+            raise UnfinishedError("the event that ends it")
         response.setdefault("completed_at", response.get("created_at"))
         for item in response.get("output", ()):
             item.setdefault("status", "completed")

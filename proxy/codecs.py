@@ -63,6 +63,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     embed: Callable[[Embed, Address], tuple[str, bytes]]
     decode_embeddings: Callable[[bytes], Embeddings | Failure]
     failure: Callable[[bytes, int], Failure]
+    media_type: str
+    """Of its streams."""
 
 
 # Clients
@@ -153,6 +155,7 @@ SERVERS: dict[Api, Server] = {
         embed=lambda request, _: ("/v1/embeddings", embeddings.encode_openai(request)),
         decode_embeddings=embeddings.decode_openai_answer,
         failure=failures.from_openai_body,
+        media_type="text/event-stream",
     ),
     "ollama": Server(
         ask=_ask_ollama,
@@ -160,5 +163,6 @@ SERVERS: dict[Api, Server] = {
         embed=_embed_in_ollama,
         decode_embeddings=embeddings.decode_ollama_answer,
         failure=failures.from_ollama,
+        media_type="application/x-ndjson",
     ),
 }

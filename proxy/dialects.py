@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from proxy.answer_json import UnreadableError, read_object
 from proxy.assemble import Json
 from proxy.errors import ApiError, default_kind
 from proxy.sse import parse_event
@@ -73,8 +74,8 @@ def _anthropic_patch(payload: bytes) -> bytes:
         return payload
     event = parse_event(payload[start:])
     try:
-        data = msgspec.json.decode(event.data, type=dict[str, object]) if event else {}
-    except msgspec.DecodeError:
+        data = read_object(event.data) if event else {}
+    except UnreadableError:
         return payload
     if "error" in data or "message" not in data:
         return payload

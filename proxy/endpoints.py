@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from actors.messages import Api
-from proxy import codecs, requests
+from proxy import codecs, endings, requests
 from proxy.assemble import (
     Assembler,
     ChatAssembler,
@@ -18,6 +18,7 @@ from proxy.assemble import (
 )
 from proxy.codecs import Codec, Embedder
 from proxy.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
+from proxy.endings import End
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     embedder: Embedder | None = None
     media_type: str = "text/event-stream"
     """Of its streams."""
+    end: End = endings.OPENAI
+    """Of its streams."""
+    kinds: tuple[type, ...] = (dict,)
+    """What JSON its whole answers are."""
 
 
 def _native(request: Any) -> NativeAssembler:
@@ -67,12 +72,14 @@ ENDPOINTS = (
         request=requests.ResponsesRequest,
         dialect=RESPONSES,
         assembler=lambda _: ResponseAssembler(),
+        end=endings.RESPONSES,
     ),
     Endpoint(
         path="/v1/messages",
         request=requests.MessagesRequest,
         dialect=ANTHROPIC,
         assembler=lambda _: MessageAssembler(),
+        end=endings.ANTHROPIC,
         codec=codecs.ANTHROPIC_MESSAGES,
     ),
     Endpoint(
@@ -91,11 +98,16 @@ ENDPOINTS = (
         path="/v1/rerank",
         aliases=("/rerank", "/reranking", "/v1/reranking"),
         request=requests.RerankRequest,
+        kinds=(dict, list),
     ),
     Endpoint(
-        path="/completion", aliases=("/completions",), request=requests.CompletionRequest, assembler=_native
+        path="/completion",
+        aliases=("/completions",),
+        request=requests.CompletionRequest,
+        assembler=_native,
+        end=endings.NATIVE,
     ),
-    Endpoint(path="/infill", request=requests.InfillRequest, assembler=_native),
+    Endpoint(path="/infill", request=requests.InfillRequest, assembler=_native, end=endings.NATIVE),
     Endpoint(path="/tokenize", request=requests.TokenizeRequest, slot=False),
     Endpoint(path="/detokenize", request=requests.DetokenizeRequest, slot=False),
     Endpoint(path="/apply-template", request=requests.TemplateRequest, slot=False),
@@ -107,6 +119,7 @@ ENDPOINTS = (
         assembler=lambda _: LineAssembler(),
         codec=codecs.OLLAMA_CHAT,
         media_type="application/x-ndjson",
+        end=endings.OLLAMA,
     ),
     Endpoint(
         path="/api/generate",
@@ -116,6 +129,7 @@ ENDPOINTS = (
         assembler=lambda _: LineAssembler(),
         codec=codecs.OLLAMA_GENERATE,
         media_type="application/x-ndjson",
+        end=endings.OLLAMA,
     ),
     Endpoint(
         path="/api/embed",

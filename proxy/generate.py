@@ -160,7 +160,10 @@ class Gateway:
         exchange.stream = bool(streams and parsed.stream)
         assembler: Assembler | None = None
         keep_progress = False
-        if endpoint.assembler is not None and not _answers_with_a_list(endpoint, parsed):
+        kinds = endpoint.kinds
+        if endpoint.assembler is not None and _answers_with_a_list(endpoint, parsed):
+            kinds = (list,)
+        elif endpoint.assembler is not None:
             keep_progress = bool(parsed.stream and getattr(parsed, "return_progress", False))
             fields = {"stream": b"true"}
             if endpoint.api == "llama.cpp":
@@ -180,9 +183,9 @@ class Gateway:
             lease,
             response,
         ):
-            if assembler is not None and response.head.content_type in ENDINGS:
+            if assembler is not None and response.head.content_type in ENDINGS and response.head.status < 300:
                 return await answers.assembled(exchange, lease, response, assembler)
-            return await answers.whole(exchange, lease, response, SERVERS[known.api].failure)
+            return await answers.whole(exchange, lease, response, SERVERS[known.api].failure, kinds)
 
     async def _relay(
         self,
@@ -203,12 +206,7 @@ class Gateway:
                 response,
             ),
         ):
-            if response.head.content_type != endpoint.media_type:
-                whole = await answers.whole(exchange, lease, response, SERVERS[known.api].failure)
-                if waiting.begun:
-                    message = f"model {exchange.model!r} gave no stream"
-                    raise ApiError(502, message, code="upstream_error")
-                return whole
+            await answers.check_stream(lease, response, endpoint.media_type, SERVERS[known.api].failure)
             first = b""
             if is_event_stream(response.head):
                 first = await answers.first_event(response, keep_progress=keep_progress)
@@ -224,6 +222,7 @@ class Gateway:
                 write_timeout=self.limits.write_timeout,
                 dialect=endpoint.dialect,
                 ending=ENDINGS[endpoint.media_type],
+                end=endpoint.end,
                 first=first,
             )
         return client

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import AsyncGenerator
 from functools import partial
+from typing import Annotated
 
 import msgspec
 
@@ -12,6 +13,7 @@ from agents.errors import ModelCallError
 from agents.events import Done, Event, Failure, Usage
 from agents.llm import ModelInfo
 from proxy import translated
+from proxy.answer_json import UnreadableError, reader
 from proxy.answers import collected
 from proxy.asking import Asker, post
 from proxy.catalog import Catalog
@@ -28,12 +30,15 @@ AHEAD = 256
 
 
 class _Ranked(msgspec.Struct):
-    index: int
+    index: Annotated[int, msgspec.Meta(ge=0)]
     relevance_score: float
 
 
 class _Ranking(msgspec.Struct):
     results: list[_Ranked]
+
+
+_read_ranking = reader(_Ranking)
 
 
 class _Events:
@@ -116,10 +121,7 @@ class Models:
         try:
             known = await self._catalog.find(model)
             async with self._asker.response(exchange, known.name, ask) as (lease, response):
-                server = translated.server_of(lease)
-                answer = server.decode_embeddings(await collected(lease, response, server.failure))
-            if isinstance(answer, Failure):
-                raise to_api_error(answer)
+                answer = await translated.collect_vectors(exchange, lease, response, len(texts))
             exchange.tokens = {"prompt_tokens": answer.prompt}
             return answer.vectors
         except ApiError as error:
@@ -151,9 +153,9 @@ class Models:
             exchange.finish()
         scores = [0.0] * len(texts)
         try:
-            for ranked in msgspec.json.decode(told, type=_Ranking).results:
+            for ranked in _read_ranking(told).results:
                 scores[ranked.index] = ranked.relevance_score
-        except (msgspec.DecodeError, IndexError) as error:
+        except (UnreadableError, IndexError) as error:
             message = f"model {model!r} answered no ranking: {error}"
             raise ModelCallError(message, status=502, code="upstream_error") from None
         return scores

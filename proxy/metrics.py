@@ -180,10 +180,10 @@ class Metrics:
         if not granted:
             return  # an agent's own answer: what models did for it is told by its calls of them
         for kind, counter in series.tokens.items():
-            if count := exchange.tokens.get(kind):
+            if (count := exchange.tokens.get(kind, 0)) > 0:
                 counter.inc(count)
         made = exchange.tokens.get("completion_tokens")
-        if made and exchange.first_byte_at is not None:
+        if made is not None and made > 0 and exchange.first_byte_at is not None:
             series.first_token.observe(exchange.first_byte_at - exchange.started_at)
             if exchange.stream and made > 1:
                 series.token.observe((now - exchange.first_byte_at) / (made - 1))

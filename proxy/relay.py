@@ -8,10 +8,15 @@ from typing import Protocol, cast
 from aiohttp import web
 
 from proxy.http1 import Head
-from proxy.sse import BUFFER_LIMIT, EventTooLongError, parse_event, split_events
+from proxy.ndjson import LineSplitter
+from proxy.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
 from proxy.upstream import Splice, UpstreamResponse
 
 PROGRESS = b'"prompt_progress":{'
+_NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')
+"""In an event that says nothing yet: OpenAI's way to tell of other things, such as the usage."""
+RAW_TAIL = 8192
+"""Bytes that are kept of the end of a body that is passed on unread."""
 
 
 class ClientProtocol(Protocol):
@@ -40,46 +45,46 @@ class Prelude:
     def __init__(self, response: UpstreamResponse, *, keep_progress: bool) -> None:
         self._response = response
         self._keep_progress = keep_progress
-        self._rest = b""
+        self._splitter = BlockSplitter()
         self._announced = False
+        self._kept_size = 0
         self.kept: list[bytes] = []
         """Whole events to pass on."""
-        self.open = False
-        """Whether the first real event has come."""
+        self.first: bytes | None = None
+        """The first real event, when it has come."""
 
     def feed(self, payload: bytes, _raw: bytes | None) -> None:
         """Sink of the response until the client's stream begins."""
-        if self.open:
-            self._rest += payload
-            return
-        blocks, self._rest = split_events(self._rest + payload)
-        if len(self._rest) > BUFFER_LIMIT:
-            raise EventTooLongError(f"an event of more than {BUFFER_LIMIT} bytes")
+        blocks = self._splitter.feed(payload)
         for index, block in enumerate(blocks):
             if self._is_first(block):
                 self.kept.extend(blocks[index:])
-                self.open = True
+                self.first = block
+                self._response.detach()
                 self._response.notify()
                 return
 
     def _is_first(self, block: bytes) -> bool:
-        if self._keep_progress:
-            return True
         if PROGRESS in block:
+            if self._keep_progress:
+                return True
             # The Responses API hangs the progress on an event of its own that the client expects once.
             if block.startswith(b"event: response.in_progress") and not self._announced:
                 self._announced = True
                 self.kept.append(_without_progress(block))
             return False
-        if block.startswith(b"event: response.created"):
+        if block.startswith(b"event: response.created") or _NO_CHOICES.search(block):
             self.kept.append(block)
+            self._kept_size += len(block)
+            if self._kept_size > BUFFER_LIMIT:
+                raise EventTooLongError(f"more than {BUFFER_LIMIT} bytes before the first answer")
             return False
-        return parse_event(block) is not None
+        return self._keep_progress or parse_event(block) is not None
 
     @property
     def first_bytes(self) -> bytes:
-        """Everything to pass on that has come so far."""
-        return b"".join(self.kept) + self._rest
+        """Everything to pass on that has come so far; what comes later is kept by the response."""
+        return b"".join(self.kept) + self._splitter.rest()
 
 
 def _without_progress(block: bytes) -> bytes:
@@ -115,10 +120,10 @@ class Relay(Splice):
         "_chunk_end",
         "_client",
         "_ending",
-        "_held",
         "_patch",
         "_request",
         "_response",
+        "_splitter",
         "_write_through",
         "chunked",
         "last",
@@ -144,7 +149,7 @@ class Relay(Splice):
         self._chunk_end = ending + b"\r\n"
         self.chunked = chunked
         self._patch = patch
-        self._held = b""
+        self._splitter = _SPLITTERS[ending]()
         self._blocked = False
         self._before = self.last = b""
 
@@ -173,14 +178,18 @@ class Relay(Splice):
 
     @property
     def clear(self) -> bool:
-        return self.chunked and bool(self._ending) and not self._held
+        return self.chunked and self._splitter is not None and not self._splitter.holds
 
     def feed(self, payload: bytes, raw: bytes | None) -> None:
         """Pass a piece on: as it came when it is whole, re-framed otherwise."""
-        if payload:
-            self._before, self.last = self.last, payload
-        if self._held or not payload.endswith(self._ending):
-            payload, raw = self._whole_events(payload), None
+        splitter = self._splitter
+        if splitter is None:
+            self.last = (self.last + payload)[-RAW_TAIL:] if len(payload) < RAW_TAIL else payload
+        else:
+            if splitter.holds or not payload.endswith(self._ending):
+                payload, raw = _whole(splitter, payload), None
+            if payload:
+                self._before, self.last = self.last, payload
         if self._patch is not None and payload:
             unpatched, payload = payload, self._patch(payload)
             if payload is not unpatched:
@@ -196,18 +205,6 @@ class Relay(Splice):
         self._blocked = True
         self._response.pause()
         self._response.notify()
-
-    def _whole_events(self, payload: bytes) -> bytes:
-        """What was held and is complete now."""
-        if self._ending == b"\n":
-            lines, end, self._held = (self._held + payload).rpartition(b"\n")
-            events = lines + end
-        else:
-            blocks, self._held = split_events(self._held + payload)
-            events = b"".join(blocks)
-        if len(self._held) > BUFFER_LIMIT:
-            raise EventTooLongError(f"an event of more than {BUFFER_LIMIT} bytes")
-        return events
 
     def _write(self, data: bytes) -> None:
         try:
@@ -231,8 +228,6 @@ class Relay(Splice):
                 await self._response.until(lambda: self._blocked)
         finally:
             self._client.on_pause = None
-        self._emit(self._held)
-        self._held = b""
 
     async def _drain(self, write_timeout: float) -> None:
         """Wait until the client takes something; a reader that is dead frees the slot it holds."""
@@ -247,13 +242,31 @@ class Relay(Splice):
 
     def end_with(self, frame: bytes) -> None:
         """Write a last event after whatever whole events went before."""
-        self._held = b""
         self._emit(frame)
 
     @property
     def tail(self) -> bytes:
-        """The end of the payload, where llama.cpp and OpenAI put the token counts."""
+        """The last two events or more, chunked perhaps; or the end of a body that is passed on unread."""
         return self._before + self.last
+
+    def take_held(self) -> bytes:
+        """What has come of an event that has no end, for `end_with`."""
+        return self._splitter.rest() if self._splitter is not None else b""
+
+
+_SPLITTERS: dict[bytes, Callable[[], BlockSplitter | LineSplitter | None]] = {
+    b"\n\n": BlockSplitter,
+    b"\n": LineSplitter,
+    b"": lambda: None,
+}
+"""By the end of what is only passed on whole."""
+
+
+def _whole(splitter: BlockSplitter | LineSplitter, payload: bytes) -> bytes:
+    """The events or lines that `payload` completes."""
+    if isinstance(splitter, LineSplitter):
+        return b"".join([line + b"\n" for line in splitter.feed(payload)])
+    return b"".join(splitter.feed(payload))
 
 
 class Collector:
@@ -277,9 +290,12 @@ class Collector:
         return b"".join(self._pieces)
 
 
+_ENDS = 64 * 1024
+"""Bytes at each end of an answer in which its counts are looked for."""
+
 _COUNT = re.compile(
     rb'"(prompt_n|cache_n|predicted_n|prompt_tokens|completion_tokens|cached_tokens'
-    rb'|input_tokens|output_tokens|cache_read_input_tokens|prompt_eval_count|eval_count)":\s?(\d+)'
+    rb'|input_tokens|output_tokens|cache_read_input_tokens|prompt_eval_count|eval_count)":\s?(\d{1,15})(?![\d.eE])'
 )
 
 
@@ -288,7 +304,12 @@ def count_tokens(*places: bytes) -> dict[str, int]:
 
     A quote inside of a JSON string is escaped, so generated text cannot be mistaken for a count.
     """
-    found = {name.decode(): int(count) for place in places for name, count in _COUNT.findall(place)}
+    found = {
+        name.decode(): int(count)
+        for place in places
+        for part in ([place] if len(place) <= 2 * _ENDS else [place[:_ENDS], place[-_ENDS:]])
+        for name, count in _COUNT.findall(part)
+    }
     if "prompt_n" in found:  # llama.cpp's timings, which leave the cached part out
         cached = found.get("cache_n", 0)
         counts = {

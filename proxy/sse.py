@@ -1,11 +1,18 @@
 """Server-sent events, pure and incremental."""
 
+import itertools
+import re
 from collections.abc import Iterator
 
 import msgspec
 
 BUFFER_LIMIT = 8 * 1024 * 1024
 """Bytes of one event; an event with the logprobs of a long answer has some hundred KiB."""
+
+
+_EVENT_END = re.compile(rb"[\r\n](?:(?<=\r)\n)?+(?:\r?\n|\r(?!\Z)|(?<=\r)\r)")
+"""The end of an event's last line, and that of its empty one. A CR after LF may yet become a CRLF."""
+_LONGEST_UNFINISHED_END = len(b"\r\n\r")
 
 
 class EventTooLongError(Exception):
@@ -19,55 +26,87 @@ class ServerSentEvent(msgspec.Struct, frozen=True):
     data: bytes
 
 
-def split_events(buffer: bytes) -> tuple[list[bytes], bytes]:
-    """Split whole events off `buffer`; return them, each with its empty line, and the unfinished rest."""
-    if b"\r" in buffer:
-        return _split_carriage_returns(buffer)
-    *events, rest = buffer.split(b"\n\n")
-    return [event + b"\n\n" for event in events], rest
+class BlockSplitter:
+    """Cuts a stream between its events, in time linear in its length however it comes.
 
+    A line ends with LF, CRLF or CR, an event with an empty line.
+    """
 
-def _split_carriage_returns(buffer: bytes) -> tuple[list[bytes], bytes]:
-    events: list[bytes] = []
-    start = position = 0
-    while (end := buffer.find(b"\n", position)) >= 0:
-        if buffer[position:end].rstrip(b"\r") == b"" and end >= start:
-            events.append(buffer[start : end + 1])
-            start = end + 1
-        position = end + 1
-    return events, buffer[start:]
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    @property
+    def holds(self) -> bool:
+        """Whether an event has begun and not ended."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The events that `data` completes, each with its empty line. Raises `EventTooLongError`."""
+        if self._rest or b"\r" in data:
+            blocks = self._split(data)
+        else:
+            *events, rest = data.split(b"\n\n")
+            blocks = [event + b"\n\n" for event in events]
+            self._rest += rest
+        if len(self._rest) > BUFFER_LIMIT:
+            raise EventTooLongError(f"an event of more than {BUFFER_LIMIT} bytes")
+        return blocks
+
+    def _split(self, data: bytes) -> list[bytes]:
+        rest = self._rest
+        position = max(0, len(rest) - _LONGEST_UNFINISHED_END)
+        rest += data
+        ends = [match.end() for match in _EVENT_END.finditer(rest, position)]
+        blocks = [bytes(rest[start:end]) for start, end in itertools.pairwise([0, *ends])]
+        if ends:
+            del rest[: ends[-1]]
+        return blocks
+
+    def rest(self) -> bytes:
+        """What was held, of an event that has no end."""
+        rest = bytes(self._rest)
+        self._rest.clear()
+        return rest
 
 
 def parse_event(block: bytes) -> ServerSentEvent | None:
-    """Parse one event; None for a comment. Several data lines are joined with newlines."""
-    if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2:
+    """Parse one event; None for a comment. Several data lines are joined with newlines.
+
+    A line `error: {...}`, with which older llama.cpp servers end a stream, is an event of type "error".
+    """
+    if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2 and b"\r" not in block:
         return ServerSentEvent("", block[6:-2])
     kind = ""
     data: list[bytes] = []
-    for raw in block.split(b"\n"):
-        line = raw.rstrip(b"\r")
+    for line in block.splitlines():
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
             data.append(value)
         elif name == b"event":
             kind = value.decode("utf-8", "replace")
+        elif name == b"error" and value:
+            return ServerSentEvent("error", value)
     return ServerSentEvent(kind, b"\n".join(data)) if data else None
 
 
 class EventSplitter:
     """Makes events of bytes, however they were cut."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_blocks",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._blocks = BlockSplitter()
 
     def feed(self, data: bytes) -> Iterator[ServerSentEvent]:
         """Yield the events that `data` completes. Raises `EventTooLongError`."""
-        blocks, self._rest = split_events(self._rest + data)
-        if len(self._rest) > BUFFER_LIMIT:
-            raise EventTooLongError(f"an event of more than {BUFFER_LIMIT} bytes")
-        for block in blocks:
+        for block in self._blocks.feed(data):
             if (event := parse_event(block)) is not None:
                 yield event
+
+    def end(self) -> Iterator[ServerSentEvent]:
+        """Yield the last event, if it has no end."""
+        if (event := parse_event(self._blocks.rest())) is not None:
+            yield event

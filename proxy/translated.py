@@ -10,17 +10,17 @@ from aiohttp import web
 from actors.messages import Endpoint as Address
 from actors.supervisor import Lease
 from agents.events import Collector, Done, Event, Failure, Start, Usage
-from proxy.answers import begin_relay, collected, end_relay, json_response, run_relay
-from proxy.asking import Ask, post
+from proxy.answers import begin_relay, check_stream, collected, end_relay, json_response, run_relay
+from proxy.asking import Ask, named, post
 from proxy.codecs import SERVERS, Asked, Codec, Embedder, Request, Server
 from proxy.dialects import Dialect
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.translate.codec import Decoder, Encoder
 from proxy.translate.embeddings import Embed, Embeddings, shortened
-from proxy.translate.failures import to_api_error
+from proxy.translate.failures import of_api_error, to_api_error
 from proxy.translate.wire import FieldError
-from proxy.upstream import UpstreamResponse
+from proxy.upstream import BadAnswerError, UpstreamResponse
 from proxy.waiting import Waiting
 
 
@@ -67,8 +67,9 @@ class _Opening:
     def feed(self, payload: bytes, _raw: bytes | None) -> None:
         """Sink of the response until the client's stream begins."""
         self.events += self._decoder.feed(payload)
-        if not self.open and any(not isinstance(event, Start) for event in self.events):
+        if any(not isinstance(event, Start) for event in self.events):
             self.open = True
+            self._response.detach()
             self._response.notify()
 
     async def wait(self) -> list[Event]:
@@ -142,15 +143,34 @@ def server_of(lease: Lease) -> Server:
     return SERVERS[lease.grant.endpoint.api]
 
 
+class _Naming:
+    """A decoder whose failures name the model, if its server did not tell them itself."""
+
+    def __init__(self, decoder: Decoder, exchange: Exchange) -> None:
+        self._decoder = decoder
+        self._exchange = exchange
+
+    def feed(self, data: bytes) -> list[Event]:
+        return self._named(self._decoder.feed(data))
+
+    def end(self) -> list[Event]:
+        return self._named(self._decoder.end())
+
+    def _named(self, events: list[Event]) -> list[Event]:
+        if events and isinstance(failure := events[-1], Failure):
+            events[-1] = of_api_error(named(to_api_error(failure), self._exchange))
+        return events
+
+
 def decoder_of(lease: Lease, exchange: Exchange) -> Decoder:
     """What reads the granted server's stream."""
-    return server_of(lease).decoder(exchange.request_id)
+    return _Naming(server_of(lease).decoder(exchange.request_id), exchange)
 
 
 async def checked(lease: Lease, response: UpstreamResponse) -> None:
-    """Raise `ApiError` if the server refuses."""
-    if response.head.status >= 400:
-        await collected(lease, response, server_of(lease).failure)
+    """Raise `ApiError` if the server refuses, or `BadAnswerError` if it sends no stream."""
+    server = server_of(lease)
+    await check_stream(lease, response, server.media_type, server.failure)
 
 
 async def streamed(
@@ -194,6 +214,7 @@ async def streamed(
         exchange.tokens = tokens_of(translation.usage)
         if translation.failure is not None:
             exchange.failed(to_api_error(translation.failure))
+            lease.served = translation.failure.status < 500
     await end_relay(request, client)
     return client
 
@@ -238,14 +259,25 @@ async def embedded(
     exchange: Exchange, lease: Lease, response: UpstreamResponse, embedder: Embedder, embed: Embed
 ) -> web.StreamResponse:
     """Answer with vectors."""
-    server = server_of(lease)
-    answer = server.decode_embeddings(await collected(lease, response, server.failure))
-    if isinstance(answer, Failure):
-        raise to_api_error(answer)
+    answer = await collect_vectors(exchange, lease, response, len(embed.inputs))
     exchange.first_byte()
     exchange.status = 200
     exchange.tokens = {"prompt_tokens": answer.prompt}
     return vectors(exchange, embedder, embed, shortened(answer, embed.dimensions))
+
+
+async def collect_vectors(
+    exchange: Exchange, lease: Lease, response: UpstreamResponse, wanted: int
+) -> Embeddings:
+    """The vectors of so many texts. Raises `ApiError`, or `BadAnswerError` if there are more or less."""
+    server = server_of(lease)
+    answer = server.decode_embeddings(await collected(lease, response, server.failure))
+    if isinstance(answer, Failure):
+        raise named(to_api_error(answer), exchange)
+    if len(answer.vectors) != wanted:
+        message = f"the model server gave {len(answer.vectors)} vectors for {wanted} texts"
+        raise BadAnswerError(message)
+    return answer
 
 
 def vectors(exchange: Exchange, embedder: Embedder, embed: Embed, answer: Embeddings) -> web.Response:
@@ -259,7 +291,7 @@ def tokens_of(usage: Usage | None) -> dict[str, int]:
     if usage is None:
         return {}
     return {
-        "prompt_tokens": usage.prompt,
-        "cached_tokens": usage.cached,
-        "completion_tokens": usage.completion,
+        "prompt_tokens": max(0, usage.prompt),
+        "cached_tokens": max(0, usage.cached),
+        "completion_tokens": max(0, usage.completion),
     }

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from agents.events import Failure
+from proxy.answer_json import UnreadableError, count, reader, seconds
 from proxy.translate.durations import keep_alive, keep_alive_field
 from proxy.translate.failures import unreadable
 from proxy.translate.wire import FieldError, Json, decode, encode, present, unknown
@@ -138,7 +139,7 @@ class _OpenAiVector(msgspec.Struct):
 
 
 class _OpenAiUsage(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: Any = 0
 
 
 class _OpenAiAnswer(msgspec.Struct):
@@ -148,29 +149,36 @@ class _OpenAiAnswer(msgspec.Struct):
 
 class _OllamaAnswer(msgspec.Struct):
     embeddings: list[Vector]
-    prompt_eval_count: int = 0
-    total_duration: int = 0
-    load_duration: int = 0
+    prompt_eval_count: Any = 0
+    total_duration: Any = 0
+    load_duration: Any = 0
+
+
+_read_openai = reader(_OpenAiAnswer)
+_read_ollama = reader(_OllamaAnswer)
 
 
 def decode_openai_answer(body: bytes) -> Embeddings | Failure:
     """Read a server's `/v1/embeddings`; what cannot be read is a failure."""
     try:
-        answer = msgspec.json.decode(body, type=_OpenAiAnswer)
+        answer = _read_openai(body)
         vectors = [_floats(item.embedding) for item in sorted(answer.data, key=lambda item: item.index)]
-    except (msgspec.DecodeError, ValueError) as error:
+    except ValueError as error:  # of base64 too
         return unreadable(error)
-    return Embeddings(vectors, answer.usage.prompt_tokens if answer.usage else 0)
+    return Embeddings(vectors, count(answer.usage.prompt_tokens) if answer.usage else 0)
 
 
 def decode_ollama_answer(body: bytes) -> Embeddings | Failure:
     """Read a server's `/api/embed`; what cannot be read is a failure."""
     try:
-        answer = msgspec.json.decode(body, type=_OllamaAnswer)
-    except (msgspec.DecodeError, ValueError) as error:
+        answer = _read_ollama(body)
+    except UnreadableError as error:
         return unreadable(error)
     return Embeddings(
-        answer.embeddings, answer.prompt_eval_count, answer.total_duration / 1e9, answer.load_duration / 1e9
+        answer.embeddings,
+        count(answer.prompt_eval_count),
+        seconds(answer.total_duration, 1e9),
+        seconds(answer.load_duration, 1e9),
     )
 
 

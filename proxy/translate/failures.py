@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import msgspec
-
 from agents.events import Failure
+from proxy.answer_json import UnreadableError, read_object
 from proxy.dialects import OLLAMA_BUSY, OPENAI_CODES
 from proxy.errors import ApiError, default_kind
 
@@ -20,9 +19,15 @@ _STATUS_OF_KIND = {
 }
 
 
-def truncated() -> Failure:
-    """A stream that ended before its answer did."""
-    return Failure(502, "the model server's answer ended in the middle", code="upstream_error")
+def truncated(needed: str) -> Failure:
+    """A stream that ended before its answer did: `needed` is what was to come."""
+    message = f"the model server's answer ended in the middle, without {needed}"
+    return Failure(502, message, code="upstream_error")
+
+
+def empty() -> Failure:
+    """A stream that came to its end and has no answer in it."""
+    return Failure(502, "the model server's stream ended with no answer in it", code="upstream_error")
 
 
 def unreadable(error: Exception) -> Failure:
@@ -50,8 +55,8 @@ def from_openai(error: Any, status: int = 500) -> Failure:
 def from_openai_body(body: bytes, status: int = 500) -> Failure:
     """A failure of OpenAI's or llama.cpp's error body."""
     try:
-        data = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+        data = read_object(body)
+    except UnreadableError:
         return from_openai(body[:500].decode("utf-8", "replace").strip(), status)
     return from_openai(data.get("error", data), status)
 
@@ -59,8 +64,8 @@ def from_openai_body(body: bytes, status: int = 500) -> Failure:
 def from_ollama(body: bytes, status: int = 500) -> Failure:
     """A failure of Ollama's error body, or of the line that ends a broken stream."""
     try:
-        error = msgspec.json.decode(body, type=dict[str, Any]).get("error")
-    except (msgspec.DecodeError, RecursionError):
+        error = read_object(body).get("error")
+    except UnreadableError:
         error = body[:500].decode("utf-8", "replace").strip()
     return from_ollama_error(error, status)
 

@@ -1,5 +1,6 @@
 """A llama.cpp server: what it is sent, and what its streams say."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
+from proxy.answer_json import UnreadableError, count, reader, seconds
 from proxy.sse import EventSplitter, ServerSentEvent
 from proxy.translate import failures, images
 from proxy.translate.sampling import COMMON
@@ -156,23 +158,23 @@ class _Choice(msgspec.Struct):
 
 
 class _PromptDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
+    cached_tokens: Any = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Any = 0
+    completion_tokens: Any = 0
     prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Timings(msgspec.Struct, gc=False):
     """llama.cpp's. `prompt_n` is without the `cache_n` tokens that were in the cache."""
 
-    prompt_n: int = 0
-    cache_n: int = 0
-    predicted_n: int = 0
-    prompt_ms: float = 0.0
-    predicted_ms: float = 0.0
+    prompt_n: Any = 0
+    cache_n: Any = 0
+    predicted_n: Any = 0
+    prompt_ms: Any = 0.0
+    predicted_ms: Any = 0.0
 
 
 class _Chunk(msgspec.Struct):
@@ -191,7 +193,8 @@ class _Chunk(msgspec.Struct):
     completion_probabilities: list[Any] | None = None
 
 
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_read_chunk = reader(_Chunk)
+_read_any = reader(Any)
 
 _REASONS: dict[str, Reason] = {
     "length": "length",
@@ -205,30 +208,39 @@ _REASONS: dict[str, Reason] = {
 class Decoder:
     """Reads the streams of `/v1/chat/completions`, `/v1/completions` and llama.cpp's `/infill`.
 
-    Only the first choice is read. Comments and the events of `return_progress` say nothing.
+    Only the first choice is read. Comments and the events of `return_progress` say nothing. A stream is whole
+    that said why its answer ended, or `[DONE]` after one.
     """
 
     def __init__(self) -> None:
         self._splitter = EventSplitter()
         self._started = self._ended = False
+        self._answers = self._finished = False
+        self._calls: dict[int, int] = {}
         self._timings = _Timings()
         self._usage: _Usage | None = None
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes. Raises `EventTooLongError`."""
+        return self._events_of(self._splitter.feed(data))
+
+    def _events_of(self, come: Iterable[ServerSentEvent]) -> list[Event]:
         events: list[Event] = []
-        for event in self._splitter.feed(data):
+        for event in come:
             if self._ended:
                 break
             try:
                 self._read(event, events)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except UnreadableError as error:
                 self._end_with(failures.unreadable(error), events)
         return events
 
     def end(self) -> list[Event]:
-        """A failure, if the stream's end is not the answer's."""
-        return [] if self._ended else [failures.truncated()]
+        """A last event without its end, and a failure if the stream's end is not the answer's."""
+        events = self._events_of(self._splitter.end())
+        if not self._ended:
+            self._end_with(Done() if self._finished else failures.truncated("a finish reason"), events)
+        return events
 
     def _end_with(self, last: Done | Failure, events: list[Event]) -> None:
         self._ended = True
@@ -236,12 +248,16 @@ class Decoder:
 
     def _read(self, event: ServerSentEvent, events: list[Event]) -> None:
         if event.data == b"[DONE]":
-            self._end_with(Done(), events)
+            self._end_with(Done() if self._answers else failures.empty(), events)
             return
-        chunk = _decode_chunk(event.data)
-        if chunk.error is not None or event.type == "error":
-            error = chunk.error if chunk.error is not None else msgspec.json.decode(event.data)
-            self._end_with(failures.from_openai(error), events)
+        if event.type == "error":
+            error = _read_any(event.data)
+            inner = error.get("error") if isinstance(error, dict) else None
+            self._end_with(failures.from_openai(error if inner is None else inner), events)
+            return
+        chunk = _read_chunk(event.data)
+        if chunk.error is not None:
+            self._end_with(failures.from_openai(chunk.error), events)
             return
         if chunk.prompt_progress is not None:
             return
@@ -250,7 +266,9 @@ class Decoder:
             events.append(Start(chunk.id, chunk.model, chunk.created))
         for choice in chunk.choices or ():
             if choice.index == 0:
-                _read_choice(choice, events)
+                self._answers = True
+                self._finished = self._finished or choice.finish_reason is not None
+                self._read_choice(choice, events)
         if chunk.content is not None:
             _read_native(chunk, events)
         if chunk.timings is not None or chunk.usage is not None:
@@ -259,6 +277,30 @@ class Decoder:
             events.append(_usage(self._usage, self._timings))
         if chunk.stop:
             self._end_with(Done(), events)
+
+    def _read_choice(self, choice: _Choice, events: list[Event]) -> None:
+        if choice.logprobs is not None and choice.logprobs.content:
+            events.append(Logprobs(choice.logprobs.content))
+        if choice.text:
+            events.append(Text(choice.text))
+        if (delta := choice.delta) is not None:
+            if reasoning := delta.reasoning_content or delta.reasoning:
+                events.append(Reasoning(reasoning))
+            if delta.content:
+                events.append(Text(delta.content))
+            for call in delta.tool_calls or ():
+                function = call.function or _Function()
+                events.append(
+                    ToolCallDelta(
+                        self._number(call.index), call.id or "", function.name or "", function.arguments or ""
+                    )
+                )
+        if choice.finish_reason is not None:
+            events.append(Finish(_REASONS.get(choice.finish_reason, "stop")))
+
+    def _number(self, index: int) -> int:
+        """Which call it is in the order of their beginnings: an index may be any number."""
+        return self._calls.setdefault(index, len(self._calls))
 
 
 def _read_native(chunk: _Chunk, events: list[Event]) -> None:
@@ -270,36 +312,18 @@ def _read_native(chunk: _Chunk, events: list[Event]) -> None:
         events.append(Finish(_REASONS.get(chunk.stop_type, "stop")))
 
 
-def _read_choice(choice: _Choice, events: list[Event]) -> None:
-    if choice.logprobs is not None and choice.logprobs.content:
-        events.append(Logprobs(choice.logprobs.content))
-    if choice.text:
-        events.append(Text(choice.text))
-    if (delta := choice.delta) is not None:
-        if reasoning := delta.reasoning_content or delta.reasoning:
-            events.append(Reasoning(reasoning))
-        if delta.content:
-            events.append(Text(delta.content))
-        for call in delta.tool_calls or ():
-            function = call.function or _Function()
-            events.append(
-                ToolCallDelta(call.index, call.id or "", function.name or "", function.arguments or "")
-            )
-    if choice.finish_reason is not None:
-        events.append(Finish(_REASONS.get(choice.finish_reason, "stop")))
-
-
 def _usage(usage: _Usage | None, timings: _Timings) -> Usage:
     if usage is None:
-        prompt, completion, cached = timings.prompt_n + timings.cache_n, timings.predicted_n, timings.cache_n
+        cached = count(timings.cache_n)
+        prompt, completion = count(timings.prompt_n) + cached, count(timings.predicted_n)
     else:
         details = usage.prompt_tokens_details
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        cached = (details and details.cached_tokens) or 0
+        prompt, completion = count(usage.prompt_tokens), count(usage.completion_tokens)
+        cached = count(details.cached_tokens) if details is not None else 0
     return Usage(
         prompt,
         completion,
         cached,
-        prompt_seconds=timings.prompt_ms / 1000,
-        completion_seconds=timings.predicted_ms / 1000,
+        prompt_seconds=seconds(timings.prompt_ms, 1e3),
+        completion_seconds=seconds(timings.predicted_ms, 1e3),
     )

@@ -19,6 +19,7 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
+from proxy.answer_json import UnreadableError, count, reader, seconds
 from proxy.ndjson import LineSplitter
 from proxy.translate import failures, images
 from proxy.translate.durations import keep_alive_field
@@ -165,16 +166,16 @@ class _Line(msgspec.Struct):
     logprobs: list[Any] | None = None
     done: bool = False
     done_reason: str | None = None
-    total_duration: int = 0
-    load_duration: int = 0
-    prompt_eval_count: int = 0
-    prompt_eval_duration: int = 0
-    eval_count: int = 0
-    eval_duration: int = 0
+    total_duration: Any = 0
+    load_duration: Any = 0
+    prompt_eval_count: Any = 0
+    prompt_eval_duration: Any = 0
+    eval_count: Any = 0
+    eval_duration: Any = 0
     error: Any = None
 
 
-_decode_line = msgspec.json.Decoder(_Line).decode
+_read_line = reader(_Line)
 
 
 class Decoder:
@@ -199,15 +200,15 @@ class Decoder:
         events: list[Event] = []
         self._take(self._lines.rest(), events)
         if not self._ended:
-            events.append(failures.truncated())
+            events.append(failures.truncated("its last line"))
         return events
 
     def _take(self, line: bytes, events: list[Event]) -> None:
         if self._ended or not line.strip():
             return
         try:
-            self._read(_decode_line(line), events)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._read(_read_line(line), events)
+        except UnreadableError as error:
             self._ended = True
             events.append(failures.unreadable(error))
 
@@ -258,10 +259,10 @@ def _seconds(created_at: str) -> int:
 
 def _usage(line: _Line) -> Usage:
     return Usage(
-        line.prompt_eval_count,
-        line.eval_count,
-        total_seconds=line.total_duration / 1e9,
-        load_seconds=line.load_duration / 1e9,
-        prompt_seconds=line.prompt_eval_duration / 1e9,
-        completion_seconds=line.eval_duration / 1e9,
+        count(line.prompt_eval_count),
+        count(line.eval_count),
+        total_seconds=seconds(line.total_duration, 1e9),
+        load_seconds=seconds(line.load_duration, 1e9),
+        prompt_seconds=seconds(line.prompt_eval_duration, 1e9),
+        completion_seconds=seconds(line.eval_duration, 1e9),
     )

@@ -1,5 +1,6 @@
 """Whole answers out of literal streams; the equality with llama.cpp's own is tested end to end."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -8,14 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.answer_json import UnreadableError
 from proxy.assemble import (
     Assembler,
     ChatAssembler,
+    CompletionAssembler,
     LineAssembler,
     MessageAssembler,
     NativeAssembler,
     ResponseAssembler,
     StreamedError,
+    UnfinishedError,
+    assemble,
+    take,
 )
 from proxy.sse import EventSplitter, ServerSentEvent
 
@@ -76,7 +82,7 @@ def test_several_choices_report_the_first_ones_usage() -> None:
 def test_unknown_fields_survive() -> None:
     odd = {**chunk(content="x", novelty="a"), "extra": {"deep": 1}}
     odd["choices"][0]["hint"] = 5
-    answer = assembled(ChatAssembler(), odd, chunk(novelty="b"))
+    answer = assembled(ChatAssembler(), odd, chunk(novelty="b"), "[DONE]")
     assert answer["extra"] == {"deep": 1}
     assert answer["choices"][0]["hint"] == 5
     assert answer["choices"][0]["message"]["novelty"] == "ab"
@@ -142,9 +148,11 @@ def test_text_that_is_cut_out_is_what_decoding_gives(texts: list[str], data: st.
         assembler = ChatAssembler()
         for event in EventSplitter().feed(stream(separators).encode("utf-8", "surrogatepass")):
             assembler.feed(event)
-        answers.append(assembler.result())
-    assert answers[0] == answers[1]
+        if texts:
+            assembler.feed(ServerSentEvent("", b"[DONE]"))
+            answers.append(assembler.result())
     if texts:
+        assert answers[0] == answers[1]
         assert answers[0]["choices"][0]["message"]["content"] == "".join(texts)
 
 
@@ -183,3 +191,146 @@ def test_lines_of_generate_become_one_answer_and_an_error_is_raised() -> None:
     assert assembler.result() == {"response": "ab", "done": True, "context": [1]}
     with pytest.raises(StreamedError, match="no memory"):
         LineAssembler().feed(ServerSentEvent("", b'{"error":"no memory"}'))
+
+
+def sent(event: Any) -> ServerSentEvent:
+    """As it comes from a model server; a text is no JSON."""
+    return ServerSentEvent("", event.encode() if isinstance(event, str) else json.dumps(event).encode())
+
+
+NO_INDEXES = ["0", None, True, -1, 1.5, 2**31, 2**80, [0], {"a": 1}]
+
+
+def events_with(index: Any) -> list[tuple[Assembler, dict[str, Any]]]:
+    block = {"index": index, "content_block": {"type": "text", "text": ""}}
+    return [
+        (ChatAssembler(), chunk(index, content="x")),
+        (CompletionAssembler(), {"choices": [{"index": index, "text": "x"}]}),
+        (ChatAssembler(), chunk(tool_calls=[{"index": index, "function": {"name": "f"}}])),
+        (MessageAssembler(), {"type": "content_block_start", **block}),
+        (MessageAssembler(), {"type": "content_block_delta", "index": index, "delta": {"text": "x"}}),
+    ]
+
+
+@pytest.mark.parametrize("index", NO_INDEXES, ids=str)
+def test_an_index_that_is_none_makes_no_sense(index: Any) -> None:
+    for assembler, event in events_with(index):
+        with pytest.raises(UnreadableError):
+            take(assembler, [sent(event)])
+
+
+def test_indexes_cost_no_more_than_what_has_them() -> None:
+    """A list up to the largest would take all the memory there is."""
+    calls = [{"index": index, "function": {"name": str(index)}} for index in (999_999_999, 5, 2**31 - 1)]
+    answer = assembled(
+        ChatAssembler(), chunk(7, "stop", content="b"), chunk(3, "stop", tool_calls=calls), "[DONE]"
+    )
+    assert [choice["index"] for choice in answer["choices"]] == [3, 7]
+    names = [call["function"]["name"] for call in answer["choices"][0]["message"]["tool_calls"]]
+    assert names == ["5", "999999999", str(2**31 - 1)]
+
+
+SAY = "x" * 2000
+MANY = 40_000
+LOGPROBS = {"content": [{"token": "x"}], "refusal": None}
+
+
+@pytest.mark.parametrize(
+    ("assembler", "start", "event", "end"),
+    [
+        (ChatAssembler(), {}, chunk(content=SAY, index=0), "[DONE]"),
+        (ChatAssembler(), {}, chunk(reasoning_content=SAY), "[DONE]"),
+        (ChatAssembler(), {}, chunk(tool_calls=[{"index": 0, "function": {"arguments": SAY}}]), "[DONE]"),
+        (
+            CompletionAssembler(),
+            {},
+            {"choices": [{"index": 0, "text": SAY, "logprobs": LOGPROBS}]},
+            "[DONE]",
+        ),
+        (NativeAssembler(), {}, {"content": SAY, "completion_probabilities": [1]}, {"stop": True}),
+        (
+            MessageAssembler(),
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": SAY}},
+            {"type": "message_stop"},
+        ),
+        (
+            MessageAssembler(),
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use"}},
+            {"type": "content_block_delta", "index": 0, "delta": {"partial_json": SAY}},
+            {"type": "message_stop"},
+        ),
+        (LineAssembler(), {}, {"message": {"content": SAY}, "done": False}, {"done": True, "message": {}}),
+    ],
+    ids=["text", "reasoning", "arguments", "completion", "native", "block", "input", "lines"],
+)
+def test_a_long_answer_costs_what_it_is_long(assembler: Assembler, start: Any, event: Any, end: Any) -> None:
+    """To copy what there is for each piece would take minutes."""
+    before = [{"type": "message_start", "message": {"id": "m"}}, start] if start else []
+    take(assembler, map(sent, [*before, *[event] * MANY, end]))
+    assert assemble(assembler)
+
+
+@pytest.mark.parametrize(
+    ("assembler", "events"),
+    [
+        (ChatAssembler(), [chunk(finish=None, content="x")]),
+        (ChatAssembler(), [chunk(0, "stop"), chunk(1, content="x")]),
+        (ChatAssembler(), [{"choices": []}, "[DONE]"]),
+        (ChatAssembler(), ["[DONE]"]),
+        (ChatAssembler(), []),
+        (CompletionAssembler(), [{"choices": [{"index": 0, "text": "x"}]}]),
+        (NativeAssembler(), [{"content": "x", "stop": False}]),
+        (MessageAssembler(), [{"type": "message_start", "message": {"id": "m"}}]),
+        (MessageAssembler(), [{"type": "message_stop"}]),
+        (ResponseAssembler(), [{"type": "response.created", "response": {"id": "r"}}]),
+        (LineAssembler(), [{"message": {"content": "x"}, "done": False}]),
+    ],
+)
+def test_half_an_answer_is_none(assembler: Assembler, events: list[Any]) -> None:
+    take(assembler, map(sent, events))
+    with pytest.raises(UnfinishedError):
+        assemble(assembler)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+KEYS = ["choices", "index", "delta", "content", "tool_calls", "function", "text", "logprobs", "type", "stop"]
+KEYS += ["message", "content_block", "usage", "tokens", "response", "output", "done", "error"]
+SHAPES = st.recursive(
+    VALUES,
+    lambda inner: st.dictionaries(st.sampled_from(KEYS), inner, max_size=4) | st.lists(inner, max_size=2),
+    max_leaves=8,
+)
+TYPES = ["message_start", "content_block_start", "content_block_delta", "message_delta", "message_stop"]
+ASSEMBLERS = [
+    ChatAssembler,
+    CompletionAssembler,
+    MessageAssembler,
+    NativeAssembler,
+    ResponseAssembler,
+    LineAssembler,
+]
+
+
+@pytest.mark.parametrize("kind", ASSEMBLERS)
+@given(
+    st.lists(
+        st.tuples(
+            st.dictionaries(st.sampled_from(KEYS), SHAPES, max_size=5),
+            st.sampled_from([*TYPES, "response.completed", None]),
+        ),
+        max_size=4,
+    )
+)
+def test_nothing_that_a_server_sends_raises_anything_else(
+    kind: type[Assembler], bodies: list[tuple[dict[str, Any], str | None]]
+) -> None:
+    assembler = kind()
+    events = [{**body, "type": name} if name else body for body, name in bodies]
+    with contextlib.suppress(UnreadableError, StreamedError, UnfinishedError):
+        take(assembler, map(sent, events if kind is LineAssembler else [*events, "[DONE]"]))
+        assemble(assembler)

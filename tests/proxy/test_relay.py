@@ -274,7 +274,7 @@ async def test_an_event_that_was_cut_anywhere_arrives_whole(way: str) -> None:
     script: list[Step] = [STREAM]
     for (first, second), (half, done) in zip(pairs, gates, strict=True):
         script += [chunk(marker) + first, half, second, done]
-    async with scripted([*script, END]) as server, door(server) as opened:
+    async with scripted([*script, chunk(DONE), END]) as server, door(server) as opened:
         client = await opened.ask()
         await client.head()
         for half, done in gates:
@@ -282,7 +282,7 @@ async def test_an_event_that_was_cut_anywhere_arrives_whole(way: str) -> None:
             half.set()
             assert await client.chunk() == HELLO
             done.set()
-        assert await client.chunk() == b""
+        assert await client.body() == DONE
 
 
 async def test_a_client_of_http_1_0_gets_the_bare_stream() -> None:
@@ -297,7 +297,7 @@ async def test_a_client_of_http_1_0_gets_the_bare_stream() -> None:
 
 
 async def test_connections_to_the_model_server_are_kept() -> None:
-    scripts = [*streamed(HELLO, DONE), Do.NEXT, *streamed(HELLO), Do.NEXT, STREAM + chunk(HELLO)]
+    scripts = [*streamed(HELLO, DONE), Do.NEXT, *streamed(HELLO, DONE)]
     async with scripted(scripts) as server, door(server) as opened:
         client = await opened.connect()
         for _ in range(2):
@@ -315,6 +315,7 @@ WITH_PROGRESS = event(
     {"type": "response.in_progress", "response": {"id": "r"}, "prompt_progress": {"processed": 4}},
     "response.in_progress",
 )
+LAST = event({"type": "response.completed", "response": {"id": "r"}}, "response.completed")
 DELTA = event({"type": "response.output_text.delta", "delta": "x"}, "response.output_text.delta")
 
 
@@ -322,14 +323,19 @@ DELTA = event({"type": "response.output_text.delta", "delta": "x"}, "response.ou
     ("path", "fields", "events", "expected"),
     [
         (CHAT, {}, [PROGRESS, b":\n\n", PROGRESS, HELLO, DONE], [HELLO, DONE]),
-        (CHAT, {"return_progress": True}, [PROGRESS, PROGRESS, HELLO], [PROGRESS, PROGRESS, HELLO]),
+        (
+            CHAT,
+            {"return_progress": True},
+            [PROGRESS, PROGRESS, HELLO, DONE],
+            [PROGRESS, PROGRESS, HELLO, DONE],
+        ),
         (CHAT, {}, [said('"prompt_progress":{'), DONE], [said('"prompt_progress":{'), DONE]),
-        (RESPONSES, {}, [CREATED, IN_PROGRESS, DELTA], [CREATED, IN_PROGRESS, DELTA]),
+        (RESPONSES, {}, [CREATED, IN_PROGRESS, DELTA, LAST], [CREATED, IN_PROGRESS, DELTA, LAST]),
         (
             RESPONSES,
             {},
-            [CREATED, WITH_PROGRESS, WITH_PROGRESS, WITH_PROGRESS, DELTA],
-            [CREATED, IN_PROGRESS, DELTA],
+            [CREATED, WITH_PROGRESS, WITH_PROGRESS, WITH_PROGRESS, DELTA, LAST],
+            [CREATED, IN_PROGRESS, DELTA, LAST],
         ),
     ],
 )
@@ -668,7 +674,7 @@ async def stands_still(opened: Door, connection: Connection) -> int:
 
 async def test_a_slow_client_slows_the_model_server() -> None:
     """Its stream stops where the buffers are full, and goes on when the client does."""
-    events = big_events(8 * MIB)
+    events = [*big_events(8 * MIB), chunk(DONE)]
     async with scripted([STREAM, *events, END]) as server, door(server) as opened:
         client = await opened.connect(buffer=1024)
         await client.post(CHAT, request_body(CHAT, stream=True))
@@ -777,7 +783,10 @@ USAGE = {"completion_tokens": 5, "prompt_tokens": 9, "total_tokens": 14}
         ),
         (
             MESSAGES,
-            [event({"type": "message_start", "message": {"id": "m"}}, "message_start")],
+            [
+                event({"type": "message_start", "message": {"id": "m"}}, "message_start"),
+                event({"type": "message_stop"}, "message_stop"),
+            ],
             {},
             {"id": "m", "content": []},
         ),

@@ -171,7 +171,9 @@ def test_a_stream_that_just_ends_is_a_failure(server: str) -> None:
     data = stream_of(TRANSCRIPTS[0], server, "\n")
     cut = data[: data.rfind(b'"stop"')].rpartition(b"\n")[0] + b"\n"
     events = decoded(DECODERS[server](), [cut])
-    assert events[-1] == Failure(502, "the model server's answer ended in the middle", code="upstream_error")
+    assert isinstance(failure := events[-1], Failure)
+    assert (failure.status, failure.code) == (502, "upstream_error")
+    assert failure.message.startswith("the model server's answer ended in the middle, without ")
 
 
 @EACH
@@ -226,6 +228,68 @@ def test_calls_without_ids_get_some() -> None:
     events = decoded(ollama_server.Decoder("x"), [ndjson([line])])
     assert [e.id for e in events if isinstance(e, ToolCallDelta)] == ["call_x_0", "call_x_1"]
     assert Finish("tool_calls") in events
+
+
+def of_llama(*data: object, end: bytes = b"") -> list[Event]:
+    wire = b"".join(b"data: " + msgspec.json.encode(one) + b"\n\n" for one in data)
+    return decoded(llama_server.Decoder(), [wire + end])
+
+
+def choice(**fields: object) -> dict[str, object]:
+    return {"choices": [{"index": 0, **fields}]}
+
+
+LAST = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "end"),
+    [
+        ([choice(delta={"content": "x"})], b""),
+        ([choice(delta={"content": "x"}), {"choices": [], "usage": {}}], b""),
+        ([{"choices": []}, {"choices": []}], LAST),
+        ([{"choices": [{"index": 1, "delta": {"content": "x"}, "finish_reason": "stop"}]}], LAST),
+        ([], LAST),
+        ([], b""),
+        ([], b": ping\n\n"),
+        ([choice(delta={"content": "x"})], b'error: {"message":"out of luck"}\n\n'),
+        ([choice(delta={"content": "x"})], b'data: {"choices":['),
+    ],
+)
+def test_half_a_stream_of_llama_cpp_is_a_failure(data: list[object], end: bytes) -> None:
+    events = of_llama(*data, end=end)
+    assert isinstance(events[-1], Failure)
+    assert Done() not in events
+
+
+def test_a_finish_reason_is_an_end() -> None:
+    said = [choice(delta={"content": "x"}), choice(finish_reason="stop")]
+    assert of_llama(*said)[-1] == Done()
+    assert of_llama(*said, {"choices": [], "usage": {"prompt_tokens": 1}})[-1] == Done()
+
+
+def test_tool_calls_are_numbered_in_the_order_of_their_beginnings() -> None:
+    """Whoever keeps them in a list would need one as long as the largest index."""
+    indexes = [999_999_999, 7, 999_999_999, -5]
+    deltas = [choice(delta={"tool_calls": [{"index": index, "id": "i"}]}) for index in indexes]
+    events = of_llama(*deltas, end=LAST)
+    assert [event.index for event in events if isinstance(event, ToolCallDelta)] == [0, 1, 0, 2]
+
+
+@pytest.mark.parametrize("value", [-1, "5", 5.5, None, True, 2**60, 10**300, [5], {}])
+def test_a_count_that_cannot_be_is_none(value: object) -> None:
+    details = {"cached_tokens": value}
+    usage = {"prompt_tokens": value, "completion_tokens": 2, "prompt_tokens_details": details}
+    timings = {"prompt_n": value, "cache_n": value, "predicted_n": 2, "prompt_ms": "x"}
+    last = {"done": True, "prompt_eval_count": value, "eval_count": 2, "eval_duration": "x"}
+    streams = [
+        of_llama(choice(finish_reason="stop"), {"choices": [], "usage": usage}),
+        of_llama(choice(finish_reason="stop"), {"choices": [], "timings": timings}),
+        decoded(ollama_server.Decoder(), [msgspec.json.encode(last)]),
+    ]
+    for events in streams:
+        assert [event for event in events if isinstance(event, Usage)] == [Usage(0, 2)]
+        assert events[-1] == Done()
 
 
 VALUES = st.recursive(
