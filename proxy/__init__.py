@@ -14,7 +14,7 @@ The rooms, along a request's way:
 * `answers`    whole, assembled or relayed; `translated`: through events, by the tables of `codecs` (pure)
 * `translate/` each dialect to and from the canonical request and stream (pure)
 * `passing`    any path of a model's own server, unchanged
-* `upstream`   connections to the model servers; `http1` reads what they send (pure)
+* `upstream`   the model servers; `upstream_connection` one of its connections; `http1` what it reads (pure)
 * `answer_json` what they say, or one exception; `endings` whether it is all (pure)
 * `relay`      bytes from the upstream's socket to the client's
                `sse` and `ndjson` cut them (pure)

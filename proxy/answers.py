@@ -29,7 +29,7 @@ from proxy.relay import (
 )
 from proxy.sse import EventSplitter, EventTooLongError, ServerSentEvent, parse_event
 from proxy.translate.failures import to_api_error
-from proxy.upstream import BadAnswerError, UpstreamError, UpstreamResponse
+from proxy.upstream_connection import BadAnswerError, UpstreamError, UpstreamResponse
 
 ANSWER_LIMIT = 512 * 1024 * 1024
 """Bytes of a whole answer."""

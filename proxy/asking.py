@@ -14,14 +14,13 @@ from actors.supervisor import Lease, Supervisor
 from proxy.errors import ApiError, from_rejection
 from proxy.exchange import Exchange
 from proxy.sse import EventTooLongError
-from proxy.upstream import (
+from proxy.upstream import Upstream, render_request
+from proxy.upstream_connection import (
     BadAnswerError,
     UnreachableError,
-    Upstream,
     UpstreamError,
     UpstreamResponse,
     UpstreamTimeoutError,
-    render_request,
 )
 
 Ask = Callable[[Address], bytes]

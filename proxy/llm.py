@@ -23,7 +23,7 @@ from proxy.exchange import Account, Exchange, request_id_of
 from proxy.translate.codec import Decoder
 from proxy.translate.embeddings import Embed
 from proxy.translate.failures import of_api_error, to_api_error
-from proxy.upstream import UpstreamResponse
+from proxy.upstream_connection import UpstreamResponse
 
 AHEAD = 256
 """Events that a model may be ahead of the agent that reads it; then it feels its slowness."""

@@ -15,7 +15,8 @@ from proxy.catalog import Catalog
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.http1 import Head, length_of, list_of
-from proxy.upstream import UpstreamResponse, render_request
+from proxy.upstream import render_request
+from proxy.upstream_connection import UpstreamResponse
 from proxy.with_agents import refuse_to_go_around
 
 HOP_BY_HOP = {

@@ -10,7 +10,7 @@ from aiohttp import web
 from proxy.http1 import Head
 from proxy.ndjson import LineSplitter
 from proxy.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
-from proxy.upstream import Splice, UpstreamResponse
+from proxy.upstream_connection import Splice, UpstreamResponse
 
 PROGRESS = b'"prompt_progress":{'
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')

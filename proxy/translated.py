@@ -20,7 +20,7 @@ from proxy.translate.codec import Decoder, Encoder
 from proxy.translate.embeddings import Embed, Embeddings, shortened
 from proxy.translate.failures import of_api_error, to_api_error
 from proxy.translate.wire import FieldError
-from proxy.upstream import BadAnswerError, UpstreamResponse
+from proxy.upstream_connection import BadAnswerError, UpstreamResponse
 from proxy.waiting import Waiting
 
 

@@ -29,7 +29,7 @@ from proxy.exchange import Exchange
 from proxy.translate.codec import Decoder
 from proxy.translate.failures import to_api_error
 from proxy.translated import AnswerOverError, Translation
-from proxy.upstream import UpstreamResponse
+from proxy.upstream_connection import UpstreamResponse
 from proxy.waiting import Waiting
 
 

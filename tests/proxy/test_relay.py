@@ -17,7 +17,7 @@ from proxy.dialects import ANTHROPIC
 from proxy.http1 import ChunkedBody
 from proxy.relay import Collector, Relay, count_tokens
 from proxy.sse import BUFFER_LIMIT, EventTooLongError
-from proxy.upstream import UpstreamResponse
+from proxy.upstream_connection import UpstreamResponse
 from tests.proxy.scripted import (
     DONE,
     END,

@@ -16,14 +16,8 @@ from actors.runtime import spawn
 from proxy.http1 import HEAD_LIMIT
 from proxy.relay import Collector
 from proxy.sse import EventTooLongError
-from proxy.upstream import (
-    UnreachableError,
-    Upstream,
-    UpstreamError,
-    UpstreamResponse,
-    UpstreamTimeoutError,
-    render_request,
-)
+from proxy.upstream import Upstream, render_request
+from proxy.upstream_connection import UnreachableError, UpstreamError, UpstreamResponse, UpstreamTimeoutError
 from tests.proxy.scripted import (
     END,
     STREAM,
