@@ -4,27 +4,30 @@ What keeps the gateway from serving at all is a fault of the settings. What conc
 `run.py check` fails by it, and the gateway starts and tells it, because the other models work.
 """
 
+import asyncio
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
 
 from actors.backends import StartError
-from actors.backends.command import find_command, runs_in_container
+from actors.backends.command import command_words, find_command, runs_in_container
+from actors.backends.devices import Reach, key_of, reach_of
 from actors.backends.prediction import Predictor
 from actors.calibration import Calibration
-from actors.config import BUILTIN, Config, Model
+from actors.config import BUILTIN, Config, Model, ServerPool
 from actors.demo import CONTEXT
 from actors.docker.engine import Engine
 from actors.errors import ConfigError, Failure, Fault
 from actors.gguf import Header
-from actors.gpu import take_sample
+from actors.gpu import take_sample_in_time
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import cache_of
 from actors.ledger import Device
+from actors.memory.collisions import Collision, collisions
 from actors.observer import device_of
 
 
@@ -56,14 +59,19 @@ def look_at_models(config: Config, gpus: Sequence[Device] | None = None) -> list
     models = config.llama_cpp.models
     found: list[Finding] = []
     if gpus is None:
-        asked = config.gpu.managed and any(model.devices for model in models.values())
-        gpus = [device_of(gpu, 0) for gpu in take_sample().gpus] if asked else []
+        # On two GPUs whatever could collide does.
+        asked = config.gpu.managed and any(
+            model.devices or _collisions(config.server_pool, model, 2) for model in models.values()
+        )
+        gpus = [device_of(gpu, 0) for gpu in take_sample_in_time().gpus] if asked else []
     with closing(Calibration(None)) as nothing_learned:
         predictor = Predictor(config, nothing_learned, lambda: [gpu.total for gpu in gpus])
         for name, model in models.items():
             place = ("llama_cpp", "models", name)
             found += _look_at_runtime(config, name, model, place)
-            found += _look_at_files(config, predictor, name, model, place)
+            reach = _reach(config, model, gpus)
+            colliding = _look_at_flags(config, gpus, name, model, place, reach)
+            found += colliding or _look_at_files(config, predictor, name, model, place, reach)
             found += _look_at_devices(gpus, name, model, place)
     return found
 
@@ -106,8 +114,51 @@ def _command_fault(config: Config, model: Model, place: Place) -> Fault | None:
     return None
 
 
+def _collisions(pool: ServerPool, model: Model, gpus: int) -> list[tuple[Place, Collision]]:
+    """What collides with a placement on so many GPUs, and its key, below the model or of the pool."""
+    found: list[tuple[Place, Collision]] = []
+    with suppress(ConfigError):
+        key: Place = ("command",) if model.command else ("server_pool", "command")
+        found += [(key, each) for each in collisions(command_words(pool, model), gpus)]
+    above: Place = ("server_pool", "arguments")
+    found += [((*above, each.index), each) for each in collisions(pool.arguments, gpus)]
+    found += [(("arguments", each.index), each) for each in collisions(model.arguments, gpus)]
+    return found
+
+
+def _reach(config: Config, model: Model, gpus: Sequence[Device]) -> Reach | None:
+    """Which GPUs its server can use, where that matters: a program is asked, which takes it a second."""
+    pool = config.server_pool
+    if runs_in_container(pool, model) or not _collisions(pool, model, len(gpus)):
+        return None
+
+    async def ask() -> Reach | None:
+        command = find_command(pool, model)
+        return await reach_of(command, await key_of(command, (gpu.id for gpu in gpus)))
+
+    try:
+        return asyncio.run(ask())
+    except ConfigError:
+        return None
+
+
+def _look_at_flags(
+    config: Config, gpus: Sequence[Device], name: str, model: Model, place: Place, reach: Reach | None
+) -> list[Finding]:
+    if reach in ("others", "none"):
+        return []
+    return [
+        Finding(
+            name,
+            Fault(path if path[0] == "server_pool" else (*place, *path), collision.message),
+            Failure(message=collision.message, retryable=False),
+        )
+        for path, collision in _collisions(config.server_pool, model, len(gpus))
+    ]
+
+
 def _look_at_files(
-    config: Config, predictor: Predictor, name: str, model: Model, place: Place
+    config: Config, predictor: Predictor, name: str, model: Model, place: Place, reach: Reach | None
 ) -> list[Finding]:
     if model.path is not None:
         if model.path.startswith(BUILTIN):
@@ -129,7 +180,7 @@ def _look_at_files(
     if files is None:
         return []
     try:
-        predictor.appraise(model, files, "")
+        predictor.appraise(model, files, "", reach=reach)
     except StartError as error:
         return [Finding(name, Fault(place, error.failure.message), error.failure)]
     return []

@@ -15,7 +15,7 @@ from actors.backends.children import Child
 from actors.config import Model, ServerPool
 from actors.errors import ConfigError
 from actors.hub.cache import ModelFiles
-from actors.memory.flags import is_given
+from actors.memory.flags import LAYER_FLAGS, is_given, without
 from actors.messages import Endpoint
 from actors.placement import Placement
 from actors.runtime import spawn
@@ -60,6 +60,14 @@ def words(command: str | Sequence[str]) -> list[str]:
     return shlex.split(command) if isinstance(command, str) else list(command)
 
 
+def command_words(pool: ServerPool, model: Model) -> list[str]:
+    """The command of a model's server; of one in a container empty where it is the image's entrypoint."""
+    if not runs_in_container(pool, model):
+        return find_command(pool, model)
+    command = model.command or (pool.command if pool.runtime == "docker" else None)
+    return words(command) if command else []
+
+
 def runs_in_container(pool: ServerPool, model: Model) -> bool:
     """Whether a model's server is a container."""
     return (model.runtime or pool.runtime) == "docker"
@@ -96,6 +104,8 @@ def server_flags(
     if model.parallel > 1:
         flags += ["--kv-unified"]
     own = [*pool.arguments, *model.arguments]
+    if placement is not None and placement.managed:
+        own = without(own, *LAYER_FLAGS)  # the placement says the same, or what it came to
     if (
         placement is not None
         and placement.option.context

@@ -17,7 +17,7 @@ from actors.backends.command import python_path
 from actors.runtime import spawn
 
 Reach = Literal["nvidia", "others", "none"]
-"""NVIDIA's GPUs, perhaps others beside them; others alone; no GPU at all."""
+"""NVIDIA's GPUs, by CUDA; others, or by other ways, so that it finds its own; no GPU at all."""
 
 ANSWER_TIMEOUT = 10.0
 """Seconds for a program to list its devices: the driver is initialized for it."""
@@ -29,14 +29,16 @@ _MOST_LINES = 500
 _TITLE = "Available devices:"
 _DEVICE = re.compile(r"\s+(\S+): (.*) \((\d+) MiB, \d+ MiB free\)")
 
-Key = tuple[str, ...]
+Key = tuple[tuple[str, ...], tuple[str, ...]]
+"""A program as it is now, and the GPUs of the machine by UUID."""
+
 _told: dict[Key, Reach | None] = {}
 _logged: dict[Key, float] = {}
 
 
 async def key_of(command: Sequence[str], gpus: Iterable[str]) -> Key:
-    """A program as it is now, with the GPUs of the machine by UUID: for these its answer holds."""
-    return (*command, *await asyncio.to_thread(_versions, command), *gpus)
+    """That for which the program's answer holds."""
+    return (*command, *await asyncio.to_thread(_versions, command)), tuple(gpus)
 
 
 def _versions(command: Sequence[str]) -> list[str]:
@@ -56,7 +58,7 @@ async def reach_of(command: Sequence[str], key: Key) -> Reach | None:
     if time.monotonic() - _logged.get(key, -BELIEF) < BELIEF:
         return "none"
     if key not in _told:
-        _told[key] = await _ask(command)
+        _told[key] = await _ask(command, len(key[1]))
     return _told[key]
 
 
@@ -65,7 +67,7 @@ def used_no_gpu(key: Key) -> None:
     _logged[key] = time.monotonic()
 
 
-async def _ask(command: Sequence[str]) -> Reach | None:
+async def _ask(command: Sequence[str], gpus: int) -> Reach | None:
     lines: deque[str] = deque(maxlen=_MOST_LINES)
     try:
         child = await Child.start(
@@ -81,11 +83,14 @@ async def _ask(command: Sequence[str]) -> Reach | None:
         await child.stop(0.0)
         reader.cancel()
     # It may have failed half way through, as CUDA does when a GPU has no memory left.
-    return reach_told(lines) if ended and status == 0 else None
+    return reach_told(lines, gpus) if ended and status == 0 else None
 
 
-def reach_told(lines: Iterable[str]) -> Reach | None:
-    """What the output of `--list-devices` says; None for that of a program without this flag."""
+def reach_told(lines: Iterable[str], gpus: int) -> Reach | None:
+    """What the output of `--list-devices` says; None for that of a program without this flag.
+
+    Vulkan and its like do not heed which of several (`gpus`) they are given.
+    """
     listed: list[re.Match[str]] | None = None
     for line in lines:
         if line.startswith(_TITLE):
@@ -94,7 +99,7 @@ def reach_told(lines: Iterable[str]) -> Reach | None:
             listed.append(found)
     if listed is None:
         return None
-    if any(found[1].startswith("CUDA") or "NVIDIA" in found[2] for found in listed):
+    if any(found[1].startswith("CUDA") or (gpus == 1 and "NVIDIA" in found[2]) for found in listed):
         return "nvidia"
     # Libraries for the CPU are listed too, with no memory.
     return "others" if any(int(found[3]) for found in listed) else "none"

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from actors.backends import StartError
-from actors.backends.command import words
+from actors.backends.command import command_words
 from actors.backends.devices import Reach, image_key
 from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, Shared, explain_end, in_words
 from actors.config import Model, ServerPool
@@ -279,13 +279,13 @@ class DockerBackend(LlamaBackend):
                 f"the engine at {self._containers.engine.address} is on another machine, where nobody can "
                 "reach published ports: server_pool.docker.network must name a network that the gateway is on"
             )
-        command = self._model.command or (self._pool.command if self._pool.runtime == "docker" else None)
+        command = command_words(self._pool, self._model)
         return ContainerSpec(
             model=self._name,
             image=image,
             image_id=await ensure_image(self._containers.engine, image, lambda _: None),
             command=tuple(self._flags(inside, Endpoint("0.0.0.0", PORT), placement)),  # noqa: S104
-            entrypoint=tuple(words(command)) if command else None,
+            entrypoint=tuple(command) or None,
             environment=_environment(placement, gpus),
             mounts=mounts,
             devices=devices,

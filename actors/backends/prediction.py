@@ -2,21 +2,24 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from actors.backends import StartError
+from actors.backends.command import command_words
 from actors.backends.devices import BELIEF, Reach
 from actors.backends.llama_log import Breakdown
 from actors.calibration import Calibration, Surcharge
 from actors.config import Config, Model
 from actors.demand import Demand, Projector, demand_of, demand_of_size
-from actors.errors import Failure
+from actors.errors import ConfigError, Failure
 from actors.gguf import Header, read_model
 from actors.hub.cache import ModelFiles
+from actors.memory.collisions import collisions
 from actors.memory.context import check_context, slot_context, stretching_flags
-from actors.memory.flags import check, is_given, projector_flags, settings_of
+from actors.memory.flags import LAYER_FLAGS, check, is_given, projector_flags, settings_of
 from actors.memory.predict import Prediction, Settings, Usage, predict
 from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
 from actors.memory.shape import Shape, ShapeError, weights_by_layer
@@ -129,12 +132,23 @@ class Predictor:
         else:
             if before is not None and before.predicted.file != file:
                 forgive_lost(self._calibration)
+            self._check_place(model, len(sizes), reach)
             found = self._look(model, files, capacity, reach)
         key = msgspec.json.encode([VERSION, found.settings, build]).decode()
         told = msgspec.structs.replace(found.predicted, file=file, settings=key, build=build)
         found.predicted = told
         found.demand = self._corrected(told, len(sizes))
         return found
+
+    def _check_place(self, model: Model, gpus: int, reach: Reach | None) -> None:
+        """Raise `ValueError` for flags that collide with a placement."""
+        if reach in ("others", "none"):
+            return
+        with suppress(ConfigError):  # without a server there is no place either
+            for collision in collisions(command_words(self._config.server_pool, model), gpus):
+                raise ValueError(collision.message)
+        for collision in collisions([*self._config.server_pool.arguments, *model.arguments], gpus):
+            raise ValueError(collision.message)
 
     def _look(self, model: Model, files: ModelFiles, capacity: int, reach: Reach | None) -> Appraisal:
         header = read_model(files.path)
@@ -197,7 +211,7 @@ class Predictor:
         if told.context == 0:
             told = msgspec.structs.replace(told, context=trained)
         layers = model.gpu_layers if model.gpu_layers is not None else self._config.server_pool.gpu_layers
-        own = is_given(arguments, "-ngl", "--gpu-layers", "--n-gpu-layers")
+        own = is_given(arguments, *LAYER_FLAGS)
         if not own and layers is not None and layers >= 0:
             told = msgspec.structs.replace(told, gpu_layers=layers)
         return told, automatic

@@ -88,7 +88,7 @@ class ProcessBackend(LlamaBackend):
     def __init__(self, name: str, model: Model, shared: Shared) -> None:
         super().__init__(name, model, shared)
         self._refused_by_dry_run = False
-        self._key: Key = ()
+        self._key: Key = ((), ())
 
     @property
     def other_gpus(self) -> bool:

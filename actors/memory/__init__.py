@@ -4,6 +4,7 @@
 * `buffer`     ggml's allocator: how large a buffer must be for a graph of tensors.
 * `graph`      llama.cpp's worst-case graph of one device, built from the shape and the settings.
 * `context`    how much of the context llama.cpp lets a slot have, and how it has more.
+* `collisions` flags of llama-server that collide with a placement
 * `predict`    weights, KV cache and compute buffers, placed on the devices as llama.cpp places them.
 
 Weights and KV cache are sums that are exact. The compute buffer is what llama.cpp's allocator makes of its

@@ -1,11 +1,12 @@
 """Which of llama-server's flags a model's memory depends on, and what llama.cpp refuses of them.
 
 As in llama.cpp's common/arg.cpp, build 11434: of a flag that is repeated the last counts, but every
-`--override-tensor` does; underscores in long flags are hyphens. The embedded server takes `--flag=value` too.
+`--override-tensor` does; underscores in long flags are hyphens. The embedded server takes `--flag=value` and
+`-f=value` too.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ FEED_FORWARD = r"\.ffn_(up|down|gate)\."
 """llama.cpp's own patterns of the tensors that --cpu-moe, --n-cpu-moe and --n-cpu-ffn leave on the host."""
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+LAYER_FLAGS = ("-ngl", "--gpu-layers", "--n-gpu-layers")
 MAX_SLOTS = 256
 AUTO_SLOTS = 4
 MAX_NUMBER = (1 << 31) - 1
@@ -65,6 +67,24 @@ def is_given(arguments: Sequence[str], *names: str) -> bool:
     return any(name in names for name, _ in _flags(arguments))
 
 
+def flags_with_values(arguments: Sequence[str], names: Collection[str]) -> Iterator[tuple[str, str, int]]:
+    """Each of these flags that is given, its value, and where it is. They all must take a value."""
+    end = -1
+    for name, index in _flags(arguments):
+        if index > end and name in names:
+            _, equals, value = arguments[index].partition("=")
+            end = index if equals else index + 1
+            yield name, value if equals else "".join(arguments[end : end + 1]), index
+
+
+def without(arguments: Sequence[str], *names: str) -> list[str]:
+    """The arguments without these flags, which take values, and without the values."""
+    dropped: set[int] = set()
+    for _, _, index in flags_with_values(arguments, names):
+        dropped |= {index} if "=" in arguments[index] else {index, index + 1}
+    return [word for index, word in enumerate(arguments) if index not in dropped]
+
+
 def last_of(arguments: Sequence[str], *names: str) -> tuple[str, str] | None:
     """The last of these flags that is given, and its value."""
     found = None
@@ -108,7 +128,8 @@ def _check_cache(shape: Shape, settings: Settings) -> None:
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, int]]:
     """The flags as llama.cpp reads them, without a `=value`, and where they are."""
     for index, word in enumerate(arguments):
-        yield word.partition("=")[0].replace("_", "-") if word.startswith("--") else word, index
+        name = word.partition("=")[0] if word.startswith("-") else word
+        yield name.replace("_", "-") if word.startswith("--") else name, index
 
 
 def _read_all(arguments: Sequence[str], table: dict[str, _Read | _Values], values: _Values) -> None:
@@ -240,7 +261,7 @@ _FLAGS: dict[str, _Read | _Values] = _by_name(
         "--swa-full": {"full_window": True},
         "-kvo --kv-offload": {"offload_kv": True},
         "-nkvo --no-kv-offload": {"offload_kv": False},
-        "-ngl --gpu-layers --n-gpu-layers": _read_layers,
+        " ".join(LAYER_FLAGS): _read_layers,
         "-dev --device": _read_device,
         "-sm --split-mode": _read_split_mode,
         "-mg --main-gpu": _number("main_gpu"),

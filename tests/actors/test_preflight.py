@@ -90,6 +90,28 @@ def test_a_model(model: Any, message: str | None, folder: Path, monkeypatch: pyt
         assert line.startswith(f"llama_cpp.models.{message.format(folder=folder)}")
 
 
+@pytest.mark.parametrize(
+    ("model", "pool", "message"),
+    [
+        ({"arguments": ["-t", "8", "-mg", "1"]}, {}, "m.arguments[2]: -mg 1 collides with the placement"),
+        ({}, {"arguments": ["-dev", "CUDA1"]}, "server_pool.arguments[0]: -dev CUDA1 collides"),
+        (
+            {"command": ["env", "CUDA_VISIBLE_DEVICES=1", "true"]},
+            {},
+            "m.command: CUDA_VISIBLE_DEVICES=1 collides",
+        ),
+        ({"arguments": ["-mg", "0"]}, {}, None),
+    ],
+)
+def test_flags_that_collide_with_the_placement(
+    model: Any, pool: Any, message: str | None, folder: Path
+) -> None:
+    pool = {"command": ["true"], **pool}
+    found = told({"m": {"path": "good.gguf", **model}}, folder, server_pool=pool)
+    assert len(found) == (message is not None), found
+    assert message is None or message in found[0]
+
+
 def test_offline(folder: Path) -> None:
     hub = {"offline": True, "cache_dir": "cache"}
     assert told({"m": {"repo": "org/x"}}, folder, hub=hub) == [

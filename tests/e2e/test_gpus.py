@@ -263,6 +263,31 @@ def test_its_log_tells_that_a_server_is_without_cuda(
     assert gateway.wait_for("model starts", model="b")["place"] == "host", "of one it is known of all"
 
 
+def test_flags_that_collide_with_the_placement_are_refused(
+    start: Start, machine: Machine, real_server: None
+) -> None:
+    ways = {"main": ["--main-gpu", "1"], "split": ["-ts=3,1"], "fine": ["--main-gpu", "0", "-sm", "none"]}
+    gateway = start(
+        {
+            **{name: {**SMALL, "arguments": ["--threads", "1", *words]} for name, words in ways.items()},
+            # Where nothing is placed there is nothing to collide with.
+            "cpu": {**ON_CPU, "arguments": ["--threads", "1", "--main-gpu", "1"]},
+        }
+    )
+    told = gateway.wait_for("model cannot be used", model="main")["reason"]
+    assert "main" in told
+    assert "--main-gpu 1 collides with the placement" in told
+    assert "use devices: [1]" in told
+    gateway.wait_for("model cannot be used", model="split")
+    for name, advice in (("main", "devices: [1]"), ("split", "tensor_split: [3, 1] with devices: [0, 1]")):
+        answer = gateway.chat(name)
+        assert answer.status_code == 503
+        assert f"model {name!r}" in answer.json()["error"]["message"]
+        assert advice in answer.json()["error"]["message"]
+    assert gateway.chat("fine").headers["X-Model-Place"] == "GPU 0"
+    assert gateway.chat("cpu").headers["X-Model-Place"] == "host"
+
+
 def test_others_memory_is_respected(start: Start, machine: Machine, real_server: None) -> None:
     machine.tell(gpus=[{**gpu, "foreign": 500 * MIB} for gpu in machine.facts["gpus"]])
     gateway = start({"a": SMALL}, gpu={"monitoring_interval": 0.1}, server_pool={"min_residency": 0})

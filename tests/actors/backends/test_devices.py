@@ -10,6 +10,7 @@ from actors.backends.devices import Reach, key_of, reach_of, reach_told, used_no
 
 CUDA = "  CUDA0: NVIDIA GeForce RTX 4090 (24217 MiB, 23810 MiB free)"
 RADEON = "  ROCm0: AMD Radeon RX 7900 XTX (24560 MiB, 24510 MiB free)"
+VULKAN = "  Vulkan0: NVIDIA RTX A2000 (6138 MiB, 6000 MiB free)"
 BLAS = "  BLAS: OpenBLAS (0 MiB, 0 MiB free)"
 
 
@@ -18,7 +19,7 @@ BLAS = "  BLAS: OpenBLAS (0 MiB, 0 MiB free)"
     [
         (["Available devices:", CUDA], "nvidia"),
         (["ggml_cuda_init: found 1 CUDA devices:", "Available devices:", RADEON, CUDA], "nvidia"),
-        (["Available devices:", "  Vulkan0: NVIDIA RTX A2000 (6138 MiB, 6000 MiB free)"], "nvidia"),
+        (["Available devices:", VULKAN], "nvidia"),
         (["Available devices:", RADEON], "others"),
         (["Available devices:"], "none"),
         (["Available devices:", "  (none)"], "none"),
@@ -29,7 +30,12 @@ BLAS = "  BLAS: OpenBLAS (0 MiB, 0 MiB free)"
     ],
 )
 def test_what_is_listed(lines: list[str], expected: Reach | None) -> None:
-    assert reach_told(lines) == expected
+    assert reach_told(lines, 1) == expected
+
+
+def test_among_several_vulkan_finds_its_own() -> None:
+    assert reach_told(["Available devices:", VULKAN, VULKAN.replace("0:", "1:")], 2) == "others"
+    assert reach_told(["Available devices:", CUDA, VULKAN], 2) == "nvidia"
 
 
 def server(path: Path, *lines: str, status: int = 0) -> list[str]:

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors.backends import StartError
@@ -14,9 +15,12 @@ from actors.backends.ports import PortBook
 from actors.backends.prediction import Predictor
 from actors.calibration import Calibration
 from actors.config import Config, Model, ServerPool
+from actors.demand import Option
 from actors.errors import ConfigError
 from actors.hub.cache import ModelFiles
+from actors.memory.flags import LAYER_FLAGS
 from actors.messages import Endpoint
+from actors.placement import Placement, Share
 
 EMBEDDED = [sys.executable, "-m", "actors.backends.embedded"]
 
@@ -142,3 +146,18 @@ def test_no_port_is_left() -> None:
     book = PortBook("127.0.0.1", 65535)
     with pytest.raises(StartError, match="no free port on 127\\.0\\.0\\.1 from 65535 upwards"):
         [book.take() for _ in range(2)]
+
+
+@pytest.mark.parametrize("own", ["-ngl all", "--gpu-layers -1", "-ngl 99", "--n-gpu-layers=auto"])
+def test_layers_among_the_arguments_do_not_undo_the_placement(own: str) -> None:
+    option = Option(how="partial", context=512, gpu_layers=7, layers=(1,) * 7)
+    placement = Placement(option=option, shares=(Share(device="a", layers=7, bytes=7),), why="")
+    model = Model(path="x", arguments=[*own.split(), "--mlock"])
+    files = ModelFiles(path=Path("/x.gguf"))
+    flags = server_flags("m", model, ServerPool(), files, Endpoint("127.0.0.1", 81), placement)
+    assert flags[-1] == "--mlock"
+    (at,) = [index for index, word in enumerate(flags) if word.partition("=")[0] in LAYER_FLAGS]
+    assert flags[at + 1] == "7"
+    unmanaged = msgspec.structs.replace(placement, managed=False)
+    flags = server_flags("m", model, ServerPool(), files, Endpoint("127.0.0.1", 81), unmanaged)
+    assert flags[-len(own.split()) - 1 :] == [*own.split(), "--mlock"]

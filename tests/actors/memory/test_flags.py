@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from actors.memory.flags import (
     CACHE_TYPES,
     EXPERTS,
+    LAYER_FLAGS,
     ProjectorFlags,
     check,
     is_given,
     projector_flags,
     settings_of,
+    without,
 )
 from actors.memory.graph import on_gpu
 from actors.memory.predict import HOST, Settings, predict
@@ -146,6 +148,11 @@ def test_projector_flags() -> None:
     assert projector_flags(words) == expected
     with pytest.raises(ValueError, match="--image-max-tokens: expected a number, 1 or more"):
         projector_flags(["--image-max-tokens", "0"])
+
+
+def test_without_some() -> None:
+    words = ["-t", "8", "-ngl", "20", "--gpu-layers=9", "-ngl=7", "--n_gpu_layers", "all", "--mlock", "-ngl"]
+    assert without(words, *LAYER_FLAGS) == ["-t", "8", "--mlock"]
 
 
 def test_which_are_given() -> None:
