@@ -62,6 +62,9 @@ def haproxy(folder: Path, upstream: str, port: int) -> list[str]:
 BEFORE = [nginx, haproxy, caddy]
 Before = Callable[[Path, str, int], list[str]]
 
+BEHIND = {"allowed_hosts": ["llm.example.org"]}
+"""The section `server` of a gateway on loopback, as the proxies' files say."""
+
 OPERATORS_ONLY = [
     ("GET", "/metrics"),
     ("GET", "/admin/plan?model=demo"),
@@ -114,10 +117,30 @@ def test_the_host_is_passed_on_as_the_client_wrote_it(before: Before, path: str,
 
 
 @pytest.mark.parametrize("before", BEFORE)
+def test_pages_of_the_site_are_served_and_others_are_not(
+    before: Before, start: Start, tmp_path: Path
+) -> None:
+    port = free_port()
+    site = f"llm.example.org:{port}"
+    for server, status, origin in (
+        (BEHIND, 200, f"http://{site}"),
+        (BEHIND, 403, "http://evil.example"),
+        (BEHIND, 403, f"http://127.0.0.1:{port}"),
+        ({}, 403, f"http://{site}"),
+    ):
+        gateway = start({}, server=dict(server))
+        proxy = before(tmp_path, gateway.url.removeprefix("http://"), port)
+        with serving(proxy, port, tmp_path / "log", **{**os.environ, "HOME": str(tmp_path)}):
+            headers = {"Host": site, "Origin": origin}
+            answer = httpx.get(f"http://127.0.0.1:{port}/v1/models", headers=headers)
+            assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("before", BEFORE)
 def test_bodies_of_the_size_that_the_gateway_takes(
     before: Before, start: Start, tmp_path: Path, real_server: None
 ) -> None:
-    gateway = start({"demo": DEMO})
+    gateway = start({"demo": DEMO}, server=dict(BEHIND))
     port = free_port()
     proxy = before(tmp_path, gateway.url.removeprefix("http://"), port)
     with (
@@ -136,7 +159,7 @@ def test_a_stream_through_it(before: Before, start: Start, tmp_path: Path, real_
         name: {"path": "builtin:demo", "command": [sys.executable, "-m", "tests.stand_in", "--do", name]}
         for name in ("paced", "silent-mid-stream")
     }
-    gateway = start({"demo": DEMO, **models})
+    gateway = start({"demo": DEMO, **models}, server=dict(BEHIND))
     port = free_port()
     proxy = before(tmp_path, gateway.url.removeprefix("http://"), port)
     body = {"model": "silent-mid-stream", "messages": HELLO, "stream": True}
