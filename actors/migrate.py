@@ -20,6 +20,7 @@ from actors.config import Config, documented_keys
 from actors.errors import ConfigError
 from actors.hub.names import parse_name
 from actors.settings.file import parse_config
+from actors.settings.masking import mask_text
 from actors.terminal import complain, say
 
 ELSEWHERE = {
@@ -288,6 +289,6 @@ def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
         ),
     ):
         if lines:
-            say("\n".join(["", heading, *(f"  * {_line(line)}" for line in lines)]))
+            say("\n".join(["", heading, *(f"  * {mask_text(_line(line))}" for line in lines)]))
     say(f"\nTry it: python run.py check --config {target}")
     return 0

@@ -65,13 +65,13 @@ def look_at_models(config: Config, gpus: Sequence[Device] | None = None) -> list
         )
         gpus = [device_of(gpu, 0) for gpu in take_sample_in_time().gpus] if asked else []
     with closing(Calibration(None)) as nothing_learned:
-        predictor = Predictor(config, nothing_learned, lambda: [gpu.total for gpu in gpus])
+        predictor = Predictor(config, nothing_learned, list)
         for name, model in models.items():
             place = ("llama_cpp", "models", name)
             found += _look_at_runtime(config, name, model, place)
             reach = _reach(config, model, gpus)
             colliding = _look_at_flags(config, gpus, name, model, place, reach)
-            found += colliding or _look_at_files(config, predictor, name, model, place, reach)
+            found += colliding or _look_at_files(config, predictor, name, model, place)
             found += _look_at_devices(gpus, name, model, place)
     return found
 
@@ -158,7 +158,7 @@ def _look_at_flags(
 
 
 def _look_at_files(
-    config: Config, predictor: Predictor, name: str, model: Model, place: Place, reach: Reach | None
+    config: Config, predictor: Predictor, name: str, model: Model, place: Place
 ) -> list[Finding]:
     if model.path is not None:
         if model.path.startswith(BUILTIN):
@@ -180,7 +180,7 @@ def _look_at_files(
     if files is None:
         return []
     try:
-        predictor.appraise(model, files, "", reach=reach)
+        predictor.examine(model, files)
     except StartError as error:
         return [Finding(name, Fault(place, error.failure.message), error.failure)]
     return []

@@ -1,8 +1,8 @@
 """What a model will take, by its headers, its settings, and what earlier loads took. Blocking."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -108,16 +108,18 @@ class Predictor:
         `reach`: which GPUs the server can use, if that is known.
         Raises `StartError` for what is no model, and for settings that llama.cpp would refuse.
         """
-        try:
+        with _explained(files):
             return self._appraise(model, files, build, before, reach)
-        except FileNotFoundError as error:
-            same = str(error.filename) == str(files.path)
-            reason = "no such file" if same else f"{error.filename} is missing"
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
-        except ValueError as error:  # HeaderError is one
-            reason = str(error)
-        raise StartError(Failure(message=f"{files.path}: {reason}", retryable=False))
+
+    def examine(self, model: Model, files: ModelFiles) -> None:
+        """Raise `StartError` where `appraise` would, without its work."""
+        with _explained(files):
+            header = read_model(files.path)
+            settings, _ = self._settings(model, header)
+            self._stretching(model, header, settings)
+            self._projector(model, files, settings)
+            with suppress(ShapeError):
+                check(Shape(header), settings)
 
     def _appraise(
         self, model: Model, files: ModelFiles, build: str, before: Appraisal | None, reach: Reach | None
@@ -319,6 +321,22 @@ def _are_there(surcharge: Surcharge) -> bool:
         return _identity(ModelFiles(path=path, projector=next(iter(projector), None))) == surcharge.file
     except OSError:
         return False
+
+
+@contextmanager
+def _explained(files: ModelFiles) -> Iterator[None]:
+    """Whatever is wrong with the files, or the settings for them, as a `StartError`."""
+    try:
+        yield
+        return
+    except FileNotFoundError as error:
+        same = str(error.filename) == str(files.path)
+        reason = "no such file" if same else f"{error.filename} is missing"
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    except ValueError as error:  # HeaderError is one
+        reason = str(error)
+    raise StartError(Failure(message=f"{files.path}: {reason}", retryable=False))
 
 
 def _identity(files: ModelFiles) -> str:
