@@ -87,9 +87,14 @@ class Watch:
             await self._server.wait_exited(timeout=LOOK * self._scale)
             if self._server.exited:
                 return None
-            if self._stood_still(expected) or not self._is_due() or await self._answers():
+            if self._stood_still(expected) or not self._is_due():
                 continue
-            if not self._server.exited and (reason := await self._verdict()):
+            answers = await self._answers()
+            if self._server.exited:
+                return None
+            if self._server.lost_port:
+                return "another program listens on the model server's port too"
+            if not answers and (reason := await self._verdict()):
                 return reason
 
     def _stood_still(self, expected: float) -> bool:

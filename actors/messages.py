@@ -18,11 +18,34 @@ Api = Literal["llama.cpp", "ollama"]
 """What a model's server speaks: llama.cpp's APIs, or Ollama's."""
 
 
+KEY_VARIABLE = "LLAMA_API_KEY"
+"""In which a llama-server finds the key that it asks for. Older ones ignore it."""
+
+
+class ApiKey:
+    """The secret by which a model server knows its gateway. It is not shown, and cannot be encoded."""
+
+    __slots__ = ("secret",)
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+    def __repr__(self) -> str:
+        return "ApiKey(...)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ApiKey) and other.secret == self.secret
+
+    def __hash__(self) -> int:
+        return hash(self.secret)
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """Where a model's server answers HTTP. Not necessarily on this machine.
 
     A server of several models knows this one by the name `model`, and keeps it as it is only for requests
-    with these `options`. `thinks`: it may be asked to.
+    with these `options`. `thinks`: it may be asked to. `key`: it refuses requests without. `sockets`: those
+    that listen there, by inode, where another program could begin to listen at the same port.
     """
 
     host: str
@@ -31,6 +54,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     model: str | None = None
     options: tuple[tuple[str, int], ...] = ()
     thinks: bool = True
+    key: ApiKey | None = None
+    sockets: frozenset[int] = frozenset()
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -215,7 +215,7 @@ class ModelActor(Actor[Order]):
     async def _until_healthy(self, server: ModelServer) -> None:
         pause = POLL_FIRST
         while not await server.is_healthy():
-            if server.exited:
+            if server.exited or server.lost_port:
                 raise StartError(server.explain_exit("before it was ready"))
             quiet = time.monotonic() - server.last_progress
             if quiet > self._stall_timeout:

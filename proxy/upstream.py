@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 
+from actors.backends.sockets import listening
 from actors.messages import Endpoint
 from proxy.upstream_connection import (
     StaleConnectionError,
@@ -50,6 +51,7 @@ class Upstream:
                 self._look_later()
             try:
                 await connection.send(request)
+                self._check_key(endpoint, connection)
                 return connection
             except StaleConnectionError:
                 self._active.pop(connection, None)
@@ -59,6 +61,11 @@ class Upstream:
                 self._active.pop(connection, None)
                 connection.abort()
                 raise
+
+    def _check_key(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
+        if endpoint.key is not None and connection.head.status == 401:
+            self._note_refusal(endpoint)
+            raise UnreachableError("the model server's port is another program's, which refuses its key")
 
     def give_back(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
         """The response is done with. A connection whose response has not finished is closed."""
@@ -113,6 +120,10 @@ class Upstream:
         except OSError as error:
             self._note_refusal(endpoint)
             raise UnreachableError(f"the model server does not accept connections: {error}") from error
+        if endpoint.sockets and listening(endpoint.host, endpoint.port) != endpoint.sockets:
+            connection.abort()
+            self._note_refusal(endpoint)
+            raise UnreachableError("another program listens on the model server's port too")
         return connection, False
 
     def _note_refusal(self, endpoint: Endpoint) -> None:
@@ -169,6 +180,8 @@ def render_request(
     """The bytes of a request. `target` is the path with its query, percent-encoded already."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}:{endpoint.port}"]
+    if endpoint.key is not None:
+        lines.append(f"Authorization: Bearer {endpoint.key.secret}")
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")

@@ -101,7 +101,10 @@ class Gateway:
     def direct(self, name: str) -> httpx.Client:
         """A client of a model's own server."""
         (server,) = [server for server in self.health()["servers"] if server["model"] == name]
-        return httpx.Client(base_url=f"http://{server['endpoint']}", timeout=30)
+        port = server["endpoint"].rpartition(":")[2]
+        (process,) = [process for process in map(psutil.Process, self.servers()) if port in process.cmdline()]
+        headers = {"Authorization": f"Bearer {process.environ()['LLAMA_API_KEY']}"}
+        return httpx.Client(base_url=f"http://{server['endpoint']}", headers=headers, timeout=30)
 
     def servers(self) -> list[int]:
         """Pids of its model servers."""

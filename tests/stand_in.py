@@ -22,6 +22,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     orders: set[str]
+    alias: str
 
     def do_GET(self) -> None:
         """Everything is healthy; nothing runs."""
@@ -61,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
             if "paced" in self.orders:
                 time.sleep(0.1)
             choice = {"index": 0, "delta": {"content": f"{number} "}, "finish_reason": None}
-            self._event(json.dumps({**CHUNK, "choices": [choice]}))
+            self._event(json.dumps({**CHUNK, "model": self.alias, "choices": [choice]}))
         self._event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
 
@@ -112,6 +113,7 @@ def main() -> None:
     """Serve, or fail as ordered."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host")
+    parser.add_argument("--alias")
     parser.add_argument("--port", type=int)
     parser.add_argument("--do", action="append", default=[])
     parser.add_argument("--oom-until", type=int, default=0)
@@ -148,6 +150,8 @@ def main() -> None:
         sys.stdout.write("".join(f"line {number}\n" for number in range(200_000)))
         print("the last one", flush=True)
     Handler.orders = orders
+    Handler.alias = options.alias
+    Server.allow_reuse_port = "reuse-port" in orders
     Server((options.host, options.port), Handler).serve_forever()
 
 

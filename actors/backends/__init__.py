@@ -3,7 +3,8 @@
 * `process`     a llama.cpp server as a child process: a `llama-server` binary, or
 * `embedded`    the same server from the `xllamacpp` package, run as `python -m actors.backends.embedded`
 * `docker`      the same server in a container, by `actors.docker`
-* `llama`       what these have in common: files, flags, log, health; `ports` that they listen on
+* `llama`       what these have in common: files, flags, log, health, keys; `ports` that they listen on
+* `sockets`     whose a port is, as Linux tells
 * `command`     which of them, with which flags, and its version
 * `prediction`  what the model will take, by its header, its settings, and earlier loads
 * `devices`     which GPUs it can use, by its own word and its log

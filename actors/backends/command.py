@@ -142,6 +142,26 @@ async def build_of_pool(pool: ServerPool) -> str:
     return await build_of(command)
 
 
+NO_UI = {"LLAMA_ARG_UI": "0", "LLAMA_ARG_WEBUI": "0", "LLAMA_ARG_NO_WEBUI": "1"}
+"""What turns its page off, under the names that it has had. A build that knows none of them ignores them."""
+
+
+def given_key(argv: Sequence[str]) -> str | None:
+    """The API key that a server's own arguments name. Raises `ConfigError` for a file that cannot be read."""
+    key = None
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        if flag == "--api-key":
+            key = value.partition(",")[0]
+        elif flag == "--api-key-file":
+            try:
+                key = next(filter(None, Path(value).read_text().splitlines()), None)
+            except OSError as error:
+                raise ConfigError(f"--api-key-file: {value} cannot be read: {error.strerror}") from error
+    return key or None
+
+
 _builds: dict[tuple[str, ...], str] = {}
 
 

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from actors.backends import StartError
-from actors.backends.command import command_words
+from actors.backends.command import NO_UI, command_words, given_key
 from actors.backends.devices import Reach, image_key
 from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, Shared, explain_end, in_words
 from actors.config import Model, ServerPool
@@ -21,12 +21,12 @@ from actors.docker.containers import Containers
 from actors.docker.engine import Engine, EngineError, EngineInfo
 from actors.docker.images import ensure_image, image_id
 from actors.docker.spec import PORT, ContainerSpec, Gpus, Mount, Published, gpus_of
-from actors.errors import Failure
+from actors.errors import ConfigError, Failure
 from actors.gguf import part_names
 from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
 from actors.memory.predict import Prediction
-from actors.messages import Endpoint, Figures
+from actors.messages import ApiKey, Endpoint, Figures
 from actors.placement import Placement
 from actors.runtime import spawn
 from actors.settings.masking import mask_text
@@ -78,10 +78,11 @@ class ContainerServer(LlamaServer):
         placement: Placement | None,
         predicted: Prediction | None,
         *,
+        key: str | None,
         give_back_port: Callable[[], None],
         grace: float,
     ) -> None:
-        endpoint = Endpoint(*container.address)
+        endpoint = Endpoint(*container.address, key=ApiKey(key or container.key))
         super().__init__(endpoint, session, server_log, container.lines, placement, predicted)
         self.process = container.pid
         self._container = container
@@ -183,6 +184,7 @@ class DockerBackend(LlamaBackend):
         predicted = await self._predict(placement)
         try:
             spec = await self._spec(files, placement)
+            key = await asyncio.to_thread(_given_key, spec)
             server_log = ServerLog(self._name, epoch)
             container = await self._containers.take_over(spec, server_log.take)
             if container is not None:
@@ -190,7 +192,7 @@ class DockerBackend(LlamaBackend):
                 log.info(
                     "took over a running server", model=self._name, epoch=epoch, container=container.name
                 )
-                return self._server(container, server_log, placement, predicted, [])
+                return self._server(container, server_log, placement, predicted, [], key)
             log.info(
                 "server starts",
                 model=self._name,
@@ -201,7 +203,7 @@ class DockerBackend(LlamaBackend):
                 gpus=spec.gpus.names if spec.gpus else (),
                 predicted=in_words(placement, predicted),
             )
-            return await self._run(spec, server_log, placement, predicted)
+            return await self._run(spec, server_log, placement, predicted, key)
         except EngineError as error:
             raise _failed(error) from error
 
@@ -211,6 +213,7 @@ class DockerBackend(LlamaBackend):
         server_log: ServerLog,
         placement: Placement | None,
         predicted: Prediction | None,
+        key: str | None,
     ) -> ContainerServer:
         """Raises `EngineError`."""
         taken: list[int] = []
@@ -229,7 +232,7 @@ class DockerBackend(LlamaBackend):
                         raise
                     log.warning("port was taken", model=self._name, port=taken[-1])
             assert container is not None
-            return self._server(container, server_log, placement, predicted, taken)
+            return self._server(container, server_log, placement, predicted, taken, key)
         finally:
             if container is None:
                 self._give_back(taken)
@@ -241,6 +244,7 @@ class DockerBackend(LlamaBackend):
         placement: Placement | None,
         predicted: Prediction | None,
         ports: list[int],
+        key: str | None,
     ) -> ContainerServer:
         server = ContainerServer(
             container,
@@ -249,6 +253,7 @@ class DockerBackend(LlamaBackend):
             server_log,
             placement,
             predicted,
+            key=key,
             give_back_port=lambda: self._give_back(ports),
             grace=self._pool.stop_timeout,
         )
@@ -331,11 +336,19 @@ class DockerBackend(LlamaBackend):
 
 
 def _environment(placement: Placement | None, gpus: Gpus | None) -> Mapping[str, str]:
-    own = {"HOME": "/tmp", "GGML_NO_BACKTRACE": "1"}  # noqa: S108 (inside the container, where all else is read-only)
+    own = {"HOME": "/tmp", "GGML_NO_BACKTRACE": "1", **NO_UI}  # noqa: S108 (inside the container, where all else is read-only)
     if gpus is None or gpus.driver == "cdi":
         # CUDA's images ask for all the GPUs, and where NVIDIA's runtime is the default they would get them.
         own["NVIDIA_VISIBLE_DEVICES"] = "void"
     return own if placement is None else {**own, **placement.environment}
+
+
+def _given_key(spec: ContainerSpec) -> str | None:
+    """The user's own, from the arguments. A file's path must be the same inside and here (docker.mounts)."""
+    try:
+        return given_key([*(spec.entrypoint or ()), *spec.command])
+    except ConfigError as error:
+        raise StartError(Failure(message=str(error), retryable=False)) from error
 
 
 def _failed(error: EngineError) -> StartError:

@@ -1,6 +1,7 @@
 """What a model server will take, by its own word: llama.cpp measures it without loading any weights."""
 
 import asyncio
+import secrets
 import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ import structlog
 
 from actors.backends.children import Child
 from actors.backends.llama_log import FIT_IS_OVER, Breakdown, parse_breakdown
+from actors.messages import KEY_VARIABLE
 from actors.runtime import spawn
 from actors.settings.masking import mask_text
 
@@ -48,7 +50,8 @@ async def dry_run(
 
     command = [*(argument for argument in argv if argument not in _SILENCING), *_FLAGS]
     try:
-        child = await Child.start(command, environment=environment, on_line=on_line)
+        key = {KEY_VARIABLE: secrets.token_urlsafe(32)}
+        child = await Child.start(command, environment={**environment, **key}, on_line=on_line)
     except OSError as error:
         log.warning(
             "no dry run",

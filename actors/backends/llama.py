@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import aiohttp
 import msgspec
@@ -43,6 +43,7 @@ _BAD_NEWS = re.compile(
     r"\b(error|failed|failure|unable|cannot|could ?n.t|invalid|exception|abort|assert|out of memory|not)\b",
     re.I,
 )
+_DENIED = (401, 403)
 _SEVERE = re.compile(r"^(?:[\d.]+ )?[WE]\s|\b(?:error|failed)\b", re.IGNORECASE)
 _ERROR = re.compile(r"^(?:[\d.]+ )?E\s|\b(?:error|failed)\b", re.IGNORECASE)
 """While it serves, llama-server warns about ordinary things with every request."""
@@ -151,6 +152,7 @@ class LlamaServer:
         self.on_no_gpu: Callable[[], None] = lambda: None
         """Called when its log says that it uses none of the GPUs that it was given."""
         self.process = 0
+        self._proven = False
 
     @property
     def exited(self) -> bool:
@@ -179,8 +181,30 @@ class LlamaServer:
         return msgspec.structs.replace(found, on_host=True)
 
     async def is_healthy(self) -> bool:
-        """Whether GET /health answers 200; refused, reset and 503 all mean not yet."""
-        return await answers(self._session, self.endpoint.host, self.endpoint.port) and not self.exited
+        """Whether GET /health answers 200 (refused, reset and 503 all mean not yet), and it is ours.
+
+        Raises `StartError` if it is ours and refuses its key.
+        """
+        endpoint = self.endpoint
+        if not await answers(self._session, endpoint.host, endpoint.port) or self.exited:
+            return False
+        self._proven = self._proven or await self._is_ours()
+        return self._proven
+
+    async def _is_ours(self) -> bool:
+        """Also drop the key of one that asks for none."""
+        match await ask_for_key(self._session, self.endpoint):
+            case "refused":
+                message = (
+                    "the model server refuses the key that it was given (LLAMA_API_KEY): it has one of its "
+                    "own; give it as --api-key among the model's arguments"
+                )
+                raise StartError(Failure(message=message, retryable=False, log_tail=self.log_tail()))
+            case "ignored":
+                self.endpoint = msgspec.structs.replace(self.endpoint, key=None)
+            case "needed":
+                pass
+        return True
 
     async def is_alive(self) -> bool:
         """Whether GET /health answers anything."""
@@ -198,9 +222,28 @@ async def answers(session: aiohttp.ClientSession, host: str, port: int) -> bool:
 
 async def health(session: aiohttp.ClientSession, host: str, port: int) -> int | None:
     """The status of GET /health there; None if it does not answer."""
+    return await _status(session, host, port, "/health", {})
+
+
+async def ask_for_key(
+    session: aiohttp.ClientSession, endpoint: Endpoint
+) -> Literal["needed", "ignored", "refused"]:
+    """What a server makes of the endpoint's key. The health check and the names of models need none."""
+    if endpoint.key is None:
+        return "ignored"
+    host, port = endpoint.host, endpoint.port
+    if await _status(session, host, port, "/props", {}) not in _DENIED:
+        return "ignored"
+    headers = {"Authorization": f"Bearer {endpoint.key.secret}"}
+    return "refused" if await _status(session, host, port, "/props", headers) in _DENIED else "needed"
+
+
+async def _status(
+    session: aiohttp.ClientSession, host: str, port: int, path: str, headers: dict[str, str]
+) -> int | None:
     address = f"[{host}]" if ":" in host else host
     try:
-        async with session.get(f"http://{address}:{port}/health") as response:
+        async with session.get(f"http://{address}:{port}{path}", headers=headers) as response:
             return response.status
     except (aiohttp.ClientError, TimeoutError):
         return None

@@ -7,12 +7,16 @@ from actors.errors import Failure
 
 
 class PortBook:
-    """Hands out ports that nobody listens on, upwards from `start`; 0 leaves the choice to the system."""
+    """Hands out ports that nobody listens on, upwards from `start`; 0 leaves the choice to the system.
+
+    Other gateways do not try a port that this one has handed out: it holds the UDP port of the same number,
+    for which model servers have no use. Unlike a lock file that needs no common folder, and ends with it.
+    """
 
     def __init__(self, host: str, start: int) -> None:
         self._host = host
         self._start = start
-        self._taken: set[int] = set()
+        self._taken: dict[int, int] = {}
 
     def take(self) -> int:
         """Reserve a free port until `give_back`. Raises `StartError` when there is none."""
@@ -28,11 +32,21 @@ class PortBook:
                 except OSError:
                     continue
                 found = int(probe.getsockname()[1])
-            if found not in self._taken:
-                self._taken.add(found)
-                return found
+                if found not in self._taken and (lock := self._lock(family, found)) is not None:
+                    self._taken[found] = lock
+                    return found
         raise StartError(Failure(message=f"no free port on {self._host} from {self._start} upwards"))
 
     def give_back(self, port: int) -> None:
         """The port's server is gone."""
-        self._taken.discard(port)
+        if (lock := self._taken.pop(port, None)) is not None:
+            socket.close(lock)
+
+    def _lock(self, family: int, port: int) -> int | None:
+        """The descriptor of the UDP socket; None if another gateway has it."""
+        with socket.socket(family, socket.SOCK_DGRAM) as lock:
+            try:
+                lock.bind((self._host, port))
+            except OSError:
+                return None
+            return lock.detach()

@@ -2,24 +2,35 @@
 
 import asyncio
 import re
+import secrets
 import shlex
 
 import aiohttp
+import msgspec
 import structlog
 
 from actors.backends import StartError
 from actors.backends.children import Child
-from actors.backends.command import EMBEDDED, build_of, find_command, python_path
+from actors.backends.command import EMBEDDED, NO_UI, build_of, find_command, given_key, python_path
 from actors.backends.devices import Key, Reach, key_of, reach_of, used_no_gpu
 from actors.backends.dry_run import dry_run
-from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, Shared, explain_end, in_words
+from actors.backends.llama import (
+    LlamaBackend,
+    LlamaServer,
+    ServerLog,
+    Shared,
+    ask_for_key,
+    explain_end,
+    in_words,
+)
 from actors.backends.ports import PortBook
+from actors.backends.sockets import Owner, listening, shareable, whose
 from actors.config import Model
 from actors.errors import ConfigError, Failure
 from actors.hub.cache import ModelFiles
 from actors.hub.progress import readable_size
 from actors.memory.predict import Prediction
-from actors.messages import Endpoint
+from actors.messages import KEY_VARIABLE, ApiKey, Endpoint
 from actors.placement import Placement
 from actors.runtime import spawn
 from actors.settings.masking import mask_text
@@ -49,6 +60,9 @@ class ProcessServer(LlamaServer):
         self._child = child
         self._ports = ports
         self._grace = grace
+        self._lost = False
+        self._owner: Owner = "unknown"
+        self._sockets: frozenset[int] = frozenset()
         self.reader = spawn(child.read_output(), name=f"log of port {endpoint.port}")
 
     @property
@@ -58,6 +72,9 @@ class ProcessServer(LlamaServer):
 
     def explain_exit(self, when: str) -> Failure:
         """The exit status and the log lines that look like its cause."""
+        if self._lost:
+            message = f"another program listens on the model server's port {self.endpoint.port}"
+            return Failure(message=message, log_tail=self.log_tail())
         code = self._child.returncode
         how = (
             f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
@@ -66,8 +83,46 @@ class ProcessServer(LlamaServer):
 
     @property
     def lost_port(self) -> bool:
-        """Whether it ended because somebody else took its port between the check and its own bind."""
-        return self.exited and any(_PORT_TAKEN.search(line) for line in self._child.tail)
+        """Whether somebody else has its port: took it before its own bind, or listens there beside it."""
+        return self._lost or (self.exited and any(_PORT_TAKEN.search(line) for line in self._child.tail))
+
+    async def _is_ours(self) -> bool:
+        """Its socket is its own, as far as the system tells; else it asks for the key, which nobody else has.
+
+        A wrapper may have it started by somebody else: an engine, or another user.
+        """
+        self._owner = await asyncio.to_thread(self._whose)
+        asks = await ask_for_key(self._session, self.endpoint)
+        foreign = {
+            "ours": False,
+            "unknown": asks == "refused",
+            "others": asks != "needed",
+            "shared": True,
+        }
+        self._lost = foreign[self._owner]
+        if self._lost:
+            return False
+        await super()._is_ours()
+        host, port = self.endpoint.host, self.endpoint.port
+        if self._owner == "ours" and await asyncio.to_thread(shareable, host, port):
+            self.endpoint = msgspec.structs.replace(self.endpoint, sockets=self._sockets)
+        return True
+
+    async def is_alive(self) -> bool:
+        """Whether it answers its health check; and see that nobody else listens at its port meanwhile."""
+        alive = await super().is_alive()
+        owner = await asyncio.to_thread(self._whose)
+        self._lost = owner == "shared" or (owner == "others" and self._owner != owner)
+        return alive
+
+    def _whose(self) -> Owner:
+        """Blocking; only what has changed is looked into."""
+        host, port = self.endpoint.host, self.endpoint.port
+        sockets = listening(host, port) or frozenset()
+        if sockets != self._sockets:
+            self._sockets = sockets
+            return whose(sockets, self._child.family())
+        return self._owner
 
     async def wait_exited(self, timeout: float | None = None) -> None:
         """Return when the process has ended, or after `timeout` seconds."""
@@ -146,12 +201,24 @@ class ProcessBackend(LlamaBackend):
             message = f"the model server's dry run takes {readable_size(lacking)} more than was predicted"
             raise StartError(Failure(message=message, kind="out_of_memory", lacking=lacking))
 
+    async def _with_key(self, argv: list[str], endpoint: Endpoint) -> tuple[Endpoint, dict[str, str]]:
+        """A key for this start, and the environment that tells the server; the user's own comes first."""
+        try:
+            given = await asyncio.to_thread(given_key, argv)
+        except ConfigError as error:
+            self._ports.give_back(endpoint.port)
+            raise StartError(Failure(message=str(error), retryable=False)) from error
+        key = given or secrets.token_urlsafe(32)
+        told = {} if given else {KEY_VARIABLE: key}
+        return msgspec.structs.replace(endpoint, key=ApiKey(key)), {**NO_UI, **told}
+
     async def _launch(
         self, command: list[str], files: ModelFiles, epoch: int, placement: Placement | None
     ) -> ProcessServer:
         predicted = await self._predict(placement)
         endpoint = Endpoint(self._pool.host, self._ports.take())
         argv = [*command, *self._flags(files, endpoint, placement)]
+        endpoint, secret = await self._with_key(argv, endpoint)
         server_log = ServerLog(self._name, epoch)
         environment = self._environment(placement)
         log.info(
@@ -163,7 +230,7 @@ class ProcessBackend(LlamaBackend):
             predicted=in_words(placement, predicted),
         )
         try:
-            child = await Child.start(argv, environment=environment, on_line=server_log.take)
+            child = await Child.start(argv, environment={**environment, **secret}, on_line=server_log.take)
         except OSError as error:
             self._ports.give_back(endpoint.port)
             message = f"{argv[0]} cannot be executed: {error.strerror}"

@@ -8,6 +8,7 @@ import msgspec
 
 from actors.docker.spec import PORT
 from actors.lines import Lines
+from actors.messages import KEY_VARIABLE
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,8 @@ class Container:
         self.lines = Lines(on_line)
         self.address: tuple[str, int] = ("", 0)
         """Where its server is reached; of one that ended at once there is none."""
+        self.key = ""
+        """What its server asks for; empty for one of an earlier version, which answers anybody."""
         self.pid = 0
         """Of its first process, which leads the session of the others; 0 where it is not this machine's."""
         self.serving = False
@@ -70,6 +73,12 @@ def end_of(state: dict[str, Any], *, oom_seen: bool = False) -> End:
     if reason := state.get("Error"):
         return End(how=f"could not run ({reason})")
     return End(how=f"was killed by signal {code - 128}" if code > 128 else f"ended with status {code}")
+
+
+def key_of(told: dict[str, Any]) -> str:
+    """The key in GET /containers/{id}/json; empty if there is none."""
+    pairs = (entry.partition("=") for entry in told["Config"].get("Env") or ())
+    return next((value for name, _, value in pairs if name == KEY_VARIABLE), "")
 
 
 def address_of(told: dict[str, Any], network: str | None) -> tuple[str, int]:

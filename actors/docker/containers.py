@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from aiodocker.containers import DockerContainer
 
-from actors.docker.container import Container, End, address_of, end_of
+from actors.docker.container import Container, End, address_of, end_of, key_of
 from actors.docker.engine import Engine, EngineError, EngineInfo, demultiplexed
 from actors.docker.events import Events, filter_of
 from actors.docker.orphans import Orphan, Orphans
@@ -147,7 +147,7 @@ class Containers:
             with self.engine.errors(f"look up the container {orphan.name}"):
                 told = await self.engine.client.containers.container(orphan.id).show()
                 await self._attach(container, told, spec.network, tail="60")
-            if container.end is None and await self._answers(*container.address):
+            if container.end is None and container.key and await self._answers(*container.address):
                 container.serving = container.taken_over = True
                 return container
         except EngineError as error:
@@ -210,6 +210,7 @@ class Containers:
             container.finish(end_of(state, oom_seen=container.oom_seen))
             return
         container.address = address_of(told, network)
+        container.key = key_of(told)
         container.pid = self._session_of(told)
 
     def _follow(self, container: Container, **since: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from actors.messages import KEY_VARIABLE
+
 GpuDriver = Literal["nvidia", "cdi"]
 
 PORT = 8080
@@ -77,7 +79,10 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"llama-{slug or 'model'}-{secrets.token_hex(3)}"
 
     def config(self, gateway: str, published: Published | None) -> dict[str, Any]:
-        """The body of POST /containers/create. Without `published` it is reached on its network."""
+        """The body of POST /containers/create. Without `published` it is reached on its network.
+
+        Each time with a new key, which is no part of the digest. Who may ask the engine can read it.
+        """
         host: dict[str, Any] = {
             "Init": True,  # as process 1 the server would ignore TERM while it loads
             "ReadonlyRootfs": True,
@@ -102,7 +107,10 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
         config: dict[str, Any] = {
             "Image": self.image,
             "Cmd": list(self.command),
-            "Env": [f"{name}={value}" for name, value in self.environment.items()],
+            "Env": [
+                *(f"{name}={value}" for name, value in self.environment.items()),
+                f"{KEY_VARIABLE}={secrets.token_urlsafe(32)}",
+            ],
             "Labels": {
                 GATEWAY: gateway,
                 MODEL: self.model,

@@ -76,6 +76,9 @@ def test_it_answers_from_a_container(start: Start, pool: Pool, engine: EngineCli
     assert told["Config"]["User"] == f"{os.getuid()}:{os.getgid()}"
     (mount,) = told["Mounts"]
     assert (Path(mount["Destination"]).parent, mount["RW"]) == (Path("/models"), False)
+    (server,) = [server for server in gateway.health()["servers"] if server["model"] == "demo"]
+    assert httpx.get(f"http://{server['endpoint']}/props").status_code == 401, "it asks for the gateway's key"
+    assert gateway.client.get("/upstream/demo/props").status_code == 200
     assert len(gateway.servers()) == 1, "the other one is a process"
     line = gateway.wait_for("memory of a load", model="demo")
     assert line["host_buffers"] == pytest.approx(line["host_predicted"], rel=0.01), "its log is read"

@@ -7,11 +7,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.messages import Endpoint
+from actors.backends.sockets import listening
+from actors.messages import ApiKey, Endpoint
 from actors.runtime import spawn
 from proxy.http1 import HEAD_LIMIT
 from proxy.relay import Collector
@@ -279,6 +281,35 @@ async def poll(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 (the upstream's looks tell nobody)
             await asyncio.sleep(0.002)
+
+
+async def test_a_server_that_refuses_its_key_is_another_programs() -> None:
+    upstream = Upstream(silence_limit=60)
+    denied = whole(b"no", status="401 Unauthorized")
+    async with scripted([denied, Do.NEXT, denied], [denied]) as server:
+        assert await get(upstream, server) == b"no", "of one without a key it is the answer"
+        server.endpoint = msgspec.structs.replace(server.endpoint, key=ApiKey("secret"))
+        with pytest.raises(UnreachableError, match="another program"):
+            await get(upstream, server)
+        assert [got.all("authorization") for got in server.requests] == [[], ["Bearer secret"]]
+        assert upstream.asked_since(server.endpoint) == -math.inf
+        await upstream.close()
+
+
+async def test_nothing_is_sent_to_a_port_where_others_listen_too() -> None:
+    upstream = Upstream(silence_limit=60)
+    async with scripted([B, Do.NEXT, B], [B]) as server:
+        endpoint = server.endpoint
+        sockets = listening(endpoint.host, endpoint.port)
+        assert sockets is not None
+        assert len(sockets) == 1
+        server.endpoint = msgspec.structs.replace(endpoint, sockets=sockets)
+        assert await get(upstream, server) == b"b"
+        server.endpoint = msgspec.structs.replace(endpoint, sockets=frozenset([1]))
+        with pytest.raises(UnreachableError, match="another program"):
+            await get(upstream, server)
+        assert len(server.requests) == 1
+        await upstream.close()
 
 
 Use = Callable[[Upstream, ScriptedServer], Awaitable[object]]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from actors.backends import StartError
-from actors.backends.command import find_command, server_flags
+from actors.backends.command import find_command, given_key, server_flags
 from actors.backends.ports import PortBook
 from actors.backends.prediction import Predictor
 from actors.calibration import Calibration
@@ -140,6 +140,36 @@ def test_ports(host: str) -> None:
         assert book.take() == first
     free = PortBook(host, 0)
     assert free.take() != free.take()
+
+
+def test_another_gateways_ports_are_left_alone_before_its_servers_listen() -> None:
+    ours, theirs = PortBook("127.0.0.1", 30000), PortBook("127.0.0.1", 30000)
+    taken = [ours.take(), theirs.take(), ours.take(), theirs.take()]
+    assert len(set(taken)) == 4
+    ours.give_back(taken[0])
+    assert theirs.take() == taken[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "key"),
+    [
+        (["server", "--port", "1"], None),
+        (["server", "--api-key", "a"], "a"),
+        (["server", "--api-key=a,b"], "a"),
+        (["server", "--api-key", "a", "--api-key", "b"], "b"),
+        (["server", "--api-key-file", "FILE"], "from file"),
+        (["server", "--api-key"], None),
+    ],
+)
+def test_a_key_among_the_arguments(argv: list[str], key: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("\nfrom file\nanother\n")
+    assert given_key([str(file) if word == "FILE" else word for word in argv]) == key
+
+
+def test_a_key_file_that_cannot_be_read() -> None:
+    with pytest.raises(ConfigError, match=r"--api-key-file: /no/such cannot be read: No such file"):
+        given_key(["server", "--api-key-file", "/no/such"])
 
 
 def test_no_port_is_left() -> None:
