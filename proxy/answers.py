@@ -12,10 +12,10 @@ from proxy.answer_json import UnreadableError, read_object, reader
 from proxy.asking import broken, named
 from proxy.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
 from proxy.dialects import Dialect, upstream_error
-from proxy.endings import ALL, End, is_whole, outcome
+from proxy.endings import ALL, End, Last, is_whole, outcome, read_last
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
-from proxy.http1 import Head
+from proxy.http1 import Head, length_of
 from proxy.ndjson import LineSplitter
 from proxy.relay import (
     PROGRESS,
@@ -49,7 +49,10 @@ async def collected(lease: Lease, response: UpstreamResponse, read_failure: Read
     Raises `BadAnswerError` for a redirection, which nobody follows.
     """
     status = response.head.status
-    collector = Collector(ANSWER_LIMIT if status < 400 else ERROR_LIMIT)
+    limit = ANSWER_LIMIT if status < 400 else ERROR_LIMIT
+    if (length_of(response.head) or 0) > limit:
+        raise BadAnswerError(f"the model server announced an answer of more than {limit} bytes")
+    collector = Collector(limit)
     response.attach(collector.feed)
     await response.finish()
     lease.served = status < 300 or 400 <= status < 500
@@ -78,17 +81,17 @@ async def whole(
     response: UpstreamResponse,
     read_failure: ReadFailure,
     kinds: tuple[type, ...] = (dict,),
+    end: End | None = None,
 ) -> web.StreamResponse:
     """Pass on an answer that is no stream; an error is put into the client's dialect.
 
-    Raises `BadAnswerError` if it is no JSON value of one of these `kinds`: an object, or a list.
+    `end`: it was asked for as a stream. Raises `BadAnswerError` if it is no JSON of one of these `kinds`,
+    an object or a list, or if there is no answer in it.
     """
     body = await collected(lease, response, read_failure)
-    try:
-        _check_json(response.head, body, kinds)
-    except BadAnswerError:
-        lease.served = False
-        raise
+    lease.served = False
+    _check_json(response.head, body, kinds, read_failure, end)
+    lease.served = True
     exchange.first_byte()
     exchange.status = response.head.status
     exchange.tokens = count_tokens(body[-4096:])
@@ -98,24 +101,31 @@ async def whole(
     return web.Response(status=response.head.status, body=body, headers={"Content-Type": content_type})
 
 
-def _check_json(head: Head, body: bytes, kinds: tuple[type, ...]) -> None:
-    begin, end = body[:1024].lstrip(), body[-1024:].rstrip()
+def _check_json(
+    head: Head, body: bytes, kinds: tuple[type, ...], read_failure: ReadFailure, end: End | None
+) -> None:
+    begin, last = body[:1024].lstrip(), body[-1024:].rstrip()
     if not begin:
         raise BadAnswerError(f"the model server answered {head.status} with no body, and JSON was asked for")
     what = f"the model server answered {head.status} with {head.content_type or 'a body of no type'}"
-    if (begin[:1], end[-1:]) not in [_BRACKETS[kind] for kind in kinds]:
+    if (begin[:1], last[-1:]) not in [_BRACKETS[kind] for kind in kinds]:
         raise BadAnswerError(f"{what}, and a JSON {_KINDS[kinds[0]]} was asked for: {body[:80]!r}")
-    if len(body) <= CHECK_LIMIT:
-        try:
-            (_read_raw_list if begin.startswith(b"[") else _read_raw_object)(body)
-        except UnreadableError as error:
-            raise BadAnswerError(f"{what}, which is no JSON: {error}") from None
+    if len(body) > CHECK_LIMIT:
+        return
+    try:
+        body.decode()
+        answer = Last() if begin.startswith(b"[") and _read_list(body) is not None else read_last(body)
+    except ValueError as error:
+        raise BadAnswerError(f"{what}, which cannot be read: {error}") from None
+    if answer.error is not None:
+        raise to_api_error(read_failure(body, 500))
+    if end is not None and begin.startswith(b"{") and not end.is_answer(answer):
+        raise BadAnswerError(f"{what}, and no answer in it")
 
 
 _BRACKETS: dict[type, tuple[bytes, bytes]] = {dict: (b"{", b"}"), list: (b"[", b"]")}
 _KINDS: dict[type, str] = {dict: "object", list: "list"}
-_read_raw_object = reader(dict[str, msgspec.Raw])
-_read_raw_list = reader(list[msgspec.Raw])
+_read_list = reader(list[msgspec.Raw])
 
 
 async def assembled(

@@ -19,7 +19,7 @@ class _Choice(msgspec.Struct):
     finish_reason: Any = None
 
 
-class _Last(msgspec.Struct):
+class Last(msgspec.Struct):
     """What tells the end of an answer in any API."""
 
     type: Any = None
@@ -29,7 +29,8 @@ class _Last(msgspec.Struct):
     error: Any = None
 
 
-_read = reader(_Last)
+read_last = reader(Last)
+"""What an event says of the end, or a whole answer."""
 _read_any = reader(Any)
 
 
@@ -40,10 +41,12 @@ class End(msgspec.Struct, frozen=True):
     """
 
     needed: str
-    is_last: Callable[[_Last], bool]
+    is_last: Callable[[Last], bool]
     named_errors: bool = False
     lines: bool = False
     """The stream consists of lines of JSON."""
+    is_answer: Callable[[Last], bool] = lambda _: True
+    """Whether there is an answer in one that is no stream."""
 
     def events(self, data: bytes) -> Iterable[ServerSentEvent]:
         """The events in a piece of a stream, the last one even if its end is missing.
@@ -59,6 +62,7 @@ class End(msgspec.Struct, frozen=True):
 OPENAI = End(
     "a finish reason",
     lambda event: any(isinstance(choice.finish_reason, str) for choice in event.choices or ()),
+    is_answer=lambda answer: bool(answer.choices),
 )
 NATIVE = End("its last event", lambda event: event.stop is True)
 ANTHROPIC = End("the event that stops it", lambda event: event.type == "message_stop", named_errors=True)
@@ -67,7 +71,12 @@ RESPONSES = End(
     lambda event: event.type in ("response.completed", "response.incomplete", "response.failed"),
     named_errors=True,
 )
-OLLAMA = End("its last line", lambda event: event.done is True, lines=True)
+OLLAMA = End(
+    "its last line",
+    lambda event: event.done is True,
+    lines=True,
+    is_answer=lambda answer: answer.done is True,
+)
 ALL = (OPENAI, NATIVE, ANTHROPIC, RESPONSES, OLLAMA)
 
 
@@ -86,9 +95,9 @@ def outcome(tail: bytes, end: End) -> Outcome:
             is_whole = is_whole or end is OPENAI
             continue
         try:
-            last = _read(event.data)
+            last = read_last(event.data)
         except UnreadableError:
-            last = _Last()
+            last = Last()
         if event.type == "error" or last.error is not None:
             in_clients_words = event.type == "error" if end.named_errors else last.error is not None
             told = in_clients_words and not _OLD_ERROR.search(tail)
@@ -97,7 +106,7 @@ def outcome(tail: bytes, end: End) -> Outcome:
     return Outcome() if is_whole else Outcome(truncated(end.needed))
 
 
-def _failure(event: ServerSentEvent, last: _Last, end: End) -> Failure:
+def _failure(event: ServerSentEvent, last: Last, end: End) -> Failure:
     if end.lines:
         return from_ollama_error(last.error)
     if last.error is not None:

@@ -185,7 +185,8 @@ class Gateway:
         ):
             if assembler is not None and response.head.content_type in ENDINGS and response.head.status < 300:
                 return await answers.assembled(exchange, lease, response, assembler)
-            return await answers.whole(exchange, lease, response, SERVERS[known.api].failure, kinds)
+            end = endpoint.end if assembler is not None else None
+            return await answers.whole(exchange, lease, response, SERVERS[known.api].failure, kinds, end)
 
     async def _relay(
         self,

@@ -103,7 +103,7 @@ class Models:
                     elif isinstance(event, Done):
                         lease.served = is_whole = True  # whoever reads it need not come back for more
                     yield event
-                lease.served = True
+                lease.served = exchange.status < 500
         except ApiError as error:
             exchange.failed(error)
             yield of_api_error(error)

@@ -97,6 +97,8 @@ class UpstreamResponse(asyncio.Protocol):
         self._method = request[: request.find(b" ")].decode("latin-1")
         self._body = None
         self._head_reader = HeadReader()
+        self._backlog.clear()  # of an answer that nobody took
+        self._backlog_size = 0
         self.finished = False
         self._sink = None
         self._heard = False
@@ -257,18 +259,17 @@ class UpstreamResponse(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._on_closed is not None:
             self._on_closed()
-        if isinstance(self._body, OpenBody) and error is None:
+        if self._error is not None:
+            return  # we have ended it
+        if self.finished:
+            self._error = StaleConnectionError()
+        elif isinstance(self._body, OpenBody) and error is None:
             self.finished = True
             self.notify()
-        elif not self.finished:
-            if self._requests > 1 and self._body is None and not self._head_reader.has_begun:
-                self._fail(StaleConnectionError())
-            else:
-                self._fail(
-                    UpstreamError("the model server closed the connection before its answer was complete")
-                )
-        elif self._error is None:
-            self._error = StaleConnectionError()
+        elif self._requests > 1 and self._body is None and not self._head_reader.has_begun:
+            self._fail(StaleConnectionError())
+        else:
+            self._fail(UpstreamError("the model server closed the connection before its answer was complete"))
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:

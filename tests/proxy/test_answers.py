@@ -21,6 +21,7 @@ from tests.proxy.scripted import (
     door,
     event,
     head,
+    json_answer,
     said,
     scripted,
     whole,
@@ -188,6 +189,8 @@ BODIES: dict[str, bytes] = {
     "half an object": whole(b'{"choices":[', JSON),
     "two objects": whole(b"{}{}", JSON),
     "no JSON between brackets": whole(b"{hello}", JSON),
+    "no UTF-8": whole(b'{"choices":[{}],"done":true,"a":"\xff"}', JSON),
+    "more than anybody takes": head(JSON, "Content-Length: 999999999999") + b"{",
     "nested deeply": whole(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, JSON),
     "a redirection": whole(b"{}", JSON, "Location: /x", status="302 Found"),
     "gzip": whole(b"\x1f\x8b{}", JSON, "Content-Encoding: gzip"),
@@ -285,3 +288,42 @@ async def test_an_error_that_the_server_told_is_told_once() -> None:
     answer, (entry,) = await answer_of(way, [way.head, chunk(HELLO), chunk(error), END], stream=True)
     assert answer.body == HELLO + error
     assert (entry["outcome"], entry["error"]) == ("error", "no room")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("body", [b"{}", b'{"choices":[]}', b'{"choices":null}', b'{"choices":"x"}'])
+async def test_a_whole_answer_without_an_answer(path: str, body: bytes) -> None:
+    answer, _ = await answer_of(Way(path, b"", b""), [whole(body, JSON)], stream=False)
+    assert answer.status == 502
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/tokenize", "/v1/messages"])
+async def test_an_error_with_status_200(path: str) -> None:
+    error = {"error": {"code": 503, "message": "no room", "type": "unavailable_error"}}
+    answer, _ = await answer_of(Way(path, b"", b""), [json_answer(error)], stream=False)
+    assert answer.status == 503
+    assert told(Way(path, b"", b""), answer) == "no room"
+
+
+async def test_fewer_vectors_than_texts() -> None:
+    vectors = {"data": [{"embedding": [1.0], "index": 0}]}
+    async with scripted([json_answer(vectors)]) as server, door(server) as opened:
+        answer = await opened.post("/api/embed", input=["a", "b"])
+        assert answer.status == 502
+        assert answer.json["error"] == "model 'demo': the model server gave 1 vectors for 2 texts"
+
+
+async def test_an_answer_that_was_refused_is_not_the_next_ones() -> None:
+    script: Script = [whole(b"gzip", JSON, "Content-Encoding: gzip"), Do.NEXT, json_answer({"tokens": [1]})]
+    async with scripted(script) as server, door(server) as opened:
+        assert (await opened.post("/tokenize")).status == 502
+        assert (await opened.post("/tokenize")).json == {"tokens": [1]}
+        assert len(server.connections) == 1
+
+
+async def test_silence_before_a_connections_end_is_no_end() -> None:
+    """The connection that we close for it must not look like the end of a body that ends so."""
+    bare = head(EVENTS)
+    async with scripted([bare + HELLO]) as server, door(server, silence=0.05) as opened:
+        answer = await opened.post("/v1/chat/completions", stream=True)
+        assert b"silent" in answer.body
