@@ -1,7 +1,7 @@
 """How a model server's answer becomes the client's: whole, assembled, or relayed as it comes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -9,7 +9,7 @@ from aiohttp import HttpVersion11, web
 from actors.supervisor import Lease
 from agents.events import Failure
 from proxy.answer_json import UnreadableError, read_object, reader
-from proxy.asking import broken, named
+from proxy.asking import broken, broken_off, named
 from proxy.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
 from proxy.dialects import Dialect, upstream_error
 from proxy.endings import ALL, End, Last, is_whole, outcome, read_last
@@ -133,7 +133,13 @@ async def assembled(
 ) -> web.StreamResponse:
     """Make the whole answer of a stream. Raises `BadAnswerError` if it is none."""
     splitter = EventSplitter() if is_event_stream(response.head) else _Lines()
-    size = 0
+    size = taken = 0
+
+    def counted(events: Iterable[ServerSentEvent]) -> Iterator[ServerSentEvent]:
+        nonlocal taken
+        for event in events:
+            yield event
+            taken += 1
 
     def feed(payload: bytes, _raw: bytes | None) -> None:
         nonlocal size
@@ -142,16 +148,17 @@ async def assembled(
             raise EventTooLongError(f"an answer of more than {ASSEMBLED_LIMIT} bytes; ask for a stream")
         if PROGRESS not in payload:
             exchange.first_byte()
-        take(assembler, splitter.feed(payload))
+        take(assembler, counted(splitter.feed(payload)))
 
     try:
         response.attach(feed)
         await response.finish()
-        take(assembler, splitter.end())
+        take(assembler, counted(splitter.end()))
         exchange.first_byte()  # a short answer may come in one piece with the progress
         body = assemble(assembler)
     except StreamedError as error:
-        raise upstream_error(500, error.error) from None
+        failure = upstream_error(500, error.error)
+        raise broken_off(failure) if taken else failure from None
     except UnfinishedError as error:
         raise BadAnswerError(f"the model server's answer ended in the middle, without {error}") from None
     except UnreadableError as error:
@@ -287,9 +294,9 @@ def _check_end(exchange: Exchange, relay: Relay, end: End) -> None:
         relay.end_with(held)
     elif came.told:
         relay.end_with(held)
-        exchange.failed(to_api_error(came.failure))
+        exchange.failed(broken_off(to_api_error(came.failure)))
     else:
-        raise named(to_api_error(came.failure), exchange)
+        raise named(broken_off(to_api_error(came.failure)), exchange)
 
 
 def _end_with(exchange: Exchange, relay: Relay, failure: ApiError, dialect: Dialect | None) -> None:

@@ -176,6 +176,13 @@ def broken(error: Exception, exchange: Exchange) -> ApiError:
     return ApiError(status, f"model {exchange.model!r}: {error}", code=code)
 
 
+def broken_off(error: ApiError) -> ApiError:
+    """The model server's error that ends an answer which had begun. A 500 would be taken for our own."""
+    if error.status == 500:
+        error.status = 502
+    return error
+
+
 def named(error: ApiError, exchange: Exchange) -> ApiError:
     """The same error, with the model's name if it is about what its server sent."""
     if error.code == "upstream_error" and not error.message.startswith("model "):

@@ -5,9 +5,12 @@ not HTTP raises `ProtocolError`.
 """
 
 import re
+from functools import lru_cache
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of a response's head, with all interim ones before it; of a trailer, too."""
+"""Bytes of a response's head; of a trailer, too."""
+INTERIM_LIMIT = 512 * 1024
+"""Bytes of all interim heads before it. A server may send one every second while it reads a prompt."""
 HEADERS_LIMIT = 256
 CHUNK_LINE_LIMIT = 4096
 SIZE_DIGITS = 16
@@ -46,10 +49,12 @@ def list_of(value: str) -> list[str]:
     return [member.strip().lower() for member in value.split(",")]
 
 
+@lru_cache(maxsize=64)
 def parse_head(data: bytes) -> Head:
     """Parse everything up to, and without, the empty line. Repeated headers are joined with commas.
 
-    Values are kept as UTF-8 where they are, so that they can be passed on as they came.
+    A server's heads are nearly all the same, so that the result is kept; nobody changes it. Values stay
+    UTF-8 where they are, so that they can be passed on as they came.
     """
     try:
         text = data.decode()
@@ -97,7 +102,7 @@ class HeadReader:
         buffer = self._buffer
         buffer += data
         while (end := buffer.find(b"\r\n\r\n", self._searched)) >= 0:
-            if self._interim + end > HEAD_LIMIT:
+            if end > HEAD_LIMIT:
                 break
             head = parse_head(bytes(buffer[:end]))
             if head.status >= 200:
@@ -105,9 +110,11 @@ class HeadReader:
             if head.status == 101:
                 raise ProtocolError("it switched to a protocol that nobody asked for")
             self._interim += end + 4
+            if self._interim > INTERIM_LIMIT:
+                raise ProtocolError(f"more than {INTERIM_LIMIT} bytes of interim answers")
             self._searched = 0
             del buffer[: end + 4]
-        if self._interim + (len(buffer) if end < 0 else end) > HEAD_LIMIT:
+        if max(len(buffer) if end < 0 else 0, end) > HEAD_LIMIT:
             raise ProtocolError(f"a head of more than {HEAD_LIMIT} bytes")
         if not buffer.startswith(b"HTTP/1."[: len(buffer)]):
             raise ProtocolError(f"not an HTTP/1.1 status line: {bytes(buffer[:80])!r}")

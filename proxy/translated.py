@@ -11,7 +11,7 @@ from actors.messages import Endpoint as Address
 from actors.supervisor import Lease
 from agents.events import Collector, Done, Event, Failure, Start, Usage
 from proxy.answers import begin_relay, check_stream, collected, end_relay, json_response, run_relay
-from proxy.asking import Ask, named, post
+from proxy.asking import Ask, broken_off, named, post
 from proxy.codecs import SERVERS, Asked, Codec, Embedder, Request, Server
 from proxy.dialects import Dialect
 from proxy.errors import ApiError
@@ -149,6 +149,7 @@ class _Naming:
     def __init__(self, decoder: Decoder, exchange: Exchange) -> None:
         self._decoder = decoder
         self._exchange = exchange
+        self._has_begun = False
 
     def feed(self, data: bytes) -> list[Event]:
         return self._named(self._decoder.feed(data))
@@ -157,8 +158,12 @@ class _Naming:
         return self._named(self._decoder.end())
 
     def _named(self, events: list[Event]) -> list[Event]:
-        if events and isinstance(failure := events[-1], Failure):
-            events[-1] = of_api_error(named(to_api_error(failure), self._exchange))
+        if events and isinstance(last := events[-1], Failure):
+            error = named(to_api_error(last), self._exchange)
+            has_begun = self._has_begun or not all(isinstance(event, Start | Failure) for event in events)
+            events[-1] = of_api_error(broken_off(error) if has_begun else error)
+        elif not self._has_begun:
+            self._has_begun = not all(isinstance(event, Start) for event in events)
         return events
 
 

@@ -129,8 +129,7 @@ def told(way: Way, answer: Answer) -> str | None:
     assert b"message_stop" not in answer.body
     body = json.loads(data)
     if way.path == "/v1/responses":
-        assert body["type"] == "error"
-        return str(body["message"])
+        return str(body.get("error", body)["message"])
     return str(body["error"]["message"])
 
 
@@ -198,7 +197,7 @@ BODIES: dict[str, bytes] = {
     "br": whole(b"{}", JSON, "Content-Encoding: br"),
     "status 000": whole(b"{}", JSON, status="000 None"),
     "status 999": whole(b"{}", JSON, status="999 None"),
-    "5,000 interim answers": head(status="100 Continue") * 5000 + whole(b"{}", JSON),
+    "50,000 interim answers": head(status="100 Continue") * 50_000 + whole(b"{}", JSON),
     "two lengths": head(JSON, "Content-Length: 2", "Content-Length: 3") + b"{}",
     "a length and chunks": head(JSON, "Content-Length: 2", "Transfer-Encoding: chunked") + b"{}",
     "a length of 6,000 digits": head(JSON, "Content-Length: " + "9" * 6000) + b"{}",
@@ -249,11 +248,15 @@ async def test_a_stream_that_makes_no_sense(payload: bytes, way: Way, stream: bo
 
 @STREAMED
 @OF_LLAMA
-async def test_an_old_servers_error_in_the_middle(way: Way, stream: bool) -> None:
-    error = b'error: {"code":500,"message":"out of luck","type":"server_error"}\n\n'
+@pytest.mark.parametrize(
+    "start", [b"error: %b\n\n", b'event: error\ndata: {"error":%b}\n\n'], ids=["old", "new"]
+)
+async def test_the_servers_own_error_in_the_middle(start: bytes, way: Way, stream: bool) -> None:
+    error = start % b'{"code":500,"message":"out of luck","type":"server_error"}'
     answer, (entry,) = await answer_of(way, [way.head, chunk(way.start), chunk(error), END], stream=stream)
     assert told(way, answer) == "out of luck"
-    assert entry["outcome"] == "error"
+    assert answer.status == (200 if stream else 502)
+    assert (entry["status"], entry["outcome"]) == (502, "error")
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/messages"])

@@ -136,7 +136,7 @@ def test_an_answer_to_head_has_no_body() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 def test_a_head_however_it_is_cut(size: int) -> None:
-    interim = b"HTTP/1.1 100 Continue\r\n\r\n" * 1000
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n" * 5000
     wire = interim + b"HTTP/1.1 200 OK\r\nA: " + b"x" * 30_000 + b"\r\n\r\nbody"
     reader = HeadReader()
     assert not reader.has_begun
@@ -155,7 +155,7 @@ def test_a_head_however_it_is_cut(size: int) -> None:
 @pytest.mark.parametrize(
     "wire",
     [
-        b"HTTP/1.1 100 Continue\r\n\r\n" * 5000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 50_000,
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"HTTP/1.1 000 None\r\n\r\n",
         b"HTTP/1.1 099 None\r\n\r\n",

@@ -530,7 +530,7 @@ async def test_an_error_in_the_middle_of_an_answer_that_is_assembled() -> None:
     error = event({"error": {"code": 500, "message": "out of luck", "type": "server_error"}})
     async with scripted(streamed(HELLO, error)) as server, door(server) as opened:
         answer = await opened.post(CHAT)
-        assert (answer.status, answer.json["error"]["message"]) == (500, "out of luck")
+        assert (answer.status, answer.json["error"]["message"]) == (502, "out of luck")
 
 
 @pytest.mark.parametrize("path", PATHS)
