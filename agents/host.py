@@ -206,6 +206,7 @@ class AgentHost:
     def _named(self, where: str, names: Any) -> list[Asked]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise AgentError(f"{where}: expected a list of agents' names", status=400, param=where)
+        _check_text(where, *names)
         if len(names) > MOST_COMMANDS:
             raise AgentError(f"{where}: more than {MOST_COMMANDS} agents", status=400, param=where)
         asked = [parse_name(name) for name in names if name.strip()]
@@ -290,9 +291,13 @@ class AgentHost:
 
         `call.parameters` are those of the query; the path's are added to them.
         """
+        _check_text("the path", path)
+        _check_text("the media type", call.media_type)
+        for parameter in call.parameters.items():
+            _check_text("the query", *parameter)
         name = OLDER_NAMES.get(agent, agent)
         if name not in self._actors:
-            raise AgentError(f"there is no agent {agent!r}", status=404, code="agent_not_found")
+            raise AgentError(f"there is no agent {agent[:80]!r}", status=404, code="agent_not_found")
         actor = self._actors[name]
         matches = [
             (one, found)
@@ -325,6 +330,14 @@ class AgentHost:
             raise AgentError(
                 f"agent {actor.name!r} failed ({type(error).__name__})", code="agent_failed"
             ) from error
+
+
+def _check_text(where: str, *texts: str) -> None:
+    """Raise `AgentError` for what is no UTF-8: headers, say, may be any bytes."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise AgentError(f"{where} is not UTF-8", status=400) from error
 
 
 def describe_agent(name: str, kind: type[Agent]) -> Json:

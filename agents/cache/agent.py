@@ -66,9 +66,13 @@ class Cache(Agent):
 
     async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
         """Reply with the kept answer, if there is one."""
-        key = key_of(request, ctx.key, ctx.later)
+
+        def look_up() -> tuple[bytes, tuple[bytes, float] | None]:
+            key = key_of(request, ctx.key, ctx.later)  # of megabytes, it takes a while
+            return key, self._store.get(key, ctx.clock.time())
+
         try:
-            found = await asyncio.to_thread(self._store.get, key, ctx.clock.time())
+            key, found = await asyncio.to_thread(look_up)
             answer = msgspec.json.decode(found[0], type=Answer) if found else None
         except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
             raise AgentError(f"the kept answers cannot be read: {error}") from error

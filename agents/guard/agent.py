@@ -1,10 +1,10 @@
 """The guard: refuses what matches a pattern, or makes it unreadable, in requests and in answers."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from time import monotonic
+from time import thread_time
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -31,10 +31,9 @@ REDACTED = "redacted the answer"
 
 THREADS = 4
 
-IN_THE_WAY = 2.0
-"""Seconds that patterns may take for an event of an answer: everybody waits for a filter."""
-PART = 2**15
-"""Characters of an event that are looked at between two looks at the clock."""
+IN_THE_WAY, FOR_AN_EVENT = 2.0, 0.002
+"""Seconds of CPU that patterns may take for an answer, and for each event of it more: everybody waits for a
+filter."""
 
 
 def _about(text: str) -> msgspec.Meta:
@@ -108,10 +107,12 @@ class Guard(Agent):
             return None
         return _Filter(self, ctx)
 
-    def screen(self) -> "Screen":
-        """For one text of an answer."""
-        longest = self.config.longest
-        return Screen(Scanner(self._deny, longest), Scanner(self._redact, longest), self.config.replacement)
+    def screen(self, tick: Callable[[], None]) -> "Screen":
+        """For one text of an answer. `tick` is `Scanner`'s."""
+        deny, redact = (
+            Scanner(patterns, self.config.longest, tick) for patterns in (self._deny, self._redact)
+        )
+        return Screen(deny, redact, self.config.replacement)
 
 
 @contextmanager
@@ -169,9 +170,17 @@ class _Filter:
         self._screens: dict[type[Text | Reasoning], Screen] = {}
         self._calls = ToolCalls()
         self._is_over = False
+        self._left = IN_THE_WAY
+        self._until = 0.0
+
+    def _tick(self) -> None:
+        if thread_time() > self._until:
+            raise TimeoutError
 
     def feed(self, event: Event) -> Iterable[Event]:
         """Pass on what may be shown; what may not be ends the answer with `content_filter`."""
+        begun = thread_time()
+        self._until = begun + self._left
         try:
             with _in_time():
                 yield from self._shown(event)
@@ -181,6 +190,8 @@ class _Filter:
             self._ctx.log.info("denied the answer", pattern=error.number)
             yield Finish("content_filter")
             yield Done()
+        finally:
+            self._left += FOR_AN_EVENT - (thread_time() - begun)
 
     def _shown(self, event: Event) -> Iterator[Event]:
         if self._is_over:
@@ -195,11 +206,11 @@ class _Filter:
             case Extra():
                 # As the client will read it, whatever it is made of.
                 fields = msgspec.json.decode(msgspec.json.encode(event.fields))
-                yield Extra(self._noted(fields, self._guard.cleaner(IN_THE_WAY).value(fields)))
+                yield Extra(self._noted(fields, self._guard.cleaner(self._left).value(fields)))
             case Finish() | Failure() | Done():
                 for kind in list(self._screens):
                     yield from self._screened(kind, "", last=True)
-                cleaner = self._guard.cleaner(IN_THE_WAY)
+                cleaner = self._guard.cleaner(self._left)
                 for index, call in enumerate(self._calls.take()):
                     shown = self._noted(call, cleaner.call(call))
                     yield ToolCallDelta(index, shown.id, shown.name, shown.arguments)
@@ -210,23 +221,13 @@ class _Filter:
     def _screened(self, kind: type[Text | Reasoning], piece: str, *, last: bool = False) -> Iterator[Event]:
         screen = self._screens.get(kind)
         if screen is None:
-            screen = self._screens[kind] = self._guard.screen()
-        if shown := self._in_parts(screen, piece, last=last):
+            screen = self._screens[kind] = self._guard.screen(self._tick)
+        if shown := screen.feed(piece, last=last):
             yield kind(shown)
         if screen.redacted:
             self._ctx.note = REDACTED
         if screen.denied is not None:
             raise ForbiddenError(screen.denied.index + 1)
-
-    def _in_parts(self, screen: Screen, piece: str, *, last: bool) -> str:
-        """What may be shown of a piece, which may be a whole answer. Raises `TimeoutError`."""
-        shown: list[str] = []
-        begun = monotonic()
-        for start in range(0, len(piece), PART):
-            shown.append(screen.feed(piece[start : start + PART]))
-            if monotonic() - begun > IN_THE_WAY:
-                raise TimeoutError
-        return "".join(shown) + (screen.feed("", last=True) if last else "")
 
     def _noted(self, said: T, shown: T) -> T:
         if shown != said:

@@ -11,7 +11,7 @@ A match is looked for in the `longest` characters from its beginning, and decide
 That keeps memory and time bounded, and makes the decision a matter of the text alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import regex
@@ -61,12 +61,21 @@ def _foresight(pattern: str) -> "regex.Pattern[str]":
 
 
 class Scanner:
-    """One text and some patterns, of which an earlier one wins at the same place."""
+    """One text and some patterns, of which an earlier one wins at the same place.
 
-    def __init__(self, patterns: Sequence["regex.Pattern[str]"], longest: int) -> None:
+    `tick` is called before each look, and may raise what ends it: many short looks are a long one too.
+    """
+
+    def __init__(
+        self,
+        patterns: Sequence["regex.Pattern[str]"],
+        longest: int,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         self._patterns = patterns
         self._foresights = [_foresight(pattern.pattern) for pattern in patterns]
         self._longest = longest
+        self._tick = tick
         self._text = ""
         self._place = 0
 
@@ -97,6 +106,7 @@ class Scanner:
 
     def _skip(self, *, last: bool) -> bool:
         """Go on to the next place at which something could be; False if there is none any more."""
+        self._tick()
         size = len(self._text)
         if self._place < size and not any(map(self._foresees, self._foresights)):
             self._place = size

@@ -348,3 +348,20 @@ def test_answers_outlive_a_judge_that_takes_no_prompt_of_this_length(
     assert "too long" in told["parallel"]["judge_error"]
     assert told["usage"]["prompt_tokens"] == 3 * 7
     assert told_by(streamed(gateway, messages=say("/parallel hello"))).strip() == "a good answer"
+
+
+def test_bytes_that_are_no_text_are_refused(begin: Callable[..., Gateway]) -> None:
+    gateway = begin(["rag", "cache"])
+    body = {"model": "demo", "messages": HELLO}
+    for headers in ({b"X-Agents": b"rag:\xff"}, {b"X-Agents": b"\xff"}):
+        answer = gateway.client.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.status_code == 400, answer.text
+    for path, kind in (
+        ("rag/documents?name=a", b"text/\xff"),
+        ("rag/documents?name=%ff%00", b"text/plain"),
+        ("rag/%ff", b"text/plain"),
+        ("%ff/documents", b"text/plain"),
+    ):
+        answer = gateway.client.post(f"/v1/agents/{path}", content=b"x", headers={b"Content-Type": kind})
+        assert answer.status_code < 500, (path, answer.text)
+    assert gateway.client.get("/v1/agents").json()["data"][0]["counters"]["crashes"] == 0

@@ -27,7 +27,7 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
-from agents.guard.agent import THREADS, Guard, GuardConfig
+from agents.guard.agent import IN_THE_WAY, THREADS, Guard, GuardConfig
 from agents.testing import ScriptedLLM, chat, hosted, run_agent, run_request
 from tests.gateway import until
 
@@ -457,3 +457,15 @@ async def test_a_guard_that_asks_a_model_does_not_guard_itself(tmp_path: Path) -
         "is this allowed? for [redacted]",
         "for [redacted]",
     ]
+
+
+async def test_many_short_looks_at_an_answer_are_a_long_one(tmp_path: Path) -> None:
+    """Each look takes a moment, and there is one for every letter."""
+    config = {"redact": [r"(?:(?:a+)+b){2}c"], "longest": 30, "where": "out"}
+    llm = ScriptedLLM("a" * 3_000_000)
+    async with hosted(Guard, llm=llm, folder=tmp_path, config={"guard": config}) as host:
+        begun = time.thread_time()
+        outcome = await run_request(host, chat(), llm, header="guard")
+    (failure,) = [event for event in outcome.events if isinstance(event, Failure)]
+    assert "the patterns take too long" in failure.message
+    assert time.thread_time() - begun < 3 * IN_THE_WAY

@@ -224,6 +224,38 @@ async def test_bodies_that_make_no_sense(tmp_path: Path, body: bytes) -> None:
             await host.operate("rag", "POST", "documents", Call(body=body))
 
 
+DEEP = b"[" * 100_000
+
+BODIES = (
+    b"\xff",
+    b'{"query": "\xff"}',
+    b'{"query": "\\ud800"}',
+    b'{"query": ' + DEEP + b"}",
+    b'{"query": "x", "where": {"a": ' + b"9" * 6000 + b"}}",
+    b'{"query": "x", "where": {"a": [1e400]}}',
+    b'{"query": "x", "where": {"a": {}}}',
+    b'{"query": "x", "top_k": 1e9}',
+    b'{"query": "x", "collections": ["' + b"c" * 100_000 + b'"]}',
+    b'{"query": "x", "collections": ["a\\u0000"]}',
+    b'{"documents": [{"name": "\\ud800", "text": "x"}]}',
+    b'{"documents": [{"name": "a", "text": "\xff"}]}',
+    b'{"documents": [{"name": "a", "text": "x", "metadata": ' + DEEP + b"}]}",
+    b'{"documents": [' + b",".join([b'{"name":"a","text":"x"}'] * 10_001) + b"]}",
+)
+
+
+@pytest.mark.parametrize("path", ["documents", "search"])
+@pytest.mark.parametrize("body", BODIES)
+async def test_a_body_that_makes_no_sense_is_its_sender_s_mistake(
+    tmp_path: Path, path: str, body: bytes
+) -> None:
+    async with hosted(Rag, llm=ScriptedLLM(), folder=tmp_path) as host:
+        with pytest.raises(AgentError) as caught:
+            await host.operate("rag", "POST", path, Call(body=body))
+        assert 400 <= caught.value.status < 500
+        assert host.describe()[0]["counters"]["crashes"] == 0
+
+
 async def test_folders_are_watched(tmp_path: Path) -> None:
     papers = tmp_path / "papers"
     papers.mkdir()
