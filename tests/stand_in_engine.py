@@ -5,6 +5,7 @@ Its containers answer no HTTP: they run until the test ends them.
 """
 
 import asyncio
+import fnmatch
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,6 +79,8 @@ class StandInEngine:
         self.held: set[str] = set()
         self.refuse: dict[str, tuple[int, str]] = {}
         """Statuses and messages by request, such as "DELETE /containers"."""
+        self.says: dict[str, bytes] = {}
+        """What is answered instead, by patterns such as "GET /containers/*/json"."""
         self.containers: dict[str, Json] = {}
         self.requests: list[str] = []
         self.log = b""
@@ -141,6 +144,9 @@ class StandInEngine:
         for prefix, (status, message) in self.refuse.items():
             if what.startswith(prefix):
                 answer = web.json_response({"message": message}, status=status)
+        for pattern, body in self.says.items():
+            if fnmatch.fnmatchcase(what, pattern):
+                answer = web.Response(body=body, content_type="application/json")
         if answer is None:
             answer = await handler(request)
         if any(what.startswith(prefix) for prefix in self.held):

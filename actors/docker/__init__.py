@@ -1,6 +1,7 @@
 """Model servers in containers, through the Docker Engine's API.
 
 * `engine`        the client: where the engine is, what it says, and its refusals in words
+* `schema`        pure: what the engine answers, as far as it is read
 * `images`        whether an image is there, and pulling it, with progress
 * `spec`          pure: what a container is made of, and the digest by which it is recognized
 * `surroundings`  whether the gateway is a container itself: its name, its networks, its paths on the host

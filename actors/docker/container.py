@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
+from actors.docker.schema import Inspected, NetworkSettings, State
 from actors.docker.spec import PORT
 from actors.lines import Lines
 from actors.messages import KEY_VARIABLE
@@ -65,32 +65,32 @@ class Container:
             await asyncio.wait([self.follower], timeout=0.5)
 
 
-def end_of(state: dict[str, Any], *, oom_seen: bool = False) -> End:
-    """`State` of GET /containers/{id}/json, of one that has ended."""
-    code = int(state.get("ExitCode", 0))
-    if oom_seen or state.get("OOMKilled"):
+def end_of(state: State, *, oom_seen: bool = False) -> End:
+    """How one that does not run any more has ended."""
+    code = state.exit_code
+    if oom_seen or state.oom_killed:
         return End(how="was killed by the kernel, out of memory (OOM killed),", out_of_memory=True)
-    if reason := state.get("Error"):
-        return End(how=f"could not run ({reason})")
+    if state.error:
+        return End(how=f"could not run ({state.error})")
     return End(how=f"was killed by signal {code - 128}" if code > 128 else f"ended with status {code}")
 
 
-def key_of(told: dict[str, Any]) -> str:
-    """The key in GET /containers/{id}/json; empty if there is none."""
-    pairs = (entry.partition("=") for entry in told["Config"].get("Env") or ())
+def key_of(told: Inspected) -> str:
+    """The key in its environment; empty if there is none."""
+    pairs = (entry.partition("=") for entry in told.config.env or ())
     return next((value for name, _, value in pairs if name == KEY_VARIABLE), "")
 
 
-def address_of(told: dict[str, Any], network: str | None) -> tuple[str, int]:
+def address_of(settings: NetworkSettings, network: str | None) -> tuple[str, int]:
     """Where the server of a running container is reached: on its network, or at its published port.
 
     Raises `ValueError` if nowhere: it may be about to end.
     """
-    settings = told["NetworkSettings"]
     if network is not None:
-        if address := settings["Networks"].get(network, {}).get("IPAddress"):
-            return str(address), PORT
+        attachment = (settings.networks or {}).get(network)
+        if attachment and attachment.ip_address:
+            return attachment.ip_address, PORT
         raise ValueError(f"it has no address on the network {network}")
-    if bindings := settings["Ports"].get(f"{PORT}/tcp"):
-        return str(bindings[0]["HostIp"]), int(bindings[0]["HostPort"])
+    if bindings := (settings.ports or {}).get(f"{PORT}/tcp"):
+        return bindings[0].host_ip, int(bindings[0].host_port)
     raise ValueError("its port is not published")

@@ -10,18 +10,20 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
 import structlog
-from aiodocker.containers import DockerContainer
 
 from actors.docker.container import Container, End, address_of, end_of, key_of
 from actors.docker.engine import Engine, EngineError, EngineInfo, demultiplexed
 from actors.docker.events import Events, filter_of
 from actors.docker.orphans import Orphan, Orphans
+from actors.docker.schema import Created, Event, Inspected, Listed, State
 from actors.docker.spec import GATEWAY, ContainerSpec, Published
 from actors.docker.surroundings import Surroundings, look_around
 from actors.runtime import spawn
 
 log = structlog.get_logger("docker")
 
+START_PATIENCE = 60.0
+"""Seconds in which the engine has to start a container: under load it takes some."""
 REMOVAL_PATIENCE = 15.0
 """Seconds beyond the grace in which the engine has to stop and remove a container."""
 
@@ -144,8 +146,9 @@ class Containers:
         container = Container(orphan.id, orphan.name, on_line)
         self._running[orphan.id] = container
         try:
-            with self.engine.errors(f"look up the container {orphan.name}"):
-                told = await self.engine.client.containers.container(orphan.id).show()
+            doing = f"look up the container {orphan.name}"
+            told = await self.engine.inspect(orphan.id, doing)
+            with self.engine.errors(doing):
                 await self._attach(container, told, spec.network, tail="60")
             if container.end is None and container.key and await self._answers(*container.address):
                 container.serving = container.taken_over = True
@@ -180,14 +183,21 @@ class Containers:
         name = spec.name()
         container: Container | None = None
         try:
-            with self.engine.errors(f"create a container of the image {spec.image}"):
-                created = await self.engine.client.containers.create(
-                    spec.config(self._identity, published), name=name
-                )
+            created = await self.engine.ask(
+                f"create a container of the image {spec.image}",
+                "POST",
+                "containers/create",
+                answer=Created,
+                body=spec.config(self._identity, published),
+                params={"name": name},
+            )
             container = self._running[created.id] = Container(created.id, name, on_line)
-            with self.engine.errors(f"start a container of the image {spec.image}"):
-                await created.start()
-                await self._attach(container, await created.show(), spec.network)
+            doing = f"start a container of the image {spec.image}"
+            with self.engine.errors(doing):
+                async with asyncio.timeout(START_PATIENCE):
+                    await self.engine.order(doing, "POST", f"containers/{created.id}/start")
+                told = await self.engine.inspect(created.id, doing)
+                await self._attach(container, told, spec.network)
             return container
         except EngineError as error:
             # A failed start leaves the container behind, and a creation may succeed after its time-out.
@@ -200,16 +210,14 @@ class Containers:
         if isinstance(container := work.result(), Container):
             await self._remove(container.id, 0.0)
 
-    async def _attach(
-        self, container: Container, told: dict[str, Any], network: str | None, **since: str
-    ) -> None:
-        state = told["State"]
+    async def _attach(self, container: Container, told: Inspected, network: str | None, **since: str) -> None:
+        """Raises `ValueError` if it cannot be reached."""
         self._follow(container, **since)
-        if not state["Running"]:
+        if not told.state.running:
             await container.last_words()
-            container.finish(end_of(state, oom_seen=container.oom_seen))
+            container.finish(end_of(told.state, oom_seen=container.oom_seen))
             return
-        container.address = address_of(told, network)
+        container.address = address_of(told.network_settings, network)
         container.key = key_of(told)
         container.pid = self._session_of(told)
 
@@ -220,7 +228,7 @@ class Containers:
         try:
             path = f"containers/{container.id}/logs"
             what = {"stdout": "1", "stderr": "1", "follow": "1", **since}
-            async with self.engine.stream("read a log", "GET", path, **what) as pieces:
+            async with self.engine.stream("read a log", "GET", path, params=what) as pieces:
                 async for piece in demultiplexed(pieces):
                     await container.lines.take(piece)
         except EngineError as error:
@@ -233,15 +241,16 @@ class Containers:
         container = self._running.get(id_or_name) or next(
             (known for known in self._running.values() if known.name == id_or_name), None
         )
-        found = self.engine.client.containers.container(id_or_name)
+        doing, path = f"remove the container {id_or_name[:12]}", f"containers/{id_or_name}"
         try:
-            with self.engine.errors(f"remove the container {id_or_name[:12]}"):
+            with self.engine.errors(doing):
                 async with asyncio.timeout(math.ceil(grace) + REMOVAL_PATIENCE):
                     if grace and (container is None or container.end is None):
-                        await found.stop(t=math.ceil(grace))
+                        stop = {"t": str(math.ceil(grace))}
+                        await self.engine.order(doing, "POST", f"{path}/stop", params=stop)
                         if container is not None:
                             await container.last_words()  # which are removed with it
-                    await found.delete(force=True, v=True)
+                    await self.engine.order(doing, "DELETE", path, params={"force": "true", "v": "true"})
         except EngineError as error:
             if error.status not in (404, 409):  # gone, or being removed
                 self._doomed.add(id_or_name)
@@ -257,12 +266,12 @@ class Containers:
 
     async def _sweep(self) -> None:
         for told in await self._list(GATEWAY):
-            identity = told["Labels"][GATEWAY]
+            identity = (told.labels or {}).get(GATEWAY, "")
             mine = identity == self._identity
-            if told["Id"] in self._running or not (mine or self._is_dead(identity)):
+            if not identity or told.id in self._running or not (mine or self._is_dead(identity)):
                 continue
             orphan = Orphan.of(told)
-            if mine and told["State"] == "running":
+            if mine and told.state == "running":
                 await self._keep(orphan)
             else:
                 log.warning("removing a container that a dead gateway left behind", container=orphan.name)
@@ -272,8 +281,7 @@ class Containers:
 
     async def _keep(self, orphan: Orphan) -> None:
         try:
-            with self.engine.errors(f"look up the container {orphan.name}"):
-                told = await self.engine.client.containers.container(orphan.id).show()
+            told = await self.engine.inspect(orphan.id, f"look up the container {orphan.name}")
         except EngineError as error:
             if error.status == 404:  # it has just gone
                 return
@@ -281,21 +289,23 @@ class Containers:
         log.info("a container of a dead gateway still runs", container=orphan.name, model=orphan.model)
         self._orphans.keep(orphan, self._session_of(told), self._expire)
 
-    def _session_of(self, told: dict[str, Any]) -> int:
+    def _session_of(self, told: Inspected) -> int:
         here = self.engine.is_local and not self.surroundings.name
-        return int(told["State"]["Pid"]) if here else 0
+        return told.state.pid if here else 0
 
     def _expire(self) -> None:
         for orphan in self._orphans.take():
             log.info("nobody took over a container of a dead gateway", container=orphan.name)
             _ = self._begin(self._remove(orphan.id, 0.0), orphan.name)
 
-    async def _list(self, label: str) -> list[DockerContainer]:
-        with self.engine.errors("list its containers"):
-            found: list[DockerContainer] = await self.engine.client.containers.list(
-                all="true", filters=filter_of(label)
-            )
-            return found
+    async def _list(self, label: str) -> tuple[Listed, ...]:
+        return await self.engine.ask(
+            "list its containers",
+            "GET",
+            "containers/json",
+            answer=tuple[Listed, ...],
+            params={"all": "true", "filters": filter_of(label)},
+        )
 
     # What the engine tells
 
@@ -311,40 +321,39 @@ class Containers:
     async def _resync(self) -> None:
         """Find out what happened while nobody listened."""
         known = dict(self._running)
-        told = {one["Id"]: one for one in await self._list(f"{GATEWAY}={self._identity}")}
+        told = {one.id: one for one in await self._list(f"{GATEWAY}={self._identity}")}
         for id_, container in known.items():
             if id_ not in told:
                 container.finish(End(how="was removed by somebody else"))
                 continue
             if container.end is None and container.follower is not None and container.follower.done():
                 self._follow(container, since=f"{container.log_read_at:.6f}")
-            if told[id_]["State"] in _GONE:
+            if told[id_].state in _GONE:
                 _ = self._begin(self._died(container), container.name)
         doomed, self._doomed = self._doomed, set()
         for id_or_name in doomed:
             _ = self._begin(self._remove(id_or_name, 0.0), id_or_name)
 
-    def _happened(self, event: dict[str, Any]) -> None:
-        container = self._running.get(event.get("Actor", {}).get("ID", ""))
+    def _happened(self, event: Event) -> None:
+        container = self._running.get(event.actor.id)
         if container is None:
             return
-        match event.get("Action"):
+        match event.action:
             case "oom":
                 container.oom_seen = True
             case "die":
-                code = int(event["Actor"].get("Attributes", {}).get("exitCode", 0))
-                _ = self._begin(self._died(container, code), container.name)
+                _ = self._begin(self._died(container, event.exit_code), container.name)
             case "destroy":
                 container.finish(End(how="was removed by somebody else"))
             case _:
                 pass
 
     async def _died(self, container: Container, code: int = 0) -> None:
-        state: dict[str, Any] = {"ExitCode": code}
+        state = State(exit_code=code)
         try:
             with self.engine.errors("look it up"):
                 async with asyncio.timeout(2):
-                    state = (await self.engine.client.containers.container(container.id).show())["State"]
+                    state = (await self.engine.inspect(container.id, "look it up")).state
         except EngineError:
             pass  # removed in the meantime; the event has its status
         await container.last_words()

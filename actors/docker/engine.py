@@ -5,21 +5,30 @@ import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiodocker
 import aiohttp
 import msgspec
-from aiodocker.exceptions import DockerError
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from actors.docker import schema
 from actors.docker.spec import GpuDriver
+from actors.errors import UNREADABLE
+from actors.terminal import printable
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
 
 _UNREACHABLE = 900
-"""aiodocker's status for a connection that could not be made."""
+"""The status for a connection that could not be made."""
+
+ANSWER_LIMIT = 16 << 20
+"""Bytes of a whole answer; the longest lists containers."""
+SAID_LIMIT = 1000
+"""Characters of the engine's own words that are passed on."""
 
 _PIECE = 65536
 """Bytes of a log that are read at once."""
@@ -50,6 +59,8 @@ _ADVICE = (
         "server_pool.docker.network must name a network of the engine that the gateway is on",
     ),
 )
+
+T = TypeVar("T")
 
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use|failed to bind .*port", re.I)
 
@@ -82,8 +93,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     version: str
-    time: str
-    """Its clock, as RFC 3339."""
+    time: float
+    """Its clock, as Unix seconds."""
     rootless: bool
     gpus: GpuDriver
     cdi_devices: frozenset[str] = frozenset()
@@ -122,34 +133,35 @@ class Engine:
         """Whatever goes wrong inside is raised as an `EngineError`. `doing` completes "could not"."""
         try:
             yield
-        except DockerError as error:
-            raise self._in_words(error, doing) from error
         except TimeoutError as error:
             raise EngineError(
                 f"the Docker Engine at {self.address} does not answer; could not {doing}"
             ) from error
         except aiohttp.ClientConnectorError as error:
-            raise self._unreachable(error) from error
-        except (aiohttp.ClientError, OSError, ValueError, KeyError) as error:
+            raise self._unreachable(error.os_error) from error
+        except UNREADABLE as error:
+            message = (
+                f"the Docker Engine at {self.address} says what it would not: {error}; could not {doing}"
+            )
+            raise EngineError(message) from error
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             message = f"the Docker Engine at {self.address} broke off: {error!r}; could not {doing}"
             raise EngineError(message) from error
 
-    def _in_words(self, error: DockerError, doing: str) -> EngineError:
-        if error.status != _UNREACHABLE:
-            said = error.message.strip()
-            advice = next((advice for pattern, advice in _ADVICE if pattern.search(said)), "")
-            return EngineError(f"could not {doing}: {said}{advice and f' ({advice})'}", error.status)
-        return self._unreachable(error.__context__)
+    @staticmethod
+    def refused(said: str, status: int, doing: str) -> EngineError:
+        """The error for what the engine says, with advice where there is some."""
+        said = printable(said.strip())[:SAID_LIMIT]
+        advice = next((advice for pattern, advice in _ADVICE if pattern.search(said)), "")
+        return EngineError(f"could not {doing}: {said}{advice and f' ({advice})'}", status)
 
-    def _unreachable(self, cause: BaseException | None) -> EngineError:
-        reason: object = cause.os_error if isinstance(cause, aiohttp.ClientConnectorError) else cause
+    def _unreachable(self, reason: OSError) -> EngineError:
         if isinstance(reason, PermissionError):
             advice = "may not be used by this user: add it to the group docker, or run the engine rootless"
         elif isinstance(reason, FileNotFoundError):
             advice = "is not there: start it, or say where it is (DOCKER_HOST or server_pool.docker.host)"
         else:
-            text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
-            advice = f"cannot be reached ({text}): is it running?"
+            advice = f"cannot be reached ({reason.strerror or reason}): is it running?"
         return EngineError(f"the Docker Engine at {self.address} {advice}", _UNREACHABLE)
 
     async def ping(self) -> None:
@@ -160,37 +172,72 @@ class Engine:
 
     async def info(self) -> EngineInfo:
         """Ask what kind of engine it is. Raises `EngineError`."""
+        told = await self.ask("be asked", "GET", "info", answer=schema.Info)
+        devices = {device.id for device in told.discovered_devices or () if device.source == "cdi"}
         with self.errors("be asked"):
-            told: Mapping[str, Any] = await self.client.system.info()
-            devices = {
-                str(device["ID"])
-                for device in told.get("DiscoveredDevices") or ()
-                if device.get("Source") == "cdi"
-            }
-            return EngineInfo(
-                version=str(told["ServerVersion"]),
-                time=str(told["SystemTime"]),
-                rootless=any("rootless" in option for option in told.get("SecurityOptions") or ()),
-                gpus=_gpu_driver(told, devices),
-                cdi_devices=frozenset(devices),
-            )
+            moment = datetime.fromisoformat(told.system_time).timestamp()
+        return EngineInfo(
+            version=told.server_version,
+            time=moment,
+            rootless=any("rootless" in option for option in told.security_options or ()),
+            gpus=_gpu_driver(told, devices),
+            cdi_devices=frozenset(devices),
+        )
+
+    async def inspect(self, container: str, doing: str) -> schema.Inspected:
+        """Look a container up, by its id or name. Raises `EngineError`."""
+        return await self.ask(doing, "GET", f"containers/{container}/json", answer=schema.Inspected)
+
+    async def ask(
+        self,
+        doing: str,
+        method: str,
+        path: str,
+        *,
+        answer: type[T],
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> T:
+        """One whole answer, bounded and checked. Raises `EngineError`; `doing` as in `errors`."""
+        with self.errors(doing):
+            async with (
+                asyncio.timeout(_TIMEOUT.total),
+                self.stream(doing, method, path, body=body, params=params) as response,
+            ):
+                return msgspec.json.decode(await _whole(response), type=answer)
+
+    async def order(
+        self, doing: str, method: str, path: str, *, params: Mapping[str, str] | None = None
+    ) -> None:
+        """Have something done that is not answered. It may take as long as it likes. Raises `EngineError`."""
+        async with self.stream(doing, method, path, params=params):
+            pass
 
     @asynccontextmanager
     async def stream(
-        self, doing: str, method: str, path: str, **params: str
+        self,
+        doing: str,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer that comes little by little. Raises `EngineError`, inside too; `doing` as in `errors`.
 
-        aiodocker's own streams end without a word when the connection does, and some leave it open.
+        aiodocker, which makes the connections, would read an answer of any size and type.
         """
         with self.errors(doing):
-            version = "" if self.client.api_version == "auto" else f"/{self.client.api_version}"
-            url = URL(f"{self.client.docker_host}{version}/{path}")
+            url = URL(f"{self.client.docker_host}/{path}")
             timeout = aiohttp.ClientTimeout(sock_connect=_TIMEOUT.sock_connect)
-            async with self.client.session.request(method, url, params=params, timeout=timeout) as response:
-                if response.status != 200:
-                    told = await response.json()
-                    raise DockerError(response.status, str(told["message"]))
+            async with self.client.session.request(
+                method, url, params=params, json=body, timeout=timeout, allow_redirects=False
+            ) as response:
+                # 304: it was so already.
+                if response.status not in (200, 201, 204, 304):
+                    async with asyncio.timeout(_TIMEOUT.total):
+                        said = await _whole(response)
+                    raise self.refused(_message(said), response.status, doing)
                 try:
                     yield response
                 finally:
@@ -200,6 +247,23 @@ class Engine:
         """Give back its connections."""
         if self._client is not None:
             await self._client.close()
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """Raises `ValueError` when it does not end."""
+    data = bytearray()
+    async for piece in response.content.iter_any():
+        data += piece
+        if len(data) > ANSWER_LIMIT:
+            raise ValueError(f"it answers more than {ANSWER_LIMIT >> 20} MiB")
+    return bytes(data)
+
+
+def _message(said: bytes) -> str:
+    try:
+        return msgspec.json.decode(said, type=schema.Fault).message
+    except UNREADABLE:
+        return said.decode(errors="replace")
 
 
 async def demultiplexed(log: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -222,8 +286,8 @@ def _socket() -> Path:
     return own if own.exists() and not usual.exists() else usual
 
 
-def _gpu_driver(info: Mapping[str, Any], devices: set[str]) -> GpuDriver:
+def _gpu_driver(info: schema.Info, devices: set[str]) -> GpuDriver:
     """CDI where the engine knows NVIDIA's devices by it; else the nvidia driver, unless there is only CDI."""
     if any(device.startswith("nvidia.com/") for device in devices):
         return "cdi"
-    return "cdi" if "nvidia" not in (info.get("Runtimes") or ()) and info.get("CDISpecDirs") else "nvidia"
+    return "cdi" if "nvidia" not in (info.runtimes or ()) and info.cdi_spec_dirs else "nvidia"

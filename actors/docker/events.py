@@ -5,13 +5,12 @@ The stream may end without a word, with the engine or without it. Then it is ask
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Any
 
 import msgspec
 import structlog
 
 from actors.docker.engine import Engine, EngineError
+from actors.docker.schema import Event
 
 log = structlog.get_logger("docker")
 
@@ -33,7 +32,7 @@ class Events:
         engine: Engine,
         label: Callable[[], Awaitable[str]],
         resync: Callable[[], Awaitable[None]],
-        handle: Callable[[dict[str, Any]], None],
+        handle: Callable[[Event], None],
         away: Callable[[], None],
     ) -> None:
         self._engine = engine
@@ -62,20 +61,19 @@ class Events:
             await asyncio.sleep(pause)
             pause = min(RETRY_LAST, pause * 2)
 
-    async def _listen(self, label: str, since: str) -> None:
+    async def _listen(self, label: str, since: float) -> None:
         """Until the stream ends. Raises `EngineError`.
 
         The events are asked for from a moment on that is before the containers are listed, so that whatever
         is not in the list yet comes as an event.
         """
         filters = filter_of(label, type=["container"], event=["oom", "die", "destroy"])
-        moment = f"{datetime.fromisoformat(since).timestamp():.6f}"
         async with self._engine.stream(
-            "tell its events", "GET", "events", since=moment, filters=filters
+            "tell its events", "GET", "events", params={"since": f"{since:.6f}", "filters": filters}
         ) as events:
             await self._resync()
             async for line in events.content:
-                self._handle(msgspec.json.decode(line))
+                self._handle(msgspec.json.decode(line, type=Event))
 
 
 def filter_of(label: str, **more: list[str]) -> str:

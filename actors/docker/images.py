@@ -2,23 +2,26 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import structlog
-from aiodocker import DockerError
 
 from actors.docker.engine import Engine, EngineError
+from actors.docker.schema import Image, PullLine
 from actors.hub.progress import LOG_SECONDS, LOG_STEP, Progress, Speedometer, readable_size
 
 log = structlog.get_logger("docker")
+
+MOST_LAYERS = 1000
+"""Of an image; Docker's limit is 127."""
 
 
 async def image_id(engine: Engine, image: str) -> str | None:
     """What the image's name means at present; None if the engine has no such image. Raises `EngineError`."""
     try:
-        with engine.errors(f"look up the image {image}"):
-            return str((await engine.client.images.inspect(image))["Id"])
+        return (
+            await engine.ask(f"look up the image {image}", "GET", f"images/{image}/json", answer=Image)
+        ).id
     except EngineError as error:
         if error.status == 404:
             return None
@@ -32,10 +35,12 @@ async def ensure_image(engine: Engine, image: str, on_progress: Callable[[Progre
     log.info("pulling the image", image=image)
     layers = _Layers(image, on_progress)
     try:
-        with engine.errors("pull it"):
-            async with engine.stream("pull it", "POST", "images/create", **_reference(image)) as pulled:
-                async for line in pulled.content:
-                    layers.take(msgspec.json.decode(line))
+        async with engine.stream("pull it", "POST", "images/create", params=_reference(image)) as pulled:
+            async for line in pulled.content:
+                told = msgspec.json.decode(line, type=PullLine)
+                if told.error:
+                    raise engine.refused(told.error, 500, "pull it")
+                layers.take(told)
         found = await image_id(engine, image)
     except EngineError as error:
         message = (
@@ -71,14 +76,14 @@ class _Layers:
         """Bytes of all the layers that had to be downloaded."""
         return sum(self._totals.values())
 
-    def take(self, told: dict[str, Any]) -> None:
-        """One object of the stream. Raises `DockerError` for one that is the pull's end."""
-        if "error" in told:
-            raise DockerError(500, str(told["error"]))
-        layer, status = told.get("id", ""), told.get("status")
-        if status == "Downloading" and (detail := told.get("progressDetail")):
-            self._have[layer] = int(detail.get("current", 0))
-            self._totals[layer] = max(int(detail.get("total", 0)), self._have[layer])
+    def take(self, told: PullLine) -> None:
+        """One line of the stream. Raises `ValueError` for more layers than an image has."""
+        layer, status, detail = told.id, told.status, told.progress_detail
+        if status == "Downloading" and detail is not None:
+            self._have[layer] = detail.current
+            self._totals[layer] = max(detail.total, detail.current)
+            if len(self._have) > MOST_LAYERS:
+                raise ValueError("it tells of layers without end")
         elif status in ("Download complete", "Pull complete") and layer in self._totals:
             self._have[layer] = self._totals[layer]
         else:

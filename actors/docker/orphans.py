@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Collection
 
 import msgspec
-from aiodocker.containers import DockerContainer
 
+from actors.docker.schema import Listed
 from actors.docker.spec import DEVICES, DIGEST, MODEL
 
 WINDOW = 600.0
@@ -22,12 +22,12 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
     devices: frozenset[str]
 
     @classmethod
-    def of(cls, told: DockerContainer) -> "Orphan":
-        """One entry of GET /containers/json."""
-        labels = told["Labels"]
+    def of(cls, told: Listed) -> "Orphan":
+        """One that the engine lists."""
+        labels = told.labels or {}
         return cls(
-            id=told["Id"],
-            name=told["Names"][0].lstrip("/"),
+            id=told.id,
+            name=(told.names or (told.id,))[0].lstrip("/"),
             model=labels.get(MODEL, ""),
             digest=labels.get(DIGEST, ""),
             devices=frozenset(filter(None, labels.get(DEVICES, "").split(","))),

@@ -3,11 +3,11 @@
 import asyncio
 import re
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from actors.docker.engine import Engine, EngineError
+from actors.docker.schema import Inspected
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 
@@ -47,8 +47,7 @@ async def look_around(engine: Engine) -> Surroundings:
     if found is None:
         return Surroundings()
     try:
-        with engine.errors("look up the gateway's own container"):
-            told = await engine.client.containers.container(found[1]).show()
+        told = await engine.inspect(found[1], "look up the gateway's own container")
     except EngineError as error:
         if error.status == 404:  # of another engine
             return Surroundings()
@@ -56,16 +55,12 @@ async def look_around(engine: Engine) -> Surroundings:
     return surroundings_of(told)
 
 
-def surroundings_of(told: dict[str, Any]) -> Surroundings:
-    """What GET /containers/{id}/json tells of the gateway's container."""
-    networks = tuple((told.get("NetworkSettings") or {}).get("Networks") or ())
+def surroundings_of(told: Inspected) -> Surroundings:
+    """What the engine tells of the gateway's container."""
+    networks = tuple(told.network_settings.networks or ())
     return Surroundings(
-        name=str(told["Name"]).lstrip("/"),
+        name=told.name.lstrip("/"),
         # On the host's network it reaches published ports as a gateway outside does.
         networks=tuple(network for network in networks if network not in ("host", "none")),
-        mounts=tuple(
-            (str(mount["Destination"]), str(mount["Source"]))
-            for mount in told.get("Mounts") or ()
-            if mount.get("Source")
-        ),
+        mounts=tuple((mount.destination, mount.source) for mount in told.mounts or () if mount.source),
     )

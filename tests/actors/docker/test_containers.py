@@ -18,6 +18,7 @@ from aiodocker import Docker, DockerError
 from actors.backends.llama import answers
 from actors.docker.container import Container, address_of
 from actors.docker.engine import EngineError
+from actors.docker.schema import Inspected
 from actors.docker.spec import GATEWAY, ContainerSpec, Gpus, Mount, Published
 from actors.runtime import spawn
 from tests.actors.docker.conftest import ANY_PORT, open_containers
@@ -260,7 +261,8 @@ def abandoned(engine: EngineClient) -> Abandon:
 
 async def serves(engine: EngineClient, id_: str) -> None:
     """Wait until its server answers."""
-    await healthy(Container(id_, "", lambda _: None), address_of(engine.inspect(id_), None))
+    told = msgspec.convert(engine.inspect(id_), Inspected)
+    await healthy(Container(id_, "", lambda _: None), address_of(told.network_settings, None))
 
 
 async def test_one_that_is_just_alike_is_taken_over(

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from actors.docker.engine import EngineError
+from actors.docker.schema import Inspected
 from actors.docker.spec import ContainerSpec, Gpus, Mount, Published, gpus_of
 from actors.docker.surroundings import Surroundings, surroundings_of
 
@@ -91,7 +92,7 @@ TOLD = {
 
 
 def test_a_gateway_in_a_container() -> None:
-    found = surroundings_of(TOLD)
+    found = surroundings_of(msgspec.convert(TOLD, Inspected))
     assert (found.name, found.networks) == ("compose-gateway-1", ("compose_default", "bridge"))
     assert found.on_host(Path("/models/a/b.gguf")) == "/srv/models/a/b.gguf"
     assert found.on_host(Path("/models/hub/x")) == "/var/lib/docker/volumes/v/_data/x"
