@@ -10,6 +10,8 @@ MOST_NAMES = 262_144
 """Fields of all objects together."""
 MOST_VALUES = 2_097_152
 """Values: two thousand inputs of a thousand tokens each."""
+MOST_ESCAPES = 4_194_304
+"""Backslashes: four million Chinese characters, written in ASCII. Each is work twice, to read and to write."""
 MOST_LEVELS = 128
 """Objects and arrays in each other."""
 
@@ -32,7 +34,7 @@ class Bounds:
     """
 
     def __init__(self) -> None:
-        self._containers = self._names = self._values = self._open = 0
+        self._containers = self._names = self._values = self._open = self._escapes = 0
         self._brackets: list[bytes] = []
         self._escape = b""
         self._inside = 0
@@ -40,6 +42,7 @@ class Bounds:
 
     def feed(self, piece: bytes) -> None:
         """Count the next piece. Raises `BoundsError`."""
+        self._escapes += piece.count(b"\\")
         if self._escape or piece.endswith(b"\\"):
             piece = self._escape + piece
             # A backslash that escapes what comes with the next piece.
@@ -65,6 +68,8 @@ class Bounds:
             raise BoundsError(f"more than {MOST_NAMES} fields")
         if self._values > MOST_VALUES:
             raise BoundsError(f"more than {MOST_VALUES} values")
+        if self._escapes > MOST_ESCAPES:
+            raise BoundsError(f"more than {MOST_ESCAPES} escaped characters")
 
     def end(self) -> None:
         """All has come. Raises `BoundsError` if it is nested too deeply."""

@@ -265,7 +265,6 @@ MEANT: dict[str, tuple[str, Json]] = {
     "token ids": ("/v1/embeddings", {"input": IDS}),
     "a long history": ("/v1/chat/completions", {"messages": HISTORY}),
     "many tools": ("/api/chat", {"messages": [HELLO], "tools": TOOLS}),
-    "quotation marks": ("/v1/chat/completions", {"messages": [{**HELLO, "content": '"' * 29_000_000}]}),
     "words": ("/v1/messages", {"max_tokens": 5, "messages": [{**HELLO, "content": "wörter " * 8_000_000}]}),
 }
 
@@ -322,6 +321,7 @@ FLOODS = {
     "prompts": ("/v1/completions", b'{"model":"demo","prompt":[%b]}', b'"",'),
     "depth": ("/v1/completions", b'{"model":"demo","prompt":[%b]}', b"["),
     "names": ("/api/show", b'{"model":"demo","x":[%b]}', b"[],"),
+    "quotation marks": ("/api/chat", b'{"model":"demo","messages":[{"role":"user","content":"%b"}]}', rb"\""),
     "an agent's": ("/v1/agents/rag/search", b'{"query":"a","x":[%b]}', b"[],"),
 }
 
