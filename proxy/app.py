@@ -8,6 +8,7 @@ from aiohttp import web
 
 from proxy.agent_views import AgentViews
 from proxy.bodies import BODIES, Bodies
+from proxy.connections import OTHER_VERSION
 from proxy.endpoints import ENDPOINTS, PROBES, Endpoint, dialect_of
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
@@ -101,6 +102,8 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[EXCHANGE] = exchange
     origins = request.app[ORIGINS]
     try:
+        if OTHER_VERSION in request:
+            raise ApiError(505, "this is HTTP/1.1; HTTP/2 needs a proxy in front", code="bad_http")
         origins.admit(request)
         response = origins.preflight(request) or await handler(request)
         exchange.status = exchange.status or response.status

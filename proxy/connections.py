@@ -35,6 +35,9 @@ LINGER = 5.0
 READ_AHEAD = 64 * 1024
 """Bytes of a body that are read before anybody asks for them; twice as many at most."""
 
+OTHER_VERSION = web.RequestKey("other version", bool)
+"""Whether a request says to be of another HTTP than 1."""
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LOOKS = (0.01, 0.01, 0.03, 0.05, 0.1, 0.3, 0.5)
 """Seconds between looks at a connection whose client sends no more; then every one."""
@@ -88,6 +91,8 @@ class _Protocol(web.RequestHandler):
         has_begun = request is not None and request.writer.output_size > 0 and not self._messages
         if self.waits or has_begun or _TCP_INFO is None:
             return False
+        if not self._messages or (len(self._messages) == 1 and self._waiter is not None):
+            self.close()  # after the one request that is under way
         self._loop.call_later(LOOKS[0], self._look, 1)
         return True
 
@@ -191,13 +196,22 @@ class _Runner(web.AppRunner):
 
 
 def _make_request(make: Callable[..., web.BaseRequest], message: Any, *rest: Any) -> web.BaseRequest:
-    """A request whose `Expect` waits until somebody reads its body: aiohttp would answer it at once."""
-    if "Expect" not in message.headers:
-        return make(message, *rest)
-    headers = CIMultiDict(message.headers)
-    expected = headers.popall("Expect")
-    request = make(message._replace(headers=CIMultiDictProxy(headers)), *rest)
-    request[CONTINUES] = message.version >= HttpVersion11 and "100-continue" in map(str.lower, expected)
+    """A request that is answered in a version there is.
+
+    Its `Expect` waits until somebody reads its body: aiohttp would answer that at once.
+    """
+    state: dict[web.RequestKey[bool], bool] = {}
+    if message.version[0] != 1:
+        message = message._replace(version=HttpVersion11, should_close=True)
+        state[OTHER_VERSION] = True
+    if "Expect" in message.headers:
+        headers = CIMultiDict(message.headers)
+        expected = map(str.lower, headers.popall("Expect"))
+        message = message._replace(headers=CIMultiDictProxy(headers))
+        state[CONTINUES] = message.version >= HttpVersion11 and "100-continue" in expected
+    request = make(message, *rest)
+    for key, value in state.items():
+        request[key] = value
     return request
 
 

@@ -1,21 +1,21 @@
 """How much a JSON text holds and how deep it is, before anything decodes it. Pure.
 
 A decoder works in one go, and holds the event loop meanwhile. What it needs for that does not depend on the
-bytes of a text but on the objects, names and values in it.
+bytes of a text but on the objects, texts and values in it.
 """
 
 MOST_CONTAINERS = 32_768
 """Objects and arrays in one text: 5,000 messages with their parts and calls, and some hundred tools."""
-MOST_NAMES = 262_144
-"""Fields of all objects together."""
-MOST_VALUES = 2_097_152
-"""Values: two thousand inputs of a thousand tokens each."""
+MOST_STRINGS = 131_072
+"""Texts and names of fields."""
+MOST_VALUES = 1_048_576
+"""Values: two thousand inputs of five hundred tokens each."""
 MOST_ESCAPES = 4_194_304
-"""Backslashes: four million Chinese characters, written in ASCII. Each is work twice, to read and to write."""
+"""Backslashes: four million Chinese characters, in ASCII. Each is work twice, to read and to write."""
 MOST_LEVELS = 128
 """Objects and arrays in each other."""
 
-_STRUCTURE = b'"[]{},:'
+_STRUCTURE = b'"[]{},'
 _REST = bytes(set(range(256)) - set(_STRUCTURE))
 
 
@@ -34,7 +34,7 @@ class Bounds:
     """
 
     def __init__(self) -> None:
-        self._containers = self._names = self._values = self._open = self._escapes = 0
+        self._containers = self._quotes = self._values = self._open = self._escapes = 0
         self._brackets: list[bytes] = []
         self._escape = b""
         self._inside = 0
@@ -53,19 +53,19 @@ class Bounds:
         parts = skeleton.split(b'"')
         outside = b"".join(parts[self._inside :: 2])
         self._inside ^= (len(parts) - 1) % 2
-        brackets = outside.translate(None, b",:")
+        brackets = outside.translate(None, b",")
         self._brackets.append(brackets)
         opened = brackets.count(b"[") + brackets.count(b"{")
         self._containers += opened
         self._open += 2 * opened - len(brackets)
-        self._names += outside.count(b":")
+        self._quotes += len(parts) - 1
         self._values += outside.count(b",")
         if self._open > MOST_LEVELS:
             raise _too_deep()
         if self._containers > MOST_CONTAINERS:
             raise BoundsError(f"more than {MOST_CONTAINERS} objects and arrays")
-        if self._names > MOST_NAMES:
-            raise BoundsError(f"more than {MOST_NAMES} fields")
+        if self._quotes > 2 * MOST_STRINGS:
+            raise BoundsError(f"more than {MOST_STRINGS} texts and names of fields")
         if self._values > MOST_VALUES:
             raise BoundsError(f"more than {MOST_VALUES} values")
         if self._escapes > MOST_ESCAPES:

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -21,6 +22,7 @@ from agents.host import AgentHost
 from agents.pipeline import Run
 from proxy import answers, translated
 from proxy.asking import Asker
+from proxy.bodies import breathe
 from proxy.catalog import Catalog
 from proxy.codecs import Codec
 from proxy.endpoints import Endpoint
@@ -28,6 +30,7 @@ from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.translate.codec import Decoder
 from proxy.translate.failures import to_api_error
+from proxy.translate.wire import FieldError, decode
 from proxy.translated import AnswerOverError, Translation
 from proxy.upstream_connection import UpstreamResponse
 from proxy.waiting import Waiting
@@ -213,13 +216,17 @@ async def guard_body(host: AgentHost, model: str, body: bytes, request_id: str) 
         return text
 
     try:
-        fields = msgspec.json.decode(body)
+        fields = decode(body, dict[str, Any])
         kept = {"model": fields.pop("model", None)}
         clean_value(fields, collect)
+        await breathe(body)
         passed = iter(await host.guard_texts(model, texts, request_id=request_id))
+        await breathe(body)
         return msgspec.json.encode(kept | clean_value(fields, lambda _: next(passed)))
     except AgentError as error:
         raise of_agent(error) from None
+    except FieldError as error:
+        raise translated.unmeant(error) from None
     except RecursionError:
         raise ApiError(400, "the body is nested too deeply") from None
 

@@ -1,9 +1,12 @@
-"""Seeded mutations of requests, and of what the readers read."""
+"""Seeded mutations of requests."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.attack import fuzz_requests
+
 
 def attack(folder: Path, seed: int, seconds: float) -> Iterator[str]:
-    """Both."""
-    yield from ()
+    """Send them for so long."""
+    (folder / "fuzz").mkdir()
+    yield from fuzz_requests.attack(folder / "fuzz", seed, seconds)

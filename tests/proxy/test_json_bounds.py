@@ -22,10 +22,10 @@ def containers(value: Any) -> int:
     return 1 + sum(map(containers, value)) if isinstance(value, list) else 0
 
 
-def names(value: Any) -> int:
+def strings(value: Any) -> int:
     if isinstance(value, dict):
-        return len(value) + sum(map(names, value.values()))
-    return sum(map(names, value)) if isinstance(value, list) else 0
+        return len(value) + sum(map(strings, value.values()))
+    return sum(map(strings, value)) if isinstance(value, list) else isinstance(value, str)
 
 
 @given(VALUES, st.integers(1, 9), st.booleans())
@@ -35,7 +35,7 @@ def test_strings_are_left_out_wherever_the_text_is_cut(value: Any, size: int, as
     for start in range(0, len(text), size):
         bounds.feed(text[start : start + size])
     bounds.end()
-    assert (bounds._containers, bounds._names) == (containers(value), names(value))
+    assert (bounds._containers, bounds._quotes) == (containers(value), 2 * strings(value))
 
 
 def measure(text: bytes) -> None:
@@ -49,7 +49,9 @@ def test_what_is_too_much() -> None:
     with pytest.raises(BoundsError, match="objects and arrays"):
         measure(b"[" + b"{}," * MOST_CONTAINERS + b"{}]")
     with pytest.raises(BoundsError, match="fields"):
-        measure(b"{" + b'"a":1,' * (json_bounds.MOST_NAMES + 1) + b"}")
+        measure(b"{" + b'"a":1,' * (json_bounds.MOST_STRINGS + 1) + b"}")
+    with pytest.raises(BoundsError, match="texts"):
+        measure(b"[" + b'"",' * json_bounds.MOST_STRINGS + b'"a"]')
     with pytest.raises(BoundsError, match="values"):
         measure(b"[" + b"1," * (json_bounds.MOST_VALUES + 1) + b"1]")
 
