@@ -9,7 +9,8 @@ import aiohttp
 from actors.backends import Backend
 from actors.backends.command import runs_in_container
 from actors.backends.docker import DockerBackend
-from actors.backends.llama import Shared, answers
+from actors.backends.health import answers
+from actors.backends.llama import Shared
 from actors.backends.ollama import OllamaBackend
 from actors.backends.ports import PortBook
 from actors.backends.prediction import Predictor

@@ -6,7 +6,6 @@ still itself. So a server is given up only when nothing has come on any of its s
 checks in a row were not answered, for `PATIENCE` seconds in all.
 """
 
-import asyncio
 import math
 import time
 from typing import Protocol
@@ -118,12 +117,7 @@ class Watch:
         """Ask once. True also if the gateway itself stood still meanwhile."""
         self._asked_at = began = time.monotonic()
         limit = ANSWER * self._scale
-        try:
-            async with asyncio.timeout(limit):
-                answers = await self._server.is_alive()
-        except TimeoutError:
-            answers = False
-        if answers or self._stood_still(began + limit):
+        if await self._server.is_alive(limit) or self._stood_still(began + limit):
             self._misses = 0
             return True
         if not self._misses:

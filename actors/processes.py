@@ -5,12 +5,15 @@ it inherits: its parent, or a mark in its environment. Each child adopts the orp
 (Linux), so ancestry holds while it lives; the mark holds after its end.
 """
 
+import asyncio
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
 import psutil
 
@@ -19,8 +22,40 @@ OWNER = "LLAMA_SMART_PROXY_OWNER"
 START = "LLAMA_SMART_PROXY_START"
 """Environment variable that marks a child, and all that it starts, with this one start."""
 
+LOOK_LIMIT = 5.0
+"""Seconds for a look at processes. One that hangs in a driver may make who reads its /proc hang too."""
+
+T = TypeVar("T")
+
 _leaders: dict[str, int] = {}
 """The pids of the children that run, by the marks of their starts."""
+
+
+async def off_loop(look: Callable[[], T], otherwise: T) -> T:
+    """What `look` returns, or `otherwise` after `LOOK_LIMIT`.
+
+    Not in the loop's pool of threads: a model must be ended although others keep that busy, and a look that
+    hangs must neither take a place there nor hold up the gateway's exit.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def tell(found: T) -> None:
+        if not answer.done():
+            answer.set_result(found)
+
+    def run() -> None:
+        found = otherwise
+        with suppress(psutil.Error, OSError):
+            found = look()
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, found)
+
+    Thread(target=run, name="look at processes", daemon=True).start()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_LIMIT):
+            return await answer
+    return otherwise
 
 
 @functools.cache

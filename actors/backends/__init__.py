@@ -3,7 +3,9 @@
 * `process`     a llama.cpp server as a child process: a `llama-server` binary, or
 * `embedded`    the same server from the `xllamacpp` package, run as `python -m actors.backends.embedded`
 * `docker`      the same server in a container, by `actors.docker`
-* `llama`       what these have in common: files, flags, log, health, keys; `ports` that they listen on
+* `llama`       what these have in common: files, flags, memory; `ports` that they listen on
+* `health`      whether a server is healthy, and asks for its key
+* `server_log`  its lines in the gateway's log, and in words for clients
 * `sockets`     whose a port is, as Linux tells
 * `command`     which of them, with which flags, and its version
 * `prediction`  what the model will take, by its header, its settings, and earlier loads
@@ -72,8 +74,8 @@ class ModelServer(Protocol):
     async def is_healthy(self) -> bool:
         """Whether its health check answers 200."""
 
-    async def is_alive(self) -> bool:
-        """Whether its health check answers anything. One that is not ours to end always is."""
+    async def is_alive(self, timeout: float) -> bool:
+        """Whether its health check answers anything in so many seconds. One not ours to end always is."""
 
     async def processor_seconds(self) -> float:
         """The processor time that it has used; 0 where that is not known."""

@@ -22,6 +22,7 @@ from actors.processes import (
     forget,
     is_running,
     of_start,
+    off_loop,
     owner_mark,
     reap,
     register,
@@ -130,7 +131,7 @@ class Child:
 
     async def stop(self, grace: float) -> None:
         """TERM it and all that it started, and KILL what is left after `grace` seconds."""
-        family = await asyncio.to_thread(self.family)
+        family = await off_loop(self.family, list(self._known.values()))
         self._signal(signal.SIGTERM, family)
         self._signal(signal.SIGCONT, family)  # one that is stopped would not hear of it
         deadline = time.monotonic() + grace
@@ -139,7 +140,8 @@ class Child:
             await self._until_gone(family, min(deadline, time.monotonic() + LINGER))
         self._signal(signal.SIGKILL, family)
         deadline = time.monotonic() + LAST_WAIT
-        while family := await asyncio.to_thread(self.family):  # something may have been forked meanwhile
+        nobody: list[psutil.Process] = []
+        while family := await off_loop(self.family, nobody):  # something may have been forked meanwhile
             self._signal(signal.SIGKILL, family)
             await self._until_gone(family, deadline)
             if time.monotonic() >= deadline:

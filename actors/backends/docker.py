@@ -14,7 +14,8 @@ import structlog
 from actors.backends import StartError
 from actors.backends.command import NO_UI, command_words, given_key
 from actors.backends.devices import Reach, image_key
-from actors.backends.llama import LlamaBackend, LlamaServer, ServerLog, Shared, explain_end, in_words
+from actors.backends.llama import LlamaBackend, LlamaServer, Shared, in_words
+from actors.backends.server_log import ServerLog, explain_end
 from actors.config import Model, ServerPool
 from actors.docker.container import Container
 from actors.docker.containers import Containers

@@ -1,12 +1,11 @@
 """What every llama.cpp server has in common, wherever it runs: files, memory, flags, log and health."""
 
 import asyncio
-import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
@@ -16,9 +15,11 @@ from actors.backends import StartError
 from actors.backends.children import Child
 from actors.backends.command import python_path, server_flags
 from actors.backends.devices import Reach
-from actors.backends.llama_log import BufferLog, is_host, out_of_memory
+from actors.backends.health import answers, ask_for_key, health
+from actors.backends.llama_log import is_host
 from actors.backends.ports import PortBook
 from actors.backends.prediction import Appraisal, Predictor
+from actors.backends.server_log import ServerLog
 from actors.calibration import Surcharge
 from actors.config import BUILTIN, Config, Model
 from actors.demand import Demand
@@ -34,101 +35,10 @@ from actors.memory.predict import Prediction
 from actors.memory.projector import TOKEN_LIMIT
 from actors.messages import Endpoint, Figures
 from actors.placement import Placement
-from actors.processes import processor_seconds
+from actors.processes import off_loop, processor_seconds
 from actors.runtime import spawn
 
 log = structlog.get_logger("model")
-
-_BAD_NEWS = re.compile(
-    r"\b(error|failed|failure|unable|cannot|could ?n.t|invalid|exception|abort|assert|out of memory|not)\b",
-    re.I,
-)
-_DENIED = (401, 403)
-_SEVERE = re.compile(r"^(?:[\d.]+ )?[WE]\s|\b(?:error|failed)\b", re.IGNORECASE)
-_ERROR = re.compile(r"^(?:[\d.]+ )?E\s|\b(?:error|failed)\b", re.IGNORECASE)
-"""While it serves, llama-server warns about ordinary things with every request."""
-
-
-BURST = 2000
-"""Lines that a server may write into the gateway's log at once: it tells much while it loads."""
-RATE = 100.0
-"""Lines a second after that."""
-REPORT_PAUSE = 10.0
-"""Seconds after which it is said how many lines were left out."""
-LOOKED_AT = 500
-"""Characters of a line in which its severity shows."""
-
-
-class _Budget:
-    """So many lines at once, and so many a second."""
-
-    def __init__(self) -> None:
-        self._left = float(BURST)
-        self._at = time.monotonic()
-
-    def allows(self) -> bool:
-        """Whether one more may go."""
-        if self._left < 1:
-            now = time.monotonic()
-            self._left = min(BURST, self._left + (now - self._at) * RATE)
-            self._at = now
-            if self._left < 1:
-                return False
-        self._left -= 1
-        return True
-
-
-class ServerLog:
-    """A server's lines on their way into the gateway's log, and the sizes of its buffers among them.
-
-    Of a flood only some lines a second get there, severe ones and others counted apart; how many were left
-    out is said.
-    """
-
-    def __init__(self, model: str, epoch: int) -> None:
-        self._log = log.bind(model=model, epoch=epoch, source="model server")
-        self._buffers = BufferLog()
-        self._loading = True
-        self._severe, self._ordinary = _Budget(), _Budget()
-        self._left_out = 0
-        self._report: asyncio.TimerHandle | None = None
-
-    def take(self, line: str) -> None:
-        """One line."""
-        severe = (_SEVERE if self._loading else _ERROR).search(line, 0, LOOKED_AT) is not None
-        if not (self._severe if severe else self._ordinary).allows():
-            self._leave_out()
-        elif severe:
-            self._log.warning("server log", line=line)
-        elif self._loading:
-            self._log.info("server log", line=line)
-        else:
-            self._log.debug("server log", line=line)
-        if self._loading:
-            self._buffers.feed(line)
-
-    def _leave_out(self) -> None:
-        self._left_out += 1
-        if self._report is None:
-            self._report = asyncio.get_running_loop().call_later(REPORT_PAUSE, self._say_left_out)
-
-    def _say_left_out(self) -> None:
-        self._log.warning("server log left out", lines=self._left_out, seconds=REPORT_PAUSE)
-        self._left_out, self._report = 0, None
-
-    def loaded(self) -> None:
-        """Loading is over: from now on it is interesting only when something is wrong."""
-        self._loading = False
-
-    @property
-    def buffers(self) -> Mapping[str, Mapping[str, int]]:
-        """Bytes by device and kind, as it told while it loaded."""
-        return self._buffers.sizes
-
-    @property
-    def uses_no_gpu(self) -> bool:
-        """Whether it told that nothing of the model is on a GPU."""
-        return self._buffers.uses_no_gpu
 
 
 class LlamaServer:
@@ -206,59 +116,17 @@ class LlamaServer:
                 pass
         return True
 
-    async def is_alive(self) -> bool:
-        """Whether GET /health answers anything."""
-        return await health(self._session, self.endpoint.host, self.endpoint.port) is not None
+    async def is_alive(self, timeout: float) -> bool:
+        """Whether GET /health answers anything in so many seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await health(self._session, self.endpoint.host, self.endpoint.port) is not None
+        except TimeoutError:
+            return False
 
     async def processor_seconds(self) -> float:
         """Of its process and all that this started; 0 where they are not of this machine."""
-        return await asyncio.to_thread(processor_seconds, self.process) if self.process else 0.0
-
-
-async def answers(session: aiohttp.ClientSession, host: str, port: int) -> bool:
-    """Whether GET /health answers 200 there."""
-    return await health(session, host, port) == 200
-
-
-async def health(session: aiohttp.ClientSession, host: str, port: int) -> int | None:
-    """The status of GET /health there; None if it does not answer."""
-    return await _status(session, host, port, "/health", {})
-
-
-async def ask_for_key(
-    session: aiohttp.ClientSession, endpoint: Endpoint
-) -> Literal["needed", "ignored", "refused"]:
-    """What a server makes of the endpoint's key. The health check and the names of models need none."""
-    if endpoint.key is None:
-        return "ignored"
-    host, port = endpoint.host, endpoint.port
-    if await _status(session, host, port, "/props", {}) not in _DENIED:
-        return "ignored"
-    headers = {"Authorization": f"Bearer {endpoint.key.secret}"}
-    return "refused" if await _status(session, host, port, "/props", headers) in _DENIED else "needed"
-
-
-async def _status(
-    session: aiohttp.ClientSession, host: str, port: int, path: str, headers: dict[str, str]
-) -> int | None:
-    address = f"[{host}]" if ":" in host else host
-    try:
-        async with session.get(f"http://{address}:{port}{path}", headers=headers) as response:
-            return response.status
-    except (aiohttp.ClientError, TimeoutError):
-        return None
-
-
-def explain_end(how: str, when: str, tail: Sequence[str]) -> Failure:
-    """Why a server ended, with the log lines that look like its cause. `how` is said of the server."""
-    cause = [line[:LOOKED_AT] for line in tail if _BAD_NEWS.search(line)][-3:]
-    said = f"; its log says: {' / '.join(cause)}" if cause else ""
-    message = f"the model server {how} {when}{said}"
-    last = tuple(tail)[-20:]
-    if out_of_memory(tail) is None:
-        return Failure(message=message, log_tail=last)
-    # What was asked for and could not be had is told, but not how much of it was lacking.
-    return Failure(message=f"out of memory: {message}", log_tail=last, kind="out_of_memory")
+        return await off_loop(partial(processor_seconds, self.process), 0.0) if self.process else 0.0
 
 
 class Shared(NamedTuple):

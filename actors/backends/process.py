@@ -14,16 +14,10 @@ from actors.backends.children import Child
 from actors.backends.command import EMBEDDED, NO_UI, build_of, find_command, given_key, python_path
 from actors.backends.devices import Key, Reach, key_of, reach_of, used_no_gpu
 from actors.backends.dry_run import dry_run
-from actors.backends.llama import (
-    LlamaBackend,
-    LlamaServer,
-    ServerLog,
-    Shared,
-    ask_for_key,
-    explain_end,
-    in_words,
-)
+from actors.backends.health import ask_for_key
+from actors.backends.llama import LlamaBackend, LlamaServer, Shared, in_words
 from actors.backends.ports import PortBook
+from actors.backends.server_log import ServerLog, explain_end
 from actors.backends.sockets import Owner, listening, shareable, whose
 from actors.config import Model
 from actors.errors import ConfigError, Failure
@@ -32,6 +26,7 @@ from actors.hub.progress import readable_size
 from actors.memory.predict import Prediction
 from actors.messages import KEY_VARIABLE, ApiKey, Endpoint
 from actors.placement import Placement
+from actors.processes import off_loop
 from actors.runtime import spawn
 from actors.settings.masking import mask_text
 
@@ -91,7 +86,7 @@ class ProcessServer(LlamaServer):
 
         A wrapper may have it started by somebody else: an engine, or another user.
         """
-        self._owner = await asyncio.to_thread(self._whose)
+        self._owner = await off_loop(self._whose, self._owner)
         asks = await ask_for_key(self._session, self.endpoint)
         foreign = {
             "ours": False,
@@ -108,10 +103,10 @@ class ProcessServer(LlamaServer):
             self.endpoint = msgspec.structs.replace(self.endpoint, sockets=self._sockets)
         return True
 
-    async def is_alive(self) -> bool:
+    async def is_alive(self, timeout: float) -> bool:
         """Whether it answers its health check; and see that nobody else listens at its port meanwhile."""
-        alive = await super().is_alive()
-        owner = await asyncio.to_thread(self._whose)
+        alive = await super().is_alive(timeout)
+        owner = await off_loop(self._whose, self._owner)
         self._lost = owner == "shared" or (owner == "others" and self._owner != owner)
         return alive
 

@@ -128,7 +128,7 @@ class OllamaServer:
             self._is_gone(f"{self._named} says that it has loaded it, and does not list it")
         return self._running is not None and not self.exited
 
-    async def is_alive(self) -> bool:
+    async def is_alive(self, timeout: float) -> bool:
         """The daemon's watcher looks after it, and reports; nobody ends it."""
         return True
 

@@ -56,10 +56,10 @@ class FakeServer:
         except TimeoutError:
             pass
 
-    async def is_alive(self) -> bool:
+    async def is_alive(self, timeout: float) -> bool:
         if self.hangs:
-            await asyncio.Event().wait()
-        return True
+            await asyncio.sleep(timeout)
+        return not self.hangs
 
     async def processor_seconds(self) -> float:
         return self.used

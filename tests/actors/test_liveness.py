@@ -40,10 +40,10 @@ class Server(FakeServer):
         self.asked = 0
         self.was_asked = asyncio.Event()
 
-    async def is_alive(self) -> bool:
+    async def is_alive(self, timeout: float) -> bool:
         self.asked += 1
         self.was_asked.set()
-        return await super().is_alive()
+        return await super().is_alive(timeout)
 
     async def processor_seconds(self) -> float:
         return time.monotonic() * self.rate
@@ -71,7 +71,7 @@ async def test_one_that_hangs_is_found_while_it_is_asked_and_while_it_is_idle() 
 
 async def test_one_that_takes_no_connections_is_found_although_it_says_so_at_once() -> None:
     class Refuses(Server):
-        async def is_alive(self) -> bool:
+        async def is_alive(self, timeout: float) -> bool:
             self.asked += 1
             return False
 

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -13,7 +15,15 @@ import pytest
 
 from actors.backends.children import Child
 from actors.lines import LINE_LIMIT
-from actors.processes import OWNER, is_running, leader_of, owner_mark, sweep_orphans
+from actors.processes import (
+    LOOK_LIMIT,
+    OWNER,
+    is_running,
+    leader_of,
+    off_loop,
+    owner_mark,
+    sweep_orphans,
+)
 from actors.runtime import spawn
 
 IGNORES_TERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); "
@@ -213,3 +223,11 @@ def test_the_sweep_leaves_those_in_containers_alone() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+async def test_a_look_that_hangs_holds_nobody_up() -> None:
+    hangs, began = threading.Event(), time.monotonic()
+    assert await off_loop(hangs.wait, otherwise=False) is False
+    assert time.monotonic() - began < LOOK_LIMIT + 5
+    hangs.set()
+    assert await off_loop(lambda: 7, otherwise=0) == 7

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from actors.backends.llama import explain_end
 from actors.backends.llama_log import Breakdown, BufferLog, OutOfMemory, out_of_memory, parse_breakdown
+from actors.backends.server_log import explain_end
 from actors.lines import LINE_LIMIT
 
 MIB = 1 << 20

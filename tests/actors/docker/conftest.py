@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from blockbuster import blockbuster_ctx
 
-from actors.backends.llama import answers
+from actors.backends.health import answers
 from actors.demo import demo_path, write_demo
 from actors.docker.containers import Containers
 from actors.docker.engine import Engine

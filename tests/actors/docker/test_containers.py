@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from aiodocker import Docker, DockerError
 
-from actors.backends.llama import answers
+from actors.backends.health import answers
 from actors.docker.container import Container, address_of
 from actors.docker.engine import EngineError
 from actors.docker.schema import Inspected

@@ -1,0 +1,43 @@
+"""What a model server says to questions of the gateway's own: whether it is healthy, and whose it is."""
+
+from typing import Literal
+
+import aiohttp
+
+from actors.messages import Endpoint
+
+_DENIED = (401, 403)
+
+
+async def answers(session: aiohttp.ClientSession, host: str, port: int) -> bool:
+    """Whether GET /health answers 200 there."""
+    return await health(session, host, port) == 200
+
+
+async def health(session: aiohttp.ClientSession, host: str, port: int) -> int | None:
+    """The status of GET /health there; None if it does not answer."""
+    return await _status(session, host, port, "/health", {})
+
+
+async def ask_for_key(
+    session: aiohttp.ClientSession, endpoint: Endpoint
+) -> Literal["needed", "ignored", "refused"]:
+    """What a server makes of the endpoint's key. The health check and the names of models need none."""
+    if endpoint.key is None:
+        return "ignored"
+    host, port = endpoint.host, endpoint.port
+    if await _status(session, host, port, "/props", {}) not in _DENIED:
+        return "ignored"
+    headers = {"Authorization": f"Bearer {endpoint.key.secret}"}
+    return "refused" if await _status(session, host, port, "/props", headers) in _DENIED else "needed"
+
+
+async def _status(
+    session: aiohttp.ClientSession, host: str, port: int, path: str, headers: dict[str, str]
+) -> int | None:
+    address = f"[{host}]" if ":" in host else host
+    try:
+        async with session.get(f"http://{address}:{port}{path}", headers=headers) as response:
+            return response.status
+    except (aiohttp.ClientError, TimeoutError):
+        return None
