@@ -82,7 +82,10 @@ Decision = Seat | MakeRoom | Wait | Refuse
 class Allocator:
     """Decides for one wanted model after the other, the oldest first, on the state of one moment."""
 
-    def __init__(self, policy: Policy, ledger: Ledger, models: Iterable[Model], now: float) -> None:
+    def __init__(
+        self, policy: Policy, ledger: Ledger, models: Iterable[Model], now: float, moves: str | None = None
+    ) -> None:
+        """`moves`: a model that is not among the others, and whose memory will be free."""
         self._policy = policy
         self._ledger = ledger
         self._now = now
@@ -95,6 +98,9 @@ class Allocator:
         leaving = [model for model in self._running if model.life.state in (State.STOPPING, State.DRAINING)]
         # What is free now, and what will be when all who are leaving have left.
         self._rooms = ledger.rooms()
+        self._moves = frozenset([moves] if moves is not None else [])
+        if moves is not None:
+            _add(self._rooms, ledger.frees(moves))
         self._free = size - len(self._running)
         self._later = dict(self._rooms)
         _add(self._later, ledger.returns())
@@ -213,7 +219,8 @@ class Allocator:
         return self._placing and not (model.demand is not None and model.demand.elsewhere)
 
     def _host_fits(self, option: Option, gone: Collection[str] = ()) -> bool:
-        if not self._claimed_host and self._ledger.holdings.keys() <= set(gone):
+        gone = self._moves.union(gone)
+        if not self._claimed_host and self._ledger.holdings.keys() <= gone:
             return True  # it has the host for itself, whatever it takes
         room = self._ledger.host_room(gone) - self._claimed_host
         # What is larger than the whole memory runs from the disk, whoever makes room.

@@ -10,6 +10,7 @@ Every event ends in one idempotent reconciliation over the whole state, in this 
 4. Models that somebody waits for and whose files are there get a place, the oldest waiter's first: see
    `actors.allocator`, which also says who makes room for it.
 5. Drained models, models idle for `idle_timeout`, and on shut down all of them, are stopped.
+6. When nobody waits, idle models that run worse than they could are loaded again where there is room by now.
 """
 
 import math
@@ -60,6 +61,7 @@ from actors.messages import (
     Unusable,
 )
 from actors.placement import Placement
+from actors.promotion import SETTLED, due, is_better, is_stuck
 from actors.roster import Model, ModelSpec, ModelStatus, Outlook, Policy, Roster, Ticket
 from actors.waiting import Waiting
 
@@ -94,6 +96,7 @@ class Planner:
         self._effects: list[Effect] = []
         self._look_again = math.inf
         self._asked_at = -math.inf
+        self._promote_at = math.inf
         self._last_exit = -math.inf
         self._closing_at: float | None = None
         self._finished = False
@@ -257,23 +260,11 @@ class Planner:
             ready = holding.ready_at is not None and holding.ready_at < event.asked_at
             if ready and holding.placement.shares:
                 self._measure(model, holding)
-        blocked = any(model.queue and model.life.state is State.FETCHED for model in self._models)
+        blocked = any(
+            model.life.state is State.FETCHED and (model.queue or model.moving) for model in self._models
+        )
         if blocked and now - self._last_exit < LAG + 1.0:
             self._effects.append(Look(0.1))
-        self._promote(now)
-
-    def _promote(self, now: float) -> None:
-        """Stop an idle model that is on the host only because no GPU had room, when one has."""
-        if self._closing_at is not None or self._waiting:
-            return
-        for model in self._models:
-            holding = self.ledger.holdings.get(model.spec.name)
-            idle = model.life.state is State.READY and not model.holders
-            if holding is None or model.demand is None or not idle or holding.placement.option.how == "whole":
-                continue
-            decision = self.plan(model.spec.name, None, now)
-            if isinstance(decision, Seat) and decision.placement.option.how == "whole":
-                self._halt(model, f"{self.ledger.where(decision.placement.shares)} has room for it now", now)
 
     def _measure(self, model: Model, holding: Holding, *, ended: bool = False) -> None:
         """Tell what the load took, to learn from."""
@@ -334,6 +325,7 @@ class Planner:
         else:
             self._place_wanted(now)
             self._stop_unwanted(now)
+            self._promote(now)
 
     def _resume(self) -> None:
         """A model that drains for one that nobody waits for any more goes on."""
@@ -378,14 +370,14 @@ class Planner:
         for model in self._models:
             state = model.life.state
             if state in (State.FETCHING, State.FETCHED, State.STARTING):
-                if model.queue:
+                if model.queue or (model.moving and state is not State.STARTING and self._closing_at is None):
                     model.unwanted_since = None
                 elif state is State.FETCHED:
                     model.life.move(Move.STOP)
                 elif model.unwanted_since is None:
                     model.unwanted_since = now
             elif (
-                model.queue
+                (model.queue or model.moving)
                 and self._closing_at is None
                 and (state is State.STOPPED or (state is State.FAILED and model.retry_at <= now))
             ):
@@ -417,12 +409,17 @@ class Planner:
     def _place_wanted(self, now: float) -> None:
         self._look_again = math.inf
         wanted = self._wanted(now)
+        if not self._waiting:
+            moving = [model for model in self._models if model.moving]
+            wanted = [(model, now) for model in moving if model.life.state is State.FETCHED]
         if not wanted or self._awaits_sample(wanted, now):
             return
         allocator = Allocator(self._policy, self.ledger, self._models, now)
         for model, since in wanted[:LOOKAHEAD]:
             decision = allocator.decide(model, since)
             model.outlook = _in_words(decision)
+            if not isinstance(decision, Seat) and self._gives_up_move(model, decision, now):
+                continue
             match decision:
                 case Seat(placement=placement):
                     self._start(model, placement, now)
@@ -433,6 +430,54 @@ class Planner:
                 case Wait(until=until):
                     sampled_again = now + FRESH if self._policy.measures_first else math.inf
                     self._look_again = min(self._look_again, until, sampled_again)
+
+    def _gives_up_move(self, model: Model, decision: Decision, now: float) -> bool:
+        """Nobody makes room for a model that is only moved, and it waits for no more than its own memory."""
+        if model.queue:
+            return False
+        if not isinstance(decision, Wait) or now - self._last_exit > LAG:
+            model.moving = False
+            model.life.move(Move.STOP)
+        return True
+
+    def _promote(self, now: float) -> None:
+        """Load idle models again that have a better place now: see `actors.promotion`."""
+        self._promote_at = math.inf
+        if self._waiting or self._closing_at is not None:
+            return
+        for name, holding in self.ledger.holdings.items():
+            model = self._models.named[name]
+            if not is_stuck(model, holding):
+                model.better_since = math.inf
+                continue
+            at = due(model)
+            if self._idle_until(model) <= max(at, now) + model.mean_load:
+                continue  # by then it would be stopped
+            if at > now:
+                self._promote_at = min(self._promote_at, at)
+            elif self.ledger.sampled_at < at:
+                if model.compared_at < at:
+                    model.compared_at = at  # asked for once
+                    self._effects.append(Look(0.0))
+            elif self.ledger.sampled_at > model.compared_at:
+                model.compared_at = self.ledger.sampled_at
+                self._compare(model, holding, now)
+
+    def _compare(self, model: Model, holding: Holding, now: float) -> None:
+        assert model.demand is not None
+        sampled_at = self.ledger.sampled_at
+        decision = self._probe(model, None, now, moves=model.spec.name)
+        if not isinstance(decision, Seat) or not is_better(
+            model.demand, holding.placement, decision.placement
+        ):
+            model.better_since = math.inf
+        elif sampled_at - model.better_since >= SETTLED:
+            model.moving = True
+            where = self.ledger.where(decision.placement.shares)
+            self._halt(model, f"{where} has room for it now: {decision.placement.why}", now)
+        elif model.better_since == math.inf:
+            model.better_since = sampled_at
+            self._effects.append(Look(SETTLED))
 
     def _awaits_sample(self, wanted: Iterable[tuple[Model, float]], now: float) -> bool:
         """Whether the memory is to be measured before anybody gets a place; has that done."""
@@ -557,26 +602,30 @@ class Planner:
 
     def next_wake(self, now: float) -> float:
         """When the next `Tick` is due although nothing happens; infinity for never."""
-        due = [self._look_again, self._waiting.next_deadline()]
+        times = [self._look_again, self._promote_at, self._waiting.next_deadline()]
         if self._closing_at is not None:
-            due.append(self._closing_at)
+            times.append(self._closing_at)
         for model in self._models:
             if model.queue:
-                due += (model.suspect_until, model.retry_at)
-            due += (self._idle_until(model), self._fetch_until(model))
+                times += (model.suspect_until, model.retry_at)
+            times += (self._idle_until(model), self._fetch_until(model))
         # What was due by now has been seen to, as far as it could be; it must not wake anybody again.
-        return min((time for time in due if time > now), default=math.inf)
+        return min((time for time in times if time > now), default=math.inf)
 
     def plan(self, name: str, demand: Demand | None, now: float) -> Decision:
         """What would be decided if somebody asked for this model now and it did not run. Changes nothing."""
-        model = self._models.named[name]
+        return self._probe(self._models.named[name], demand, now)
+
+    def _probe(
+        self, model: Model, demand: Demand | None, now: float, *, moves: str | None = None
+    ) -> Decision:
         probe = Model(model.spec)
         probe.demand = demand or model.demand
         probe.mean_load = model.mean_load
         if demand is not None and demand.load_seconds is not None:
             probe.mean_load = demand.load_seconds
         others = [other for other in self._models if other is not model]
-        return Allocator(self._policy, self.ledger, others, now).decide(probe, now)
+        return Allocator(self._policy, self.ledger, others, now, moves).decide(probe, now)
 
     def outlook(self, ticket_id: int, now: float) -> Outlook | None:
         """What a waiting request waits for; None if it does not wait."""

@@ -179,7 +179,9 @@ class Model:
     `gap`: mean seconds from the end of its work to its next request. `used`: it has served since its load.
     `keep_alive`: seconds that it stays without work, if its latest request wished. `outlook`: what was
     decided about its place. `yields_to`: for whom it drains; who asked before
-    `yields_since` is still served.
+    `yields_since` is still served. `worked`: seconds of all its requests since its load.
+    `moving`: it is loaded again in a better place, though nobody waits for it; `moved_at`: when that was done
+    last. `better_since`: since when there has been such a place, by the sample of `compared_at` too.
     `finish`: when each key's latest request would be done if all shared fairly, in turns of this model.
     """
 
@@ -208,6 +210,11 @@ class Model:
         self.yields_since = 0.0
         self.demand: Demand | None = None
         self.ran_out = 0
+        self.worked = 0.0
+        self.moving = False
+        self.moved_at = -math.inf
+        self.better_since = math.inf
+        self.compared_at = -math.inf
         self.figures = Figures()
         self.measured = False
         self.gap = math.inf
@@ -233,6 +240,7 @@ class Model:
     def take_back(self, ticket: int, now: float, *, slot: bool, served: bool) -> None:
         """A lease is over."""
         held = now - self.holders.pop(ticket)
+        self.worked += held
         self.busy -= slot
         if served:
             self.failures = self.ran_out = 0
@@ -244,10 +252,15 @@ class Model:
         """Its server answers."""
         self.life.move(Move.READY)
         self.endpoint, self.variant, self.figures = event.endpoint, event.variant, event.figures
-        self.ready_at = self.last_used = now
+        self.ready_at = now
         self.suspect_until = 0.0
-        self.used = False
-        self.keep_alive = None
+        self.worked = 0.0
+        if self.moving:
+            self.moving, self.moved_at = False, now
+        else:
+            self.last_used = now
+            self.used = False
+            self.keep_alive = None
         if not event.figures.taken_over:
             self.mean_load = now - self.started_at
 
@@ -257,6 +270,7 @@ class Model:
         self.endpoint = None
         self.holders.clear()
         self.busy = 0
+        self.moving = self.moving and was is State.STOPPING
         if was is State.STOPPING:
             self.life.move(Move.STOPPED)
             self.mean_unload = now - self.halted_at

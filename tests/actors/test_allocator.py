@@ -39,6 +39,7 @@ from actors.messages import (
 )
 from actors.placement import Wish
 from actors.planner import LEARNED, SAMPLE_WAIT, Planner
+from actors.promotion import SETTLED
 from actors.roster import ModelSpec, ModelStatus, Policy
 
 GIB = 1 << 30
@@ -819,6 +820,168 @@ def test_what_is_larger_than_the_host_runs_from_the_disk() -> None:
     demand = Demand(options=(option("host", gpu_layers=0, pinned=1, mapped=200),))
     world = World([], {"a": demand}, host=16)
     assert started(world.ask("a")) == ["a"]
+
+
+# A better place
+
+
+def partly(world: World, *, worked: float = 0.0) -> None:
+    """Model a runs with 4 of its 9 layers on the GPU, while others have more than half; then these leave."""
+    world.foreign["g0"] = 5.5
+    world.sample()
+    assert started(world.ask("a")) == ["a"]
+    assert world.status("a").place == "GPU 0 and host"
+    world.ready("a", after=2)
+    world.sample(after=0.1)
+    world.release(world.tickets, after=worked)
+    world.foreign["g0"] = 0
+    world.sample(after=0.1)
+
+
+def pass_time(world: World, seconds: float) -> list[Effect]:
+    """With a sample each second; what was done."""
+    done: list[Effect] = []
+    for _ in range(round(seconds)):
+        done += world.sample(after=1)
+    return done
+
+
+def test_a_partly_offloaded_model_moves_when_its_gpu_empties() -> None:
+    world = World([10], {"a": any_part(9)})
+    partly(world, worked=3)
+    effects = pass_time(world, 4)
+    assert halted(effects) == ["a"], "its own memory counts as free, or it would not fit beside itself"
+    (halt,) = [effect for effect in effects if isinstance(effect, Halt)]
+    assert halt.why.startswith("GPU 0 has room for it now")
+    # Nobody has to ask for it: it is there again before the next request.
+    assert started(world.gone("a")) == ["a"]
+    assert world.status("a").place == "GPU 0"
+    world.ready("a", after=2)
+    assert world.status("a").idle_seconds == pytest.approx(6, abs=0.5), "since its last request"
+    assert granted(world.ask("a")) != []
+
+
+def test_one_that_has_hardly_worked_moves_when_it_is_idle_for_long() -> None:
+    world = World([10], {"a": any_part(9)})
+    partly(world)
+    # A load takes 2 s, an unload half of one.
+    assert halted(pass_time(world, 4)) == []
+    assert halted(pass_time(world, 4)) == ["a"]
+
+
+def test_it_does_not_move_while_it_works_or_anybody_waits() -> None:
+    world = World([10], {"a": any_part(9), "b": whole(20)}, on_no_gpu="queue")
+    partly(world, worked=3)
+    world.ask("a")
+    assert halted(pass_time(world, 20)) == []
+    world.ask("b")
+    world.release(world.tickets - 1)
+    assert halted(pass_time(world, 20)) == []
+
+
+def test_room_that_comes_and_goes_moves_nobody() -> None:
+    world = World([10], {"a": any_part(9)})
+    partly(world, worked=3)
+    effects: list[Effect] = []
+    for _ in range(20):
+        world.foreign["g0"] = 5.5
+        effects += pass_time(world, 1)
+        world.foreign["g0"] = 0
+        effects += pass_time(world, 1)
+    assert halted(effects) == []
+
+
+def test_it_does_not_flap() -> None:
+    world = World([10], {"a": any_part(9)}, min_residency=0)
+    partly(world, worked=3)
+    assert halted(pass_time(world, 4)) == ["a"]
+    world.gone("a")
+    world.ready("a", after=2)
+    # It crashes, and comes back to a GPU that is crowded again; then it empties again.
+    world.gone("a", Failure(message="killed"))
+    world.now += 10
+    partly(world, worked=10)
+    assert halted(pass_time(world, 20)) == [], "it has just been moved"
+    assert halted(pass_time(world, 60)) == ["a"]
+
+
+def test_a_few_layers_are_not_worth_a_reload() -> None:
+    world = World([20], {"a": any_part(18)})
+    world.foreign["g0"] = 10.5
+    world.sample()
+    world.ask("a")
+    world.ready("a", after=2)
+    world.sample(after=0.1)
+    world.release(1, after=30)
+    world.foreign["g0"] = 8.5
+    assert halted(pass_time(world, 30)) == [], "two of eighteen"
+    world.foreign["g0"] = 7.5
+    assert halted(pass_time(world, 30)) == ["a"], "three"
+
+
+def test_a_smaller_context_grows_when_there_is_room() -> None:
+    ways = (option("whole", 9, context=32768), option("whole", 5, context=16384, shrunk=True))
+    world = World([10], {"a": Demand(options=(*ways, HOST))})
+    world.foreign["g0"] = 4
+    world.sample()
+    world.ask("a")
+    world.ready("a", after=2)
+    world.sample(after=0.1)
+    world.release(1, after=3)
+    world.foreign["g0"] = 0
+    assert halted(pass_time(world, 4)) == ["a"]
+    (start,) = world.gone("a")
+    assert isinstance(start, Start)
+    assert start.placement is not None
+    assert start.placement.option.context == 32768
+
+
+def test_a_move_whose_room_is_gone_is_given_up() -> None:
+    world = World([10], {"a": any_part(9)})
+    partly(world, worked=3)
+    assert halted(pass_time(world, 4)) == ["a"]
+    world.foreign["g0"] = 9.9
+    assert started(world.gone("a") + pass_time(world, 10)) == []
+    assert world.status("a").state is State.STOPPED
+    world.foreign["g0"] = 0
+    world.sample()
+    assert started(world.ask("a")) == ["a"]
+
+
+def test_one_that_will_be_stopped_soon_is_not_moved() -> None:
+    world = World([10], {"a": any_part(9)}, idle_timeout=4)
+    partly(world, worked=3)
+    effects = pass_time(world, 6)
+    assert [effect.why for effect in effects if isinstance(effect, Halt)] == ["idle for 4 s"]
+    assert started(world.gone("a")) == []
+
+
+def test_where_the_memory_is_not_watched_it_is_measured_for_a_move() -> None:
+    world = World([10], {"a": any_part(9)}, measures_first=True)
+    world.foreign["g0"] = 5.5
+    world.ask("a")
+    world.sample(after=0.01)
+    world.ready("a", after=2)
+    world.sample(after=0.1)
+    world.foreign["g0"] = 0
+    count = len(world.told)
+    world.release(1, after=3)
+    world.wake()
+    assert world.told[count:] == [Look(0.0)]
+    assert halted(world.sample(after=0.01)) == []
+    assert world.told[-1] == Look(SETTLED)
+    assert halted(world.sample(after=SETTLED)) == ["a"]
+
+
+def test_one_that_its_server_runs_on_the_host_stays_there() -> None:
+    world = World([10], {"a": whole(9)})
+    (start,) = world.ask("a")
+    assert isinstance(start, Start)
+    ready = BecameReady(model="a", epoch=start.epoch, endpoint=WHERE, figures=Figures(on_host=True))
+    world.send(ready, after=1)
+    world.running["a"] = msgspec.structs.replace(start, placement=None)
+    world.release(1, after=30)
+    assert halted(pass_time(world, 60)) == []
 
 
 # Servers that cannot use what there is

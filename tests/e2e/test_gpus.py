@@ -293,10 +293,14 @@ def test_others_memory_is_respected(start: Start, machine: Machine, real_server:
     gateway = start({"a": SMALL}, gpu={"monitoring_interval": 0.1}, server_pool={"min_residency": 0})
     assert gateway.chat("a").headers["X-Model-Place"] == "host"
     assert [gpu["foreign_memory"] for gpu in gpus(gateway)] == [500 * MIB] * 2
-    # When they leave, the model moves; nobody has to restart anything.
+    # When they leave, the model moves while it is idle; nobody has to restart anything, or to ask for it.
     machine.tell(gpus=[{**gpu, "foreign": 0} for gpu in machine.facts["gpus"]])
-    assert gateway.wait_for("model stops")["why"] == "GPU 0 has room for it now"
-    assert gateway.chat("a").headers["X-Model-Place"] == "GPU 0"
+    assert gateway.wait_for("model stops")["why"].startswith("GPU 0 has room for it now")
+    until(lambda: gateway.model("a")["state"] == "ready", "it is loaded again", 20)
+    assert gateway.model("a")["place"] == "GPU 0"
+    answer = gateway.chat("a")
+    assert answer.headers["X-Model-Place"] == "GPU 0"
+    assert [line["place"] for line in gateway.log if line["event"] == "model starts"] == ["host", "GPU 0"]
 
 
 @pytest.mark.parametrize(("failures", "status"), [(1, 200), (2, 503)])
