@@ -14,6 +14,8 @@ from functools import cached_property
 from time import perf_counter
 from typing import Any, Literal
 
+import msgspec
+
 from agents.api import Agent, Clock, Context, Filter, Finished, Reply
 from agents.chat import Chat
 from agents.errors import AgentError, DeniedError, unwrapped
@@ -72,6 +74,10 @@ class Step:
         )
         if not isinstance(result, Chat | Reply):
             raise TypeError(f"before must return a Chat or a Reply, and returned {type(result).__name__}")
+        if isinstance(result, Reply):
+            return result
+        if result is not request:
+            _check(result, request)
         return result
 
     def feed(self, events: list[Event]) -> list[Event]:
@@ -337,3 +343,19 @@ class Run:
 
 def _failure(error: AgentError) -> Failure:
     return Failure(error.status, error.message, code=error.code, param=error.param)
+
+
+def _check(changed: Chat, request: Chat) -> None:
+    """Raise `TypeError` or `ValueError` if an agent has made of a request what can be written down nowhere.
+
+    Messages that it has left alone are not looked at again.
+    """
+    if not isinstance(changed.messages, list):
+        raise TypeError(f"expected a list of messages, got {type(changed.messages).__name__}")
+    known = set(map(id, request.messages))
+    messages = [message for message in changed.messages if id(message) not in known]
+    try:
+        new = msgspec.structs.replace(changed, messages=messages)
+        msgspec.json.decode(msgspec.json.encode(new), type=Chat)
+    except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"no valid Chat: {error}") from error

@@ -1,5 +1,6 @@
 """`/v1/agents`: which agents there are, and what they offer beside requests."""
 
+import msgspec
 from aiohttp import web
 
 from agents.api import Call
@@ -37,6 +38,11 @@ class AgentViews:
         call = Call(parameters=dict(request.query), body=body, media_type=request.content_type)
         agent, path = request.match_info["agent"], request.match_info["path"]
         try:
-            return web.json_response(await self._host.operate(agent, request.method, path, call))
+            answer = await self._host.operate(agent, request.method, path, call)
         except AgentError as error:
             raise of_agent(error) from None
+        try:
+            return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+        except (TypeError, ValueError, RecursionError) as error:  # of somebody else's code
+            message = f"agent {agent!r} failed: its answer to {path!r} is no JSON ({error})"
+            raise ApiError(500, message, code="agent_failed") from error

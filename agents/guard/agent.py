@@ -92,6 +92,8 @@ class Guard(Agent):
             except ForbiddenError as error:
                 message = f"the request is not let pass (pattern {error.number} of agents.guard.deny)"
                 raise DeniedError(message, code="content_filter") from None
+            except RecursionError:
+                raise DeniedError("the request is nested too deeply to be checked") from None
         if checked == request:
             return request
         ctx.note = "redacted the request"

@@ -81,7 +81,10 @@ class Cleaner:
         choice = request.tool_choice
         return msgspec.structs.replace(
             request,
-            messages=[self._message(message) for message in request.messages],
+            messages=[
+                message if (cleaned := self._message(message)) == message else cleaned
+                for message in request.messages
+            ],
             tools=[
                 msgspec.structs.replace(
                     tool,

@@ -262,7 +262,7 @@ class Ingester:
         """What else decides on how a document is read; on whether it is refused, its limits do too."""
         recipe: list[object] = [READING, self._sizes.chunk, self._sizes.overlap]
         if refused:
-            recipe += [self._limits.bytes, self._limits.characters, self._timeout]
+            recipe += [self._limits.bytes, self._limits.characters, f"{self._timeout} of CPU"]
         return "/".join(map(str, recipe))
 
     def _entry(self, file: File, collection: str, source: str, metadata: Metadata | None) -> Entry:

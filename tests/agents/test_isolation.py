@@ -27,6 +27,7 @@ from agents.api import (
     Text,
     operation,
 )
+from agents.chat import Message
 from agents.discovery import BrokenAgentError
 from agents.events import Done, Extra, Failure, Finish
 from agents.host import AgentHost
@@ -159,6 +160,28 @@ async def test_the_time_to_ask_again_is_told(tmp_path: Path, do: Any) -> None:
     outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM(), folder=tmp_path, config=config)
     assert outcome.refused is not None
     assert outcome.refused.retry_after == 7
+
+
+NO_CHATS: list[Any] = [
+    chat(model=5),  # type: ignore[arg-type]
+    chat(extra={"x": object()}),
+    chat(extra=None),
+    Chat(model="demo", messages=None),  # type: ignore[arg-type]
+    Chat(model="demo", messages=["hello"]),  # type: ignore[list-item]
+    Chat(model="demo", messages=[Message("user", "\ud800")]),
+    Chat(model="demo", messages=[Message("user", images=[None])]),  # type: ignore[list-item]
+]
+
+
+@pytest.mark.parametrize("made", NO_CHATS, ids=ascii)
+async def test_what_is_no_chat_is_the_agent_s_error(tmp_path: Path, do: Any, made: Any) -> None:
+    do["before"] = lambda: made
+    llm = ScriptedLLM("x")
+    config = {"on_error": "fail"}
+    outcome = await run_agent(Misbehaves, "hello", llm=llm, folder=tmp_path, config=config)
+    assert outcome.refused is not None
+    assert outcome.refused.message == "agent 'misbehaves' failed (ValueError)" or made.messages is None
+    assert llm.requests == []
 
 
 class _Breaks:

@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 PLUGIN = """
 import asyncio
-from agents.api import Agent, Reply, Text, TextFilter
+from agents.api import Agent, Reply, Text, TextFilter, operation
 
 class _Shout(TextFilter):
     def text(self, piece):
@@ -39,6 +39,10 @@ class Shout(Agent):
 
     def stream(self, ctx):
         return _Shout()
+
+    @operation("GET", "odd")
+    async def odd(self, call):
+        return {"things": [object()]}
 
     async def after(self, ctx, finished):
         await asyncio.sleep(0.2)
@@ -210,6 +214,9 @@ def test_what_a_plugin_may_do_wrong(begin: Callable[..., Gateway]) -> None:
     assert (told["name"], told["description"]) == ("shout", "answers in capitals")
     assert told["counters"]["timeouts"] == 1
     assert told["counters"]["crashes"] == 1
+    odd = gateway.client.get("/v1/agents/shout/odd")
+    assert (odd.status_code, odd.json()["error"]["code"]) == (500, "agent_failed")
+    assert "its answer to 'odd' is no JSON" in odd.json()["error"]["message"]
 
 
 def test_an_agent_that_must_not_fail(begin: Callable[..., Gateway]) -> None:

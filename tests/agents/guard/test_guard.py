@@ -294,6 +294,20 @@ async def test_fields_are_redacted(tmp_path: Path) -> None:
     assert sent.extra == {"user": "[redacted]", "n_probs": 1000}
 
 
+async def test_what_is_too_deep_to_be_checked_is_refused(tmp_path: Path) -> None:
+    deep: Any = "alice"
+    for _ in range(900):
+        deep = [deep]
+    llm = ScriptedLLM("x")
+    async with hosted(Guard, llm=llm, folder=tmp_path, config={"guard": SECRETS}) as host:
+        for _ in range(4):
+            outcome = await run_request(host, chat(extra={"deep": deep}), llm, header="guard")
+            assert outcome.refused is not None
+            assert outcome.refused.status == 400
+        assert host.describe()[0]["counters"]["crashes"] == 0
+    assert llm.requests == []
+
+
 CARD = 4111_1111_1111_1111
 
 
