@@ -513,7 +513,7 @@ class Planner:
         return self._policy.idle_timeout or math.inf if model.keep_alive is None else model.keep_alive
 
     def _close(self, now: float) -> None:
-        overdue = self._closing_at is not None and now >= self._closing_at
+        overdue = self.overdue(now)
         for model in self._models:
             state = model.life.state
             if state in (State.STARTING, State.FETCHING) or (
@@ -655,6 +655,10 @@ class Planner:
     def closing(self) -> bool:
         """Whether shut down has begun."""
         return self._closing_at is not None
+
+    def overdue(self, now: float) -> bool:
+        """Whether servers are stopped although somebody has a lease on them, so as to shut down."""
+        return self._closing_at is not None and now >= self._closing_at
 
 
 def _in_words(decision: Decision) -> str:

@@ -63,12 +63,18 @@ class Lease:
     `broken` when it hung up or took no connection: it may be dying, and gets no lease until that is clear.
     """
 
-    __slots__ = ("broken", "grant", "served")
+    __slots__ = ("_is_overdue", "broken", "grant", "served")
 
-    def __init__(self, grant: Grant) -> None:
+    def __init__(self, grant: Grant, is_overdue: Callable[[], bool] = lambda: False) -> None:
         self.grant = grant
         self.served = False
         self.broken = False
+        self._is_overdue = is_overdue
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the supervisor stops the server in spite of it, so as to shut down."""
+        return self._is_overdue()
 
 
 Adopted = tuple[ModelSpec, ModelActor]
@@ -172,7 +178,7 @@ class Supervisor(Actor[Event]):
             raise
         if isinstance(answer, Rejection):
             raise RejectedError(answer)
-        lease = Lease(answer)
+        lease = Lease(answer, lambda: self._planner.overdue(time.monotonic()))
         try:
             yield lease
         finally:

@@ -9,7 +9,7 @@ from aiohttp import HttpVersion11, web
 from actors.supervisor import Lease
 from agents.events import Failure
 from proxy.answer_json import UnreadableError, read_object, reader
-from proxy.asking import broken, broken_off, named
+from proxy.asking import blame, broken, broken_off, named
 from proxy.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
 from proxy.dialects import Dialect, upstream_error
 from proxy.endings import ALL, End, Last, is_whole, outcome, read_last
@@ -271,18 +271,16 @@ async def run_relay(
         lease.served = exchange.status < 500
         return True
     except ApiError as failure:
-        _end_with(exchange, relay, failure, dialect)
+        _end_with(exchange, relay, blame(failure, lease), dialect)
     except ClientStalledError as error:
         exchange.client_left()
         exchange.error = str(error)
         cut(request)
     except (UpstreamError, EventTooLongError) as error:
         lease.broken = isinstance(error, UpstreamError) and error.hung_up
+        _end_with(exchange, relay, blame(broken(error, exchange), lease), dialect)
         if dialect is None:
-            exchange.failed(broken(error, exchange))
             cut(request)
-        else:
-            _end_with(exchange, relay, broken(error, exchange), dialect)
     return False
 
 

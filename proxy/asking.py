@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 
-from actors.errors import NotLoaded, RejectedError
+from actors.errors import NotLoaded, RejectedError, ShuttingDown
 from actors.lifecycle import State
 from actors.messages import Endpoint as Address
 from actors.supervisor import Lease, Supervisor
@@ -94,11 +94,13 @@ class Asker:
                         if error.hung_up:
                             self._on_hang_up(address)
                         if last_try or not isinstance(error, UnreachableError):
-                            raise
+                            raise blame(broken(error, exchange), lease) from None
+                    except EventTooLongError as error:
+                        raise broken(error, exchange) from None
+                    except ApiError as error:
+                        raise blame(error, lease) from None
         except RejectedError as rejected:
             raise from_rejection(rejected.reason) from None
-        except (UpstreamError, EventTooLongError) as error:
-            raise broken(error, exchange) from None
 
     def _lease(
         self, exchange: Exchange, model: str, slot: bool, load: bool, keep_alive: float | None
@@ -174,6 +176,14 @@ def broken(error: Exception, exchange: Exchange) -> ApiError:
     status = 504 if isinstance(error, UpstreamTimeoutError) else 502
     code = "upstream_timeout" if status == 504 else "upstream_error"
     return ApiError(status, f"model {exchange.model!r}: {error}", code=code)
+
+
+def blame(error: ApiError, lease: Lease) -> ApiError:
+    """The error as it is told: what its server did is not its fault if it was stopped so as to shut down."""
+    if error.code != "upstream_error" or not lease.overdue:
+        return error
+    message = "the gateway is shutting down, and could not wait longer for this answer (server.drain_timeout)"
+    return from_rejection(ShuttingDown(message=message, retry_after=5))
 
 
 def broken_off(error: ApiError) -> ApiError:

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -257,14 +258,36 @@ def test_told_to_stop_it_drains_and_exits_0(start: Start, real_server: None, num
     assert gateway.stop() == 0
 
 
-def test_what_does_not_drain_is_cut(start: Start, real_server: None) -> None:
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+def test_what_does_not_drain_is_cut_and_told_why(start: Start, real_server: None, path: str) -> None:
     gateway = start({"demo": DEMO}, server={"drain_timeout": 0.3, "log": {"format": "json"}})
-    body = {"model": "demo", "messages": FOREVER, "max_tokens": 10**6, "ignore_eos": True, "stream": True}
-    with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
+    endless = {
+        "messages": FOREVER,
+        "max_tokens": 10**6,
+        "options": {"num_predict": 10**6},
+        "ignore_eos": True,
+    }
+    body = {"model": "demo", **endless, "stream": True}
+
+    def whole() -> httpx.Response:
+        with httpx.Client(base_url=gateway.url, timeout=30) as client:
+            return client.post(path, json={**body, "stream": False})
+
+    with (
+        ThreadPoolExecutor(1) as pool,
+        gateway.client.stream("POST", path, json=body) as response,
+    ):
         lines = response.iter_lines()
         next(lines)
+        waiting = pool.submit(whole)
+        until(lambda: gateway.model("demo")["busy"] == 2, "both are answered")
         gateway.process.send_signal(signal.SIGTERM)
-        assert '"error":{' in [line for line in lines if line][-1]
+        last = [line for line in lines if line][-1]
+        assert "error" in last
+        assert "the gateway is shutting down" in last
+        answer = waiting.result()
+        assert answer.status_code == 503
+        assert "the gateway is shutting down" in answer.text
     assert gateway.stop() == 0
 
 
