@@ -49,6 +49,9 @@ class Requests(Protocol):
     def abandon(self, endpoint: Endpoint, reason: str) -> None:
         """End all of its requests: the server is ended."""
 
+    def abandon_silent(self, endpoint: Endpoint, reason: str) -> None:
+        """End those of its requests that nothing comes for: it counts as gone, and may be somebody else's."""
+
 
 class NoRequests:
     """Where there is no front door. Implements `Requests`."""
@@ -61,6 +64,9 @@ class NoRequests:
         return -math.inf
 
     def abandon(self, endpoint: Endpoint, reason: str) -> None:
+        """There is nothing to end."""
+
+    def abandon_silent(self, endpoint: Endpoint, reason: str) -> None:
         """There is nothing to end."""
 
 

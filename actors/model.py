@@ -197,7 +197,9 @@ class ModelActor(Actor[Order]):
             )
             reason = await self._watch(server, self._requests).until_gone()
             if reason is None:
-                return server.explain_exit("while it was serving")
+                failure = server.explain_exit("while it was serving")
+                self._requests.abandon_silent(server.endpoint, failure.message)
+                return failure
             hung = True
             self._report(Hung(model=self.model, epoch=epoch))
             self._requests.abandon(server.endpoint, reason)

@@ -17,6 +17,9 @@ from proxy.upstream_connection import (
 LOOK = 1.0
 """Seconds between looks at what has come, at most a quarter of `server_pool.request_timeout`."""
 
+SILENT = 5.0
+"""Seconds without a byte after which nothing more is expected of a server that counts as gone."""
+
 REMEMBERED = 30.0
 """Seconds in which it is known that a server was heard, or refused a connection."""
 
@@ -102,6 +105,13 @@ class Upstream:
         self._close_idle(endpoint)
         for connection, its in list(self._active.items()):
             if its == endpoint and not connection.finished:
+                connection.abandon(reason)
+
+    def abandon_silent(self, endpoint: Endpoint, reason: str) -> None:
+        """End those of its requests for which nothing has come for some seconds."""
+        now = time.monotonic()
+        for connection, its in list(self._active.items()):
+            if its == endpoint and not connection.finished and now - connection.quiet_since > SILENT:
                 connection.abandon(reason)
 
     async def _connect(self, endpoint: Endpoint) -> tuple[UpstreamResponse, bool]:

@@ -109,7 +109,7 @@ class Base:
         data = await request.read()
         is_blob = "/blobs/" in request.path
         self.seen.append((request.method, request.path, data if is_blob else data.decode(errors="replace")))
-        if "silent" in self.orders and request.path != "/api/version":
+        if "frozen" in self.orders or ("silent" in self.orders and request.path != "/api/version"):
             await asyncio.Event().wait()
         if "garbage" in self.orders:
             return web.Response(body=b"<html>I am no Ollama", content_type="text/html")

@@ -62,6 +62,7 @@ class OllamaServer:
         self._started = self._changed_at = time.monotonic()
         self._running: Running | None = None
         self._gone = asyncio.Event()
+        self._unreachable = False
         self._failure: OllamaError | None = None
         self._reason = ""
         self._unwatch = daemon.watch(self._look)
@@ -153,6 +154,10 @@ class OllamaServer:
             settled_at = time.monotonic() + SETTLE
         self._unwatch()
         self._daemon.stuck.discard(self._key)
+        if self._unreachable:
+            # Others wait for its place. The daemon's state is told by its watcher.
+            log.warning("it is not unloaded: the daemon does not answer", model=self._model)
+            return
         try:
             async with asyncio.timeout(self._unload_timeout):
                 await self._unload(settled_at)
@@ -188,6 +193,7 @@ class OllamaServer:
 
     def _look(self, sighting: Sighting) -> None:
         if sighting.trouble is not None:
+            self._unreachable = True
             self._is_gone(sighting.trouble)
         elif sighting.running is None or not self._loading.done() or sighting.asked_at <= self._changed_at:
             return

@@ -29,6 +29,8 @@ class FakeRequests:
     def abandon(self, endpoint: Endpoint, reason: str) -> None:
         raise AssertionError("that is its actor's")
 
+    abandon_silent = abandon
+
 
 class Server(FakeServer):
     """One that counts the questions, and uses `rate` seconds of the processor in each second."""

@@ -13,6 +13,7 @@ from actors.backends.ollama import OllamaBackend
 from actors.demand import SERVER, Demand
 from actors.hub.cache import ModelFiles
 from actors.hub.progress import Progress
+from actors.liveness import NoRequests
 from actors.messages import (
     BecameReady,
     Endpoint,
@@ -484,3 +485,38 @@ async def test_under_a_model_actor(daemon: Daemon, ollama: StandInOllama) -> Non
     assert "is away" in exited.failure.message
     await actor.stop()
     await ollama.start()
+
+
+async def test_a_daemon_that_hangs_bars_nobody_and_is_left_alone(
+    ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    abandoned: list[str] = []
+
+    class Requests(NoRequests):
+        def abandon_silent(self, endpoint: Endpoint, reason: str) -> None:
+            abandoned.append(reason)
+
+    events: asyncio.Queue[Event] = asyncio.Queue()
+    daemon = Daemon("slow", ollama.url, session, timeout=0.2, poll=0.05)
+    daemon.start()
+    actor = ModelActor(
+        "tiny", OllamaBackend("tiny", daemon), events.put_nowait, stall_timeout=5.0, requests=Requests()
+    )
+    actor.start()
+    actor.tell(FetchFiles(epoch=1))
+    await events.get()
+    actor.tell(EnsureReady(epoch=1))
+    await events.get()
+    assert isinstance(await events.get(), BecameReady)
+    ollama.orders.add("frozen")
+    async with asyncio.timeout(10):  # not the 30 s that it may take to unload
+        exited = await events.get()
+    assert isinstance(exited, Exited)
+    assert exited.failure is not None
+    assert abandoned == [exited.failure.message]
+    assert daemon.state.reachable is False
+    assert daemon.state.error is not None
+    ollama.orders.clear()
+    await actor.stop()
+    await daemon.stop()
+    assert ollama.loaded, "nobody has ended it"
