@@ -5,6 +5,7 @@ in the folders of `agent_folders` (each an agent, or full of agents), and among 
 packages. The gateway imports none that is not enabled.
 """
 
+import difflib
 import importlib
 import importlib.metadata
 import inspect
@@ -90,7 +91,9 @@ def load_agents(config: Config, folder: Path | None = None) -> tuple[list[Loaded
     for entry in enabled:
         source = there_are.get(entry.name)
         if source is None:
-            message = f"there is no such agent; there are {', '.join(sorted(there_are))}"
+            near = difflib.get_close_matches(entry.name, there_are, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(there_are))}"
+            message = f"there is no such agent; {hint}"
             faults.append(Fault(("agents", entry.name), message))
             continue
         try:

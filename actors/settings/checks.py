@@ -32,9 +32,14 @@ def check(config: Config) -> list[Fault]:
             f"there are not {config.server_pool.size} ports (server_pool.size) from "
             f"{config.server_pool.port_start} to {MAX_PORT}",
         )
+    pool = config.server_pool
+    if pool.retry_delay > pool.retry_delay_max:
+        checks.add(("server_pool", "retry_delay"), "is more than retry_delay_max")
+    checks.arguments(("server_pool", "arguments"), pool.arguments)
     for name, model in config.llama_cpp.models.items():
         place = ("llama_cpp", "models", name)
         checks.model(place, model)
+        checks.arguments((*place, "arguments"), model.arguments)
         checks.names(place, name, model.aliases)
     checks.ollama(config.ollama, config.server)
     return checks.faults
@@ -46,6 +51,13 @@ _ORIGIN = re.compile(r"\*|null|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#@,\\]*")
 _HOST = re.compile(
     r"\*|(\*\.)?[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*\.?|\[[0-9a-fA-F:.]+\]|[0-9a-fA-F]*:[0-9a-fA-F:.]+"
 )
+
+
+_OWN_FLAGS = {
+    **dict.fromkeys(("-m", "--model"), "path or repo"),
+    "--host": "server_pool.host",
+    "--port": "server_pool.port_start",
+}
 
 
 class _Checks:
@@ -74,6 +86,13 @@ class _Checks:
                     f"*.example.org or *, got {host!r}"
                 )
                 self.add(("server", "allowed_hosts", index), message)
+
+    def arguments(self, place: Path, arguments: list[str]) -> None:
+        """Flags without which a model server cannot be found are the gateway's to give."""
+        for index, word in enumerate(arguments):
+            flag = word.partition("=")[0]
+            if (instead := _OWN_FLAGS.get(flag)) is not None:
+                self.add((*place, index), f"{flag} is given by the gateway; use {instead}")
 
     def docker(self, settings: DockerSettings) -> None:
         place = ("server_pool", "docker")

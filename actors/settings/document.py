@@ -59,6 +59,7 @@ class Document(NamedTuple):
 
 def read_document(text: str) -> Document:
     """Read one YAML document. Raises `ConfigError`, which tells the line, for what cannot be read."""
+    builder = None
     try:
         builder = _Builder(text)
         return Document(builder.document(), builder.faults)
@@ -72,6 +73,10 @@ def read_document(text: str) -> Document:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         what = ", ".join(filter(None, [error.context, error.problem]))
         raise ConfigError(f"{where}is not YAML: {what}") from None
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
+        # PyYAML's own, for example of an escape that no character has. The text could be in the message.
+        where = "" if builder is None else f"line {builder.line}: "
+        raise ConfigError(f"{where}is not YAML: PyYAML cannot read it") from None
 
 
 def line_of(data: Any, path: Path) -> int | None:
@@ -110,6 +115,11 @@ class _Builder:
         self._unfinished: set[str] = set()
         self._values = 0
         self.faults: list[tuple[int, Fault]] = []
+
+    @property
+    def line(self) -> int:
+        """The line that was come to."""
+        return int(self._loader.get_mark().line) + 1
 
     def document(self) -> Any:
         loader = self._loader

@@ -20,6 +20,7 @@ from actors.settings.masking import MASK, looks_secret, shown
 NULLS = ("", "~", "null", "Null", "NULL")
 LONGEST_KEY = 100
 MOST_MEANT = 1_000_000_000
+_LISTS = (list, tuple, set, frozenset)
 MOST = (1 << 63) - 1
 _FAULTY: Any = object()
 
@@ -56,7 +57,7 @@ class Fields:
             return self._take_union(value, base, hint, path, secret=secret)
         if _is_section(base):
             found = self._take_struct(value, base, path, secret=secret)
-        elif get_origin(base) in (dict, list):
+        elif _is_container(base):
             found = self._take_container(value, base, path, secret=secret)
         else:
             return self._take_leaf(value, hint, path, secret=secret, is_path=bool(extra.get("path")))
@@ -107,16 +108,17 @@ class Fields:
             return _FAULTY
 
     def _take_container(self, value: Any, base: Any, path: Path, *, secret: bool) -> Any:
-        is_list, arguments = get_origin(base) is list, get_args(base)
-        if not isinstance(value, list if is_list else dict):
-            if value is None:
-                return [] if is_list else {}
+        kind, arguments = get_origin(base), get_args(base)
+        is_list = kind in _LISTS
+        value = kind() if value is None else value
+        if not isinstance(value, (list, tuple, set, frozenset) if is_list else dict):
             return self._wrong(path, "a list" if is_list else "a mapping", value, secret=secret)
         if is_list:
             items = [self._take(v, arguments[0], (*path, n), secret=secret) for n, v in enumerate(value)]
-            return [item for item in items if item is not _FAULTY]
+            return kind(item for item in items if item is not _FAULTY)
         if arguments[1] is Any:
             return value if self._raw else plain(value)
+        assert isinstance(value, dict)
         pairs = {k: self._take(value[k], arguments[1], (*path, k), secret=secret) for k in value}
         return {key: item for key, item in pairs.items() if item is not _FAULTY}
 
@@ -225,13 +227,15 @@ def _is_section(base: Any) -> bool:
 
 
 def _is_container(base: Any) -> bool:
-    return _is_section(base) or get_origin(base) in (dict, list)
+    if get_origin(base) is tuple:
+        return get_args(base)[1:] == (...,)
+    return _is_section(base) or get_origin(base) is dict or get_origin(base) in _LISTS
 
 
 def _holds(base: Any, value: Any) -> bool:
     if isinstance(value, dict):
         return _is_section(base) or get_origin(base) is dict
-    return isinstance(value, list) and get_origin(base) is list
+    return isinstance(value, list) and get_origin(base) in _LISTS and _is_container(base)
 
 
 def _takes_text(kinds: Iterable[Any]) -> bool:
@@ -274,7 +278,7 @@ def _in_words(kind: msgspec.inspect.Type) -> str | None:
             return "null"
         case msgspec.inspect.LiteralType(values=values):
             return "one of " + ", ".join(map(str, values))
-        case msgspec.inspect.ListType():
+        case msgspec.inspect.ListType() | msgspec.inspect.VarTupleType() | msgspec.inspect.SetType():
             return "a list"
         case msgspec.inspect.DictType() | msgspec.inspect.StructType():
             return "a mapping"

@@ -22,9 +22,10 @@ _SECRET_WORDS = {
     *("credential", "credentials", "apikey", "apikeys", "auth", "authorization", "bearer", "cookie"),
 }
 _KEY_KINDS = {"api", "access", "private", "secret", "master", "encryption", "signing", "auth", "account"}
-_USER_INFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s'\"]*@")
+# Bounded, because texts of any length are looked through.
+_USER_INFO = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]{0,30}://)[^/?#\s'\"]*@")
 _FLAG = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
-_WORD = re.compile(r"(--?[A-Za-z][\w-]*)(=|\s+)(\"[^\"]*\"|'[^']*'|\S+)")
+_WORD = re.compile(r"(?<![\w-])(--?[A-Za-z][\w-]{0,60})(=|\s+)(\"[^\"]*\"|'[^']*'|\S+)")
 
 
 def looks_secret(name: str) -> bool:

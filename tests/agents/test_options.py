@@ -45,6 +45,19 @@ def test_folders_of_rag_are_taken_from_the_files_folder() -> None:
     }
 
 
+def test_lists_of_any_kind_count_as_empty_without_items() -> None:
+    options = {"deny": None, "redact": None, "budget": None}
+    config = parse_config({"agents": [{"guard": options}]}, folder=Path("/x"))
+    assert load_agents(config)[0][0].config == KINDS["guard"]()
+    wrong = parse_config({"agents": [{"guard": {"deny": ["a", 5]}}, "gaurd"]}, folder=Path("/x"))
+    with pytest.raises(ConfigError) as caught:
+        load_agents(wrong)
+    assert str(caught.value).split("\n") == [
+        "agents.guard.deny[1]: expected text, got 5; put it in quotes",
+        "agents.gaurd: there is no such agent; did you mean 'guard'?",
+    ]
+
+
 def test_all_that_is_wrong_is_told() -> None:
     agents = [
         {"guard": {"longest": 0, "dney": ["x"]}},

@@ -86,6 +86,12 @@ def test_names_that_can(name: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        ({"server_pool": {"retry_delay": 2, "retry_delay_max": 1}}, "server_pool.retry_delay: is more than"),
+        ({"server_pool": {"arguments": ["--port", "1"]}}, "server_pool.arguments[0]: --port is given by"),
+        (
+            {"llama_cpp": {"models": {"a": {"path": "x", "arguments": ["-x", "--host=y"]}}}},
+            "llama_cpp.models.a.arguments[1]: --host is given by the gateway; use server_pool.host",
+        ),
         (
             {"server_pool": {"port_start": 65534, "size": 4}},
             "there are not 4 ports (server_pool.size) from 65534",

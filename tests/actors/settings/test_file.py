@@ -111,6 +111,8 @@ def test_what_a_fault_leads_to_is_not_told_too(tmp_path: Path) -> None:
         ("---\nserver: {}\n---\n", " line 3: a second document begins; expected one"),
         ("server:\n\tport: 1", " line 2, column 1: is not YAML: while scanning"),
         ("a: [", " line 1, column 5: is not YAML: while parsing"),
+        ('a: 1\nb: "\\UFFFFFFFF"', " line 2: is not YAML: PyYAML cannot read it"),
+        (f"%YAML 1.{'1' * 5000}\n---\na: 1", " line 1: is not YAML: PyYAML cannot read it"),
         ("a: *b", " line 1: there is no anchor &b before the alias"),
         ("a: &b [*b]", " line 1: the alias *b is a part of what it stands for"),
         ("server: {<<: 5}", "1: server: <<: expected a mapping, or a list of mappings"),
