@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.attack import answers, disks, floods, fuzz, pages, servers, sinks
 from tests.attack.ground import launched, watched
 
-SHOWN = 12
+SHOWN = 30
 """Faults of one attack that are printed."""
 
 Attack = Callable[[Path], Iterator[str]]
@@ -21,8 +21,7 @@ Attack = Callable[[Path], Iterator[str]]
 
 def _answers(folder: Path) -> Iterator[str]:
     with launched(folder / "answers") as gateway, watched(gateway) as bystander:
-        yield from answers.attack(gateway)
-        yield from bystander.faults()
+        yield from answers.attack(gateway, bystander)
         yield from gateway.crashes()
 
 

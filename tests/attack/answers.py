@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import httpx
 
-from tests.attack.fault_server import FAULTS, Verdict
-from tests.attack.ground import Gateway
+from tests.attack.fault_server import ERROR, FAULTS, Verdict
+from tests.attack.ground import Bystander, Gateway
 
 PATHS = (
     "/v1/chat/completions",
@@ -26,13 +26,14 @@ ENDS = {
 ERRORS = (b'"error"', b"event: error")
 
 
-def attack(gateway: Gateway) -> Iterator[str]:
-    """Ask for every fault; yield what is wrong with what came."""
+def attack(gateway: Gateway, bystander: Bystander) -> Iterator[str]:
+    """Ask for every fault; yield what is wrong with what came, and what it cost the bystander."""
     for name, (verdict, _) in FAULTS.items():
         for path in PATHS:
             for stream in (True, False):
                 if fault := _fault(gateway, name, verdict, path, stream):
                     yield f"{name} on {path}, {'streamed' if stream else 'whole'}: {fault}"
+                yield from (f"{name} on {path}: {fault}" for fault in bystander.faults())
     if gateway.memory > 500 * 2**20:
         yield f"the gateway has {gateway.memory >> 20} MiB in memory"
 
@@ -46,7 +47,8 @@ def _fault(gateway: Gateway, name: str, verdict: Verdict, path: str, stream: boo
         # A cut connection is an honest end where no error frame can be.
         return None if verdict != "whole" else f"cut: {error}"
     whole = tells_whole(path, answer, stream)
-    if answer.status_code == 500:
+    # Its own words about itself are passed on.
+    if answer.status_code == 500 and ERROR["message"] not in answer.text:
         return f"500 {answer.text[:200]}"
     if verdict == "broken" and whole:
         return f"told as whole: {answer.status_code} {answer.text[-200:]!r}"

@@ -143,13 +143,13 @@ def _counts(path: str, number: str) -> bytes:
     return _with(path, event(usage.replace(b"%b", number.encode())))
 
 
-ERROR = {"code": 500, "message": "out of luck", "type": "server_error"}
+ERROR: Json = {"code": 500, "message": "out of luck", "type": "server_error"}
 PAGE = b"<!doctype html><title>Sign in</title>"
 
 FAULTS: dict[str, tuple[Verdict, Callable[[str], bytes]]] = {
     "good": ("whole", lambda path: head() + chunks(GOOD[path])),
     "continues": (
-        "whole",
+        "either",
         lambda path: b"HTTP/1.1 100 Continue\r\n\r\n" * 5000 + head() + chunks(GOOD[path]),
     ),
     "crlf": (
