@@ -9,5 +9,5 @@
 * `sinks`         standard outputs that do not take the log
 * `servers`       model servers that hang, and that flood their log; clients that read slowly; shared ports
 * `disks`         a file system without room under the gateway's folders
-* `fuzz`          seeded mutations of requests, and of what the readers read
+* `fuzz`          seeded mutations: `fuzz_requests` made of `odd_requests`, and `fuzz_readers` by `mutations`
 """
