@@ -12,7 +12,7 @@ from agents.chat import Chat, Message
 from agents.errors import AgentError
 from agents.events import Event
 from agents.llm import LLM, ModelInfo
-from agents.pipeline import Run
+from agents.pipeline import Run, check_chat
 
 
 class GuardedLLM:
@@ -33,6 +33,7 @@ class GuardedLLM:
                 async for event in events:
                     yield event
             return
+        check_chat(request)  # or it would look like the guards' error
         try:
             asked = await run.before()
             answer = self._llm.stream(asked, key=key) if isinstance(asked, Chat) else asked
@@ -60,6 +61,7 @@ class GuardedLLM:
         run = self._guard(await self.own_name(model), request)
         if run is None or not texts:
             return list(texts)
+        check_chat(request)
         passed = await run.before()
         if isinstance(passed, Chat) and len(passed.messages) == len(texts):
             return [message.text for message in passed.messages]

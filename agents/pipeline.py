@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from agents.api import Agent, Clock, Context, Filter, Finished, Reply
-from agents.chat import Chat
+from agents.chat import Chat, Message
 from agents.errors import AgentError, DeniedError, unwrapped
 from agents.events import Answer, Collector, Done, Event, Failure, Finish, Start, checked
 from agents.supervision import AgentActor, OverdueError, bounded, contained
@@ -77,7 +77,7 @@ class Step:
         if isinstance(result, Reply):
             return result
         if result is not request:
-            _check(result, request)
+            check_chat(result, request.messages)
         return result
 
     def feed(self, events: list[Event]) -> list[Event]:
@@ -345,17 +345,17 @@ def _failure(error: AgentError) -> Failure:
     return Failure(error.status, error.message, code=error.code, param=error.param)
 
 
-def _check(changed: Chat, request: Chat) -> None:
-    """Raise `TypeError` or `ValueError` if an agent has made of a request what can be written down nowhere.
+def check_chat(made: Chat, known: Iterable[Message] = ()) -> None:
+    """Raise `TypeError` or `ValueError` if an agent has made a request that can be written down nowhere.
 
-    Messages that it has left alone are not looked at again.
+    The messages that are `known` are not looked at again.
     """
-    if not isinstance(changed.messages, list):
-        raise TypeError(f"expected a list of messages, got {type(changed.messages).__name__}")
-    known = set(map(id, request.messages))
-    messages = [message for message in changed.messages if id(message) not in known]
+    if not isinstance(made.messages, list):
+        raise TypeError(f"expected a list of messages, got {type(made.messages).__name__}")
+    identities = set(map(id, known))
+    messages = [message for message in made.messages if id(message) not in identities]
     try:
-        new = msgspec.structs.replace(changed, messages=messages)
+        new = msgspec.structs.replace(made, messages=messages)
         msgspec.json.decode(msgspec.json.encode(new), type=Chat)
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"no valid Chat: {error}") from error

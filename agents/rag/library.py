@@ -34,8 +34,8 @@ PENDING = 60.0
 TELL = 10.0
 """Seconds between two lines in the log about an ingest."""
 
-RETRY = 2.0
-"""Seconds until an index that cannot be used is tried again."""
+RETRY = 1.0
+"""Seconds until an index that cannot be used is tried again, or another one is begun."""
 
 T = TypeVar("T")
 
@@ -140,8 +140,10 @@ class Library:
         await asyncio.to_thread(index.close)
         if index.is_damaged:
             self._reason = "it is damaged, and another is begun"
-            with suppress(OSError):
+            try:
                 await asyncio.to_thread(self._set_aside, "found out while it was used")
+            except OSError as error:
+                self._trouble.met(error)
 
     def _set_aside(self, reason: str) -> None:
         aside = set_aside(self._path)
@@ -164,7 +166,6 @@ class Library:
                 for task in tasks:
                     task.cancel()
             await self.close()
-            await self.open()
 
     async def _watch(self, watched: Watched) -> None:
         folder = Path(watched.folder)

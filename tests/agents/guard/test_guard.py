@@ -483,3 +483,29 @@ async def test_many_short_looks_at_an_answer_are_a_long_one(tmp_path: Path) -> N
     (failure,) = [event for event in outcome.events if isinstance(event, Failure)]
     assert "the patterns take too long" in failure.message
     assert time.thread_time() - begun < 3 * IN_THE_WAY
+
+
+class Blunders(Agent):
+    """Calls models as nobody should."""
+
+    async def before(self, ctx: Context, request: Chat) -> Chat:
+        blunders: list[Any] = [
+            lambda: ctx.llm.embed("demo", [5, None]),  # type: ignore[list-item]
+            lambda: ctx.llm.rerank("demo", 5, ["x"]),  # type: ignore[arg-type]
+            lambda: ctx.llm.chat(Chat(model="demo", messages=["x"])),  # type: ignore[list-item]
+            lambda: ctx.llm.chat(Chat(model="demo", messages=None)),  # type: ignore[arg-type]
+        ]
+        await blunders[int(ctx.argument)]()
+        return request
+
+
+async def test_whoever_calls_models_wrongly_is_at_fault_and_not_the_guard(tmp_path: Path) -> None:
+    llm = ScriptedLLM("x")
+    config = {"guard": {**SECRETS, "always": True}, "blunders": {"on_error": "fail"}}
+    async with hosted(Guard, Blunders, llm=llm, folder=tmp_path, config=config) as host:
+        for number in range(4):
+            outcome = await run_request(host, chat(), llm, header=f"blunders:{number}")
+            assert outcome.refused is not None
+        crashes = {one["name"]: one["counters"]["crashes"] for one in host.describe()}
+    assert crashes["guard"] == 0
+    assert llm.requests == []
