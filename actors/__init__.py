@@ -16,7 +16,9 @@ The nouns, from the outside in:
 * `hub`                    models by repository: names, downloads, the cache.
 * `gguf`                   headers of model files: what a model is and needs.
 * `memory`, `demand`, `placement`  pure. What a model will take, in which ways it can run, where one fits.
-* `observer`, `gpu`, `calibration`  what is measured of the GPUs and of each load, and what was learned.
+* `promotion`              pure. When a model that runs in a worse way is moved to a better place.
+* `observer`, `gpu`, `calibration`  what is measured of the GPUs and of each load, and what was learned;
+                           `calibration_file` is the database of that.
 * `settings`               config.yaml becomes a `Config`: all faults by line, secrets masked.
 * `preflight`              what is known at the start: files, programs, devices that are not there.
 * `plan`, `explain`        `run.py plan` and `/admin/plan`.

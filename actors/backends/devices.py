@@ -22,7 +22,7 @@ Reach = Literal["nvidia", "others", "none"]
 ANSWER_TIMEOUT = 10.0
 """Seconds for a program to list its devices: the driver is initialized for it."""
 
-BELIEF = 86_400.0
+BELIEF = 3600.0
 """Seconds for which a log is believed that said that no GPU was used: the cause may be mended."""
 
 _MOST_LINES = 500

@@ -20,7 +20,6 @@ from actors.calibration import (
     LEAST,
     MIB,
     OTHERS,
-    SCHEMA,
     START,
     Accuracy,
     Calibration,
@@ -28,6 +27,7 @@ from actors.calibration import (
     Load,
     Surcharge,
 )
+from actors.calibration_file import SCHEMA
 from actors.ledger import GROWTH
 
 GIB = 1 << 30
@@ -261,6 +261,14 @@ def test_a_surcharge_of_a_way_that_is_not_loaded_any_more(calibration: Calibrati
         calibration.record(load(settings="another"))
     assert calibration.surcharge("file", "settings") == 1001
     calibration.record(msgspec.structs.replace(load(settings="host"), devices=()))
+    assert calibration.correction("file", "settings", 1) == (0,)
+
+
+def test_a_surcharge_where_nvml_does_not_tell_of_processes(calibration: Calibration) -> None:
+    ran_out(calibration, 1000)
+    for number in range(OTHERS):
+        assert calibration.correction("file", "settings", 1) == (1000,), number
+        calibration.record(load(device(measured=None)))
     assert calibration.correction("file", "settings", 1) == (0,)
 
 

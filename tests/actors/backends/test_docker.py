@@ -284,7 +284,7 @@ async def test_an_image_without_cuda_is_known_by_its_log(bench: Bench) -> None:
             await server.wait_exited(0.01)
     assert server.figures().on_host
     await server.stop()
-    # Tomorrow it is known before the start; with other GPUs, or another image, it is tried.
+    # Then it is known before the start, to others too; with other GPUs, or another image, it is tried.
     async with asyncio.timeout(10):
         while not (demand := await bench.backend(gpus=GPUS).appraise(files)).no_gpu:
             pass
