@@ -60,7 +60,7 @@ class DockerSettings(Section, frozen=True, kw_only=True):
     name: str | None = None
     network: str | None = None
     gpus: Literal["auto", "nvidia", "cdi"] = "auto"
-    mounts: list[str] = []
+    mounts: list[FilePath] = []
     memory_limit: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 
 from actors.backends import StartError
-from actors.backends.command import command_words, find_command, runs_in_container
+from actors.backends.command import EMBEDDED, command_words, find_command, runs_in_container
 from actors.backends.devices import Reach, key_of, reach_of
+from actors.backends.embedded import unknown_flag
 from actors.backends.prediction import Predictor
 from actors.calibration import Calibration
 from actors.config import BUILTIN, Config, Model, ServerPool
@@ -29,6 +30,7 @@ from actors.hub.hub import cache_of
 from actors.ledger import Device
 from actors.memory.collisions import Collision, collisions
 from actors.observer import device_of
+from actors.settings.masking import shown
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -92,9 +94,27 @@ def _look_at_runtime(config: Config, name: str, model: Model, place: Place) -> l
     if model.image is not None:
         message = "has no effect: the model's runtime is not docker"
         found.append(Finding(name, Fault((*place, "image"), message)))
+    found += _look_at_arguments(config, name, model, place)
     if (model.command or model.runtime) and (fault := _command_fault(config, model, place)):
         failure = Failure(message=fault.message, retryable=False)
         found.append(Finding(name, fault, failure))
+    return found
+
+
+def _look_at_arguments(config: Config, name: str, model: Model, place: Place) -> list[Finding]:
+    """Flags that the embedded server does not have."""
+    with suppress(ConfigError):
+        if find_command(config.server_pool, model) != EMBEDDED:
+            return []
+    found = []
+    for where, arguments in (
+        (("server_pool", "arguments"), config.server_pool.arguments),
+        ((*place, "arguments"), model.arguments),
+    ):
+        if (index := unknown_flag(arguments)) is not None:
+            message = f"the embedded server does not know {shown(arguments[index])}; llama-server may"
+            failure = Failure(message=message, retryable=False)
+            found.append(Finding(name, Fault((*where, index), message), failure))
     return found
 
 

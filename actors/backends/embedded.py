@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1
@@ -121,6 +121,19 @@ FLAGS: tuple[tuple[str, str, Any], ...] = (
     ("--check-tensors", "check_tensors", True),
     ("-lv --verbosity --log-verbosity", "verbosity", int),
 )
+
+
+def unknown_flag(arguments: Sequence[str]) -> int | None:
+    """The index of the first argument that this command line does not know; None if it knows all."""
+    takes_value = {name: not isinstance(kind, bool) for flags, _, kind in FLAGS for name in flags.split()}
+    takes_value |= {"--reranking": False, "--rerank": False}
+    index = 0
+    while index < len(arguments):
+        name, equals, _ = arguments[index].partition("=")
+        if name not in takes_value:
+            return index
+        index += 2 if takes_value[name] and not equals else 1
+    return None
 
 
 def main() -> NoReturn:

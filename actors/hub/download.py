@@ -22,6 +22,7 @@ import structlog
 from filelock import FileLock, Timeout
 
 from actors.errors import Failure, FailureKind
+from actors.settings.masking import mask_text
 from actors.terminal import printable
 
 log = structlog.get_logger("hub")
@@ -53,8 +54,8 @@ class HubError(Exception):
 
 
 def failed(message: str, *, retryable: bool = True, kind: FailureKind = "failed") -> HubError:
-    """The error with this message."""
-    return HubError(Failure(message=message, retryable=retryable, kind=kind))
+    """The error with this message, without a password that an address in it has."""
+    return HubError(Failure(message=mask_text(message), retryable=retryable, kind=kind))
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +157,7 @@ class _Transfer:
     ) -> None:
         self._session = session
         self._source = source
+        self._shown = mask_text(source.url)
         self._partial = partial
         self._on_bytes = on_bytes
         self._retry_delay = retry_delay
@@ -167,7 +169,7 @@ class _Transfer:
         self._have = await asyncio.to_thread(self._hash_what_is_there)
         self._on_bytes(self._have)
         if self._have:
-            log.info("download resumes", url=self._source.url, at=self._have, size=self._source.size)
+            log.info("download resumes", url=self._shown, at=self._have, size=self._source.size)
         await asyncio.to_thread(self._check_space)
         try:
             await _in_thread(self._open)
@@ -202,7 +204,11 @@ class _Transfer:
                 if isinstance(error, _InterruptedError) and error.pause is not None:
                     pause = min(max(pause, error.pause), 120.0)
                 log.warning(
-                    "download interrupted", url=self._source.url, reason=reason, at=self._have, pause=pause
+                    "download interrupted",
+                    url=self._shown,
+                    reason=reason,
+                    at=self._have,
+                    pause=pause,
                 )
                 await asyncio.sleep(pause)
 
@@ -232,7 +238,7 @@ class _Transfer:
             await _in_thread(self._start_again)
             raise _InterruptedError("the server's range is not the one asked for")
         if status == 200 and self._have:
-            log.warning("download starts again: the server takes no ranges", url=self._source.url)
+            log.warning("download starts again: the server takes no ranges", url=self._shown)
             await _in_thread(self._start_again)
         elif status not in (200, 206):
             said = response.headers.get("X-Error-Message") or response.reason or ""

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from pathlib import Path as FilePath
 from typing import Any
 
 from actors.config import (
@@ -105,9 +104,6 @@ class _Checks:
                 (*place, "network"),
                 f"expected the name of a network that the gateway is on too, got {network!r}",
             )
-        for index, path in enumerate(settings.mounts):
-            if not FilePath(path).is_absolute():
-                self.add((*place, "mounts", index), f"expected absolute paths, got {path!r}")
 
     def ollama(self, ollama: Ollama, server: Server) -> None:
         addresses = ollama.addresses

@@ -41,6 +41,7 @@ from actors.messages import (
     Shutdown,
     Start,
     Tick,
+    Unusable,
 )
 from actors.planner import SUSPICION, Planner
 from actors.roster import ModelSpec, ModelStatus, Policy
@@ -153,6 +154,17 @@ def test_the_first_request_loads_the_model_and_all_get_it() -> None:
     assert granted(world.ready("a", after=3)) == [1, 2], "two slots, oldest first"
     assert granted(world.release(1)) == [3]
     assert world.status("a").busy == 2
+
+
+def test_a_model_that_is_known_to_be_unusable_has_failed_and_is_tried_when_it_is_asked_for() -> None:
+    world = World()
+    failure = Failure(message="no such file", retryable=False)
+    for model in ("a", "nobody"):
+        assert world.send(Unusable(model=model, failure=failure)) == []
+    assert (world.status("a").state, world.status("a").error) == (State.FAILED, "no such file")
+    assert started(world.ask("a")) == ["a"]
+    world.send(Unusable(model="a", failure=failure))
+    assert granted(world.ready("a")) == [1], "one that is under way goes on"
 
 
 def test_a_grant_tells_what_was_waited_for() -> None:

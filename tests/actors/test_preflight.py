@@ -70,6 +70,11 @@ def told(models: Any, folder: Path, **sections: Any) -> list[str]:
             {"path": "good.gguf", "arguments": ["--ctx-size", "x"]},
             "m: {folder}/good.gguf: --ctx-size: expected",
         ),
+        ({"path": "good.gguf", "arguments": ["-t", "1", "--flash-attn=on", "--rerank", "--swa-full"]}, None),
+        (
+            {"path": "good.gguf", "arguments": ["-t", "1", "--mlock"]},
+            "m.arguments[2]: the embedded server does not know '--mlock'",
+        ),
         ({"path": "good.gguf", "image": "x"}, "m.image: has no effect: the model's runtime is not docker"),
         ({"path": "good.gguf", "command": "./program"}, "m.command: {folder}/program must not be executed"),
         ({"path": "good.gguf", "command": "./none -x"}, "m.command: there is no program {folder}/none"),

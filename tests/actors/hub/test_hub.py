@@ -260,6 +260,18 @@ async def test_a_wrong_hash_never_becomes_a_model(hub: Hub, site: StandInHub, tm
     assert not list(tmp_path.rglob("*.gguf"))
 
 
+async def test_errors_do_not_tell_the_password_of_an_address(
+    site: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    hub = make(site, session, tmp_path, endpoint=site.url.replace("://", "://me:secret@"))
+    site.lies_about_hash = True
+    with pytest.raises(HubError) as caught:
+        await hub.find(Q4)
+    message = caught.value.failure.message
+    assert "***@127.0.0.1" in message
+    assert "secret" not in message
+
+
 async def test_a_partial_file_that_was_damaged_is_noticed(hub: Hub, site: StandInHub, tmp_path: Path) -> None:
     site.cuts = [MIB, *[0] * 10]
     with pytest.raises(HubError):

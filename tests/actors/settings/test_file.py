@@ -256,7 +256,7 @@ agents:
 
 def test_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:
     text = """\
-server_pool: {command: bin/serve --flag 'a b'}
+server_pool: {command: bin/serve --flag 'a b', docker: {mounts: [adapters, /abs]}}
 hub: {cache_dir: hub}
 agent_folders: [mine, /abs]
 agent_data: data
@@ -269,6 +269,7 @@ llama_cpp:
 """
     config = read(text, tmp_path)
     home = os.path.expanduser("~")  # noqa: PTH111
+    assert config.server_pool.docker.mounts == [f"{tmp_path}/adapters", "/abs"]
     assert config.server_pool.command == [f"{tmp_path}/bin/serve", "--flag", "a b"]
     assert (config.hub.cache_dir, config.agent_data) == (f"{tmp_path}/hub", f"{tmp_path}/data")
     assert config.agent_folders == [f"{tmp_path}/mine", "/abs"]
