@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def _read(path: Path, projector: Path | None, modified_at: float, *, embeds: boo
 
 def _details(header: Header) -> Json:
     family = header.architecture or ""
+    width = header.metadata.get(f"{family}.embedding_length")
     return {
         "parent_model": "",
         "format": "gguf",
@@ -56,13 +58,17 @@ def _details(header: Header) -> Json:
         "parameter_size": human_number(header.parameters),
         "quantization_level": header.quantization or "",
         "context_length": header.context_length or 0,
-        "embedding_length": header.metadata.get(f"{family}.embedding_length", 0),
+        "embedding_length": width if isinstance(width, int) else 0,
     }
 
 
 def _info(header: Header) -> Json:
-    """The header's keys and values; arrays are null, as they are without `verbose`."""
-    scalars = {key: value for key, value in header.metadata.items() if isinstance(value, str | int | float)}
+    """The header's keys and values; arrays are null, as they are without `verbose`, and what JSON has not."""
+    scalars = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in header.metadata.items()
+        if isinstance(value, str | int | float)
+    }
     scalars.pop("tokenizer.chat_template", None)
     arrays = dict.fromkeys(header.lengths)
     return {**arrays, **scalars, "general.parameter_count": header.parameters}

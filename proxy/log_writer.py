@@ -81,7 +81,7 @@ class LogWriter:
         cut = False
         while data:
             try:
-                if not select.select([], [self._descriptor], [], RETRY)[1]:
+                if not self._has_room():
                     continue
                 written = os.write(self._descriptor, data)
                 cut, data = data[written - 1] != _NEWLINE, data[written:]
@@ -96,6 +96,10 @@ class LogWriter:
                     data = data[data.index(_NEWLINE) + shorter :]
                     cut = False
                     self._dropped_one()
+
+    def _has_room(self) -> bool:
+        """Wait for it, for a while: a pipe that does not block would say EAGAIN."""
+        return os.name == "nt" or bool(select.select([], [self._descriptor], [], RETRY)[1])
 
     def _end(self) -> int | None:
         """The end of a file, which becomes the place of the next write; None for a pipe or a terminal."""

@@ -111,6 +111,9 @@ CONVOLUTIONS = 32
 CHANNELS = 256
 """Of convolutions of sound, where the file does not say."""
 
+_MOST = 1 << 33
+"""What any number of a header may be: llama.cpp keeps them in 32 bits."""
+
 _WINDOWS = ("n_wa_pattern", "wa_layer_indexes", "wa_pattern_mode")
 _MASKED = frozenset(["muse-glimmer"])
 _AFTER = ("mm.", "adapter.", "resampler.")
@@ -207,9 +210,13 @@ class _Tower:
             self.positions = max(self.patches, tokens * self.merge**2)
 
     def number(self, key: str) -> int:
-        """A number of the encoder's metadata."""
+        """A number of the encoder's metadata. Raises `ValueError` for one that no encoder has."""
         value = self._metadata.get(f"clip.{self.modality}.{key}", 0)
-        return int(value) if isinstance(value, int | float) else 0
+        if not isinstance(value, int | float):
+            return 0
+        if not 0 <= value < _MOST:  # NaN is neither
+            raise ValueError(f"the projector's {key} is {value}")
+        return int(value)
 
     @property
     def is_known(self) -> bool:

@@ -9,9 +9,14 @@ from actors.gguf import Header, Tensor
 WINDOW_PERIOD = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
 """Where the header does not say which layers have a sliding window: all but every n-th."""
 
-_LAYER = re.compile(r"blk\.(\d{1,5})\.")
+_LAYER = re.compile(r"blk\.([0-9]{1,5})\.")
 _ATTENTION = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight")
 _CONVOLUTION = ("ssm_conv1d.weight", "shortconv.conv.weight")
+
+
+MOST_LAYERS = 1024
+MOST = 1 << 31
+"""What any other number of a header may be: llama.cpp keeps them in 32 bits."""
 
 
 class ShapeError(ValueError):
@@ -30,7 +35,8 @@ def weights_by_layer(header: Header) -> list[int]:
             sizes[layer] = sizes.get(layer, 0) + tensor.size
     count = header.layers or 0
     # The first and the last may be of a few tensors, but none may be missing or too many.
-    return [sizes[layer] for layer in range(count)] if sizes.keys() == set(range(count)) else []
+    whole = len(sizes) == count and all(layer < count for layer in sizes)
+    return [sizes[layer] for layer in range(count)] if whole else []
 
 
 class Shape:
@@ -48,8 +54,14 @@ class Shape:
                 f"a language model's dimensions are missing (architecture {self.architecture!r})"
             )
         self.vocabulary = embedding.shape[1]
+        if self.layers > MOST_LAYERS:
+            raise ShapeError(
+                f"{self.architecture}.block_count is {self.layers}; llama.cpp takes half as many"
+            )
         self.unused = self.number("nextn_predict_layers")
         """Layers at the end that only multi-token prediction uses."""
+        if self.unused >= self.layers:
+            raise ShapeError(f"{self.unused} of its {self.layers} layers are for multi-token prediction")
         self.heads = self._per_layer("attention.head_count", 0)
         self.kv_heads = self._per_layer("attention.head_count_kv", self.heads[0])
         head = self.width // max(1, self.heads[0])
@@ -60,10 +72,10 @@ class Shape:
         self.blocks: list[dict[str, Tensor]] = [{} for _ in range(self.layers)]
         for name, tensor in self.tensors.items():
             if name.startswith("blk."):
-                _, index, rest = name.split(".", 2)
-                if not index.isdecimal() or int(index) >= self.layers:
-                    raise ShapeError(f"tensor {name!r} belongs to none of its {self.layers} layers")
-                self.blocks[int(index)][rest] = tensor
+                found = _LAYER.match(name)
+                if found is None or int(found[1]) >= self.layers:
+                    raise ShapeError(f"tensor {name!r:.80} belongs to none of its {self.layers} layers")
+                self.blocks[int(found[1])][name[found.end() :]] = tensor
         self.recurrent = [any(name in block for name in _CONVOLUTION) for block in self.blocks]
         both = self.architecture == "falcon-h1"
         self.attends = [
@@ -80,9 +92,14 @@ class Shape:
         return self.layers - self.unused - 1
 
     def number(self, key: str, default: int = 0) -> int:
-        """A number of the architecture's metadata."""
+        """A number of the architecture's metadata. Raises `ShapeError` for one that no model has."""
         value = self._metadata.get(f"{self.architecture}.{key}", default)
-        return int(value) if isinstance(value, int | float) else default
+        return self._whole(key, value) if isinstance(value, int | float) else default
+
+    def _whole(self, key: str, value: object) -> int:
+        if isinstance(value, int | float) and 0 <= value < MOST:  # NaN is neither
+            return int(value)
+        raise ShapeError(f"{self.architecture}.{key} is {value!r:.40}")
 
     def _per_layer(self, key: str, default: int) -> list[int]:
         value = self._metadata.get(f"{self.architecture}.{key}", default)
@@ -91,8 +108,8 @@ class Shape:
                 raise ShapeError(
                     f"{self.architecture}.{key} has {len(value)} values for {self.layers} layers"
                 )
-            return [int(item) for item in value[: self.layers]]
-        return [int(value)] * self.layers
+            return [self._whole(key, item) for item in value[: self.layers]]
+        return [self._whole(key, value)] * self.layers
 
     def _windowed(self) -> list[bool]:
         pattern = self._metadata.get(f"{self.architecture}.attention.sliding_window_pattern")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from actors.backends import StartError
 from actors.backends.prediction import Appraisal, Predictor, forgive_lost
 from actors.calibration import Calibration, Surcharge
 from actors.config import Config, Model
@@ -52,6 +53,57 @@ def placed(appraisal: Appraisal, **rooms: int) -> Placement:
         if shares is not None:
             return Placement(option=option, shares=shares, why="")
     raise AssertionError("it fits nowhere")
+
+
+EVIL: dict[str, dict[str, Any]] = {
+    "layers that overflow": {"block_count": 2**32 - 1},
+    "no layers": {"block_count": 0},
+    "more layers than memory": {"block_count": 2**31, "embedding_length": 2**32 - 1},
+    "infinite": {"attention.value_length": float("inf")},
+    "not a number": {"attention.key_length": float("nan")},
+    "below nothing": {"attention.head_count": -1.0},
+    "infinite in a list": {"attention.head_count": [float("inf")] * 2},
+    "text": {"attention.head_count": "many"},
+    "unused layers": {"nextn_predict_layers": 2**32 - 1},
+    "states": {"ssm.inner_size": float("inf"), "ssm.conv_kernel": 2**32 - 1},
+}
+
+
+@pytest.mark.parametrize("evil", EVIL.values(), ids=EVIL.keys())
+@pytest.mark.parametrize("more", [(), ("blk.0.ssm_conv1d.weight",), ("blk.",), ("blk.99999999.x",)])
+def test_numbers_that_no_model_has(
+    evil: dict[str, Any], more: tuple[str, ...], tmp_path: Path, calibration: Calibration
+) -> None:
+    good = {"block_count": 2, "embedding_length": 256, "attention.head_count": 4, "context_length": 512}
+    metadata = {f"llama.{key}": value for key, value in {**good, **evil}.items()}
+    names = [f"blk.{layer}.attn_{part}.weight" for layer in range(2) for part in "qkv"]
+    tensors: list[Any] = [("token_embd.weight", (256, 64), F32), ("output_norm.weight", (256,), F32)]
+    tensors += [(name, (256, 256), F32) for name in (*names, *more)]
+    path = write(tmp_path / "evil.gguf", metadata, tensors)
+    predictor = predictor_of(calibration, GIB, GIB)
+    appraisal = predictor.appraise(Model(path=str(path)), ModelFiles(path=path), "1")
+    for option in appraisal.demand.options:
+        assert len(option.layers) < 2000
+        if (shares := fit(option, {"a": GIB, "b": GIB})) is not None:
+            appraisal.predict(Placement(option=option, shares=shares, why=""))
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), -1.0, 1e30])
+@pytest.mark.parametrize("key", ["embedding_length", "attention.head_count", "patch_size", "image_size"])
+def test_projectors_that_no_model_has(
+    number: Any, key: str, tmp_path: Path, calibration: Calibration
+) -> None:
+    model = write(tmp_path / "m.gguf", {"llama.context_length": 512})
+    good = {"embedding_length": 64, "attention.head_count": 4, "patch_size": 14, "image_size": 224}
+    metadata = {f"clip.vision.{name}": value for name, value in {**good, key: number}.items()}
+    tensors: list[Any] = [("v.blk.0.ffn_up.weight", (64, 128), F32)]
+    projector = write(
+        tmp_path / "p.gguf", {"clip.has_vision_encoder": True, **metadata}, tensors, architecture="clip"
+    )
+    with pytest.raises(StartError, match=f"the projector's {key} is "):
+        predictor_of(calibration, GIB).appraise(
+            Model(path=str(model)), ModelFiles(path=model, projector=projector), "1"
+        )
 
 
 def test_a_model_of_unknown_shape_is_split_by_its_layers(
