@@ -44,8 +44,9 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Where a model's server answers HTTP. Not necessarily on this machine.
 
     A server of several models knows this one by the name `model`, and keeps it as it is only for requests
-    with these `options`. `thinks`: it may be asked to. `key`: it refuses requests without. `sockets`: those
-    that listen there, by inode, where another program could begin to listen at the same port.
+    with these `options`. `thinks`: it may be asked to. `key` goes with each request; `refuses`: it is known
+    to refuse those without. `sockets`: those that listen there, by inode, where another program could begin
+    to listen at the same port.
     """
 
     host: str
@@ -55,6 +56,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     options: tuple[tuple[str, int], ...] = ()
     thinks: bool = True
     key: ApiKey | None = None
+    refuses: bool = False
     sockets: frozenset[int] = frozenset()
 
 

@@ -66,7 +66,7 @@ class Upstream:
                 raise
 
     def _check_key(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
-        if endpoint.key is not None and connection.head.status == 401:
+        if endpoint.refuses and connection.head.status == 401:
             self._note_refusal(endpoint)
             raise UnreachableError("the model server's port is another program's, which refuses its key")
 

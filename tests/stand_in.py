@@ -31,6 +31,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Stream, or whatever was ordered instead."""
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        key = f"Bearer {os.environ.get('LLAMA_API_KEY')}"
+        if "guarded" in self.orders and self.headers.get("Authorization") != key:
+            self._whole(401, b'{"error":{"code":401,"message":"Invalid API Key"}}')
+            return
         if "garbage" in self.orders:
             self.wfile.write(b"I am no HTTP server\r\n\r\n")
             self.close_connection = True

@@ -102,7 +102,7 @@ class LlamaServer:
         return self._proven
 
     async def _is_ours(self) -> bool:
-        """Also drop the key of one that asks for none."""
+        """Also note whether it refuses requests without its key."""
         match await ask_for_key(self._session, self.endpoint):
             case "refused":
                 message = (
@@ -110,9 +110,9 @@ class LlamaServer:
                     "own; give it as --api-key among the model's arguments"
                 )
                 raise StartError(Failure(message=message, retryable=False, log_tail=self.log_tail()))
-            case "ignored":
-                self.endpoint = msgspec.structs.replace(self.endpoint, key=None)
             case "needed":
+                self.endpoint = msgspec.structs.replace(self.endpoint, refuses=True)
+            case "ignored":
                 pass
         return True
 

@@ -206,6 +206,11 @@ def test_a_key_of_the_users_own_is_used(start: Start, real_server: None) -> None
     assert "LLAMA_API_KEY" not in psutil.Process(pid).environ()
 
 
+def test_a_server_that_asks_for_its_key_only_where_it_works(start: Start) -> None:
+    gateway = start({"m": stand_in("guarded")})
+    assert said_by(gateway, "m") == "m"
+
+
 def test_a_server_with_another_key_says_so(start: Start, real_server: None) -> None:
     wrapper = ["env", "LLAMA_API_KEY=other", sys.executable, "-m", "actors.backends.embedded"]
     gateway = start({"demo": {**DEMO, "command": wrapper}})

@@ -288,7 +288,7 @@ async def test_a_server_that_refuses_its_key_is_another_programs() -> None:
     denied = whole(b"no", status="401 Unauthorized")
     async with scripted([denied, Do.NEXT, denied], [denied]) as server:
         assert await get(upstream, server) == b"no", "of one without a key it is the answer"
-        server.endpoint = msgspec.structs.replace(server.endpoint, key=ApiKey("secret"))
+        server.endpoint = msgspec.structs.replace(server.endpoint, key=ApiKey("secret"), refuses=True)
         with pytest.raises(UnreachableError, match="another program"):
             await get(upstream, server)
         assert [got.all("authorization") for got in server.requests] == [[], ["Bearer secret"]]
