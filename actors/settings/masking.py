@@ -18,10 +18,15 @@ _SHOWN = 60
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRET_WORDS = {
-    *("token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "pwd", "passphrase"),
-    *("credential", "credentials", "apikey", "apikeys", "auth", "authorization", "bearer", "cookie"),
+    *("token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "pass", "pw", "pwd"),
+    *("passphrase", "credential", "credentials", "apikey", "apikeys", "auth", "authorization", "bearer"),
+    *("cookie", "pat", "pin"),
 }
-_KEY_KINDS = {"api", "access", "private", "secret", "master", "encryption", "signing", "auth", "account"}
+_KEYS = {"key", "keys"}
+_OTHER_WORDS = {"max", "min", "num", "count", "limit", "budget", "size", "length"}
+"""Of a secret's name that is none: max_tokens."""
+_PLACES = {"file", "path", "dir", "folder", "sock", "socket"}
+_WORKING_DIRECTORY = "PWD"
 # Bounded, because texts of any length are looked through.
 _USER_INFO = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]{0,30}://)[^/?#\s'\"]*@")
 _FLAG = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
@@ -31,12 +36,12 @@ _WORD = re.compile(r"(?<![\w-])(--?[A-Za-z][\w-]{0,60})(=|\s+)(\"[^\"]*\"|'[^']*
 def looks_secret(name: str) -> bool:
     """Whether a variable, an option or a flag of this name is a secret: HF_TOKEN, api-key, PGPASSWORD."""
     words = [word.lower() for word in _WORDS.findall(name)]
-    if not words or words[-1] in ("file", "path", "dir"):
+    if not words or name == _WORKING_DIRECTORY or words[-1] in _PLACES or _OTHER_WORDS.intersection(words):
         return False
-    return (
-        any(word in _SECRET_WORDS or word.endswith(("password", "token")) for word in words)
-        or any(word in ("key", "keys") and before in _KEY_KINDS for before, word in itertools.pairwise(words))
-        or words in (["key"], ["pat"])
+    if words[-1] in _KEYS:
+        return True
+    return any(word in _SECRET_WORDS or word.endswith(("password", "token")) for word in words) or any(
+        word in _KEYS and before in ("api", "access", "private") for before, word in itertools.pairwise(words)
     )
 
 

@@ -11,7 +11,7 @@ import yaml
 from actors.config import Config, HubSettings, Model, ServerPool, daemon_address, documented_keys
 from actors.errors import ConfigError
 from actors.settings.file import load_config, parse_config
-from agents.discovery import sources
+from agents.discovery import load_agents, sources
 from agents.host import describe_agent
 from agents.llm import Budget
 from tests.gateway import CHECKOUT
@@ -41,6 +41,20 @@ def test_the_shipped_file_states_the_defaults() -> None:
     data = yaml.safe_load(SHIPPED.read_text())
     assert set(data["server_pool"]) == set(ServerPool.__struct_fields__), "each is shown with its default"
     assert set(data["hub"]) == set(HubSettings.__struct_fields__), "each is shown with its default"
+
+
+def test_the_examples_of_the_shipped_file_can_be_used(tmp_path: Path) -> None:
+    text = SHIPPED.read_text().replace("\nagents: []", "").replace("  models: {}\n", "  models:\n")
+    text = re.sub(r"^    # (?= *[\w-]+:(?: |$))", "    ", text, flags=re.MULTILINE)
+    text = re.sub(r"^# (?=agents:$|  - |   +\w+: )", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^  host: null(?= +# a daemon)", "  host: x", text, flags=re.MULTILINE)
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    config = load_config(path)
+    assert set(config.llama_cpp.models) == {"demo", "demo-embed", "llama-7b", "qwen"}
+    assert set(config.ollama.models) == {"coder"}
+    names = {agent.name for agent in load_agents(config, tmp_path)[0]}
+    assert names == {"guard", "rag", "cache", "parallel", "vram"}
 
 
 @pytest.mark.parametrize(

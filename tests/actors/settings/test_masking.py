@@ -32,6 +32,11 @@ from tests.actors.settings.files import faults
         "MY_CREDENTIALS",
         "passphrase",
         "HUB_TOKENS",
+        "DB_PASS",
+        "OPENAI_KEY",
+        "SMTP_PW",
+        "GITHUB_PAT",
+        "api_key_2",
         "pwd",
     ],
 )
@@ -57,6 +62,12 @@ def test_names_of_secrets(name: str) -> None:
         "ssl-key-file",
         "repeat",
         "keepalive_interval",
+        "PWD",
+        "OLDPWD",
+        "SSH_AUTH_SOCK",
+        "MAX_TOKENS",
+        "TOKEN_LIMIT",
+        "compass",
     ],
 )
 def test_names_of_other_things(name: str) -> None:
