@@ -10,6 +10,7 @@ The nouns, in the order in which a document meets them:
 * `search.Searcher`      the same database, read: BM25 by FTS5, cosine by numpy.
 * `embedding.Embedding`  an embedding model that may be absent, may fail, and may come back.
 * `ingest.Ingester`      documents and folders into the index, what changed only; vectors after the words.
+* `vanished`             which documents stay though their files are gone.
 * `watch.watch`          a folder, ingested whenever it changes.
 * `library.Library`      all of these for a gateway: opened, kept in step, and begun anew when damaged.
 * `retrieve.Retriever`   a question's passages: both searches, fused, filtered, reranked.

@@ -168,7 +168,7 @@ class Rag(Agent):
         return None if ctx.state is None else AtEnd(lambda: {"citations": ctx.state})
 
     async def _retrieve(self, query: str, wanted: Question, named: list[str]) -> list[Passage]:
-        there_are = [collection.name for collection in await self._library.ask(Index.collections)]
+        there_are = await self._library.ask(Index.collection_names)
         collections = named or wanted.collections or there_are
         if unknown := sorted(set(collections) - set(there_are)):
             known = ", ".join(there_are) or "none"

@@ -26,10 +26,11 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """The documents of a folder by name, and the files and folders below it that could not be looked at."""
+    """The documents of a folder by name, the folders below it, and what below it could not be looked at."""
 
     files: dict[str, File]
     unreadable: tuple[str, ...]
+    folders: frozenset[str] = frozenset()
 
     def hides(self, name: str) -> bool:
         """A file of this name may be there, and could not be seen."""
@@ -51,16 +52,20 @@ def list_folder(folder: Path, patterns: Sequence[str] = ()) -> Listing:
         unreadable.append(clean(Path(error.filename or folder).relative_to(folder).as_posix()))
 
     try:
-        files = _walk(folder, patterns, note)
+        files, folders = _walk(folder, patterns, note)
     except OSError as error:
         raise DocumentError(f"folder {folder} cannot be read: {error.strerror}") from error
-    return Listing(files, tuple(unreadable))
+    return Listing(files, tuple(unreadable), folders)
 
 
-def _walk(folder: Path, patterns: Sequence[str], note: Callable[[OSError], None]) -> dict[str, File]:
+def _walk(
+    folder: Path, patterns: Sequence[str], note: Callable[[OSError], None]
+) -> tuple[dict[str, File], frozenset[str]]:
     root = folder.resolve(strict=True)
     files: dict[str, File] = {}
+    seen: set[str] = set()
     for where, folders, names in os.walk(folder, onerror=note):
+        seen.add(clean(Path(where).relative_to(folder).as_posix()))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
         for file_name in sorted(names):
             path = Path(where, file_name)
@@ -76,7 +81,7 @@ def _walk(folder: Path, patterns: Sequence[str], note: Callable[[OSError], None]
                 continue
             if stat.S_ISREG(status.st_mode) and inside:
                 files[name] = File(name, path, status.st_size, status.st_mtime_ns)
-    return files
+    return files, frozenset(seen)
 
 
 def read_file(file: File, limit: int) -> bytes:

@@ -26,14 +26,12 @@ from agents.rag.formats.structure import DocumentError, PassingError, clean
 from agents.rag.index import Entry, Index, Listed
 from agents.rag.passage import Metadata
 from agents.rag.reader import Reader
+from agents.rag.vanished import kept_documents
 
 log = structlog.get_logger("rag")
 
 BATCH = 32
 """Texts that the embedding model gets at a time."""
-
-FEW = 3
-"""Files of a folder that may always vanish at once, as long as others are left."""
 
 TRIES = 5
 """Ingests that try to read a document for which the time was not enough; then it is the document's fault."""
@@ -153,11 +151,11 @@ class Ingester:
     ) -> Report:
         """Bring a collection in step with a folder: new and changed files in, vanished ones out.
 
-        A folder that is empty, or has lost most of its files, may be a mount that is missing: then nothing is
-        deleted (`prune_folder` does that). `patterns`: as in `folders.list_folder`, which also says what is a
-        document. Files that cannot be taken are in the report, and what they were before is not in the index
-        any more, unless the reason may pass. Raises `DocumentError` if the folder itself cannot be read; then
-        nothing is changed.
+        A folder that is empty, or has lost most of its files, may be a mount that is missing, and so may one
+        below it that is empty: their documents are kept (`prune_folder` deletes them). `patterns`: as in
+        `folders.list_folder`, which also says what is a document. Files that cannot be taken are in the
+        report, and what they were before is not in the index any more, unless the reason may pass. Raises
+        `DocumentError` if the folder itself cannot be read; then nothing is changed.
         """
         check_collection(collection)
         folder = await asyncio.to_thread(_absolute, folder)
@@ -202,10 +200,9 @@ class Ingester:
         now = (await self._known(collection, source)).values()
         there = {one.digest for one in now if one.digest and one.name in listing.files}
         lost = [one for one in vanished if one.digest not in there]
-        if lost and (not listing.files or (len(lost) >= FEW and 2 * len(lost) > len(known))):
-            report.missing = len(lost)
-            vanished = [one for one in vanished if one.digest in there]
-        numbers = [one.id for one in vanished]
+        kept = kept_documents([one.name for one in lost], len(known), listing)
+        report.missing = len(kept)
+        numbers = [one.id for one in vanished if one.name not in kept]
         report.deleted = await asyncio.to_thread(self._index.delete_documents, numbers)
 
     async def add_file(

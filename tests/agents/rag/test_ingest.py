@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import tempfile
 import tracemalloc
 from contextlib import closing
@@ -215,6 +216,28 @@ async def test_most_of_a_folder_does_not_vanish_at_once(index: Index, folder: Pa
     folder.rename(folder.parent / "away")
     assert await ingester.prune_folder(folder, "docs") == 3
     assert await listed(index) == {}
+
+
+async def test_a_folder_below_that_comes_back_empty_keeps_its_documents(index: Index, folder: Path) -> None:
+    for number in range(4):
+        write(folder / "mount" / "deep" / f"{number}.md", f"llama {number}")
+        write(folder / "removed" / f"{number}.md", f"alpaca {number}")
+    for number in range(12):
+        write(folder / "other" / f"{number}.md", f"vicuna {number}")
+    ingester = Ingester(index, WORDS_ONLY)
+    await ingester.add_folder(folder, "docs")
+    for name in ("mount/deep", "removed"):
+        shutil.rmtree(folder / name)
+    for number in range(2):
+        (folder / "other" / f"{number}.md").unlink()
+    (folder / "sub" / "b.txt").unlink()
+    assert await ingester.add_folder(folder, "docs") == Report(unchanged=12, deleted=7, missing=4)
+    assert await found(index, "llama") == [
+        *("a.md", "c.html"),
+        *(f"mount/deep/{number}.md" for number in range(4)),
+    ]
+    (folder / "mount").rmdir()
+    assert await ingester.add_folder(folder, "docs") == Report(unchanged=12, deleted=4)
 
 
 async def test_what_only_has_another_name_has_not_vanished(index: Index, folder: Path) -> None:
