@@ -18,7 +18,7 @@ The nouns, from the outside in:
 * `memory`, `demand`, `placement`  pure. What a model will take, in which ways it can run, where one fits.
 * `promotion`              pure. When a model that runs in a worse way is moved to a better place.
 * `observer`, `gpu`, `calibration`  what is measured of the GPUs and of each load, and what was learned;
-                           `calibration_file` is the database of that.
+                           `calibration_file` is the database of that, `host_memory` what else is measured.
 * `settings`               config.yaml becomes a `Config`: all faults by line, secrets masked.
 * `preflight`              what is known at the start: files, programs, devices that are not there.
 * `plan`, `explain`        `run.py plan` and `/admin/plan`.

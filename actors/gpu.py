@@ -1,4 +1,4 @@
-"""The GPUs of this machine, as NVML tells of them, and the memory of its host.
+"""The GPUs of this machine, as NVML tells of them.
 
 NVML's own order is that of the PCI bus, CUDA's is not unless CUDA_DEVICE_ORDER=PCI_BUS_ID is set; GPUs are
 named by UUID where it matters. A GPU with MIG on cannot be used as a whole: its instances take its place.
@@ -10,14 +10,13 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import msgspec
-import psutil
 import structlog
 
+from actors.host_memory import host_memory
 from actors.ledger import Host
 from actors.processes import leader_of
 from actors.runtime import spawn
@@ -32,17 +31,6 @@ PATIENCE = 10.0
 
 _NOT_TOLD = (None, -1, (1 << 64) - 1)
 """Bytes of a process that are not known: pynvml's None, and NVML_VALUE_NOT_AVAILABLE as C reads it."""
-
-_CGROUPS = {
-    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    "memory": (
-        "sys/fs/cgroup/memory",
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "total_inactive_file",
-    ),
-}
-"""Of v2 and v1, by the controller in /proc/self/cgroup: mount, limit, use, what of that can be dropped."""
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,37 +247,6 @@ def _begins(gpu: Gpu, word: str) -> bool:
     return word.startswith("GPU-") and (gpu.mig.removeprefix("MIG-") or gpu.uuid).startswith(word)
 
 
-def host_memory(root: Path = Path("/")) -> Host:
-    """The host's memory, as far as the own control group lets it be used. Blocking."""
-    memory = psutil.virtual_memory()
-    total, available = int(memory.total), int(memory.available)
-    for limit, left in _limits(root):
-        total, available = min(total, limit), min(available, left)
-    return Host(total=total, available=max(available, 0))
-
-
-def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and rest, in bytes, of the own control group and of those above it, which limit it too."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        for controller in _CGROUPS.keys() & controllers.split(","):
-            mount, limit_file, use_file, droppable = _CGROUPS[controller]
-            folder = Path(path.lstrip("/"))
-            # In a container the path may be the host's, of which only the top is to be seen.
-            for place in (folder, *folder.parents):
-                with suppress(OSError, ValueError, KeyError):  # not there, or "max"
-                    limit, used = (
-                        int((root / mount / place / name).read_text()) for name in (limit_file, use_file)
-                    )
-                    stat = (root / mount / place / "memory.stat").read_text()
-                    rest = limit - used + int(dict(row.split() for row in stat.splitlines())[droppable])
-                    yield limit, rest
-
-
 class _Question:
     """One call of `ask` in a daemon thread of its own, which never holds up the end of the program.
 
@@ -346,6 +303,7 @@ class GpuMonitor:
         self._next = math.inf
         self._wake = asyncio.Event()
         self._answered = asyncio.Event()
+        self._taken = asyncio.Event()
         self.on_sample: Callable[[Sample], None] | None = None
         self.sample = Sample(asked_at=-math.inf, gpus=(), host=Host(total=0, available=0))
         """Before the first answer it knows nothing, since for ever."""
@@ -382,6 +340,16 @@ class GpuMonitor:
         """
         self._wanted.append(time.monotonic() + delay)
         self._wake.set()
+
+    async def fresh(self, patience: float) -> None:
+        """Return when there is a sample that was asked for from now on, or after so many seconds."""
+        wanted = time.monotonic()
+        self.ask_soon()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self.sample.asked_at < wanted:
+                    self._taken.clear()
+                    await self._taken.wait()
 
     async def stop(self) -> None:
         """Ask no more."""
@@ -437,6 +405,7 @@ class GpuMonitor:
         if self.on_sample is not None:
             self.on_sample(sample)
         self._answered.set()
+        self._taken.set()
 
 
 def _known(sample: Sample) -> tuple[object, ...]:

@@ -25,7 +25,8 @@ from actors.demo import demo_path, is_whole_demo
 from actors.docker.engine import Engine
 from actors.errors import ConfigError
 from actors.explain import explain, in_words
-from actors.gpu import host_memory, take_sample_in_time
+from actors.gpu import take_sample_in_time
+from actors.host_memory import host_memory
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import cache_of
 from actors.hub.names import parse_name

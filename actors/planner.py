@@ -647,6 +647,11 @@ class Planner:
         return [model.status(self.ledger, now) for model in self._models]
 
     @property
+    def measures_first(self) -> bool:
+        """Whether the latest sample may be an old one."""
+        return self._policy.measures_first
+
+    @property
     def waiting(self) -> int:
         """How many requests wait."""
         return len(self._waiting)

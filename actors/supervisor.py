@@ -49,7 +49,7 @@ from actors.messages import (
 )
 from actors.model import ModelActor
 from actors.observer import Observer
-from actors.planner import Planner
+from actors.planner import SAMPLE_WAIT, Planner
 from actors.roster import ModelSpec, ModelStatus, Outlook
 from actors.runtime import Actor, spawn
 
@@ -219,6 +219,8 @@ class Supervisor(Actor[Event]):
         Nothing is changed or downloaded. Raises `StartError` for files that are no model.
         """
         actor = self._models[name]
+        if self._observer is not None and self._planner.measures_first:
+            await self._observer.monitor.fresh(SAMPLE_WAIT)
         demand = await actor.appraise()
         if demand is None:
             return None

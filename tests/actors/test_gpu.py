@@ -9,11 +9,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import structlog
 
@@ -23,7 +21,6 @@ from actors.gpu import (
     GpuError,
     GpuMonitor,
     Sample,
-    host_memory,
     probe,
     take_sample,
     visible,
@@ -303,61 +300,6 @@ def test_an_nvml_that_nobody_understands() -> None:
     assert [line["log_level"] for line in logs] == ["error"]
 
 
-# The host's memory
-
-
-def control_group(folder: Path, limit: int | str, used: int, droppable: int, version: int) -> None:
-    """Files of a control group."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = (
-        ["memory.max", "memory.current"]
-        if version == 2
-        else ["memory.limit_in_bytes", "memory.usage_in_bytes"]
-    )
-    (folder / names[0]).write_text(f"{limit}\n")
-    (folder / names[1]).write_text(f"{used}\n")
-    word = "inactive_file" if version == 2 else "total_inactive_file"
-    (folder / "memory.stat").write_text(f"anon 5\n{word} {droppable}\n")
-
-
-def machine(root: Path, *lines: str) -> Path:
-    """A root folder of a machine whose processes are in these control groups."""
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text("".join(f"{line}\n" for line in lines))
-    return root
-
-
-def test_a_host_without_control_groups(tmp_path: Path) -> None:
-    memory = host_memory(tmp_path)
-    assert memory.total == psutil.virtual_memory().total
-    assert 0 < memory.available <= memory.total
-
-
-def test_the_limit_of_a_control_group(tmp_path: Path) -> None:
-    top = machine(tmp_path, "0::/a.slice/b.scope") / "sys/fs/cgroup"
-    control_group(top / "a.slice/b.scope", "max", 1, 0, 2)
-    assert host_memory(tmp_path).total == psutil.virtual_memory().total
-    control_group(top / "a.slice/b.scope", 1000, 700, 50, 2)
-    assert host_memory(tmp_path) == Host(total=1000, available=350)
-    # Those above limit it too.
-    control_group(top / "a.slice", 2000, 1900, 0, 2)
-    assert host_memory(tmp_path) == Host(total=1000, available=100)
-    control_group(top / "a.slice", 2000, 2001, 0, 2)
-    assert host_memory(tmp_path) == Host(total=1000, available=0)
-
-
-@pytest.mark.parametrize("line", ["4:memory:/docker/x", "4:cpu,memory:/docker/x"])
-def test_the_limit_of_an_old_control_group(tmp_path: Path, line: str) -> None:
-    top = machine(tmp_path, "9:name=systemd:/", line, "0::/") / "sys/fs/cgroup/memory"
-    control_group(top, 9223372036854771712, 500, 0, 1)
-    assert host_memory(tmp_path).total == psutil.virtual_memory().total
-    # In a container, whose group is at the top.
-    control_group(top, 1000, 700, 50, 1)
-    assert host_memory(tmp_path) == Host(total=1000, available=350)
-    control_group(top / "docker/x", 800, 100, 0, 1)
-    assert host_memory(tmp_path) == Host(total=800, available=350)
-
-
 # The monitor
 
 
@@ -483,6 +425,25 @@ async def test_one_question_at_a_time_and_one_for_all_that_wait() -> None:
         watched.monitor.ask_soon()
         await watched.until(3)
         assert len(watched.samples) == 3
+
+
+async def test_a_fresh_sample_is_waited_for_but_not_for_ever() -> None:
+    go = threading.Semaphore(1)
+
+    def ask() -> Sample:
+        asked_at = time.monotonic()
+        assert go.acquire(timeout=10)
+        return sampled(asked_at=asked_at)
+
+    async with watching(0, ask) as watched:
+        await watched.until(1)
+        go.release()
+        wanted = time.monotonic()
+        await watched.monitor.fresh(10)
+        assert watched.monitor.sample.asked_at >= wanted
+        await watched.monitor.fresh(0.01)
+        assert len(watched.samples) == 2, "it goes on with what is known"
+        go.release()
 
 
 async def test_who_wants_it_soon_does_not_wait_for_who_wants_it_late() -> None:

@@ -181,6 +181,7 @@ def test_without_an_interval_it_looks_before_each_decision(
     machine.tell(gpus=[{**gpu, "foreign": 700 * MIB} for gpu in machine.facts["gpus"]])
     assert gateway.chat("a").headers["X-Model-Place"] == "host"
     machine.tell(gpus=[{**gpu, "foreign": 0} for gpu in machine.facts["gpus"]])
+    assert gateway.client.get("/admin/plan", params={"model": "b"}).json()["placement"] == "one GPU"
     assert gateway.chat("b").headers["X-Model-Place"] == "GPU 0"
 
 

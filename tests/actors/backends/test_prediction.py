@@ -130,16 +130,17 @@ async def test_a_model_of_unknown_shape_does_not_forget_what_it_lacked(
     await monitor.first()
     await monitor.stop()
     predictor = predictor_of(calibration, 8 * GIB)
-    took = None
+    took = guessed = None
     for number in range(14):
         appraisal = predictor.appraise(Model(path=""), unknown, "1")
         placement = placed(appraisal, a=8 * GIB)
         (share,) = placement.shares
         took = took or share.bytes + 100 * MIB
         assert number == 0 or share.bytes >= took, f"load {number + 1} gets too little"
-        figures = Figures(
-            predicted=tuple(usage.total for usage in appraisal.predict(placement).gpus), buffers=(took,)
-        )
+        predicted = tuple(usage.total for usage in appraisal.predict(placement).gpus)
+        guessed = guessed or predicted
+        assert predicted == guessed, "what is learned from is the guess itself, not what was made of it"
+        figures = Figures(predicted=predicted, buffers=(took,))
         observer.learn(
             Measured(
                 model="new",
