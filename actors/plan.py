@@ -42,6 +42,10 @@ GATEWAY_TIMEOUT = ENGINE_TIMEOUT = 5.0
 """Seconds for a running gateway, or a container engine, to answer."""
 
 
+ANSWER_LIMIT = 1 << 20
+"""Bytes of its answer."""
+
+
 class PlanError(Exception):
     """The plan cannot be made; the message says why, and what to do."""
 
@@ -87,12 +91,14 @@ def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] 
         # Not by the environment's proxy: it is this machine's.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(url, timeout=GATEWAY_TIMEOUT) as answer:
-            told: dict[str, Any] = json.load(answer)
-    except (OSError, ValueError, http.client.HTTPException):
+            told = json.loads(answer.read(ANSWER_LIMIT))
+        told = {**told, "source": f"as the gateway on port {config.server.port} sees them"}
+        _with_title(told)
+    except (OSError, http.client.HTTPException):
         return None
-    if not isinstance(told, dict) or "action" not in told:
-        return None
-    return {**told, "source": f"as the gateway on port {config.server.port} sees them"}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None  # another program listens there
+    return told
 
 
 def _plan(config: Config, options: argparse.Namespace, cache: Path) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class Cache:
     def _snapshot(folder: Path, revision: str) -> Path | None:
         try:
             commit = (folder / "refs" / revision).read_text().strip()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: what is there is no text, or the revision no file's name
             commit = revision
         snapshot = folder / "snapshots" / commit
         return snapshot if commit and "/" not in commit and snapshot.is_dir() else None

@@ -184,6 +184,30 @@ def test_an_interrupted_question(config: Path) -> None:
         asked.close()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[1]",
+        b'{"action": "start"}',
+        b'{"action": 5, "evicts": 5}',
+        b"[" * 100_000,
+        b'{"action": "\xff"}',
+        b"",
+    ],
+)
+def test_another_program_where_the_gateway_should_be(body: bytes, config: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        process = start("plan", "d", "--port", str(other.getsockname()[1]), "--config", str(config))
+        other.settimeout(20)
+        asked, _ = other.accept()
+        with closing(asked):
+            asked.recv(65536)
+            asked.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+        out, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, b"")
+    assert out.startswith(b"d: llama")
+
+
 def test_an_interrupt_while_it_starts(config: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as gateway:
         port = str(gateway.getsockname()[1])

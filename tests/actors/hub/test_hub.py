@@ -442,3 +442,13 @@ def test_the_standard_cache(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert str(default_folder()) == expected
+
+
+async def test_a_cache_with_a_revision_that_is_no_text(hub: Hub, tmp_path: Path) -> None:
+    await hub.find(Q4)
+    (reference,) = await asyncio.to_thread(lambda: list(tmp_path.rglob("refs/main")))
+    await asyncio.to_thread(reference.write_bytes, b"\xff\xfe\0")
+    assert await asyncio.to_thread(hub.cache.models) == []
+    assert (await hub.find(Q4)).label == "Q4_K_M", "it is listed anew, and nothing is downloaded twice"
+    await asyncio.to_thread(reference.write_bytes, b"\0/x")
+    assert await asyncio.to_thread(hub.cache.models) == []
