@@ -125,7 +125,9 @@ class Child:
         What was seen once is known even when its parents and its environment are gone.
         """
         known = filter(is_running, self._known.values())
-        roots = {self.pid, *(process.pid for process in (*known, *of_start(self._start)))}
+        roots = {process.pid for process in (*known, *of_start(self._start))}
+        if self.returncode is None:  # afterwards its pid may be another's
+            roots.add(self.pid)
         self._known = {process.pid: process for root in roots for process in descendants(root)}
         return list(self._known.values())
 

@@ -13,6 +13,7 @@ from actors.docker.engine import Engine, EngineError
 from actors.docker.images import ensure_image
 from actors.docker.spec import ContainerSpec
 from actors.hub.progress import Progress
+from actors.lines import LINE_LIMIT
 from actors.runtime import spawn
 from tests.actors.docker.conftest import ANY_PORT, open_containers
 from tests.gateway import until
@@ -182,6 +183,15 @@ async def test_its_log(stand_in: StandInEngine, containers: Containers) -> None:
     started = await containers.run(SPEC, ANY_PORT, lines.append)
     await started.last_words()
     assert lines == ["one", "two", "three \u20ac"]
+    await containers.remove(started)
+
+
+async def test_a_log_that_is_not_text_or_has_no_end(stand_in: StandInEngine, containers: Containers) -> None:
+    stand_in.log = frame(b"\xff\xc3\n") + frame(b"x" * 2_000_000) + frame(b"\n\0\x1b[1mlast\r\n") + b"\1\0"
+    lines: list[str] = []
+    started = await containers.run(SPEC, ANY_PORT, lines.append)
+    await soon(lambda: len(lines) == 3, "all of it is read")
+    assert lines == ["\ufffd\ufffd", "x" * LINE_LIMIT, "last"]
     await containers.remove(started)
 
 
