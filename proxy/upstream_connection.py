@@ -34,6 +34,9 @@ class Splice(asyncio.Protocol):
 BACKLOG_LIMIT = 256 * 1024
 """Bytes of a body that are read before somebody takes them."""
 
+TURN = 64 * 1024
+"""Bytes of one read after which others have their turn: libuv reads up to 32 times in a row."""
+
 
 class UpstreamError(Exception):
     """The model server did not answer, or not to the end. The message says how."""
@@ -214,11 +217,23 @@ class UpstreamResponse(asyncio.Protocol):
             self._read_body(data)
             if self._splice is not None:
                 self._choose_protocol(self._splice)
+            if len(data) >= TURN:
+                self._give_way()
         except ProtocolError as error:
             self._fail(UpstreamError(f"the model server answered with something that is not HTTP: {error}"))
             self._transport.abort()
         except Exception as error:  # a sink's fault: without this the client would wait for ever
             self.give_up(error)
+
+    def _give_way(self) -> None:
+        """Let all others have their turn before the next read."""
+        if not (self._paused or self.finished or self._transport.is_closing()):
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not (self._paused or self._transport.is_closing()):
+            self._transport.resume_reading()
 
     def _read_head(self, data: bytes) -> bytes:
         if (found := self._head_reader.feed(data)) is None:

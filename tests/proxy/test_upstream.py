@@ -3,12 +3,15 @@
 import asyncio
 import itertools
 import math
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -401,3 +404,47 @@ async def test_any_cut_gives_the_same_answer(cuts: list[int], framing: str) -> N
 )
 def test_rendered_requests(host: str, body: bytes | None, expected: bytes) -> None:
     assert render_request("GET", "/a?b=%20", {"X": "y"}, body, Endpoint(host, 80)) == expected
+
+
+def test_much_that_comes_at_once_leaves_others_their_turn() -> None:
+    size = 32 * 2**20
+    turns: list[int] = []
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(head(f"Content-Length: {size}") + bytes(size))
+
+    async def receive(endpoint: Endpoint) -> int:
+        """The bytes of all; `turns` has how many of them came between two turns of the loop."""
+        loop = asyncio.get_running_loop()
+        received = last = 0
+
+        def sink(payload: bytes, _raw: bytes | None) -> None:
+            nonlocal received
+            received += len(payload)
+
+        def turn() -> None:
+            nonlocal last
+            turns.append(received - last)
+            last = received
+            if received < size:
+                loop.call_soon(turn)
+
+        upstream = Upstream(silence_limit=60)
+        async with response_of(
+            upstream, endpoint, render_request("GET", "/", {}, None, endpoint)
+        ) as response:
+            response.attach(sink)
+            turn()
+            await response.finish()
+        await upstream.close()
+        return received
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = threading.Thread(target=answer, args=(listener,))  # not of the loop that is looked at
+        sender.start()
+        assert uvloop.run(receive(Endpoint("127.0.0.1", listener.getsockname()[1]))) == size
+        sender.join()
+    assert max(turns) <= 2**18, "the most that uvloop reads at once"
