@@ -3,6 +3,8 @@
 import asyncio
 import types
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, cast
@@ -26,7 +28,7 @@ from agents.errors import AgentError
 from agents.guarded import GuardedLLM
 from agents.llm import LLM, Client
 from agents.operations import Operation, operations_of
-from agents.pipeline import Run, Step
+from agents.pipeline import AT_WORK, Run, Step
 from agents.settings import OLDER_NAMES
 from agents.supervision import AgentActor, contained
 
@@ -53,6 +55,16 @@ class Calls(msgspec.Struct, frozen=True):
     def without(self, name: str) -> "Calls":
         """The calls that this agent makes."""
         return msgspec.structs.replace(self, excluded=self.excluded | {name})
+
+
+_CALLS: ContextVar[Calls] = ContextVar("calls", default=Calls({}))  # noqa: B039 (it is frozen)
+"""Of the request at hand, for agents that ask models by `Services.llm` in its course."""
+
+
+def _current(agent: str) -> Calls:
+    """The calls of an agent that does not say for which request they are."""
+    calls = _CALLS.get().without(agent)
+    return msgspec.structs.replace(calls, excluded=calls.excluded | AT_WORK.get())
 
 
 SYSTEM_CLOCK = cast("Clock", types.SimpleNamespace(time=time, monotonic=monotonic))
@@ -85,7 +97,7 @@ class AgentHost:
         self._actors: dict[str, AgentActor] = {}
         for one in loaded:
             services = Services(
-                llm=self._guarded(Calls({}).without(one.name)),
+                llm=self._guarded(partial(_current, one.name)),
                 http=http,
                 folder=folder / one.name,
                 log=log.bind(agent=one.name),
@@ -200,6 +212,7 @@ class AgentHost:
         chain = sorted(arguments.items(), key=lambda asked: self._actors[asked[0]].rank)
         guards = {name: argument for name, argument in chain if self._actors[name].kind.guards}
         calls = Calls(guards, key, request_id)
+        _CALLS.set(calls)
         steps = [self._step(chain[place:], chat.model, calls) for place in range(len(chain))]
         return self._run(request, steps, calls)
 
@@ -222,7 +235,7 @@ class AgentHost:
         (name, argument), *later = chain
         actor = self._actors[name]
         client = Client(
-            self._guarded(calls.without(name)), agent=name, budget=actor.config.budget, key=calls.key
+            self._guarded(partial(calls.without, name)), agent=name, budget=actor.config.budget, key=calls.key
         )
         ctx = Context(
             actor.services,
@@ -243,10 +256,11 @@ class AgentHost:
 
     # Calls of models
 
-    def _guarded(self, calls: Calls) -> GuardedLLM:
+    def _guarded(self, which: Callable[[], Calls]) -> GuardedLLM:
         """The models, for calls with these guards and those of the model that is called."""
 
         def guard(model: str, request: Chat) -> Run | None:
+            calls = which()
             steps = self._guard_steps(model, calls)
             return self._run(request, steps, calls) if steps else None
 
@@ -265,7 +279,7 @@ class AgentHost:
 
         `model` is the canonical name.
         """
-        return await self._guarded(Calls({}, "", request_id)).guarded(model, texts)
+        return await self._guarded(lambda: Calls({}, "", request_id)).guarded(model, texts)
 
     # What they are, and what they offer
 
@@ -291,6 +305,7 @@ class AgentHost:
 
         `call.parameters` are those of the query; the path's are added to them.
         """
+        _CALLS.set(Calls({}))
         _check_text("the path", path)
         _check_text("the media type", call.media_type)
         for parameter in call.parameters.items():

@@ -10,6 +10,7 @@ What an agent does wrong costs its request what `on_error` says, and nothing els
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from functools import cached_property
 from time import perf_counter
 from typing import Any, Literal
@@ -23,6 +24,9 @@ from agents.events import Answer, Collector, Done, Event, Failure, Finish, Start
 from agents.supervision import AgentActor, OverdueError, bounded, contained
 
 Outcome = Literal["not run", "done", "replied", "denied", "skipped", "failed"]
+
+AT_WORK: ContextVar[frozenset[str]] = ContextVar("at work", default=frozenset())
+"""The agents whose `before` has led here, by calls of models."""
 
 BLOCKING = 0.05
 """Seconds that a filter may take for one event: meanwhile everybody waits, so a longer one is told."""
@@ -66,12 +70,16 @@ class Step:
         self._agent = agent = self.actor.agent
         if type(agent).before is Agent.before:
             return request
-        result: Any = await bounded(
-            agent.before(self.ctx, request),
-            self.actor.config.timeout,
-            name=f"agent {self.actor.name} before {self.ctx.request_id}",
-            services=self.actor.services,
-        )
+        token = AT_WORK.set(AT_WORK.get() | {self.actor.name})
+        try:
+            result: Any = await bounded(
+                agent.before(self.ctx, request),
+                self.actor.config.timeout,
+                name=f"agent {self.actor.name} before {self.ctx.request_id}",
+                services=self.actor.services,
+            )
+        finally:
+            AT_WORK.reset(token)
         if not isinstance(result, Chat | Reply):
             raise TypeError(f"before must return a Chat or a Reply, and returned {type(result).__name__}")
         if isinstance(result, Reply):

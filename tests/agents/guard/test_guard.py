@@ -404,6 +404,8 @@ class Asks(Agent):
     """Asks the model itself, in one of the ways, and says what became of it."""
 
     async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
+        if ctx.argument.startswith("self-"):  # not by the request's client
+            ctx.argument, ctx.llm = ctx.argument.removeprefix("self-"), self.services.llm
         text = "alice, top secret" if ctx.argument.endswith("!") else "alice"
         way = ctx.argument.rstrip("!")
         if way == "chat":
@@ -432,7 +434,7 @@ class Hears(ScriptedLLM):
         return await super().rerank(model, query, texts, key=key)
 
 
-@pytest.mark.parametrize("way", ["chat", "embed", "rerank"])
+@pytest.mark.parametrize("way", ["chat", "embed", "rerank", "self-chat", "self-embed"])
 @pytest.mark.parametrize("by", ["header", "always", "model"])
 async def test_calls_of_other_agents_are_guarded(tmp_path: Path, way: str, by: str) -> None:
     llm = Hears("1234", models={"demo": ModelInfo(name="demo", aliases=("alias",))})
@@ -445,7 +447,7 @@ async def test_calls_of_other_agents_are_guarded(tmp_path: Path, way: str, by: s
         asked = llm.heard or [message.text for message in llm.requests[0].messages]
         assert "[redacted]" in asked
         assert not any("alice" in text for text in asked)
-        if way == "chat":
+        if way.endswith("chat"):
             assert outcome.answer.text == "it said [redacted]"
         llm.heard.clear()
         llm.requests.clear()
@@ -455,20 +457,36 @@ async def test_calls_of_other_agents_are_guarded(tmp_path: Path, way: str, by: s
         assert (llm.heard, llm.requests) == ([], [])
 
 
-async def test_a_guard_that_asks_a_model_does_not_guard_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [False, True])
+async def test_guards_that_ask_models_do_not_guard_themselves(tmp_path: Path, own: bool) -> None:
     class Judges(Agent):
         guards = True
 
         async def before(self, ctx: Context, request: Chat) -> Chat:
-            await ctx.llm.chat(chat(f"is this allowed? {request.messages[-1].text}"))
+            client = self.services.llm if own else ctx.llm
+            await client.chat(chat(f"{type(self).__name__}? {request.messages[-1].text}"))
             return request
 
+    class Doubts(Judges):
+        pass
+
+    llm = ScriptedLLM("yes")
+    async with hosted(Judges, Doubts, llm=llm, folder=tmp_path) as host:
+        outcome = await run_request(host, chat("hm"), llm, header="judges,doubts")
+    assert outcome.answer.text == "yes"
+    assert [one.messages[-1].text for one in llm.requests] == [
+        "Doubts? Judges? hm",
+        "Judges? hm",
+        "Judges? Doubts? hm",
+        "Doubts? hm",
+        "hm",
+    ]
     llm = ScriptedLLM("yes")
     async with hosted(Judges, Guard, llm=llm, folder=tmp_path, config={"guard": SECRETS}) as host:
         outcome = await run_request(host, chat("for alice"), llm, header="judges,guard")
     assert outcome.answer.text == "yes"
     assert [one.messages[-1].text for one in llm.requests] == [
-        "is this allowed? for [redacted]",
+        "Judges? for [redacted]",
         "for [redacted]",
     ]
 
