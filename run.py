@@ -7,7 +7,7 @@ The composition root: arguments, configuration, signals, exit code.
 import signal
 import sys
 
-from actors.terminal import exit_status, open_missing_streams, say
+from actors.terminal import exit_status, open_missing_streams
 
 if __name__ == "__main__":
     # Before anything else is imported, which takes a while and may open files.
@@ -47,12 +47,12 @@ from actors.hub.names import parse_name
 from actors.migrate import migrate_file
 from actors.observer import Observer
 from actors.ollama.daemons import Daemons
-from actors.plan import add_arguments as add_plan_arguments
 from actors.plan import plan
 from actors.processes import sweep_orphans
 from actors.runtime import spawn
 from actors.settings.file import Settings, read_settings
 from actors.supervisor import Supervisor
+from agents.arguments import parse, with_overrides
 from agents.check import Checked, LoadedAgents, check, look, look_ahead, tell
 from agents.command_line import list_agents
 from agents.discovery import sources
@@ -88,18 +88,6 @@ GC_THRESHOLDS = (50_000, 20, 20)
 FAREWELL = 20.0
 """Seconds for what comes after the drain and the model servers' end: agents' work, containers."""
 
-COMMANDS = {
-    "serve": "run the gateway (default)",
-    "check": "validate the configuration and print it in full",
-    "pull": "download a model, or what is new of it",
-    "models": "list the models there are",
-    "rm": "remove a downloaded model",
-    "agents": "list the agents there are, with their options",
-    "rag": "add documents for the agent rag, list or delete them",
-    "plan": "say where a model would go, and what memory it would take",
-    "migrate": "make a config.yaml of a config.json of the first version",
-}
-
 log = structlog.get_logger("gateway")
 
 
@@ -114,13 +102,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> int:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    options = _parse(arguments)
+    options = parse(arguments, version=VERSION, config=CHECKOUT / "config.yaml")
     if options.command == "migrate":
         target = options.output or options.source.with_name("config.yaml")
         return migrate_file(options.source, target, sources([]).keys())
     try:
         settings = read_settings(options.config)
-        config = _with_overrides(settings.config, options)
+        config = with_overrides(settings.config, options)
     except ConfigError as error:
         return tell([str(error)])
     checked = look(settings, config) if options.command == "serve" else Checked(([], []), [])
@@ -174,87 +162,6 @@ def _command(settings: Settings, config: Config, options: argparse.Namespace) ->
             return remove(config, options.name)
         case _:
             return plan(config, options, _cache_folder())
-
-
-class _Parser(argparse.ArgumentParser):
-    """Does not keep it to itself when the help cannot be written."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        if file is sys.stdout:
-            say(message.rstrip("\n"))
-        else:
-            super()._print_message(message, file)
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(
-        prog="run.py",
-        description="One address for your local language models: loads llama.cpp servers on demand.",
-    )
-    parser.add_argument("--version", action="version", version=f"llama-smart-proxy {VERSION}")
-    _add_common(parser, config=CHECKOUT / "config.yaml")
-    parser.set_defaults(command="serve")
-    commands = parser.add_subparsers(metavar="COMMAND")
-    for name, what in COMMANDS.items():
-        command = commands.add_parser(name, help=what, description=what)
-        command.set_defaults(command=name)
-        _add_common(command)  # before or after the command, as one likes
-        if name == "rag":
-            command.add_argument("action", choices=("add", "list", "delete", "prune"))
-            command.add_argument(
-                "paths",
-                nargs="*",
-                type=Path,
-                metavar="PATH",
-                help="add: files or folders; delete: documents, as `list` shows them; prune: folders, whose"
-                " documents are deleted where the file is gone",
-            )
-            command.add_argument(
-                "--collection",
-                help="which one (default: default); with `delete` and no PATH, all of it is deleted",
-            )
-        elif name == "plan":
-            add_plan_arguments(command)
-        elif name == "migrate":
-            command.add_argument("source", type=Path, metavar="CONFIG.JSON", help="the old configuration")
-            command.add_argument(
-                "--output", type=Path, metavar="FILE", help="where to write (default: config.yaml beside it)"
-            )
-        elif name in ("pull", "rm"):
-            command.add_argument("name", metavar="NAME", help="org/repo:variant, or a configured model")
-    return parser.parse_args(arguments)
-
-
-def _add_common(parser: argparse.ArgumentParser, config: Path | None = None) -> None:
-    """The options of every command. Without a default, one given before the command stands."""
-    default = None if config else argparse.SUPPRESS
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=config or argparse.SUPPRESS,
-        metavar="FILE",
-        help="the configuration (default: config.yaml beside run.py, which documents every key)",
-    )
-    parser.add_argument("--host", default=default, help="address to listen on, instead of server.host")
-    parser.add_argument(
-        "--port", type=int, default=default, help="port to listen on, instead of server.port; 0: any free one"
-    )
-    parser.add_argument("--log-level", default=default, choices=("debug", "info", "warning", "error"))
-
-
-def _with_overrides(config: Config, options: argparse.Namespace) -> Config:
-    server = config.server
-    if options.host is not None:
-        server = msgspec.structs.replace(server, host=options.host)
-    if options.port is not None:
-        if not 0 <= options.port <= 65535:
-            raise ConfigError(f"--port: expected 0 to 65535, got {options.port}")
-        server = msgspec.structs.replace(server, port=options.port)
-    if options.log_level is not None:
-        server = msgspec.structs.replace(
-            server, log=msgspec.structs.replace(server.log, level=options.log_level)
-        )
-    return msgspec.structs.replace(config, server=server)
 
 
 async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int:

@@ -23,6 +23,7 @@ How they are found, asked and kept alive:
 * `guarded`      what agents ask of models, through the guards
 * `supervision`  one actor per agent: limits, crashes, restarts, the work after a request
 * `command_line` `run.py agents`
+* `arguments`    the command line of `run.py`: its commands and their options
 * `check`        `run.py check`, and what `serve` looks at before it starts
 
 Who calls whom: door -> `AgentHost.plan` -> `Run.before` -> each `Agent.before`; door -> `Run.feed` for each
