@@ -73,14 +73,12 @@ from proxy.origins import Origins
 from proxy.passing import Passing
 from proxy.readiness import Readiness, needed_folders
 from proxy.service_manager import ServiceManager
+from proxy.signals import Signals
 from proxy.upstream import Upstream
 from proxy.views import Views
 
 VERSION = "0.1.0"
 CHECKOUT = Path(__file__).resolve().parent
-
-_HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
-_SIGNALS = [signal.SIGTERM, signal.SIGINT, *([_HANGUP] if _HANGUP is not None else [])]
 
 GC_THRESHOLDS = (50_000, 20, 20)
 """Of Python's collector of cycles; its own would look through 30,000 new messages forty times."""
@@ -169,8 +167,7 @@ async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int
 
     A second SIGTERM or SIGINT ends the drain.
     """
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    _handle_signals(stop, hurry)
+    signals = Signals()
     manager = ServiceManager(os.environ)
     await _look_around(config)
     async with AsyncExitStack() as stack:
@@ -210,41 +207,19 @@ async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int
         manager.ready("listening on " + ", ".join(f"{host}:{port}" for host, port, *_ in runner.addresses))
         if uses_containers(config):
             containers.start()  # not before it listens: whoever has the address has the containers
-        await stop.wait()
+        await signals.stop.wait()
         log.info("shutting down", drain_timeout=config.server.drain_timeout)
         needed = config.server.drain_timeout + config.server_pool.stop_timeout + FAREWELL
         manager.stopping("running requests finish, then model servers stop", needed)
-        impatience = spawn(_hasten(hurry, supervisor), name="second signal")
+        impatience = spawn(_hasten(signals.hurry, supervisor), name="second signal")
         host.rest()
         await supervisor.shut_down(config.server.drain_timeout)
         impatience.cancel()
         await runner.cleanup()
         await host.stop()
     log.info("stopped")
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # all is done; the interpreter needs a moment to end
+    signals.ignore()
     return 0
-
-
-def _handle_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
-    """The first signal sets `stop`, a later one `hurry`.
-
-    Not by the loop's own handlers: they end before the process, which a second TERM would then kill.
-    """
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int, _frame: object) -> None:
-        if loop.is_closed():
-            return
-        if not stop.is_set():
-            loop.call_soon_threadsafe(stop.set)
-        elif number != _HANGUP:  # a terminal that closes, and systemd, send it beside another signal
-            loop.call_soon_threadsafe(hurry.set)
-
-    for number in _SIGNALS:
-        # Under nohup a terminal may close.
-        if number != _HANGUP or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, on_signal)
 
 
 async def _hasten(hurry: asyncio.Event, supervisor: Supervisor) -> None:

@@ -26,6 +26,7 @@ The rooms, along a request's way:
 * `readiness`  whether what the configuration needs outside is there
 * `ollama_store`  Ollama's models come and go
 * `service_manager`  what systemd is told
+* `signals`    what TERM, INT and HUP do
 * `metrics`    what Prometheus asks for
 * `logs`       how the log is written; `log_writer` is the thread that writes it
 

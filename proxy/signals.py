@@ -1,0 +1,36 @@
+"""What signals do to a gateway that serves: TERM, INT and HUP drain it, a second TERM or INT ends the drain.
+
+Not by the loop's own handlers: they end before the process, which a second TERM would then kill.
+"""
+
+import asyncio
+import signal
+
+HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+_NUMBERS = [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP is not None else [])]
+
+
+class Signals:
+    """Handles them from now on, for the running loop. `stop` is set by the first, `hurry` by a later one."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        for number in _NUMBERS:
+            # Under nohup a terminal may close.
+            if number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._came)
+
+    def ignore(self) -> None:
+        """All is done, and the interpreter needs a moment to end."""
+        for number in _NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _came(self, number: int, _frame: object) -> None:
+        if self._loop.is_closed():
+            return
+        if not self.stop.is_set():
+            self._loop.call_soon_threadsafe(self.stop.set)
+        elif number != HANGUP:  # a terminal that closes, and systemd, send it beside another signal
+            self._loop.call_soon_threadsafe(self.hurry.set)
