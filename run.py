@@ -285,7 +285,9 @@ async def _build(
     metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
     models.accounts = (metrics.account,)
     app = make_app(gateway, passing, views, ollama, agent_views, metrics, origins)
-    runner = make_runner(app, app[ACCOUNTS], most=most_connections())
+    runner = make_runner(
+        app, app[ACCOUNTS], most=most_connections(), write_timeout=config.server.write_timeout
+    )
     return supervisor, host, runner, containers
 
 

@@ -24,6 +24,12 @@ MOST_CONNECTIONS = 4096
 SPARE_FILES = 128
 """Open files that are not connections of clients or to model servers."""
 
+HEAD_LIMIT = 64 * 1024
+"""Bytes of a request's head."""
+TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+WRITE_GRACE = 1.25
+"""Times `write_timeout`: a relay says before that what has become of its stream."""
+
 HEAD_TIMEOUT = 20.0
 """Seconds that a new connection has for the whole head of its first request."""
 IDLE_TIMEOUT = 75.0
@@ -53,12 +59,16 @@ class _Protocol(web.RequestHandler):
     It tells the relay at once when the client does not keep up, which saves a question per event.
     """
 
-    __slots__ = ("_accounts", "_server", "on_pause")
+    __slots__ = ("_accounts", "_head_bytes", "_is_watched", "_server", "_unwritten", "on_pause")
 
     def __init__(self, manager: "_Server", **options: Any) -> None:
         super().__init__(manager, **options)
         self._accounts = manager.accounts
         self._server = manager
+        self._head_bytes = 0
+        """Of a head that is not whole yet."""
+        self._is_watched = False
+        self._unwritten = 0
         self.on_pause: Callable[[], None] | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -74,10 +84,48 @@ class _Protocol(web.RequestHandler):
         """Whether it is open, and all requests that have come are answered."""
         return self.transport is not None and self._waiter is not None and not self._waiter.done()
 
+    # What a client sends ahead
+
+    def data_received(self, data: bytes) -> None:
+        """Read no further than one request ahead: thirty heads of a megabyte each may wait otherwise."""
+        request = self._current_request
+        in_head = self._waiter is not None if request is None else request.content.is_eof()
+        super().data_received(data)
+        if self._messages:
+            self._head_bytes = 0
+            if (self._waiter is None or len(self._messages) > 1) and not self._buffer_paused:
+                self._pause_reading_for_buffer()
+        elif in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT and self.transport is not None:
+                if request is None:
+                    self.transport.write(TOO_LONG)
+                self.force_close()
+
+    # What a client does not take
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if self.on_pause is not None:
             self.on_pause()
+        if not self._is_watched and self._server.write_timeout > 0:
+            self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        assert self.transport is not None
+        self._is_watched = True
+        self._unwritten = self.transport.get_write_buffer_size()
+        self._loop.call_later(self._server.write_timeout * WRITE_GRACE, self._check_writing)
+
+    def _check_writing(self) -> None:
+        """Close the connection if the client has taken nothing since it was looked at."""
+        self._is_watched = False
+        if self.transport is None or not self._paused:
+            return
+        if self.transport.get_write_buffer_size() == self._unwritten:
+            self.transport.abort()
+        else:
+            self._watch_writing()
 
     # A client that sends no more
 
@@ -152,6 +200,7 @@ class _Server(web.Server):
     accounts: tuple[Account, ...]
     most: int
     head_timeout: float
+    write_timeout: float
 
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self, loop=self._loop, **self._kwargs)
@@ -177,12 +226,14 @@ class _Runner(web.AppRunner):
         *,
         most: int,
         head_timeout: float,
+        write_timeout: float,
         **options: Any,
     ) -> None:
         super().__init__(app, **options)
         self._accounts = accounts
         self._most = most
         self._head_timeout = head_timeout
+        self._write_timeout = write_timeout
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
@@ -191,6 +242,7 @@ class _Runner(web.AppRunner):
         server.accounts = self._accounts
         server.most = self._most
         server.head_timeout = self._head_timeout
+        server.write_timeout = self._write_timeout
         server.request_factory = partial(_make_request, server.request_factory)
         return server
 
@@ -266,8 +318,11 @@ def make_runner(
     *,
     most: int = MOST_CONNECTIONS,
     head_timeout: float = HEAD_TIMEOUT,
+    write_timeout: float = 0,
 ) -> web.AppRunner:
     """The runner of the front door, for `most` connections. `accounts` are told of requests that are no HTTP.
+
+    `write_timeout`: seconds in which a client must take something of its answer; 0: no limit.
 
     A handler is cancelled when its client leaves: everything behind it relies on that, and aiohttp
     leaves it off in production although its test server turns it on.
@@ -277,6 +332,7 @@ def make_runner(
         accounts,
         most=most,
         head_timeout=head_timeout,
+        write_timeout=write_timeout,
         handler_cancellation=True,
         access_log=None,
         auto_decompress=False,

@@ -415,11 +415,13 @@ class Door:
         self.session = session
         self.clients: list[Client] = []
 
-    async def connect(self, *, buffer: int = 2**16) -> "Client":
-        """A client on a socket of its own, that holds about twice `buffer` bytes unread."""
+    async def connect(self, *, buffer: int = 2**16, sends: int | None = None) -> "Client":
+        """A client on a socket of its own, that holds about twice `buffer` bytes unread, `sends` unsent."""
         connection = socket.socket()
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        if sends is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sends)
         await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", self.port))
         client = Client(*await asyncio.open_connection(sock=connection, limit=buffer))
         self.clients.append(client)
@@ -493,7 +495,9 @@ async def door(
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         bodies = app[BODIES] = Bodies(body_limit, window=body_window)
-        runner = make_runner(app, app[ACCOUNTS], most=most, head_timeout=head_timeout)
+        runner = make_runner(
+            app, app[ACCOUNTS], most=most, head_timeout=head_timeout, write_timeout=write_timeout
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         listener = listening()

@@ -5,9 +5,10 @@ import json
 from contextlib import suppress
 
 import pytest
+from aiohttp import web
 
 from actors.runtime import spawn
-from tests.proxy.scripted import Client, Door, FakeSupervisor, door, json_answer, reached, scripted
+from tests.proxy.scripted import SMALL, Client, Door, FakeSupervisor, door, json_answer, reached, scripted
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b'{"model": "demo", "content": "x"}'
@@ -118,3 +119,59 @@ async def test_a_body_is_only_invited_when_somebody_reads_it() -> None:
         assert (await client.head()).status == 100
         await client.send(BODY)
         assert (await client.answer()).json == {"tokens": [1]}
+
+
+async def test_requests_are_not_read_far_ahead() -> None:
+    """Each of their heads may be long."""
+    fields = (b"X-Long: " + b"x" * 8000 + b"\r\n") * 7
+    request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n"
+    answer = json_answer({"tokens": [1]})
+    async with scripted([answer]) as server, door(server, prepare=gated) as opened:
+        client = await opened.connect(sends=SMALL)
+        await client.send(TOKENIZE % (b"1.1", len(BODY), BODY))
+        await opened.supervisor.waits.wait()
+        sending = spawn(client.send(request * 30), name="many heads")
+        await asyncio.wait([sending], timeout=0.5)
+        assert not sending.done()
+        assert opened.supervisor.gate is not None
+        opened.supervisor.gate.set()
+        assert (await client.answer()).json == {"tokens": [1]}
+        for _ in range(30):
+            assert (await client.answer("GET")).json == {"status": "ok"}
+        await sending
+
+
+async def test_a_head_that_is_too_long() -> None:
+    async with door() as opened:
+        client = await opened.connect()
+        with suppress(ConnectionError):  # what has not been read then resets the connection
+            await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + (b"X-Long: " + b"x" * 8000 + b"\r\n") * 20)
+            assert (await client.head()).status == 431
+            assert await client.rest() == b""
+        assert (await opened.session.get("/health/live")).status == 200
+
+
+async def test_a_client_that_does_not_take_its_answer() -> None:
+    async def large(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=bytes(2**24))
+
+    async with door(routes={"/large": large}, write_timeout=0.2) as opened:
+        client = await opened.connect(buffer=2**12)
+        await client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.head()
+        await asyncio.sleep(1)  # it reads nothing meanwhile
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await client.read(2**24)
+
+
+async def test_a_client_that_takes_its_answer_slowly() -> None:
+    async def large(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=bytes(2**20))
+
+    async with door(routes={"/large": large}, write_timeout=0.2) as opened:
+        client = await opened.connect(buffer=2**12)
+        await client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.head()
+        for _ in range(16):
+            assert await client.read(2**16) == bytes(2**16)
+            await asyncio.sleep(0.05)
