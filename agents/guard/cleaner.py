@@ -49,6 +49,8 @@ class Cleaner:
 
     def text(self, text: str) -> str:
         """A whole text as it may be shown."""
+        if not text:
+            return text  # most fields of a request are empty, and no pattern matches that
         self._check(text)
         for pattern in self._redact:
             text = pattern.sub(lambda _: self._replacement, text, timeout=self._limit(text), concurrent=True)
