@@ -472,7 +472,7 @@ class Planner:
         ):
             model.better_since = math.inf
         elif sampled_at - model.better_since >= SETTLED:
-            model.moving = True
+            model.moving, model.moved_at = True, now
             where = self.ledger.where(decision.placement.shares)
             self._halt(model, f"{where} has room for it now: {decision.placement.why}", now)
         elif model.better_since == math.inf:

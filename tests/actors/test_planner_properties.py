@@ -39,6 +39,7 @@ from actors.messages import (
 )
 from actors.placement import Placement, Wish
 from actors.planner import Planner
+from actors.promotion import PAUSE
 from actors.roster import ModelSpec, OnNoGpu, Partial, Policy
 
 MODELS = ("a", "b", "c", "d")
@@ -63,6 +64,7 @@ class Schedule(RuleBasedStateMachine):
         self.held: dict[int, tuple[str, int]] = {}
         self.processes: dict[str, int] = {}
         self.stopping: set[str] = set()
+        self.moved: dict[str, float] = {}
         self.fetching: dict[str, int] = {}
         self.fetched: dict[str, int] = {}
         self.deadline: float | None = None
@@ -73,6 +75,13 @@ class Schedule(RuleBasedStateMachine):
 
     def load(self, model: str, growth: int) -> None:
         """Its server has loaded it, and will take so much more at work."""
+
+    def move(self, model: str) -> None:
+        """It is stopped to be loaded again in a better place."""
+        assert not self.waiting
+        assert self.deadline is None
+        assert self.now - self.moved.get(model, -PAUSE) >= PAUSE, "it flaps"
+        self.moved[model] = self.now
 
     def end(self, model: str) -> None:
         """Its processes are gone."""
@@ -112,6 +121,8 @@ class Schedule(RuleBasedStateMachine):
                     assert (model, epoch) not in self.held.values() or overdue, (
                         "a busy model is never evicted"
                     )
+                    if "has room for it now" in effect.why:
+                        self.move(model)
                     self.stopping.add(model)
                 case Finished():
                     self.finished += 1
@@ -485,6 +496,18 @@ class GpuMachine(Schedule):
         model = data.draw(st.sampled_from(sorted(self.live)))
         epoch, process = self.processes[model], self.live[model].group
         self.send(Spawned(model=model, epoch=epoch - 1, process=process - 1))
+
+    @rule(emptied=st.booleans(), works=st.booleans())
+    def a_quiet_while(self, emptied: bool, works: bool) -> None:
+        """Nobody asks for anything; what runs may have work, and others may leave."""
+        if emptied:
+            self.foreign = dict.fromkeys(self.gpus, 0)
+        for _ in range(3 if works else 1):
+            self.settle()
+        for _ in range(6):
+            self.now = min(self.now + 2, self.planner.next_wake(self.now))
+            self.send(Tick())
+            self.sample(late=False)
 
     @precondition(lambda self: bool(self.ghosts))
     @rule()
