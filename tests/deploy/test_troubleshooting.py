@@ -95,6 +95,7 @@ def test_what_is_quoted_is_said(
     tell(tmp_path, monkeypatch, **machine)
     gateway = start({"a": model}, **sections)
     gateway.chat("a")
+    gateway.wait_for("request", model="a")  # the log has a writer of its own
     told = said(gateway)
     for phrase in phrases:
         assert phrase in README
