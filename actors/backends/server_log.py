@@ -1,6 +1,7 @@
 """A model server's output in the gateway's log, and in words for its clients."""
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -61,12 +62,15 @@ class ServerLog:
         self._buffers = BufferLog()
         self._loading = True
         self._severe, self._ordinary = _Budget(), _Budget()
-        self._left_out = 0
+        self.left_out = 0
+        """Lines that were, since it was last said."""
         self._report: asyncio.TimerHandle | None = None
 
     def take(self, line: str) -> None:
         """One line."""
         severe = (_SEVERE if self._loading else _ERROR).search(line, 0, LOOKED_AT) is not None
+        if not (severe or self._loading or self._log.is_enabled_for(logging.DEBUG)):
+            return
         if not (self._severe if severe else self._ordinary).allows():
             self._leave_out()
         elif severe:
@@ -79,13 +83,14 @@ class ServerLog:
             self._buffers.feed(line)
 
     def _leave_out(self) -> None:
-        self._left_out += 1
+        self.left_out += 1
         if self._report is None:
-            self._report = asyncio.get_running_loop().call_later(REPORT_PAUSE, self._say_left_out)
+            self._report = asyncio.get_running_loop().call_later(REPORT_PAUSE, self.say_left_out)
 
-    def _say_left_out(self) -> None:
-        self._log.warning("server log left out", lines=self._left_out, seconds=REPORT_PAUSE)
-        self._left_out, self._report = 0, None
+    def say_left_out(self) -> None:
+        """Say how many lines were left out, and begin to count anew."""
+        self._log.warning("server log left out", lines=self.left_out, seconds=REPORT_PAUSE)
+        self.left_out, self._report = 0, None
 
     def loaded(self) -> None:
         """Loading is over: from now on it is interesting only when something is wrong."""
