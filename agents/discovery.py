@@ -23,7 +23,7 @@ from actors.errors import ConfigError, Fault
 from actors.settings.fields import Fields
 from agents.api import Agent, AgentConfig
 from agents.commands import NAME
-from agents.settings import read_agents
+from agents.settings import OLDER_NAMES, read_agents
 
 ENTRY_POINTS = "llama_smart_proxy.agents"
 """The group of entry points; each names a class."""
@@ -55,9 +55,13 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 def sources(folders: list[str]) -> dict[str, Source]:
-    """All the agents there are, by name. Raises `ConfigError` for an empty folder, or a name used twice."""
+    """All the agents there are, by name. Raises `ConfigError` for an empty folder, or a name of two."""
     found: dict[str, Source] = {}
     for source in (*_in_folder(HERE), *_in_folders(folders), *_in_packages()):
+        if source.name in OLDER_NAMES:
+            raise ConfigError(
+                f"{source.file}: {source.name!r} is another name of {OLDER_NAMES[source.name]!r}"
+            )
         if source.name in found:
             other = found[source.name].file
             raise ConfigError(f"two agents are called {source.name!r}: {other} and {source.file}")

@@ -125,6 +125,12 @@ def test_folders(tmp_path: Path) -> None:
     assert getattr(loaded[0].config, "size") == 3  # noqa: B009  # its type is known to the plugin only
 
 
+def test_a_name_that_means_another_agent_already(tmp_path: Path) -> None:
+    file = write(tmp_path, "gpu", GOOD)
+    with pytest.raises(ConfigError, match=f"agent_folders: {file}: 'gpu' is another name of 'vram'"):
+        load_agents(config(agents=["gpu"], agent_folders=[str(tmp_path)]))
+
+
 def test_files_beside_it_can_be_imported(tmp_path: Path) -> None:
     write(
         tmp_path,
