@@ -27,6 +27,7 @@ from actors.processes import (
     reap,
     register,
 )
+from actors.runtime import spawn
 
 log = structlog.get_logger("model")
 
@@ -59,6 +60,13 @@ class Child:
         self.lines = Lines(on_line)
         self._drained = asyncio.Event()
         self._known: dict[int, psutil.Process] = {}
+        self._ended = asyncio.Event()
+        _ = spawn(self._note_end(), name=f"end of process {process.pid}")
+
+    async def _note_end(self) -> None:
+        """One question: whoever asks the process again and again leaves a future there each time."""
+        await self._process.wait()
+        self._ended.set()
 
     @classmethod
     async def start(
@@ -110,7 +118,7 @@ class Child:
         """Wait until it has exited and its output is read; false when `timeout` seconds pass first."""
         try:
             async with asyncio.timeout(timeout):
-                await self._process.wait()
+                await self._ended.wait()
         except TimeoutError:
             return False
         # A grandchild may hold the pipe open for ever; the last words come at once or not at all.
@@ -151,7 +159,7 @@ class Child:
                 break
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WAIT):
-                await self._process.wait()
+                await self._ended.wait()
         forget(self._start)
 
     async def _until_gone(self, family: Collection[psutil.Process], deadline: float) -> None:

@@ -1,6 +1,7 @@
 """Child processes: their output, their end, and the end of what they leave behind."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -61,6 +62,17 @@ async def test_waiting_has_a_limit() -> None:
     async with child("import time; time.sleep(60)") as started:
         assert not await started.wait(0.05)
         assert started.returncode is None
+
+
+async def test_who_waits_again_and_again_leaves_nothing_behind() -> None:
+    async with child("import time; time.sleep(60)") as started:
+        await started.wait(0.01)
+        gc.collect()
+        before = len(gc.get_objects())
+        for _ in range(200):
+            assert not await started.wait(0.0001)
+        gc.collect()
+        assert len(gc.get_objects()) < before + 100
 
 
 async def test_one_that_ignores_term_is_killed() -> None:
