@@ -8,6 +8,10 @@ import msgspec
 import pytest
 import structlog
 
+from agents.api import Agent, Chat, Context, Event, Filter, Reply
+from agents.discovery import Loaded
+from agents.events import Usage
+from proxy.translated import tokens_of
 from tests.proxy.scripted import (
     DONE,
     END,
@@ -330,3 +334,55 @@ async def test_silence_before_a_connections_end_is_no_end() -> None:
     async with scripted([bare + HELLO]) as server, door(server, silence=0.05) as opened:
         answer = await opened.post("/v1/chat/completions", stream=True)
         assert b"silent" in answer.body
+
+
+class Passes(Agent):
+    """Sees all that passes."""
+
+    class _All(Filter):
+        def feed(self, event: Event) -> list[Event]:
+            return [event]
+
+    def stream(self, ctx: Context) -> Filter | None:
+        return self._All()
+
+
+class Asks(Agent):
+    """Answers with what another call of the model says."""
+
+    async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
+        return Reply(ctx.llm.stream(request))
+
+
+AGENTS = [Loaded(kind.__name__.lower(), kind.__module__, kind, kind.Config()) for kind in (Passes, Asks)]
+
+
+@pytest.mark.parametrize("agent", ["passes", "asks"])
+@STREAMED
+@pytest.mark.parametrize("is_whole", [True, False], ids=["all", "half"])
+@pytest.mark.parametrize(
+    "name", ["chat", "Ollama's chat, translated", "chat of Ollama", "messages of Ollama"]
+)
+async def test_answers_through_agents(name: str, is_whole: bool, stream: bool, agent: str) -> None:
+    way = WAYS[name]
+    script = [way.head, chunk(way.start), chunk(way.end) if is_whole else b"", END]
+    body = {
+        "model": "demo",
+        "stream": stream,
+        "messages": [{"role": "user", "content": "x"}],
+        "max_tokens": 5,
+    }
+    async with scripted(script) as server, door(server, prepare=way.serve, agents=AGENTS) as opened:
+        client = await opened.connect()
+        await client.post(way.path, body, f"X-Agents: {agent}")
+        answer = await client.answer()
+        await opened.supervisor.freed.wait()
+    error = told(way, answer)
+    assert (error is None) == is_whole
+    assert is_whole or "'demo'" in (error or "")
+    assert answer.headers["x-agents"]
+
+
+def test_counts_of_an_agent_that_cannot_be_count_nothing() -> None:
+    tokens = tokens_of(Usage(-5, -1, -(2**70)))
+    assert set(tokens.values()) == {0}
