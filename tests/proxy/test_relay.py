@@ -74,6 +74,15 @@ class FakeConnection(asyncio.Transport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.protocol = protocol
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
     def receive(self, data: bytes) -> None:
         """As if `data` had come from the model server."""
         assert isinstance(self.protocol, asyncio.Protocol)
