@@ -7,7 +7,7 @@ the limit, and JSON is bounded before anything decodes it. All work on large one
 import asyncio
 import codecs
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 from aiohttp import StreamReader, web
 
@@ -157,33 +157,38 @@ BODIES = web.AppKey("bodies", Bodies)
 
 
 class _Pace:
-    """Reads a body as it comes, which must be fast enough."""
+    """Reads a body as it comes, which must be fast enough. Only the time that is waited for it counts."""
 
     def __init__(self, content: StreamReader, budget: Budget, window: float) -> None:
         self._content = content
         self._budget = budget
         self._window = window
-        self._now = asyncio.get_running_loop().time
-        self._begin_window()
-
-    def _begin_window(self) -> None:
-        self._end = self._now() + self._window
+        self._waited = 0.0
         self._came = 0
 
     async def read(self) -> bytes:
         """The next piece, empty at the end. Raises `ApiError`."""
+        now = asyncio.get_running_loop().time
         while True:
-            if self._now() >= self._end:
-                rate = SLOWEST_IF_SHORT if self._budget.is_short else SLOWEST
-                if self._came < rate * self._window:
-                    message = f"the body came at less than {rate} bytes a second for {self._window:g} s"
-                    raise ApiError(408, message, code="request_timeout")
-                self._begin_window()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._end):
+            if self._waited >= self._window:
+                self._check_rate()
+            began = now()
+            try:
+                async with asyncio.timeout(self._window - self._waited):
                     data = await self._content.readany()
                     self._came += len(data)
                     return data
+            except TimeoutError:
+                continue
+            finally:
+                self._waited += now() - began
+
+    def _check_rate(self) -> None:
+        rate = SLOWEST_IF_SHORT if self._budget.is_short else SLOWEST
+        if self._came < rate * self._window:
+            message = f"the body came at less than {rate} bytes a second for {self._window:g} s"
+            raise ApiError(408, message, code="request_timeout")
+        self._waited, self._came = 0.0, 0
 
 
 def _check_type(content_type: str | None) -> None:

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
 
 from actors.messages import Endpoint
 from actors.runtime import spawn
-from proxy.bodies import SMALL
+from proxy.bodies import BODIES, SMALL
 from tests.proxy.scripted import (
     Client,
     Do,
@@ -126,6 +127,22 @@ async def test_a_slow_upload_passes() -> None:
             await client.send(body[start : start + 100])
             await asyncio.sleep(0.02)
         assert (await client.answer()).status == 200
+
+
+async def test_only_the_client_must_be_fast() -> None:
+    """A daemon that takes a file slowly is not the client's fault."""
+
+    async def take_slowly(request: web.Request) -> web.StreamResponse:
+        count = 0
+        async for piece in request.app[BODIES].stream(request):
+            count += len(piece)
+            await asyncio.sleep(0.3)
+        return web.json_response(count)
+
+    async with door(body_window=0.1, routes={"/slow": take_slowly}) as opened:
+        sent = bytes(MIB // 2)
+        async with opened.session.get("/slow", data=sent) as answer:
+            assert await answer.json() == len(sent)
 
 
 def bare(body: bytes) -> bytes:
