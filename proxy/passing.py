@@ -35,8 +35,10 @@ HOP_BY_HOP = {
 """Each connection's own, as is whatever a Connection header names."""
 
 CREDENTIALS = re.compile(
-    r"authorization|x-.*authorization|cookie2?|(.*[-_])?(api|access|auth|subscription|functions|goog)?[-_]?"
-    r"(key|token|secret|password)|x-amz-.*|x-goog-iam-.*"
+    r"(.*[-_])?(authorization|authenticate|cookie2?)([-_]token)?"
+    r"|(.*[-_])?(access|api|auth|bearer|client|functions|id|private|refresh|secret|security|session|subscription)"
+    r"[-_]?(key|token|secret)"
+    r"|(x[-_])?(key|token|secret|password|credentials?)"
 )
 """What clients prove themselves to the gateway with, or to a proxy before it: no model server's business."""
 

@@ -80,6 +80,10 @@ SECRETS = [
     "Proxy-Authorization: Basic secret",
     "X-Forwarded-Authorization: secret",
     "Cookie: session=secret",
+    "X-Goog-IAM-Authorization-Token: secret",
+    "Api_Key: secret",
+    "Private-Token: secret",
+    "Token: secret",
     "X-Hop: secret",
 ]
 
@@ -93,13 +97,21 @@ async def test_headers_that_go_on_to_the_model_server() -> None:
         "Expect: ",
         "Accept: a/b",
         "Accept: c/d",
+        "Idempotency-Key: 1",
+        "X-Max-Tokens: 2",
         "X-Name: \u4e16\u754c",
         "Accept-Encoding: gzip, br",
     )
     headers = dict(got.headers)
     assert headers.pop("x-request-id")
     assert headers.pop("host")
-    assert headers == {"accept": "a/b, c/d", "x-name": "\u4e16\u754c", "accept-encoding": "identity"}
+    assert headers == {
+        "accept": "a/b, c/d",
+        "accept-encoding": "identity",
+        "idempotency-key": "1",
+        "x-max-tokens": "2",
+        "x-name": "\u4e16\u754c",
+    }
 
 
 @pytest.mark.parametrize(
