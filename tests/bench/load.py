@@ -20,7 +20,7 @@ def request(tokens: int, *, stream: bool, api: str = "openai", agents: str = "")
         {"model": "bench", "stream": stream, **limit, "messages": [{"role": "user", "content": "hello"}]},
         separators=(",", ":"),
     ).encode()
-    head = b"POST %b HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n" % PATHS[api]
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % PATHS[api]
     if agents:
         head += b"X-Agents: %b\r\n" % agents.encode()
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
