@@ -31,51 +31,51 @@ import psutil
 import structlog
 from aiohttp import web
 
-from actors.backends.command import build_of_pool
-from actors.backends.prediction import forgive_lost
-from actors.calibration import CALIBRATION, Calibration
+from actors.build import make_containers, make_supervisor, uses_containers
+from actors.commands.hub import list_models, pull, remove
+from actors.commands.migrate import migrate_file
+from actors.commands.plan import plan
 from actors.config import Config
-from actors.docker.containers import Containers
 from actors.errors import ConfigError
-from actors.factory import make_containers, make_supervisor, uses_containers
 from actors.folders import unwritable
-from actors.gpu import GpuMonitor, host_sample, take_sample
-from actors.hub.commands import list_models, pull, remove
+from actors.gpu.calibration import CALIBRATION, Calibration
+from actors.gpu.monitor import GpuMonitor, host_sample, take_sample
+from actors.gpu.observer import Observer
 from actors.hub.download import download_session
 from actors.hub.hub import Hub
-from actors.hub.names import parse_name
-from actors.migrate import migrate_file
-from actors.observer import Observer
-from actors.ollama.daemons import Daemons
-from actors.plan import plan
+from actors.model_names import parse_name
 from actors.processes import sweep_orphans
 from actors.runtime import spawn
+from actors.servers.docker.containers import Containers
+from actors.servers.llama.appraisal import forgive_lost
+from actors.servers.llama.command import build_of_pool
+from actors.servers.ollama.daemons import Daemons
 from actors.settings.file import Settings, read_settings
 from actors.supervisor import Supervisor
-from agents.arguments import parse, with_overrides
-from agents.check import Checked, LoadedAgents, check, look, look_ahead, tell
-from agents.command_line import list_agents
-from agents.discovery import sources
-from agents.host import AgentHost
-from agents.settings import data_folder, default_agents
-from proxy.agent_views import AgentViews
+from agents.host.arguments import parse, with_overrides
+from agents.host.check import Checked, LoadedAgents, check, look, look_ahead, tell
+from agents.host.command_line import list_agents
+from agents.host.discovery import sources
+from agents.host.host import AgentHost
+from agents.host.settings import data_folder, default_agents
+from proxy.answers.agent_calls import Models
+from proxy.answers.call import Asker, Limits
 from proxy.app import ACCOUNTS, make_app
-from proxy.asking import Asker, Limits
-from proxy.catalog import Catalog
-from proxy.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
-from proxy.generate import Gateway
-from proxy.llm import Models
-from proxy.logs import LAST_WORDS, set_up_logging, take_over_output
+from proxy.door.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
+from proxy.door.origins import Origins
+from proxy.handlers.agents import AgentViews
+from proxy.handlers.generate import Gateway
+from proxy.handlers.health import Views
+from proxy.handlers.ollama_models import OllamaApi
+from proxy.handlers.ollama_store import OllamaStore
+from proxy.handlers.passthrough import Passing
+from proxy.handlers.readiness import Readiness, needed_folders
 from proxy.metrics import Metrics
-from proxy.ollama import OllamaApi
-from proxy.ollama_store import OllamaStore
-from proxy.origins import Origins
-from proxy.passing import Passing
-from proxy.readiness import Readiness, needed_folders
-from proxy.service_manager import ServiceManager
-from proxy.signals import Signals
-from proxy.upstream import Upstream
-from proxy.views import Views
+from proxy.models import Catalog
+from proxy.process.logs import LAST_WORDS, set_up_logging, take_over_output
+from proxy.process.service_manager import ServiceManager
+from proxy.process.signals import Signals
+from proxy.wire.upstream import Upstream
 
 VERSION = "0.1.0"
 CHECKOUT = Path(__file__).resolve().parent

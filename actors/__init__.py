@@ -1,34 +1,34 @@
-"""The control plane: who runs, who waits, who yields. Knows nothing of HTTP clients or dialects.
+"""The control plane: who runs, who waits, who yields. Knows nothing of HTTP clients or their APIs.
 
-The nouns, from the outside in:
+Shells, from the outside in:
 
-* `supervisor.Supervisor`  the actor that owns the planner. The front door asks it for a *lease*; it
-  performs the planner's effects and tells the model actors what to do.
-* `model.ModelActor`       one actor per model. Owns the process of its server: starts it, waits until
-  it is healthy, relays its log, stops it, reports facts. Holds no requests.
-* `liveness`               whether a server that runs still answers; one that hangs is ended and started anew.
-* `planner.Planner`        pure. `handle(event, now) -> effects`: who is granted, what is started and stopped.
-* `allocator`, `ledger`    pure. Where a model goes, who makes room for it, and who has what memory.
-* `roster`, `waiting`      pure. What the planner knows of each model and each waiting request.
-* `lifecycle`              pure. The one table of a model's states.
-* `backends`               how a server comes to run: a llama-server binary, the embedded one, a container.
-* `docker`                 containers through the Docker Engine's API: their start, their end, their removal.
-* `hub`                    models by repository: names, downloads, the cache.
-* `gguf`                   headers of model files: what a model is and needs.
-* `memory`, `demand`, `placement`  pure. What a model will take, in which ways it can run, where one fits.
-* `promotion`              pure. When a model that runs in a worse way is moved to a better place.
-* `observer`, `gpu`, `calibration`  what is measured of the GPUs and of each load, and what was learned;
-                           `calibration_file` is the database of that, `host_memory` what else is measured.
-* `settings`               config.yaml becomes a `Config`: all faults by line, secrets masked.
-* `preflight`              what is known at the start: files, programs, devices that are not there.
-* `plan`, `explain`        `run.py plan` and `/admin/plan`.
-* `migrate`                `run.py migrate`: the first version's config.json becomes a config.yaml.
-* `folders`                whether what must be written to can be.
-* `demo`                   writes the demo GGUFs, whose weights are made by hand.
-* `terminal`               what commands print, and their exit status.
-* `processes`              which processes belong to which gateway and which of its children.
-* `runtime`                the actor's mailbox loop, and `spawn`, the only way to start a task.
-* `messages`, `errors`, `config`  leaves: the vocabulary, the values that say no, the schema of the settings.
+* `commands`     `run.py pull | models | rm | plan | migrate`, and what `check` finds on this machine
+* `build`        the supervisor, and an actor for each model, made of the settings
+* `supervisor`   the actor that owns the planner. The front door asks it for a *lease*; it performs the
+                 planner's effects and tells the model actors what to do.
+* `model`        one actor per model. It owns the model's server: starts it, waits until it is healthy,
+                 watches it, stops it, reports facts. Holds no requests.
+* `servers`      how a server comes to run: a process, a container, a model in an Ollama daemon
+* `hub`          models by repository: lists, downloads, the cache
+* `demo`         writes the demo GGUFs, whose weights are made by hand
+
+Decisions and knowledge:
+
+* `scheduler`    pure. Who is granted, what is started and stopped, where a model goes, who makes room
+* `gpu`          what is measured of the GPUs and of each load, and what was learned
+* `placement`    pure. The ways to run a model, where one fits, who has what memory
+* `memory`       pure. What a model will take, in bytes per device
+* `settings`     config.yaml becomes a `Config`: all faults by line, secrets masked
+
+Leaves:
+
+* `messages`, `errors`, `config`  the vocabulary, the values that say no, the schema of the settings
+* `runtime`      the actor's mailbox loop, and `spawn`, the only way to start a task
+* `model_names`  what `org/repo:variant` means, and which files of a repository
+* `progress`     how far a download is
+* `processes`    which processes belong to which gateway and which of its children
+* `folders`      whether what must be written to can be
+* `terminal`     what commands print, and their exit status
 
 Who calls whom: door -> `Supervisor.lease` -> mailbox -> planner -> effects -> `ModelActor.tell`;
 model actor -> `Supervisor.tell(Fetched | BecameReady | Exited)` -> planner. Tokens never pass through here:

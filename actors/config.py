@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from yarl import URL
 
-from actors.hub.names import HubName
+from actors.model_names import HubName
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -227,7 +227,7 @@ class Config(Section, frozen=True, kw_only=True):
     """The whole configuration.
 
     `agents` is a list of names, or of mappings from a name to its options, or one such mapping; what they
-    mean is for `agents.settings` to say.
+    mean is for `agents.host.settings` to say.
     """
 
     server: Server = Server()

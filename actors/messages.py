@@ -9,10 +9,10 @@ from typing import Literal
 
 import msgspec
 
-from actors.demand import Demand
 from actors.errors import Failure, Rejection
-from actors.ledger import Device, Host
-from actors.placement import Placement
+from actors.placement.fit import Placement
+from actors.placement.ledger import Device, Host
+from actors.placement.options import Demand
 
 Api = Literal["llama.cpp", "ollama"]
 """What a model's server speaks: llama.cpp's APIs, or Ollama's."""

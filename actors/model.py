@@ -7,12 +7,8 @@ from typing import Any, assert_never
 
 import structlog
 
-from actors.backends import Backend, ModelServer, StartError
-from actors.demand import Demand
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
-from actors.hub.progress import Progress
-from actors.liveness import NO_REQUESTS, Requests, Watch
 from actors.memory.predict import Prediction
 from actors.messages import (
     BecameReady,
@@ -27,8 +23,12 @@ from actors.messages import (
     Spawned,
     Stop,
 )
-from actors.placement import Placement
+from actors.placement.fit import Placement
+from actors.placement.options import Demand
+from actors.progress import Progress
 from actors.runtime import Actor, spawn
+from actors.servers import Backend, ModelServer, StartError
+from actors.servers.liveness import NO_REQUESTS, Requests, Watch
 
 log = structlog.get_logger("model")
 

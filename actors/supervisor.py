@@ -18,10 +18,8 @@ from typing import Any, assert_never
 import structlog
 
 from actors.errors import LoadFailed, RejectedError, Rejection
-from actors.explain import explain
+from actors.gpu.observer import Observer
 from actors.hub.cache import ModelFiles
-from actors.hub.progress import Progress
-from actors.ledger import Ledger
 from actors.messages import (
     Acquire,
     Api,
@@ -48,10 +46,12 @@ from actors.messages import (
     Tick,
 )
 from actors.model import ModelActor
-from actors.observer import Observer
-from actors.planner import SAMPLE_WAIT, Planner
-from actors.roster import ModelSpec, ModelStatus, Outlook
+from actors.placement.ledger import Ledger
+from actors.progress import Progress
 from actors.runtime import Actor, spawn
+from actors.scheduler.explain import explain
+from actors.scheduler.models import ModelSpec, ModelStatus, Outlook
+from actors.scheduler.planner import SAMPLE_WAIT, Planner
 
 log = structlog.get_logger("supervisor")
 

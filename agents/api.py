@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, T
 
 import msgspec
 
-from actors.calibration import Load
 from actors.config import FilePath, Secret
+from actors.gpu.calibration import Load
 from agents.chat import Chat, Message
 from agents.errors import AgentError, BudgetError, DeniedError, ModelCallError
 from agents.events import Answer, Done, Event, Extra, Failure, Finish, Text, Usage

@@ -33,7 +33,7 @@ class LLM(Protocol):
     """The gateway's models. `key` is whose request the call belongs to: turns are shared between keys.
 
     Every call waits for its turn and its model's load. Raises `ModelCallError`. Agents get it through their
-    guards (`agents.guarded`); no other agents run for a call.
+    guards (`agents.host.guarded`); no other agents run for a call.
     """
 
     def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:

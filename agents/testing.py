@@ -21,12 +21,12 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from actors.calibration import Load
+from actors.gpu.calibration import Load
 from agents.api import Agent, AgentError
 from agents.chat import Chat, Message
-from agents.discovery import Loaded
 from agents.events import Answer, Collector, Event, Failure, Text, Usage, replayed
-from agents.host import AgentHost
+from agents.host.discovery import Loaded
+from agents.host.host import AgentHost
 from agents.llm import ModelInfo
 
 Said = str | Answer | Failure

@@ -6,18 +6,18 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from proxy.agent_views import AgentViews
-from proxy.bodies import BODIES, Bodies
-from proxy.connections import OTHER_VERSION
+from proxy.door.bodies import BODIES, Bodies
+from proxy.door.connections import OTHER_VERSION
+from proxy.door.origins import Origins
 from proxy.endpoints import ENDPOINTS, PROBES, Endpoint, dialect_of
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
-from proxy.generate import Gateway
+from proxy.handlers.agents import AgentViews
+from proxy.handlers.generate import Gateway
+from proxy.handlers.health import Views
+from proxy.handlers.ollama_models import OllamaApi
+from proxy.handlers.passthrough import Passing
 from proxy.metrics import Metrics
-from proxy.ollama import OllamaApi
-from proxy.origins import Origins
-from proxy.passing import Passing
-from proxy.views import Views
 
 log = structlog.get_logger("door")
 

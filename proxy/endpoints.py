@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from actors.messages import Api
-from proxy import codecs, endings, requests
-from proxy.assemble import (
+from proxy.apis import endings, requests
+from proxy.apis import table as codecs
+from proxy.apis.assemble import (
     Assembler,
     ChatAssembler,
     CompletionAssembler,
@@ -16,9 +17,9 @@ from proxy.assemble import (
     NativeAssembler,
     ResponseAssembler,
 )
-from proxy.codecs import Codec, Embedder
-from proxy.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
-from proxy.endings import End
+from proxy.apis.dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Dialect
+from proxy.apis.endings import End
+from proxy.apis.table import Codec, Embedder
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

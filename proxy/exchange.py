@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from actors.messages import Grant
-from agents.pipeline import Run
+from agents.host.pipeline import Run
 from proxy.errors import ApiError
 
 log = structlog.get_logger("request")

@@ -22,12 +22,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from actors.errors import FailureKind, Rejection
-from actors.gpu import GpuMonitor
-from actors.lifecycle import State
+from actors.gpu.monitor import GpuMonitor
 from actors.messages import BecameReady, Effect, Event, Exited, Halt, Reject, Start
+from actors.scheduler.lifecycle import State
 from actors.supervisor import Supervisor
 from proxy.exchange import CLIENT_LEFT, Exchange
-from proxy.readiness import Readiness, Report
+from proxy.handlers.readiness import Readiness, Report
 
 LABELS = 256
 """Models that get series of their own."""

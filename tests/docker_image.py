@@ -21,7 +21,7 @@ import xllamacpp
 from tests.engines import EngineClient, default_address
 
 REPOSITORY = "llama-smart-proxy-test"
-SERVER = Path(__file__).resolve().parents[1] / "actors" / "backends" / "embedded.py"
+SERVER = Path(__file__).resolve().parents[1] / "actors" / "servers" / "llama" / "embedded.py"
 _LIBRARY = f"/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}"
 _LEFT_OUT = re.compile(
     r"/(test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|site-packages|config-\d.*|pydoc_data)(/|$)"

@@ -23,7 +23,7 @@ def main() -> None:
         assert own_log is not None
         os.dup2(own_log.fileno(), 1)
         os.dup2(own_log.fileno(), 2)
-    os.execv(sys.executable, [sys.executable, "-m", "actors.backends.embedded", *flags])
+    os.execv(sys.executable, [sys.executable, "-m", "actors.servers.llama.embedded", *flags])
 
 
 if __name__ == "__main__":

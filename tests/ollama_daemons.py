@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from actors.demo import write_demo
+from actors.demo.model import write_demo
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from actors.hub.names import Choice, HubName, NoSuchVariantError, RepoFile, choices, choose
+from actors.model_names import Choice, HubName, NoSuchVariantError, RepoFile, choices, choose
 
 PREFIX = "models--"
 

@@ -12,9 +12,9 @@ import structlog
 from actors.config import HubSettings
 from actors.hub.cache import Cache, CachedModel, ModelFiles, default_folder
 from actors.hub.download import HubError, Source, download, failed
-from actors.hub.names import Choice, HubName, NoSuchVariantError, RepoFile, allowed, choose
-from actors.hub.progress import OnProgress, Reporter
 from actors.hub.site import Listing, Site
+from actors.model_names import Choice, HubName, NoSuchVariantError, RepoFile, allowed, choose
+from actors.progress import OnProgress, Reporter
 
 log = structlog.get_logger("hub")
 

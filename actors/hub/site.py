@@ -16,9 +16,9 @@ import msgspec
 
 from actors.config import HubSettings
 from actors.errors import UNREADABLE
-from actors.gguf import Header, HeaderError, read_header
 from actors.hub.download import SAID_LIMIT, SILENCE_LIMIT, HubError, Source, failed
-from actors.hub.names import RepoFile
+from actors.memory.gguf import Header, HeaderError, read_header
+from actors.model_names import RepoFile
 from actors.terminal import printable
 
 ANSWER_LIMIT = 16 << 20

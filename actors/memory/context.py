@@ -8,8 +8,8 @@ import math
 import struct
 from collections.abc import Sequence
 
-from actors.gguf import Header
 from actors.memory.flags import is_given, last_of
+from actors.memory.gguf import Header
 from actors.memory.predict import Settings
 
 LEARNED_POSITIONS = "position_embd.weight"

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from actors.gguf import block_of
+from actors.memory.gguf import block_of
 from actors.memory.predict import Settings
 from actors.memory.shape import Shape
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from actors.gguf import Tensor, block_of
 from actors.memory.buffer import Buffer, Node, align
+from actors.memory.gguf import Tensor, block_of
 from actors.memory.shape import Shape
 
 F32 = 4

@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from actors.gguf import Tensor
 from actors.memory.buffer import align
+from actors.memory.gguf import Tensor
 from actors.memory.graph import BIG_BATCH, F32, HostSide, Work, compute_buffer, on_gpu, row_bytes
 from actors.memory.shape import Shape
 

@@ -8,8 +8,8 @@ for the largest image, or batch of images, that a request may have. Mirrors tool
 
 from math import isqrt
 
-from actors.gguf import Header
 from actors.memory.buffer import Buffer, Node
+from actors.memory.gguf import Header
 from actors.memory.graph import F32, on_gpu
 from actors.memory.predict import Usage
 

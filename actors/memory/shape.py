@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from actors.gguf import Header, Tensor
+from actors.memory.gguf import Header, Tensor
 
 WINDOW_PERIOD = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
 """Where the header does not say which layers have a sliding window: all but every n-th."""

@@ -15,7 +15,7 @@ from actors.config import (
     daemon_address,
 )
 from actors.errors import Fault
-from actors.hub.names import parse_name
+from actors.model_names import parse_name
 from actors.settings.document import Path
 from actors.settings.masking import mask_text, shown
 

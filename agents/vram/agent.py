@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from actors.calibration import Load
+from actors.gpu.calibration import Load
 from agents.api import Agent, AtEnd, Context, Filter
 
 

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from actors.backends import StartError
-from actors.demand import Demand
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
-from actors.hub.progress import Progress
 from actors.messages import Endpoint, Figures
-from actors.placement import Placement
+from actors.placement.fit import Placement
+from actors.placement.options import Demand
+from actors.progress import Progress
+from actors.servers import StartError
 
 
 class FakeServer:

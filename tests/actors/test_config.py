@@ -11,8 +11,8 @@ import yaml
 from actors.config import Config, HubSettings, Model, ServerPool, daemon_address, documented_keys
 from actors.errors import ConfigError
 from actors.settings.file import load_config, parse_config
-from agents.discovery import load_agents, sources
-from agents.host import describe_agent
+from agents.host.discovery import load_agents, sources
+from agents.host.host import describe_agent
 from agents.llm import Budget
 from tests.gateway import CHECKOUT
 

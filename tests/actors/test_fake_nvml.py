@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from actors.gpu import Sample
+from actors.gpu.monitor import Sample
 from tests import fake_nvml
 from tests.gateway import CHECKOUT
 
@@ -27,7 +27,7 @@ CHILD = """
 import os, subprocess, sys
 import msgspec, pynvml
 from actors.processes import OWNER, owner_mark
-from actors.gpu import take_sample
+from actors.gpu.monitor import take_sample
 
 WAIT = "print(1, flush=True); input()"
 WRAP = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAIT!r}, *sys.argv[1:]])"

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from actors.errors import Failure
-from actors.hub.progress import Progress
-from actors.liveness import NoRequests, Watch
 from actors.messages import (
     BecameReady,
     Endpoint,
@@ -21,6 +19,8 @@ from actors.messages import (
     Stop,
 )
 from actors.model import PORT_TRIES, ModelActor
+from actors.progress import Progress
+from actors.servers.liveness import NoRequests, Watch
 from tests.actors.fake_backend import FakeBackend
 
 

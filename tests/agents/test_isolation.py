@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import pytest
 
 from actors.runtime import spawn
-from agents import supervision
 from agents.api import (
     Agent,
     AgentError,
@@ -28,10 +27,11 @@ from agents.api import (
     operation,
 )
 from agents.chat import Message
-from agents.discovery import BrokenAgentError
 from agents.events import Done, Extra, Failure, Finish
-from agents.host import AgentHost
-from agents.supervision import ExitError
+from agents.host import supervision
+from agents.host.discovery import BrokenAgentError
+from agents.host.host import AgentHost
+from agents.host.supervision import ExitError
 from agents.testing import ScriptedLLM, chat, hosted, run_agent, run_request
 
 Log = list[Any]

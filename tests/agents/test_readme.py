@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from actors.settings.file import parse_config
-from agents.discovery import load_agents
+from agents.host.discovery import load_agents
 from tests.gateway import CHECKOUT
 
 

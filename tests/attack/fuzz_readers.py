@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from proxy.answer_json import UnreadableError
-from proxy.assemble import StreamedError, UnfinishedError, assemble, take
-from proxy.codecs import SERVERS
-from proxy.endings import ALL, outcome
+from proxy.answers.relay import count_tokens
+from proxy.apis.answer_json import UnreadableError
+from proxy.apis.assemble import StreamedError, UnfinishedError, assemble, take
+from proxy.apis.endings import ALL, outcome
+from proxy.apis.fields import FieldError
+from proxy.apis.requests import CompletionRequest
+from proxy.apis.table import SERVERS
 from proxy.endpoints import ENDPOINTS
-from proxy.http1 import HeadReader, ProtocolError, body_of
-from proxy.relay import count_tokens
-from proxy.requests import CompletionRequest
-from proxy.sse import EventSplitter, EventTooLongError
-from proxy.translate.wire import FieldError
+from proxy.wire.http1 import HeadReader, ProtocolError, body_of
+from proxy.wire.sse import EventSplitter, EventTooLongError
 from tests.attack.fault_server import GOOD, USAGE, chunks, head
 from tests.attack.mutations import in_pieces, mutated, mutated_json
 from tests.attack.odd_requests import BODIES

@@ -11,7 +11,7 @@ from pathlib import Path
 import gguf
 import psutil
 
-from actors.gguf import read_header
+from actors.memory.gguf import read_header
 from tests.gguf_files import large_vocabulary, many_experts
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from actors.config import Config
-from actors.docker.engine import PING
+from actors.servers.docker.engine import PING
 from actors.settings.file import parse_config
 from tests.deploy import DEPLOY
 from tests.gateway import Gateway

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from actors.docker.spec import ContainerSpec, Gpus, Mount
+from actors.servers.docker.spec import ContainerSpec, Gpus, Mount
 from tests.deploy import DEPLOY, free_port, program, serving
 
 MODELS = "/var/lib/docker/volumes/gateway_data/"

@@ -18,7 +18,7 @@ from typing import IO
 import pytest
 import yaml
 
-from actors.demo import write_demo
+from actors.demo.model import write_demo
 from tests.gateway import CHECKOUT, until
 from tests.stand_in_hub import StandInHub
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import yaml
 
-from actors.docker.spec import GATEWAY, MODEL
+from actors.servers.docker.spec import GATEWAY, MODEL
 from tests import fake_nvml
 from tests.conftest import DEMO, Start, missing
 from tests.docker_image import ensure
@@ -229,7 +229,7 @@ def test_a_user_who_may_not_use_the_engine(pool: Pool, tmp_path_factory: pytest.
     if os.getuid():
         pytest.skip("only root can become somebody else")
     code = (
-        "import asyncio; from actors.docker.engine import *\n"
+        "import asyncio; from actors.servers.docker.engine import *\n"
         "async def ask():\n"
         "    engine = Engine()\n"
         "    try: await engine.info()\n"

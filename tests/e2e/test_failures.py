@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from actors.lines import LINE_LIMIT
 from actors.processes import OWNER, is_running
+from actors.servers.output_lines import LINE_LIMIT
 from tests.conftest import DEMO, Start
 from tests.gateway import FOREVER, HELLO, Gateway, marked_processes, running, until
 

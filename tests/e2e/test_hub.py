@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from actors.demo import write_demo
+from actors.demo.model import write_demo
 from tests.conftest import Start
 from tests.gateway import CHECKOUT, HELLO, Gateway, until
 from tests.stand_in_hub import StandInHub

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from actors.demo import write_demo
+from actors.demo.model import write_demo
 from tests.gateway import CHECKOUT, running
 from tests.stand_in_hub import StandInHub
 from tests.stand_in_proxy import StandInProxy

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors.gguf import read_file
+from actors.memory.gguf import read_file
 from actors.memory.predict import Settings, predict
 from actors.memory.shape import Shape
 from tests.conftest import Start

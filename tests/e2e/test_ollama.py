@@ -14,7 +14,7 @@ import ollama
 import openai
 import pytest
 
-from actors.demo import write_demo
+from actors.demo.model import write_demo
 from tests.conftest import DEMO, EMBED
 from tests.gateway import Gateway, running, until
 from tests.ollama_daemons import real_daemon, stand_in_daemon

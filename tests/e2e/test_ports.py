@@ -212,7 +212,7 @@ def test_a_server_that_asks_for_its_key_only_where_it_works(start: Start) -> Non
 
 
 def test_a_server_with_another_key_says_so(start: Start, real_server: None) -> None:
-    wrapper = ["env", "LLAMA_API_KEY=other", sys.executable, "-m", "actors.backends.embedded"]
+    wrapper = ["env", "LLAMA_API_KEY=other", sys.executable, "-m", "actors.servers.llama.embedded"]
     gateway = start({"demo": {**DEMO, "command": wrapper}})
     response = gateway.chat()
     assert response.status_code == 503

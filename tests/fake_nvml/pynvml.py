@@ -1,4 +1,4 @@
-"""As much of pynvml as `actors.gpu` asks, without a driver: NVML as the JSON file in FAKE_NVML describes it.
+"""As much of pynvml as `actors.gpu.monitor` asks, without a driver: NVML as the file in FAKE_NVML says.
 
 The file is read at each `nvmlInit`:
 

@@ -21,40 +21,40 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from actors.calibration import Calibration
 from actors.config import Config, Ollama, ServerPool
-from actors.docker.engine import Engine
 from actors.errors import RejectedError, Rejection, UnknownModel
-from actors.gpu import GpuMonitor
+from actors.gpu.calibration import Calibration
+from actors.gpu.monitor import GpuMonitor
+from actors.gpu.observer import Observer
 from actors.hub.cache import CachedModel
 from actors.hub.hub import Hub
-from actors.hub.names import HubName
-from actors.hub.progress import Progress
-from actors.ledger import Ledger
-from actors.lifecycle import State
 from actors.messages import Api, Endpoint, Grant
-from actors.observer import Observer
-from actors.ollama.daemons import Daemons
-from actors.roster import ModelStatus, Outlook
+from actors.model_names import HubName
+from actors.placement.ledger import Ledger
+from actors.progress import Progress
+from actors.scheduler.lifecycle import State
+from actors.scheduler.models import ModelStatus, Outlook
+from actors.servers.docker.engine import Engine
+from actors.servers.ollama.daemons import Daemons
 from actors.supervisor import Lease, Supervisor
-from agents.discovery import Loaded
-from agents.host import AgentHost
-from proxy.agent_views import AgentViews
+from agents.host.discovery import Loaded
+from agents.host.host import AgentHost
+from proxy.answers.agent_calls import Models
+from proxy.answers.call import Asker, Limits
 from proxy.app import ACCOUNTS, make_app
-from proxy.asking import Asker, Limits
-from proxy.bodies import BODIES, WINDOW, Bodies
-from proxy.catalog import Catalog
-from proxy.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, make_runner
-from proxy.generate import Gateway
-from proxy.llm import Models
+from proxy.door.bodies import BODIES, WINDOW, Bodies
+from proxy.door.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, make_runner
+from proxy.door.origins import Origins
+from proxy.handlers.agents import AgentViews
+from proxy.handlers.generate import Gateway
+from proxy.handlers.health import Views
+from proxy.handlers.ollama_models import OllamaApi
+from proxy.handlers.ollama_store import OllamaStore
+from proxy.handlers.passthrough import Passing
+from proxy.handlers.readiness import Readiness
 from proxy.metrics import Metrics
-from proxy.ollama import OllamaApi
-from proxy.ollama_store import OllamaStore
-from proxy.origins import Origins
-from proxy.passing import Passing
-from proxy.readiness import Readiness
-from proxy.upstream import Upstream
-from proxy.views import Views
+from proxy.models import Catalog
+from proxy.wire.upstream import Upstream
 
 PATIENCE = 20
 SMALL = 16 * 1024

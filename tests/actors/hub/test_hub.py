@@ -16,8 +16,8 @@ from actors.config import HubSettings
 from actors.hub.cache import ModelFiles, default_folder
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
-from actors.hub.names import HubName, NoSuchVariantError
-from actors.hub.progress import Progress
+from actors.model_names import HubName, NoSuchVariantError
+from actors.progress import Progress
 from actors.runtime import spawn
 from tests.gguf_files import Q8_0, write
 from tests.stand_in_hub import StandInHub

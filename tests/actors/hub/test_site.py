@@ -12,7 +12,7 @@ import pytest
 from actors.config import HubSettings
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
-from actors.hub.names import HubName
+from actors.model_names import HubName
 from tests.raw_server import answer, saying
 
 NAME = HubName("org/model", "Q8_0")

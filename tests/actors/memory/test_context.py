@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.gguf import Header, Tensor
 from actors.memory.context import check_context, slot_limit, stretching_flags
+from actors.memory.gguf import Header, Tensor
 from actors.memory.predict import Settings
 from tests.actors.memory.zoo import model
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.gguf import Header
+from actors.memory.gguf import Header
 from actors.memory.predict import HOST, Prediction, Settings, Usage, predict
 from actors.memory.shape import Shape, ShapeError
 from tests.actors.memory.zoo import MODELS, Draft, mix, model, transformer

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.gguf import Header
+from actors.memory.gguf import Header
 from actors.memory.projector import (
     MODELLED,
     TOKEN_LIMIT,

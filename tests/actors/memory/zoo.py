@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from actors.gguf import Header, Tensor, block_of
+from actors.memory.gguf import Header, Tensor, block_of
 
 Mix = Callable[[str, int, int], str]
 LLAMA3, QWEN, GEMMA, LLAMA2, DEEPSEEK, GPT_OSS = 128256, 151936, 262144, 32000, 102400, 201088

@@ -16,7 +16,7 @@ from actors.config import Config
 from actors.errors import ConfigError
 from actors.settings.document import read_document
 from actors.settings.file import load_config, parse_config, read_settings
-from agents.discovery import load_agents
+from agents.host.discovery import load_agents
 from tests.actors.settings.files import faults, read
 from tests.gateway import CHECKOUT
 

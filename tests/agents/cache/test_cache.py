@@ -13,7 +13,7 @@ from agents.cache.agent import FILE, Cache, key_of
 from agents.cache.store import Store
 from agents.chat import Chat, Message, Sampling, ToolCall
 from agents.events import Answer, Failure, Text, Usage
-from agents.host import AgentHost
+from agents.host.host import AgentHost
 from agents.testing import ScriptedLLM, chat, hosted, run_request
 
 Log = list[Any]

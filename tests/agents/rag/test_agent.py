@@ -12,7 +12,7 @@ import pytest
 from actors.runtime import spawn
 from agents.api import AgentError, Call
 from agents.chat import Chat, Message
-from agents.host import AgentHost
+from agents.host.host import AgentHost
 from agents.rag.agent import Rag
 from agents.rag.command_line import rag
 from agents.rag.prompt import NOTHING

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from agents.api import AgentError, Call
-from agents.host import AgentHost
+from agents.host.host import AgentHost
 from agents.rag.agent import INDEX, Rag
 from agents.testing import ScriptedLLM, chat, hosted, run_request
 from tests.agents.rag.test_agent import send, until

@@ -3,8 +3,6 @@
 import math
 from collections import deque
 
-from actors.demand import Demand, Option
-from actors.ledger import Device
 from actors.messages import (
     Acquire,
     BecameReady,
@@ -23,8 +21,10 @@ from actors.messages import (
     Start,
     Tick,
 )
-from actors.planner import Planner
-from actors.roster import ModelSpec, Policy
+from actors.placement.ledger import Device
+from actors.placement.options import Demand, Option
+from actors.scheduler.models import ModelSpec, Policy
+from actors.scheduler.planner import Planner
 from tests.bench.scheduler.machine import Machine, Request
 from tests.bench.scheduler.trace import Spec
 

@@ -1,0 +1,175 @@
+"""The supervisor, and an actor for each model, made of the settings."""
+
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+import aiohttp
+
+from actors.config import Config, Model, OllamaModel
+from actors.gpu.observer import Observer
+from actors.hub.hub import Hub
+from actors.model import ModelActor
+from actors.model_names import parse_name
+from actors.processes import is_alive, owner_mark
+from actors.scheduler.models import ModelSpec, Policy
+from actors.scheduler.planner import Planner
+from actors.servers import Backend
+from actors.servers.docker.backend import DockerBackend
+from actors.servers.docker.containers import Containers
+from actors.servers.docker.engine import Engine
+from actors.servers.health import answers
+from actors.servers.liveness import Requests
+from actors.servers.llama.appraisal import Predictor
+from actors.servers.llama.backend import Shared
+from actors.servers.llama.command import runs_in_container
+from actors.servers.llama.process import ProcessBackend
+from actors.servers.ollama.backend import OllamaBackend
+from actors.servers.ollama.client import canonical
+from actors.servers.ollama.daemon import Daemon
+from actors.servers.ollama.daemons import Daemons
+from actors.servers.ports import PortBook
+from actors.supervisor import Adopted, Supervisor
+
+
+def uses_containers(config: Config) -> bool:
+    """Whether any model's server may be a container."""
+    pool = config.server_pool
+    return pool.runtime == "docker" or any(
+        runs_in_container(pool, model) for model in config.llama_cpp.models.values()
+    )
+
+
+def make_containers(config: Config, session: aiohttp.ClientSession, observer: Observer) -> Containers:
+    """The containers of this gateway. It has them by its address, or if that is any, as long as it lives."""
+    server, machine = config.server, socket.gethostname()
+    process = f"process of {machine} "
+    identity = f"{machine} {server.host}:{server.port}" if server.port else f"{process}{owner_mark()}"
+    containers = Containers(
+        Engine(config.server_pool.docker.host),
+        name=config.server_pool.docker.name,
+        identity=identity,
+        is_dead=lambda other: other.startswith(process) and not is_alive(other.removeprefix(process)),
+        answers=lambda host, port: answers(session, host, port),
+        on_left_over=observer.report_again,
+    )
+    observer.left_over = containers.left_over
+    return containers
+
+
+def make_supervisor(
+    config: Config,
+    session: aiohttp.ClientSession,
+    hub: Hub,
+    observer: Observer,
+    daemons: Daemons,
+    containers: Containers,
+    cache: Path,
+    requests: Requests,
+) -> Supervisor:
+    """The supervisor with one actor per configured model; nothing runs before `start`.
+
+    `session` is for health checks; `cache` is the folder of the built-in models; `requests` knows when a
+    model server was last heard.
+    """
+    return _Factory(config, session, hub, observer, daemons, containers, cache, requests).supervisor
+
+
+class _Factory:
+    """Makes actors, also of the models that only requests name."""
+
+    def __init__(
+        self,
+        config: Config,
+        session: aiohttp.ClientSession,
+        hub: Hub,
+        observer: Observer,
+        daemons: Daemons,
+        containers: Containers,
+        cache: Path,
+        requests: Requests,
+    ) -> None:
+        pool = config.server_pool
+        self._requests = requests
+        self._config = config
+        self._hub = hub
+        self._observer = observer
+        self._daemons = daemons
+        self._containers = containers
+        self._shared = Shared(
+            config,
+            hub,
+            session,
+            PortBook(pool.host, pool.port_start),
+            Predictor(config, observer.calibration, self._gpus),
+            cache,
+            # Where the GPUs are not managed the monitor knows of none.
+            lambda: observer.monitor.gpus,
+        )
+        self.supervisor = Supervisor(Planner(Policy.of(config), []), {}, self._adopt, observer)
+        taken = {name for known, model in config.llama_cpp.models.items() for name in (known, *model.aliases)}
+        taken |= {name for known, model in config.ollama.models.items() for name in (known, *model.aliases)}
+        for name, model in config.llama_cpp.models.items():
+            # One of a hub answers to its name there too.
+            more = [str(model.hub_name)] if model.hub_name else []
+            aliases = [*model.aliases, *_free(more, taken)]
+            self.supervisor.add(ModelSpec.of(name, model, aliases), self._of_llama_cpp(name, model))
+        for name, ollama_model in config.ollama.models.items():
+            daemon = daemons.daemon_of(ollama_model)
+            more = _names(ollama_model.model or name) if daemon is daemons.first else []
+            aliases = [*ollama_model.aliases, *_free(more, taken)]
+            self.supervisor.add(*self._of_ollama(name, ollama_model, daemon, aliases))
+
+    def _gpus(self) -> list[int]:
+        return [gpu.total for gpu in self._observer.monitor.gpus]
+
+    def _actor(self, name: str, backend: Backend) -> ModelActor:
+        patience = self._config.server_pool.health_timeout
+        return ModelActor(
+            name, backend, self.supervisor.tell, stall_timeout=patience, requests=self._requests
+        )
+
+    def _of_llama_cpp(self, name: str, model: Model) -> ModelActor:
+        if not runs_in_container(self._config.server_pool, model):
+            return self._actor(name, ProcessBackend(name, model, self._shared))
+        return self._actor(name, DockerBackend(name, model, self._shared, containers=self._containers))
+
+    def _of_ollama(self, name: str, model: OllamaModel, daemon: Daemon, aliases: Iterable[str]) -> Adopted:
+        settings = self._config.ollama
+        backend = OllamaBackend(
+            model.model or name,
+            daemon,
+            pull=settings.pull,
+            context=model.ctx_size,
+            gpus=lambda: sum(self._gpus()),
+            elsewhere=daemon.name in settings.elsewhere,
+        )
+        return ModelSpec.of_ollama(name, model, aliases, settings.parallel), self._actor(name, backend)
+
+    def _adopt(self, name: str) -> Adopted | None:
+        """A model that a request names by its repository, if `hub.allow` lets it, or that a daemon has."""
+        hub_name = parse_name(name)
+        if hub_name is not None and self._hub.allows(hub_name):
+            model = Model(repo=hub_name.repo, variant=hub_name.variant)
+            return ModelSpec.of(name, model), self._of_llama_cpp(name, model)
+        if self._config.ollama.discover and (found := self._daemons.find(name)) is not None:
+            daemon, tag = found
+            taken = {known for known in _names(tag.name) if self.supervisor.resolve(known) is not None}
+            if tag.name not in taken:
+                aliases = _free(_names(tag.name), taken | {tag.name})
+                self._daemons.serving[canonical(tag.name)] = daemon.name
+                return self._of_ollama(tag.name, OllamaModel(), daemon, aliases)
+        return None
+
+
+def _names(model: str) -> list[str]:
+    """What clients call one of Ollama's models: with its tag, and without if it is the usual one."""
+    full = canonical(model)
+    return [model, full, full.removesuffix(":latest")]
+
+
+def _free(names: Iterable[str], taken: set[str]) -> list[str]:
+    """Those that are not taken, each once; they are taken from now on."""
+    free = [name for name in dict.fromkeys(names) if name not in taken]
+    taken.update(free)
+    return free

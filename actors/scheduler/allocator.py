@@ -1,0 +1,396 @@
+"""Where a model goes, and who makes room for it. Pure: the planner carries out what is decided here.
+
+A model that somebody waits for gets, in this order:
+
+1. its place, if there is room for it (`placement.fit`);
+2. the memory of models that are on their way out already;
+3. that of idle models: the set whose loss costs least, by its reload's seconds and the chance of its use;
+4. that of busy models, which take no new requests, finish, and yield.
+
+Swaps are weighed. A model that is in demand stays for `STAY` times the seconds that the swap costs, so that
+A B A B becomes A A B B; but no longer than until somebody has waited for `patience`. One that is not in
+demand is evicted at once.
+
+What an older request needs is set aside before a younger one is looked at; models with disjoint needs load at
+the same time.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import msgspec
+
+from actors.errors import NeverFits, NoGpu, Rejection
+from actors.placement.fit import Placement, Share, fit, mib
+from actors.placement.ledger import Ledger
+from actors.placement.options import Demand, Option
+from actors.scheduler.lifecycle import RUNNING, State
+from actors.scheduler.models import Model, Policy
+
+STAY = 6.0
+"""A model in demand stays for so many times the seconds that its swap costs: few of them go to swaps."""
+
+LEAST = 0.5
+"""... and stays at least, although somebody has lost patience: or else slow loads leave no time for work."""
+
+SOON = 2.0
+"""A model whose requests come every n seconds is expected to be asked again for so many times n."""
+
+BREATH = 0.5
+"""Seconds without a request, at least, after which a model in demand counts as idle."""
+
+ANYWHERE = Demand(options=(Option(how="host", context=0),))
+"""What is taken for a model's demand when nothing is known of it: no memory at all."""
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """There is room: start it here."""
+
+    placement: Placement
+
+
+class MakeRoom(msgspec.Struct, frozen=True):
+    """Stop the idle ones and drain the busy ones, so that there will be room."""
+
+    idle: tuple[Model, ...]
+    busy: tuple[Model, ...]
+    why: str
+    placement: Placement | None = None
+    """Where it will go."""
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Not now; `until` is when to look again although nothing happens."""
+
+    why: str
+    until: float = math.inf
+    placement: Placement | None = None
+    victims: tuple[Model, ...] = ()
+    """Who will make room then."""
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Never, as things are."""
+
+    reason: Rejection
+    placement: None = None
+
+
+Decision = Seat | MakeRoom | Wait | Refuse
+
+
+class Allocator:
+    """Decides for one wanted model after the other, the oldest first, on the state of one moment."""
+
+    def __init__(
+        self, policy: Policy, ledger: Ledger, models: Iterable[Model], now: float, moves: str | None = None
+    ) -> None:
+        """`moves`: a model that is not among the others, and whose memory will be free."""
+        self._policy = policy
+        self._ledger = ledger
+        self._now = now
+        self._placing = policy.managed and bool(ledger.devices)
+        self._running = [model for model in models if model.life.state in RUNNING]
+        self._kept = frozenset(model.spec.name for model in self._running if model.spec.never_evict)
+        self._capacities = ledger.capacities(self._kept)
+        self._alone = [device.id for device in ledger.devices.values() if device.alone]
+        size = policy.size or math.inf
+        leaving = [model for model in self._running if model.life.state in (State.STOPPING, State.DRAINING)]
+        # What is free now, and what will be when all who are leaving have left.
+        self._rooms = ledger.rooms()
+        self._moves = frozenset([moves] if moves is not None else [])
+        if moves is not None:
+            _add(self._rooms, ledger.frees(moves))
+        self._free = size - len(self._running)
+        self._later = dict(self._rooms)
+        _add(self._later, ledger.returns())
+        _add(self._later, ledger.untold())
+        for model in leaving:
+            _add(self._later, ledger.frees(model.spec.name))
+        self._later_free = self._free + len(leaving)
+        self._gone = {model.spec.name for model in leaving}
+        self._claimed_host = 0
+        self._host_capacity = ledger.host_capacity(self._kept)
+
+    def decide(self, model: Model, since: float) -> Decision:
+        """What to do for a model that somebody waits for since then. Sets aside what it will get."""
+        chosen = self._choose(model)
+        if not isinstance(chosen, Option):
+            return chosen
+        if seat := self._seat(model, chosen):
+            return seat
+        shares = self._fit(model, chosen, self._later)
+        if shares is not None and self._later_free > 0 and self._host_fits(chosen, self._gone):
+            placement = self._placed(model, chosen, shares)
+            self._claim(chosen, shares)
+            return Wait("the memory that it needs is being freed", placement=placement)
+        return self._evict(model, chosen, since)
+
+    # Which way
+
+    def _choose(self, model: Model) -> Option | Wait | Refuse:
+        demand = model.demand or ANYWHERE
+        ways = demand.on_gpus if self._policy.managed else ()
+        # Where there is no GPU for it to be put on, a server that must have one finds its own.
+        host = demand.on_host or (() if self._placing else demand.options[:1])
+        if demand.no_gpu and self._placing:
+            return self._without_gpu(model, demand.no_gpu, host, NoGpu)
+        if demand.elsewhere and self._placing:
+            return self._on_host(model, demand.options[:1])
+        if not ways:
+            return self._on_host(model, host)
+        if not self._ledger.devices:
+            return self._without_gpu(model, "there is no GPU", host, NoGpu)
+        rooms = self._ordered(model, self._capacities)
+        wished = model.spec.wish
+        if not rooms or (wished.split and len(rooms) < len(wished.devices)):
+            how_many = "not every one" if rooms else "none"
+            missing = f"{how_many} of its devices ({', '.join(wished.devices)}) is there"
+            return self._without_gpu(model, missing, host, NoGpu)
+        for option in ways:
+            # The first is what the user's settings say.
+            allowed = option is ways[0] or option.how == "whole" or self._policy.partial != "never"
+            if allowed and self._fit(model, option, rooms) is not None:
+                return self._on_host(model, [option])
+        needed = min(option.on_one for option in ways)
+        why = (
+            f"it needs {mib(needed)} of a GPU at least, and the GPUs have at most "
+            f"{mib(max(0, *rooms.values()))} for it"
+        )
+        # What others have now they may give back.
+        empty = {device: room + self._ledger.foreign[device] for device, room in rooms.items()}
+        later = any(self._fit(model, option, empty) is not None for option in ways)
+        return self._without_gpu(model, why, demand.on_host, NoGpu if later else NeverFits)
+
+    def _without_gpu(
+        self, model: Model, why: str, host: Sequence[Option], kind: type[NoGpu | NeverFits]
+    ) -> Option | Wait | Refuse:
+        message = (
+            f"model {model.spec.name!r} cannot run on a GPU: {why} (gpu.on_no_gpu: {self._policy.on_no_gpu})"
+        )
+        barred = model.demand is not None and model.demand.no_gpu  # for which no GPU will ever come
+        if self._policy.on_no_gpu == "queue" and not barred:
+            return Wait(message)
+        if self._policy.on_no_gpu == "cpu" and host:
+            return self._on_host(model, host)
+        return Refuse(kind(message=message))
+
+    def _on_host(self, model: Model, options: Sequence[Option]) -> Option | Refuse:
+        """The first of which the host could ever have what must be in its memory."""
+        room = self._host_capacity
+        for option in options:
+            if option.pinned <= room:
+                return option
+        if not self._ledger.devices and model.demand is not None and model.demand.other_gpus:
+            return options[-1]
+        message = (
+            f"model {model.spec.name!r} needs {mib(option.pinned)} of the host's memory with a context of "
+            f"{option.context:,}, and the host has {mib(max(0, int(room)))} for it"
+        )
+        return Refuse(NeverFits(message=message))
+
+    # Whether it fits
+
+    def _ordered(self, model: Model, rooms: dict[str, int]) -> dict[str, int]:
+        """The rooms of the devices that it may have, in the order of its wish."""
+        wished = model.spec.wish.devices
+        if not wished:
+            return rooms
+        place: dict[str, int] = {}
+        for device in rooms:
+            names = (device, str(self._ledger.devices[device].index))
+            if name := next((name for name in names if name in wished), None):
+                place[device] = wished.index(name)
+        return {device: rooms[device] for device in sorted(place, key=place.__getitem__)}
+
+    def _fit(self, model: Model, option: Option, rooms: dict[str, int]) -> tuple[Share, ...] | None:
+        if not self._places(model):
+            return ()
+        return fit(
+            option,
+            self._ordered(model, rooms),
+            strategy=self._policy.strategy,
+            wish=model.spec.wish,
+            alone=self._alone,
+        )
+
+    def _places(self, model: Model) -> bool:
+        """Whether it is put somewhere, or its server finds its own GPUs."""
+        return self._placing and not (model.demand is not None and model.demand.elsewhere)
+
+    def _host_fits(self, option: Option, gone: Collection[str] = ()) -> bool:
+        gone = self._moves.union(gone)
+        if not self._claimed_host and self._ledger.holdings.keys() <= gone:
+            return True  # it has the host for itself, whatever it takes
+        room = self._ledger.host_room(gone) - self._claimed_host
+        # What is larger than the whole memory runs from the disk, whoever makes room.
+        whole = option.pinned + option.mapped <= self._host_capacity
+        return (option.pinned + option.mapped if whole else option.pinned) <= room
+
+    def _seat(self, model: Model, chosen: Option) -> Seat | None:
+        if self._free <= 0:
+            return None
+        ways = [chosen]
+        if self._policy.partial == "first" and model.demand is not None and chosen.how == "whole":
+            ways += [way for way in model.demand.on_gpus if way.how != "whole"]
+        for option in ways:
+            shares = self._fit(model, option, self._rooms)
+            if shares is not None and self._host_fits(option):
+                placement = self._placed(model, option, shares)
+                self._claim(option, shares)
+                return Seat(placement)
+        return None
+
+    def _placed(self, model: Model, option: Option, shares: tuple[Share, ...]) -> Placement:
+        why = self._reason(model, option, shares)
+        return Placement(option=option, shares=shares, why=why, managed=self._places(model))
+
+    def _reason(self, model: Model, option: Option, shares: Sequence[Share]) -> str:
+        if not shares:
+            if not self._places(model) and self._placing:
+                return "its server has GPUs of its own"
+            if model.demand is not None and model.demand.no_gpu:
+                return model.demand.no_gpu
+            if model.demand is None or len(model.demand.options) == 1:
+                return "as its settings say"
+            return "there is no GPU" if not self._ledger.devices else "no GPU has room for any of it"
+        context = ""
+        assert model.demand is not None
+        if (whole := model.demand.options[0].context) != option.context:
+            context = f", with a context of {option.context:,} instead of {whole:,}"
+        if option.how == "whole" and len(shares) == 1:
+            return f"the fullest GPU that it fits{context}"
+        if option.how == "whole":
+            return f"split over {len(shares)} GPUs{context}"
+        if option.how == "experts on host":
+            return f"with its experts it fits nowhere; they are on the host{context}"
+        return f"{option.gpu_layers} of its layers fit; the others are on the host{context}"
+
+    def _claim(self, option: Option, shares: Iterable[Share]) -> None:
+        self._free -= 1
+        self._later_free -= 1
+        self._claimed_host += option.pinned + option.mapped
+        for share in shares:
+            taken = share.bytes + self._ledger.devices[share.device].overhead
+            self._rooms[share.device] -= taken
+            self._later[share.device] -= taken
+
+    # Who makes room
+
+    def _evict(self, model: Model, option: Option, since: float) -> Decision:
+        def fits(victims: Sequence[Model]) -> tuple[Share, ...] | None:
+            names = self._gone.union(victim.spec.name for victim in victims)
+            if self._later_free + len(victims) <= 0 or not self._host_fits(option, names):
+                return None
+            rooms = dict(self._later)
+            for victim in victims:
+                _add(rooms, self._ledger.frees(victim.spec.name))
+            return self._fit(model, option, rooms)
+
+        idle, busy, protected_until = self._candidates(model)
+        victims = _cheapest(idle, self._cost, fits) or _cheapest([*idle, *busy], self._cost, fits)
+        late = self._now - since >= self._policy.patience
+        if not victims:
+            # Who has lost patience is passed by nobody: what it will get is set aside.
+            if late and (shares := self._fit(model, option, self._capacities)) is not None:
+                self._claim(option, shares)
+            return Wait("it waits for models that have only just been loaded", protected_until)
+        shares = fits(victims)
+        assert shares is not None
+        placement = self._placed(model, option, shares)
+        due = {victim.spec.name: self._due(victim, model, since) for victim in victims}
+        latest = max(due.values())
+        if latest > self._now:
+            names = ", ".join(repr(victim.spec.name) for victim in victims)
+            why = f"{names} would have to make room, and will in {latest - self._now:.1f} s"
+            if late:
+                self._claim(option, shares)
+            return Wait(why, latest, placement, tuple(victims))
+        for victim in victims:
+            self._gone.add(victim.spec.name)
+            _add(self._later, self._ledger.frees(victim.spec.name))
+        self._later_free += len(victims)
+        self._claim(option, shares)
+        return MakeRoom(
+            idle=tuple(victim for victim in victims if not victim.holders),
+            busy=tuple(victim for victim in victims if victim.holders),
+            why=self._why(model, shares, self._now - since),
+            placement=placement,
+        )
+
+    def _candidates(self, model: Model) -> tuple[list[Model], list[Model], float]:
+        """Idle and busy models that could make room, and when the next one could that is protected now."""
+        idle, busy, protected_until = [], [], math.inf
+        for other in self._running:
+            if other is model or other.spec.never_evict or other.spec.name in self._gone:
+                continue
+            if other.life.state is State.STARTING:
+                if other.unwanted_since is None:
+                    continue
+                until = other.unwanted_since + self._policy.load_grace
+            elif other.life.state is State.READY:
+                until = other.ready_at + (self._policy.min_residency if other.used else 0.0)
+            else:
+                continue
+            if until > self._now:
+                protected_until = min(protected_until, until)
+            elif other.holders:
+                busy.append(other)
+            else:
+                idle.append(other)
+        return idle, busy, protected_until
+
+    def _cost(self, model: Model) -> float:
+        """Of losing it: seconds of its reload, less the longer nobody is expected to ask for it."""
+        if model.life.state is State.STARTING or not model.used:
+            return 0.0
+        idle = 0.0 if model.holders else self._now - model.last_used
+        away = max(1.0, idle, model.gap if math.isfinite(model.gap) else 0.0)
+        return 2.0**model.spec.priority * max(model.mean_load, 0.001) / away
+
+    def _due(self, victim: Model, model: Model, since: float) -> float:
+        """When it has stayed for long enough."""
+        swap = model.mean_load + victim.mean_unload + (victim.mean_hold if victim.holders else 0.0)
+        # Of one that has not been idle yet, nothing is known.
+        gap = victim.gap if math.isfinite(victim.gap) else 0.0
+        idle_until = victim.last_used + max(SOON * gap, BREATH)
+        in_demand = victim.holders or (victim.used and gap < swap and idle_until > self._now)
+        if not in_demand or victim.life.state is State.STARTING:
+            return self._now
+        late = max(since + self._policy.patience, victim.ready_at + LEAST * swap)
+        due = min(victim.ready_at + STAY * swap, late)
+        return due if victim.holders else min(due, idle_until)
+
+    def _why(self, model: Model, shares: Sequence[Share], waited: float) -> str:
+        needs = ", ".join(f"{mib(share.bytes)} of {self._ledger.where([share])}" for share in shares)
+        return f"room for {model.spec.name!r}, which needs {needs or 'a place'} and waits for {waited:.1f} s"
+
+
+def _add(rooms: dict[str, int], more: dict[str, int]) -> None:
+    for device, size in more.items():
+        if device in rooms:
+            rooms[device] += size
+
+
+def _cheapest(
+    candidates: Sequence[Model],
+    cost: Callable[[Model], float],
+    fits: Callable[[Sequence[Model]], object | None],
+) -> list[Model]:
+    """The cheapest single one that will do; else as many as it takes, less those that are not needed."""
+    ranked = sorted(candidates, key=cost)
+    for model in ranked:
+        if fits([model]) is not None:
+            return [model]
+    chosen: list[Model] = []
+    for model in ranked:
+        chosen.append(model)
+        if len(chosen) > 1 and fits(chosen) is not None:
+            break
+    else:
+        return []
+    for model in reversed(chosen[:-1]):
+        fewer = [other for other in chosen if other is not model]
+        if fits(fewer) is not None:
+            chosen = fewer
+    return chosen

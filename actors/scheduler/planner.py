@@ -1,0 +1,680 @@
+"""The supervisor's decisions, pure: `handle(event, now)` returns what is to be done.
+
+Every event ends in one idempotent reconciliation over the whole state, in this order:
+
+1. Tickets whose deadline has passed are rejected.
+2. Each model that somebody waits for and that does not run has its files fetched, and what it will take
+   predicted. When nobody has waited for `fetch_grace` any more, a download is given up.
+3. Waiting tickets are granted where their model is ready and has a free slot: between keys by their shares,
+   of one key in the order of arrival.
+4. Models that somebody waits for and whose files are there get a place, the oldest waiter's first: see
+   `actors.scheduler.allocator`, which also says who makes room for it.
+5. Drained models, models idle for `idle_timeout`, and on shut down all of them, are stopped.
+6. When nobody waits, idle models that run worse than they could are loaded again where there is room by now.
+"""
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+from actors.errors import (
+    Failure,
+    NotLoaded,
+    QueueFull,
+    QueueTimeout,
+    Rejection,
+    ShuttingDown,
+    UnknownModel,
+)
+from actors.messages import (
+    Acquire,
+    Api,
+    BecameReady,
+    Cancel,
+    Drain,
+    Effect,
+    Event,
+    Exited,
+    Fetch,
+    Fetched,
+    Figures,
+    Finished,
+    Grant,
+    Halt,
+    Hung,
+    Look,
+    Measured,
+    MemorySampled,
+    Misplaced,
+    RanOut,
+    Reject,
+    Released,
+    Shutdown,
+    Spawned,
+    Start,
+    Tick,
+    Unusable,
+)
+from actors.placement.fit import Placement
+from actors.placement.ledger import LAG, Holding, Ledger
+from actors.placement.options import Demand
+from actors.scheduler.allocator import Allocator, Decision, MakeRoom, Refuse, Seat, Wait
+from actors.scheduler.lifecycle import RUNNING, Move, State
+from actors.scheduler.models import Model, ModelSpec, ModelStatus, Outlook, Policy, Roster, Ticket
+from actors.scheduler.promotion import SETTLED, due, is_better, is_stuck
+from actors.scheduler.tickets import Waiting
+
+WORTH_WAITING = 5.0
+"""Seconds of a failed model's back-off that a request waits for, rather than being rejected."""
+
+SUSPICION = 0.5
+"""Seconds without new leases after a server hung up: a dead one's connections end before its process."""
+
+FRESH = 1.0
+"""Seconds for which a sample is good where the memory is measured before decisions alone."""
+
+SAMPLE_WAIT = 2.0
+"""Seconds that a decision waits for its sample, at most."""
+
+LOOKAHEAD = 16
+"""So many waiting models are looked at for a place in one go, the oldest first."""
+
+LEARNED = 512 << 20
+"""Bytes more of each GPU, at least, that a model is given after it ran out of memory."""
+
+
+class Planner:
+    """Owns the queue, the leases, the ledger of memory, and its view of every model's life."""
+
+    def __init__(self, policy: Policy, specs: Iterable[ModelSpec]) -> None:
+        self._policy = policy
+        self._models = Roster(specs)
+        self.ledger = Ledger(policy.headroom)
+        self._waiting = Waiting()
+        self._leases: dict[int, tuple[Model, int, bool]] = {}
+        self._effects: list[Effect] = []
+        self._look_again = math.inf
+        self._asked_at = -math.inf
+        self._promote_at = math.inf
+        self._last_exit = -math.inf
+        self._closing_at: float | None = None
+        self._finished = False
+
+    # Models
+
+    def add(self, spec: ModelSpec) -> None:
+        """One more model, whose names are free."""
+        self._models.add(spec)
+
+    def forget(self, name: str) -> bool:
+        """Drop a model that does not run and that nobody waits for; false if it is not so."""
+        model = self._models.named[name]
+        idle = model.life.state in (State.STOPPED, State.FAILED) and not model.queue
+        if idle:
+            self._models.remove(model)
+        return idle
+
+    def api_of(self, name: str) -> Api | None:
+        """What the server of a model or alias speaks."""
+        model = self._models.find(name)
+        return model.spec.api if model else None
+
+    def resolve(self, name: str) -> str | None:
+        """The canonical name of a model or alias."""
+        model = self._models.find(name)
+        return model.spec.name if model else None
+
+    # Events
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event at the monotonic time `now`; return the effects, in the order to perform them."""
+        self._effects = []
+        match event:
+            case Acquire():
+                self._acquire(event, now)
+            case Released():
+                self._give_back(event.ticket, now, served=event.served, broken=event.broken)
+            case Cancel():
+                if not self._take_out(event.ticket):
+                    self._give_back(event.ticket, now)
+            case MemorySampled():
+                self._sampled(event, now)
+            case Shutdown():
+                self._closing_at = event.deadline
+                self._reject_waiting(self._waiting, _shutting_down())
+            case Unusable():
+                model = self._models.named.get(event.model)
+                if model is not None and model.life.state is State.STOPPED and not model.queue:
+                    model.ended(event.failure, now, self._policy)
+            case Tick():
+                pass
+            case _:
+                self._happened(event, now)
+        self._reconcile(now)
+        return self._effects
+
+    def _happened(self, event: Fetched | Spawned | BecameReady | Hung | Exited, now: float) -> None:
+        """Something about a model's run; stale if it is of an earlier epoch, or of a model forgotten."""
+        model = self._models.named.get(event.model)
+        if model is None or model.life.epoch != event.epoch:
+            return
+        state = model.life.state
+        match event:
+            case Fetched() if state is State.FETCHING:
+                self._fetched(model, event, now)
+            case Spawned() if state is State.STARTING:
+                self.ledger.spawned(event.model, event.process)
+            case BecameReady() if state is State.STARTING:
+                self._became_ready(model, event, now)
+            case Hung() if state in RUNNING:
+                model.suspect_until = math.inf  # until it is started anew
+            case Exited() if state in (*RUNNING, State.FETCHING):
+                self._exited(model, event, now)
+            case _:
+                pass
+
+    def _acquire(self, event: Acquire, now: float) -> None:
+        model = self._models.find(event.model)
+        if self._closing_at is not None:
+            self._effects.append(Reject(event.ticket, _shutting_down()))
+        elif model is None:
+            self._effects.append(Reject(event.ticket, self._unknown(event.model)))
+        elif not event.load and model.life.state is not State.READY:
+            reason = NotLoaded(message=f"model {model.spec.name!r} is not loaded ({model.life.state})")
+            self._effects.append(Reject(event.ticket, reason))
+        elif model.life.state is State.FAILED and model.retry_at - now > WORTH_WAITING:
+            self._effects.append(Reject(event.ticket, model.refusal(now)))
+        else:
+            model.asked(now)
+            # One that could be served at once does not count against the queue.
+            full = len(self._waiting) >= self._policy.queue_size
+            if full and not model.accepts(Ticket(event, model, now, 0.0), now):
+                self._effects.append(Reject(event.ticket, self._queue_full(model)))
+                return
+            ticket = model.enqueue(event, now, self._policy.weights.get(event.key, 1.0))
+            self._waiting.add(ticket)
+
+    def _take_out(self, number: int) -> bool:
+        ticket = self._waiting.get(number)
+        if ticket is None:
+            return False
+        self._waiting.remove(ticket)
+        ticket.model.withdraw(ticket)
+        return True
+
+    def _give_back(self, ticket: int, now: float, *, served: bool = False, broken: bool = False) -> None:
+        if (lease := self._leases.pop(ticket, None)) is None:
+            return
+        model, epoch, slot = lease
+        model.last_used = now
+        if epoch != model.life.epoch or ticket not in model.holders:
+            return
+        model.take_back(ticket, now, slot=slot, served=served)
+        if broken:
+            model.suspect_until = max(model.suspect_until, now + SUSPICION)
+
+    def _fetched(self, model: Model, event: Fetched, now: float) -> None:
+        model.life.move(Move.FETCHED)
+        model.fetch_ended = now
+        if (demand := event.demand) is not None:
+            model.demand = demand
+            if demand.load_seconds is not None and not model.ready_at:
+                model.mean_load = demand.load_seconds
+        for ticket in model.queue:
+            # The time in which a request waits for its turn does not run while its model downloads.
+            self._waiting.delay(ticket, now - max(ticket.asked_at, model.fetch_began))
+
+    def _became_ready(self, model: Model, event: BecameReady, now: float) -> None:
+        model.became_ready(event, now)
+        holding = self.ledger.holdings[event.model]
+        holding.ready_at = now
+        if event.figures.on_host and holding.placement.shares:
+            self._move_to_host(model, holding)
+        self._effects.append(Look(1.0))
+        if not holding.placement.shares:
+            self._measure(model, holding)
+
+    def _move_to_host(self, model: Model, holding: Holding) -> None:
+        """Believe a server that says that it uses none of its GPUs: it has memory of the host instead."""
+        given = model.place(self.ledger) or ""
+        wrong = holding.placement.option
+        ways = model.demand.on_host if model.demand is not None else ()
+        moved = msgspec.structs.replace(
+            wrong,
+            how="host",
+            gpu_layers=0,
+            layers=(),
+            pinned=wrong.pinned + sum(wrong.layers) + wrong.compute,
+        )
+        option = next((way for way in ways if way.context == wrong.context), moved)
+        placement = Placement(option=option, shares=(), why=f"its server says that it does not use {given}")
+        self.ledger.move_to_host(model.spec.name, placement)
+        place = model.place(self.ledger) or ""
+        self._effects.append(Misplaced(model.spec.name, model.life.epoch, place, given))
+
+    def _sampled(self, event: MemorySampled, now: float) -> None:
+        self.ledger.sample(event.devices, event.host, event.asked_at)
+        for name, holding in self.ledger.holdings.items():
+            model = self._models.named[name]
+            ready = holding.ready_at is not None and holding.ready_at < event.asked_at
+            if ready and holding.placement.shares:
+                self._measure(model, holding)
+        blocked = any(
+            model.life.state is State.FETCHED and (model.queue or model.moving) for model in self._models
+        )
+        if blocked and now - self._last_exit < LAG + 1.0:
+            self._effects.append(Look(0.1))
+
+    def _measure(self, model: Model, holding: Holding, *, ended: bool = False) -> None:
+        """Tell what the load took, to learn from."""
+        if model.demand is None or model.measured > ended:
+            return
+        self._effects.append(
+            Measured(
+                model=model.spec.name,
+                epoch=model.life.epoch,
+                demand=model.demand,
+                placement=holding.placement,
+                figures=model.figures,
+                seen=dict(holding.peaks),
+                seconds=model.mean_load,
+                ended=ended,
+            )
+        )
+        model.measured = True
+
+    def _exited(self, model: Model, event: Exited, now: float) -> None:
+        state = model.life.state
+        if state is not State.FETCHING:
+            self._release(model, event.failure, now)
+        model.ended(event.failure, now, self._policy)
+        # Requests wait for a restart at once; what could not even start is told.
+        if (
+            model.life.state is State.FAILED
+            and state in (State.FETCHING, State.STARTING)
+            and not model.tries_again
+        ):
+            self._reject_waiting(model.queue, model.refusal(now))
+
+    def _release(self, model: Model, failure: Failure | None, now: float) -> None:
+        """Its processes are gone: look for their memory, and learn if they ran out of it."""
+        holding = self.ledger.release(model.spec.name, now)
+        self._last_exit = now
+        if holding is not None and model.measured and holding.peaks:
+            self._measure(model, holding, ended=True)
+        if self.ledger.leaving:
+            self._effects.append(Look(0.0))
+        if failure is not None and failure.kind == "out_of_memory":
+            model.ran_out += 1
+            placement = holding.placement if holding is not None else None
+            if model.ran_out == 1 and model.demand is not None and placement is not None and placement.shares:
+                largest = max(share.bytes for share in placement.shares)
+                more = failure.lacking or max(LEARNED, largest // 10)
+                self._effects.append(RanOut(model.spec.name, more, model.demand, placement))
+
+    # Reconciliation
+
+    def _reconcile(self, now: float) -> None:
+        self._expire(now)
+        self._fetch_wanted(now)
+        self._resume()
+        self._grant_waiting(now)
+        if self._closing_at is not None:
+            self._close(now)
+        else:
+            self._place_wanted(now)
+            self._stop_unwanted(now)
+            self._promote(now)
+
+    def _resume(self) -> None:
+        """A model that drains for one that nobody waits for any more goes on."""
+        for model in self._models:
+            if model.life.state is State.DRAINING and self._closing_at is None:
+                heir = model.yields_to
+                if heir is None or not heir.queue or heir.life.state is not State.FETCHED:
+                    model.life.move(Move.RESUME)
+
+    def _grant_waiting(self, now: float) -> None:
+        for model in self._models:
+            if model.queue and model.life.state in (State.READY, State.DRAINING):
+                for ticket in [queued for queued in model.queue if model.accepts(queued, now)]:
+                    if model.accepts(ticket, now):
+                        self._grant(ticket, now)
+
+    def _stop_unwanted(self, now: float) -> None:
+        for model in self._models:
+            if self._fetch_until(model) <= now:
+                self._halt(model, "nobody waits for its files any more", now)
+            elif model.life.state is State.DRAINING and not model.holders:
+                assert model.yields_to is not None
+                why = f"drained, so that {model.yields_to.spec.name!r} gets its turn"
+                self._halt(model, why, now, evicts=True)
+            elif self._idle_until(model) <= now:
+                self._halt(model, f"idle for {self._keep_alive(model):g} s", now)
+
+    def _expire(self, now: float) -> None:
+        """Reject what has waited for too long. The end of a download sets new deadlines."""
+        for ticket in self._waiting.overdue(now):
+            if ticket.model.life.state is State.FETCHING:
+                continue
+            reason = QueueTimeout(
+                message=f"model {ticket.model.spec.name!r} had no turn for this request within "
+                f"{now - ticket.asked_at:.0f} s (it is {ticket.model.life.state})",
+                retry_after=self._estimate(ticket.model),
+            )
+            self._reject_waiting([ticket], reason)
+
+    def _fetch_wanted(self, now: float) -> None:
+        """Begin to fetch what somebody waits for; note since when nobody waits for what is on its way."""
+        for model in self._models:
+            state = model.life.state
+            if state in (State.FETCHING, State.FETCHED, State.STARTING):
+                if model.queue or (model.moving and state is not State.STARTING and self._closing_at is None):
+                    model.unwanted_since = None
+                elif state is State.FETCHED:
+                    model.life.move(Move.STOP)
+                elif model.unwanted_since is None:
+                    model.unwanted_since = now
+            elif (
+                (model.queue or model.moving)
+                and self._closing_at is None
+                and (state is State.STOPPED or (state is State.FAILED and model.retry_at <= now))
+            ):
+                model.life.move(Move.FETCH)
+                model.fetch_began = now
+                model.unwanted_since = None
+                self._effects.append(Fetch(model.spec.name, model.life.epoch))
+
+    def _fetch_until(self, model: Model) -> float:
+        if model.life.state is not State.FETCHING or model.unwanted_since is None:
+            return math.inf
+        return model.unwanted_since + self._policy.fetch_grace
+
+    def _wanted(self, now: float) -> list[tuple[Model, float]]:
+        """Models that could be started for somebody, and since when; those past their patience come first."""
+        found = [
+            (model, model.oldest())
+            for model in self._models
+            if model.queue and model.life.state is State.FETCHED
+        ]
+
+        def rank(entry: tuple[Model, float]) -> tuple[bool, int, float]:
+            model, since = entry
+            late = now - since >= self._policy.patience
+            return (not late, 0 if late else -model.spec.priority, since)
+
+        return sorted(found, key=rank)
+
+    def _place_wanted(self, now: float) -> None:
+        self._look_again = math.inf
+        wanted = self._wanted(now)
+        if not self._waiting:
+            moving = [model for model in self._models if model.moving]
+            wanted = [(model, now) for model in moving if model.life.state is State.FETCHED]
+        if not wanted or self._awaits_sample(wanted, now):
+            return
+        allocator = Allocator(self._policy, self.ledger, self._models, now)
+        for model, since in wanted[:LOOKAHEAD]:
+            decision = allocator.decide(model, since)
+            model.outlook = _in_words(decision)
+            if not isinstance(decision, Seat) and self._gives_up_move(model, decision, now):
+                continue
+            match decision:
+                case Seat(placement=placement):
+                    self._start(model, placement, now)
+                case MakeRoom():
+                    self._make_room(model, since, decision, now)
+                case Refuse(reason=reason):
+                    self._reject_waiting(model.queue, reason)
+                case Wait(until=until):
+                    sampled_again = now + FRESH if self._policy.measures_first else math.inf
+                    self._look_again = min(self._look_again, until, sampled_again)
+
+    def _gives_up_move(self, model: Model, decision: Decision, now: float) -> bool:
+        """Nobody makes room for a model that is only moved, and it waits for no more than its own memory."""
+        if model.queue:
+            return False
+        if not isinstance(decision, Wait) or now - self._last_exit > LAG:
+            model.moving = False
+            model.life.move(Move.STOP)
+        return True
+
+    def _promote(self, now: float) -> None:
+        """Load idle models again that have a better place now: see `actors.scheduler.promotion`."""
+        self._promote_at = math.inf
+        if self._waiting or self._closing_at is not None:
+            return
+        for name, holding in self.ledger.holdings.items():
+            model = self._models.named[name]
+            if not is_stuck(model, holding):
+                model.better_since = math.inf
+                continue
+            at = due(model)
+            if self._idle_until(model) <= max(at, now) + model.mean_load:
+                continue  # by then it would be stopped
+            if at > now:
+                self._promote_at = min(self._promote_at, at)
+            elif self.ledger.sampled_at < at:
+                if model.compared_at < at:
+                    model.compared_at = at  # asked for once
+                    self._effects.append(Look(0.0))
+            elif self.ledger.sampled_at > model.compared_at:
+                model.compared_at = self.ledger.sampled_at
+                self._compare(model, holding, now)
+
+    def _compare(self, model: Model, holding: Holding, now: float) -> None:
+        assert model.demand is not None
+        sampled_at = self.ledger.sampled_at
+        decision = self._probe(model, None, now, moves=model.spec.name)
+        if not isinstance(decision, Seat) or not is_better(
+            model.demand, holding.placement, decision.placement
+        ):
+            model.better_since = math.inf
+        elif sampled_at - model.better_since >= SETTLED:
+            model.moving, model.moved_at = True, now
+            where = self.ledger.where(decision.placement.shares)
+            self._halt(model, f"{where} has room for it now: {decision.placement.why}", now)
+        elif model.better_since == math.inf:
+            model.better_since = sampled_at
+            self._effects.append(Look(SETTLED))
+
+    def _awaits_sample(self, wanted: Iterable[tuple[Model, float]], now: float) -> bool:
+        """Whether the memory is to be measured before anybody gets a place; has that done."""
+        needed = max(model.fetch_ended for model, _ in wanted)
+        sampled_at = self.ledger.sampled_at
+        if not self._policy.measures_first or sampled_at >= max(needed, now - FRESH):
+            return False
+        if self._asked_at <= sampled_at or self._asked_at < needed:
+            self._asked_at = now
+            self._effects.append(Look(0.0))
+        self._look_again = self._asked_at + SAMPLE_WAIT
+        return now < self._look_again
+
+    def _make_room(self, model: Model, since: float, decision: MakeRoom, now: float) -> None:
+        for victim in decision.idle:
+            how = "idle" if victim.life.state is State.READY else "wanted by nobody"
+            idle = now - victim.last_used
+            why = f"{decision.why}; {how} for {idle:.1f} s, reload {victim.mean_load:.1f} s"
+            self._halt(victim, why, now, evicts=True)
+        for victim in decision.busy:
+            victim.life.move(Move.DRAIN)
+            victim.yields_to, victim.yields_since = model, max(since, victim.ready_at)
+            why = f"{decision.why}; {len(victim.holders)} requests finish first"
+            self._effects.append(Drain(victim.spec.name, victim.life.epoch, why))
+
+    def _idle_until(self, model: Model) -> float:
+        if model.life.state is not State.READY or model.holders or model.queue:
+            return math.inf
+        return model.last_used + self._keep_alive(model)
+
+    def _keep_alive(self, model: Model) -> float:
+        """Seconds that it stays without work."""
+        return self._policy.idle_timeout or math.inf if model.keep_alive is None else model.keep_alive
+
+    def _close(self, now: float) -> None:
+        overdue = self.overdue(now)
+        for model in self._models:
+            state = model.life.state
+            if state in (State.STARTING, State.FETCHING) or (
+                state in (State.READY, State.DRAINING) and (overdue or not model.holders)
+            ):
+                self._halt(model, "the gateway is shutting down", now)
+            elif state is State.READY:
+                model.life.move(Move.DRAIN)
+        if not self._finished and not any(model.life.state in RUNNING for model in self._models):
+            self._finished = True
+            self._effects.append(Finished())
+
+    # Steps
+
+    def _grant(self, ticket: Ticket, now: float) -> None:
+        model = ticket.model
+        assert model.endpoint is not None
+        self._waiting.remove(ticket)
+        model.queue.remove(ticket)
+        model.turn = max(model.turn, ticket.turn)
+        self._leases[ticket.id] = (model, model.life.epoch, ticket.slot)
+        model.holders[ticket.id] = now
+        model.busy += ticket.slot
+        model.last_used = now
+        model.used = True
+        if ticket.slot or ticket.keep_alive is not None:
+            model.keep_alive = ticket.keep_alive
+        waited_for_load = ticket.asked_at < model.ready_at
+        load_began = max(model.started_at, ticket.asked_at)
+        fetched = max(0.0, model.fetch_ended - max(model.fetch_began, ticket.asked_at))
+        self._effects.append(
+            Grant(
+                ticket=ticket.id,
+                model=model.spec.name,
+                epoch=model.life.epoch,
+                endpoint=model.endpoint,
+                variant=model.variant,
+                queued=(load_began - fetched if waited_for_load else now) - ticket.asked_at,
+                fetched=fetched if waited_for_load else 0.0,
+                loaded=model.ready_at - load_began if waited_for_load else 0.0,
+                place=model.place(self.ledger) or "host",
+            )
+        )
+
+    def _start(self, model: Model, placement: Placement, now: float) -> None:
+        model.life.move(Move.START)
+        model.measured = False
+        model.started_at = now
+        model.unwanted_since = None
+        self.ledger.reserve(model.spec.name, placement)
+        model.figures = Figures()
+        place = model.place(self.ledger) or "host"
+        self._effects.append(Start(model.spec.name, model.life.epoch, placement.why, placement, place))
+
+    def _halt(self, model: Model, why: str, now: float, *, evicts: bool = False) -> None:
+        model.life.move(Move.STOP)
+        model.halted_at = now
+        self._effects.append(Halt(model.spec.name, model.life.epoch, why, evicts))
+
+    def _reject_waiting(self, tickets: Iterable[Ticket], reason: Rejection) -> None:
+        for ticket in list(tickets):
+            self._take_out(ticket.id)
+            self._effects.append(Reject(ticket.id, reason))
+
+    def _estimate(self, model: Model) -> int:
+        """Seconds, from measured times, until a newcomer to this model would have its turn."""
+        return max(1, min(120, math.ceil(self._seconds(model, len(model.queue)))))
+
+    def _seconds(self, model: Model, ahead: int) -> float:
+        seconds = model.mean_hold * (ahead + 1) / model.spec.slots
+        if model.life.state is not State.READY:
+            seconds += model.mean_load
+        return seconds
+
+    def _queue_full(self, model: Model) -> QueueFull:
+        return QueueFull(
+            message=f"{len(self._waiting)} requests are waiting already (server_pool.queue_size)",
+            retry_after=self._estimate(model),
+        )
+
+    def _unknown(self, name: str) -> UnknownModel:
+        known = ", ".join(repr(known) for known in sorted(self._models.named)[:20]) or "none"
+        return UnknownModel(message=f"model {name[:200]!r} not found; there are: {known}")
+
+    # Views
+
+    def next_wake(self, now: float) -> float:
+        """When the next `Tick` is due although nothing happens; infinity for never."""
+        times = [self._look_again, self._promote_at, self._waiting.next_deadline()]
+        if self._closing_at is not None:
+            times.append(self._closing_at)
+        for model in self._models:
+            if model.queue:
+                times += (model.suspect_until, model.retry_at)
+            times += (self._idle_until(model), self._fetch_until(model))
+        # What was due by now has been seen to, as far as it could be; it must not wake anybody again.
+        return min((time for time in times if time > now), default=math.inf)
+
+    def plan(self, name: str, demand: Demand | None, now: float) -> Decision:
+        """What would be decided if somebody asked for this model now and it did not run. Changes nothing."""
+        return self._probe(self._models.named[name], demand, now)
+
+    def _probe(
+        self, model: Model, demand: Demand | None, now: float, *, moves: str | None = None
+    ) -> Decision:
+        probe = Model(model.spec)
+        probe.demand = demand or model.demand
+        probe.mean_load = model.mean_load
+        if demand is not None and demand.load_seconds is not None:
+            probe.mean_load = demand.load_seconds
+        others = [other for other in self._models if other is not model]
+        return Allocator(self._policy, self.ledger, others, now, moves).decide(probe, now)
+
+    def outlook(self, ticket_id: int, now: float) -> Outlook | None:
+        """What a waiting request waits for; None if it does not wait."""
+        ticket = self._waiting.get(ticket_id)
+        if ticket is None:
+            return None
+        model = ticket.model
+        ahead = model.queue.index(ticket)
+        return Outlook(
+            model=model.spec.name,
+            state=model.life.state,
+            position=ahead + 1,
+            seconds=self._seconds(model, ahead),
+            why=model.outlook if model.life.state is State.FETCHED else None,
+        )
+
+    def describe(self, now: float) -> list[ModelStatus]:
+        """Every model, in the order of the configuration."""
+        return [model.status(self.ledger, now) for model in self._models]
+
+    @property
+    def measures_first(self) -> bool:
+        """Whether the latest sample may be an old one."""
+        return self._policy.measures_first
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    @property
+    def closing(self) -> bool:
+        """Whether shut down has begun."""
+        return self._closing_at is not None
+
+    def overdue(self, now: float) -> bool:
+        """Whether servers are stopped although somebody has a lease on them, so as to shut down."""
+        return self._closing_at is not None and now >= self._closing_at
+
+
+def _in_words(decision: Decision) -> str:
+    match decision:
+        case Seat():
+            return "it starts"
+        case MakeRoom(why=why) | Wait(why=why):
+            return why
+        case Refuse(reason=reason):
+            return reason.message
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown(message="the gateway is shutting down", retry_after=5)

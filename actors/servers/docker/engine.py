@@ -1,0 +1,293 @@
+"""The Docker Engine's API: where it is, what kind of engine it is, and its refusals in words."""
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiodocker
+import aiohttp
+import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from actors.errors import UNREADABLE
+from actors.servers.docker import schema
+from actors.servers.docker.spec import GpuDriver
+from actors.terminal import printable
+
+DEFAULT_SOCKET = "/var/run/docker.sock"
+
+_UNREACHABLE = 900
+"""The status for a connection that could not be made."""
+
+ANSWER_LIMIT = 16 << 20
+"""Bytes of a whole answer; the longest lists containers."""
+SAID_LIMIT = 1000
+"""Characters of the engine's own words that are passed on."""
+
+_PIECE = 65536
+"""Bytes of a log that are read at once."""
+
+_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
+"""A start under load takes seconds; an engine that hangs must not hold a model for ever."""
+
+PING = 2.0
+"""Less than what probes wait for the gateway, who tell of an engine that hangs."""
+
+_ADVICE = (
+    (
+        re.compile(r'could not select device driver "nvidia"'),
+        "the engine cannot give NVIDIA GPUs to containers: install the NVIDIA Container Toolkit and run "
+        "`nvidia-ctk runtime configure --runtime=docker`, or use CDI (server_pool.docker.gpus)",
+    ),
+    (
+        re.compile(r'could not select device driver "cdi"|CDI device|unresolvable CDI'),
+        "the engine does not know these GPUs by CDI: run `nvidia-ctk cdi generate "
+        "--output=/etc/cdi/nvidia.yaml` (and set features.cdi in the engine's daemon.json before version 28)",
+    ),
+    (
+        re.compile(r"bind source path does not exist|mount.* no such file"),
+        "the engine's machine has no such file: the engine must see the models under the gateway's own paths",
+    ),
+    (
+        re.compile(r"network .* not found"),
+        "server_pool.docker.network must name a network of the engine that the gateway is on",
+    ),
+)
+
+T = TypeVar("T")
+
+_PORT_TAKEN = re.compile(r"port is already allocated|address already in use|failed to bind .*port", re.I)
+
+
+class EngineError(Exception):
+    """The engine is not there or refuses; the message says what to do.
+
+    `status` is HTTP's, 900 if it could not be reached, and 0 if it did not answer to the end.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the engine may have done it nevertheless."""
+        return self.status == 0
+
+    @property
+    def port_taken(self) -> bool:
+        """Whether somebody else has the port that was to be published."""
+        return bool(_PORT_TAKEN.search(str(self)))
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What kind of engine it is. `gpus`: how it gives GPUs to containers, as far as it tells.
+
+    `cdi_devices`: the CDI names that it knows; older engines know some and tell none.
+    """
+
+    version: str
+    time: float
+    """Its clock, as Unix seconds."""
+    rootless: bool
+    gpus: GpuDriver
+    cdi_devices: frozenset[str] = frozenset()
+
+
+class Engine:
+    """One engine. Nothing is asked of it before the first call."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address or os.environ.get("DOCKER_HOST") or f"unix://{_socket()}"
+        self._client: aiodocker.Docker | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its processes are those of this machine."""
+        return self.address.startswith("unix://")
+
+    @property
+    def shares_loopback(self) -> bool:
+        """Whether a port that it publishes on the loopback address can be reached from here."""
+        return self.is_local or URL(self.address).host in ("localhost", "127.0.0.1", "::1")
+
+    @property
+    def client(self) -> aiodocker.Docker:
+        """aiodocker's client. Raises `EngineError` for an address that is none."""
+        if self._client is None:
+            try:
+                self._client = aiodocker.Docker(url=self.address, timeout=_TIMEOUT)
+            except ValueError as error:
+                message = f"{self.address!r} is no address of a Docker Engine (DOCKER_HOST): {error}"
+                raise EngineError(message) from error
+        return self._client
+
+    @contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """Whatever goes wrong inside is raised as an `EngineError`. `doing` completes "could not"."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise EngineError(
+                f"the Docker Engine at {self.address} does not answer; could not {doing}"
+            ) from error
+        except aiohttp.ClientConnectorError as error:
+            raise self._unreachable(error.os_error) from error
+        except UNREADABLE as error:
+            message = (
+                f"the Docker Engine at {self.address} says what it would not: {error}; could not {doing}"
+            )
+            raise EngineError(message) from error
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
+            message = f"the Docker Engine at {self.address} broke off: {error!r}; could not {doing}"
+            raise EngineError(message) from error
+
+    @staticmethod
+    def refused(said: str, status: int, doing: str) -> EngineError:
+        """The error for what the engine says, with advice where there is some."""
+        said = printable(said.strip())[:SAID_LIMIT]
+        advice = next((advice for pattern, advice in _ADVICE if pattern.search(said)), "")
+        return EngineError(f"could not {doing}: {said}{advice and f' ({advice})'}", status)
+
+    def _unreachable(self, reason: OSError) -> EngineError:
+        if isinstance(reason, PermissionError):
+            advice = "may not be used by this user: add it to the group docker, or run the engine rootless"
+        elif isinstance(reason, FileNotFoundError):
+            advice = "is not there: start it, or say where it is (DOCKER_HOST or server_pool.docker.host)"
+        else:
+            advice = f"cannot be reached ({reason.strerror or reason}): is it running?"
+        return EngineError(f"the Docker Engine at {self.address} {advice}", _UNREACHABLE)
+
+    async def ping(self) -> None:
+        """Return if it answers, within `PING` seconds. Raises `EngineError`."""
+        with self.errors("be asked"):
+            async with asyncio.timeout(PING), self.stream("be asked", "GET", "_ping"):
+                pass
+
+    async def info(self) -> EngineInfo:
+        """Ask what kind of engine it is. Raises `EngineError`."""
+        told = await self.ask("be asked", "GET", "info", answer=schema.Info)
+        devices = {device.id for device in told.discovered_devices or () if device.source == "cdi"}
+        with self.errors("be asked"):
+            moment = datetime.fromisoformat(told.system_time).timestamp()
+        return EngineInfo(
+            version=told.server_version,
+            time=moment,
+            rootless=any("rootless" in option for option in told.security_options or ()),
+            gpus=_gpu_driver(told, devices),
+            cdi_devices=frozenset(devices),
+        )
+
+    async def inspect(self, container: str, doing: str) -> schema.Inspected:
+        """Look a container up, by its id or name. Raises `EngineError`."""
+        return await self.ask(doing, "GET", f"containers/{container}/json", answer=schema.Inspected)
+
+    async def ask(
+        self,
+        doing: str,
+        method: str,
+        path: str,
+        *,
+        answer: type[T],
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> T:
+        """One whole answer, bounded and checked. Raises `EngineError`; `doing` as in `errors`."""
+        with self.errors(doing):
+            async with (
+                asyncio.timeout(_TIMEOUT.total),
+                self.stream(doing, method, path, body=body, params=params) as response,
+            ):
+                return msgspec.json.decode(await _whole(response), type=answer)
+
+    async def order(
+        self, doing: str, method: str, path: str, *, params: Mapping[str, str] | None = None
+    ) -> None:
+        """Have something done that is not answered. It may take as long as it likes. Raises `EngineError`."""
+        async with self.stream(doing, method, path, params=params):
+            pass
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        doing: str,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer that comes little by little. Raises `EngineError`, inside too; `doing` as in `errors`.
+
+        aiodocker, which makes the connections, would read an answer of any size and type.
+        """
+        with self.errors(doing):
+            url = URL(f"{self.client.docker_host}/{path}")
+            timeout = aiohttp.ClientTimeout(sock_connect=_TIMEOUT.sock_connect)
+            async with self.client.session.request(
+                method, url, params=params, json=body, timeout=timeout, allow_redirects=False
+            ) as response:
+                # 304: it was so already.
+                if response.status not in (200, 201, 204, 304):
+                    async with asyncio.timeout(_TIMEOUT.total):
+                        said = await _whole(response)
+                    raise self.refused(_message(said), response.status, doing)
+                try:
+                    yield response
+                finally:
+                    response.close()
+
+    async def close(self) -> None:
+        """Give back its connections."""
+        if self._client is not None:
+            await self._client.close()
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """Raises `ValueError` when it does not end."""
+    data = bytearray()
+    async for piece in response.content.iter_any():
+        data += piece
+        if len(data) > ANSWER_LIMIT:
+            raise ValueError(f"it answers more than {ANSWER_LIMIT >> 20} MiB")
+    return bytes(data)
+
+
+def _message(said: bytes) -> str:
+    try:
+        return msgspec.json.decode(said, type=schema.Fault).message
+    except UNREADABLE:
+        return said.decode(errors="replace")
+
+
+async def demultiplexed(log: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """A container's output, of which the engine writes frames: 8 bytes with a length, then that many."""
+    with suppress(asyncio.IncompleteReadError):
+        while True:
+            left = int.from_bytes((await log.content.readexactly(8))[4:])
+            while left:
+                piece = await log.content.read(min(left, _PIECE))
+                if not piece:
+                    return
+                left -= len(piece)
+                yield piece
+
+
+def _socket() -> Path:
+    """The usual socket, or that of a rootless engine where only this is there."""
+    usual = Path(DEFAULT_SOCKET)
+    own = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / "docker.sock"
+    return own if own.exists() and not usual.exists() else usual
+
+
+def _gpu_driver(info: schema.Info, devices: set[str]) -> GpuDriver:
+    """CDI where the engine knows NVIDIA's devices by it; else the nvidia driver, unless there is only CDI."""
+    if any(device.startswith("nvidia.com/") for device in devices):
+        return "cdi"
+    return "cdi" if "nvidia" not in (info.runtimes or ()) and info.cdi_spec_dirs else "nvidia"

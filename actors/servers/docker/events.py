@@ -1,0 +1,81 @@
+"""What the engine tells of our containers, as it happens.
+
+The stream may end without a word, with the engine or without it. Then it is asked for anew.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from actors.servers.docker.engine import Engine, EngineError
+from actors.servers.docker.schema import Event
+
+log = structlog.get_logger("docker")
+
+RETRY_FIRST = 0.1
+"""Seconds until an engine that went away is asked again; they grow to `RETRY_LAST`."""
+RETRY_LAST = 2.0
+
+
+class Events:
+    """One stream of them, again and again.
+
+    `label` gives the label of the containers; `resync` is called when a stream has begun, to look up what
+    happened before; `handle` gets each event; `away` is called when a stream has ended or cannot begin. The
+    first two raise `EngineError`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        label: Callable[[], Awaitable[str]],
+        resync: Callable[[], Awaitable[None]],
+        handle: Callable[[Event], None],
+        away: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._label = label
+        self._resync = resync
+        self._handle = handle
+        self._away = away
+
+    async def watch(self) -> None:
+        """Until it is cancelled."""
+        pause = RETRY_FIRST
+        reason = ""
+        while True:
+            try:
+                label = await self._label()
+                since = (await self._engine.info()).time
+                reason = ""
+                await self._listen(label, since)
+                pause = RETRY_FIRST
+                log.warning("the Docker Engine's events have ended; asking for them again")
+            except EngineError as error:
+                if str(error) != reason:
+                    reason = str(error)
+                    log.warning("the Docker Engine cannot be used", reason=reason)
+            self._away()
+            await asyncio.sleep(pause)
+            pause = min(RETRY_LAST, pause * 2)
+
+    async def _listen(self, label: str, since: float) -> None:
+        """Until the stream ends. Raises `EngineError`.
+
+        The events are asked for from a moment on that is before the containers are listed, so that whatever
+        is not in the list yet comes as an event.
+        """
+        filters = filter_of(label, type=["container"], event=["oom", "die", "destroy"])
+        async with self._engine.stream(
+            "tell its events", "GET", "events", params={"since": f"{since:.6f}", "filters": filters}
+        ) as events:
+            await self._resync()
+            async for line in events.content:
+                self._handle(msgspec.json.decode(line, type=Event))
+
+
+def filter_of(label: str, **more: list[str]) -> str:
+    """The parameter `filters` of the engine's lists and events."""
+    return msgspec.json.encode({"label": [label], **more}).decode()

@@ -1,0 +1,305 @@
+"""What every llama.cpp server has in common, wherever it runs: files, memory, flags, log and health."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import msgspec
+import structlog
+
+from actors.config import BUILTIN, Config, Model
+from actors.demo.model import demo_path, is_whole_demo
+from actors.errors import Failure
+from actors.gpu.calibration import Surcharge
+from actors.gpu.monitor import Gpu
+from actors.hub.cache import ModelFiles
+from actors.hub.download import HubError
+from actors.hub.hub import Hub
+from actors.memory.predict import Prediction
+from actors.memory.projector import TOKEN_LIMIT
+from actors.messages import Endpoint, Figures
+from actors.placement.fit import Placement
+from actors.placement.options import Demand
+from actors.processes import off_loop, processor_seconds
+from actors.progress import Progress
+from actors.runtime import spawn
+from actors.servers import StartError
+from actors.servers.child_process import Child
+from actors.servers.health import answers, ask_for_key, health
+from actors.servers.llama.appraisal import Appraisal, Predictor
+from actors.servers.llama.command import python_path, server_flags
+from actors.servers.llama.devices import Reach
+from actors.servers.llama.log import is_host
+from actors.servers.llama.server_log import ServerLog
+from actors.servers.output_lines import Lines
+from actors.servers.ports import PortBook
+
+log = structlog.get_logger("model")
+
+
+class LlamaServer:
+    """A running llama.cpp server; the runtimes' own servers add how it ends."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        session: aiohttp.ClientSession,
+        server_log: ServerLog,
+        lines: Lines,
+        placement: Placement | None,
+        predicted: Prediction | None,
+    ) -> None:
+        self.endpoint = endpoint
+        self._session = session
+        self._server_log = server_log
+        self._lines = lines
+        self._placement = placement
+        self._predicted = predicted
+        self.on_no_gpu: Callable[[], None] = lambda: None
+        """Called when its log says that it uses none of the GPUs that it was given."""
+        self.process = 0
+        self._proven = False
+
+    @property
+    def exited(self) -> bool:
+        """Whether it is gone."""
+        raise NotImplementedError
+
+    @property
+    def last_progress(self) -> float:
+        """The monotonic time of its start or of its latest log line."""
+        return self._lines.last_progress
+
+    def log_tail(self) -> tuple[str, ...]:
+        """Its latest log lines."""
+        return tuple(self._lines.tail)[-20:]
+
+    def became_ready(self) -> None:
+        """It has become healthy."""
+        self._server_log.loaded()
+
+    def figures(self) -> Figures:
+        """What was predicted for it, and what its log tells that it allocated."""
+        found = figures(self._placement, self._predicted, self._server_log.buffers)
+        if not (self._placement and self._placement.shares and self._server_log.uses_no_gpu):
+            return found
+        self.on_no_gpu()
+        return msgspec.structs.replace(found, on_host=True)
+
+    async def is_healthy(self) -> bool:
+        """Whether GET /health answers 200 (refused, reset and 503 all mean not yet), and it is ours.
+
+        Raises `StartError` if it is ours and refuses its key.
+        """
+        endpoint = self.endpoint
+        if not await answers(self._session, endpoint.host, endpoint.port) or self.exited:
+            return False
+        self._proven = self._proven or await self._is_ours()
+        return self._proven
+
+    async def _is_ours(self) -> bool:
+        """Also note whether it refuses requests without its key."""
+        match await ask_for_key(self._session, self.endpoint):
+            case "refused":
+                message = (
+                    "the model server refuses the key that it was given (LLAMA_API_KEY): it has one of its "
+                    "own; give it as --api-key among the model's arguments"
+                )
+                raise StartError(Failure(message=message, retryable=False, log_tail=self.log_tail()))
+            case "needed":
+                self.endpoint = msgspec.structs.replace(self.endpoint, refuses=True)
+            case "ignored":
+                pass
+        return True
+
+    async def is_alive(self, timeout: float) -> bool:
+        """Whether GET /health answers anything in so many seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await health(self._session, self.endpoint.host, self.endpoint.port) is not None
+        except TimeoutError:
+            return False
+
+    async def processor_seconds(self) -> float:
+        """Of its process and all that this started; 0 where they are not of this machine."""
+        return await off_loop(partial(processor_seconds, self.process), 0.0) if self.process else 0.0
+
+
+class Shared(NamedTuple):
+    """What the backends of all models share."""
+
+    config: Config
+    hub: Hub
+    session: aiohttp.ClientSession
+    """For health checks."""
+    ports: PortBook
+    predictor: Predictor
+    cache: Path
+    """The folder of the built-in models."""
+    gpus: Callable[[], Sequence[Gpu]] = tuple
+    """Those that models may be placed on."""
+
+
+class LlamaBackend:
+    """All of `actors.servers.Backend` but `start`, which is the runtime's."""
+
+    def __init__(self, name: str, model: Model, shared: Shared) -> None:
+        self._name = name
+        self._model = model
+        self._config = shared.config
+        self._pool = shared.config.server_pool
+        self._hub = shared.hub
+        self._session = shared.session
+        self._ports = shared.ports
+        self._predictor = shared.predictor
+        self._cache = shared.cache
+        self._gpus = shared.gpus
+        self._appraisal: Appraisal | None = None
+        self._unwritten: list[tuple[str, str, int]] = []
+
+    @property
+    def other_gpus(self) -> bool:
+        """Whether the server may find GPUs by itself that NVML does not tell of. Raises `StartError`."""
+        raise NotImplementedError
+
+    async def _build(self) -> str:
+        """The version of the server; empty if it is not known. Raises `StartError`."""
+        raise NotImplementedError
+
+    async def _reach(self) -> Reach | None:
+        """Which GPUs the server can use; None if that is not known. Raises `StartError`."""
+        raise NotImplementedError
+
+    async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        """Find the files, or fetch them."""
+        return await self._files(on_progress)
+
+    async def _files(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        model = self._model
+        if name := model.hub_name:
+            try:
+                return await self._hub.find(
+                    name, revision=model.revision, projector=model.mmproj, on_progress=on_progress
+                )
+            except HubError as error:
+                raise StartError(error.failure) from error
+        assert model.path is not None
+        if model.path.startswith(BUILTIN):
+            return ModelFiles(path=await self._make_demo(model.path.removeprefix(BUILTIN)))
+        return ModelFiles(path=Path(model.path), projector=Path(model.mmproj) if model.mmproj else None)
+
+    async def find(self) -> ModelFiles | None:
+        """The files, if they are on the disk."""
+        if name := self._model.hub_name:
+            return await asyncio.to_thread(
+                self._hub.cache.find, name, self._model.revision, self._model.mmproj
+            )
+        return await self._files(lambda _: None)
+
+    async def appraise(self, files: ModelFiles) -> Demand:
+        """Read the headers, and predict what the model will take."""
+        build, reach = await self._build(), await self._reach() if self._gpus() else None
+        self._appraisal = found = await asyncio.to_thread(self._look, files, build, reach)
+        header = found.header
+        log.info(
+            "model file",
+            model=self._name,
+            path=str(files.path),
+            variant=files.label or None,
+            architecture=header.architecture,
+            quantization=header.quantization,
+            context_length=header.context_length,
+            bytes=header.size,
+        )
+        return msgspec.structs.replace(found.demand, other_gpus=self.other_gpus)
+
+    def _look(self, files: ModelFiles, build: str, reach: Reach | None) -> Appraisal:
+        """Blocking."""
+        paths = tuple(str(path) for path in (files.path, files.projector) if path is not None)
+        while self._unwritten:
+            file, settings, size = self._unwritten.pop()
+            told = Surcharge(file=file, settings=settings, bytes=size, model=self._name, paths=paths)
+            self._predictor.ran_out(told)
+        return self._predictor.appraise(self._model, files, build, self._appraisal, reach)
+
+    def predict(self, placement: Placement) -> Prediction | None:
+        """What llama.cpp will allocate there, of the files last looked at."""
+        return self._appraisal.predict(placement) if self._appraisal else None
+
+    def learn(self, file: str, settings: str, surcharge: int) -> None:
+        """It ran out of memory: the next prediction is by so many bytes higher."""
+        self._unwritten.append((file, settings, surcharge))
+
+    def _flags(self, files: ModelFiles, endpoint: Endpoint, placement: Placement | None) -> list[str]:
+        limited = self._appraisal is not None and self._appraisal.limits_images
+        return server_flags(
+            self._name,
+            self._model,
+            self._pool,
+            files,
+            endpoint,
+            placement,
+            image_tokens=TOKEN_LIMIT if limited else None,
+            stretching=self._appraisal.stretching if self._appraisal is not None else (),
+            on_cpu=not self.other_gpus,
+        )
+
+    async def _predict(self, placement: Placement | None) -> Prediction | None:
+        return await asyncio.to_thread(self.predict, placement) if placement else None
+
+    async def _make_demo(self, name: str) -> Path:
+        """The built-in model's file. A child writes it: numpy would stay in the gateway's memory."""
+        path = demo_path(name, self._cache)
+        if await asyncio.to_thread(is_whole_demo, path):
+            return path
+        if await asyncio.to_thread(path.exists):
+            log.warning("the built-in model is damaged", model=self._name, path=str(path))
+        log.info("writing the built-in model", model=self._name, path=str(path))
+        argv = [sys.executable, "-m", "actors.demo.model", str(path)]
+        if name == "demo-embed":
+            argv.append("--embed")
+        child = await Child.start(argv, environment={"PYTHONPATH": python_path()}, on_line=lambda _: None)
+        reader = spawn(child.read_output(), name=f"writing {path}")
+        try:
+            await child.wait()
+        finally:
+            await child.stop(0.0)
+            reader.cancel()
+        if child.returncode:
+            message = f"the built-in model could not be written to {path}"
+            raise StartError(Failure(message=message, log_tail=tuple(child.tail)))
+        return path
+
+
+def figures(
+    placement: Placement | None, predicted: Prediction | None, sizes: Mapping[str, Mapping[str, int]]
+) -> Figures:
+    """Of a loaded model. CUDA counts the devices that a process sees from 0, in the order that it is told."""
+    shares = placement.shares if placement is not None else ()
+    told = {device: sum(kinds.values()) for device, kinds in sizes.items()}
+    host = [size for device, size in told.items() if is_host(device)]
+    return Figures(
+        predicted=tuple(usage.total for usage in predicted.gpus) if predicted else (),
+        buffers=tuple(told.get(f"CUDA{nth}") for nth in range(len(shares))),
+        host_predicted=predicted.host.total if predicted else 0,
+        host_buffers=sum(host) if host else None,
+        devices=tuple(
+            device for device, kinds in sizes.items() if "weights" in kinds and not is_host(device)
+        ),
+    )
+
+
+def in_words(placement: Placement | None, predicted: Prediction | None) -> dict[str, dict[str, int]] | None:
+    """Bytes by device and component, for the log."""
+    if predicted is None or placement is None:
+        return None
+    devices = [share.device for share in placement.shares]
+    usages = [*zip(devices, predicted.gpus, strict=True), ("host", predicted.host)]
+    return {
+        device: {part: getattr(usage, part) for part in ("weights", "kv", "compute", "output")}
+        for device, usage in usages
+    }

@@ -1,0 +1,206 @@
+"""The command of a model server: which program, which flags, and which version it is."""
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from actors.config import Model, ServerPool
+from actors.errors import ConfigError
+from actors.hub.cache import ModelFiles
+from actors.memory.flags import LAYER_FLAGS, is_given, without
+from actors.messages import Endpoint
+from actors.placement.fit import Placement
+from actors.runtime import spawn
+from actors.servers.child_process import Child
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+
+EMBEDDED = [sys.executable, "-m", "actors.servers.llama.embedded"]
+
+VERSION_TIMEOUT = 5.0
+"""Seconds for a program to tell its version. A large one on a slow disk takes some the first time."""
+
+_VERSION = re.compile(r"version: (\S+)")
+
+
+def find_command(pool: ServerPool, model: Model) -> list[str]:
+    """The command of a model's server, without its flags. Raises `ConfigError` when there is none.
+
+    A command of the model or the pool comes first, then `llama-server` on the PATH, then the embedded
+    server; `runtime`, the model's or the pool's, can insist on either of the last two. Not for containers.
+    """
+    runtime = model.runtime or pool.runtime
+    # With containers for the others, the pool's command is one inside of their image.
+    command = model.command or (pool.command if pool.runtime != "docker" else None)
+    if command and (runtime != "embedded" or model.command):
+        return words(command)
+    if runtime != "embedded" and (binary := shutil.which("llama-server")):
+        return [binary]
+    if runtime == "llama-server":
+        raise ConfigError(
+            "server_pool.runtime: no llama-server on the PATH; install llama.cpp or set server_pool.command"
+        )
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise ConfigError(
+            "server_pool.runtime: there is neither a llama-server on the PATH nor the xllamacpp package; "
+            "install either one (pip install xllamacpp)"
+        )
+    return list(EMBEDDED)
+
+
+def words(command: str | Sequence[str]) -> list[str]:
+    """A command from the settings, as text or as a list."""
+    return shlex.split(command) if isinstance(command, str) else list(command)
+
+
+def command_words(pool: ServerPool, model: Model) -> list[str]:
+    """The command of a model's server; of one in a container empty where it is the image's entrypoint."""
+    if not runs_in_container(pool, model):
+        return find_command(pool, model)
+    command = model.command or (pool.command if pool.runtime == "docker" else None)
+    return words(command) if command else []
+
+
+def runs_in_container(pool: ServerPool, model: Model) -> bool:
+    """Whether a model's server is a container."""
+    return (model.runtime or pool.runtime) == "docker"
+
+
+def server_flags(
+    name: str,
+    model: Model,
+    pool: ServerPool,
+    files: ModelFiles,
+    endpoint: Endpoint,
+    placement: Placement | None = None,
+    *,
+    image_tokens: int | None = None,
+    stretching: Sequence[str] = (),
+    on_cpu: bool = False,
+) -> list[str]:
+    """llama-server's flags for a model; the user's own come last, so that they win.
+
+    Without a placement, or with one that is not managed, llama.cpp decides where the model goes, and how much
+    context fits there; but not a server that runs on the CPU alone (`on_cpu`), which takes what it is told.
+    """
+    flags = [
+        "--model",
+        str(files.path),
+        "--alias",
+        name,
+        "--host",
+        endpoint.host,
+        "--port",
+        str(endpoint.port),
+    ]
+    flags += ["--parallel", str(model.parallel)]
+    if model.parallel > 1:
+        flags += ["--kv-unified"]
+    own = [*pool.arguments, *model.arguments]
+    if placement is not None and placement.managed:
+        own = without(own, *LAYER_FLAGS)  # the placement says the same, or what it came to
+    if (
+        placement is not None
+        and placement.option.context
+        and (placement.managed or (on_cpu and placement.option.shrunk))
+    ):
+        flags += ["--ctx-size", str(placement.option.context)]
+    elif model.ctx_size is not None:
+        flags += ["--ctx-size", str(model.ctx_size)]
+    layers = model.gpu_layers if model.gpu_layers is not None else pool.gpu_layers
+    if placement is not None and placement.managed:
+        flags += placement.arguments
+    elif layers is not None:
+        flags += ["--gpu-layers", str(layers)]
+    flags += stretching
+    if image_tokens is not None:
+        flags += ["--image-max-tokens", str(image_tokens)]
+    if not is_given(own, "-lv", "--verbosity", "--log-verbosity"):
+        flags += ["--log-verbosity", "4"]  # at which llama.cpp tells the sizes of its buffers
+    if model.embeddings:
+        flags += ["--embeddings"]
+    if model.reranking:
+        flags += ["--reranking"]
+    if files.projector is not None:
+        flags += ["--mmproj", str(files.projector)]
+    return [*flags, *own]
+
+
+async def build_of_pool(pool: ServerPool) -> str:
+    """The version of the server that models have unless they say otherwise; empty if there is none."""
+    try:
+        command = find_command(pool, Model(path=""))
+    except ConfigError:  # each model may have a command of its own, or be a container
+        return ""
+    return await build_of(command)
+
+
+NO_UI = {"LLAMA_ARG_UI": "0", "LLAMA_ARG_WEBUI": "0", "LLAMA_ARG_NO_WEBUI": "1"}
+"""What turns its page off, under the names that it has had. A build that knows none of them ignores them."""
+
+
+def given_key(argv: Sequence[str]) -> str | None:
+    """The API key that a server's own arguments name. Raises `ConfigError` for a file that cannot be read."""
+    key = None
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        if flag == "--api-key":
+            key = value.partition(",")[0]
+        elif flag == "--api-key-file":
+            try:
+                key = next(filter(None, Path(value).read_text().splitlines()), None)
+            except OSError as error:
+                raise ConfigError(f"--api-key-file: {value} cannot be read: {error.strerror}") from error
+    return key or None
+
+
+_builds: dict[tuple[str, ...], str] = {}
+
+
+async def build_of(command: Sequence[str]) -> str:
+    """The version of a model server, as it tells it; empty if it tells none. Asked once of each program."""
+    if list(command) == EMBEDDED:
+        return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+    key = (*command, await asyncio.to_thread(_changed_at, command[0]))
+    if key not in _builds:
+        _builds[key] = await _ask_version(command)
+    return _builds[key]
+
+
+def _changed_at(program: str) -> str:
+    """When a program was last changed: another version has the same name. Blocking."""
+    found = shutil.which(program)
+    return str(Path(found).stat().st_mtime_ns) if found else ""
+
+
+async def _ask_version(command: Sequence[str]) -> str:
+    found: list[str] = []
+
+    def on_line(line: str) -> None:
+        if match := _VERSION.search(line):
+            found.append(match[1])
+
+    try:
+        child = await Child.start([*command, "--version"], environment={}, on_line=on_line)
+    except OSError:
+        return ""
+    reader = spawn(child.read_output(), name="version of the model server")
+    try:
+        await child.wait(VERSION_TIMEOUT)
+    finally:
+        await child.stop(0.0)
+        reader.cancel()
+    return found[0] if found else ""
+
+
+def python_path() -> str:
+    """What lets the embedded server, a module of this checkout, be found from anywhere."""
+    return os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))

@@ -1,0 +1,78 @@
+"""What a model server will take, by its own word: llama.cpp measures it without loading any weights."""
+
+import asyncio
+import secrets
+import shlex
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from actors.messages import KEY_VARIABLE
+from actors.runtime import spawn
+from actors.servers.child_process import Child
+from actors.servers.llama.log import FIT_IS_OVER, Breakdown, parse_breakdown
+from actors.settings.masking import mask_text
+
+log = structlog.get_logger("model")
+
+_SILENCING = frozenset(["--log-disable", "--log-jsonl"])
+_FLAGS = ("--fit", "on", "-lv", "5", "--host", "127.0.0.1", "--port", "0")
+"""The last of several equal flags counts. The port is any: nobody asks this server for anything."""
+
+_MOST_LINES = 20_000
+_LONGEST = 1000
+"""Lines, and characters of each: more than llama.cpp writes. What writes without end must not fill memory."""
+
+
+async def dry_run(
+    argv: Sequence[str], *, environment: Mapping[str, str], timeout: float = 20.0
+) -> dict[str, Breakdown] | None:
+    """Bytes by device of the server that `argv` would start. None, and a line in the log, when it tells none.
+
+    It starts that server with its fit step on, which measures the settings as they are before it changes
+    any, and kills it when the table is there. What is measured is what `--fit off` would load, except that
+    on several GPUs those after the first are given up to 256 MiB of compute too much, and that without a GPU
+    weights that are repacked for the CPU are only counted as such. `--split-mode tensor` has no fit step.
+
+    Verified with llama-server b11434 and the embedded b11549 on a machine without GPUs: flags of placement,
+    draft, projector, and that nothing of the weights is in memory when it is killed. Rows of GPUs were only
+    verified against logs of others and llama.cpp's source.
+    """
+    lines: deque[str] = deque(maxlen=_MOST_LINES)
+    told = asyncio.Event()
+
+    def on_line(line: str) -> None:
+        if not told.is_set():
+            lines.append(line[:_LONGEST])
+            if FIT_IS_OVER.search(line):
+                told.set()
+
+    command = [*(argument for argument in argv if argument not in _SILENCING), *_FLAGS]
+    try:
+        key = {KEY_VARIABLE: secrets.token_urlsafe(32)}
+        child = await Child.start(command, environment={**environment, **key}, on_line=on_line)
+    except OSError as error:
+        log.warning(
+            "no dry run",
+            command=mask_text(shlex.join(command)),
+            reason=f"cannot be executed: {error.strerror}",
+        )
+        return None
+    reader = spawn(child.read_output(), name="dry run")
+    reader.add_done_callback(lambda _: told.set())
+    reason = "it told no sizes"
+    try:
+        async with asyncio.timeout(timeout):
+            await told.wait()
+    except TimeoutError:
+        reason = f"it told no sizes in {timeout:g} s"
+    finally:
+        await child.stop(0)
+        reader.cancel()
+    breakdown = parse_breakdown(lines)
+    if breakdown is None:
+        log.warning(
+            "no dry run", command=mask_text(shlex.join(command)), reason=reason, log_tail=list(lines)[-3:]
+        )
+    return breakdown

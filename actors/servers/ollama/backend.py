@@ -1,0 +1,162 @@
+"""Ollama's models under the supervisor: found or pulled, appraised, and loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from actors.errors import Failure
+from actors.hub.cache import ModelFiles
+from actors.memory.predict import Prediction
+from actors.placement.fit import Placement
+from actors.placement.options import Demand
+from actors.progress import Progress
+from actors.servers import StartError
+from actors.servers.ollama.client import OllamaError, Running, Shown, Tag, canonical
+from actors.servers.ollama.daemon import Daemon
+from actors.servers.ollama.memory import context_of, default_context, demand_of
+from actors.servers.ollama.server import UNLOAD_TIMEOUT, OllamaServer, failure_of
+
+log = structlog.get_logger("model")
+
+
+class OllamaBackend:
+    """One model of one daemon. Implements `actors.servers.Backend`.
+
+    `pull`: it may be downloaded. `context`: tokens; None leaves them to the Modelfile and the daemon.
+    `gpus`: gives the bytes of all the daemon's GPUs, by which it chooses a context. `elsewhere`: it takes
+    none of this machine's memory.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        daemon: Daemon,
+        *,
+        pull: bool = False,
+        context: int | None = None,
+        gpus: Callable[[], int] = lambda: 0,
+        elsewhere: bool = False,
+        unload_timeout: float = UNLOAD_TIMEOUT,
+    ) -> None:
+        self._model = model
+        self._daemon = daemon
+        self._pull = pull
+        self._context = context
+        self._gpus = gpus
+        self._elsewhere = elsewhere
+        self._unload_timeout = unload_timeout
+        self._measured: dict[bool, Running] = {}
+        """What it took: on GPUs, and on the host alone."""
+        self._seconds: float | None = None
+        self._surcharge = 0
+        self._shown = Shown()
+        self._digest = ""
+
+    async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
+        """Find it in the daemon, or have the daemon pull it."""
+        if (files := await self.find()) is not None:
+            return files
+        if not self._pull:
+            message = (
+                f"Ollama daemon {self._daemon.name!r} has no model {self._model!r}, and must not pull it"
+            )
+            raise StartError(Failure(message=message, retryable=False, kind="not_found"))
+        try:
+            await self._daemon.pull(self._model, on_progress)
+        except OllamaError as error:
+            raise StartError(failure_of(error)) from error
+        if (files := await self.find()) is None:
+            message = f"Ollama daemon {self._daemon.name!r} pulled {self._model!r}, and does not list it"
+            raise StartError(Failure(message=message))
+        return files
+
+    async def find(self) -> ModelFiles | None:
+        """Its name as a path, if the daemon has it."""
+        return None if await self._tag() is None else ModelFiles(path=Path(self._model))
+
+    async def _tag(self) -> Tag | None:
+        try:
+            tags = await self._daemon.tags()
+        except OllamaError as error:
+            raise StartError(failure_of(error)) from error
+        key = canonical(self._model)
+        tag = next((tag for tag in tags if canonical(tag.name) == key), None)
+        if tag is not None and tag.remote_host:
+            message = f"Ollama's model {self._model!r} runs at {tag.remote_host}, and not on this machine"
+            raise StartError(Failure(message=message, retryable=False, kind="forbidden"))
+        return tag
+
+    async def appraise(self, files: ModelFiles) -> Demand | None:
+        """What it took the last time, else an estimate by its size and header; None if it is elsewhere."""
+        tag = await self._tag()
+        if tag is None:
+            message = f"Ollama daemon {self._daemon.name!r} no longer has the model {self._model!r}"
+            raise StartError(Failure(message=message, kind="not_found"))
+        try:
+            shown = await self._daemon.show(self._model)
+        except OllamaError as error:
+            raise StartError(failure_of(error)) from error
+        if tag.digest != self._digest:
+            self._digest = tag.digest
+            self._measured.clear()
+            self._surcharge = 0
+        self._shown = shown
+        if self._elsewhere:
+            return None
+        default = default_context(self._gpus())
+        context = context_of(shown.model_info, shown.parameters, self._context, default)
+        return demand_of(
+            tag.size,
+            shown.model_info,
+            context,
+            on_gpus=self._measured.get(True),
+            on_host=self._measured.get(False),
+            surcharge=self._surcharge,
+            load_seconds=self._seconds,
+        )
+
+    def predict(self, placement: Placement) -> Prediction | None:
+        """The parts of the sum are not known."""
+        return None
+
+    def learn(self, file: str, settings: str, surcharge: int) -> None:
+        """It ran out of memory: so many bytes more of each GPU from now on."""
+        self._surcharge += surcharge
+
+    async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> OllamaServer:
+        """Have it loaded. Among several GPUs the daemon chooses; the host alone it is told."""
+        options: dict[str, int] = {}
+        if self._context is not None:
+            options["num_ctx"] = self._context
+        placed = placement is not None and placement.managed and not self._elsewhere
+        on_host = placed and placement is not None and not placement.shares
+        if on_host:
+            options["num_gpu"] = 0
+
+        def on_loaded(running: Running, seconds: float) -> None:
+            self._seconds = seconds
+            if placement is not None and placement.shares and not running.size_vram:
+                log.warning("Ollama runs it on the host", model=self._model, daemon=self._daemon.name)
+            if running.size:
+                self._measured[running.size_vram > 0] = running
+            log.info(
+                "Ollama's figures",
+                model=self._model,
+                epoch=epoch,
+                bytes=running.size,
+                on_gpus=running.size_vram,
+                context=running.context_length,
+            )
+
+        return OllamaServer(
+            self._daemon,
+            self._model,
+            options,
+            placement,
+            on_loaded,
+            weights=self._shown.weights,
+            embeds=self._shown.only_embeds,
+            thinks="thinking" in self._shown.capabilities,
+            unload_timeout=self._unload_timeout,
+        )

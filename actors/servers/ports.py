@@ -1,0 +1,52 @@
+"""Ports for model servers."""
+
+import socket
+
+from actors.errors import Failure
+from actors.servers import StartError
+
+
+class PortBook:
+    """Hands out ports that nobody listens on, upwards from `start`; 0 leaves the choice to the system.
+
+    Other gateways do not try a port that this one has handed out: it holds the UDP port of the same number,
+    for which model servers have no use. Unlike a lock file that needs no common folder, and ends with it.
+    """
+
+    def __init__(self, host: str, start: int) -> None:
+        self._host = host
+        self._start = start
+        self._taken: dict[int, int] = {}
+
+    def take(self) -> int:
+        """Reserve a free port until `give_back`. Raises `StartError` when there is none."""
+        candidates = range(self._start, 65536) if self._start else [0] * 20
+        for port in candidates:
+            if port in self._taken:
+                continue
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self._host, port))
+                except OSError:
+                    continue
+                found = int(probe.getsockname()[1])
+                if found not in self._taken and (lock := self._lock(family, found)) is not None:
+                    self._taken[found] = lock
+                    return found
+        raise StartError(Failure(message=f"no free port on {self._host} from {self._start} upwards"))
+
+    def give_back(self, port: int) -> None:
+        """The port's server is gone."""
+        if (lock := self._taken.pop(port, None)) is not None:
+            socket.close(lock)
+
+    def _lock(self, family: int, port: int) -> int | None:
+        """The descriptor of the UDP socket; None if another gateway has it."""
+        with socket.socket(family, socket.SOCK_DGRAM) as lock:
+            try:
+                lock.bind((self._host, port))
+            except OSError:
+                return None
+            return lock.detach()

@@ -1,0 +1,44 @@
+"""`run.py agents`: what agents there are, what they do, and their options."""
+
+from typing import Any
+
+from actors.config import Config
+from actors.errors import ConfigError
+from actors.settings.fields import plain
+from actors.settings.masking import masked
+from actors.terminal import complain, printable, say
+from agents.host.discovery import BrokenAgentError, sources
+from agents.host.host import describe_agent
+from agents.host.settings import enabled_agents
+
+
+def list_agents(config: Config) -> int:
+    """Print all the agents that could be enabled; return the exit status: 1 if one of them is broken."""
+    try:
+        enabled = {entry.name: entry.options for entry in enabled_agents(config)}
+        found = sources(config.agent_folders)
+        if unknown := enabled.keys() - found.keys():
+            raise ConfigError(f"agents: there is no agent {min(unknown)!r}")
+    except ConfigError as error:
+        complain(str(error))
+        return 2
+    status = 0
+    for name, source in sorted(found.items()):
+        state = "enabled" if name in enabled else "not enabled"
+        try:
+            described = describe_agent(name, source.load())
+        except BrokenAgentError as error:
+            say(f"{printable(name)} ({state}, broken)\n  {error}\n")
+            status = 1
+            continue
+        say(f"{printable(name)} ({state}): {described['description']}\n  {printable(str(source.file))}")
+        for option, schema in described["options"].items():
+            say(f"  {printable(_option(option, schema, enabled.get(name, {})))}")
+        say()
+    return status
+
+
+def _option(name: str, schema: dict[str, Any], given: dict[str, Any]) -> str:
+    """One option: what is in force, and what it means."""
+    value = masked({name: plain(given[name])})[name] if name in given else schema.get("default")
+    return f"{name}: {value!r}".ljust(24) + f"  # {schema.get('description', '')}"

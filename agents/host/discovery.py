@@ -1,0 +1,217 @@
+"""Where agents come from, and how one's class is loaded.
+
+A folder is an agent if it has an `agent.py`; its name is the agent's. They are looked for beside this file,
+in the folders of `agent_folders` (each an agent, or full of agents), and among the entry points of installed
+packages. The gateway imports none that is not enabled.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from actors.config import Config
+from actors.errors import ConfigError, Fault
+from actors.settings.fields import Fields
+from agents.api import Agent, AgentConfig
+from agents.host.commands import NAME
+from agents.host.settings import OLDER_NAMES, read_agents
+
+ENTRY_POINTS = "llama_smart_proxy.agents"
+"""The group of entry points; each names a class."""
+
+REMEDY = "Mend it, take it out of `agents`, or set skip_broken_agents to start without it"
+FILE = "agent.py"
+HERE = Path(__file__).parents[1]
+
+
+class BrokenAgentError(ConfigError):
+    """An agent cannot be loaded or started. The message names its file and the reason."""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """An agent that there is. `load` imports it and returns its class; raises `BrokenAgentError`."""
+
+    name: str
+    file: str
+    load: Callable[[], type[Agent]]
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """An enabled agent, ready to be started."""
+
+    name: str
+    file: str
+    kind: type[Agent]
+    config: AgentConfig
+
+
+def sources(folders: list[str]) -> dict[str, Source]:
+    """All the agents there are, by name. Raises `ConfigError` for an empty folder, or a name of two."""
+    found: dict[str, Source] = {}
+    for source in (*_in_folder(HERE), *_in_folders(folders), *_in_packages()):
+        if source.name in OLDER_NAMES:
+            raise ConfigError(
+                f"{source.file}: {source.name!r} is another name of {OLDER_NAMES[source.name]!r}"
+            )
+        if source.name in found:
+            other = found[source.name].file
+            raise ConfigError(f"two agents are called {source.name!r}: {other} and {source.file}")
+        found[source.name] = source
+    return found
+
+
+def options_of(kind: type[Agent]) -> dict[str, Any]:
+    """An agent's options as the properties of a JSON schema. Raises `TypeError` for types that have none."""
+    ((reference,), schemas) = msgspec.json.schema_components([kind.Config])
+    properties: dict[str, Any] = schemas[reference["$ref"].rpartition("/")[2]]["properties"]
+    return properties
+
+
+def load_agents(config: Config, folder: Path | None = None) -> tuple[list[Loaded], list[BrokenAgentError]]:
+    """The enabled agents, and those that are left out because they are broken.
+
+    Relative paths among their options are taken from `folder`. Raises `ConfigError` with all that is wrong;
+    agents that are broken are a part of it, unless `skip_broken_agents` is set.
+    """
+    enabled, faults = read_agents(config)
+    loaded: list[Loaded] = []
+    broken: list[BrokenAgentError] = []
+    there_are: dict[str, Source] = {}
+    if enabled:
+        try:
+            there_are = sources(config.agent_folders)
+        except ConfigError as error:
+            faults.append(Fault(("agent_folders",), str(error)))
+            there_are = sources([])
+    for entry in enabled:
+        source = there_are.get(entry.name)
+        if source is None:
+            near = difflib.get_close_matches(entry.name, there_are, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(there_are))}"
+            message = f"there is no such agent; {hint}"
+            faults.append(Fault(("agents", entry.name), message))
+            continue
+        try:
+            kind = source.load()
+        except BrokenAgentError as error:
+            broken.append(error)
+            if not config.skip_broken_agents:
+                faults.append(Fault(("agents", entry.name), f"{error}\n{REMEDY}"))
+            continue
+        fields = Fields(folder)
+        options = fields.take(entry.options, kind.Config, ("agents", entry.name))
+        faults += fields.faults
+        loaded.append(Loaded(source.name, source.file, kind, options))
+    if faults:
+        raise ConfigError.of(faults)
+    return loaded, broken
+
+
+def _in_folder(folder: Path) -> Iterator[Source]:
+    for path in sorted(folder.glob(f"*/{FILE}")):
+        yield _source(path.parent)
+
+
+def _in_folders(folders: list[str]) -> Iterator[Source]:
+    for folder in map(Path, folders):
+        if (folder / FILE).is_file():
+            yield _source(folder)
+            continue
+        inside = list(_in_folder(folder))
+        if not inside:
+            raise ConfigError(f"{folder} has no {FILE}, and no folder in it has one")
+        yield from inside
+
+
+def _source(folder: Path) -> Source:
+    def load() -> type[Agent]:
+        package = f"agents.{folder.name}" if folder.parent == HERE else _package(folder)
+        module = _guarded(
+            folder.name, str(folder / FILE), lambda: importlib.import_module(f"{package}.agent")
+        )
+        kinds = [
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value) and issubclass(value, Agent) and value.__module__ == module.__name__
+        ]
+        if len(kinds) != 1:
+            reason = f"expected one subclass of agents.api.Agent in it, found {len(kinds)}"
+            raise _broken(folder.name, str(folder / FILE), reason)
+        return _checked(folder.name, str(folder / FILE), kinds[0])
+
+    return Source(folder.name, str(folder / FILE), load)
+
+
+def _package(folder: Path) -> str:
+    """A package of our own for a folder that is on no path, so that its files can import each other."""
+    name = f"agents_of_folders.{folder.name}"
+    for parent, paths in (("agents_of_folders", []), (name, [str(folder)])):
+        module = ModuleType(parent)
+        module.__path__ = paths
+        sys.modules[parent] = module
+    sys.modules.pop(f"{name}.agent", None)
+    return name
+
+
+def _in_packages() -> Iterator[Source]:
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        where = f"{point.value} (of the package {point.dist.name if point.dist else '?'})"
+
+        def load(point: importlib.metadata.EntryPoint = point, where: str = where) -> type[Agent]:
+            return _checked(point.name, where, _guarded(point.name, where, point.load))
+
+        yield Source(point.name, where, load)
+
+
+def _guarded(name: str, file: str, load: Callable[[], Any]) -> Any:
+    """Whatever an import raises, as one error that names the place."""
+    try:
+        return load()
+    except SyntaxError as error:
+        reason = f"line {error.lineno}: {error.msg}"
+        raise _broken(name, error.filename or file, reason) from error
+    except (Exception, SystemExit) as error:  # the boundary to somebody else's code
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
+        ]
+        line = f"line {frames[-1].lineno}: " if frames and frames[-1].filename == file else ""
+        raise _broken(name, file, f"{line}{type(error).__name__}: {error}") from error
+
+
+def _checked(name: str, file: str, kind: Any) -> type[Agent]:
+    """Find out now what would fail with the first request."""
+    faults = []
+    if not (inspect.isclass(kind) and issubclass(kind, Agent)):
+        raise _broken(name, file, f"expected a subclass of agents.api.Agent, found {kind!r}")
+    if not NAME.fullmatch(name):
+        faults.append(f"{name!r} cannot be an agent's name: expected small letters, digits, - and _")
+    if not (inspect.isclass(kind.Config) and issubclass(kind.Config, AgentConfig)):
+        faults.append("Config must be a subclass of agents.api.AgentConfig")
+    else:
+        try:
+            options_of(kind)
+        except (TypeError, NameError) as error:
+            faults.append(f"Config has a type that no configuration can have: {error}")
+    faults += [
+        f"{method} must be `async def`"
+        for method in ("start", "run", "close", "before", "after")
+        if not inspect.iscoroutinefunction(getattr(kind, method))
+    ]
+    if inspect.iscoroutinefunction(kind.stream):
+        faults.append("stream must be a plain `def`")
+    if faults:
+        raise _broken(name, file, "; ".join(faults))
+    return kind
+
+
+def _broken(name: str, file: str, reason: str) -> BrokenAgentError:
+    return BrokenAgentError(f"agent {name!r} cannot be used: {file}: {reason}")

@@ -1,0 +1,360 @@
+"""The agents of a gateway: started and stopped, asked which of them a request has, and described."""
+
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import structlog
+
+from actors.gpu.calibration import Load
+from agents.api import Agent, Call, Clock, Context, Json, Services
+from agents.chat import Chat
+from agents.errors import AgentError
+from agents.host.commands import (
+    MOST_COMMANDS,
+    Asked,
+    asks_for_agents,
+    parse_name,
+    pattern_in_json,
+    take_commands,
+)
+from agents.host.discovery import REMEDY, BrokenAgentError, Loaded, options_of
+from agents.host.guarded import GuardedLLM
+from agents.host.operations import Operation, operations_of
+from agents.host.pipeline import AT_WORK, Run, Step
+from agents.host.settings import OLDER_NAMES
+from agents.host.supervision import AgentActor, contained
+from agents.llm import LLM, Client
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = structlog.get_logger("agents")
+
+FIELD = "agents"
+"""The field of a request's body that names agents, in a list."""
+
+
+class Calls(msgspec.Struct, frozen=True):
+    """Whose calls of models they are: the guards of the request, with their arguments, its key and its id.
+
+    `excluded`: guards that make the call themselves, and would wait for their own judgement.
+    """
+
+    guards: dict[str, str]
+    key: str = ""
+    request_id: str = ""
+    excluded: frozenset[str] = frozenset()
+
+    def without(self, name: str) -> "Calls":
+        """The calls that this agent makes."""
+        return msgspec.structs.replace(self, excluded=self.excluded | {name})
+
+
+_CALLS: ContextVar[Calls] = ContextVar("calls", default=Calls({}))  # noqa: B039 (it is frozen)
+"""Of the request at hand, for agents that ask models by `Services.llm` in its course."""
+
+
+def _current(agent: str) -> Calls:
+    """The calls of an agent that does not say for which request they are."""
+    calls = _CALLS.get().without(agent)
+    return msgspec.structs.replace(calls, excluded=calls.excluded | AT_WORK.get())
+
+
+SYSTEM_CLOCK = cast("Clock", types.SimpleNamespace(time=time, monotonic=monotonic))
+
+
+class AgentHost:
+    """All the enabled agents (`discovery.load_agents`), one actor each.
+
+    `folder` is where each has a folder of its own; `memory` is `Services.memory`. `defaults` are the agents
+    of each model's requests (`settings.default_agents`); `skip_broken`: start without those that cannot be
+    started.
+    """
+
+    def __init__(
+        self,
+        loaded: Sequence[Loaded],
+        *,
+        llm: LLM,
+        http: "aiohttp.ClientSession",
+        folder: Path,
+        memory: Callable[[str], Load | None] = lambda model: None,
+        defaults: Mapping[str, Sequence[str]] | None = None,
+        skip_broken: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._llm = llm
+        self._clock = clock
+        self._folder = folder
+        self._skip_broken = skip_broken
+        self._actors: dict[str, AgentActor] = {}
+        for one in loaded:
+            services = Services(
+                llm=self._guarded(partial(_current, one.name)),
+                http=http,
+                folder=folder / one.name,
+                log=log.bind(agent=one.name),
+                clock=clock,
+                memory=memory,
+            )
+            self._actors[one.name] = AgentActor(one, services)
+        self._default_agents = defaults or {}
+        self._index()
+
+    def _index(self) -> None:
+        """Set up what `may_apply` and `plan` look at."""
+        self._names = set(self._actors) | {old for old, name in OLDER_NAMES.items() if name in self._actors}
+        self._always = [Asked(actor.name) for actor in self._actors.values() if actor.config.always]
+        self._defaults = {
+            model: [asked for asked in map(parse_name, names) if asked.agent in self._names]
+            for model, names in self._default_agents.items()
+        }
+        self._mark = pattern_in_json(self._names)
+
+    async def start(self) -> None:
+        """Start them all. Raises `BrokenAgentError` for one that cannot be, unless it may be skipped."""
+        for name, actor in list(self._actors.items()):
+            error: Exception | None
+            try:
+                await asyncio.to_thread(actor.services.folder.mkdir, parents=True, exist_ok=True)
+                error = await actor.start()
+            except OSError as unmade:
+                error = unmade
+            if error is None:
+                continue
+            reason = f"agent {name!r} cannot be started: {actor.file}: {type(error).__name__}: {error}"
+            if not self._skip_broken:
+                await self.stop()
+                raise BrokenAgentError(f"{reason}\n{REMEDY}") from error
+            log.error("goes without an agent", reason=reason)
+            del self._actors[name]
+        self._index()
+
+    def rest(self) -> None:
+        """Cancel the agents' own work, which holds models that a gateway about to stop would wait for.
+
+        Requests still pass the agents. The work goes on with the next start.
+        """
+        for actor in self._actors.values():
+            actor.rest()
+
+    async def stop(self) -> None:
+        """Let them finish their `after` work, for a few seconds, and close them."""
+        async with asyncio.TaskGroup() as group:
+            for actor in self._actors.values():
+                group.create_task(actor.stop())
+
+    # Requests
+
+    def guards_of(self, model: str) -> list[str]:
+        """The agents of every request to a model that must not be gone around."""
+        return list(self._guards_of(model))
+
+    def _guards_of(self, model: str) -> dict[str, str]:
+        """Their arguments by their names."""
+        asked = [*self._always, *self._defaults.get(model, ())]
+        named = {OLDER_NAMES.get(one.agent, one.agent): one.argument for one in asked}
+        return {name: argument for name, argument in named.items() if self._actors[name].kind.guards}
+
+    def asks_for(self, body: bytes) -> bool:
+        """Whether a chat's body asks for agents itself, however odd the rest of it is."""
+        return asks_for_agents(body, self._names)
+
+    def may_apply(self, body: bytes, header: str | None, model: str) -> bool:
+        """Whether a request could have agents, by its bytes; if not, it need not be parsed for them."""
+        if header or self._always or self._defaults.get(model):
+            return True
+        return self._mark.search(body) is not None
+
+    def plan(
+        self,
+        chat: Chat,
+        *,
+        model: str = "",
+        header: str | None = None,
+        defaults: Sequence[str] = (),
+        key: str = "",
+        request_id: str = "",
+    ) -> Run | None:
+        """The agents of a request; None if it has none, and no command to be taken out of it.
+
+        `model` is the canonical name, whatever the request calls it.
+
+        In this order: those that always run, the model's, `defaults` (the key's), the header's (names with
+        commas between them), the body's, the commands. Each runs once, where it is named first, with the
+        argument that was given last; guards run after all others. Raises `AgentError` for a name that is no
+        agent's.
+        """
+        if not chat.messages and not self._guards_of(model or chat.model):
+            return None
+        asked = [*self._always, *self._defaults.get(model or chat.model, ())]
+        asked += self._named("the key", list(defaults))
+        asked += self._named("the header", header.split(",") if header else [])
+        request = chat
+        if FIELD in chat.extra:
+            asked += self._named(FIELD, chat.extra[FIELD])
+            extra = {name: value for name, value in chat.extra.items() if name != FIELD}
+            request = msgspec.structs.replace(chat, extra=extra)
+        commands, request = take_commands(request, self._names)
+        arguments: dict[str, str] = {}
+        for one in (*asked, *commands):
+            name = OLDER_NAMES.get(one.agent, one.agent)
+            arguments[name] = one.argument or arguments.get(name, "")
+        if not arguments and request is chat:
+            return None
+        chain = sorted(arguments.items(), key=lambda asked: self._actors[asked[0]].rank)
+        guards = {name: argument for name, argument in chain if self._actors[name].kind.guards}
+        calls = Calls(guards, key, request_id)
+        _CALLS.set(calls)
+        steps = [self._step(chain[place:], chat.model, calls) for place in range(len(chain))]
+        return self._run(request, steps, calls)
+
+    def _named(self, where: str, names: Any) -> list[Asked]:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise AgentError(f"{where}: expected a list of agents' names", status=400, param=where)
+        _check_text(where, *names)
+        if len(names) > MOST_COMMANDS:
+            raise AgentError(f"{where}: more than {MOST_COMMANDS} agents", status=400, param=where)
+        asked = [parse_name(name) for name in names if name.strip()]
+        for one in asked:
+            if one.agent not in self._names:
+                there_are = ", ".join(sorted(self._actors)) or "none"
+                message = f"{where}: there is no agent {one.agent!r}; enabled are: {there_are}"
+                raise AgentError(message, status=400, code="agent_not_found", param=where)
+        return asked
+
+    def _step(self, chain: Sequence[tuple[str, str]], model: str, calls: Calls) -> Step:
+        """The step of the first agent of a chain."""
+        (name, argument), *later = chain
+        actor = self._actors[name]
+        client = Client(
+            self._guarded(partial(calls.without, name)), agent=name, budget=actor.config.budget, key=calls.key
+        )
+        ctx = Context(
+            actor.services,
+            client,
+            request_id=calls.request_id,
+            model=model,
+            argument=argument,
+            key=calls.key,
+            later=later,
+        )
+        return Step(actor, ctx)
+
+    def _run(self, request: Chat, steps: Sequence[Step], calls: Calls) -> Run:
+        async def guards(model: str) -> list[Step]:
+            return self._guard_steps(await self._llm.own_name(model), calls)
+
+        return Run(request, steps, request_id=calls.request_id, clock=self._clock, guards=guards)
+
+    # Calls of models
+
+    def _guarded(self, which: Callable[[], Calls]) -> GuardedLLM:
+        """The models, for calls with these guards and those of the model that is called."""
+
+        def guard(model: str, request: Chat) -> Run | None:
+            calls = which()
+            steps = self._guard_steps(model, calls)
+            return self._run(request, steps, calls) if steps else None
+
+        return GuardedLLM(self._llm, guard)
+
+    def _guard_steps(self, model: str, calls: Calls) -> list[Step]:
+        asked = {**self._guards_of(model), **calls.guards}
+        return [
+            self._step([(name, argument)], model, calls)
+            for name, argument in asked.items()
+            if name not in calls.excluded
+        ]
+
+    async def guard_texts(self, model: str, texts: Sequence[str], *, request_id: str = "") -> list[str]:
+        """Texts for a model, as the guards of all its requests leave them. Raises `AgentError`.
+
+        `model` is the canonical name.
+        """
+        return await self._guarded(lambda: Calls({}, "", request_id)).guarded(model, texts)
+
+    # What they are, and what they offer
+
+    def describe(self) -> list[Json]:
+        """Every agent: name, description, options, counters, state."""
+        return [
+            {
+                **describe_agent(actor.name, actor.kind),
+                "always": actor.config.always,
+                "state": "down" if actor.down else "up",
+                "reason": actor.down or None,
+                "counters": msgspec.to_builtins(actor.counters),
+                "operations": [
+                    {"method": one.method, "path": one.path, "description": one.description}
+                    for one in operations_of(actor.kind)
+                ],
+            }
+            for actor in self._actors.values()
+        ]
+
+    async def operate(self, agent: str, method: str, path: str, call: Call) -> Json:
+        """Carry out an agent's operation, such as `POST documents`. Raises `AgentError`.
+
+        `call.parameters` are those of the query; the path's are added to them.
+        """
+        _CALLS.set(Calls({}))
+        _check_text("the path", path)
+        _check_text("the media type", call.media_type)
+        for parameter in call.parameters.items():
+            _check_text("the query", *parameter)
+        name = OLDER_NAMES.get(agent, agent)
+        if name not in self._actors:
+            raise AgentError(f"there is no agent {agent[:80]!r}", status=404, code="agent_not_found")
+        actor = self._actors[name]
+        matches = [
+            (one, found)
+            for one in operations_of(actor.kind)
+            if (found := one.pattern.fullmatch(path.strip("/")))
+        ]
+        if not matches:
+            raise AgentError(f"agent {name!r} has no operation {path!r}", status=404, code="not_found")
+        for one, found in matches:
+            if one.method == method:
+                parameters = {**found.groupdict(), **call.parameters}
+                if parameters != {**parameters, **found.groupdict()}:
+                    twice = min(call.parameters.keys() & found.groupdict().keys())
+                    raise AgentError(f"{twice!r} is in the path already", status=400, param=twice)
+                run = getattr(actor.agent, one.function)
+                return await self._operate(
+                    actor, one, run(msgspec.structs.replace(call, parameters=parameters))
+                )
+        allowed = ", ".join(one.method for one, _ in matches)
+        raise AgentError(f"{path!r} of agent {name!r} takes {allowed}", status=405, code="method_not_allowed")
+
+    async def _operate(self, actor: AgentActor, one: Operation, work: Coroutine[Any, Any, Json]) -> Json:
+        try:
+            with contained():
+                return await work
+        except AgentError:
+            raise
+        except Exception as error:  # the boundary to somebody else's code
+            actor.crashed(f"{one.method} {one.path}", error)
+            raise AgentError(
+                f"agent {actor.name!r} failed ({type(error).__name__})", code="agent_failed"
+            ) from error
+
+
+def _check_text(where: str, *texts: str) -> None:
+    """Raise `AgentError` for what is no UTF-8: headers, say, may be any bytes."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise AgentError(f"{where} is not UTF-8", status=400) from error
+
+
+def describe_agent(name: str, kind: type[Agent]) -> Json:
+    """Name, description, and the options as a JSON schema's properties."""
+    return {"name": name, "description": kind.description, "options": options_of(kind)}

@@ -1,0 +1,79 @@
+"""The section `agents` of the configuration: which are enabled, in which order, with what options. Pure."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from actors.config import Config
+from actors.errors import ConfigError, Fault
+from actors.settings.masking import shown
+from agents.host.commands import NAME
+
+OLDER_NAMES = {"gpu": "vram"}
+"""Names by which agents are known too."""
+
+
+class Enabled(msgspec.Struct, frozen=True):
+    """An agent that the configuration names, with its options as they stand there."""
+
+    name: str
+    options: dict[str, Any]
+
+
+def enabled_agents(config: Config) -> list[Enabled]:
+    """The agents of the configuration, in its order. Raises `ConfigError`, with all that is wrong."""
+    found, faults = read_agents(config)
+    if faults:
+        raise ConfigError.of(faults)
+    return found
+
+
+def read_agents(config: Config) -> tuple[list[Enabled], list[Fault]]:
+    """The agents of the configuration, in its order, and what is wrong there.
+
+    Each of the list is a name or a mapping from one name to its options; the section may be one mapping too.
+    """
+    found: dict[str, Enabled] = {}
+    faults: list[Fault] = []
+    entries: list[Any] = [config.agents] if isinstance(config.agents, dict) else list(config.agents)
+    for entry in entries:
+        named = entry if isinstance(entry, dict) else {entry: None}
+        for given, options in named.items():
+            name = OLDER_NAMES.get(given, given)
+            if not NAME.fullmatch(name):
+                message = "cannot be an agent's name; expected one such as 'rag'"
+                faults.append(Fault(("agents", given), message))
+            elif name in found:
+                faults.append(Fault(("agents", name), "is named twice"))
+            elif not isinstance(options, dict | None):
+                message = f"expected a mapping of options, got {shown(options)}"
+                faults.append(Fault(("agents", given), message))
+            else:
+                found[name] = Enabled(name, options or {})
+    for model, settings in config.llama_cpp.models.items():
+        for name in settings.agents:
+            agent = name.partition(":")[0]
+            if OLDER_NAMES.get(agent, agent) not in found:
+                message = f"agent {agent!r} is not enabled in the section agents"
+                faults.append(Fault(("llama_cpp", "models", model, "agents"), message))
+    return list(found.values()), faults
+
+
+def data_folder(config: Config) -> Path:
+    """Where each agent has a folder of its own, of its name: `agent_data`, or the user's data folder."""
+    if config.agent_data is not None:
+        return Path(config.agent_data)
+    base = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
+    return Path(base) / "llama-smart-proxy" / "agents"
+
+
+def default_agents(config: Config) -> dict[str, list[str]]:
+    """The agents that run for every request to a model, by each of its names."""
+    return {
+        name: model.agents
+        for known, model in config.llama_cpp.models.items()
+        for name in (known, *model.aliases)
+        if model.agents
+    }

@@ -1,0 +1,291 @@
+"""One supervised actor per agent: owns its instance, does its `after` work, starts it anew when it crashes.
+
+A crash while a request is served costs that request what `on_error` says, and no other one anything: a single
+poisonous request must not keep an agent from all the others. Only after several in a row without a success
+between them is the instance thought broken. A crash in `run`, `start` or `after` restarts it at once, with
+back-off. Meanwhile its requests are told, or skip it, and its `after` work waits.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import msgspec
+
+from actors.runtime import spawn
+from agents.api import Agent, Context, Finished, Services
+from agents.errors import AgentError, unwrapped
+from agents.host.discovery import Loaded
+
+T = TypeVar("T")
+
+GRACE = 0.2
+"""Seconds that work has to end when it is cancelled; then it is left behind."""
+
+FAULTY_AFTER = 3
+"""Requests in a row."""
+
+BACKOFF, BACKOFF_MAX = 1.0, 60.0
+"""Seconds before an agent is started again: doubled with each crash, until it lives longer than the most."""
+
+MAILBOX_LIMIT = 1000
+"""Requests whose `after` may wait; those of more are dropped, and counted."""
+
+DRAIN = 5.0
+"""Seconds that waiting `after` work has when the gateway stops."""
+
+
+class Counters(msgspec.Struct):
+    """What became of an agent's requests, and of itself, since the gateway's start."""
+
+    requests: int = 0
+    denied: int = 0
+    replied: int = 0
+    skipped: int = 0
+    failed: int = 0
+    crashes: int = 0
+    timeouts: int = 0
+    restarts: int = 0
+    dropped: int = 0
+
+
+class Work(msgspec.Struct, frozen=True):
+    """A request that is over, for `after`."""
+
+    ctx: Context
+    finished: Finished
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """An instance that has to make way for another. One of an earlier life is no news."""
+
+    agent: Agent
+    error: Exception
+
+
+class OverdueError(Exception):
+    """Work took longer than its limit."""
+
+
+class FaultyError(Exception):
+    """Requests have crashed the instance, one after the other. They were counted then."""
+
+
+class ExitError(Exception):
+    """Somebody else's code tried to end the process."""
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Make an error like any other of the one that asyncio would end the gateway for, `SystemExit`."""
+    try:
+        yield
+    except SystemExit as error:
+        raise ExitError(f"tried to end the process ({error.code})") from error
+
+
+async def bounded(work: Coroutine[Any, Any, T], limit: float, *, name: str, services: Services) -> T:
+    """Await somebody else's coroutine for `limit` seconds at most. Raises `OverdueError`, or what it raises.
+
+    If we are cancelled so is it, but if it ignores that it holds nobody up for longer than `GRACE`.
+    """
+
+    async def outcome() -> T | Exception:
+        try:
+            with contained():
+                return await work
+        except Exception as error:  # the boundary to somebody else's code
+            return error
+
+    task = spawn(outcome(), name=name)
+    try:
+        await asyncio.wait([task], timeout=limit)
+    finally:
+        overdue = not task.done()
+        if overdue:
+            task.cancel()
+            await asyncio.wait([task], timeout=GRACE)
+            if not task.done():
+                services.log.error("ignores its cancellation and is left behind", work=name)
+        if task.done():
+            work.close()  # it may have been cancelled before it began
+    if overdue:
+        raise OverdueError(f"took longer than {limit:g} s")
+    if task.cancelled():
+        raise RuntimeError("was cancelled from inside")
+    result = task.result()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+class AgentActor:
+    """An agent, alive. `agent` raises `AgentError` while it is not."""
+
+    def __init__(self, loaded: Loaded, services: Services) -> None:
+        self.name = loaded.name
+        self.config = loaded.config
+        self.kind = loaded.kind
+        self.rank = 2 if loaded.kind.guards else int(loaded.kind.last)
+        """Agents come in the order of their ranks, then in that in which they were asked for."""
+        self.file = loaded.file
+        self.services = services
+        self.counters = Counters()
+        self.down = "it is starting"
+        """Why it is not running; empty if it is."""
+        self._agent: Agent | None = None
+        self._again_at = 0.0
+        self._failures = 0
+        self._in_a_row = 0
+        self._mailbox: asyncio.Queue[Work | Broken] = asyncio.Queue()
+        self._started: asyncio.Future[Exception | None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._rests = False
+        self._idle = asyncio.Event()
+        self._doing = "start"
+
+    @property
+    def agent(self) -> Agent:
+        """The instance. Raises `AgentError` while there is none."""
+        if self._agent is None:
+            seconds = max(1, round(self._again_at - self.services.clock.monotonic()))
+            message = f"agent {self.name!r} is down ({self.down}) and is started again in {seconds} s"
+            raise AgentError(message, status=503, code="agent_down", retry_after=seconds)
+        return self._agent
+
+    async def start(self) -> Exception | None:
+        """Start the agent; return what kept it from starting, in which case it is not tried again."""
+        self._started = asyncio.get_running_loop().create_future()
+        self._task = spawn(self._supervise(), name=f"agent {self.name}")
+        return await self._started
+
+    def rest(self) -> None:
+        """Cancel what the agent does by itself (`run`), for good: the gateway is about to stop."""
+        self._rests = True
+        if self._background is not None:
+            self._background.cancel()
+
+    async def stop(self) -> None:
+        """Do the `after` work that waits, for `DRAIN` seconds at most, and close the agent."""
+        if self._task is None or self._task.done():
+            return
+        if self._agent is not None:
+            idle = spawn(self._idle.wait(), name=f"agent {self.name} drains")
+            await asyncio.wait([idle, self._task], timeout=DRAIN, return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def tell(self, ctx: Context, finished: Finished) -> None:
+        """Have `after` called for a request that is over. Never waits."""
+        if self._mailbox.qsize() >= MAILBOX_LIMIT:
+            self.counters.dropped += 1
+            self.services.log.warning("after is too slow: a request is dropped", request_id=ctx.request_id)
+            return
+        self._idle.clear()
+        self._mailbox.put_nowait(Work(ctx, finished))
+
+    def succeeded(self) -> None:
+        """It has served a request."""
+        self._in_a_row = 0
+
+    def crashed(self, where: str, error: BaseException, *, request_id: str | None = None) -> None:
+        """Log and count what nobody expected; restart it if no request succeeds any more."""
+        self.counters.crashes += 1
+        self.services.log.error("crashed", method=where, request_id=request_id, exc_info=error)
+        if request_id is not None:
+            self._in_a_row += 1
+            if self._in_a_row == FAULTY_AFTER and self._agent is not None:
+                reason = FaultyError(f"{FAULTY_AFTER} requests in a row crashed it")
+                self._mailbox.put_nowait(Broken(self._agent, reason))
+
+    async def _supervise(self) -> None:
+        assert self._started is not None
+        clock = self.services.clock
+        while True:
+            begun = clock.monotonic()
+            try:
+                await self._live()
+            except Exception as error:  # the boundary to somebody else's code
+                if not self._started.done():
+                    self._started.set_result(unwrapped(error))
+                    return
+            if clock.monotonic() - begun > BACKOFF_MAX:
+                self._failures = 0
+            delay = min(BACKOFF * 2**self._failures, BACKOFF_MAX)
+            self._failures = min(self._failures + 1, 10)
+            self._again_at = clock.monotonic() + delay
+            self.services.log.warning("is started again", seconds=delay, reason=self.down)
+            await asyncio.sleep(delay)
+            self.counters.restarts += 1
+
+    async def _live(self) -> None:
+        """One life of the instance. Returns never; raises what ended it, after it was logged and counted."""
+        assert self._started is not None
+        agent: Agent | None = None
+        try:
+            with contained():
+                self._doing = "start"
+                agent = self.kind(self.config, self.services)
+                await self._bounded(agent.start(), "start")
+                if not self._rests:
+                    self._background = spawn(self._run(agent), name=f"agent {self.name} run")
+                self._agent, self.down, self._in_a_row = agent, "", 0
+                if not self._started.done():
+                    self._started.set_result(None)
+                self._doing = "run"
+                await self._handle_messages(agent)
+        except Exception as error:  # the boundary to somebody else's code
+            cause = unwrapped(error)
+            self.down = f"{type(cause).__name__}: {cause}"
+            if self._started.done() and not isinstance(error, FaultyError):
+                self.crashed(self._doing, error)
+            raise
+        finally:
+            self._agent = None
+            if self._background is not None:
+                self._background.cancel()
+                await asyncio.wait([self._background], timeout=GRACE)
+            if agent is not None:
+                await self._close(agent)
+
+    async def _handle_messages(self, agent: Agent) -> None:
+        while True:
+            if self._mailbox.empty():
+                self._idle.set()
+            message = await self._mailbox.get()
+            if isinstance(message, Broken):
+                if message.agent is agent:
+                    raise message.error
+                continue
+            self._doing = "after"
+            try:
+                await self._bounded(agent.after(message.ctx, message.finished), "after")
+            except OverdueError as error:
+                self.counters.timeouts += 1
+                self.services.log.warning(f"after {error}", request_id=message.ctx.request_id)
+            except AgentError as error:
+                self.services.log.warning(
+                    "after failed", reason=error.message, request_id=message.ctx.request_id
+                )
+            self._doing = "run"
+
+    async def _run(self, agent: Agent) -> None:
+        try:
+            with contained():
+                await agent.run()
+        except Exception as error:  # the boundary to somebody else's code
+            self._mailbox.put_nowait(Broken(agent, error))
+
+    async def _close(self, agent: Agent) -> None:
+        try:
+            with contained():
+                await self._bounded(agent.close(), "close")
+        except Exception as error:  # the boundary to somebody else's code
+            self.services.log.warning("could not be closed", exc_info=error)
+
+    async def _bounded(self, work: Coroutine[Any, Any, T], method: str) -> T:
+        name = f"agent {self.name} {method}"
+        return await bounded(work, self.config.timeout, name=name, services=self.services)

@@ -1,0 +1,192 @@
+"""The gateway's models, as agents call them: under leases of their own, by the one planner."""
+
+from collections import deque
+from collections.abc import AsyncGenerator
+from functools import partial
+from typing import Annotated
+
+import msgspec
+
+from actors.scheduler.lifecycle import State
+from agents.chat import Chat
+from agents.errors import ModelCallError
+from agents.events import Done, Event, Failure, Usage
+from agents.llm import ModelInfo
+from proxy.answers import translate as translated
+from proxy.answers.call import Asker, post
+from proxy.answers.client_stream import collected
+from proxy.apis.answer_json import UnreadableError, reader
+from proxy.apis.codec import Decoder
+from proxy.apis.embeddings import Embed
+from proxy.apis.failures import of_api_error, to_api_error
+from proxy.apis.table import SERVERS
+from proxy.errors import ApiError
+from proxy.exchange import Account, Exchange, request_id_of
+from proxy.models import Catalog
+from proxy.wire.upstream_connection import UpstreamResponse
+
+AHEAD = 256
+"""Events that a model may be ahead of the agent that reads it; then it feels its slowness."""
+
+
+class _Ranked(msgspec.Struct):
+    index: Annotated[int, msgspec.Meta(ge=0)]
+    relevance_score: float
+
+
+class _Ranking(msgspec.Struct):
+    results: list[_Ranked]
+
+
+_read_ranking = reader(_Ranking)
+
+
+class _Events:
+    """Sink of a response: the events that have come, for one who reads them in a task of its own."""
+
+    def __init__(self, response: UpstreamResponse, decoder: Decoder) -> None:
+        self._response = response
+        self._decoder = decoder
+        self._come: deque[Event] = deque()
+
+    def feed(self, payload: bytes, _raw: bytes | None) -> None:
+        """Take what has come."""
+        self._come.extend(self._decoder.feed(payload))
+        if self._come:
+            self._response.notify()
+        if len(self._come) > AHEAD:
+            self._response.pause()
+
+    async def read(self) -> AsyncGenerator[Event, None]:
+        """All of them, to the end."""
+        self._response.attach(self.feed)
+        while True:
+            while self._come:
+                yield self._come.popleft()
+            self._response.resume()
+            if self._response.finished:
+                break
+            await self._response.until(lambda: bool(self._come))
+        await self._response.finish()
+        for event in self._decoder.end():
+            yield event
+
+
+class Models:
+    """Implements `agents.llm.LLM`."""
+
+    def __init__(self, asker: Asker, catalog: Catalog) -> None:
+        self.accounts: tuple[Account, ...] = ()
+        """Who is told of each finished call."""
+        self._asker = asker
+        self._catalog = catalog
+
+    async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
+        """The answer's events, to `Done` or a `Failure`. Closed, it gives its lease back."""
+        exchange = self._begin(request.model)
+        ask = translated.asks(exchange, request)
+        is_whole = False
+        try:
+            known = await self._catalog.find(request.model)
+            async with self._asker.response(exchange, known.name, ask, keep_alive=request.keep_alive) as (
+                lease,
+                response,
+            ):
+                await translated.checked(lease, response)
+                decoder = translated.decoder_of(lease, exchange)
+                async for event in _Events(response, decoder).read():
+                    exchange.first_byte()
+                    if isinstance(event, Usage):
+                        exchange.tokens = translated.tokens_of(event)
+                    elif isinstance(event, Failure):
+                        exchange.failed(to_api_error(event))
+                    elif isinstance(event, Done):
+                        lease.served = is_whole = True  # whoever reads it need not come back for more
+                    yield event
+                lease.served = exchange.status < 500
+        except ApiError as error:
+            exchange.failed(error)
+            yield of_api_error(error)
+        except GeneratorExit:
+            if not is_whole:
+                exchange.client_left()
+            raise
+        finally:
+            exchange.finish()
+
+    async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
+        """A vector for each text."""
+        exchange = self._begin(model)
+        ask = translated.asks_for_vectors(exchange, Embed(model=model, inputs=texts))
+        try:
+            known = await self._catalog.find(model)
+            async with self._asker.response(exchange, known.name, ask) as (lease, response):
+                answer = await translated.collect_vectors(exchange, lease, response, len(texts))
+            exchange.tokens = {"prompt_tokens": answer.prompt}
+            return answer.vectors
+        except ApiError as error:
+            exchange.failed(error)
+            raise _call_error(error) from None
+        finally:
+            exchange.finish()
+
+    async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
+        """How relevant each text is to the query: larger is more."""
+        exchange = self._begin(model)
+        body = msgspec.json.encode({"model": model, "query": query, "documents": texts, "top_n": len(texts)})
+
+        try:
+            known = await self._catalog.find(model)
+            if known.api != "llama.cpp":
+                message = f"model {model!r} is served by {known.api}, which does not rerank"
+                raise ApiError(400, message, code="not_supported")
+            async with self._asker.response(
+                exchange,
+                known.name,
+                partial(post, exchange, "/v1/rerank", body),
+            ) as (lease, response):
+                told = await collected(lease, response, SERVERS[known.api].failure)
+        except ApiError as error:
+            exchange.failed(error)
+            raise _call_error(error) from None
+        finally:
+            exchange.finish()
+        scores = [0.0] * len(texts)
+        try:
+            for ranked in _read_ranking(told).results:
+                scores[ranked.index] = ranked.relevance_score
+        except (UnreadableError, IndexError) as error:
+            message = f"model {model!r} answered no ranking: {error}"
+            raise ModelCallError(message, status=502, code="upstream_error") from None
+        return scores
+
+    async def own_name(self, model: str) -> str:
+        """The name that a model is configured by, for any of its names; an unknown one stays as it is."""
+        try:
+            return (await self._catalog.find(model)).name
+        except ApiError:
+            return model  # the call itself will say why
+
+    def models(self) -> list[ModelInfo]:
+        """The models there are, loaded or not."""
+        return [
+            ModelInfo(
+                name=model.name,
+                aliases=model.aliases,
+                loaded=model.state in (State.READY, State.DRAINING),
+                slots=model.slots,
+            )
+            for model in self._catalog.models
+        ]
+
+    def _begin(self, model: str) -> Exchange:
+        exchange = Exchange("CALL", "agents", request_id_of(None), self.accounts)
+        exchange.endpoint = "agents"
+        exchange.model = model
+        exchange.status = 200
+        exchange.inner = True
+        return exchange
+
+
+def _call_error(error: ApiError) -> ModelCallError:
+    return ModelCallError(error.message, status=error.status, code=error.code, retry_after=error.retry_after)

@@ -1,0 +1,344 @@
+"""From an upstream's body to the client's socket: unparsed where possible, whole events always."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from aiohttp import web
+
+from proxy.wire.http1 import Head
+from proxy.wire.ndjson import LineSplitter
+from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
+from proxy.wire.upstream_connection import Splice, UpstreamResponse
+
+PROGRESS = b'"prompt_progress":{'
+_NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')
+"""In an event that says nothing yet: OpenAI's way to tell of other things, such as the usage."""
+RAW_TAIL = 8192
+"""Bytes that are kept of the end of a body that is passed on unread."""
+
+
+class ClientProtocol(Protocol):
+    """The client's side, as the server of the front door makes it."""
+
+    on_pause: Callable[[], None] | None
+    """Called when the client does not keep up."""
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether it does not keep up at present."""
+
+
+class ClientStalledError(Exception):
+    """The client took nothing for `server.write_timeout` seconds."""
+
+
+class Prelude:
+    """Holds a stream back until its first real event, so that an early error can carry its status.
+
+    Every llama.cpp stream is asked for prompt progress, because only then does the server notice, batch
+    by batch, that its client left during the prompt. Those events are taken out again here; they end
+    with the first token.
+    """
+
+    def __init__(self, response: UpstreamResponse, *, keep_progress: bool) -> None:
+        self._response = response
+        self._keep_progress = keep_progress
+        self._splitter = BlockSplitter()
+        self._announced = False
+        self._kept_size = 0
+        self.kept: list[bytes] = []
+        """Whole events to pass on."""
+        self.first: bytes | None = None
+        """The first real event, when it has come."""
+
+    def feed(self, payload: bytes, _raw: bytes | None) -> None:
+        """Sink of the response until the client's stream begins."""
+        blocks = self._splitter.feed(payload)
+        for index, block in enumerate(blocks):
+            if self._is_first(block):
+                self.kept.extend(blocks[index:])
+                self.first = block
+                self._response.detach()
+                self._response.notify()
+                return
+
+    def _is_first(self, block: bytes) -> bool:
+        if PROGRESS in block:
+            if self._keep_progress:
+                return True
+            # The Responses API hangs the progress on an event of its own that the client expects once.
+            if block.startswith(b"event: response.in_progress") and not self._announced:
+                self._announced = True
+                self.kept.append(_without_progress(block))
+            return False
+        if block.startswith(b"event: response.created") or _NO_CHOICES.search(block):
+            self.kept.append(block)
+            self._kept_size += len(block)
+            if self._kept_size > BUFFER_LIMIT:
+                raise EventTooLongError(f"more than {BUFFER_LIMIT} bytes before the first answer")
+            return False
+        return self._keep_progress or parse_event(block) is not None
+
+    @property
+    def first_bytes(self) -> bytes:
+        """Everything to pass on that has come so far; what comes later is kept by the response."""
+        return b"".join(self.kept) + self._splitter.rest()
+
+
+def _without_progress(block: bytes) -> bytes:
+    return re.sub(rb',"prompt_progress":\{[^}]*\}', b"", block)
+
+
+def _chunk_head(length: int) -> bytes:
+    """How a chunk begins that has `length` bytes with its framing."""
+    for digits in (2, 3):
+        size = length - digits - len("\r\n\r\n")
+        if 16 ** (digits - 1) <= size < 16**digits:
+            return b"%x\r\n" % size
+    return b"!"  # nothing that begins like this is a chunk
+
+
+CHUNK_HEADS = [_chunk_head(length) for length in range(4096)]
+"""By the length of a whole chunk: comparing is cheaper than parsing."""
+
+
+class Relay(Splice):
+    """Writes a body to the client's transport as it comes. Its `feed` is the sink of the response.
+
+    The client's framing is made of whole chunks at every moment, so that an error frame can always
+    follow. With an `ending`, it is made of whole events or lines too, which end so.
+
+    As the protocol of the upstream's connection it copies what llama-server writes nearly always, one
+    event in one chunk, from socket to socket. This is what every token costs.
+    """
+
+    __slots__ = (
+        "_before",
+        "_blocked",
+        "_chunk_end",
+        "_client",
+        "_ending",
+        "_patch",
+        "_request",
+        "_response",
+        "_splitter",
+        "_write_through",
+        "chunked",
+        "last",
+    )
+
+    def __init__(
+        self,
+        request: web.Request,
+        response: UpstreamResponse,
+        *,
+        ending: bytes,
+        chunked: bool,
+        patch: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client has left")
+        self._request = request
+        self._response = response
+        self._client = cast("ClientProtocol", request.protocol)
+        self._write_through = transport.write
+        self._ending = ending
+        self._chunk_end = ending + b"\r\n"
+        self.chunked = chunked
+        self._patch = patch
+        self._splitter = _SPLITTERS[ending]()
+        self._blocked = False
+        self._before = self.last = b""
+
+    def data_received(self, data: bytes) -> None:
+        length = len(data)
+        if (
+            length < 4096
+            and data.startswith(CHUNK_HEADS[length])
+            and data.endswith(self._chunk_end)
+            and (self._patch is None or b"event: error" not in data)
+        ):
+            self._before = self.last
+            self.last = data
+            try:
+                self._write_through(data)
+            except RuntimeError:
+                self._response.give_up(ConnectionResetError("the client has left"))
+        else:
+            self._response.data_received(data)
+
+    def eof_received(self) -> bool:
+        return self._response.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._response.connection_lost(error)
+
+    @property
+    def clear(self) -> bool:
+        return self.chunked and self._splitter is not None and not self._splitter.holds
+
+    def feed(self, payload: bytes, raw: bytes | None) -> None:
+        """Pass a piece on: as it came when it is whole, re-framed otherwise."""
+        splitter = self._splitter
+        if splitter is None:
+            self.last = (self.last + payload)[-RAW_TAIL:] if len(payload) < RAW_TAIL else payload
+        else:
+            if splitter.holds or not payload.endswith(self._ending):
+                payload, raw = _whole(splitter, payload), None
+            if payload:
+                self._before, self.last = self.last, payload
+        if self._patch is not None and payload:
+            unpatched, payload = payload, self._patch(payload)
+            if payload is not unpatched:
+                raw = None
+        if raw is not None and self.chunked:
+            self._write(raw)
+        else:
+            self._emit(payload)
+        if self._client.writing_paused:
+            self._block()
+
+    def _block(self) -> None:
+        self._blocked = True
+        self._response.pause()
+        self._response.notify()
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._write_through(data)
+        except RuntimeError:  # uvloop's word for a transport that is closed
+            raise ConnectionResetError("the client has left") from None
+
+    def _emit(self, payload: bytes) -> None:
+        if payload:
+            self._write(b"%x\r\n%b\r\n" % (len(payload), payload) if self.chunked else payload)
+
+    async def run(self, write_timeout: float) -> None:
+        """Return when the response has been passed on. Raises `UpstreamError`, `ClientStalledError`."""
+        self._client.on_pause = self._block
+        if self._client.writing_paused:  # by what was written before it could tell us
+            self._block()
+        try:
+            await self._response.until(lambda: self._blocked)
+            while self._blocked:
+                await self._drain(write_timeout)
+                await self._response.until(lambda: self._blocked)
+        finally:
+            self._client.on_pause = None
+
+    async def _drain(self, write_timeout: float) -> None:
+        """Wait until the client takes something; a reader that is dead frees the slot it holds."""
+        try:
+            async with asyncio.timeout(write_timeout or None):
+                await self._request.writer.drain()
+        except TimeoutError:
+            raise ClientStalledError(f"the client took nothing for {write_timeout:g} s") from None
+        self._blocked = self._client.writing_paused
+        if not self._blocked:
+            self._response.resume()
+
+    def end_with(self, frame: bytes) -> None:
+        """Write a last event after whatever whole events went before."""
+        self._emit(frame)
+
+    @property
+    def tail(self) -> bytes:
+        """The last two events or more, chunked perhaps; or the end of a body that is passed on unread."""
+        return self._before + self.last
+
+    def take_held(self) -> bytes:
+        """What has come of an event that has no end, for `end_with`."""
+        return self._splitter.rest() if self._splitter is not None else b""
+
+
+_SPLITTERS: dict[bytes, Callable[[], BlockSplitter | LineSplitter | None]] = {
+    b"\n\n": BlockSplitter,
+    b"\n": LineSplitter,
+    b"": lambda: None,
+}
+"""By the end of what is only passed on whole."""
+
+
+def _whole(splitter: BlockSplitter | LineSplitter, payload: bytes) -> bytes:
+    """The events or lines that `payload` completes."""
+    if isinstance(splitter, LineSplitter):
+        return b"".join([line + b"\n" for line in splitter.feed(payload)])
+    return b"".join(splitter.feed(payload))
+
+
+class Collector:
+    """Keeps a whole body in memory, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, payload: bytes, _raw: bytes | None) -> None:
+        """Sink of the response."""
+        self._size += len(payload)
+        if self._size > self._limit:
+            raise EventTooLongError(f"an answer of more than {self._limit} bytes")
+        self._pieces.append(payload)
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return b"".join(self._pieces)
+
+
+_ENDS = 64 * 1024
+"""Bytes at each end of an answer in which its counts are looked for."""
+
+_COUNT = re.compile(
+    rb'"(prompt_n|cache_n|predicted_n|prompt_tokens|completion_tokens|cached_tokens'
+    rb'|input_tokens|output_tokens|cache_read_input_tokens|prompt_eval_count|eval_count)":\s?(\d{1,15})(?![\d.eE])'
+)
+
+
+def count_tokens(*places: bytes) -> dict[str, int]:
+    """Prompt, cached and completion tokens as the model server reports them; the last mention wins.
+
+    A quote inside of a JSON string is escaped, so generated text cannot be mistaken for a count.
+    """
+    found = {
+        name.decode(): int(count)
+        for place in places
+        for part in ([place] if len(place) <= 2 * _ENDS else [place[:_ENDS], place[-_ENDS:]])
+        for name, count in _COUNT.findall(part)
+    }
+    if "prompt_n" in found:  # llama.cpp's timings, which leave the cached part out
+        cached = found.get("cache_n", 0)
+        counts = {
+            "prompt": found["prompt_n"] + cached,
+            "cached": cached,
+            "completion": found.get("predicted_n"),
+        }
+    elif "prompt_eval_count" in found or "eval_count" in found:  # Ollama's last line
+        counts = {"prompt": found.get("prompt_eval_count"), "completion": found.get("eval_count")}
+    elif "cache_read_input_tokens" in found:  # Anthropic, which leaves it out too
+        cached = found["cache_read_input_tokens"]
+        counts = {
+            "prompt": found.get("input_tokens", 0) + cached,
+            "cached": cached,
+            "completion": found.get("output_tokens"),
+        }
+    else:
+        counts = {
+            "prompt": found.get("prompt_tokens", found.get("input_tokens")),
+            "cached": found.get("cached_tokens"),
+            "completion": found.get("completion_tokens", found.get("output_tokens")),
+        }
+    return {f"{name}_tokens": count for name, count in counts.items() if count is not None}
+
+
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""So that no cache and no nginx in front of the gateway keeps an event back."""
+
+
+def is_event_stream(head: Head) -> bool:
+    """Whether the body consists of server-sent events."""
+    return head.content_type == "text/event-stream"

@@ -1,0 +1,122 @@
+"""How each API's streams end, pure: whether what a model server sent is a whole answer."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from agents.events import Failure
+from proxy.apis.answer_json import UnreadableError, reader
+from proxy.apis.failures import from_ollama_error, from_openai, truncated
+from proxy.wire.sse import EventSplitter, ServerSentEvent
+
+_OLD_ERROR = re.compile(rb"(?:\A|[\r\n])error:")
+"""How older llama.cpp servers begin a last line that clients do not know."""
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: Any = None
+
+
+class Last(msgspec.Struct):
+    """What tells the end of an answer in any API."""
+
+    type: Any = None
+    choices: list[_Choice] | None = None
+    stop: Any = None
+    done: Any = None
+    error: Any = None
+
+
+read_last = reader(Last)
+"""What an event says of the end, or a whole answer."""
+_read_any = reader(Any)
+
+
+class End(msgspec.Struct, frozen=True):
+    """How the streams of an API end. `needed` is what their last event has, in words.
+
+    `named_errors`: an error is told by the event's type, else by its field `error`.
+    """
+
+    needed: str
+    is_last: Callable[[Last], bool]
+    named_errors: bool = False
+    lines: bool = False
+    """The stream consists of lines of JSON."""
+    is_answer: Callable[[Last], bool] = lambda _: True
+    """Whether there is an answer in one that is no stream."""
+
+    def events(self, data: bytes) -> Iterable[ServerSentEvent]:
+        """The events in a piece of a stream, the last one even if its end is missing.
+
+        The framing of chunks between events is no part of any.
+        """
+        if self.lines:
+            return [ServerSentEvent("", line) for line in data.splitlines() if line.startswith(b"{")]
+        splitter = EventSplitter()
+        return [*splitter.feed(data), *splitter.end()]
+
+
+OPENAI = End(
+    "a finish reason",
+    lambda event: any(isinstance(choice.finish_reason, str) for choice in event.choices or ()),
+    is_answer=lambda answer: bool(answer.choices),
+)
+NATIVE = End("its last event", lambda event: event.stop is True)
+ANTHROPIC = End("the event that stops it", lambda event: event.type == "message_stop", named_errors=True)
+RESPONSES = End(
+    "the event that ends it",
+    lambda event: event.type in ("response.completed", "response.incomplete", "response.failed"),
+    named_errors=True,
+)
+OLLAMA = End(
+    "its last line",
+    lambda event: event.done is True,
+    lines=True,
+    is_answer=lambda answer: answer.done is True,
+)
+ALL = (OPENAI, NATIVE, ANTHROPIC, RESPONSES, OLLAMA)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a stream. Without a `failure` it is whole; `told`: its last event says so already."""
+
+    failure: Failure | None = None
+    told: bool = False
+
+
+def outcome(tail: bytes, end: End) -> Outcome:
+    """What the last events of a stream say. `tail` begins and ends between events, or in the framing."""
+    is_whole = False
+    for event in end.events(tail):
+        if event.data == b"[DONE]":
+            is_whole = is_whole or end is OPENAI
+            continue
+        try:
+            last = read_last(event.data)
+        except UnreadableError:
+            last = Last()
+        if event.type == "error" or last.error is not None:
+            in_clients_words = event.type == "error" if end.named_errors else last.error is not None
+            told = in_clients_words and not _OLD_ERROR.search(tail)
+            return Outcome(_failure(event, last, end), told)
+        is_whole = is_whole or end.is_last(last)
+    return Outcome() if is_whole else Outcome(truncated(end.needed))
+
+
+def _failure(event: ServerSentEvent, last: Last, end: End) -> Failure:
+    if end.lines:
+        return from_ollama_error(last.error)
+    if last.error is not None:
+        return from_openai(last.error)
+    try:
+        return from_openai(_read_any(event.data))
+    except UnreadableError:
+        return from_openai(event.data[:500].decode("utf-8", "replace"))
+
+
+def is_whole(tail: bytes, ends: Iterable[End] = ALL) -> bool:
+    """Whether a stream that may be of any of these APIs has come to the end of its answer."""
+    return any(outcome(tail, end).failure is None for end in ends)

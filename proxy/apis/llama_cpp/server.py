@@ -1,0 +1,329 @@
+"""A llama.cpp server: what it is sent, and what its streams say."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from agents.chat import (
+    Chat,
+    Completion,
+    Message,
+    NamedTool,
+    Sampling,
+    Tool,
+)
+from agents.events import (
+    Done,
+    Event,
+    Failure,
+    Finish,
+    Logprobs,
+    Reason,
+    Reasoning,
+    Start,
+    Text,
+    ToolCallDelta,
+    Usage,
+)
+from proxy.apis import failures, images
+from proxy.apis.answer_json import UnreadableError, count, reader, seconds
+from proxy.apis.fields import Json, encode, present
+from proxy.apis.sampling import COMMON
+from proxy.wire.sse import EventSplitter, ServerSentEvent
+
+_GATEWAYS_OWN = {"n", "n_cmpl", "return_progress", "stream_options"}
+
+
+def path_of(request: Chat | Completion) -> str:
+    """The path of a llama.cpp server that takes what `encode_request` writes."""
+    if isinstance(request, Chat):
+        return "/v1/chat/completions"
+    return "/infill" if request.suffix else "/v1/completions"
+
+
+def encode_request(request: Chat | Completion) -> bytes:
+    """Write a request for a llama.cpp server: always for a stream, with its usage."""
+    body = {name: value for name, value in request.extra.items() if name not in _GATEWAYS_OWN}
+    body |= {
+        "model": request.model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        # Only so does the server notice, batch by batch, that its client left during the prompt.
+        "return_progress": True,
+    }
+    body |= _sampling(request.sampling)
+    if isinstance(request, Completion):
+        body |= _completion(request)
+    else:
+        body |= _chat(request)
+    return encode(body)
+
+
+def _sampling(sampling: Sampling) -> Json:
+    fields = {name: getattr(sampling, name) for name in COMMON}
+    # Ollama's negative limits mean none, which is what llama.cpp does without one.
+    limit = sampling.max_tokens if (sampling.max_tokens or 0) >= 0 else None
+    return present(**fields, max_tokens=limit, stop=sampling.stop)
+
+
+def _completion(request: Completion) -> Json:
+    prompt = {"input_prefix": request.prompt, "input_suffix": request.suffix}
+    return {
+        **(prompt if request.suffix else {"prompt": request.prompt}),
+        **({"n_probs": max(1, request.top_logprobs)} if request.logprobs else {}),
+        **present(json_schema={"type": "object"} if request.format == "json" else request.format),
+    }
+
+
+def _chat(request: Chat) -> Json:
+    body: Json = {"messages": [_encode_message(message) for message in request.messages]}
+    if request.tools:
+        body["tools"] = [_encode_tool(tool) for tool in request.tools]
+    if isinstance(request.tool_choice, NamedTool):
+        body["tool_choice"] = {"type": "function", "function": {"name": request.tool_choice.name}}
+    elif request.tool_choice is not None:
+        body["tool_choice"] = request.tool_choice
+    if request.format == "json":
+        body["response_format"] = {"type": "json_object"}
+    elif request.format is not None:
+        schema = {"name": "answer", "schema": request.format}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if request.logprobs:
+        # Of 0 alternatives llama.cpp would give no probabilities at all.
+        body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
+    if request.think is not None:
+        arguments: Json = {"enable_thinking": bool(request.think)}
+        if isinstance(request.think, str):
+            arguments["reasoning_effort"] = request.think
+        given = request.extra.get("chat_template_kwargs")
+        body["chat_template_kwargs"] = {**(given if isinstance(given, dict) else {}), **arguments}
+    return body
+
+
+def _encode_message(message: Message) -> Json:
+    content: str | list[Json] = message.text
+    if message.images:
+        content = [{"type": "image_url", "image_url": {"url": images.url_of(i)}} for i in message.images]
+        if message.text:
+            content.append({"type": "text", "text": message.text})
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in message.tool_calls
+    ]
+    optional = present(
+        reasoning_content=message.reasoning,
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id,
+        name=message.tool_name,
+    )
+    return {"role": message.role, "content": content, **optional}
+
+
+def _encode_tool(tool: Tool) -> Json:
+    optional = present(description=tool.description, strict=tool.strict)
+    if tool.parameters is not None:
+        optional["parameters"] = tool.parameters
+    return {"type": "function", "function": {"name": tool.name, **optional}}
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[Any] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _PromptDetails(msgspec.Struct, gc=False):
+    cached_tokens: Any = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: Any = 0
+    completion_tokens: Any = 0
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Timings(msgspec.Struct, gc=False):
+    """llama.cpp's. `prompt_n` is without the `cache_n` tokens that were in the cache."""
+
+    prompt_n: Any = 0
+    cache_n: Any = 0
+    predicted_n: Any = 0
+    prompt_ms: Any = 0.0
+    predicted_ms: Any = 0.0
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    id: str = ""
+    model: str = ""
+    created: int = 0
+    usage: _Usage | None = None
+    timings: _Timings | None = None
+    error: Any = None
+    prompt_progress: Any = None
+    # Of llama.cpp's own completion events, which `/infill` gives.
+    content: str | None = None
+    stop: bool = False
+    stop_type: str = ""
+    completion_probabilities: list[Any] | None = None
+
+
+_read_chunk = reader(_Chunk)
+_read_any = reader(Any)
+
+_REASONS: dict[str, Reason] = {
+    "length": "length",
+    "limit": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+class Decoder:
+    """Reads the streams of `/v1/chat/completions`, `/v1/completions` and llama.cpp's `/infill`.
+
+    Only the first choice is read. Comments and the events of `return_progress` say nothing. A stream is whole
+    that said why its answer ended, or `[DONE]` after one.
+    """
+
+    def __init__(self) -> None:
+        self._splitter = EventSplitter()
+        self._started = self._ended = False
+        self._answers = self._finished = False
+        self._calls: dict[int, int] = {}
+        self._timings = _Timings()
+        self._usage: _Usage | None = None
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes. Raises `EventTooLongError`."""
+        return self._events_of(self._splitter.feed(data))
+
+    def _events_of(self, come: Iterable[ServerSentEvent]) -> list[Event]:
+        events: list[Event] = []
+        for event in come:
+            if self._ended:
+                break
+            try:
+                self._read(event, events)
+            except UnreadableError as error:
+                self._end_with(failures.unreadable(error), events)
+        return events
+
+    def end(self) -> list[Event]:
+        """A last event without its end, and a failure if the stream's end is not the answer's."""
+        events = self._events_of(self._splitter.end())
+        if not self._ended:
+            self._end_with(Done() if self._finished else failures.truncated("a finish reason"), events)
+        return events
+
+    def _end_with(self, last: Done | Failure, events: list[Event]) -> None:
+        self._ended = True
+        events.append(last)
+
+    def _read(self, event: ServerSentEvent, events: list[Event]) -> None:
+        if event.data == b"[DONE]":
+            self._end_with(Done() if self._answers else failures.empty(), events)
+            return
+        if event.type == "error":
+            error = _read_any(event.data)
+            inner = error.get("error") if isinstance(error, dict) else None
+            self._end_with(failures.from_openai(error if inner is None else inner), events)
+            return
+        chunk = _read_chunk(event.data)
+        if chunk.error is not None:
+            self._end_with(failures.from_openai(chunk.error), events)
+            return
+        if chunk.prompt_progress is not None:
+            return
+        if not self._started:
+            self._started = True
+            events.append(Start(chunk.id, chunk.model, chunk.created))
+        for choice in chunk.choices or ():
+            if choice.index == 0:
+                self._answers = True
+                self._finished = self._finished or choice.finish_reason is not None
+                self._read_choice(choice, events)
+        if chunk.content is not None:
+            _read_native(chunk, events)
+        if chunk.timings is not None or chunk.usage is not None:
+            self._timings = chunk.timings or self._timings
+            self._usage = chunk.usage or self._usage
+            events.append(_usage(self._usage, self._timings))
+        if chunk.stop:
+            self._end_with(Done(), events)
+
+    def _read_choice(self, choice: _Choice, events: list[Event]) -> None:
+        if choice.logprobs is not None and choice.logprobs.content:
+            events.append(Logprobs(choice.logprobs.content))
+        if choice.text:
+            events.append(Text(choice.text))
+        if (delta := choice.delta) is not None:
+            if reasoning := delta.reasoning_content or delta.reasoning:
+                events.append(Reasoning(reasoning))
+            if delta.content:
+                events.append(Text(delta.content))
+            for call in delta.tool_calls or ():
+                function = call.function or _Function()
+                events.append(
+                    ToolCallDelta(
+                        self._number(call.index), call.id or "", function.name or "", function.arguments or ""
+                    )
+                )
+        if choice.finish_reason is not None:
+            events.append(Finish(_REASONS.get(choice.finish_reason, "stop")))
+
+    def _number(self, index: int) -> int:
+        """Which call it is in the order of their beginnings: an index may be any number."""
+        return self._calls.setdefault(index, len(self._calls))
+
+
+def _read_native(chunk: _Chunk, events: list[Event]) -> None:
+    if chunk.completion_probabilities:
+        events.append(Logprobs(chunk.completion_probabilities))
+    if chunk.content:
+        events.append(Text(chunk.content))
+    if chunk.stop:
+        events.append(Finish(_REASONS.get(chunk.stop_type, "stop")))
+
+
+def _usage(usage: _Usage | None, timings: _Timings) -> Usage:
+    if usage is None:
+        cached = count(timings.cache_n)
+        prompt, completion = count(timings.prompt_n) + cached, count(timings.predicted_n)
+    else:
+        details = usage.prompt_tokens_details
+        prompt, completion = count(usage.prompt_tokens), count(usage.completion_tokens)
+        cached = count(details.cached_tokens) if details is not None else 0
+    return Usage(
+        prompt,
+        completion,
+        cached,
+        prompt_seconds=seconds(timings.prompt_ms, 1e3),
+        completion_seconds=seconds(timings.predicted_ms, 1e3),
+    )

@@ -1,0 +1,188 @@
+"""Ollama's answers, written for a client in pieces or as a whole."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from agents.chat import ToolCall
+from agents.events import (
+    Answer,
+    Done,
+    Event,
+    Extra,
+    Failure,
+    Finish,
+    Logprobs,
+    Reason,
+    Reasoning,
+    Start,
+    Text,
+    ToolCallDelta,
+    ToolCalls,
+    Usage,
+)
+from proxy.apis.codec import added_fields
+from proxy.apis.dialects import ollama_error
+from proxy.apis.fields import Json, encode, object_text
+
+INVALID_ARGUMENTS = "_invalid_json"
+"""The key of a tool call's arguments under which those go on that the model wrote as no JSON object."""
+
+Api = Literal["chat", "generate"]
+
+
+class Encoder:
+    """Writes the stream of `/api/chat` or `/api/generate`, under the name `model` that was asked for.
+
+    `started` is when the request came, in seconds since the epoch; `load_seconds` what its model took to
+    be there. Both count where the model server tells no durations of its own. Tool calls are sent whole,
+    before the one line that is done. With `context` that line has an empty one, which is what a client
+    may send with its next prompt.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        api: Api = "chat",
+        started: float = 0.0,
+        load_seconds: float = 0.0,
+        context: bool = False,
+    ) -> None:
+        self._model = model
+        self._chat = api == "chat"
+        self._started = started
+        self._load_seconds = load_seconds
+        self._context = context
+        self._head = b'{"model":' + encode(model) + b',"created_at":"'
+        self._text_follows = b'","message":{"role":"assistant","content":' if self._chat else b'","response":'
+        self._text_ends = b"}" if self._chat else b""
+        self._calls = ToolCalls()
+        self._logprobs: list[Any] = []
+        self._reason: Reason = "stop"
+        self._usage = Usage()
+        self._extra: Json = {}
+        self._ended = False
+
+    def encode(self, event: Event, now: float) -> bytes:
+        """The lines that say `event`."""
+        if self._ended:
+            return b""
+        match event:
+            case Text():
+                return self._line(now, event.text)
+            case Reasoning():
+                return self._line(now, "", b',"thinking":' + encode(event.text))
+            case ToolCallDelta():
+                self._calls.feed(event)
+            case Logprobs():
+                self._logprobs += event.tokens
+            case Finish():
+                self._reason = event.reason
+            case Usage():
+                self._usage = event
+            case Extra():
+                self._extra |= added_fields(event)
+            case Failure():
+                self._ended = True
+                _, text = ollama_error(event.status, event.message, event.code, self._model)
+                return encode({"error": text}) + b"\n"
+            case Done():
+                self._ended = True
+                return self._last_lines(now)
+            case Start():
+                pass  # every line says it anew
+        return b""
+
+    def _line(self, now: float, text: str, more: bytes = b"", end: bytes = b',"done":false') -> bytes:
+        if self._logprobs:
+            end += b',"logprobs":' + encode(self._logprobs)
+            self._logprobs = []
+        created = rfc3339(now).encode()
+        message = self._text_follows + encode(text) + more + self._text_ends
+        return self._head + created + message + end + b"}\n"
+
+    def _last_lines(self, now: float) -> bytes:
+        calls = self._calls.take()
+        before = self._line(now, "", b',"tool_calls":' + encode(_tool_calls(calls))) if calls else b""
+        done = _final_fields(self._reason, self._usage, now - self._started, self._load_seconds)
+        fields = {**self._extra, **done}
+        if self._context:
+            fields["context"] = []
+        return before + self._line(now, "", end=b"," + encode(fields)[1:-1])
+
+
+def rfc3339(now: float) -> str:
+    """A time in seconds since the epoch, as Go writes it."""
+    return datetime.fromtimestamp(now, UTC).isoformat().removesuffix("+00:00") + "Z"
+
+
+def _tool_calls(calls: list[ToolCall]) -> list[Json]:
+    return [
+        {"id": call.id, "function": {"index": index, "name": call.name, "arguments": _arguments(call)}}
+        for index, call in enumerate(calls)
+    ]
+
+
+def _arguments(call: ToolCall) -> Any:
+    text = object_text(call.arguments)
+    return {INVALID_ARGUMENTS: call.arguments} if text is None else msgspec.Raw(text.encode())
+
+
+def _final_fields(reason: Reason, usage: Usage, total_seconds: float, load_seconds: float) -> Json:
+    counters = {
+        "total_duration": _nanoseconds(usage.total_seconds or total_seconds),
+        "load_duration": _nanoseconds(usage.load_seconds or load_seconds),
+        "prompt_eval_count": usage.prompt,
+        "prompt_eval_duration": _nanoseconds(usage.prompt_seconds),
+        "eval_count": usage.completion,
+        "eval_duration": _nanoseconds(usage.completion_seconds),
+    }
+    done = {"done": True, "done_reason": "length" if reason == "length" else "stop"}
+    return {**done, **{name: value for name, value in counters.items() if value}}
+
+
+def _nanoseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1e9))
+
+
+def encode_answer(
+    answer: Answer,
+    model: str,
+    *,
+    now: float,
+    api: Api = "chat",
+    started: float = 0.0,
+    load_seconds: float = 0.0,
+    context: bool = False,
+) -> Json:
+    """The whole answer, as for `stream: false`; the parameters are `Encoder`'s."""
+    said: Json = {"content" if api == "chat" else "response": answer.text}
+    if answer.reasoning:
+        said["thinking"] = answer.reasoning
+    if answer.tool_calls:
+        said["tool_calls"] = _tool_calls(answer.tool_calls)
+    whole: Json = {
+        **added_fields(Extra(answer.extra)),
+        "model": model,
+        "created_at": rfc3339(now),
+        **({"message": {"role": "assistant", **said}} if api == "chat" else said),
+        **_final_fields(answer.reason, answer.usage, now - started, load_seconds),
+    }
+    if context:
+        whole["context"] = []
+    if answer.logprobs:
+        whole["logprobs"] = answer.logprobs
+    return whole
+
+
+def encode_waiting(model: str, *, now: float, api: Api = "chat") -> bytes:
+    """A line without a text, which keeps a connection alive."""
+    return Encoder(model, api=api).encode(Text(""), now)
+
+
+def encode_load(reason: Literal["load", "unload"], model: str, *, now: float, api: Api = "chat") -> Json:
+    """The answer to a request without a prompt, once its model is loaded or unloaded."""
+    said: Json = {"message": {"role": "assistant", "content": ""}} if api == "chat" else {"response": ""}
+    return {"model": model, "created_at": rfc3339(now), **said, "done": True, "done_reason": reason}

@@ -1,0 +1,268 @@
+"""An Ollama daemon: what it is sent, and what its streams say."""
+
+import math
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from agents.chat import Chat, Completion, Message, NamedTool, Tool
+from agents.events import (
+    Done,
+    Event,
+    Finish,
+    Logprobs,
+    Reason,
+    Reasoning,
+    Start,
+    Text,
+    ToolCallDelta,
+    Usage,
+)
+from proxy.apis import failures, images
+from proxy.apis.answer_json import UnreadableError, count, reader, seconds
+from proxy.apis.fields import FieldError, Json, encode, object_text, present
+from proxy.apis.ollama.durations import keep_alive_field
+from proxy.apis.sampling import COMMON
+from proxy.wire.ndjson import LineSplitter
+
+_RUNNER_OPTIONS = {"main_gpu", "num_batch", "num_ctx", "num_gpu", "num_thread", "use_mmap"}
+"""A model is loaded anew for a request whose options of these are not those that it was loaded with."""
+_SERVER_OPTIONS = _RUNNER_OPTIONS | {"num_keep"}
+_PROMPT_OPTIONS = {"shift", "truncate"}
+
+
+def path_of(request: Chat | Completion) -> str:
+    """The path of a daemon that takes what `encode_request` writes."""
+    return "/api/chat" if isinstance(request, Chat) else "/api/generate"
+
+
+def as_loaded(request: Chat | Completion, model: str, options: dict[str, Any]) -> Chat | Completion:
+    """The request for `model` as it was loaded, with these `options`; it stays loaded."""
+    kept = {name: value for name, value in request.extra.items() if name not in _RUNNER_OPTIONS}
+    return msgspec.structs.replace(
+        request,
+        model=model,
+        keep_alive=math.inf,
+        sampling=msgspec.structs.replace(request.sampling, num_ctx=None),
+        extra=kept | options,
+    )
+
+
+def rewritten(body: bytes, model: str, options: dict[str, Any]) -> bytes:
+    """The same for a body that is Ollama's already; all that is not said anew keeps its exact bytes."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    given = msgspec.json.decode(fields.get("options") or b"null", type=dict[str, msgspec.Raw] | None) or {}
+    kept: Json = {name: value for name, value in given.items() if name not in _RUNNER_OPTIONS}
+    wanted: Json = {"model": model, "keep_alive": -1, **present(options=kept | options)}
+    fields.pop("options", None)
+    return encode({**fields, **wanted})
+
+
+def encode_request(request: Chat | Completion) -> bytes:
+    """Write a body of `/api/chat` or `/api/generate`, always for a stream.
+
+    Raises `FieldError` for what Ollama cannot be told. It cannot be made to call a tool: of `tool_choice` it
+    can only be told by the tools it is offered.
+    """
+    body: Json = {
+        "model": request.model,
+        "stream": True,
+        **present(options=_options(request)),
+        **{name: value for name, value in request.extra.items() if name in _PROMPT_OPTIONS},
+    }
+    if request.format is not None:
+        body["format"] = request.format
+    if request.keep_alive is not None:
+        body["keep_alive"] = keep_alive_field(request.keep_alive)
+    if request.logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    return encode(body | (_chat(request) if isinstance(request, Chat) else _completion(request)))
+
+
+def _options(request: Chat | Completion) -> Json:
+    sampling = request.sampling
+    options = present(
+        num_predict=sampling.max_tokens,
+        stop=sampling.stop,
+        num_ctx=sampling.num_ctx,
+        **{name: getattr(sampling, name) for name in COMMON},
+    )
+    return options | {name: value for name, value in request.extra.items() if name in _SERVER_OPTIONS}
+
+
+def _completion(request: Completion) -> Json:
+    """Without a suffix the prompt is what the model reads, without its template."""
+    return {"prompt": request.prompt, **({"suffix": request.suffix} if request.suffix else {"raw": True})}
+
+
+def _chat(request: Chat) -> Json:
+    body: Json = {
+        "messages": [
+            _encode_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)
+        ],
+        **present(tools=[_encode_tool(tool) for tool in _offered(request)]),
+    }
+    if request.think is not None:
+        body["think"] = request.think
+    return body
+
+
+def _offered(request: Chat) -> list[Tool]:
+    if request.tool_choice == "none":
+        return []
+    if isinstance(request.tool_choice, NamedTool):
+        wanted = request.tool_choice.name
+        return [tool for tool in request.tools if tool.name == wanted]
+    return request.tools
+
+
+def _encode_message(message: Message, field: str) -> Json:
+    calls: list[Json] = []
+    for index, call in enumerate(message.tool_calls):
+        if (arguments := object_text(call.arguments)) is None:
+            raise FieldError(f"{field}.tool_calls[{index}].function.arguments", "is not a JSON object")
+        function = {"index": index, "name": call.name, "arguments": msgspec.Raw(arguments.encode())}
+        calls.append({"id": call.id, "function": function})
+    pictures = [images.base64_of(image, f"{field}.images[{i}]") for i, image in enumerate(message.images)]
+    optional = present(
+        thinking=message.reasoning,
+        images=pictures,
+        tool_calls=calls,
+        tool_name=message.tool_name,
+        tool_call_id=message.tool_call_id,
+    )
+    return {"role": message.role, "content": message.text, **optional}
+
+
+def _encode_tool(tool: Tool) -> Json:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": {name: v for name, v in function.items() if v is not None}}
+
+
+class _Function(msgspec.Struct):
+    name: str = ""
+    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Call(msgspec.Struct):
+    function: _Function
+    id: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Line(msgspec.Struct):
+    model: str = ""
+    created_at: str = ""
+    message: _Message | None = None
+    response: str | None = None
+    thinking: str | None = None
+    tool_calls: list[_Call] | None = None
+    logprobs: list[Any] | None = None
+    done: bool = False
+    done_reason: str | None = None
+    total_duration: Any = 0
+    load_duration: Any = 0
+    prompt_eval_count: Any = 0
+    prompt_eval_duration: Any = 0
+    eval_count: Any = 0
+    eval_duration: Any = 0
+    error: Any = None
+
+
+_read_line = reader(_Line)
+
+
+class Decoder:
+    """Reads the streams of `/api/chat` and `/api/generate`. Their answers have no id: `id` names this one."""
+
+    def __init__(self, id: str = "") -> None:  # noqa: A002 the wire's own word
+        self._id = id
+        self._lines = LineSplitter()
+        self._started = self._ended = False
+        self._calls = 0
+        self._call_ids: set[str] = set()
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events of the lines that `data` completes. Raises `EventTooLongError`."""
+        events: list[Event] = []
+        for line in self._lines.feed(data):
+            self._take(line, events)
+        return events
+
+    def end(self) -> list[Event]:
+        """What a last line without its end says, and a failure if that is not the answer's end."""
+        events: list[Event] = []
+        self._take(self._lines.rest(), events)
+        if not self._ended:
+            events.append(failures.truncated("its last line"))
+        return events
+
+    def _take(self, line: bytes, events: list[Event]) -> None:
+        if self._ended or not line.strip():
+            return
+        try:
+            self._read(_read_line(line), events)
+        except UnreadableError as error:
+            self._ended = True
+            events.append(failures.unreadable(error))
+
+    def _read(self, line: _Line, events: list[Event]) -> None:
+        if line.error is not None:
+            self._ended = True
+            events.append(failures.from_ollama_error(line.error))
+            return
+        if not self._started:
+            self._started = True
+            events.append(Start(self._id, line.model, _seconds(line.created_at)))
+        if line.logprobs:
+            events.append(Logprobs(line.logprobs))
+        message = line.message or _Message(line.response, line.thinking, line.tool_calls)
+        if message.thinking:
+            events.append(Reasoning(message.thinking))
+        if message.content:
+            events.append(Text(message.content))
+        for call in message.tool_calls or ():
+            self._read_call(call, events)
+        if line.done:
+            self._ended = True
+            events += (Finish(_reason(line.done_reason, called=self._calls > 0)), _usage(line), Done())
+
+    def _read_call(self, call: _Call, events: list[Event]) -> None:
+        # Older versions number parallel calls 0, 0, ...; so we count them. None has the id of another.
+        if call.id in self._call_ids:
+            return
+        name = call.id or f"call_{self._id}_{self._calls}"
+        self._call_ids.add(name)
+        arguments = object_text(bytes(call.function.arguments).decode()) or "{}"
+        events.append(ToolCallDelta(self._calls, name, call.function.name, arguments))
+        self._calls += 1
+
+
+def _reason(done_reason: str | None, *, called: bool) -> Reason:
+    if done_reason == "length":
+        return "length"
+    return "tool_calls" if called else "stop"
+
+
+def _seconds(created_at: str) -> int:
+    try:
+        return int(datetime.fromisoformat(created_at).timestamp())
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _usage(line: _Line) -> Usage:
+    return Usage(
+        count(line.prompt_eval_count),
+        count(line.eval_count),
+        total_seconds=seconds(line.total_duration, 1e9),
+        load_seconds=seconds(line.load_duration, 1e9),
+        prompt_seconds=seconds(line.prompt_eval_duration, 1e9),
+        completion_seconds=seconds(line.eval_duration, 1e9),
+    )

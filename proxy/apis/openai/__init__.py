@@ -1,0 +1,1 @@
+"""OpenAI's chat (`request`, `answer`) and its older completions (`completion`)."""

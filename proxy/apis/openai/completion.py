@@ -1,0 +1,107 @@
+"""OpenAI's older completions, `/v1/completions`, read from a client and written for one."""
+
+from typing import Any
+
+import msgspec
+
+from agents.chat import Completion
+from agents.events import Answer, Done, Event, Failure, Finish, Start, Text, Usage
+from proxy.apis import failures
+from proxy.apis.dialects import OPENAI
+from proxy.apis.fields import FieldError, Json, decode, encode, unknown
+from proxy.apis.ollama.durations import keep_alive
+from proxy.apis.openai.answer import usage_fields
+from proxy.apis.sampling import Number, SamplingFields, sampling_of
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Body(SamplingFields, kw_only=True):
+    model: str
+    prompt: str | list[Any]
+    suffix: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: Number = None
+    max_tokens: Number = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    keep_alive: Any = None
+
+
+def decode_request(body: bytes) -> Completion:
+    """Read a body of `/v1/completions`. Raises `FieldError`, also for what Ollama cannot be asked."""
+    wire = decode(body, _Body)
+    prompt = wire.prompt
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise FieldError("prompt", "only one text is supported for this model")
+    if wire.n is not None and wire.n != 1:
+        raise FieldError("n", "only one choice is supported for this model")
+    if wire.echo:
+        raise FieldError("echo", "is not supported for this model")
+    return Completion(
+        model=wire.model,
+        prompt=prompt,
+        suffix=wire.suffix or "",
+        sampling=sampling_of(wire, wire.max_tokens, "max_tokens"),
+        stream=bool(wire.stream),
+        include_usage=bool(wire.stream_options and wire.stream_options.include_usage),
+        keep_alive=keep_alive(wire.keep_alive),
+        extra=unknown(body, _Body),
+    )
+
+
+class Encoder:
+    """Writes the stream of `/v1/completions`, under the name `model`. Reasoning has no place there."""
+
+    def __init__(self, *, model: str, include_usage: bool = False) -> None:
+        self._model = model
+        self._include_usage = include_usage
+        self._start = Start("", "", 0)
+        self._usage = Usage()
+        self._ended = False
+
+    def encode(self, event: Event, now: float) -> bytes:
+        """The bytes that say `event`."""
+        if self._ended:
+            return b""
+        match event:
+            case Text():
+                return self._chunk([_choice(event.text)])
+            case Start():
+                self._start = event
+            case Finish():
+                return self._chunk([_choice("", event.reason)])
+            case Usage():
+                self._usage = event
+            case Failure():
+                self._ended = True
+                return OPENAI.frame(failures.to_api_error(event), "")
+            case Done():
+                self._ended = True
+                usage = self._chunk([], **usage_fields(self._usage)) if self._include_usage else b""
+                return usage + b"data: [DONE]\n\n"
+            case _:
+                pass
+        return b""
+
+    def _chunk(self, choices: list[Json], **more: Any) -> bytes:
+        return b"data: " + encode({**_shared(self._start, self._model), "choices": choices, **more}) + b"\n\n"
+
+
+def _shared(start: Start | Answer, model: str) -> Json:
+    return {"id": start.id, "object": "text_completion", "created": start.created, "model": model}
+
+
+def _choice(text: str, reason: str | None = None) -> Json:
+    return {"text": text, "index": 0, "logprobs": None, "finish_reason": reason}
+
+
+def encode_answer(answer: Answer, *, model: str) -> Json:
+    """The whole `text_completion`."""
+    choices = [_choice(answer.text, answer.reason)]
+    return {**_shared(answer, model), "choices": choices, **usage_fields(answer.usage)}

@@ -1,0 +1,8 @@
+"""What is checked before anybody works for a request.
+
+* `connections`  what listens, how many clients there may be, and which of them have left
+* `origins`      which web pages may use the gateway, and under which names it is asked
+* `bodies`       reading bodies: budget, pace, size
+* `encodings`    pure. Bodies that come compressed
+* `json_bounds`  pure. How much a JSON text holds, before anything decodes it
+"""

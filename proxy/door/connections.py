@@ -1,0 +1,344 @@
+"""Clients' connections: what listens, how many there may be, and when one has gone.
+
+aiohttp reads the requests; here is what it leaves open.
+"""
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from ipaddress import ip_address
+from typing import Any
+
+from aiohttp import HttpVersion11, web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from proxy.door.bodies import CONTINUES
+from proxy.endpoints import dialect_of
+from proxy.errors import ApiError
+from proxy.exchange import Account, Exchange, request_id_of
+
+BACKLOG = 1024
+"""Connections that the kernel holds for us."""
+MOST_CONNECTIONS = 4096
+SPARE_FILES = 128
+"""Open files that are not connections of clients or to model servers."""
+
+HEAD_LIMIT = 64 * 1024
+"""Bytes of a request's head."""
+TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+WRITE_GRACE = 1.25
+"""Times `write_timeout`: a relay says before that what has become of its stream."""
+
+HEAD_TIMEOUT = 20.0
+"""Seconds that a new connection has for the whole head of its first request."""
+IDLE_TIMEOUT = 75.0
+"""Seconds without a request, or with an unfinished head, after which a connection is closed.
+Proxies before us close theirs after 60."""
+LINGER = 5.0
+"""Seconds in which what a client still sends is thrown away after an answer, so that it can read that."""
+
+READ_AHEAD = 64 * 1024
+"""Bytes of a body that are read before anybody asks for them; twice as many at most."""
+
+OTHER_VERSION = web.RequestKey("other version", bool)
+"""Whether a request says to be of another HTTP than 1."""
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LOOKS = (0.01, 0.01, 0.03, 0.05, 0.1, 0.3, 0.5)
+"""Seconds between looks at a connection whose client sends no more; then every one."""
+PROBES = (1, 5, 11)
+"""The looks at which something is sent. Go's clients take no more than five such answers."""
+_TCP_CLOSE = 7
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
+
+
+class _Protocol(web.RequestHandler):
+    """Answers what is not even HTTP with JSON too, and without a traceback in the log.
+
+    It tells the relay at once when the client does not keep up, which saves a question per event.
+    """
+
+    __slots__ = ("_accounts", "_head_bytes", "_is_watched", "_server", "_unwritten", "on_pause")
+
+    def __init__(self, manager: "_Server", **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._accounts = manager.accounts
+        self._server = manager
+        self._head_bytes = 0
+        """Of a head that is not whole yet."""
+        self._is_watched = False
+        self._unwritten = 0
+        self.on_pause: Callable[[], None] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+        self._next_keepalive_close_time = self._loop.time() + self._server.head_timeout
+        self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        self._server.make_room(self)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is open, and all requests that have come are answered."""
+        return self.transport is not None and self._waiter is not None and not self._waiter.done()
+
+    # What a client sends ahead
+
+    def data_received(self, data: bytes) -> None:
+        """Read no further than one request ahead: thirty heads of a megabyte each may wait otherwise."""
+        request = self._current_request
+        in_head = self._waiter is not None if request is None else request.content.is_eof()
+        super().data_received(data)
+        if self._messages:
+            self._head_bytes = 0
+            if (self._waiter is None or len(self._messages) > 1) and not self._buffer_paused:
+                self._pause_reading_for_buffer()
+        elif in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT and self.transport is not None:
+                if request is None:
+                    self.transport.write(TOO_LONG)
+                self.force_close()
+
+    # What a client does not take
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.on_pause is not None:
+            self.on_pause()
+        if not self._is_watched and self._server.write_timeout > 0:
+            self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        assert self.transport is not None
+        self._is_watched = True
+        self._unwritten = self.transport.get_write_buffer_size()
+        self._loop.call_later(self._server.write_timeout * WRITE_GRACE, self._check_writing)
+
+    def _check_writing(self) -> None:
+        """Close the connection if the client has taken nothing since it was looked at."""
+        self._is_watched = False
+        if self.transport is None or not self._paused:
+            return
+        if self.transport.get_write_buffer_size() == self._unwritten:
+            self.transport.abort()
+        else:
+            self._watch_writing()
+
+    # A client that sends no more
+
+    def eof_received(self) -> bool:  # type: ignore[override] # aiohttp's never keeps it open
+        """Tell whether the connection stays open: the client may have left, or only have shut its own side.
+
+        TCP says the same for both. One that left resets the connection when something is sent to it, so if
+        its answer has not begun, it is sent a `100 Continue`, which every client of HTTP/1.1 skips.
+        """
+        request = self._current_request
+        has_begun = request is not None and request.writer.output_size > 0 and not self._messages
+        if self.waits or has_begun or _TCP_INFO is None:
+            return False
+        if not self._messages or (len(self._messages) == 1 and self._waiter is not None):
+            self.close()  # after the one request that is under way
+        self._loop.call_later(LOOKS[0], self._look, 1)
+        return True
+
+    def _look(self, count: int) -> None:
+        """Close the connection if its client has left, or has all of its answers."""
+        transport, request = self.transport, self._current_request
+        if transport is None or transport.is_closing():
+            return
+        is_answered = request is None and not self._messages and count > 1  # the first may come too early
+        if self.waits or is_answered:
+            transport.close()
+            return
+        if self._is_reset(transport) or (request is not None and self._is_over(request, count)):
+            transport.abort()
+            return
+        if count in PROBES and request is not None and request.writer.output_size == 0:
+            transport.write(CONTINUE)
+        self._loop.call_later(LOOKS[count] if count < len(LOOKS) else 1.0, self._look, count + 1)
+
+    def _is_reset(self, transport: Any) -> bool:
+        assert _TCP_INFO is not None
+        try:
+            state = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)
+        except OSError:
+            return True
+        return bool(state[0] == _TCP_CLOSE)
+
+    def _is_over(self, request: web.BaseRequest, count: int) -> bool:
+        """Whether a request is not whole, or its client, of HTTP/1.0, has had its time for a short answer."""
+        return not request.content.is_eof() or (count > 4 and request.version < HttpVersion11)
+
+    # What is no HTTP
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has begun; no other can follow")
+        exchange = Exchange(request.method, request.path, request_id_of(None), self._accounts)
+        text = next(iter((message or str(exc)).strip().splitlines()), "bad request")[:300]
+        error = ApiError(status, f"the request cannot be read: {text}", code="bad_http")
+        exchange.failed(error)
+        exchange.finish()
+        body = dialect_of(request.path).body(error, exchange.request_id)
+        response = web.json_response(body, status=status, headers={"X-Request-Id": exchange.request_id})
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """An aiohttp server of our protocols."""
+
+    accounts: tuple[Account, ...]
+    most: int
+    head_timeout: float
+    write_timeout: float
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+    def make_room(self, newest: _Protocol) -> None:
+        """If there are too many, close the oldest connection that waits for a request, or else the newest."""
+        if len(self._connections) <= self.most:
+            return
+        for protocol in self._connections:
+            if isinstance(protocol, _Protocol) and protocol.waits:
+                protocol.force_close()
+                return
+        newest.force_close()
+
+
+class _Runner(web.AppRunner):
+    """An aiohttp runner whose server makes our protocols."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        accounts: tuple[Account, ...],
+        *,
+        most: int,
+        head_timeout: float,
+        write_timeout: float,
+        **options: Any,
+    ) -> None:
+        super().__init__(app, **options)
+        self._accounts = accounts
+        self._most = most
+        self._head_timeout = head_timeout
+        self._write_timeout = write_timeout
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _Server
+        assert isinstance(server, _Server)
+        server.accounts = self._accounts
+        server.most = self._most
+        server.head_timeout = self._head_timeout
+        server.write_timeout = self._write_timeout
+        server.request_factory = partial(_make_request, server.request_factory)
+        return server
+
+
+def _make_request(make: Callable[..., web.BaseRequest], message: Any, *rest: Any) -> web.BaseRequest:
+    """A request that is answered in a version there is.
+
+    Its `Expect` waits until somebody reads its body: aiohttp would answer that at once.
+    """
+    state: dict[web.RequestKey[bool], bool] = {}
+    if message.version[0] != 1:
+        message = message._replace(version=HttpVersion11, should_close=True)
+        state[OTHER_VERSION] = True
+    if "Expect" in message.headers:
+        headers = CIMultiDict(message.headers)
+        expected = map(str.lower, headers.popall("Expect"))
+        message = message._replace(headers=CIMultiDictProxy(headers))
+        state[CONTINUES] = message.version >= HttpVersion11 and "100-continue" in expected
+    request = make(message, *rest)
+    for key, value in state.items():
+        request[key] = value
+    return request
+
+
+def most_connections() -> int:
+    """How many clients there may be, which each may need another connection, to a model server."""
+    try:
+        import resource  # noqa: PLC0415 (absent on Windows)
+    except ImportError:
+        return MOST_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MOST_CONNECTIONS + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_CONNECTIONS if files < 0 else max(16, min(MOST_CONNECTIONS, (files - SPARE_FILES) // 2))
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Sockets for every address of `host`, that take connections from now on. Raises `OSError`.
+
+    Apart from serving them, so that a gateway that cannot have its address has touched nothing.
+    """
+    sockets: list[socket.socket] = []
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            one = socket.socket(family, kind, protocol)
+            sockets.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+            one.listen(BACKLOG)
+            one.setblocking(False)
+    except OSError:
+        for one in sockets:
+            one.close()
+        raise
+    return sockets
+
+
+def on_loopback(sockets: list[socket.socket]) -> bool:
+    """Whether only this machine can connect."""
+    return all(ip_address(one.getsockname()[0].partition("%")[0]).is_loopback for one in sockets)
+
+
+def make_runner(
+    app: web.Application,
+    accounts: tuple[Account, ...],
+    *,
+    most: int = MOST_CONNECTIONS,
+    head_timeout: float = HEAD_TIMEOUT,
+    write_timeout: float = 0,
+) -> web.AppRunner:
+    """The runner of the front door, for `most` connections. `accounts` are told of requests that are no HTTP.
+
+    `write_timeout`: seconds in which a client must take something of its answer; 0: no limit.
+
+    A handler is cancelled when its client leaves: everything behind it relies on that, and aiohttp
+    leaves it off in production although its test server turns it on.
+    """
+    return _Runner(
+        app,
+        accounts,
+        most=most,
+        head_timeout=head_timeout,
+        write_timeout=write_timeout,
+        handler_cancellation=True,
+        access_log=None,
+        auto_decompress=False,
+        handle_signals=False,
+        keepalive_timeout=IDLE_TIMEOUT,
+        lingering_time=LINGER,
+        read_bufsize=READ_AHEAD,
+        shutdown_timeout=2.0,
+    )

@@ -1,0 +1,48 @@
+"""`/v1/agents`: which agents there are, and what they offer beside requests."""
+
+import msgspec
+from aiohttp import web
+
+from agents.api import Call
+from agents.errors import AgentError
+from agents.host.host import AgentHost
+from agents.host.settings import OLDER_NAMES
+from proxy.answers.through_agents import of_agent
+from proxy.door.bodies import BODIES, check_json
+from proxy.errors import ApiError
+
+
+class AgentViews:
+    """The handlers."""
+
+    def __init__(self, host: AgentHost) -> None:
+        self._host = host
+
+    async def listed(self, _request: web.Request) -> web.Response:
+        """All that are enabled, with their descriptions, options, counters and operations."""
+        return web.json_response({"object": "list", "data": self._host.describe()})
+
+    async def described(self, request: web.Request) -> web.Response:
+        """One of them."""
+        wanted = OLDER_NAMES.get(request.match_info["agent"], request.match_info["agent"])
+        for described in self._host.describe():
+            if described["name"] == wanted:
+                return web.json_response(described)
+        raise ApiError(404, f"there is no agent {wanted[:200]!r}", code="agent_not_found")
+
+    async def operate(self, request: web.Request) -> web.Response:
+        """What an agent offers: the verb and the rest of the path say what."""
+        body = await request.app[BODIES].read(request)
+        if request.content_type == "application/json":
+            await check_json(body)
+        call = Call(parameters=dict(request.query), body=body, media_type=request.content_type)
+        agent, path = request.match_info["agent"], request.match_info["path"]
+        try:
+            answer = await self._host.operate(agent, request.method, path, call)
+        except AgentError as error:
+            raise of_agent(error) from None
+        try:
+            return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+        except (TypeError, ValueError, RecursionError) as error:  # of somebody else's code
+            message = f"agent {agent!r} failed: its answer to {path!r} is no JSON ({error})"
+            raise ApiError(500, message, code="agent_failed") from error

@@ -1,0 +1,250 @@
+"""What may be looked at: health, readiness, the list of models. None of it loads or keeps a model."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from actors.config import Config
+from actors.gpu.calibration import Card
+from actors.gpu.monitor import Gpu
+from actors.gpu.observer import Observer
+from actors.placement.ledger import Ledger
+from actors.progress import Progress
+from actors.scheduler.lifecycle import RUNNING, State
+from actors.scheduler.models import ModelStatus
+from actors.servers import StartError
+from actors.supervisor import Supervisor
+from proxy.errors import ApiError
+from proxy.handlers.readiness import Readiness
+from proxy.models import Catalog
+
+STATUS_VALUES = {
+    State.STOPPED: "unloaded",
+    State.FETCHING: "loading",
+    State.FETCHED: "loading",
+    State.STARTING: "loading",
+    State.READY: "loaded",
+    State.DRAINING: "loaded",
+    State.STOPPING: "unloaded",
+    State.FAILED: "unloaded",
+}
+"""llama.cpp's words for a model's state, which its clients read in `/v1/models`."""
+
+
+class Views:
+    """Answers from one snapshot of the supervisor."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        catalog: Catalog,
+        observer: Observer,
+        readiness: Readiness,
+        config: Config,
+        *,
+        version: str,
+    ) -> None:
+        self._supervisor = supervisor
+        self._catalog = catalog
+        self._observer = observer
+        self._readiness = readiness
+        self._config = config
+        self._version = version
+        self._started = time.monotonic()
+        self._created = int(time.time())
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """The pool, each model's state, the queue, the version and the uptime."""
+        models = self._supervisor.describe()
+        running = [model for model in models if model.state in RUNNING]
+        closing = self._supervisor.closing
+        body = {
+            "status": "shutting down" if closing else "ok",
+            "version": self._version,
+            "uptime_seconds": round(time.monotonic() - self._started, 1),
+            "pool": {
+                "size": self._config.server_pool.size,
+                "running": len(running),
+                "ready": sum(model.state is State.READY for model in models),
+                "busy_slots": sum(model.busy for model in models),
+            },
+            "queue": {"waiting": self._supervisor.waiting},
+            **self._memory(),
+            "ollama": [msgspec.to_builtins(state) for state in self._catalog.daemons.states],
+            "servers": [_server(model) for model in running],
+            "models": {model.name: _model(model, self._supervisor.progress(model.name)) for model in models},
+        }
+        return web.json_response(body, status=503 if closing else 200)
+
+    def _memory(self) -> dict[str, Any]:
+        """The GPUs and the host: what there is, who has it, and how well that was predicted."""
+        sample, ledger, gpu = self._observer.monitor.sample, self._supervisor.ledger, self._config.gpu
+        return {
+            "gpus": [_gpu(gpu, ledger) for gpu in sample.gpus],
+            "gpus_lost": sample.lost,
+            "gpu_error": sample.error,
+            "gpu_policy": {
+                "managed": gpu.managed,
+                "allocation_strategy": gpu.strategy,
+                "on_no_gpu": gpu.without_gpu,
+                "partial_offload": gpu.partial_offload,
+            },
+            "host": {"total_memory": sample.host.total, "available_memory": sample.host.available},
+            "predictions": [_card(card) for card in self._observer.cards],
+        }
+
+    async def plan(self, request: web.Request) -> web.Response:
+        """Where `?model=` would go, what it would take, and who would have to make room. Changes nothing."""
+        asked = request.query.get("model")
+        if not asked:
+            raise ApiError(400, "name a model: /admin/plan?model=NAME", param="model")
+        name = self._supervisor.resolve(asked)
+        if name is None:
+            raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
+        try:
+            answer = await self._supervisor.plan(name)
+        except StartError as error:
+            raise ApiError(422, error.failure.message, code="model_unusable", param="model") from None
+        if answer is None:
+            message = f"model {name!r} is not downloaded yet, so that nothing is known of its memory"
+            raise ApiError(409, message, code="model_not_downloaded", param="model")
+        return web.json_response(answer)
+
+    async def live(self, _request: web.Request) -> web.Response:
+        """The process answers. What is missing outside is no reason to start it anew."""
+        return web.json_response({"status": "ok"})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """New requests are welcome. Models load on demand, so that none need be loaded."""
+        later = {"Retry-After": "5"}
+        if self._supervisor.closing:
+            return web.json_response({"status": "shutting down"}, status=503, headers=later)
+        report = await self._readiness.look()
+        body: dict[str, Any] = {"status": report.status}
+        if report.missing:
+            body["missing"] = [msgspec.to_builtins(one) for one in report.missing]
+        if not report.ready:
+            return web.json_response(body, status=503, headers=later)
+        return web.json_response(body)
+
+    async def models(self, _request: web.Request) -> web.Response:
+        """OpenAI's list of models, with llama.cpp's extras."""
+        return web.json_response({"object": "list", "data": await self._entries()})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """One model by name or alias; both may contain slashes and colons."""
+        asked = request.match_info["name"]
+        wanted = (await self._catalog.find(asked)).name.casefold()
+        for entry in await self._entries():
+            if str(entry["id"]).casefold() == wanted:
+                return web.json_response(entry)
+        raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
+
+    async def _entries(self) -> list[dict[str, Any]]:
+        """The models that are known, and those that a name would find in the hub's cache or in a daemon."""
+        listed = await self._catalog.listed()
+        unused = [(name, "llama-smart-proxy") for name in listed.cached]
+        unused += [(tag.name, "ollama") for tag in listed.tags]
+        return [self._listed(model) for model in listed.models] + [
+            self._entry(name, {"value": "unloaded"}, owner=owner) for name, owner in unused
+        ]
+
+    def _listed(self, model: ModelStatus) -> dict[str, Any]:
+        status: dict[str, Any] = {"value": STATUS_VALUES[model.state]}
+        if model.state is State.FAILED:
+            status["failed"] = True
+        owner = "ollama" if model.api == "ollama" else "llama-smart-proxy"
+        return self._entry(model.name, status, model.aliases, owner=owner)
+
+    def _entry(
+        self, name: str, status: dict[str, Any], aliases: Sequence[str] = (), *, owner: str
+    ) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": owner,
+            "aliases": list(aliases),
+            "status": status,
+        }
+
+
+def _server(model: ModelStatus) -> dict[str, Any]:
+    where = f"{model.endpoint.host}:{model.endpoint.port}" if model.endpoint else None
+    return {"model": model.name, "endpoint": where, "is_healthy": model.state is State.READY}
+
+
+def _model(model: ModelStatus, progress: Progress | None) -> dict[str, Any]:
+    download = progress and {
+        "bytes": progress.have,
+        "total_bytes": progress.total,
+        "bytes_per_second": _rounded(progress.rate),
+        "seconds_left": _rounded(progress.seconds_left),
+    }
+    return {
+        "download": download,
+        "state": str(model.state),
+        "epoch": model.epoch,
+        "slots": model.slots,
+        "busy": model.busy,
+        "waiting": model.waiting,
+        "load_seconds": _rounded(model.load_seconds),
+        "ready_seconds": _rounded(model.ready_seconds),
+        "idle_seconds": _rounded(model.idle_seconds),
+        "place": model.place,
+        "placement": _placement(model),
+        "failures": model.failures,
+        "retry_in": _rounded(model.retry_in),
+        "error": model.error,
+    }
+
+
+def _placement(model: ModelStatus) -> dict[str, Any] | None:
+    if (placement := model.placement) is None:
+        return None
+    return {
+        "how": placement.how,
+        "why": placement.why,
+        "context": placement.option.context,
+        "slot_context": placement.option.slot or placement.option.context,
+        "certainty": placement.option.certainty,
+        "layers": {share.device: share.layers for share in placement.shares},
+        "predicted_memory": {share.device: share.bytes for share in placement.shares},
+        "gpu_memory": dict(model.memory),
+        "host_memory": placement.host,
+    }
+
+
+def _card(card: Card) -> dict[str, Any]:
+    """How far predictions were off on this kind of card: parts of the whole, and bytes too few at worst."""
+    return msgspec.to_builtins(card)  # type: ignore[no-any-return]
+
+
+def _gpu(gpu: Gpu, ledger: Ledger) -> dict[str, Any]:
+    return {
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "total_memory": gpu.total,
+        "used_memory": gpu.used,
+        "free_memory": gpu.free,
+        "utilization": gpu.utilization,
+        "temperature": gpu.temperature,
+        "power_watts": gpu.power,
+        "reserved_memory": {
+            model: ledger.taken(holding, gpu.uuid)
+            for model, holding in ledger.holdings.items()
+            if gpu.uuid in holding.reserved
+        },
+        "foreign_memory": ledger.foreign.get(gpu.uuid),
+        "room_for_models": ledger.rooms().get(gpu.uuid),
+        "processes": [{"pid": pid, "used_memory": used} for pid, used in gpu.processes.items()],
+        "driver": gpu.driver,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

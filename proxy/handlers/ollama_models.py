@@ -1,0 +1,151 @@
+"""Ollama's API around the answers: what there is, and what runs."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from actors.scheduler.lifecycle import State
+from actors.scheduler.models import ModelStatus
+from actors.servers.ollama.client import Tag
+from proxy.apis.fields import encode
+from proxy.apis.ollama.answer import rfc3339
+from proxy.apis.requests import with_fields
+from proxy.handlers.ollama_store import OllamaStore
+from proxy.model_cards import Card, card_of, digest_of
+from proxy.models import LATEST, Catalog
+
+VERSION = "0.32.1"
+"""The version of Ollama whose API this is; clients compare it."""
+FOR_EVER = 292 * 365 * 86400.0
+"""Seconds that Ollama says for a model that stays, more or less."""
+
+Json = dict[str, Any]
+
+
+class OllamaApi:
+    """What there is, and what runs. `idle_timeout`: seconds that a model stays if nobody says otherwise."""
+
+    def __init__(self, catalog: Catalog, store: OllamaStore, *, idle_timeout: float) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._idle_timeout = idle_timeout
+
+    def add_routes(self, router: web.UrlDispatcher, quiet: "Callable[[Handler], Handler]") -> None:
+        """`quiet` is put around what is asked often and says little."""
+        router.add_get("/", quiet(self.root))
+        router.add_get("/api/version", quiet(self.version))
+        router.add_get("/api/tags", quiet(self.tags))
+        router.add_get("/api/ps", quiet(self.running))
+        router.add_post("/api/show", quiet(self.show))
+        self._store.add_routes(router)
+
+    # What there is
+
+    async def root(self, _request: web.Request) -> web.Response:
+        """By this, clients know an Ollama."""
+        return web.Response(text="Ollama is running")
+
+    async def version(self, _request: web.Request) -> web.Response:
+        """The first daemon's, else that of the API."""
+        told = (state.version for state in self._catalog.daemons.states)
+        return web.json_response({"version": next((version for version in told if version), VERSION)})
+
+    async def tags(self, _request: web.Request) -> web.Response:
+        """Every model that can be asked for."""
+        listed = await self._catalog.listed()
+        entries = [await self._entry(model) for model in listed.models]
+        entries += [self._tag(name, await self._card(name)) for name in listed.cached]
+        return web.json_response({"models": entries + [_own_tag(tag) for tag in listed.tags]})
+
+    async def _entry(self, model: ModelStatus) -> Json:
+        if model.api == "ollama":
+            tag = self._catalog.tag_of(model) or Tag(model.name, digest=digest_of(model.name))
+            return {**_own_tag(tag), **_names(model.name)}
+        return self._tag(model.name, await self._card(model.name))
+
+    def _tag(self, name: str, card: Card) -> Json:
+        return {
+            **_names(name),
+            "modified_at": rfc3339(card.modified_at),
+            "size": card.size,
+            "digest": digest_of(name),
+            "details": card.details,
+            "capabilities": list(card.capabilities),
+        }
+
+    async def _card(self, name: str) -> Card:
+        files = await self._catalog.files_of(name)
+        if files is None:
+            return Card()
+        settings = self._catalog.settings_of(name)
+        embeds = settings is not None and settings.embeddings
+        return await asyncio.to_thread(card_of, files, embeds=embeds)
+
+    async def running(self, _request: web.Request) -> web.Response:
+        """The models that are loaded, longest-lived first."""
+        loaded = [m for m in self._catalog.models if m.state in (State.READY, State.DRAINING)]
+        left = {model.name: self._seconds_left(model) for model in loaded}
+        loaded.sort(key=lambda model: -left[model.name])
+        now = time.time()
+        entries = []
+        for model in loaded:
+            entry = await self._entry(model)
+            entry.pop("modified_at", None)
+            entry.pop("capabilities", None)
+            on_gpus = sum(model.memory.values())
+            placement = model.placement
+            option = placement.option if placement else None
+            entries.append(
+                {
+                    **entry,
+                    "size": on_gpus + (placement.host if placement else 0),
+                    "size_vram": on_gpus,
+                    "expires_at": rfc3339(now + left[model.name]),
+                    "context_length": (option.slot or option.context) if option else 0,
+                }
+            )
+        return web.json_response({"models": entries})
+
+    def _seconds_left(self, model: ModelStatus) -> float:
+        keep = self._idle_timeout or FOR_EVER if model.keep_alive is None else model.keep_alive
+        return min(FOR_EVER, max(0.0, keep - (model.idle_seconds or 0.0)))
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """One model, by its header or by its daemon."""
+        named, body = await self._store.named(request)
+        if (found := await self._catalog.daemon_of(named.wanted)) is not None:
+            return await self._store.to_daemon(
+                request, found[0], with_fields(body, {"model": encode(found[1])})
+            )
+        name = await self._catalog.of_llama_cpp(named.wanted)
+        card = await self._card(name)
+        return web.json_response(
+            {
+                "modelfile": f"# llama.cpp serves it; its settings are the gateway's\nFROM {name}\n",
+                "parameters": "",
+                "template": card.template,
+                "details": card.details,
+                "model_info": card.info,
+                "capabilities": list(card.capabilities),
+                "modified_at": rfc3339(card.modified_at),
+            }
+        )
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _names(name: str) -> Json:
+    """Every name has a tag there."""
+    tagged = name if ":" in name.rpartition("/")[2] else name + LATEST
+    return {"name": tagged, "model": tagged}
+
+
+def _own_tag(tag: Tag) -> Json:
+    entry: Json = msgspec.to_builtins(tag)
+    entry.pop("remote_host")
+    return {**entry, "model": tag.name, "modified_at": tag.modified_at or rfc3339(0)}

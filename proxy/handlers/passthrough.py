@@ -1,0 +1,152 @@
+"""Any path of a model's own server, unchanged: `/upstream/{model}/...`, and llama.cpp's probes."""
+
+import re
+from functools import partial
+from urllib.parse import unquote
+
+from aiohttp import HttpVersion11, web
+
+from actors.supervisor import Supervisor
+from agents.host.host import AgentHost
+from proxy.answers import client_stream as answers
+from proxy.answers.call import Asker
+from proxy.answers.through_agents import refuse_to_go_around
+from proxy.door.bodies import BODIES
+from proxy.errors import ApiError
+from proxy.exchange import Exchange
+from proxy.models import Catalog
+from proxy.wire.http1 import Head, length_of, list_of
+from proxy.wire.upstream import render_request
+from proxy.wire.upstream_connection import UpstreamResponse
+
+HOP_BY_HOP = {
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+"""Each connection's own, as is whatever a Connection header names."""
+
+CREDENTIALS = re.compile(
+    r"(.*[-_])?(authorization|authenticate|cookie2?)([-_]token)?"
+    r"|(.*[-_])?(access|api|auth|bearer|client|functions|id|private|refresh|secret|security|session|subscription)"
+    r"[-_]?(key|token|secret)"
+    r"|(x[-_])?(key|token|secret|password|credentials?)"
+)
+"""What clients prove themselves to the gateway with, or to a proxy before it: no model server's business."""
+
+NOT_ON_THE_WAY_IN = HOP_BY_HOP | {"accept-encoding", "content-encoding", "expect", "host"}
+"""A request's body is decoded when it is read."""
+NOT_ON_THE_WAY_OUT = HOP_BY_HOP | {"date", "server", "set-cookie", "set-cookie2"}
+
+NAME_PARTS = 8
+"""Between slashes, at most, of a model's name."""
+
+
+class Passing:
+    """Passes requests on as they are, under a lease."""
+
+    def __init__(self, supervisor: Supervisor, asker: Asker, catalog: Catalog, agents: AgentHost) -> None:
+        self._agents = agents
+        self._supervisor = supervisor
+        self._asker = asker
+        self._catalog = catalog
+
+    async def probe(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        """Answer GET /props or /slots of the model that `?model=` names."""
+        query = request.query
+        exchange.model = query.get("model")
+        if not exchange.model:
+            raise ApiError(400, "name a model: " + request.path + "?model=NAME", param="model")
+        load = query.get("autoload", "true").lower() not in ("false", "0")
+        return await self._forward(request, exchange, exchange.model, request.path, slot=False, load=load)
+
+    async def pass_through(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        """Answer /upstream/{model}/...: any method, any path of the model's server, unchanged."""
+        model, target = self._split_upstream_path(request)
+        exchange.model = model
+        slot = request.method not in ("GET", "HEAD", "OPTIONS")
+        return await self._forward(request, exchange, model, target, slot=slot, load=True)
+
+    def _split_upstream_path(self, request: web.Request) -> tuple[str, str]:
+        """Find the model whose name, which may contain slashes, the path begins with; the longest wins."""
+        raw, _, query = _target_of(request).partition("?")
+        parts = raw.split("/", 2)[-1].split("/")
+        names = [unquote("/".join(parts[:count])) for count in range(min(len(parts), NAME_PARTS) + 1)]
+        known = (n for n in range(len(names) - 1, 0, -1) if self._supervisor.resolve(names[n]) is not None)
+        count = next(known, 2 if len(names) > 2 and self._supervisor.would_adopt(names[2]) else 1)
+        target = "/" + "/".join(parts[count:])
+        return names[count], f"{target}?{query}" if query else target
+
+    async def _forward(
+        self, request: web.Request, exchange: Exchange, model: str, target: str, *, slot: bool, load: bool
+    ) -> web.StreamResponse:
+        body = await request.app[BODIES].read(request) if request.can_read_body else None
+        headers = headers_in(request)
+        headers["X-Request-Id"] = exchange.request_id
+        ask = partial(render_request, request.method, target, headers, body)
+        known = await self._catalog.find(model)
+        if slot or body:
+            refuse_to_go_around(self._agents, known.name, request.path[:200])
+        async with self._asker.response(exchange, known.name, ask, slot=slot, load=load, raw=True) as (
+            lease,
+            response,
+        ):
+            return await answers.relayed(
+                request,
+                exchange,
+                lease,
+                response,
+                _begin(request, exchange, response),
+                write_timeout=self._asker.limits.write_timeout,
+            )
+
+
+def _target_of(request: web.Request) -> str:
+    """The path and the query as they came, percent-encoding, dots and double slashes included."""
+    target = request.raw_path.partition("#")[0]
+    return target if target.startswith("/") else request.rel_url.raw_path_qs  # it was a whole URL
+
+
+def headers_in(request: web.Request) -> dict[str, str]:
+    """The headers of a request that go on to the model server. Repeated ones are joined with commas."""
+    named = set(list_of(",".join(request.headers.getall("Connection", ()))))
+    headers: dict[str, str] = {"Accept-Encoding": "identity"}
+    for name in dict.fromkeys(name.lower() for name in request.headers):
+        if name not in NOT_ON_THE_WAY_IN and name not in named and not CREDENTIALS.fullmatch(name):
+            headers[name] = ", ".join(request.headers.getall(name))
+    return headers
+
+
+def headers_out(head: Head) -> dict[str, str]:
+    """The headers of a model server's answer that go on to the client."""
+    named = set(list_of(head.headers.get("connection", "")))
+    return {
+        name: value
+        for name, value in head.headers.items()
+        if name not in NOT_ON_THE_WAY_OUT
+        and name not in named
+        and not name.startswith("access-control-")
+        and not CREDENTIALS.fullmatch(name)
+    }
+
+
+def _begin(request: web.Request, exchange: Exchange, response: UpstreamResponse) -> web.StreamResponse:
+    """The head of an answer that is passed on unread."""
+    head = response.head
+    exchange.first_byte()
+    exchange.status = head.status
+    client = web.StreamResponse(status=head.status, headers=headers_out(head))
+    client.headers.update(exchange.headers)
+    if (length := length_of(head)) is not None:
+        client.content_length = length
+    elif request.version < HttpVersion11:
+        client.force_close()
+    return client

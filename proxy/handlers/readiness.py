@@ -1,0 +1,140 @@
+"""Whether the gateway can serve: what its configuration needs outside of it, and what of that is not there.
+
+A gateway all of whose models need an engine that is away can serve nobody: it is not ready. Anything else
+that is away takes some models with it, whose requests are told why; then the gateway is degraded, and ready.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from actors.build import uses_containers
+from actors.config import Config
+from actors.gpu.monitor import GpuMonitor
+from actors.hub.hub import cache_of
+from actors.servers.docker.engine import Engine, EngineError
+from actors.servers.llama.command import runs_in_container
+from actors.servers.ollama.daemons import Daemons
+from agents.host.settings import data_folder
+
+FRESH = 1.0
+"""Seconds for which a report holds, so that questions from outside do not become as many to the engine."""
+
+
+class Dependency(msgspec.Struct, frozen=True, kw_only=True):
+    """Something outside. `error` says why it cannot be used; `models` are configured ones that need it."""
+
+    name: str
+    models: Sequence[str] = ()
+    error: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen."""
+
+    status: Literal["ok", "degraded", "not ready"]
+    dependencies: Sequence[Dependency]
+
+    @property
+    def ready(self) -> bool:
+        """Whether some model can be served."""
+        return self.status != "not ready"
+
+    @property
+    def missing(self) -> list[Dependency]:
+        """What cannot be used."""
+        return [one for one in self.dependencies if one.error is not None]
+
+
+def needed_folders(config: Config, cache: Path) -> list[tuple[str, Path]]:
+    """What is written to, and by whom. `cache` is the gateway's own cache folder."""
+    folders = [("built-in models and what loads took", cache)]
+    named = any(model.repo for model in config.llama_cpp.models.values())
+    if (named or config.hub.allow) and not config.hub.offline:
+        folders.append(("downloaded models", cache_of(config.hub).folder))
+    if config.agents:
+        folders.append(("what agents keep", data_folder(config)))
+    return folders
+
+
+class Readiness:
+    """Looks when it is asked, at most every `FRESH` seconds."""
+
+    def __init__(self, config: Config, engine: Engine, daemons: Daemons, monitor: GpuMonitor) -> None:
+        self._config = config
+        self._engine = engine
+        self._daemons = daemons
+        self._monitor = monitor
+        self._looking = asyncio.Lock()
+        self._report: Report | None = None
+        self._looked_at = float("-inf")
+
+    async def look(self) -> Report:
+        """What there is now. Waits for the engine, for some seconds at most."""
+        async with self._looking:
+            if self._report is None or time.monotonic() - self._looked_at >= FRESH:
+                self._report = await self._look()
+                self._looked_at = time.monotonic()
+            return self._report
+
+    async def _look(self) -> Report:
+        engine = [await self._look_at_engine()] if uses_containers(self._config) else []
+        found = [*engine, *self._look_at_daemons(), *self._look_at_gpus()]
+        if any(one.error for one in engine) and not self._serves_without_engine:
+            status: Literal["ok", "degraded", "not ready"] = "not ready"
+        else:
+            status = "degraded" if any(one.error for one in found) else "ok"
+        return Report(status=status, dependencies=found)
+
+    @property
+    def _serves_without_engine(self) -> bool:
+        """Whether there may be a model that is no container."""
+        config, pool = self._config, self._config.server_pool
+        processes = any(not runs_in_container(pool, model) for model in config.llama_cpp.models.values())
+        downloaded = bool(config.hub.allow) and pool.runtime != "docker"
+        return processes or downloaded or bool(config.ollama.addresses)
+
+    async def _look_at_engine(self) -> Dependency:
+        pool = self._config.server_pool
+        models = [
+            name for name, model in self._config.llama_cpp.models.items() if runs_in_container(pool, model)
+        ]
+        try:
+            await self._engine.ping()
+        except EngineError as error:
+            return Dependency(name="Docker Engine", models=models, error=str(error))
+        return Dependency(name="Docker Engine", models=models)
+
+    def _look_at_daemons(self) -> list[Dependency]:
+        """As their watchers saw them last."""
+        configured = self._config.ollama.models.items()
+        return [
+            Dependency(
+                name=f"Ollama daemon {state.name}",
+                models=[
+                    name for name, model in configured if self._daemons.daemon_of(model).name == state.name
+                ],
+                error=None if state.reachable is not False else state.error or "it is away",
+            )
+            for state in self._daemons.states
+        ]
+
+    def _look_at_gpus(self) -> list[Dependency]:
+        """Only where models must run on one."""
+        gpu, sample = self._config.gpu, self._monitor.sample
+        if not gpu.managed or gpu.without_gpu == "cpu":
+            return []
+        models = [
+            name
+            for name, model in self._config.llama_cpp.models.items()
+            if self._layers(model.gpu_layers) != 0
+        ]
+        error = None if sample.gpus else sample.error or "there is none"
+        return [Dependency(name="GPU", models=models, error=error)]
+
+    def _layers(self, own: int | None) -> int | None:
+        return self._config.server_pool.gpu_layers if own is None else own

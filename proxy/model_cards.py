@@ -1,0 +1,105 @@
+"""What is told of a model's file, in the words of Ollama's API."""
+
+import functools
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from actors.hub.cache import ModelFiles
+from actors.memory.gguf import Header, HeaderError, read_model
+
+Json = dict[str, Any]
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """One model file; `size` in bytes, `modified_at` in seconds since the epoch."""
+
+    size: int = 0
+    modified_at: float = 0.0
+    details: Json = {}
+    info: Json = {}
+    template: str = ""
+    capabilities: tuple[str, ...] = ()
+
+
+def card_of(files: ModelFiles, *, embeds: bool = False) -> Card:
+    """Read a model's header. Blocking. One that cannot be read has an empty card."""
+    try:
+        return _read(files.path, files.projector, files.path.stat().st_mtime, embeds=embeds)
+    except (HeaderError, OSError):
+        return Card()
+
+
+@functools.lru_cache(maxsize=512)
+def _read(path: Path, projector: Path | None, modified_at: float, *, embeds: bool) -> Card:
+    header = read_model(path)
+    template = header.chat_template or ""
+    return Card(
+        size=header.size,
+        modified_at=modified_at,
+        details=_details(header),
+        info=_info(header),
+        template=template,
+        capabilities=tuple(_capabilities(header, template, vision=projector is not None, embeds=embeds)),
+    )
+
+
+def _details(header: Header) -> Json:
+    family = header.architecture or ""
+    width = header.metadata.get(f"{family}.embedding_length")
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": family,
+        "families": [family],
+        "parameter_size": human_number(header.parameters),
+        "quantization_level": header.quantization or "",
+        "context_length": header.context_length or 0,
+        "embedding_length": width if isinstance(width, int) else 0,
+    }
+
+
+def _info(header: Header) -> Json:
+    """The header's keys and values; arrays are null, as they are without `verbose`, and what JSON has not."""
+    scalars = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in header.metadata.items()
+        if isinstance(value, str | int | float)
+    }
+    scalars.pop("tokenizer.chat_template", None)
+    arrays = dict.fromkeys(header.lengths)
+    return {**arrays, **scalars, "general.parameter_count": header.parameters}
+
+
+def _capabilities(header: Header, template: str, *, vision: bool, embeds: bool) -> list[str]:
+    if embeds or f"{header.architecture}.pooling_type" in header.metadata:
+        return ["embedding"]
+    found = ["completion"]
+    if vision:
+        found.append("vision")
+    if "tools" in template:
+        found.append("tools")
+    if "tokenizer.ggml.fim_pre_token_id" in header.metadata or (
+        "tokenizer.ggml.prefix_token_id" in header.metadata
+    ):
+        found.append("insert")
+    if any(word in template for word in ("<think>", "enable_thinking", "reasoning_content")):
+        found.append("thinking")
+    return found
+
+
+def human_number(count: int) -> str:
+    """A number of parameters as Ollama writes it: 7.6B, 1.63M."""
+    for unit, letter, digits in ((1e9, "B", 1), (1e6, "M", 2), (1e3, "K", 0)):
+        if count >= unit:
+            value = count / unit
+            return f"{value:.0f}{letter}" if value == int(value) else f"{value:.{digits}f}{letter}"
+    return str(count)
+
+
+def digest_of(name: str) -> str:
+    """Clients tell models apart by it. It is not that of the content, which would take minutes to read."""
+    return hashlib.sha256(name.encode()).hexdigest()

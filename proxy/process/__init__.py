@@ -1,0 +1,7 @@
+"""The process around the gateway.
+
+* `logs`             how the log is written
+* `log_writer`       the thread that writes it
+* `signals`          what TERM, INT and HUP do
+* `service_manager`  what systemd is told
+"""

@@ -1,0 +1,200 @@
+"""Connections to the model servers, kept for reuse, and what is known of each server by them."""
+
+import asyncio
+import math
+import time
+
+from actors.messages import Endpoint
+from actors.servers.sockets import listening
+from proxy.wire.upstream_connection import (
+    StaleConnectionError,
+    UnreachableError,
+    UpstreamError,
+    UpstreamResponse,
+    UpstreamTimeoutError,
+)
+
+LOOK = 1.0
+"""Seconds between looks at what has come, at most a quarter of `server_pool.request_timeout`."""
+
+SILENT = 5.0
+"""Seconds without a byte after which nothing more is expected of a server that counts as gone."""
+
+REMEMBERED = 30.0
+"""Seconds in which it is known that a server was heard, or refused a connection."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds. A server on another machine may be switched off."""
+
+IDLE_CONNECTIONS = 64
+"""Kept for each endpoint. llama-server closes an idle connection after 5 s by itself."""
+
+
+class Upstream:
+    """A pool of connections to all the model servers. Implements `actors.servers.liveness.Requests`."""
+
+    def __init__(self, *, silence_limit: float) -> None:
+        self._silence_limit = silence_limit
+        self._idle: dict[Endpoint, list[UpstreamResponse]] = {}
+        self._active: dict[UpstreamResponse, Endpoint] = {}
+        self._heard: dict[Endpoint, float] = {}
+        self._asked_since: dict[Endpoint, float] = {}
+        self._refused: dict[Endpoint, float] = {}
+        self._watch: asyncio.TimerHandle | None = None
+
+    async def send(self, endpoint: Endpoint, request: bytes) -> UpstreamResponse:
+        """Send a request; return the response when its head has come, to be given back in any case.
+
+        Raises `UpstreamError`.
+        """
+        while True:
+            connection, reused = await self._connect(endpoint)
+            self._active[connection] = endpoint
+            if self._watch is None:
+                self._look_later()
+            try:
+                await connection.send(request)
+                self._check_key(endpoint, connection)
+                return connection
+            except StaleConnectionError:
+                self._active.pop(connection, None)
+                if not reused:
+                    raise UpstreamError("the model server closed the connection") from None
+            except BaseException:
+                self._active.pop(connection, None)
+                connection.abort()
+                raise
+
+    def _check_key(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
+        if endpoint.refuses and connection.head.status == 401:
+            self._note_refusal(endpoint)
+            raise UnreachableError("the model server's port is another program's, which refuses its key")
+
+    def give_back(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
+        """The response is done with. A connection whose response has not finished is closed."""
+        self._active.pop(connection, None)
+        if connection.reusable:
+            self._park(endpoint, connection)
+        else:
+            connection.abort()
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+        if self._watch is not None:
+            self._watch.cancel()
+        for endpoint in list(self._idle):
+            self._close_idle(endpoint)
+
+    def _close_idle(self, endpoint: Endpoint) -> None:
+        for connection in self._idle.pop(endpoint, ()):
+            connection.unpark()
+            connection.abort()
+
+    # actors.servers.liveness.Requests
+
+    def asked_since(self, endpoint: Endpoint) -> float | None:
+        """Since when there have been requests there; -inf after a refusal, None if there are none."""
+        return -math.inf if endpoint in self._refused else self._asked_since.get(endpoint)
+
+    def last_heard(self, endpoint: Endpoint) -> float:
+        """When anything last came from there; -inf if that is long ago."""
+        return self._heard.get(endpoint, -math.inf)
+
+    def abandon(self, endpoint: Endpoint, reason: str) -> None:
+        """End all its requests: the server is ended."""
+        self._close_idle(endpoint)
+        for connection, its in list(self._active.items()):
+            if its == endpoint and not connection.finished:
+                connection.abandon(reason)
+
+    def abandon_silent(self, endpoint: Endpoint, reason: str) -> None:
+        """End those of its requests for which nothing has come for some seconds."""
+        now = time.monotonic()
+        for connection, its in list(self._active.items()):
+            if its == endpoint and not connection.finished and now - connection.quiet_since > SILENT:
+                connection.abandon(reason)
+
+    async def _connect(self, endpoint: Endpoint) -> tuple[UpstreamResponse, bool]:
+        if idle := self._idle.get(endpoint):
+            connection = idle.pop()
+            connection.unpark()
+            return connection, True
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, connection = await loop.create_connection(UpstreamResponse, endpoint.host, endpoint.port)
+        except TimeoutError:
+            self._note_refusal(endpoint)
+            message = f"the model server took no connection within {CONNECT_TIMEOUT:g} s"
+            raise UnreachableError(message) from None
+        except OSError as error:
+            self._note_refusal(endpoint)
+            raise UnreachableError(f"the model server does not accept connections: {error}") from error
+        if endpoint.sockets and listening(endpoint.host, endpoint.port) != endpoint.sockets:
+            connection.abort()
+            self._note_refusal(endpoint)
+            raise UnreachableError("another program listens on the model server's port too")
+        return connection, False
+
+    def _note_refusal(self, endpoint: Endpoint) -> None:
+        self._refused[endpoint] = time.monotonic()
+        if self._watch is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        pause = min(LOOK, self._silence_limit / 4) if self._silence_limit else LOOK
+        self._watch = asyncio.get_running_loop().call_later(pause, self._look)
+
+    def _look(self) -> None:
+        """One timer for all responses: one each would cost more than the rest of a short request."""
+        self._watch = None
+        now = time.monotonic()
+        asked: dict[Endpoint, float] = {}
+        for connection, endpoint in list(self._active.items()):
+            if connection.finished:
+                continue
+            if connection.heard():
+                connection.quiet_since = self._heard[endpoint] = now
+            asked[endpoint] = self._asked_since.get(endpoint) or connection.quiet_since
+            if self._silence_limit and now - connection.quiet_since >= self._silence_limit:
+                message = f"the model server was silent for {self._silence_limit:g} s"
+                connection.give_up(UpstreamTimeoutError(message))
+        self._asked_since = asked
+        self._refused = _recent(self._refused, now)
+        self._heard = _recent(self._heard, now)
+        if self._active or self._refused or self._heard:
+            self._look_later()
+
+    def _park(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
+        idle = self._idle.setdefault(endpoint, [])
+        if len(idle) >= IDLE_CONNECTIONS:
+            connection.abort()
+            return
+
+        def closed() -> None:
+            idle.remove(connection)
+            if not idle:
+                self._idle.pop(endpoint, None)
+
+        idle.append(connection)
+        connection.park(closed)
+
+
+def _recent(times: dict[Endpoint, float], now: float) -> dict[Endpoint, float]:
+    return {endpoint: at for endpoint, at in times.items() if now - at < REMEMBERED}
+
+
+def render_request(
+    method: str, target: str, headers: dict[str, str], body: bytes | None, endpoint: Endpoint
+) -> bytes:
+    """The bytes of a request. `target` is the path with its query, percent-encoded already."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}:{endpoint.port}"]
+    if endpoint.key is not None:
+        lines.append(f"Authorization: Bearer {endpoint.key.secret}")
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    # aiohttp decodes what it reads in this way, so it goes on as it came.
+    head = "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n"
+    return head + body if body else head

@@ -1,1 +1,0 @@
-"""The translators: requests, streams, whole answers, errors."""
