@@ -59,7 +59,7 @@ from agents.host.discovery import sources
 from agents.host.host import AgentHost
 from agents.host.settings import data_folder, default_agents
 from proxy.answers.agent_calls import Models
-from proxy.answers.call import Asker, Limits
+from proxy.answers.call import Limits, ModelCaller
 from proxy.app import ACCOUNTS, make_app
 from proxy.door.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
 from proxy.door.origins import Origins
@@ -261,8 +261,8 @@ async def _build(
         config, session, hub, observer, daemons, containers, _cache_folder(), upstream
     )
     catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
-    asker = make_asker(config, supervisor, upstream, daemons)
-    models = Models(asker, catalog)
+    caller = make_model_caller(config, supervisor, upstream, daemons)
+    models = Models(caller, catalog)
     loaded, broken = agents
     for error in broken:
         log.error("goes without an agent", reason=str(error))
@@ -275,11 +275,11 @@ async def _build(
         defaults=default_agents(config),
         skip_broken=config.skip_broken_agents,
     )
-    gateway = Gateway(asker, catalog, host)
-    passing = Passing(supervisor, asker, catalog, host)
+    gateway = Gateway(caller, catalog, host)
+    passing = Passing(supervisor, caller, catalog, host)
     readiness = Readiness(config, containers.engine, daemons, monitor)
     views = Views(supervisor, catalog, observer, readiness, config, version=VERSION)
-    store = OllamaStore(asker, catalog, hub, passes)
+    store = OllamaStore(caller, catalog, hub, passes)
     ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
     agent_views = AgentViews(host)
     metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
@@ -326,7 +326,9 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     return observer
 
 
-def make_asker(config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons) -> Asker:
+def make_model_caller(
+    config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons
+) -> ModelCaller:
     """What asks models on behalf of clients and of agents."""
     limits = Limits(
         body=config.server.max_body_mb * 2**20,
@@ -334,7 +336,7 @@ def make_asker(config: Config, supervisor: Supervisor, upstream: Upstream, daemo
         write_timeout=config.server.write_timeout,
         keepalive_interval=config.server.keepalive_interval,
     )
-    return Asker(supervisor, upstream, limits, daemons.look_soon)
+    return ModelCaller(supervisor, upstream, limits, daemons.look_soon)
 
 
 def _cache_folder() -> Path:

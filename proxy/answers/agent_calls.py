@@ -13,7 +13,7 @@ from agents.errors import ModelCallError
 from agents.events import Done, Event, Failure, Usage
 from agents.llm import ModelInfo
 from proxy.answers import translate as translated
-from proxy.answers.call import Asker, post
+from proxy.answers.call import ModelCaller, post
 from proxy.answers.client_stream import collected
 from proxy.apis.answer_json import UnreadableError, reader
 from proxy.apis.codec import Decoder
@@ -75,20 +75,20 @@ class _Events:
 class Models:
     """Implements `agents.llm.LLM`."""
 
-    def __init__(self, asker: Asker, catalog: Catalog) -> None:
+    def __init__(self, caller: ModelCaller, catalog: Catalog) -> None:
         self.accounts: tuple[Account, ...] = ()
         """Who is told of each finished call."""
-        self._asker = asker
+        self._caller = caller
         self._catalog = catalog
 
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
         """The answer's events, to `Done` or a `Failure`. Closed, it gives its lease back."""
         exchange = self._begin(request.model)
-        ask = translated.asks(exchange, request)
+        render = translated.chat_renderer(exchange, request)
         is_whole = False
         try:
             known = await self._catalog.find(request.model)
-            async with self._asker.response(exchange, known.name, ask, keep_alive=request.keep_alive) as (
+            async with self._caller.response(exchange, known.name, render, keep_alive=request.keep_alive) as (
                 lease,
                 response,
             ):
@@ -117,10 +117,10 @@ class Models:
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
         """A vector for each text."""
         exchange = self._begin(model)
-        ask = translated.asks_for_vectors(exchange, Embed(model=model, inputs=texts))
+        render = translated.embeddings_renderer(exchange, Embed(model=model, inputs=texts))
         try:
             known = await self._catalog.find(model)
-            async with self._asker.response(exchange, known.name, ask) as (lease, response):
+            async with self._caller.response(exchange, known.name, render) as (lease, response):
                 answer = await translated.collect_vectors(exchange, lease, response, len(texts))
             exchange.tokens = {"prompt_tokens": answer.prompt}
             return answer.vectors
@@ -140,7 +140,7 @@ class Models:
             if known.api != "llama.cpp":
                 message = f"model {model!r} is served by {known.api}, which does not rerank"
                 raise ApiError(400, message, code="not_supported")
-            async with self._asker.response(
+            async with self._caller.response(
                 exchange,
                 known.name,
                 partial(post, exchange, "/v1/rerank", body),

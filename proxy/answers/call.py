@@ -1,4 +1,4 @@
-"""A lease on a model, and the question that its server is asked under it."""
+"""Call a model: lease it, and send its server a request under the lease."""
 
 import asyncio
 import contextlib
@@ -23,8 +23,8 @@ from proxy.wire.upstream_connection import (
     UpstreamTimeoutError,
 )
 
-Ask = Callable[[Address], bytes]
-"""Renders a request for the server that was found."""
+RenderRequest = Callable[[Address], bytes]
+"""Renders a request for the leased server; its API and its own name for the model are known only then."""
 
 
 UNLOAD_PATIENCE = 10.0
@@ -41,8 +41,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_interval: float
 
 
-class Asker:
-    """Asks models, each under a lease of its own."""
+class ModelCaller:
+    """Sends requests to models, each under a lease of its own."""
 
     def __init__(
         self,
@@ -61,19 +61,19 @@ class Asker:
         self,
         exchange: Exchange,
         model: str,
-        ask: Ask,
+        render: RenderRequest,
         *,
         slot: bool = True,
         load: bool = True,
         keep_alive: float | None = None,
         raw: bool = False,
     ) -> AsyncIterator[tuple[Lease, UpstreamResponse]]:
-        """Lease the model, send it what `ask` renders, and yield the response. Raises `ApiError`.
+        """Lease the model, send it what `render` returns, and yield the response. Raises `ApiError`.
 
-        `raw`: its body is passed on unread, so that it may be encoded in any way.
+        `raw`: the body of the response is passed on unread, so it may have any content encoding.
 
-        A server that takes no connection has died since it was granted. Nothing is lost by asking again,
-        and the second lease waits until the server has been started anew.
+        A server that refuses the connection died after the grant. It has not seen the request, so it is safe
+        to send it once more; the second lease waits until the server has been started again.
         """
         try:
             for last_try in (False, True):
@@ -81,7 +81,7 @@ class Asker:
                     exchange.granted(lease.grant)
                     address = lease.grant.endpoint
                     try:
-                        response = await self._upstream.send(address, ask(address))
+                        response = await self._upstream.send(address, render(address))
                         try:
                             if not raw:
                                 _refuse_encoded(response)

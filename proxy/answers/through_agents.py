@@ -22,7 +22,7 @@ from agents.host.host import AgentHost
 from agents.host.pipeline import Run
 from proxy.answers import client_stream as answers
 from proxy.answers import translate as translated
-from proxy.answers.call import Asker
+from proxy.answers.call import ModelCaller
 from proxy.answers.keep_alive import Waiting
 from proxy.answers.translate import AnswerOverError, Translation
 from proxy.apis.codec import Decoder
@@ -64,8 +64,8 @@ class _Filtered:
 class Accompanied:
     """Answers requests that have agents."""
 
-    def __init__(self, asker: Asker, catalog: Catalog) -> None:
-        self._asker = asker
+    def __init__(self, caller: ModelCaller, catalog: Catalog) -> None:
+        self._caller = caller
         self._catalog = catalog
 
     async def whole(self, exchange: Exchange, codec: Codec, run: Run) -> web.StreamResponse:
@@ -89,8 +89,8 @@ class Accompanied:
 
     async def _gather(self, exchange: Exchange, chat: Chat, run: Run) -> None:
         known = await self._catalog.find(chat.model)
-        ask = translated.asks(exchange, chat)
-        async with self._asker.response(exchange, known.name, ask, keep_alive=chat.keep_alive) as (
+        render = translated.chat_renderer(exchange, chat)
+        async with self._caller.response(exchange, known.name, render, keep_alive=chat.keep_alive) as (
             lease,
             response,
         ):
@@ -118,8 +118,8 @@ class Accompanied:
                 translation = Translation(codec.encoder(asked))
                 return await self._reply(request, exchange, events, run, translation, waiting, client)
         known = await self._catalog.find(outcome.model)
-        ask = translated.asks(exchange, outcome)
-        async with self._asker.response(exchange, known.name, ask, keep_alive=outcome.keep_alive) as (
+        render = translated.chat_renderer(exchange, outcome)
+        async with self._caller.response(exchange, known.name, render, keep_alive=outcome.keep_alive) as (
             lease,
             response,
         ):
@@ -135,7 +135,7 @@ class Accompanied:
                 codec.encoder(asked),
                 decoder,
                 dialect=endpoint.dialect,
-                write_timeout=self._asker.limits.write_timeout,
+                write_timeout=self._caller.limits.write_timeout,
             )
 
     async def _reply(
@@ -183,7 +183,7 @@ class Accompanied:
         return client
 
     async def _write(self, client: web.StreamResponse, data: bytes) -> None:
-        async with asyncio.timeout(self._asker.limits.write_timeout or None):
+        async with asyncio.timeout(self._caller.limits.write_timeout or None):
             await client.write(data)
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from actors.messages import Endpoint as Address
 from actors.supervisor import Lease
 from agents.events import Collector, Done, Event, Failure, Start, Usage
-from proxy.answers.call import Ask, broken_off, named, post
+from proxy.answers.call import RenderRequest, broken_off, named, post
 from proxy.answers.client_stream import (
     begin_relay,
     check_stream,
@@ -109,27 +109,27 @@ def asked_of(exchange: Exchange, model: str, *, include_usage: bool = False) -> 
     )
 
 
-def asks(exchange: Exchange, chat: Request) -> Ask:
-    """The request in the words of whichever server it will be; `ApiError` for what that cannot be told."""
+def chat_renderer(exchange: Exchange, chat: Request) -> RenderRequest:
+    """Renders a chat in the API of the leased server; `ApiError` for what that API cannot say."""
 
-    def ask(address: Address) -> bytes:
+    def render(address: Address) -> bytes:
         try:
             path, body = SERVERS[address.api].ask(chat, address)
         except FieldError as error:
             raise unmeant(error) from None
         return post(exchange, path, body, address)
 
-    return ask
+    return render
 
 
-def asks_for_vectors(exchange: Exchange, embed: Embed) -> Ask:
-    """The same for embeddings."""
+def embeddings_renderer(exchange: Exchange, embed: Embed) -> RenderRequest:
+    """Renders a request for embeddings in the API of the leased server."""
 
-    def ask(address: Address) -> bytes:
+    def render(address: Address) -> bytes:
         path, body = SERVERS[address.api].embed(embed, address)
         return post(exchange, path, body, address)
 
-    return ask
+    return render
 
 
 def decoded(codec: Codec, body: bytes) -> Request:

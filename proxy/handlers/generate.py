@@ -17,7 +17,7 @@ from agents.host.host import AgentHost
 from agents.host.pipeline import Run
 from proxy.answers import client_stream as answers
 from proxy.answers import translate as translated
-from proxy.answers.call import Ask, Asker, post
+from proxy.answers.call import ModelCaller, RenderRequest, post
 from proxy.answers.keep_alive import Waiting
 from proxy.answers.relay import is_event_stream
 from proxy.answers.through_agents import Accompanied, guard_body, of_agent, refuse_to_go_around
@@ -54,15 +54,15 @@ class Gateway:
 
     def __init__(
         self,
-        asker: Asker,
+        caller: ModelCaller,
         catalog: Catalog,
         agents: AgentHost,
     ) -> None:
-        self.limits = asker.limits
+        self.limits = caller.limits
         self.catalog = catalog
-        self.asker = asker
+        self.caller = caller
         self.agents = agents
-        self._accompanied = Accompanied(asker, catalog)
+        self._accompanied = Accompanied(caller, catalog)
 
     async def answer(
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint
@@ -174,13 +174,15 @@ class Gateway:
                 if endpoint.usage_option:
                     fields["stream_options"] = b'{"include_usage":true}'
             body = with_fields(body, fields)
-        ask = _asks(exchange, endpoint.path, body, parsed.model)
+        render = _body_renderer(exchange, endpoint.path, body, parsed.model)
         wish = _keep_alive(parsed)
         if exchange.stream:
             return await self._relay(
-                request, exchange, endpoint, known, ask, keep_progress=keep_progress, keep_alive=wish
+                request, exchange, endpoint, known, render, keep_progress=keep_progress, keep_alive=wish
             )
-        async with self.asker.response(exchange, known.name, ask, slot=endpoint.slot, keep_alive=wish) as (
+        async with self.caller.response(
+            exchange, known.name, render, slot=endpoint.slot, keep_alive=wish
+        ) as (
             lease,
             response,
         ):
@@ -195,7 +197,7 @@ class Gateway:
         exchange: Exchange,
         endpoint: Endpoint,
         known: Known,
-        ask: Ask,
+        render: RenderRequest,
         *,
         keep_progress: bool,
         keep_alive: float | None,
@@ -203,7 +205,7 @@ class Gateway:
         """Answer with a stream, whose head waits for the first real event or for the first comment."""
         async with (
             self._waiting(request, exchange, endpoint) as (waiting, client),
-            self.asker.response(exchange, known.name, ask, slot=endpoint.slot, keep_alive=keep_alive) as (
+            self.caller.response(exchange, known.name, render, slot=endpoint.slot, keep_alive=keep_alive) as (
                 lease,
                 response,
             ),
@@ -235,7 +237,7 @@ class Gateway:
     ) -> AsyncIterator[tuple[Waiting, web.StreamResponse]]:
         """Tell the client of a stream that it waits. Once that has begun, an error is the stream's end."""
         client = answers.stream_response(request, exchange, endpoint.media_type)
-        comment = partial(_comment, self.asker, exchange, endpoint)
+        comment = partial(_comment, self.caller, exchange, endpoint)
         waiting = Waiting(request, client, self.limits.keepalive_interval, comment)
         try:
             yield waiting, client
@@ -244,8 +246,8 @@ class Gateway:
                 raise
             waiting.end()
             exchange.failed(error)
-            told = endpoint.dialect.reword(error, exchange.model or "")
-            await client.write(endpoint.dialect.frame(told, exchange.request_id))
+            sent = endpoint.dialect.reword(error, exchange.model or "")
+            await client.write(endpoint.dialect.frame(sent, exchange.request_id))
             await client.write_eof()
         finally:
             waiting.end()
@@ -266,9 +268,9 @@ class Gateway:
             raise ApiError(400, "messages: is empty", param="messages")
         exchange.stream = chat.stream
         await breathe(body)
-        ask = translated.asks(exchange, chat)
+        render = translated.chat_renderer(exchange, chat)
         if not chat.stream:
-            async with self.asker.response(exchange, known.name, ask, keep_alive=chat.keep_alive) as (
+            async with self.caller.response(exchange, known.name, render, keep_alive=chat.keep_alive) as (
                 lease,
                 response,
             ):
@@ -276,7 +278,7 @@ class Gateway:
                 return await translated.gathered(exchange, lease, response, codec, asked)
         async with (
             self._waiting(request, exchange, endpoint) as (waiting, client),
-            self.asker.response(exchange, known.name, ask, keep_alive=chat.keep_alive) as (
+            self.caller.response(exchange, known.name, render, keep_alive=chat.keep_alive) as (
                 lease,
                 response,
             ),
@@ -301,7 +303,7 @@ class Gateway:
     ) -> web.StreamResponse:
         """Answer one of Ollama's requests without a prompt: load the model, or let it go."""
         wish = _keep_alive(parsed)
-        await self.asker.keep(exchange, known.name, wish)
+        await self.caller.keep(exchange, known.name, wish)
         exchange.status = 200
         answer = ollama_answer.encode_load(
             "unload" if wish == 0 else "load", parsed.model, now=time.time(), api=_api_of(endpoint)
@@ -325,36 +327,36 @@ class Gateway:
         if embed.inputs and known.api == endpoint.api:
             return await self._as_it_is(request, exchange, endpoint, body, parsed, known)
         if not embed.inputs:
-            await self.asker.keep(exchange, known.name, embed.keep_alive)
+            await self.caller.keep(exchange, known.name, embed.keep_alive)
             exchange.status = 200
             return translated.vectors(exchange, endpoint.embedder, embed, Embeddings([]))
 
-        ask = translated.asks_for_vectors(exchange, embed)
-        async with self.asker.response(exchange, known.name, ask, keep_alive=embed.keep_alive) as (
+        render = translated.embeddings_renderer(exchange, embed)
+        async with self.caller.response(exchange, known.name, render, keep_alive=embed.keep_alive) as (
             lease,
             response,
         ):
             return await translated.embedded(exchange, lease, response, endpoint.embedder, embed)
 
 
-def _asks(exchange: Exchange, path: str, body: bytes, asked: str) -> Ask:
-    """The request as it is; a server of several models is told which, and how it is loaded."""
+def _body_renderer(exchange: Exchange, path: str, body: bytes, asked: str) -> RenderRequest:
+    """Renders the client's body; a server of several models gets its own name for the model, and options."""
 
-    def ask(address: Address) -> bytes:
-        told = body
+    def render(address: Address) -> bytes:
+        sent = body
         if (own_name := address.model) is not None:
             # It answers under the name that it was asked by.
             name = asked if canonical(asked) == canonical(own_name) else own_name
-            told = rewritten(body, name, dict(address.options))
-        return post(exchange, path, told, address)
+            sent = rewritten(body, name, dict(address.options))
+        return post(exchange, path, sent, address)
 
-    return ask
+    return render
 
 
-def _comment(asker: Asker, exchange: Exchange, endpoint: Endpoint) -> bytes:
+def _comment(caller: ModelCaller, exchange: Exchange, endpoint: Endpoint) -> bytes:
     """What tells a waiting client that it is not forgotten. Lines of JSON have no comments."""
     if endpoint.media_type == "text/event-stream":
-        return f": {asker.what_happens(exchange)}\n\n".encode()
+        return f": {caller.what_happens(exchange)}\n\n".encode()
     return ollama_answer.encode_waiting(exchange.model or "", now=time.time(), api=_api_of(endpoint))
 
 

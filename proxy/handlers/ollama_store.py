@@ -19,7 +19,7 @@ from actors.model_names import HubName, NoSuchVariantError, parse_name
 from actors.progress import Progress
 from actors.runtime import spawn
 from actors.servers.ollama.daemon import Daemon
-from proxy.answers.call import Asker
+from proxy.answers.call import ModelCaller
 from proxy.apis import fields as wire
 from proxy.apis.requests import parse_body, with_fields
 from proxy.door.bodies import BODIES
@@ -53,12 +53,12 @@ class OllamaStore:
 
     def __init__(
         self,
-        asker: Asker,
+        caller: ModelCaller,
         catalog: Catalog,
         hub: Hub,
         session: aiohttp.ClientSession,
     ) -> None:
-        self._asker = asker
+        self._caller = caller
         self._catalog = catalog
         self._hub = hub
         self._session = session
@@ -144,7 +144,7 @@ class OllamaStore:
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
             # Deleted while it is loaded, nobody could unload it any more.
             known = await self._catalog.find(named.wanted)
-            await self._asker.keep(request[EXCHANGE], known.name, 0)
+            await self._caller.keep(request[EXCHANGE], known.name, 0)
             return await self.to_daemon(request, found[0], wire.encode({"model": found[1]}))
         name = await self._catalog.of_llama_cpp(named.wanted)
         settings = self._catalog.settings_of(name)

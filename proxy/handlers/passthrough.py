@@ -9,7 +9,7 @@ from aiohttp import HttpVersion11, web
 from actors.supervisor import Supervisor
 from agents.host.host import AgentHost
 from proxy.answers import client_stream as answers
-from proxy.answers.call import Asker
+from proxy.answers.call import ModelCaller
 from proxy.answers.through_agents import refuse_to_go_around
 from proxy.door.bodies import BODIES
 from proxy.errors import ApiError
@@ -53,10 +53,12 @@ NAME_PARTS = 8
 class Passing:
     """Passes requests on as they are, under a lease."""
 
-    def __init__(self, supervisor: Supervisor, asker: Asker, catalog: Catalog, agents: AgentHost) -> None:
+    def __init__(
+        self, supervisor: Supervisor, caller: ModelCaller, catalog: Catalog, agents: AgentHost
+    ) -> None:
         self._agents = agents
         self._supervisor = supervisor
-        self._asker = asker
+        self._caller = caller
         self._catalog = catalog
 
     async def probe(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -91,11 +93,11 @@ class Passing:
         body = await request.app[BODIES].read(request) if request.can_read_body else None
         headers = headers_in(request)
         headers["X-Request-Id"] = exchange.request_id
-        ask = partial(render_request, request.method, target, headers, body)
+        render = partial(render_request, request.method, target, headers, body)
         known = await self._catalog.find(model)
         if slot or body:
             refuse_to_go_around(self._agents, known.name, request.path[:200])
-        async with self._asker.response(exchange, known.name, ask, slot=slot, load=load, raw=True) as (
+        async with self._caller.response(exchange, known.name, render, slot=slot, load=load, raw=True) as (
             lease,
             response,
         ):
@@ -105,7 +107,7 @@ class Passing:
                 lease,
                 response,
                 _begin(request, exchange, response),
-                write_timeout=self._asker.limits.write_timeout,
+                write_timeout=self._caller.limits.write_timeout,
             )
 
 

@@ -40,7 +40,7 @@ from actors.supervisor import Lease, Supervisor
 from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from proxy.answers.agent_calls import Models
-from proxy.answers.call import Asker, Limits
+from proxy.answers.call import Limits, ModelCaller
 from proxy.app import ACCOUNTS, make_app
 from proxy.door.bodies import BODIES, WINDOW, Bodies
 from proxy.door.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, make_runner
@@ -481,16 +481,16 @@ async def door(
         catalog = Catalog(real, hub, daemons, {})
         readiness = Readiness(config, Engine("unix:///nowhere/docker.sock"), daemons, observer.monitor)
         views = Views(real, catalog, observer, readiness, config, version="1.2.3")
-        asker = Asker(real, upstream, limits)
-        store = OllamaStore(asker, catalog, hub, daemons_session)
+        caller = ModelCaller(real, upstream, limits)
+        store = OllamaStore(caller, catalog, hub, daemons_session)
         ollama = OllamaApi(catalog, store, idle_timeout=0)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        host = AgentHost(agents, llm=Models(asker, catalog), http=daemons_session, folder=folder)
+        host = AgentHost(agents, llm=Models(caller, catalog), http=daemons_session, folder=folder)
         await host.start()
         stack.push_async_callback(host.stop)
-        gateway = Gateway(asker, catalog, host)
+        gateway = Gateway(caller, catalog, host)
         metrics = Metrics(real, observer.monitor, readiness, version="1.2.3")
-        passing = Passing(real, asker, catalog, host)
+        passing = Passing(real, caller, catalog, host)
         app = make_app(gateway, passing, views, ollama, AgentViews(host), metrics, origins or Origins())
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
