@@ -40,13 +40,13 @@ class ApiKey:
         return hash(self.secret)
 
 
-class Endpoint(msgspec.Struct, frozen=True):
-    """Where a model's server answers HTTP. Not necessarily on this machine.
+class ServerAddress(msgspec.Struct, frozen=True):
+    """Where a model's server answers HTTP, on this machine or another, and what a request to it needs.
 
-    A server of several models knows this one by the name `model`, and keeps it as it is only for requests
-    with these `options`. `thinks`: it may be asked to. `key` goes with each request; `refuses`: it is known
-    to refuse those without. `sockets`: those that listen there, by inode, where another program could begin
-    to listen at the same port.
+    A server of several models calls this one `model`, and loads it anew for a request with other `options`.
+    `thinks`: it may be asked to reason. `key` goes with each request; `refuses`: requests without the key are
+    known to be refused. `sockets`: the inodes of the listening sockets, known where another program could
+    begin to listen on the same port.
     """
 
     host: str
@@ -136,7 +136,7 @@ class BecameReady(Message, frozen=True, kw_only=True):
 
     model: str
     epoch: int
-    endpoint: Endpoint
+    endpoint: ServerAddress
     variant: str | None = None
     figures: Figures = Figures()
 
@@ -245,7 +245,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     ticket: int
     model: str
     epoch: int
-    endpoint: Endpoint
+    endpoint: ServerAddress
     variant: str | None = None
     """Which file of a repository it is."""
     queued: float

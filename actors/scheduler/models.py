@@ -10,7 +10,7 @@ import msgspec
 from actors import config
 from actors.config import Config, Strategy
 from actors.errors import Failure, Forbidden, LoadFailed, NeverFits, Rejection, UnknownModel
-from actors.messages import Acquire, Api, BecameReady, Endpoint, Figures
+from actors.messages import Acquire, Api, BecameReady, Figures, ServerAddress
 from actors.placement.fit import Placement, Wish
 from actors.placement.ledger import Ledger
 from actors.placement.options import Demand
@@ -127,7 +127,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     busy: int
     waiting: int
-    endpoint: Endpoint | None
+    endpoint: ServerAddress | None
     ready_seconds: float | None
     load_seconds: float | None
     idle_seconds: float | None
@@ -188,7 +188,7 @@ class Model:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.life = Life(spec.name)
-        self.endpoint: Endpoint | None = None
+        self.endpoint: ServerAddress | None = None
         self.variant: str | None = None
         self.queue: list[Ticket] = []
         self.holders: dict[int, float] = {}

@@ -20,7 +20,7 @@ from typing import Protocol
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
 from actors.memory.predict import Prediction
-from actors.messages import Endpoint, Figures
+from actors.messages import Figures, ServerAddress
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.progress import Progress
@@ -38,7 +38,7 @@ class ModelServer(Protocol):
     """One running server. Not necessarily a process of this machine."""
 
     @property
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> ServerAddress:
         """Where it answers HTTP."""
 
     @property

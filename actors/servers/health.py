@@ -4,7 +4,7 @@ from typing import Literal
 
 import aiohttp
 
-from actors.messages import Endpoint
+from actors.messages import ServerAddress
 
 _DENIED = (401, 403)
 
@@ -20,7 +20,7 @@ async def health(session: aiohttp.ClientSession, host: str, port: int) -> int | 
 
 
 async def ask_for_key(
-    session: aiohttp.ClientSession, endpoint: Endpoint
+    session: aiohttp.ClientSession, endpoint: ServerAddress
 ) -> Literal["needed", "ignored", "refused"]:
     """What a server makes of the endpoint's key. The health check and the names of models need none."""
     if endpoint.key is None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from actors.messages import Endpoint
+from actors.messages import ServerAddress
 from actors.servers import ModelServer
 
 log = structlog.get_logger("model")
@@ -40,33 +40,33 @@ STANDSTILL = 1.5
 class Requests(Protocol):
     """What the front door knows of the requests that model servers work on."""
 
-    def asked_since(self, endpoint: Endpoint) -> float | None:
+    def asked_since(self, endpoint: ServerAddress) -> float | None:
         """Since when there have been requests there (monotonic); -inf after a refusal, None if none are."""
 
-    def last_heard(self, endpoint: Endpoint) -> float:
+    def last_heard(self, endpoint: ServerAddress) -> float:
         """When anything last came from there; -inf if that is long ago."""
 
-    def abandon(self, endpoint: Endpoint, reason: str) -> None:
+    def abandon(self, endpoint: ServerAddress, reason: str) -> None:
         """End all of its requests: the server is ended."""
 
-    def abandon_silent(self, endpoint: Endpoint, reason: str) -> None:
+    def abandon_silent(self, endpoint: ServerAddress, reason: str) -> None:
         """End those of its requests that nothing comes for: it counts as gone, and may be somebody else's."""
 
 
 class NoRequests:
     """Where there is no front door. Implements `Requests`."""
 
-    def asked_since(self, endpoint: Endpoint) -> float | None:
+    def asked_since(self, endpoint: ServerAddress) -> float | None:
         """Nothing is asked."""
 
-    def last_heard(self, endpoint: Endpoint) -> float:
+    def last_heard(self, endpoint: ServerAddress) -> float:
         """Nothing comes."""
         return -math.inf
 
-    def abandon(self, endpoint: Endpoint, reason: str) -> None:
+    def abandon(self, endpoint: ServerAddress, reason: str) -> None:
         """There is nothing to end."""
 
-    def abandon_silent(self, endpoint: Endpoint, reason: str) -> None:
+    def abandon_silent(self, endpoint: ServerAddress, reason: str) -> None:
         """There is nothing to end."""
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import msgspec
 
 from actors.errors import NotLoaded, RejectedError, ShuttingDown
-from actors.messages import Endpoint as Address
+from actors.messages import ServerAddress
 from actors.scheduler.lifecycle import State
 from actors.supervisor import Lease, Supervisor
 from proxy.errors import ApiError, from_rejection
@@ -23,7 +23,7 @@ from proxy.wire.upstream_connection import (
     UpstreamTimeoutError,
 )
 
-RenderRequest = Callable[[Address], bytes]
+RenderRequest = Callable[[ServerAddress], bytes]
 """Renders a request for the leased server; its API and its own name for the model are known only then."""
 
 
@@ -49,7 +49,7 @@ class ModelCaller:
         supervisor: Supervisor,
         upstream: Upstream,
         limits: Limits,
-        on_hang_up: Callable[[Address], None] = lambda _: None,
+        on_hang_up: Callable[[ServerAddress], None] = lambda _: None,
     ) -> None:
         self.limits = limits
         self._supervisor = supervisor
@@ -154,7 +154,7 @@ class ModelCaller:
         return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
 
 
-def post(exchange: Exchange, path: str, body: bytes, address: Address) -> bytes:
+def post(exchange: Exchange, path: str, body: bytes, address: ServerAddress) -> bytes:
     """A request with a JSON body."""
     headers = {
         "Content-Type": "application/json",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from actors.messages import Endpoint as Address
+from actors.messages import ServerAddress
 from actors.supervisor import Lease
 from agents.events import Collector, Done, Event, Failure, Start, Usage
 from proxy.answers.call import RenderRequest, broken_off, named, post
@@ -112,7 +112,7 @@ def asked_of(exchange: Exchange, model: str, *, include_usage: bool = False) -> 
 def chat_renderer(exchange: Exchange, chat: Request) -> RenderRequest:
     """Renders a chat in the API of the leased server; `ApiError` for what that API cannot say."""
 
-    def render(address: Address) -> bytes:
+    def render(address: ServerAddress) -> bytes:
         try:
             path, body = SERVERS[address.api].ask(chat, address)
         except FieldError as error:
@@ -125,7 +125,7 @@ def chat_renderer(exchange: Exchange, chat: Request) -> RenderRequest:
 def embeddings_renderer(exchange: Exchange, embed: Embed) -> RenderRequest:
     """Renders a request for embeddings in the API of the leased server."""
 
-    def render(address: Address) -> bytes:
+    def render(address: ServerAddress) -> bytes:
         path, body = SERVERS[address.api].embed(embed, address)
         return post(exchange, path, body, address)
 

@@ -5,8 +5,7 @@ from functools import partial
 
 import msgspec
 
-from actors.messages import Api
-from actors.messages import Endpoint as Address
+from actors.messages import Api, ServerAddress
 from agents.chat import Chat, Completion
 from agents.events import Answer, Failure
 from proxy.apis import embeddings, failures
@@ -55,9 +54,9 @@ class Embedder(msgspec.Struct, frozen=True, kw_only=True):
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """How a kind of model server is spoken with. `ask` and `embed` give a path and a body."""
 
-    ask: Callable[[Request, Address], tuple[str, bytes]]
+    ask: Callable[[Request, ServerAddress], tuple[str, bytes]]
     decoder: Callable[[str], Decoder]
-    embed: Callable[[Embed, Address], tuple[str, bytes]]
+    embed: Callable[[Embed, ServerAddress], tuple[str, bytes]]
     decode_embeddings: Callable[[bytes], Embeddings | Failure]
     failure: Callable[[bytes, int], Failure]
     media_type: str
@@ -128,18 +127,18 @@ OLLAMA_EMBEDDINGS = Embedder(
 # Servers
 
 
-def _ask_llama_server(request: Request, _address: Address) -> tuple[str, bytes]:
+def _ask_llama_server(request: Request, _address: ServerAddress) -> tuple[str, bytes]:
     return llama_server.path_of(request), llama_server.encode_request(request)
 
 
-def _ask_ollama(request: Request, address: Address) -> tuple[str, bytes]:
+def _ask_ollama(request: Request, address: ServerAddress) -> tuple[str, bytes]:
     if isinstance(request, Chat) and not address.thinks:
         request = msgspec.structs.replace(request, think=None)  # it would be an error; llama.cpp takes it
     loaded = ollama_server.as_loaded(request, address.model or request.model, dict(address.options))
     return ollama_server.path_of(request), ollama_server.encode_request(loaded)
 
 
-def _embed_in_ollama(request: Embed, address: Address) -> tuple[str, bytes]:
+def _embed_in_ollama(request: Embed, address: ServerAddress) -> tuple[str, bytes]:
     body = embeddings.encode_ollama(request)
     model = address.model or request.model
     return "/api/embed", ollama_server.rewritten(body, model, dict(address.options))

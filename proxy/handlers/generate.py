@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from actors.messages import Endpoint as Address
+from actors.messages import ServerAddress
 from actors.servers.ollama.client import canonical
 from agents.chat import Chat
 from agents.errors import AgentError
@@ -342,7 +342,7 @@ class Gateway:
 def _body_renderer(exchange: Exchange, path: str, body: bytes, asked: str) -> RenderRequest:
     """Renders the client's body; a server of several models gets its own name for the model, and options."""
 
-    def render(address: Address) -> bytes:
+    def render(address: ServerAddress) -> bytes:
         sent = body
         if (own_name := address.model) is not None:
             # It answers under the name that it was asked by.

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 
-from actors.messages import Endpoint
+from actors.messages import ServerAddress
 from actors.servers.sockets import listening
 from proxy.wire.upstream_connection import (
     StaleConnectionError,
@@ -35,14 +35,14 @@ class Upstream:
 
     def __init__(self, *, silence_limit: float) -> None:
         self._silence_limit = silence_limit
-        self._idle: dict[Endpoint, list[UpstreamResponse]] = {}
-        self._active: dict[UpstreamResponse, Endpoint] = {}
-        self._heard: dict[Endpoint, float] = {}
-        self._asked_since: dict[Endpoint, float] = {}
-        self._refused: dict[Endpoint, float] = {}
+        self._idle: dict[ServerAddress, list[UpstreamResponse]] = {}
+        self._active: dict[UpstreamResponse, ServerAddress] = {}
+        self._heard: dict[ServerAddress, float] = {}
+        self._asked_since: dict[ServerAddress, float] = {}
+        self._refused: dict[ServerAddress, float] = {}
         self._watch: asyncio.TimerHandle | None = None
 
-    async def send(self, endpoint: Endpoint, request: bytes) -> UpstreamResponse:
+    async def send(self, endpoint: ServerAddress, request: bytes) -> UpstreamResponse:
         """Send a request; return the response when its head has come, to be given back in any case.
 
         Raises `UpstreamError`.
@@ -65,12 +65,12 @@ class Upstream:
                 connection.abort()
                 raise
 
-    def _check_key(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
+    def _check_key(self, endpoint: ServerAddress, connection: UpstreamResponse) -> None:
         if endpoint.refuses and connection.head.status == 401:
             self._note_refusal(endpoint)
             raise UnreachableError("the model server's port is another program's, which refuses its key")
 
-    def give_back(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
+    def give_back(self, endpoint: ServerAddress, connection: UpstreamResponse) -> None:
         """The response is done with. A connection whose response has not finished is closed."""
         self._active.pop(connection, None)
         if connection.reusable:
@@ -85,36 +85,36 @@ class Upstream:
         for endpoint in list(self._idle):
             self._close_idle(endpoint)
 
-    def _close_idle(self, endpoint: Endpoint) -> None:
+    def _close_idle(self, endpoint: ServerAddress) -> None:
         for connection in self._idle.pop(endpoint, ()):
             connection.unpark()
             connection.abort()
 
     # actors.servers.liveness.Requests
 
-    def asked_since(self, endpoint: Endpoint) -> float | None:
+    def asked_since(self, endpoint: ServerAddress) -> float | None:
         """Since when there have been requests there; -inf after a refusal, None if there are none."""
         return -math.inf if endpoint in self._refused else self._asked_since.get(endpoint)
 
-    def last_heard(self, endpoint: Endpoint) -> float:
+    def last_heard(self, endpoint: ServerAddress) -> float:
         """When anything last came from there; -inf if that is long ago."""
         return self._heard.get(endpoint, -math.inf)
 
-    def abandon(self, endpoint: Endpoint, reason: str) -> None:
+    def abandon(self, endpoint: ServerAddress, reason: str) -> None:
         """End all its requests: the server is ended."""
         self._close_idle(endpoint)
         for connection, its in list(self._active.items()):
             if its == endpoint and not connection.finished:
                 connection.abandon(reason)
 
-    def abandon_silent(self, endpoint: Endpoint, reason: str) -> None:
+    def abandon_silent(self, endpoint: ServerAddress, reason: str) -> None:
         """End those of its requests for which nothing has come for some seconds."""
         now = time.monotonic()
         for connection, its in list(self._active.items()):
             if its == endpoint and not connection.finished and now - connection.quiet_since > SILENT:
                 connection.abandon(reason)
 
-    async def _connect(self, endpoint: Endpoint) -> tuple[UpstreamResponse, bool]:
+    async def _connect(self, endpoint: ServerAddress) -> tuple[UpstreamResponse, bool]:
         if idle := self._idle.get(endpoint):
             connection = idle.pop()
             connection.unpark()
@@ -136,7 +136,7 @@ class Upstream:
             raise UnreachableError("another program listens on the model server's port too")
         return connection, False
 
-    def _note_refusal(self, endpoint: Endpoint) -> None:
+    def _note_refusal(self, endpoint: ServerAddress) -> None:
         self._refused[endpoint] = time.monotonic()
         if self._watch is None:
             self._look_later()
@@ -149,7 +149,7 @@ class Upstream:
         """One timer for all responses: one each would cost more than the rest of a short request."""
         self._watch = None
         now = time.monotonic()
-        asked: dict[Endpoint, float] = {}
+        asked: dict[ServerAddress, float] = {}
         for connection, endpoint in list(self._active.items()):
             if connection.finished:
                 continue
@@ -165,7 +165,7 @@ class Upstream:
         if self._active or self._refused or self._heard:
             self._look_later()
 
-    def _park(self, endpoint: Endpoint, connection: UpstreamResponse) -> None:
+    def _park(self, endpoint: ServerAddress, connection: UpstreamResponse) -> None:
         idle = self._idle.setdefault(endpoint, [])
         if len(idle) >= IDLE_CONNECTIONS:
             connection.abort()
@@ -180,12 +180,12 @@ class Upstream:
         connection.park(closed)
 
 
-def _recent(times: dict[Endpoint, float], now: float) -> dict[Endpoint, float]:
+def _recent(times: dict[ServerAddress, float], now: float) -> dict[ServerAddress, float]:
     return {endpoint: at for endpoint, at in times.items() if now - at < REMEMBERED}
 
 
 def render_request(
-    method: str, target: str, headers: dict[str, str], body: bytes | None, endpoint: Endpoint
+    method: str, target: str, headers: dict[str, str], body: bytes | None, endpoint: ServerAddress
 ) -> bytes:
     """The bytes of a request. `target` is the path with its query, percent-encoded already."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host

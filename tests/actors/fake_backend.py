@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
-from actors.messages import Endpoint, Figures
+from actors.messages import Figures, ServerAddress
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.progress import Progress
@@ -17,7 +17,7 @@ from actors.servers import StartError
 class FakeServer:
     """A server that is healthy when `healthy` is set and gone when `died` is."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: ServerAddress) -> None:
         self.endpoint = endpoint
         self.process = endpoint.port
         self.healthy = asyncio.Event()
@@ -115,7 +115,7 @@ class FakeBackend:
         await asyncio.sleep(0)
         if self.failure is not None:
             raise StartError(self.failure)
-        server = FakeServer(Endpoint("127.0.0.1", epoch))
+        server = FakeServer(ServerAddress("127.0.0.1", epoch))
         if self.loses_port:
             self.loses_port -= 1
             server.lost_port = True

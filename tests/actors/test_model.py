@@ -8,13 +8,13 @@ import pytest
 from actors.errors import Failure
 from actors.messages import (
     BecameReady,
-    Endpoint,
     EnsureReady,
     Event,
     Exited,
     Fetched,
     FetchFiles,
     Hung,
+    ServerAddress,
     Spawned,
     Stop,
 )
@@ -110,10 +110,10 @@ async def test_it_dies_while_it_serves_and_is_started_again(
 
 
 async def test_it_hangs_while_it_serves_and_is_ended_at_once(backend: FakeBackend, reports: Reports) -> None:
-    abandoned: list[tuple[Endpoint, str]] = []
+    abandoned: list[tuple[ServerAddress, str]] = []
 
     class Requests(NoRequests):
-        def abandon(self, endpoint: Endpoint, reason: str) -> None:
+        def abandon(self, endpoint: ServerAddress, reason: str) -> None:
             abandoned.append((endpoint, reason))
 
     actor = ModelActor(

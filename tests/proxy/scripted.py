@@ -28,7 +28,7 @@ from actors.gpu.monitor import GpuMonitor
 from actors.gpu.observer import Observer
 from actors.hub.cache import CachedModel
 from actors.hub.hub import Hub
-from actors.messages import Api, Endpoint, Grant
+from actors.messages import Api, Grant, ServerAddress
 from actors.model_names import HubName
 from actors.placement.ledger import Ledger
 from actors.progress import Progress
@@ -179,7 +179,7 @@ class ScriptedServer:
         self.asked = asyncio.Event()
         """Set when a request has been read."""
         self._scripts = list(scripts)
-        self.endpoint: Endpoint
+        self.endpoint: ServerAddress
 
     def _connect(self) -> Connection:
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
@@ -190,7 +190,7 @@ class ScriptedServer:
     async def running(self) -> AsyncIterator["ScriptedServer"]:
         """Listen; end every connection afterwards."""
         listener = listening(self._buffer)
-        self.endpoint = Endpoint("127.0.0.1", listener.getsockname()[1])
+        self.endpoint = ServerAddress("127.0.0.1", listener.getsockname()[1])
         server = await asyncio.get_running_loop().create_server(self._connect, sock=listener)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -287,7 +287,7 @@ class Asked(msgspec.Struct, frozen=True):
 class FakeSupervisor:
     """Leases its one model at once, when `gate` opens, or never (`rejection`)."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: ServerAddress) -> None:
         self.endpoint = endpoint
         self.names = {"demo": "demo", "org/demo:latest": "demo"}
         self.gate: asyncio.Event | None = None
@@ -300,7 +300,7 @@ class FakeSupervisor:
         """Of each lease that has ended."""
         self.broken: list[bool] = []
         """Of each lease that has ended."""
-        self.restarted: Endpoint | None = None
+        self.restarted: ServerAddress | None = None
         """Where the model is found after its server has broken down."""
         self.freed = asyncio.Event()
         self.models: list[ModelStatus] = []
@@ -461,7 +461,7 @@ async def door(
         await stack.enter_async_context(asyncio.timeout(PATIENCE))
         refusing = stack.enter_context(socket.socket())
         refusing.bind(("127.0.0.1", 0))
-        nowhere = Endpoint("127.0.0.1", refusing.getsockname()[1])
+        nowhere = ServerAddress("127.0.0.1", refusing.getsockname()[1])
         supervisor = FakeSupervisor(server.endpoint if server else nowhere)
         prepare(supervisor)
         real = cast("Supervisor", supervisor)

@@ -15,7 +15,7 @@ from actors.config import Model, ServerPool
 from actors.errors import ConfigError, Failure
 from actors.hub.cache import ModelFiles
 from actors.memory.predict import Prediction
-from actors.messages import ApiKey, Endpoint, Figures
+from actors.messages import ApiKey, Figures, ServerAddress
 from actors.model_names import part_names
 from actors.placement.fit import Placement
 from actors.progress import Progress
@@ -83,7 +83,7 @@ class ContainerServer(LlamaServer):
         give_back_port: Callable[[], None],
         grace: float,
     ) -> None:
-        endpoint = Endpoint(*container.address, key=ApiKey(key or container.key))
+        endpoint = ServerAddress(*container.address, key=ApiKey(key or container.key))
         super().__init__(endpoint, session, server_log, container.lines, placement, predicted)
         self.process = container.pid
         self._container = container
@@ -290,7 +290,7 @@ class DockerBackend(LlamaBackend):
             model=self._name,
             image=image,
             image_id=await ensure_image(self._containers.engine, image, lambda _: None),
-            command=tuple(self._flags(inside, Endpoint("0.0.0.0", PORT), placement)),  # noqa: S104
+            command=tuple(self._flags(inside, ServerAddress("0.0.0.0", PORT), placement)),  # noqa: S104
             entrypoint=tuple(command) or None,
             environment=_environment(placement, gpus),
             mounts=mounts,

@@ -21,7 +21,7 @@ from actors.hub.download import HubError
 from actors.hub.hub import Hub
 from actors.memory.predict import Prediction
 from actors.memory.projector import TOKEN_LIMIT
-from actors.messages import Endpoint, Figures
+from actors.messages import Figures, ServerAddress
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.processes import off_loop, processor_seconds
@@ -46,7 +46,7 @@ class LlamaServer:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: ServerAddress,
         session: aiohttp.ClientSession,
         server_log: ServerLog,
         lines: Lines,
@@ -234,7 +234,7 @@ class LlamaBackend:
         """It ran out of memory: the next prediction is by so many bytes higher."""
         self._unwritten.append((file, settings, surcharge))
 
-    def _flags(self, files: ModelFiles, endpoint: Endpoint, placement: Placement | None) -> list[str]:
+    def _flags(self, files: ModelFiles, endpoint: ServerAddress, placement: Placement | None) -> list[str]:
         limited = self._appraisal is not None and self._appraisal.limits_images
         return server_flags(
             self._name,

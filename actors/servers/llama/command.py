@@ -15,7 +15,7 @@ from actors.config import Model, ServerPool
 from actors.errors import ConfigError
 from actors.hub.cache import ModelFiles
 from actors.memory.flags import LAYER_FLAGS, is_given, without
-from actors.messages import Endpoint
+from actors.messages import ServerAddress
 from actors.placement.fit import Placement
 from actors.runtime import spawn
 from actors.servers.child_process import Child
@@ -78,7 +78,7 @@ def server_flags(
     model: Model,
     pool: ServerPool,
     files: ModelFiles,
-    endpoint: Endpoint,
+    endpoint: ServerAddress,
     placement: Placement | None = None,
     *,
     image_tokens: int | None = None,

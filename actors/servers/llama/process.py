@@ -13,7 +13,7 @@ from actors.config import Model
 from actors.errors import ConfigError, Failure
 from actors.hub.cache import ModelFiles
 from actors.memory.predict import Prediction
-from actors.messages import KEY_VARIABLE, ApiKey, Endpoint
+from actors.messages import KEY_VARIABLE, ApiKey, ServerAddress
 from actors.placement.fit import Placement
 from actors.processes import off_loop
 from actors.progress import readable_size
@@ -41,7 +41,7 @@ class ProcessServer(LlamaServer):
     def __init__(
         self,
         child: Child,
-        endpoint: Endpoint,
+        endpoint: ServerAddress,
         session: aiohttp.ClientSession,
         server_log: ServerLog,
         placement: Placement | None,
@@ -176,7 +176,7 @@ class ProcessBackend(LlamaBackend):
         """Raise `StartError` if by its own word the server will take more than is set aside for it, once."""
         if not self._config.gpu.dry_run or command == EMBEDDED or self._appraisal is None:
             return
-        argv = [*command, *self._flags(files, Endpoint("127.0.0.1", 0), placement)]
+        argv = [*command, *self._flags(files, ServerAddress("127.0.0.1", 0), placement)]
         environment = self._environment(placement)
         key = f"{self._appraisal.demand.file} {self._appraisal.demand.build} {environment} {argv}"
         found = await asyncio.to_thread(self._predictor.remembered, key)
@@ -196,7 +196,9 @@ class ProcessBackend(LlamaBackend):
             message = f"the model server's dry run takes {readable_size(lacking)} more than was predicted"
             raise StartError(Failure(message=message, kind="out_of_memory", lacking=lacking))
 
-    async def _with_key(self, argv: list[str], endpoint: Endpoint) -> tuple[Endpoint, dict[str, str]]:
+    async def _with_key(
+        self, argv: list[str], endpoint: ServerAddress
+    ) -> tuple[ServerAddress, dict[str, str]]:
         """A key for this start, and the environment that tells the server; the user's own comes first."""
         try:
             given = await asyncio.to_thread(given_key, argv)
@@ -211,7 +213,7 @@ class ProcessBackend(LlamaBackend):
         self, command: list[str], files: ModelFiles, epoch: int, placement: Placement | None
     ) -> ProcessServer:
         predicted = await self._predict(placement)
-        endpoint = Endpoint(self._pool.host, self._ports.take())
+        endpoint = ServerAddress(self._pool.host, self._ports.take())
         argv = [*command, *self._flags(files, endpoint, placement)]
         endpoint, secret = await self._with_key(argv, endpoint)
         server_log = ServerLog(self._name, epoch)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from actors.config import Ollama, OllamaModel
-from actors.messages import Endpoint
+from actors.messages import ServerAddress
 from actors.servers.ollama.client import OllamaError, Tag, canonical
 from actors.servers.ollama.daemon import Daemon, DaemonState
 
@@ -97,7 +97,7 @@ class Daemons:
         # What runs on ollama.com is not this machine's to serve.
         self._tags[daemon.name] = {canonical(tag.name): tag for tag in tags if not tag.remote_host}
 
-    def look_soon(self, endpoint: Endpoint) -> None:
+    def look_soon(self, endpoint: ServerAddress) -> None:
         """A connection there broke: see to the daemon, if it is one."""
         for daemon in self.all.values():
             if endpoint.api == "ollama" and (daemon.host, daemon.port) == (endpoint.host, endpoint.port):

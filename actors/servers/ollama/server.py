@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from actors.errors import Failure, FailureKind
-from actors.messages import Endpoint, Figures
+from actors.messages import Figures, ServerAddress
 from actors.placement.fit import Placement
 from actors.runtime import spawn
 from actors.servers.ollama.client import OllamaError, Running, canonical, find
@@ -50,7 +50,9 @@ class OllamaServer:
         thinks: bool = True,
         unload_timeout: float = UNLOAD_TIMEOUT,
     ) -> None:
-        self.endpoint = Endpoint(daemon.host, daemon.port, "ollama", model, tuple(options.items()), thinks)
+        self.endpoint = ServerAddress(
+            daemon.host, daemon.port, "ollama", model, tuple(options.items()), thinks
+        )
         self._model = model
         self._daemon = daemon
         self._key = canonical(model)

@@ -15,7 +15,6 @@ from actors.messages import (
     Cancel,
     Drain,
     Effect,
-    Endpoint,
     Event,
     Exited,
     Fetch,
@@ -29,6 +28,7 @@ from actors.messages import (
     RanOut,
     Reject,
     Released,
+    ServerAddress,
     Spawned,
     Start,
     Tick,
@@ -43,7 +43,7 @@ from actors.scheduler.planner import LEARNED, SAMPLE_WAIT, Planner
 from actors.scheduler.promotion import SETTLED
 
 GIB = 1 << 30
-WHERE = Endpoint("127.0.0.1", 9)
+WHERE = ServerAddress("127.0.0.1", 9)
 
 
 def gib(size: float) -> int:

@@ -22,7 +22,6 @@ from actors.messages import (
     Cancel,
     Drain,
     Effect,
-    Endpoint,
     Event,
     Exited,
     Fetch,
@@ -37,6 +36,7 @@ from actors.messages import (
     RanOut,
     Reject,
     Released,
+    ServerAddress,
     Shutdown,
     Start,
     Tick,
@@ -46,7 +46,7 @@ from actors.scheduler.lifecycle import State
 from actors.scheduler.models import ModelSpec, ModelStatus, Policy
 from actors.scheduler.planner import SUSPICION, Planner
 
-WHERE = Endpoint("127.0.0.1", 9)
+WHERE = ServerAddress("127.0.0.1", 9)
 
 
 class World:

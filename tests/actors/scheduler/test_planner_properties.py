@@ -14,7 +14,6 @@ from actors.messages import (
     BecameReady,
     Cancel,
     Drain,
-    Endpoint,
     Event,
     Exited,
     Fetch,
@@ -29,6 +28,7 @@ from actors.messages import (
     RanOut,
     Reject,
     Released,
+    ServerAddress,
     Shutdown,
     Spawned,
     Start,
@@ -182,7 +182,9 @@ class Schedule(RuleBasedStateMachine):
         model = data.draw(st.sampled_from(sorted(self.processes)))
         if late == 0:
             self.load(model, growth)
-        self.send(BecameReady(model=model, epoch=self.processes[model] - late, endpoint=Endpoint("x", 1)))
+        self.send(
+            BecameReady(model=model, epoch=self.processes[model] - late, endpoint=ServerAddress("x", 1))
+        )
 
     @rule(data=st.data())
     def end_of_another_run(self, data: st.DataObject) -> None:
@@ -246,7 +248,7 @@ class Schedule(RuleBasedStateMachine):
                 self.send(Exited(model=model, epoch=epoch, failure=None))
             else:
                 self.load(model, 0)
-                self.send(BecameReady(model=model, epoch=epoch, endpoint=Endpoint("x", 1)))
+                self.send(BecameReady(model=model, epoch=epoch, endpoint=ServerAddress("x", 1)))
 
     def teardown(self) -> None:
         """With working servers and time, everybody is served, or at least answered."""

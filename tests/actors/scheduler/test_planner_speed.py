@@ -8,7 +8,6 @@ from actors.messages import (
     Acquire,
     BecameReady,
     Cancel,
-    Endpoint,
     Event,
     Exited,
     Fetch,
@@ -18,6 +17,7 @@ from actors.messages import (
     MemorySampled,
     Reject,
     Released,
+    ServerAddress,
     Spawned,
     Start,
     Tick,
@@ -110,7 +110,7 @@ class Crowd:
             self.sample()
         elif kind == "ready" and self.starting:
             model, epoch = self.starting.popitem()
-            self.send(kind, BecameReady(model=model, epoch=epoch, endpoint=Endpoint("127.0.0.1", 9)))
+            self.send(kind, BecameReady(model=model, epoch=epoch, endpoint=ServerAddress("127.0.0.1", 9)))
         elif kind == "exited" and self.stopping:
             model, epoch = self.stopping.popitem()
             del self.running[model]

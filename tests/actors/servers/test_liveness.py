@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from actors.messages import Endpoint
+from actors.messages import ServerAddress
 from actors.runtime import spawn
 from actors.servers.liveness import CHECKS, PATIENCE, Watch
 from tests.actors.fake_backend import FakeServer
@@ -20,13 +20,13 @@ class FakeRequests:
         self.flows = False
         self.heard_at = float("-inf")
 
-    def asked_since(self, endpoint: Endpoint) -> float | None:
+    def asked_since(self, endpoint: ServerAddress) -> float | None:
         return self.since
 
-    def last_heard(self, endpoint: Endpoint) -> float:
+    def last_heard(self, endpoint: ServerAddress) -> float:
         return time.monotonic() if self.flows else self.heard_at
 
-    def abandon(self, endpoint: Endpoint, reason: str) -> None:
+    def abandon(self, endpoint: ServerAddress, reason: str) -> None:
         raise AssertionError("that is its actor's")
 
     abandon_silent = abandon
@@ -36,7 +36,7 @@ class Server(FakeServer):
     """One that counts the questions, and uses `rate` seconds of the processor in each second."""
 
     def __init__(self, *, hangs: bool = False, rate: float = 0.0) -> None:
-        super().__init__(Endpoint("127.0.0.1", 1))
+        super().__init__(ServerAddress("127.0.0.1", 1))
         self.hangs = hangs
         self.rate = rate
         self.asked = 0

@@ -6,7 +6,6 @@ from collections import deque
 from actors.messages import (
     Acquire,
     BecameReady,
-    Endpoint,
     Event,
     Exited,
     Fetch,
@@ -17,6 +16,7 @@ from actors.messages import (
     MemorySampled,
     Reject,
     Released,
+    ServerAddress,
     Spawned,
     Start,
     Tick,
@@ -37,7 +37,7 @@ LAYERS = 40
 POLICY = Policy(size=0, queue_size=1 << 30)
 """The settings as they are by default; only the queue has no limit here, as with the peers."""
 
-NOWHERE = Endpoint("127.0.0.1", 9)
+NOWHERE = ServerAddress("127.0.0.1", 9)
 
 
 def demand_of(spec: Spec) -> Demand:

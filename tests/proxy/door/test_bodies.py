@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from actors.messages import Endpoint
+from actors.messages import ServerAddress
 from actors.runtime import spawn
 from proxy.door.bodies import BODIES, SMALL
 from tests.proxy.scripted import (
@@ -310,7 +310,7 @@ async def teapot() -> AsyncIterator[ScriptedServer]:
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=MIB)
     async with server:
-        endpoint = Endpoint(*server.sockets[0].getsockname())
+        endpoint = ServerAddress(*server.sockets[0].getsockname())
         yield cast("ScriptedServer", SimpleNamespace(endpoint=endpoint))
 
 

@@ -15,7 +15,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.messages import ApiKey, Endpoint
+from actors.messages import ApiKey, ServerAddress
 from actors.runtime import spawn
 from actors.servers.sockets import listening
 from proxy.answers.relay import Collector
@@ -46,7 +46,7 @@ A, B = whole(b"a"), whole(b"b")
 
 @asynccontextmanager
 async def response_of(
-    upstream: Upstream, endpoint: Endpoint, message: bytes
+    upstream: Upstream, endpoint: ServerAddress, message: bytes
 ) -> AsyncIterator[UpstreamResponse]:
     """The response to a message, given back at the end."""
     response = await upstream.send(endpoint, message)
@@ -408,7 +408,7 @@ async def test_any_cut_gives_the_same_answer(cuts: list[int], framing: str) -> N
     ],
 )
 def test_rendered_requests(host: str, body: bytes | None, expected: bytes) -> None:
-    assert render_request("GET", "/a?b=%20", {"X": "y"}, body, Endpoint(host, 80)) == expected
+    assert render_request("GET", "/a?b=%20", {"X": "y"}, body, ServerAddress(host, 80)) == expected
 
 
 def test_much_that_comes_at_once_leaves_others_their_turn() -> None:
@@ -421,7 +421,7 @@ def test_much_that_comes_at_once_leaves_others_their_turn() -> None:
             connection.recv(4096)
             connection.sendall(head(f"Content-Length: {size}") + bytes(size))
 
-    async def receive(endpoint: Endpoint) -> int:
+    async def receive(endpoint: ServerAddress) -> int:
         """The bytes of all; `turns` has how many of them came between two turns of the loop."""
         loop = asyncio.get_running_loop()
         received = last = 0
@@ -450,6 +450,6 @@ def test_much_that_comes_at_once_leaves_others_their_turn() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sender = threading.Thread(target=answer, args=(listener,))  # not of the loop that is looked at
         sender.start()
-        assert uvloop.run(receive(Endpoint("127.0.0.1", listener.getsockname()[1]))) == size
+        assert uvloop.run(receive(ServerAddress("127.0.0.1", listener.getsockname()[1]))) == size
         sender.join()
     assert max(turns) <= 2**18, "the most that uvloop reads at once"

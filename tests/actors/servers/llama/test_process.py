@@ -14,7 +14,7 @@ from actors.errors import ConfigError
 from actors.gpu.calibration import Calibration
 from actors.hub.cache import ModelFiles
 from actors.memory.flags import LAYER_FLAGS
-from actors.messages import Endpoint
+from actors.messages import ServerAddress
 from actors.placement.fit import Placement, Share
 from actors.placement.options import Option
 from actors.servers import StartError
@@ -81,7 +81,7 @@ def test_the_flags(pool: dict[str, Any], model: dict[str, Any], expected: str, p
         Model(path="x", **model),
         ServerPool(**pool),
         ModelFiles(path=Path("/x.gguf"), projector=Path("/p.gguf") if projector else None),
-        Endpoint("127.0.0.1", 81),
+        ServerAddress("127.0.0.1", 81),
     )
     if projector:
         assert flags.index("--mmproj") + 1 == flags.index("/p.gguf")
@@ -184,10 +184,10 @@ def test_layers_among_the_arguments_do_not_undo_the_placement(own: str) -> None:
     placement = Placement(option=option, shares=(Share(device="a", layers=7, bytes=7),), why="")
     model = Model(path="x", arguments=[*own.split(), "--mlock"])
     files = ModelFiles(path=Path("/x.gguf"))
-    flags = server_flags("m", model, ServerPool(), files, Endpoint("127.0.0.1", 81), placement)
+    flags = server_flags("m", model, ServerPool(), files, ServerAddress("127.0.0.1", 81), placement)
     assert flags[-1] == "--mlock"
     (at,) = [index for index, word in enumerate(flags) if word.partition("=")[0] in LAYER_FLAGS]
     assert flags[at + 1] == "7"
     unmanaged = msgspec.structs.replace(placement, managed=False)
-    flags = server_flags("m", model, ServerPool(), files, Endpoint("127.0.0.1", 81), unmanaged)
+    flags = server_flags("m", model, ServerPool(), files, ServerAddress("127.0.0.1", 81), unmanaged)
     assert flags[-len(own.split()) - 1 :] == [*own.split(), "--mlock"]

@@ -11,12 +11,12 @@ import pytest
 from actors.hub.cache import ModelFiles
 from actors.messages import (
     BecameReady,
-    Endpoint,
     EnsureReady,
     Event,
     Exited,
     Fetched,
     FetchFiles,
+    ServerAddress,
     Spawned,
     Stop,
 )
@@ -237,7 +237,7 @@ async def test_loaded_measured_unloaded(daemon: Daemon, ollama: StandInOllama) -
     backend = OllamaBackend("Tiny", daemon, context=2048)
     server = await running(backend)
     assert (server.endpoint.host, server.endpoint.port) == ("127.0.0.1", ollama.port)
-    assert server.endpoint == Endpoint(
+    assert server.endpoint == ServerAddress(
         daemon.host, daemon.port, "ollama", "Tiny", (("num_ctx", 2048),), thinks=False
     )
     assert ollama.loads == [("tiny:latest", {"num_ctx": 2048})]
@@ -493,7 +493,7 @@ async def test_a_daemon_that_hangs_bars_nobody_and_is_left_alone(
     abandoned: list[str] = []
 
     class Requests(NoRequests):
-        def abandon_silent(self, endpoint: Endpoint, reason: str) -> None:
+        def abandon_silent(self, endpoint: ServerAddress, reason: str) -> None:
             abandoned.append(reason)
 
     events: asyncio.Queue[Event] = asyncio.Queue()
