@@ -25,7 +25,7 @@ from actors.placement.fit import Placement, Share, fit, mib
 from actors.placement.ledger import Ledger
 from actors.placement.options import Demand, Option
 from actors.scheduler.lifecycle import RUNNING, State
-from actors.scheduler.models import Model, Policy
+from actors.scheduler.models import ModelState, Policy
 
 STAY = 6.0
 """A model in demand stays for so many times the seconds that its swap costs: few of them go to swaps."""
@@ -52,8 +52,8 @@ class Seat(msgspec.Struct, frozen=True):
 class MakeRoom(msgspec.Struct, frozen=True):
     """Stop the idle ones and drain the busy ones, so that there will be room."""
 
-    idle: tuple[Model, ...]
-    busy: tuple[Model, ...]
+    idle: tuple[ModelState, ...]
+    busy: tuple[ModelState, ...]
     why: str
     placement: Placement | None = None
     """Where it will go."""
@@ -65,7 +65,7 @@ class Wait(msgspec.Struct, frozen=True):
     why: str
     until: float = math.inf
     placement: Placement | None = None
-    victims: tuple[Model, ...] = ()
+    victims: tuple[ModelState, ...] = ()
     """Who will make room then."""
 
 
@@ -83,7 +83,12 @@ class Allocator:
     """Decides for one wanted model after the other, the oldest first, on the state of one moment."""
 
     def __init__(
-        self, policy: Policy, ledger: Ledger, models: Iterable[Model], now: float, moves: str | None = None
+        self,
+        policy: Policy,
+        ledger: Ledger,
+        models: Iterable[ModelState],
+        now: float,
+        moves: str | None = None,
     ) -> None:
         """`moves`: a model that is not among the others, and whose memory will be free."""
         self._policy = policy
@@ -112,7 +117,7 @@ class Allocator:
         self._claimed_host = 0
         self._host_capacity = ledger.host_capacity(self._kept)
 
-    def decide(self, model: Model, since: float) -> Decision:
+    def decide(self, model: ModelState, since: float) -> Decision:
         """What to do for a model that somebody waits for since then. Sets aside what it will get."""
         chosen = self._choose(model)
         if not isinstance(chosen, Option):
@@ -128,7 +133,7 @@ class Allocator:
 
     # Which way
 
-    def _choose(self, model: Model) -> Option | Wait | Refuse:
+    def _choose(self, model: ModelState) -> Option | Wait | Refuse:
         demand = model.demand or ANYWHERE
         ways = demand.on_gpus if self._policy.managed else ()
         # Where there is no GPU for it to be put on, a server that must have one finds its own.
@@ -163,7 +168,7 @@ class Allocator:
         return self._without_gpu(model, why, demand.on_host, NoGpu if later else NeverFits)
 
     def _without_gpu(
-        self, model: Model, why: str, host: Sequence[Option], kind: type[NoGpu | NeverFits]
+        self, model: ModelState, why: str, host: Sequence[Option], kind: type[NoGpu | NeverFits]
     ) -> Option | Wait | Refuse:
         message = (
             f"model {model.spec.name!r} cannot run on a GPU: {why} (gpu.on_no_gpu: {self._policy.on_no_gpu})"
@@ -175,7 +180,7 @@ class Allocator:
             return self._on_host(model, host)
         return Refuse(kind(message=message))
 
-    def _on_host(self, model: Model, options: Sequence[Option]) -> Option | Refuse:
+    def _on_host(self, model: ModelState, options: Sequence[Option]) -> Option | Refuse:
         """The first of which the host could ever have what must be in its memory."""
         room = self._host_capacity
         for option in options:
@@ -191,7 +196,7 @@ class Allocator:
 
     # Whether it fits
 
-    def _ordered(self, model: Model, rooms: dict[str, int]) -> dict[str, int]:
+    def _ordered(self, model: ModelState, rooms: dict[str, int]) -> dict[str, int]:
         """The rooms of the devices that it may have, in the order of its wish."""
         wished = model.spec.wish.devices
         if not wished:
@@ -203,7 +208,7 @@ class Allocator:
                 place[device] = wished.index(name)
         return {device: rooms[device] for device in sorted(place, key=place.__getitem__)}
 
-    def _fit(self, model: Model, option: Option, rooms: dict[str, int]) -> tuple[Share, ...] | None:
+    def _fit(self, model: ModelState, option: Option, rooms: dict[str, int]) -> tuple[Share, ...] | None:
         if not self._places(model):
             return ()
         return fit(
@@ -214,7 +219,7 @@ class Allocator:
             alone=self._alone,
         )
 
-    def _places(self, model: Model) -> bool:
+    def _places(self, model: ModelState) -> bool:
         """Whether it is put somewhere, or its server finds its own GPUs."""
         return self._placing and not (model.demand is not None and model.demand.elsewhere)
 
@@ -227,7 +232,7 @@ class Allocator:
         whole = option.pinned + option.mapped <= self._host_capacity
         return (option.pinned + option.mapped if whole else option.pinned) <= room
 
-    def _seat(self, model: Model, chosen: Option) -> Seat | None:
+    def _seat(self, model: ModelState, chosen: Option) -> Seat | None:
         if self._free <= 0:
             return None
         ways = [chosen]
@@ -241,11 +246,11 @@ class Allocator:
                 return Seat(placement)
         return None
 
-    def _placed(self, model: Model, option: Option, shares: tuple[Share, ...]) -> Placement:
+    def _placed(self, model: ModelState, option: Option, shares: tuple[Share, ...]) -> Placement:
         why = self._reason(model, option, shares)
         return Placement(option=option, shares=shares, why=why, managed=self._places(model))
 
-    def _reason(self, model: Model, option: Option, shares: Sequence[Share]) -> str:
+    def _reason(self, model: ModelState, option: Option, shares: Sequence[Share]) -> str:
         if not shares:
             if not self._places(model) and self._placing:
                 return "its server has GPUs of its own"
@@ -277,8 +282,8 @@ class Allocator:
 
     # Who makes room
 
-    def _evict(self, model: Model, option: Option, since: float) -> Decision:
-        def fits(victims: Sequence[Model]) -> tuple[Share, ...] | None:
+    def _evict(self, model: ModelState, option: Option, since: float) -> Decision:
+        def fits(victims: Sequence[ModelState]) -> tuple[Share, ...] | None:
             names = self._gone.union(victim.spec.name for victim in victims)
             if self._later_free + len(victims) <= 0 or not self._host_fits(option, names):
                 return None
@@ -318,7 +323,7 @@ class Allocator:
             placement=placement,
         )
 
-    def _candidates(self, model: Model) -> tuple[list[Model], list[Model], float]:
+    def _candidates(self, model: ModelState) -> tuple[list[ModelState], list[ModelState], float]:
         """Idle and busy models that could make room, and when the next one could that is protected now."""
         idle, busy, protected_until = [], [], math.inf
         for other in self._running:
@@ -340,7 +345,7 @@ class Allocator:
                 idle.append(other)
         return idle, busy, protected_until
 
-    def _cost(self, model: Model) -> float:
+    def _cost(self, model: ModelState) -> float:
         """Of losing it: seconds of its reload, less the longer nobody is expected to ask for it."""
         if model.life.state is State.STARTING or not model.used:
             return 0.0
@@ -348,7 +353,7 @@ class Allocator:
         away = max(1.0, idle, model.gap if math.isfinite(model.gap) else 0.0)
         return 2.0**model.spec.priority * max(model.mean_load, 0.001) / away
 
-    def _due(self, victim: Model, model: Model, since: float) -> float:
+    def _due(self, victim: ModelState, model: ModelState, since: float) -> float:
         """When it has stayed for long enough."""
         swap = model.mean_load + victim.mean_unload + (victim.mean_hold if victim.holders else 0.0)
         # Of one that has not been idle yet, nothing is known.
@@ -361,7 +366,7 @@ class Allocator:
         due = min(victim.ready_at + STAY * swap, late)
         return due if victim.holders else min(due, idle_until)
 
-    def _why(self, model: Model, shares: Sequence[Share], waited: float) -> str:
+    def _why(self, model: ModelState, shares: Sequence[Share], waited: float) -> str:
         needs = ", ".join(f"{mib(share.bytes)} of {self._ledger.where([share])}" for share in shares)
         return f"room for {model.spec.name!r}, which needs {needs or 'a place'} and waits for {waited:.1f} s"
 
@@ -373,16 +378,16 @@ def _add(rooms: dict[str, int], more: dict[str, int]) -> None:
 
 
 def _cheapest(
-    candidates: Sequence[Model],
-    cost: Callable[[Model], float],
-    fits: Callable[[Sequence[Model]], object | None],
-) -> list[Model]:
+    candidates: Sequence[ModelState],
+    cost: Callable[[ModelState], float],
+    fits: Callable[[Sequence[ModelState]], object | None],
+) -> list[ModelState]:
     """The cheapest single one that will do; else as many as it takes, less those that are not needed."""
     ranked = sorted(candidates, key=cost)
     for model in ranked:
         if fits([model]) is not None:
             return [model]
-    chosen: list[Model] = []
+    chosen: list[ModelState] = []
     for model in ranked:
         chosen.append(model)
         if len(chosen) > 1 and fits(chosen) is not None:

@@ -7,7 +7,7 @@ from actors.placement.fit import Placement
 from actors.placement.ledger import Ledger
 from actors.placement.options import MIB, Demand
 from actors.scheduler.allocator import Decision, MakeRoom, Refuse, Seat, Wait
-from actors.scheduler.models import Model
+from actors.scheduler.models import ModelState
 
 COMPONENTS = ("weights", "kv", "compute", "output")
 
@@ -80,7 +80,7 @@ def _why(decision: Decision | None, placement: Placement | None) -> str:
 
 
 def _victims(decision: Decision | None, ledger: Ledger) -> list[dict[str, Any]]:
-    victims: tuple[Model, ...] = ()
+    victims: tuple[ModelState, ...] = ()
     if isinstance(decision, MakeRoom):
         victims = (*decision.idle, *decision.busy)
     elif isinstance(decision, Wait):

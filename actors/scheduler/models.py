@@ -161,7 +161,7 @@ class Ticket:
 
     __slots__ = ("asked_at", "deadline", "end", "id", "keep_alive", "key", "model", "since", "slot", "turn")
 
-    def __init__(self, message: Acquire, model: "Model", now: float, turn: float) -> None:
+    def __init__(self, message: Acquire, model: "ModelState", now: float, turn: float) -> None:
         self.id = message.ticket
         self.model = model
         self.asked_at = self.since = now
@@ -172,17 +172,18 @@ class Ticket:
         self.turn = self.end = turn
 
 
-class Model:
-    """What the planner knows of one model. Times are monotonic seconds.
+class ModelState:
+    """The planner's state of one model. Times are monotonic seconds.
 
-    `holders`: since when each ticket has its lease. `queue`: waiting tickets, in the order of their turns.
+    `holders`: when the lease of each ticket began. `queue`: the waiting tickets, in the order of their turns.
     `gap`: mean seconds from the end of its work to its next request. `used`: it has served since its load.
-    `keep_alive`: seconds that it stays without work, if its latest request wished. `outlook`: what was
-    decided about its place. `yields_to`: for whom it drains; who asked before
-    `yields_since` is still served. `worked`: seconds of all its requests since its load.
-    `moving`: it is loaded again in a better place, though nobody waits for it; `moved_at`: when that was done
-    last. `better_since`: since when there has been such a place, by the sample of `compared_at` too.
-    `finish`: when each key's latest request would be done if all shared fairly, in turns of this model.
+    `keep_alive`: seconds it stays loaded when idle, if its latest request gave a number. `outlook`: the last
+    decision about its place. `yields_to`: the model it drains for; requests from before `yields_since` are
+    still served. `worked`: seconds of all its requests since its load.
+    `moving`: it is being loaded again in a better place, though nobody waits for it; `moved_at`: when it was
+    last moved. `better_since`: since when there has been a better place, `compared_at`: the last sample that
+    was compared. `finish`: for each key, when its latest request would be done if all shared fairly, in
+    turns of this model.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -206,7 +207,7 @@ class Model:
         self.halted_at = 0.0
         self.suspect_until = 0.0
         self.used = False
-        self.yields_to: Model | None = None
+        self.yields_to: ModelState | None = None
         self.yields_since = 0.0
         self.demand: Demand | None = None
         self.ran_out = 0
@@ -374,28 +375,28 @@ class Roster:
     """The models that are known, by name and alias, in the order in which they came."""
 
     def __init__(self, specs: Iterable[ModelSpec]) -> None:
-        self.named: dict[str, Model] = {}
+        self.named: dict[str, ModelState] = {}
         """By their canonical names."""
-        self._names: dict[str, Model] = {}
+        self._names: dict[str, ModelState] = {}
         for spec in specs:
             self.add(spec)
 
-    def __iter__(self) -> Iterator[Model]:
+    def __iter__(self) -> Iterator[ModelState]:
         return iter(self.named.values())
 
     def add(self, spec: ModelSpec) -> None:
         """One more model, whose names are free."""
-        model = self.named[spec.name] = Model(spec)
+        model = self.named[spec.name] = ModelState(spec)
         for name in (spec.name, *spec.aliases):
             self._names[name] = model
             if "/" in name:  # as on the hub, where letter case does not matter
                 self._names.setdefault(name.casefold(), model)
 
-    def find(self, name: str) -> Model | None:
+    def find(self, name: str) -> ModelState | None:
         """The model of this name or alias."""
         return self._names.get(name) or self._names.get(name.casefold() if "/" in name else name)
 
-    def remove(self, model: Model) -> None:
+    def remove(self, model: ModelState) -> None:
         """It is not known any more."""
         del self.named[model.spec.name]
         self._names = {known: other for known, other in self._names.items() if other is not model}

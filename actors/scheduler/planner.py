@@ -61,7 +61,7 @@ from actors.placement.ledger import LAG, Holding, Ledger
 from actors.placement.options import Demand
 from actors.scheduler.allocator import Allocator, Decision, MakeRoom, Refuse, Seat, Wait
 from actors.scheduler.lifecycle import RUNNING, Move, State
-from actors.scheduler.models import Model, ModelSpec, ModelStatus, Outlook, Policy, Roster, Ticket
+from actors.scheduler.models import ModelSpec, ModelState, ModelStatus, Outlook, Policy, Roster, Ticket
 from actors.scheduler.promotion import SETTLED, due, is_better, is_stuck
 from actors.scheduler.tickets import Waiting
 
@@ -92,7 +92,7 @@ class Planner:
         self._models = Roster(specs)
         self.ledger = Ledger(policy.headroom)
         self._waiting = Waiting()
-        self._leases: dict[int, tuple[Model, int, bool]] = {}
+        self._leases: dict[int, tuple[ModelState, int, bool]] = {}
         self._effects: list[Effect] = []
         self._look_again = math.inf
         self._asked_at = -math.inf
@@ -214,7 +214,7 @@ class Planner:
         if broken:
             model.suspect_until = max(model.suspect_until, now + SUSPICION)
 
-    def _fetched(self, model: Model, event: Fetched, now: float) -> None:
+    def _fetched(self, model: ModelState, event: Fetched, now: float) -> None:
         model.life.move(Move.FETCHED)
         model.fetch_ended = now
         if (demand := event.demand) is not None:
@@ -225,7 +225,7 @@ class Planner:
             # The time in which a request waits for its turn does not run while its model downloads.
             self._waiting.delay(ticket, now - max(ticket.asked_at, model.fetch_began))
 
-    def _became_ready(self, model: Model, event: BecameReady, now: float) -> None:
+    def _became_ready(self, model: ModelState, event: BecameReady, now: float) -> None:
         model.became_ready(event, now)
         holding = self.ledger.holdings[event.model]
         holding.ready_at = now
@@ -235,7 +235,7 @@ class Planner:
         if not holding.placement.shares:
             self._measure(model, holding)
 
-    def _move_to_host(self, model: Model, holding: Holding) -> None:
+    def _move_to_host(self, model: ModelState, holding: Holding) -> None:
         """Believe a server that says that it uses none of its GPUs: it has memory of the host instead."""
         given = model.place(self.ledger) or ""
         wrong = holding.placement.option
@@ -266,7 +266,7 @@ class Planner:
         if blocked and now - self._last_exit < LAG + 1.0:
             self._effects.append(Look(0.1))
 
-    def _measure(self, model: Model, holding: Holding, *, ended: bool = False) -> None:
+    def _measure(self, model: ModelState, holding: Holding, *, ended: bool = False) -> None:
         """Tell what the load took, to learn from."""
         if model.demand is None or model.measured > ended:
             return
@@ -284,7 +284,7 @@ class Planner:
         )
         model.measured = True
 
-    def _exited(self, model: Model, event: Exited, now: float) -> None:
+    def _exited(self, model: ModelState, event: Exited, now: float) -> None:
         state = model.life.state
         if state is not State.FETCHING:
             self._release(model, event.failure, now)
@@ -297,7 +297,7 @@ class Planner:
         ):
             self._reject_waiting(model.queue, model.refusal(now))
 
-    def _release(self, model: Model, failure: Failure | None, now: float) -> None:
+    def _release(self, model: ModelState, failure: Failure | None, now: float) -> None:
         """Its processes are gone: look for their memory, and learn if they ran out of it."""
         holding = self.ledger.release(model.spec.name, now)
         self._last_exit = now
@@ -386,12 +386,12 @@ class Planner:
                 model.unwanted_since = None
                 self._effects.append(Fetch(model.spec.name, model.life.epoch))
 
-    def _fetch_until(self, model: Model) -> float:
+    def _fetch_until(self, model: ModelState) -> float:
         if model.life.state is not State.FETCHING or model.unwanted_since is None:
             return math.inf
         return model.unwanted_since + self._policy.fetch_grace
 
-    def _wanted(self, now: float) -> list[tuple[Model, float]]:
+    def _wanted(self, now: float) -> list[tuple[ModelState, float]]:
         """Models that could be started for somebody, and since when; those past their patience come first."""
         found = [
             (model, model.oldest())
@@ -399,7 +399,7 @@ class Planner:
             if model.queue and model.life.state is State.FETCHED
         ]
 
-        def rank(entry: tuple[Model, float]) -> tuple[bool, int, float]:
+        def rank(entry: tuple[ModelState, float]) -> tuple[bool, int, float]:
             model, since = entry
             late = now - since >= self._policy.patience
             return (not late, 0 if late else -model.spec.priority, since)
@@ -431,7 +431,7 @@ class Planner:
                     sampled_again = now + FRESH if self._policy.measures_first else math.inf
                     self._look_again = min(self._look_again, until, sampled_again)
 
-    def _gives_up_move(self, model: Model, decision: Decision, now: float) -> bool:
+    def _gives_up_move(self, model: ModelState, decision: Decision, now: float) -> bool:
         """Nobody makes room for a model that is only moved, and it waits for no more than its own memory."""
         if model.queue:
             return False
@@ -463,7 +463,7 @@ class Planner:
                 model.compared_at = self.ledger.sampled_at
                 self._compare(model, holding, now)
 
-    def _compare(self, model: Model, holding: Holding, now: float) -> None:
+    def _compare(self, model: ModelState, holding: Holding, now: float) -> None:
         assert model.demand is not None
         sampled_at = self.ledger.sampled_at
         decision = self._probe(model, None, now, moves=model.spec.name)
@@ -479,7 +479,7 @@ class Planner:
             model.better_since = sampled_at
             self._effects.append(Look(SETTLED))
 
-    def _awaits_sample(self, wanted: Iterable[tuple[Model, float]], now: float) -> bool:
+    def _awaits_sample(self, wanted: Iterable[tuple[ModelState, float]], now: float) -> bool:
         """Whether the memory is to be measured before anybody gets a place; has that done."""
         needed = max(model.fetch_ended for model, _ in wanted)
         sampled_at = self.ledger.sampled_at
@@ -491,7 +491,7 @@ class Planner:
         self._look_again = self._asked_at + SAMPLE_WAIT
         return now < self._look_again
 
-    def _make_room(self, model: Model, since: float, decision: MakeRoom, now: float) -> None:
+    def _make_room(self, model: ModelState, since: float, decision: MakeRoom, now: float) -> None:
         for victim in decision.idle:
             how = "idle" if victim.life.state is State.READY else "wanted by nobody"
             idle = now - victim.last_used
@@ -503,12 +503,12 @@ class Planner:
             why = f"{decision.why}; {len(victim.holders)} requests finish first"
             self._effects.append(Drain(victim.spec.name, victim.life.epoch, why))
 
-    def _idle_until(self, model: Model) -> float:
+    def _idle_until(self, model: ModelState) -> float:
         if model.life.state is not State.READY or model.holders or model.queue:
             return math.inf
         return model.last_used + self._keep_alive(model)
 
-    def _keep_alive(self, model: Model) -> float:
+    def _keep_alive(self, model: ModelState) -> float:
         """Seconds that it stays without work."""
         return self._policy.idle_timeout or math.inf if model.keep_alive is None else model.keep_alive
 
@@ -558,7 +558,7 @@ class Planner:
             )
         )
 
-    def _start(self, model: Model, placement: Placement, now: float) -> None:
+    def _start(self, model: ModelState, placement: Placement, now: float) -> None:
         model.life.move(Move.START)
         model.measured = False
         model.started_at = now
@@ -568,7 +568,7 @@ class Planner:
         place = model.place(self.ledger) or "host"
         self._effects.append(Start(model.spec.name, model.life.epoch, placement.why, placement, place))
 
-    def _halt(self, model: Model, why: str, now: float, *, evicts: bool = False) -> None:
+    def _halt(self, model: ModelState, why: str, now: float, *, evicts: bool = False) -> None:
         model.life.move(Move.STOP)
         model.halted_at = now
         self._effects.append(Halt(model.spec.name, model.life.epoch, why, evicts))
@@ -578,17 +578,17 @@ class Planner:
             self._take_out(ticket.id)
             self._effects.append(Reject(ticket.id, reason))
 
-    def _estimate(self, model: Model) -> int:
+    def _estimate(self, model: ModelState) -> int:
         """Seconds, from measured times, until a newcomer to this model would have its turn."""
         return max(1, min(120, math.ceil(self._seconds(model, len(model.queue)))))
 
-    def _seconds(self, model: Model, ahead: int) -> float:
+    def _seconds(self, model: ModelState, ahead: int) -> float:
         seconds = model.mean_hold * (ahead + 1) / model.spec.slots
         if model.life.state is not State.READY:
             seconds += model.mean_load
         return seconds
 
-    def _queue_full(self, model: Model) -> QueueFull:
+    def _queue_full(self, model: ModelState) -> QueueFull:
         return QueueFull(
             message=f"{len(self._waiting)} requests are waiting already (server_pool.queue_size)",
             retry_after=self._estimate(model),
@@ -617,9 +617,9 @@ class Planner:
         return self._probe(self._models.named[name], demand, now)
 
     def _probe(
-        self, model: Model, demand: Demand | None, now: float, *, moves: str | None = None
+        self, model: ModelState, demand: Demand | None, now: float, *, moves: str | None = None
     ) -> Decision:
-        probe = Model(model.spec)
+        probe = ModelState(model.spec)
         probe.demand = demand or model.demand
         probe.mean_load = model.mean_load
         if demand is not None and demand.load_seconds is not None:

@@ -17,7 +17,7 @@ from actors.placement.fit import Placement
 from actors.placement.ledger import Holding
 from actors.placement.options import Demand, Option
 from actors.scheduler.lifecycle import State
-from actors.scheduler.models import Model
+from actors.scheduler.models import ModelState
 
 BREATH = 0.5
 """Seconds without a request, at least, after which a model that works a lot counts as idle."""
@@ -38,7 +38,7 @@ PART = 8
 """One in so many of its layers is the least that more layers on GPUs are worth."""
 
 
-def is_stuck(model: Model, holding: Holding) -> bool:
+def is_stuck(model: ModelState, holding: Holding) -> bool:
     """Whether it is idle, and runs in a worse way than its best."""
     placement = holding.placement
     return (
@@ -52,7 +52,7 @@ def is_stuck(model: Model, holding: Holding) -> bool:
     )
 
 
-def due(model: Model) -> float:
+def due(model: ModelState) -> float:
     """When it may be moved, if it stays idle until then and there is room."""
     cost = model.mean_load + model.mean_unload
     idle = BREATH if model.worked >= cost else max(QUIET, 2 * cost)
