@@ -14,7 +14,7 @@ from actors.memory.gguf import Header, HeaderError, read_model
 Json = dict[str, Any]
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True):
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """One model file; `size` in bytes, `modified_at` in seconds since the epoch."""
 
     size: int = 0
@@ -25,19 +25,19 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
 
 
-def card_of(files: ModelFiles, *, embeds: bool = False) -> Card:
+def card_of(files: ModelFiles, *, embeds: bool = False) -> ModelCard:
     """Read a model's header. Blocking. One that cannot be read has an empty card."""
     try:
         return _read(files.path, files.projector, files.path.stat().st_mtime, embeds=embeds)
     except (HeaderError, OSError):
-        return Card()
+        return ModelCard()
 
 
 @functools.lru_cache(maxsize=512)
-def _read(path: Path, projector: Path | None, modified_at: float, *, embeds: bool) -> Card:
+def _read(path: Path, projector: Path | None, modified_at: float, *, embeds: bool) -> ModelCard:
     header = read_model(path)
     template = header.chat_template or ""
-    return Card(
+    return ModelCard(
         size=header.size,
         modified_at=modified_at,
         details=_details(header),

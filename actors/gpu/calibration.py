@@ -135,11 +135,11 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     worst_under: int
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a kind of card with one driver and build.
+class CardAccuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """How accurate predictions were on one model of GPU, with one driver and one build of llama.cpp.
 
-    `buffers` compares what was predicted with llama.cpp's log; `measured` what was known to be needed before
-    each load, correction and overhead included, with the highest that NVML told. None: nothing to compare.
+    `buffers` compares the predictions with the buffers in llama.cpp's log; `measured` compares what was set
+    aside for each load, correction and overhead included, with the most that NVML reported. None: no figures.
     """
 
     gpu: str
@@ -330,13 +330,13 @@ class Calibration:
             )
         return loads
 
-    def summary(self) -> list[Card]:
+    def summary(self) -> list[CardAccuracy]:
         """What is known of each card, driver and build, for people. Reads all there is."""
         cards = []
         for (gpu, driver, build), group in groupby(self._rows(BY_CARD), key=itemgetter(0, 1, 2)):
             rows = list(group)
             cards.append(
-                Card(
+                CardAccuracy(
                     gpu=gpu,
                     driver=driver,
                     build=build,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from actors.gpu.calibration import Calibration, Card, DeviceLoad, Load
+from actors.gpu.calibration import Calibration, CardAccuracy, DeviceLoad, Load
 from actors.gpu.monitor import Gpu, GpuMonitor, Sample
 from actors.messages import Measured, MemorySampled
 from actors.placement.ledger import Device
@@ -47,7 +47,7 @@ class Observer:
         self._numbers: dict[tuple[str, int], int] = {}
         self.left_over: Callable[[], Collection[int]] = tuple
         """Sessions of servers that a dead gateway left, whose memory is to be had."""
-        self.cards: list[Card] = []
+        self.cards: list[CardAccuracy] = []
         """What is known of each kind of card, for /health."""
         self.loads: dict[str, Load] = {}
         """The last load of each model that was measured, by the model's name, of earlier runs too."""

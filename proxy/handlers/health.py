@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from actors.config import Config
-from actors.gpu.calibration import Card
+from actors.gpu.calibration import CardAccuracy
 from actors.gpu.monitor import Gpu
 from actors.gpu.observer import Observer
 from actors.placement.ledger import Ledger
@@ -218,7 +218,7 @@ def _placement(model: ModelStatus) -> dict[str, Any] | None:
     }
 
 
-def _card(card: Card) -> dict[str, Any]:
+def _card(card: CardAccuracy) -> dict[str, Any]:
     """How far predictions were off on this kind of card: parts of the whole, and bytes too few at worst."""
     return msgspec.to_builtins(card)  # type: ignore[no-any-return]
 

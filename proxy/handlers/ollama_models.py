@@ -15,7 +15,7 @@ from proxy.apis.fields import encode
 from proxy.apis.ollama.answer import rfc3339
 from proxy.apis.requests import with_fields
 from proxy.handlers.ollama_store import OllamaStore
-from proxy.model_cards import Card, card_of, digest_of
+from proxy.model_cards import ModelCard, card_of, digest_of
 from proxy.models import LATEST, Catalog
 
 VERSION = "0.32.1"
@@ -67,7 +67,7 @@ class OllamaApi:
             return {**_own_tag(tag), **_names(model.name)}
         return self._tag(model.name, await self._card(model.name))
 
-    def _tag(self, name: str, card: Card) -> Json:
+    def _tag(self, name: str, card: ModelCard) -> Json:
         return {
             **_names(name),
             "modified_at": rfc3339(card.modified_at),
@@ -77,10 +77,10 @@ class OllamaApi:
             "capabilities": list(card.capabilities),
         }
 
-    async def _card(self, name: str) -> Card:
+    async def _card(self, name: str) -> ModelCard:
         files = await self._catalog.files_of(name)
         if files is None:
-            return Card()
+            return ModelCard()
         settings = self._catalog.settings_of(name)
         embeds = settings is not None and settings.embeddings
         return await asyncio.to_thread(card_of, files, embeds=embeds)
