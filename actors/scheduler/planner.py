@@ -63,7 +63,7 @@ from actors.scheduler.allocator import Allocator, Decision, MakeRoom, Refuse, Se
 from actors.scheduler.lifecycle import RUNNING, Move, State
 from actors.scheduler.models import ModelSpec, ModelState, ModelStatus, Outlook, Policy, Roster, Ticket
 from actors.scheduler.promotion import SETTLED, due, is_better, is_stuck
-from actors.scheduler.tickets import Waiting
+from actors.scheduler.tickets import TicketQueue
 
 WORTH_WAITING = 5.0
 """Seconds of a failed model's back-off that a request waits for, rather than being rejected."""
@@ -91,7 +91,7 @@ class Planner:
         self._policy = policy
         self._models = Roster(specs)
         self.ledger = Ledger(policy.headroom)
-        self._waiting = Waiting()
+        self._tickets = TicketQueue()
         self._leases: dict[int, tuple[ModelState, int, bool]] = {}
         self._effects: list[Effect] = []
         self._look_again = math.inf
@@ -142,7 +142,7 @@ class Planner:
                 self._sampled(event, now)
             case Shutdown():
                 self._closing_at = event.deadline
-                self._reject_waiting(self._waiting, _shutting_down())
+                self._reject_waiting(self._tickets, _shutting_down())
             case Unusable():
                 model = self._models.named.get(event.model)
                 if model is not None and model.life.state is State.STOPPED and not model.queue:
@@ -188,18 +188,18 @@ class Planner:
         else:
             model.asked(now)
             # One that could be served at once does not count against the queue.
-            full = len(self._waiting) >= self._policy.queue_size
+            full = len(self._tickets) >= self._policy.queue_size
             if full and not model.accepts(Ticket(event, model, now, 0.0), now):
                 self._effects.append(Reject(event.ticket, self._queue_full(model)))
                 return
             ticket = model.enqueue(event, now, self._policy.weights.get(event.key, 1.0))
-            self._waiting.add(ticket)
+            self._tickets.add(ticket)
 
     def _take_out(self, number: int) -> bool:
-        ticket = self._waiting.get(number)
+        ticket = self._tickets.get(number)
         if ticket is None:
             return False
-        self._waiting.remove(ticket)
+        self._tickets.remove(ticket)
         ticket.model.withdraw(ticket)
         return True
 
@@ -223,7 +223,7 @@ class Planner:
                 model.mean_load = demand.load_seconds
         for ticket in model.queue:
             # The time in which a request waits for its turn does not run while its model downloads.
-            self._waiting.delay(ticket, now - max(ticket.asked_at, model.fetch_began))
+            self._tickets.delay(ticket, now - max(ticket.asked_at, model.fetch_began))
 
     def _became_ready(self, model: ModelState, event: BecameReady, now: float) -> None:
         model.became_ready(event, now)
@@ -355,7 +355,7 @@ class Planner:
 
     def _expire(self, now: float) -> None:
         """Reject what has waited for too long. The end of a download sets new deadlines."""
-        for ticket in self._waiting.overdue(now):
+        for ticket in self._tickets.overdue(now):
             if ticket.model.life.state is State.FETCHING:
                 continue
             reason = QueueTimeout(
@@ -409,7 +409,7 @@ class Planner:
     def _place_wanted(self, now: float) -> None:
         self._look_again = math.inf
         wanted = self._wanted(now)
-        if not self._waiting:
+        if not self._tickets:
             moving = [model for model in self._models if model.moving]
             wanted = [(model, now) for model in moving if model.life.state is State.FETCHED]
         if not wanted or self._awaits_sample(wanted, now):
@@ -443,7 +443,7 @@ class Planner:
     def _promote(self, now: float) -> None:
         """Load idle models again that have a better place now: see `actors.scheduler.promotion`."""
         self._promote_at = math.inf
-        if self._waiting or self._closing_at is not None:
+        if self._tickets or self._closing_at is not None:
             return
         for name, holding in self.ledger.holdings.items():
             model = self._models.named[name]
@@ -531,7 +531,7 @@ class Planner:
     def _grant(self, ticket: Ticket, now: float) -> None:
         model = ticket.model
         assert model.endpoint is not None
-        self._waiting.remove(ticket)
+        self._tickets.remove(ticket)
         model.queue.remove(ticket)
         model.turn = max(model.turn, ticket.turn)
         self._leases[ticket.id] = (model, model.life.epoch, ticket.slot)
@@ -590,7 +590,7 @@ class Planner:
 
     def _queue_full(self, model: ModelState) -> QueueFull:
         return QueueFull(
-            message=f"{len(self._waiting)} requests are waiting already (server_pool.queue_size)",
+            message=f"{len(self._tickets)} requests are waiting already (server_pool.queue_size)",
             retry_after=self._estimate(model),
         )
 
@@ -602,7 +602,7 @@ class Planner:
 
     def next_wake(self, now: float) -> float:
         """When the next `Tick` is due although nothing happens; infinity for never."""
-        times = [self._look_again, self._promote_at, self._waiting.next_deadline()]
+        times = [self._look_again, self._promote_at, self._tickets.next_deadline()]
         if self._closing_at is not None:
             times.append(self._closing_at)
         for model in self._models:
@@ -629,7 +629,7 @@ class Planner:
 
     def outlook(self, ticket_id: int, now: float) -> Outlook | None:
         """What a waiting request waits for; None if it does not wait."""
-        ticket = self._waiting.get(ticket_id)
+        ticket = self._tickets.get(ticket_id)
         if ticket is None:
             return None
         model = ticket.model
@@ -654,7 +654,7 @@ class Planner:
     @property
     def waiting(self) -> int:
         """How many requests wait."""
-        return len(self._waiting)
+        return len(self._tickets)
 
     @property
     def closing(self) -> bool:

@@ -1,4 +1,4 @@
-"""Everybody who waits for a lease, by number and by deadline. Pure."""
+"""The queue of all requests that wait for a lease, by number and by deadline. Pure."""
 
 import heapq
 import math
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from actors.scheduler.models import Ticket
 
 
-class Waiting:
-    """The waiting tickets. Those of one model, in the order of their turns, are in its `queue`."""
+class TicketQueue:
+    """The waiting tickets of all models. Their order within one model is `ModelState.queue`."""
 
     def __init__(self) -> None:
         self._tickets: dict[int, Ticket] = {}
@@ -25,22 +25,22 @@ class Waiting:
         return self._tickets.get(number)
 
     def add(self, ticket: Ticket) -> None:
-        """It begins to wait."""
+        """Add a ticket that begins to wait."""
         self._tickets[ticket.id] = ticket
         heapq.heappush(self._deadlines, (ticket.deadline, ticket.id))
 
     def remove(self, ticket: Ticket) -> None:
-        """It waits no more."""
+        """Remove a ticket that no longer waits."""
         del self._tickets[ticket.id]
 
     def delay(self, ticket: Ticket, seconds: float) -> None:
-        """So much of the time was not a wait for its turn."""
+        """Exclude so many seconds from its wait: its deadline is later by them."""
         ticket.since += seconds
         ticket.deadline += seconds
         heapq.heappush(self._deadlines, (ticket.deadline, ticket.id))
 
     def next_deadline(self) -> float:
-        """The first of them. Entries of the heap that are no longer true are dropped."""
+        """The earliest deadline, or infinity. Drops entries of the heap that are out of date."""
         while self._deadlines:
             deadline, number = self._deadlines[0]
             ticket = self._tickets.get(number)
@@ -50,7 +50,7 @@ class Waiting:
         return math.inf
 
     def overdue(self, now: float) -> Iterator[Ticket]:
-        """Each ticket whose deadline has passed, once."""
+        """Yield each ticket whose deadline has passed, once."""
         while self.next_deadline() <= now:
             _, number = heapq.heappop(self._deadlines)
             yield self._tickets[number]
