@@ -21,7 +21,7 @@ from actors.config import FilePath, Secret
 from actors.gpu.calibration import Load
 from agents.chat import Chat, Message
 from agents.errors import AgentError, BudgetError, DeniedError, ModelCallError
-from agents.events import Answer, Done, Event, Extra, Failure, Finish, Text, Usage
+from agents.events import Answer, AnswerFailed, Done, Event, Extra, Finish, Text, Usage
 from agents.llm import LLM, Budget, Client, ModelInfo
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "AgentConfig",
     "AgentError",
     "Answer",
+    "AnswerFailed",
     "AtEnd",
     "Budget",
     "BudgetError",
@@ -160,8 +161,8 @@ class Context:
 class Reply(msgspec.Struct, frozen=True):
     """An agent's own answer, instead of the model's. No later agent's `before` runs; all the filters do.
 
-    The pieces of the answer are enough: `Start`, `Finish` and `Done` are added where they are missing. The
-    iterator is closed when the client leaves.
+    The pieces of the answer are enough: missing `AnswerStarted`, `Finish` and `Done` are added. The iterator
+    is closed when the client leaves.
     """
 
     events: AsyncIterator[Event]
@@ -181,7 +182,7 @@ class Filter(Protocol):
     """Changes an answer on its way to the client, event by event."""
 
     def feed(self, event: Event) -> Iterable[Event]:
-        """What is passed on for `event`. The last is always `Done` or a `Failure`; hold nothing longer."""
+        """What is passed on for `event`. The last one is `Done` or `AnswerFailed`; hold nothing longer."""
 
 
 class TextFilter:
@@ -193,7 +194,7 @@ class TextFilter:
             if changed := self.text(event.text):
                 yield Text(changed)
             return
-        if isinstance(event, Finish | Done | Failure) and (rest := self.rest()):
+        if isinstance(event, Finish | Done | AnswerFailed) and (rest := self.rest()):
             yield Text(rest)
         yield event
 

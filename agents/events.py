@@ -1,8 +1,8 @@
 """The canonical stream: what a model server says while it answers, and the whole answer made of it.
 
-The order is that of OpenAI's stream: `Start`, then any of `Text`, `Reasoning` and `ToolCallDelta`, each
-after its `Logprobs` if there are some, then `Extra` if an agent adds something, `Finish`, `Usage`, `Done`. A
-`Failure` may come at any time and is the last.
+The order is that of OpenAI's stream: `AnswerStarted`, then any of `Text`, `Reasoning` and `ToolCallDelta`,
+each after its `Logprobs` if there are some, then `Extra` if an agent adds something, `Finish`, `Usage`,
+`Done`. `AnswerFailed` may come at any time and is the last.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from agents.chat import ToolCall
 Reason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-class Start(msgspec.Struct, frozen=True, gc=False):
+class AnswerStarted(msgspec.Struct, frozen=True, gc=False):
     """The answer begins. `created` is in seconds since the epoch."""
 
     id: str
@@ -78,8 +78,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     completion_seconds: float = 0.0
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """The answer has broken off. The fields are `proxy.errors.ApiError`'s; without a `kind` the status's."""
+class AnswerFailed(msgspec.Struct, frozen=True):
+    """The answer broke off. The fields are those of `proxy.errors.ApiError`; `kind` may be empty."""
 
     status: int
     message: str
@@ -93,7 +93,9 @@ class Done(msgspec.Struct, frozen=True, gc=False):
     """The answer is complete."""
 
 
-Event = Text | Reasoning | ToolCallDelta | Logprobs | Start | Extra | Finish | Usage | Failure | Done
+Event = (
+    Text | Reasoning | ToolCallDelta | Logprobs | AnswerStarted | Extra | Finish | Usage | AnswerFailed | Done
+)
 
 
 def checked(event: Any) -> Event:
@@ -148,9 +150,9 @@ class Collector:
     """Makes an answer of its events. `failure` is set if it broke off, `complete` if it came to its end."""
 
     def __init__(self) -> None:
-        self.failure: Failure | None = None
+        self.failure: AnswerFailed | None = None
         self.complete = False
-        self._start = Start("", "", 0)
+        self._start = AnswerStarted("", "", 0)
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls = ToolCalls()
@@ -170,7 +172,7 @@ class Collector:
                 self._calls.feed(event)
             case Logprobs():
                 self._logprobs += event.tokens
-            case Start():
+            case AnswerStarted():
                 self._start = event
             case Extra():
                 self._extra |= event.fields
@@ -178,7 +180,7 @@ class Collector:
                 self._reason = event.reason
             case Usage():
                 self._usage = event
-            case Failure():
+            case AnswerFailed():
                 self.failure = event
             case Done():
                 self.complete = True
@@ -201,7 +203,7 @@ class Collector:
 
 def replayed(answer: Answer) -> Iterator[Event]:
     """The events of a whole answer, each of its parts in one piece."""
-    yield Start(answer.id, answer.model, answer.created)
+    yield AnswerStarted(answer.id, answer.model, answer.created)
     if answer.reasoning:
         yield Reasoning(answer.reasoning)
     if answer.logprobs:

@@ -14,7 +14,7 @@ import msgspec
 
 from agents.chat import Chat
 from agents.errors import BudgetError, ModelCallError
-from agents.events import Answer, Collector, Done, Event, Failure, Reasoning, Text, ToolCallDelta, Usage
+from agents.events import Answer, AnswerFailed, Collector, Done, Event, Reasoning, Text, ToolCallDelta, Usage
 
 T = TypeVar("T")
 Limit = Annotated[int, msgspec.Meta(ge=0)]
@@ -37,7 +37,7 @@ class LLM(Protocol):
     """
 
     def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
-        """The answer's events, to `Done` or a `Failure`. Closed, it gives its lease back."""
+        """The answer's events, to `Done` or an `AnswerFailed`. Closed, it gives its lease back."""
 
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
         """A vector for each text."""
@@ -121,7 +121,7 @@ class Client:
             while True:
                 event = await self._in_time(anext(events, None))
                 self._count(index, event)
-                if isinstance(event, Failure):
+                if isinstance(event, AnswerFailed):
                     raise ModelCallError(event.message, status=event.status, code=event.code)
                 if event is None:
                     raise ModelCallError(f"model {request.model!r} broke off its answer", status=502)

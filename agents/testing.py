@@ -24,12 +24,12 @@ import msgspec
 from actors.gpu.calibration import Load
 from agents.api import Agent, AgentError
 from agents.chat import Chat, Message
-from agents.events import Answer, Collector, Event, Failure, Text, Usage, replayed
+from agents.events import Answer, AnswerFailed, Collector, Event, Text, Usage, replayed
 from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from agents.llm import ModelInfo
 
-Said = str | Answer | Failure
+Said = str | Answer | AnswerFailed
 Script = Said | Callable[[Chat], Said]
 
 DIMENSIONS = 64
@@ -92,7 +92,7 @@ class ScriptedLLM:
 
 def played(request: Chat, said: Said) -> list[Event]:
     """The events by which a model says it: a text word by word, with a token for each."""
-    if isinstance(said, Failure):
+    if isinstance(said, AnswerFailed):
         return [said]
     answer = said if isinstance(said, Answer) else Answer(id="a", model=request.model, text=said)
     words = answer.text.split(" ")

@@ -21,7 +21,7 @@ from agents.api import (
     Filter,
     Text,
 )
-from agents.events import Done, Failure, Finish, Logprobs, Reasoning, ToolCallDelta, ToolCalls
+from agents.events import AnswerFailed, Done, Finish, Logprobs, Reasoning, ToolCallDelta, ToolCalls
 from agents.guard.cleaner import Cleaner, ForbiddenError
 from agents.guard.scanner import TIMEOUT, Found, Scanner, compile_pattern
 
@@ -209,7 +209,7 @@ class _Filter:
                 # As the client will read it, whatever it is made of.
                 fields = msgspec.json.decode(msgspec.json.encode(event.fields))
                 yield Extra(self._noted(fields, self._guard.cleaner(self._left).value(fields)))
-            case Finish() | Failure() | Done():
+            case Finish() | AnswerFailed() | Done():
                 for kind in list(self._screens):
                     yield from self._screened(kind, "", last=True)
                 cleaner = self._guard.cleaner(self._left)

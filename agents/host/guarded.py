@@ -26,7 +26,7 @@ class GuardedLLM:
         self._guard = guard
 
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
-        """The answer's events as the guards pass them on, to `Done` or a `Failure`."""
+        """The answer's events as the guards pass them on, to `Done` or an `AnswerFailed`."""
         run = self._guard(await self.own_name(request.model), request)
         if run is None:
             async with aclosing(self._llm.stream(request, key=key)) as events:

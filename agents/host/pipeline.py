@@ -20,7 +20,7 @@ import msgspec
 from agents.api import Agent, Clock, Context, Filter, Finished, Reply
 from agents.chat import Chat, Message
 from agents.errors import AgentError, DeniedError, unwrapped
-from agents.events import Answer, Collector, Done, Event, Failure, Finish, Start, checked
+from agents.events import Answer, AnswerFailed, AnswerStarted, Collector, Done, Event, Finish, checked
 from agents.host.supervision import AgentActor, OverdueError, bounded, contained
 
 Outcome = Literal["not run", "done", "replied", "denied", "skipped", "failed"]
@@ -118,7 +118,7 @@ class Step:
         """Whether its agent is a guard."""
         return self.actor.kind.guards
 
-    def _begin(self) -> Failure | None:
+    def _begin(self) -> AnswerFailed | None:
         if self.outcome == "skipped":
             return None
         try:
@@ -246,14 +246,14 @@ class Run:
                 try:
                     async for event in events:
                         checked(event)
-                        if not started and not isinstance(event, Start | Failure):
+                        if not started and not isinstance(event, AnswerStarted | AnswerFailed):
                             yield self._start()
                         started = True
                         if isinstance(event, Done) and not finished:
                             yield Finish("stop")
                         finished = finished or isinstance(event, Finish)
                         yield event
-                        if isinstance(event, Done | Failure):
+                        if isinstance(event, Done | AnswerFailed):
                             return
                 finally:
                     if (close := getattr(events, "aclose", None)) is not None:
@@ -269,11 +269,11 @@ class Run:
             yield Finish("stop")
         yield Done()
 
-    def _start(self) -> Start:
-        return Start(f"chatcmpl-{self._request_id}", self.chat.model, int(self._clock.time()))
+    def _start(self) -> AnswerStarted:
+        return AnswerStarted(f"chatcmpl-{self._request_id}", self.chat.model, int(self._clock.time()))
 
     def feed(self, event: Event) -> list[Event]:
-        """What the client gets for the answer's next event. After `Done` or a `Failure` there is nothing."""
+        """What the client gets for the answer's next event. Nothing follows `Done` or `AnswerFailed`."""
         if self.ended:
             return []
         self._raw.feed(event)
@@ -282,11 +282,11 @@ class Run:
             events = step.feed(events)
         for count, passed in enumerate(events, 1):
             self._sent.feed(passed)
-            if isinstance(passed, Done | Failure):
+            if isinstance(passed, Done | AnswerFailed):
                 self.ended = True
                 return events[:count]
         if isinstance(
-            event, Done | Failure
+            event, Done | AnswerFailed
         ):  # a filter that keeps the end to itself must not keep the client
             self.ended = True
             self._sent.feed(event)
@@ -299,7 +299,7 @@ class Run:
         return self._sent.answer()
 
     @property
-    def failure(self) -> Failure | None:
+    def failure(self) -> AnswerFailed | None:
         """What the answer broke off with."""
         return self._sent.failure
 
@@ -349,8 +349,8 @@ class Run:
         return [step.describe() for step in self._steps]
 
 
-def _failure(error: AgentError) -> Failure:
-    return Failure(error.status, error.message, code=error.code, param=error.param)
+def _failure(error: AgentError) -> AnswerFailed:
+    return AnswerFailed(error.status, error.message, code=error.code, param=error.param)
 
 
 def check_chat(made: Chat, known: Iterable[Message] = ()) -> None:

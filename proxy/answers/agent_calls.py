@@ -10,7 +10,7 @@ import msgspec
 from actors.scheduler.lifecycle import State
 from agents.chat import Chat
 from agents.errors import ModelCallError
-from agents.events import Done, Event, Failure, Usage
+from agents.events import AnswerFailed, Done, Event, Usage
 from agents.llm import ModelInfo
 from proxy.answers import translate as translated
 from proxy.answers.call import ModelCaller, post
@@ -82,7 +82,7 @@ class Models:
         self._catalog = catalog
 
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
-        """The answer's events, to `Done` or a `Failure`. Closed, it gives its lease back."""
+        """The answer's events, to `Done` or an `AnswerFailed`. Closed, it gives its lease back."""
         exchange = self._begin(request.model)
         render = translated.chat_renderer(exchange, request)
         is_whole = False
@@ -98,7 +98,7 @@ class Models:
                     exchange.first_byte()
                     if isinstance(event, Usage):
                         exchange.tokens = translated.tokens_of(event)
-                    elif isinstance(event, Failure):
+                    elif isinstance(event, AnswerFailed):
                         exchange.failed(to_api_error(event))
                     elif isinstance(event, Done):
                         lease.served = is_whole = True  # whoever reads it need not come back for more

@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import HttpVersion11, web
 
 from actors.supervisor import Lease
-from agents.events import Failure
+from agents.events import AnswerFailed
 from proxy.answers.call import blame, broken, broken_off, named
 from proxy.answers.relay import (
     PROGRESS,
@@ -39,7 +39,7 @@ ERROR_LIMIT = 1024 * 1024
 CHECK_LIMIT = 4 * 1024 * 1024
 """Bytes. Of a larger body only the first and the last one are looked at, which stops nobody."""
 
-ReadFailure = Callable[[bytes, int], Failure]
+ReadFailure = Callable[[bytes, int], AnswerFailed]
 """Takes the body and the status of an error."""
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from agents.chat import Chat
 from agents.errors import AgentError
-from agents.events import Done, Event, Failure, Start
+from agents.events import AnswerFailed, AnswerStarted, Done, Event
 from agents.guard.strings import clean_value
 from agents.host.host import AgentHost
 from agents.host.pipeline import Run
@@ -48,7 +48,7 @@ class _Filtered:
     def feed(self, data: bytes) -> list[Event]:
         events = self._decoder.feed(data)
         passed = [one for event in events for one in self._run.feed(event)]
-        if self._run.ended and not any(isinstance(event, Done | Failure) for event in events):
+        if self._run.ended and not any(isinstance(event, Done | AnswerFailed) for event in events):
             # Not at once: what they passed on is still to be written.
             asyncio.get_running_loop().call_soon(self._leave)
         return passed
@@ -154,7 +154,7 @@ class Accompanied:
         try:
             async for event in events:
                 held += run.feed(event)
-                if not has_begun and all(isinstance(one, Start) for one in held):
+                if not has_begun and all(isinstance(one, AnswerStarted) for one in held):
                     continue
                 if not has_begun:
                     translated.raise_early(held)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from actors.messages import ServerAddress
 from actors.supervisor import Lease
-from agents.events import Collector, Done, Event, Failure, Start, Usage
+from agents.events import AnswerFailed, AnswerStarted, Collector, Done, Event, Usage
 from proxy.answers.call import RenderRequest, broken_off, named, post
 from proxy.answers.client_stream import (
     begin_relay,
@@ -40,7 +40,7 @@ class Translation:
 
     def __init__(self, encoder: Encoder) -> None:
         self.usage: Usage | None = None
-        self.failure: Failure | None = None
+        self.failure: AnswerFailed | None = None
         self.complete = False
         self._encoder = encoder
 
@@ -52,7 +52,7 @@ class Translation:
             match event:
                 case Usage():
                     self.usage = event
-                case Failure():
+                case AnswerFailed():
                     self.failure = event
                 case Done():
                     self.complete = True
@@ -74,7 +74,7 @@ class _Opening:
     def feed(self, payload: bytes, _raw: bytes | None) -> None:
         """Sink of the response until the client's stream begins."""
         self.events += self._decoder.feed(payload)
-        if any(not isinstance(event, Start) for event in self.events):
+        if any(not isinstance(event, AnswerStarted) for event in self.events):
             self.open = True
             self._response.detach()
             self._response.notify()
@@ -92,9 +92,9 @@ class _Opening:
 def raise_early(events: list[Event]) -> None:
     """Raise `ApiError` if the first real event is an error: its status can still be told."""
     for event in events:
-        if isinstance(event, Failure):
+        if isinstance(event, AnswerFailed):
             raise to_api_error(event)
-        if not isinstance(event, Start):
+        if not isinstance(event, AnswerStarted):
             return
 
 
@@ -165,12 +165,14 @@ class _Naming:
         return self._named(self._decoder.end())
 
     def _named(self, events: list[Event]) -> list[Event]:
-        if events and isinstance(last := events[-1], Failure):
+        if events and isinstance(last := events[-1], AnswerFailed):
             error = named(to_api_error(last), self._exchange)
-            has_begun = self._has_begun or not all(isinstance(event, Start | Failure) for event in events)
+            has_begun = self._has_begun or not all(
+                isinstance(event, AnswerStarted | AnswerFailed) for event in events
+            )
             events[-1] = of_api_error(broken_off(error) if has_begun else error)
         elif not self._has_begun:
-            self._has_begun = not all(isinstance(event, Start) for event in events)
+            self._has_begun = not all(isinstance(event, AnswerStarted) for event in events)
         return events
 
 
@@ -284,7 +286,7 @@ async def collect_vectors(
     """The vectors of so many texts. Raises `ApiError`, or `BadAnswerError` if there are more or less."""
     server = server_of(lease)
     answer = server.decode_embeddings(await collected(lease, response, server.failure))
-    if isinstance(answer, Failure):
+    if isinstance(answer, AnswerFailed):
         raise named(to_api_error(answer), exchange)
     if len(answer.vectors) != wanted:
         message = f"the model server gave {len(answer.vectors)} vectors for {wanted} texts"

@@ -27,5 +27,5 @@ What they share:
 * `failures`     an error's meaning, out of each server's words
 
 A body that cannot be meant raises `fields.FieldError`, a ValueError that names the field. Whatever a model
-server sends raises nothing but `proxy.wire.sse.EventTooLongError`: what cannot be read is a `Failure`.
+server sends raises nothing but `proxy.wire.sse.EventTooLongError`: what cannot be read is an `AnswerFailed`.
 """

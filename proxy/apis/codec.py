@@ -44,7 +44,7 @@ class Decoder(Protocol):
         """The events that `data` completes. Raises `EventTooLongError`."""
 
     def end(self) -> list[Event]:
-        """What the end of the bytes says: nothing after `Done`, else a `Failure`."""
+        """What the end of the bytes says: nothing after `Done`, else an `AnswerFailed`."""
 
 
 class Encoder(Protocol):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from agents.events import Failure
+from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, count, reader, seconds
 from proxy.apis.failures import unreadable
 from proxy.apis.fields import FieldError, Json, decode, encode, present, unknown
@@ -158,7 +158,7 @@ _read_openai = reader(_OpenAiAnswer)
 _read_ollama = reader(_OllamaAnswer)
 
 
-def decode_openai_answer(body: bytes) -> Embeddings | Failure:
+def decode_openai_answer(body: bytes) -> Embeddings | AnswerFailed:
     """Read a server's `/v1/embeddings`; what cannot be read is a failure."""
     try:
         answer = _read_openai(body)
@@ -168,7 +168,7 @@ def decode_openai_answer(body: bytes) -> Embeddings | Failure:
     return Embeddings(vectors, count(answer.usage.prompt_tokens) if answer.usage else 0)
 
 
-def decode_ollama_answer(body: bytes) -> Embeddings | Failure:
+def decode_ollama_answer(body: bytes) -> Embeddings | AnswerFailed:
     """Read a server's `/api/embed`; what cannot be read is a failure."""
     try:
         answer = _read_ollama(body)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from agents.events import Failure
+from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, reader
 from proxy.apis.failures import from_ollama_error, from_openai, truncated
 from proxy.wire.sse import EventSplitter, ServerSentEvent
@@ -83,7 +83,7 @@ ALL = (OPENAI, NATIVE, ANTHROPIC, RESPONSES, OLLAMA)
 class Outcome(msgspec.Struct, frozen=True):
     """What became of a stream. Without a `failure` it is whole; `told`: its last event says so already."""
 
-    failure: Failure | None = None
+    failure: AnswerFailed | None = None
     told: bool = False
 
 
@@ -106,7 +106,7 @@ def outcome(tail: bytes, end: End) -> Outcome:
     return Outcome() if is_whole else Outcome(truncated(end.needed))
 
 
-def _failure(event: ServerSentEvent, last: Last, end: End) -> Failure:
+def _failure(event: ServerSentEvent, last: Last, end: End) -> AnswerFailed:
     if end.lines:
         return from_ollama_error(last.error)
     if last.error is not None:

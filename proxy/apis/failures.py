@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agents.events import Failure
+from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.dialects import OLLAMA_BUSY, OPENAI_CODES
 from proxy.errors import ApiError, default_kind
@@ -19,26 +19,26 @@ _STATUS_OF_KIND = {
 }
 
 
-def truncated(needed: str) -> Failure:
-    """A stream that ended before its answer did: `needed` is what was to come."""
+def truncated(needed: str) -> AnswerFailed:
+    """The error of a stream that ended before its answer did. `needed`: the event that did not come."""
     message = f"the model server's answer ended in the middle, without {needed}"
-    return Failure(502, message, code="upstream_error")
+    return AnswerFailed(502, message, code="upstream_error")
 
 
-def empty() -> Failure:
-    """A stream that came to its end and has no answer in it."""
-    return Failure(502, "the model server's stream ended with no answer in it", code="upstream_error")
+def empty() -> AnswerFailed:
+    """The error of a complete stream without an answer in it."""
+    return AnswerFailed(502, "the model server's stream ended with no answer in it", code="upstream_error")
 
 
-def unreadable(error: Exception) -> Failure:
-    """A stream that says nothing that can be read."""
-    return Failure(502, f"the model server sent what cannot be read: {error}", code="upstream_error")
+def unreadable(error: Exception) -> AnswerFailed:
+    """The error of a stream that cannot be parsed."""
+    return AnswerFailed(502, f"the model server sent what cannot be read: {error}", code="upstream_error")
 
 
-def from_openai(error: Any, status: int = 500) -> Failure:
-    """A failure of OpenAI's or llama.cpp's error object; its own status counts more than the HTTP one."""
+def from_openai(error: Any, status: int = 500) -> AnswerFailed:
+    """Read an error object of OpenAI's or llama.cpp's API; its own status counts more than the HTTP one."""
     if not isinstance(error, dict):
-        return Failure(status, str(error) or "the model server reported an error", default_kind(status))
+        return AnswerFailed(status, str(error) or "the model server reported an error", default_kind(status))
     code, kind = error.get("code"), str(error.get("type") or "")
     status = code if isinstance(code, int) and 400 <= code < 600 else _STATUS_OF_KIND.get(kind, status)
     if not isinstance(code, str):
@@ -47,13 +47,13 @@ def from_openai(error: Any, status: int = 500) -> Failure:
     param = error.get("param")
     known = ("code", "message", "type", "param")
     extra = {key: value for key, value in error.items() if key not in known}
-    return Failure(
+    return AnswerFailed(
         status, message, default_kind(status), code, param if isinstance(param, str) else None, extra
     )
 
 
-def from_openai_body(body: bytes, status: int = 500) -> Failure:
-    """A failure of OpenAI's or llama.cpp's error body."""
+def from_openai_body(body: bytes, status: int = 500) -> AnswerFailed:
+    """Read an error body of OpenAI's or llama.cpp's API."""
     try:
         data = read_object(body)
     except UnreadableError:
@@ -61,7 +61,7 @@ def from_openai_body(body: bytes, status: int = 500) -> Failure:
     return from_openai(data.get("error", data), status)
 
 
-def from_ollama(body: bytes, status: int = 500) -> Failure:
+def from_ollama(body: bytes, status: int = 500) -> AnswerFailed:
     """A failure of Ollama's error body, or of the line that ends a broken stream."""
     try:
         error = read_object(body).get("error")
@@ -70,7 +70,7 @@ def from_ollama(body: bytes, status: int = 500) -> Failure:
     return from_ollama_error(error, status)
 
 
-def from_ollama_error(error: Any, status: int = 500) -> Failure:
+def from_ollama_error(error: Any, status: int = 500) -> AnswerFailed:
     """A failure of the decoded value of `error`."""
     if isinstance(error, dict):
         return from_openai(error, status)
@@ -84,12 +84,12 @@ def from_ollama_error(error: Any, status: int = 500) -> Failure:
         status, code = 400, "context_length_exceeded"
     elif "does not support" in message:
         code = "not_supported"
-    return Failure(
+    return AnswerFailed(
         status, message, default_kind(status), code, "model" if code == "model_not_found" else None
     )
 
 
-def to_api_error(failure: Failure) -> ApiError:
+def to_api_error(failure: AnswerFailed) -> ApiError:
     """The failure as the front door raises it."""
     return ApiError(
         failure.status,
@@ -101,6 +101,6 @@ def to_api_error(failure: Failure) -> ApiError:
     )
 
 
-def of_api_error(error: ApiError) -> Failure:
+def of_api_error(error: ApiError) -> AnswerFailed:
     """What the front door raised, as an event."""
-    return Failure(error.status, error.message, error.kind, error.code, error.param, dict(error.extra))
+    return AnswerFailed(error.status, error.message, error.kind, error.code, error.param, dict(error.extra))

@@ -7,7 +7,7 @@ import msgspec
 
 from actors.messages import Api, ServerAddress
 from agents.chat import Chat, Completion
-from agents.events import Answer, Failure
+from agents.events import Answer, AnswerFailed
 from proxy.apis import embeddings, failures
 from proxy.apis.anthropic import answer as anthropic_answer
 from proxy.apis.anthropic import request as anthropic_request
@@ -57,8 +57,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     ask: Callable[[Request, ServerAddress], tuple[str, bytes]]
     decoder: Callable[[str], Decoder]
     embed: Callable[[Embed, ServerAddress], tuple[str, bytes]]
-    decode_embeddings: Callable[[bytes], Embeddings | Failure]
-    failure: Callable[[bytes, int], Failure]
+    decode_embeddings: Callable[[bytes], Embeddings | AnswerFailed]
+    failure: Callable[[bytes, int], AnswerFailed]
     media_type: str
     """Of its streams."""
 

@@ -27,7 +27,7 @@ from agents.api import (
     operation,
 )
 from agents.chat import Message
-from agents.events import Done, Extra, Failure, Finish
+from agents.events import AnswerFailed, Done, Extra, Finish
 from agents.host import supervision
 from agents.host.discovery import BrokenAgentError
 from agents.host.host import AgentHost
@@ -214,7 +214,7 @@ async def test_a_filter(tmp_path: Path, do: Any, error: BaseException, on_error:
         assert isinstance(outcome.events[-1], Done)
     else:
         assert outcome.answer.text == "ONE "
-        assert isinstance(outcome.events[-1], Failure)
+        assert isinstance(outcome.events[-1], AnswerFailed)
         assert llm.busy == []
 
 
@@ -225,7 +225,7 @@ async def test_a_filter_that_cannot_be_had(tmp_path: Path, do: Any, what: Any) -
     assert outcome.answer.text == "text"
     config = {"on_error": "fail"}
     outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM("text"), folder=tmp_path, config=config)
-    assert isinstance(outcome.events[-1], Failure)
+    assert isinstance(outcome.events[-1], AnswerFailed)
 
 
 async def test_a_filter_that_blocks_is_told(tmp_path: Path, do: Any, log: Log) -> None:
@@ -254,7 +254,7 @@ async def test_a_reply_that_breaks_off(tmp_path: Path, do: Any, error: BaseExcep
     outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM(), folder=tmp_path)
     last = outcome.events[-1]
     assert outcome.answer.text == "one "
-    assert isinstance(last, Failure)
+    assert isinstance(last, AnswerFailed)
     assert (last.status, "misbehaves" in last.message) == (status, True)
 
 
@@ -288,7 +288,7 @@ async def test_what_is_no_event_is_the_filter_s_error(
         assert isinstance(outcome.events[-1], Done)
     else:
         assert outcome.answer.text == ""
-        assert isinstance(outcome.events[-1], Failure)
+        assert isinstance(outcome.events[-1], AnswerFailed)
 
 
 @pytest.mark.parametrize("event", NO_EVENTS, ids=repr)
@@ -296,7 +296,7 @@ async def test_what_is_no_event_is_the_reply_s_error(tmp_path: Path, do: Any, ev
     do["before"] = lambda: Reply.of([Text("one"), event, Text("two")])
     outcome = await run_agent(Misbehaves, "hello", llm=ScriptedLLM(), folder=tmp_path)
     last = outcome.events[-1]
-    assert isinstance(last, Failure)
+    assert isinstance(last, AnswerFailed)
     assert (outcome.answer.text, last.code) == ("one", "agent_failed")
 
 
@@ -489,7 +489,7 @@ async def test_what_it_cost_is_reported(tmp_path: Path) -> None:
 
 
 async def test_an_error_of_a_model_keeps_its_status(tmp_path: Path) -> None:
-    llm = ScriptedLLM(Failure(429, "the queue is full", code="queue_full"))
+    llm = ScriptedLLM(AnswerFailed(429, "the queue is full", code="queue_full"))
     config = {"on_error": "fail"}
     outcome = await run_agent(Calls, "hello", llm=llm, folder=tmp_path, config=config)
     assert outcome.refused is not None

@@ -6,15 +6,15 @@ import msgspec
 
 from agents.events import (
     Answer,
+    AnswerFailed,
+    AnswerStarted,
     Done,
     Event,
     Extra,
-    Failure,
     Finish,
     Logprobs,
     Reason,
     Reasoning,
-    Start,
     Text,
     ToolCallDelta,
     Usage,
@@ -64,7 +64,7 @@ class Encoder:
                 yield self._delta(b'"thinking_delta","thinking":', event.text)
             case ToolCallDelta():
                 yield from self._call(event)
-            case Start():
+            case AnswerStarted():
                 yield _frame("message_start", {"message": _message(event, self._model)})
             case Finish():
                 self._reason = event.reason
@@ -72,7 +72,7 @@ class Encoder:
                 self._usage = event
             case Extra():
                 self._extra |= added_fields(event)
-            case Failure():
+            case AnswerFailed():
                 self._ended = True
                 yield ANTHROPIC.frame(failures.to_api_error(event), self._request_id)
             case Done():
@@ -115,7 +115,7 @@ def _frame(kind: str, fields: Json) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + encode({"type": kind, **fields}) + b"\n\n"
 
 
-def _message(start: Start, model: str) -> Json:
+def _message(start: AnswerStarted, model: str) -> Json:
     return {
         "id": start.id,
         "type": "message",
@@ -149,7 +149,7 @@ def encode_answer(answer: Answer, *, model: str = "") -> Json:
         content.append({"type": "tool_use", "id": call.id, "name": call.name, "input": arguments})
     return {
         **added_fields(Extra(answer.extra)),
-        **_message(Start(answer.id, answer.model, answer.created), model),
+        **_message(AnswerStarted(answer.id, answer.model, answer.created), model),
         "content": content,
         "stop_reason": _STOP_REASONS[answer.reason],
         "usage": _usage(answer.usage),

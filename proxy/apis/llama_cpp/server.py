@@ -14,14 +14,14 @@ from agents.chat import (
     Tool,
 )
 from agents.events import (
+    AnswerFailed,
+    AnswerStarted,
     Done,
     Event,
-    Failure,
     Finish,
     Logprobs,
     Reason,
     Reasoning,
-    Start,
     Text,
     ToolCallDelta,
     Usage,
@@ -242,7 +242,7 @@ class Decoder:
             self._end_with(Done() if self._finished else failures.truncated("a finish reason"), events)
         return events
 
-    def _end_with(self, last: Done | Failure, events: list[Event]) -> None:
+    def _end_with(self, last: Done | AnswerFailed, events: list[Event]) -> None:
         self._ended = True
         events.append(last)
 
@@ -263,7 +263,7 @@ class Decoder:
             return
         if not self._started:
             self._started = True
-            events.append(Start(chunk.id, chunk.model, chunk.created))
+            events.append(AnswerStarted(chunk.id, chunk.model, chunk.created))
         for choice in chunk.choices or ():
             if choice.index == 0:
                 self._answers = True

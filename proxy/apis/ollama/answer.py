@@ -8,15 +8,15 @@ import msgspec
 from agents.chat import ToolCall
 from agents.events import (
     Answer,
+    AnswerFailed,
+    AnswerStarted,
     Done,
     Event,
     Extra,
-    Failure,
     Finish,
     Logprobs,
     Reason,
     Reasoning,
-    Start,
     Text,
     ToolCallDelta,
     ToolCalls,
@@ -84,14 +84,14 @@ class Encoder:
                 self._usage = event
             case Extra():
                 self._extra |= added_fields(event)
-            case Failure():
+            case AnswerFailed():
                 self._ended = True
                 _, text = ollama_error(event.status, event.message, event.code, self._model)
                 return encode({"error": text}) + b"\n"
             case Done():
                 self._ended = True
                 return self._last_lines(now)
-            case Start():
+            case AnswerStarted():
                 pass  # every line says it anew
         return b""
 

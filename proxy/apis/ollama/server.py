@@ -8,13 +8,13 @@ import msgspec
 
 from agents.chat import Chat, Completion, Message, NamedTool, Tool
 from agents.events import (
+    AnswerStarted,
     Done,
     Event,
     Finish,
     Logprobs,
     Reason,
     Reasoning,
-    Start,
     Text,
     ToolCallDelta,
     Usage,
@@ -219,7 +219,7 @@ class Decoder:
             return
         if not self._started:
             self._started = True
-            events.append(Start(self._id, line.model, _seconds(line.created_at)))
+            events.append(AnswerStarted(self._id, line.model, _seconds(line.created_at)))
         if line.logprobs:
             events.append(Logprobs(line.logprobs))
         message = line.message or _Message(line.response, line.thinking, line.tool_calls)

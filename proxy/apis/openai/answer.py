@@ -5,14 +5,14 @@ from typing import Any
 
 from agents.events import (
     Answer,
+    AnswerFailed,
+    AnswerStarted,
     Done,
     Event,
     Extra,
-    Failure,
     Finish,
     Logprobs,
     Reasoning,
-    Start,
     Text,
     ToolCallDelta,
     Usage,
@@ -57,9 +57,9 @@ class Encoder:
         self._logprobs: list[Any] = []
         self._extra: Json = {}
         self._ended = False
-        self._begin(Start("", "", 0))
+        self._begin(AnswerStarted("", "", 0))
 
-    def _begin(self, start: Start) -> None:
+    def _begin(self, start: AnswerStarted) -> None:
         shared = {
             "id": start.id,
             "object": "chat.completion.chunk",
@@ -84,7 +84,7 @@ class Encoder:
                 yield self._chunk(encode({"tool_calls": [_call_delta(event)]}))
             case Logprobs():
                 self._logprobs += event.tokens
-            case Start():
+            case AnswerStarted():
                 self._begin(event)
                 yield self._chunk(b'{"role":"assistant","content":""}')
             case Finish():
@@ -94,7 +94,7 @@ class Encoder:
                 self._extra |= added_fields(event)
             case Usage():
                 self._usage = event
-            case Failure():
+            case AnswerFailed():
                 self._ended = True
                 yield OPENAI.frame(failures.to_api_error(event), "")
             case Done():

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from agents.chat import Completion
-from agents.events import Answer, Done, Event, Failure, Finish, Start, Text, Usage
+from agents.events import Answer, AnswerFailed, AnswerStarted, Done, Event, Finish, Text, Usage
 from proxy.apis import failures
 from proxy.apis.dialects import OPENAI
 from proxy.apis.fields import FieldError, Json, decode, encode, unknown
@@ -61,7 +61,7 @@ class Encoder:
     def __init__(self, *, model: str, include_usage: bool = False) -> None:
         self._model = model
         self._include_usage = include_usage
-        self._start = Start("", "", 0)
+        self._start = AnswerStarted("", "", 0)
         self._usage = Usage()
         self._ended = False
 
@@ -72,13 +72,13 @@ class Encoder:
         match event:
             case Text():
                 return self._chunk([_choice(event.text)])
-            case Start():
+            case AnswerStarted():
                 self._start = event
             case Finish():
                 return self._chunk([_choice("", event.reason)])
             case Usage():
                 self._usage = event
-            case Failure():
+            case AnswerFailed():
                 self._ended = True
                 return OPENAI.frame(failures.to_api_error(event), "")
             case Done():
@@ -93,7 +93,7 @@ class Encoder:
         return b"data: " + encode({**_shared(self._start, self._model), "choices": choices, **more}) + b"\n\n"
 
 
-def _shared(start: Start | Answer, model: str) -> Json:
+def _shared(start: AnswerStarted | Answer, model: str) -> Json:
     return {"id": start.id, "object": "text_completion", "created": start.created, "model": model}
 
 

@@ -12,7 +12,7 @@ from agents.api import Agent, Call, Context, Filter, Reply, TextFilter
 from agents.cache.agent import FILE, Cache, key_of
 from agents.cache.store import Store
 from agents.chat import Chat, Message, Sampling, ToolCall
-from agents.events import Answer, Failure, Text, Usage
+from agents.events import Answer, AnswerFailed, Text, Usage
 from agents.host.host import AgentHost
 from agents.testing import ScriptedLLM, chat, hosted, run_request
 
@@ -137,7 +137,7 @@ async def test_it_grows_old(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [Failure(502, "gone"), Answer(text="cut o", reason="length"), Answer(text="x" * 2000)]
+    "said", [AnswerFailed(502, "gone"), Answer(text="cut o", reason="length"), Answer(text="x" * 2000)]
 )
 async def test_what_is_not_kept(tmp_path: Path, said: Any) -> None:
     llm = ScriptedLLM(said, "whole")

@@ -15,14 +15,14 @@ from agents.api import Agent, AtEnd, Context, Filter, ModelInfo, Reply
 from agents.chat import Chat, Image, Message, NamedTool, Sampling, Tool, ToolCall
 from agents.events import (
     Answer,
+    AnswerFailed,
+    AnswerStarted,
     Done,
     Event,
     Extra,
-    Failure,
     Finish,
     Logprobs,
     Reasoning,
-    Start,
     Text,
     ToolCallDelta,
     Usage,
@@ -148,7 +148,7 @@ async def test_however_it_is_cut_the_same_is_shown_and_nothing_leaks(
 def shown(guard: Guard, kind: type[Event], pieces: Iterable[tuple[bool, str]]) -> str:
     """All that a client gets to read of a kind."""
     made = guard.stream(_NO_CONTEXT)
-    events: list[Event] = [Start("", "", 0)]
+    events: list[Event] = [AnswerStarted("", "", 0)]
     events += [Text(piece) if is_text else Reasoning(piece) for is_text, piece in pieces]
     text = ""
     for event in (*events, Finish("stop"), Usage(), Done()):
@@ -196,7 +196,7 @@ async def test_a_broken_answer_shows_what_may_be_shown_before_the_error(tmp_path
         assert run is not None
         await run.before()
         assert run.feed(Text("tell alic")) == [Text("tell ")]
-        assert run.feed(Failure(502, "gone")) == [Text("alic"), Failure(502, "gone")]
+        assert run.feed(AnswerFailed(502, "gone")) == [Text("alic"), AnswerFailed(502, "gone")]
 
 
 async def test_a_tool_call_is_told_when_it_is_whole(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ async def test_a_pattern_that_takes_for_ever_fails_closed(tmp_path: Path) -> Non
     llm = ScriptedLLM("a" * 4000 + "c")
     async with hosted(Guard, llm=llm, folder=tmp_path, config={"guard": config}) as host:
         outcome = await run_request(host, chat(), llm, header="guard")
-    (failure,) = [event for event in outcome.events if isinstance(event, Failure)]
+    (failure,) = [event for event in outcome.events if isinstance(event, AnswerFailed)]
     assert "the patterns take too long" in failure.message
     assert outcome.answer.text == ""
 
@@ -498,7 +498,7 @@ async def test_many_short_looks_at_an_answer_are_a_long_one(tmp_path: Path) -> N
     async with hosted(Guard, llm=llm, folder=tmp_path, config={"guard": config}) as host:
         begun = time.thread_time()
         outcome = await run_request(host, chat(), llm, header="guard")
-    (failure,) = [event for event in outcome.events if isinstance(event, Failure)]
+    (failure,) = [event for event in outcome.events if isinstance(event, AnswerFailed)]
     assert "the patterns take too long" in failure.message
     assert time.thread_time() - begun < 3 * IN_THE_WAY
 

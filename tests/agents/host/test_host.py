@@ -26,7 +26,7 @@ from agents.api import (
     TextFilter,
     operation,
 )
-from agents.events import Answer, Done, Failure, Finish, Start, Usage
+from agents.events import Answer, AnswerFailed, AnswerStarted, Done, Finish, Usage
 from agents.testing import ScriptedLLM, chat, hosted, run_agent, run_request
 
 TRACE: list[str] = []
@@ -182,8 +182,12 @@ class Says(Agent):
         ([], "", [Finish("stop"), Done()]),
         ([Text("hi"), Finish("length"), Usage(1, 2), Done()], "hi", [Finish("length"), Usage(1, 2), Done()]),
         ([Text("hi"), Done(), Text("more")], "hi", [Text("hia"), Finish("stop"), Done()]),
-        ([Start("i", "m", 1), Text("hi"), Failure(502, "gone")], "hi", [Text("hia"), Failure(502, "gone")]),
-        ([Failure(502, "gone")], "", [Failure(502, "gone")]),
+        (
+            [AnswerStarted("i", "m", 1), Text("hi"), AnswerFailed(502, "gone")],
+            "hi",
+            [Text("hia"), AnswerFailed(502, "gone")],
+        ),
+        ([AnswerFailed(502, "gone")], "", [AnswerFailed(502, "gone")]),
     ],
 )
 async def test_a_reply_is_made_whole_and_filtered(
@@ -197,7 +201,7 @@ async def test_a_reply_is_made_whole_and_filtered(
     assert outcome.request is None
     assert outcome.answer.text == (text + "a" if text else "")
     assert outcome.events[-len(last) :] == last
-    assert sum(isinstance(event, Start) for event in outcome.events) <= 1
+    assert sum(isinstance(event, AnswerStarted) for event in outcome.events) <= 1
     said = f"says after {text if isinstance(last[-1], Done) else None}"
     assert sorted(TRACE) == [f"a after {outcome.answer.text}".rstrip(), said], "a's before never ran"
     assert outcome.report[1]["outcome"] == "not run"
@@ -260,7 +264,7 @@ async def test_after_is_told_of_a_client_that_left(tmp_path: Path) -> None:
         ways: list[tuple[list[Event], str | None]] = [
             ([Text("x")], "the client left"),
             ([Text("x"), Done()], "the client left"),
-            ([Failure(502, "gone")], None),
+            ([AnswerFailed(502, "gone")], None),
             ([], None),
         ]
         for events, failure in ways:

@@ -12,7 +12,7 @@ import pytest
 from actors.runtime import spawn
 from agents.api import ModelInfo
 from agents.chat import Chat, Message, Sampling, ToolCall
-from agents.events import Answer, Done, Event, Failure, Finish, Text, Usage
+from agents.events import Answer, AnswerFailed, Done, Event, Finish, Text, Usage
 from agents.parallel.agent import Parallel
 from agents.parallel.candidates import groups
 from agents.parallel.prompts import judged
@@ -88,7 +88,7 @@ async def test_one_answer_made_of_all(tmp_path: Path) -> None:
 
 async def test_each_is_shown(tmp_path: Path) -> None:
     call = Answer(text="", tool_calls=[ToolCall("1", "f", "{}")])
-    llm = ScriptedLLM("a", Failure(502, "the server died"), call)
+    llm = ScriptedLLM("a", AnswerFailed(502, "the server died"), call)
     outcome = await run_agent(Parallel, "Tell", llm=llm, folder=tmp_path, argument="all")
     assert outcome.answer.text == (
         "**Answer 1** (demo)\n\na\n\n"
@@ -162,7 +162,7 @@ async def test_no_more_at_a_time_than_there_are_slots(tmp_path: Path, slots: int
 
 
 async def test_who_fails_is_left_out(tmp_path: Path) -> None:
-    llm = ScriptedLLM(Failure(502, "died"), "b", Failure(429, "full"))
+    llm = ScriptedLLM(AnswerFailed(502, "died"), "b", AnswerFailed(429, "full"))
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path)
     assert outcome.answer.text == "b"
     assert told(outcome)["errors"] == ["died", "full"]
@@ -170,7 +170,7 @@ async def test_who_fails_is_left_out(tmp_path: Path) -> None:
 
 
 async def test_all_fail(tmp_path: Path) -> None:
-    llm = ScriptedLLM(Failure(404, "there is no such model", code="model_not_found"))
+    llm = ScriptedLLM(AnswerFailed(404, "there is no such model", code="model_not_found"))
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path)
     assert outcome.refused is not None
     assert (outcome.refused.status, outcome.refused.code) == (404, "model_not_found")
@@ -241,7 +241,7 @@ async def test_the_time_limit_holds_while_it_streams(tmp_path: Path) -> None:
     work = run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument="all", config={"timeout": 0.2})
     outcome = await asyncio.wait_for(work, 5)
     last = outcome.events[-1]
-    assert isinstance(last, Failure)
+    assert isinstance(last, AnswerFailed)
     assert (last.status, last.message) == (
         504,
         "agent 'parallel': took longer than 0.2 s (agents.parallel.timeout)",
@@ -275,7 +275,7 @@ async def test_an_answer_that_hangs_costs_no_other_answer(tmp_path: Path) -> Non
 async def test_a_judge_that_fails_is_overruled_by_the_majority(
     tmp_path: Path, mode: str, status: int
 ) -> None:
-    llm = ScriptedLLM("one", "two", "Two.", Failure(status, "no judgement"))
+    llm = ScriptedLLM("one", "two", "Two.", AnswerFailed(status, "no judgement"))
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument=mode)
     assert outcome.refused is None
     assert outcome.answer.text == "two"
@@ -295,7 +295,7 @@ async def test_a_judge_gets_no_more_than_it_takes(tmp_path: Path, mode: str) -> 
         if "<answer" not in text:
             return f"begin {len(llm.requests)} " + "long " * 20_000 + "end"
         size = sum(len(message.text) for message in request.messages)
-        return Failure(400, "exceeds the available context size") if size > 12_000 else '{"best": 3}'
+        return AnswerFailed(400, "exceeds the available context size") if size > 12_000 else '{"best": 3}'
 
     llm = ScriptedLLM(said)
     messages = [Message("user", "once " * 3000), Message("assistant", "yes"), Message("user", "and? " * 3000)]
@@ -312,7 +312,7 @@ async def test_a_judge_gets_no_more_than_it_takes(tmp_path: Path, mode: str) -> 
 
 async def test_a_cut_off_answer_does_not_win_over_a_whole_one(tmp_path: Path) -> None:
     cut = Answer(text="so", reason="length")
-    llm = ScriptedLLM(cut, cut, "so it is", Failure(502, "gone"))
+    llm = ScriptedLLM(cut, cut, "so it is", AnswerFailed(502, "gone"))
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path)
     assert outcome.answer.text == "so it is"
 
@@ -330,7 +330,7 @@ async def test_what_failed_or_was_stopped_was_not_for_nothing(tmp_path: Path, mo
                 self.requests.append(request)
                 for word in ["a", "b", "c", "d"]:
                     yield Text(word)
-                yield Failure(502, "gone")
+                yield AnswerFailed(502, "gone")
                 return
             async for event in super().stream(request, key=key):
                 yield event

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from agents.events import (
     Answer,
+    AnswerFailed,
+    AnswerStarted,
     Collector,
     Done,
     Event,
-    Failure,
     Finish,
     Logprobs,
     Reason,
     Reasoning,
-    Start,
     Text,
     ToolCallDelta,
     Usage,
@@ -60,7 +60,7 @@ def test_any_cut_gives_the_same_events(
 ) -> None:
     whole = decoded(DECODERS[server](), [stream_of(transcript, server, "\n")])
     assert decoded(DECODERS[server](), pieces(stream_of(transcript, server, end), cuts)) == whole
-    assert isinstance(whole[-1], Done | Failure)
+    assert isinstance(whole[-1], Done | AnswerFailed)
 
 
 TEXTS = st.text(min_size=1, max_size=20)
@@ -75,13 +75,13 @@ ARGUMENTS = st.dictionaries(
 )
 CALLS = st.lists(st.tuples(TEXTS, ARGUMENTS), max_size=3)
 EIGHTHS = st.integers(0, 2**20).map(lambda n: n / 8)
-FAILURES = st.builds(Failure, st.just(500), TEXTS, st.just("server_error"))
+FAILURES = st.builds(AnswerFailed, st.just(500), TEXTS, st.just("server_error"))
 
 
 @st.composite
 def streams(draw: st.DrawFn, *, cached: bool) -> list[Event]:
     """The events of an answer that may be an error's. Calls come whole, after the rest."""
-    events: list[Event] = [Start(ID, MODEL, CREATED)]
+    events: list[Event] = [AnswerStarted(ID, MODEL, CREATED)]
     for piece in draw(st.lists(PIECES, max_size=6)):
         events += piece if isinstance(piece, tuple) else [piece]
     if draw(st.integers(0, 4)) == 0:
@@ -157,7 +157,7 @@ def test_anthropic_stream_is_its_answer(said: list[Event]) -> None:
 def test_pieces_of_calls_that_alternate() -> None:
     encoder = anthropic_answer.Encoder()
     said: list[Event] = [
-        Start(ID, MODEL, CREATED),
+        AnswerStarted(ID, MODEL, CREATED),
         ToolCallDelta(0, "a", "f", '{"x":'),
         ToolCallDelta(1, "b", "g", "{}"),
         ToolCallDelta(0, arguments="1}"),
@@ -175,7 +175,7 @@ def test_a_stream_that_just_ends_is_a_failure(server: str) -> None:
     data = stream_of(TRANSCRIPTS[0], server, "\n")
     cut = data[: data.rfind(b'"stop"')].rpartition(b"\n")[0] + b"\n"
     events = decoded(DECODERS[server](), [cut])
-    assert isinstance(failure := events[-1], Failure)
+    assert isinstance(failure := events[-1], AnswerFailed)
     assert (failure.status, failure.code) == (502, "upstream_error")
     assert failure.message.startswith("the model server's answer ended in the middle, without ")
 
@@ -187,7 +187,7 @@ def test_nothing_comes_after_the_end(server: str) -> None:
 
 
 def test_encoders_say_nothing_after_the_end() -> None:
-    said: list[Event] = [Start(ID, MODEL, CREATED), Failure(500, "x"), Text("y"), Done()]
+    said: list[Event] = [AnswerStarted(ID, MODEL, CREATED), AnswerFailed(500, "x"), Text("y"), Done()]
     for encoder in (openai_answer.Encoder(), ollama_answer.Encoder(MODEL), anthropic_answer.Encoder()):
         frames = [encoder.encode(event, NOW) for event in said]
         assert frames[1]
@@ -262,7 +262,7 @@ LAST = b"data: [DONE]\n\n"
 )
 def test_half_a_stream_of_llama_cpp_is_a_failure(data: list[object], end: bytes) -> None:
     events = of_llama(*data, end=end)
-    assert isinstance(events[-1], Failure)
+    assert isinstance(events[-1], AnswerFailed)
     assert Done() not in events
 
 
@@ -330,7 +330,7 @@ def test_nothing_that_a_server_sends_raises(server: str, data: st.DataObject) ->
     sent = [json.dumps(value) for value in values]
     wire = (sse(sent) if server == "llama" else ndjson(sent)) + data.draw(st.binary(max_size=20))
     events = decoded(DECODERS[server](), [wire])
-    assert isinstance(events[-1], Done | Failure)
+    assert isinstance(events[-1], Done | AnswerFailed)
     collector = Collector()
     for encoder in (
         openai_answer.Encoder(include_usage=True),

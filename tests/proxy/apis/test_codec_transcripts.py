@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agents import events
-from agents.events import Collector, Event, Start
+from agents.events import AnswerStarted, Collector, Event
 from proxy.apis.anthropic import answer as anthropic_answer
 from proxy.apis.assemble import ChatAssembler, MessageAssembler
 from proxy.apis.codec import Decoder, Encoder
@@ -133,7 +133,7 @@ def test_whole_answers_for_ollama(transcript: Transcript, api: Any) -> None:
     answer = collected(from_llama(transcript))
     whole = ollama_answer.encode_answer(answer, MODEL, now=NOW, api=api, started=STARTED)
     said = decoded(ollama_server.Decoder(ID), msgspec.json.encode(whole))
-    assert said[0] == Start(ID, MODEL, CREATED)
+    assert said[0] == AnswerStarted(ID, MODEL, CREATED)
     again = collected(said)
     assert (again.text, again.reasoning, again.reason) == (answer.text, answer.reasoning, answer.reason)
     assert [call.id for call in again.tool_calls] == [call.id for call in answer.tool_calls]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.events import Failure
+from agents.events import AnswerFailed
 from proxy.apis import embeddings
 from proxy.apis.embeddings import Embed, Embeddings
 from proxy.apis.fields import FieldError
@@ -129,5 +129,5 @@ def test_what_is_wrong_is_named(decode: Any, value: Any, field: str) -> None:
 def test_answers_that_cannot_be_read(data: bytes) -> None:
     for decode in (embeddings.decode_openai_answer, embeddings.decode_ollama_answer):
         failure = decode(data)
-        assert isinstance(failure, Failure)
+        assert isinstance(failure, AnswerFailed)
         assert failure.status == 502

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.events import Failure
+from agents.events import AnswerFailed
 from proxy.apis import failures
 from proxy.apis.dialects import OLLAMA_BUSY, OPENAI, ollama_error
 from proxy.apis.failures import from_ollama, from_openai, to_api_error
@@ -72,13 +72,13 @@ def test_what_llama_adds_goes_on() -> None:
 @pytest.mark.parametrize(
     ("failure", "status", "text"),
     [
-        (Failure(404, "?", code="model_not_found"), 404, 'model "m" not found, try pulling it first'),
-        (Failure(404, "no such adapter", code="not_found"), 404, "no such adapter"),
-        (Failure(429, "full", code="queue_full"), 503, OLLAMA_BUSY),
-        (Failure(499, "left"), 499, "request canceled"),
-        (Failure(503, "no turn in 60 s", code="queue_timeout"), 503, "no turn in 60 s"),
-        (Failure(400, "x"), 400, "x"),
+        (AnswerFailed(404, "?", code="model_not_found"), 404, 'model "m" not found, try pulling it first'),
+        (AnswerFailed(404, "no such adapter", code="not_found"), 404, "no such adapter"),
+        (AnswerFailed(429, "full", code="queue_full"), 503, OLLAMA_BUSY),
+        (AnswerFailed(499, "left"), 499, "request canceled"),
+        (AnswerFailed(503, "no turn in 60 s", code="queue_timeout"), 503, "no turn in 60 s"),
+        (AnswerFailed(400, "x"), 400, "x"),
     ],
 )
-def test_to_ollama(failure: Failure, status: int, text: str) -> None:
+def test_to_ollama(failure: AnswerFailed, status: int, text: str) -> None:
     assert ollama_error(failure.status, failure.message, failure.code, "m") == (status, text)

@@ -21,7 +21,7 @@ common_memory_breakdown_print: | memory breakdown [MiB] | total   free    self  
 common_memory_breakdown_print: |   - CUDA0 (RTX 4090)   | 24080 = 23600 + (6170 =  5400 +     512 +     258) +       -5690 |
 common_memory_breakdown_print: |   - Host               |                   294 =   281 +       0 +      13                |
 common_params_fit_impl: projected to use 6170 MiB of device memory vs. 23600 MiB of free device memory
-"""
+"""  # noqa: E501
 READ = {
     "CUDA0": Breakdown(model=5400 * MIB, context=512 * MIB, compute=258 * MIB),
     HOST: Breakdown(model=281 * MIB, compute=13 * MIB),

@@ -1,5 +1,7 @@
 """llama.cpp's own lines about memory, from real logs and from the formats in its source."""
 
+# ruff: noqa: E501 - lines of logs are as they are
+
 import time
 
 import pytest
