@@ -1,4 +1,4 @@
-"""All that the author of an agent imports. README.md walks through an example.
+"""All that the author of an agent imports. docs/agents.md walks through an example.
 
 An agent is a class in the file `agent.py` of a folder of its own, whose name is the agent's:
 

@@ -15,7 +15,7 @@ PACKAGES = sorted(
 ELSEWHERE = {
     "tests/actors/test_fake_nvml.py",  # of tests/fake_nvml
     "tests/agents/test_isolation.py",
-    "tests/agents/test_readme.py",
+    "tests/agents/test_agents_page.py",
 }
 """Tests of no one module."""
 

@@ -260,7 +260,7 @@ def test_the_list_of_agents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def example() -> type[Agent]:
-    """The example of README.md, loaded as a gateway loads it."""
+    """The example of docs/agents.md, loaded as a gateway loads it."""
     loaded, _ = load_agents(config(agents=["signature"], agent_folders=[str(CHECKOUT / "docs" / "examples")]))
     return loaded[0].kind
 

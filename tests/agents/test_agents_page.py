@@ -1,4 +1,4 @@
-"""README.md's walk-through, as it stands there."""
+"""The walk-through of docs/agents.md, as it stands there."""
 
 import asyncio
 import re
@@ -13,8 +13,8 @@ from tests.gateway import CHECKOUT
 
 
 def test_ten_minutes(tmp_path: Path) -> None:
-    text = (CHECKOUT / "README.md").read_text()
-    section = text.partition("### Your own, in ten minutes")[2].partition("\n## ")[0]
+    text = (CHECKOUT / "docs" / "agents.md").read_text()
+    section = text.partition("## Your own, in ten minutes")[2].partition("\n## ")[0]
     blocks = dict(re.findall(r"(\d)\. .*?```\w+\n(.*?)```", section, re.DOTALL))
     (tmp_path / "my-agents" / "shout").mkdir(parents=True)
     (tmp_path / "my-agents" / "shout" / "agent.py").write_text(blocks["1"])
