@@ -185,20 +185,33 @@ class MemorySampled(Message, frozen=True, kw_only=True):
     host: Host | None = None
 
 
-# From the supervisor to a model actor
+# From the supervisor to a model actor; all but `Learn` are effects of the planner, passed on as they are
 
 
-class FetchFiles(Message, frozen=True, kw_only=True):
+class FetchFiles(Message, frozen=True):
     """Have the model's files on the disk. Begins the epoch."""
 
+    model: str
     epoch: int
 
 
-class EnsureReady(Message, frozen=True, kw_only=True):
-    """Run the model's server, whose files were fetched in this epoch, at this place."""
+class StartServer(Message, frozen=True):
+    """Run the model's server, whose files were fetched in this epoch. `place` is `placement` in words."""
 
+    model: str
     epoch: int
+    why: str
     placement: Placement | None = None
+    place: str = "host"
+
+
+class StopServer(Message, frozen=True):
+    """End the server of this epoch, or the download of its files. `evicts`: to make room for another."""
+
+    model: str
+    epoch: int
+    why: str
+    evicts: bool = False
 
 
 class Learn(Message, frozen=True, kw_only=True):
@@ -207,12 +220,6 @@ class Learn(Message, frozen=True, kw_only=True):
     file: str
     settings: str
     surcharge: int
-
-
-class Stop(Message, frozen=True, kw_only=True):
-    """End the server of this epoch, or the fetching of its files."""
-
-    epoch: int
 
 
 class Tick(Message, frozen=True, kw_only=True):
@@ -233,7 +240,7 @@ Event = (
     | MemorySampled
     | Tick
 )
-Order = FetchFiles | EnsureReady | Learn | Stop
+Order = FetchFiles | StartServer | StopServer | Learn
 
 
 # What the planner wants done
@@ -265,38 +272,12 @@ class Reject(msgspec.Struct, frozen=True):
     reason: Rejection
 
 
-class Fetch(msgspec.Struct, frozen=True):
-    """Tell the model's actor to have its files."""
-
-    model: str
-    epoch: int
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Tell the model's actor to start its server."""
-
-    model: str
-    epoch: int
-    why: str
-    placement: Placement | None = None
-    place: str = "host"
-
-
 class Drain(msgspec.Struct, frozen=True):
     """The model takes no new requests, finishes its work, and yields. Only to be told: no order."""
 
     model: str
     epoch: int
     why: str
-
-
-class Halt(msgspec.Struct, frozen=True):
-    """Tell the model's actor to stop its server. `evicts`: so that another model has room."""
-
-    model: str
-    epoch: int
-    why: str
-    evicts: bool = False
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -343,4 +324,16 @@ class Finished(msgspec.Struct, frozen=True):
     """Shut down is complete: nothing runs any more."""
 
 
-Effect = Grant | Reject | Fetch | Start | Drain | Halt | Measured | RanOut | Misplaced | Look | Finished
+Effect = (
+    Grant
+    | Reject
+    | FetchFiles
+    | StartServer
+    | StopServer
+    | Drain
+    | Measured
+    | RanOut
+    | Misplaced
+    | Look
+    | Finished
+)

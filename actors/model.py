@@ -12,7 +12,6 @@ from actors.hub.cache import ModelFiles
 from actors.memory.predict import Prediction
 from actors.messages import (
     BecameReady,
-    EnsureReady,
     Event,
     Exited,
     Fetched,
@@ -21,7 +20,8 @@ from actors.messages import (
     Learn,
     Order,
     Spawned,
-    Stop,
+    StartServer,
+    StopServer,
 )
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
@@ -80,13 +80,13 @@ class ModelActor(Actor[Order]):
                 if epoch > self._epoch:
                     self._epoch = epoch
                     self._begin(self._fetch(epoch, self._task), "fetching", epoch)
-            case EnsureReady(epoch=epoch, placement=placement):
+            case StartServer(epoch=epoch, placement=placement):
                 if epoch == self._epoch and self._files is not None:
                     files, self._files = self._files, None
                     self._begin(self._run(epoch, files, placement), "server", epoch)
             case Learn(file=file, settings=settings, surcharge=surcharge):
                 self._backend.learn(file, settings, surcharge)
-            case Stop(epoch=epoch):
+            case StopServer(epoch=epoch):
                 if epoch == self._epoch and self._task is not None and not self._cleaning_up:
                     self._task.cancel()
             case _:
@@ -207,7 +207,7 @@ class ModelActor(Actor[Order]):
         except StartError as error:
             return error.failure
         except asyncio.CancelledError:
-            # Stop is the only one who cancels; the server's end is reported by _ended.
+            # Only StopServer and `stop` cancel it; `_ended` reports the end of the server.
             return None
         finally:
             self._cleaning_up = True

@@ -26,13 +26,10 @@ from actors.messages import (
     Cancel,
     Drain,
     Effect,
-    EnsureReady,
     Event,
-    Fetch,
     FetchFiles,
     Finished,
     Grant,
-    Halt,
     Learn,
     Look,
     Measured,
@@ -41,8 +38,8 @@ from actors.messages import (
     Reject,
     Released,
     Shutdown,
-    Start,
-    Stop,
+    StartServer,
+    StopServer,
     Tick,
 )
 from actors.model import ModelActor
@@ -281,15 +278,16 @@ class Supervisor(Actor[Event]):
                 if isinstance(reason, LoadFailed):
                     log.info("request rejected", reason=reason.message)
                 self._answer(ticket, reason)
-            case Fetch(model=model, epoch=epoch):
-                self._models[model].tell(FetchFiles(epoch=epoch))
-            case Start():
-                self._start(effect)
+            case FetchFiles(model=model):
+                self._models[model].tell(effect)
+            case StartServer(model=model):
+                self._log_start(effect)
+                self._models[model].tell(effect)
             case Drain(model=model, epoch=epoch, why=why):
                 log.info("model drains", model=model, epoch=epoch, why=why)
-            case Halt(model=model, epoch=epoch, why=why):
+            case StopServer(model=model, epoch=epoch, why=why):
                 log.info("model stops", model=model, epoch=epoch, why=why)
-                self._models[model].tell(Stop(epoch=epoch))
+                self._models[model].tell(effect)
             case Misplaced(model=model, epoch=epoch, place=place, instead_of=instead_of):
                 log.warning(
                     "model server does not use its GPU",
@@ -306,7 +304,7 @@ class Supervisor(Actor[Event]):
             case _:
                 assert_never(effect)
 
-    def _start(self, effect: Start) -> None:
+    def _log_start(self, effect: StartServer) -> None:
         placement = effect.placement
         shares = placement.shares if placement is not None else ()
         managed = placement is not None and placement.managed
@@ -321,7 +319,6 @@ class Supervisor(Actor[Event]):
             set_aside={share.device: share.bytes for share in shares},
             certainty=placement.option.certainty if placement is not None else None,
         )
-        self._models[effect.model].tell(EnsureReady(epoch=effect.epoch, placement=placement))
 
     def _observe(self, effect: Measured | RanOut | Look) -> None:
         match effect:

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from actors.errors import FailureKind, Rejection
 from actors.gpu.monitor import GpuMonitor
-from actors.messages import BecameReady, Effect, Event, Exited, Halt, Reject, Start
+from actors.messages import BecameReady, Effect, Event, Exited, Reject, StartServer, StopServer
 from actors.scheduler.lifecycle import State
 from actors.supervisor import Supervisor
 from proxy.exchange import CLIENT_LEFT, Exchange
@@ -191,7 +191,7 @@ class Metrics:
     def watch(self, message: Event | Effect) -> None:
         """Count what becomes of the models."""
         match message:
-            case Start(model=model):
+            case StartServer(model=model):
                 self._loading[model] = time.monotonic()
             case BecameReady(model=model):
                 if (began := self._loading.pop(model, None)) is not None:
@@ -200,7 +200,7 @@ class Metrics:
                 self._loading.pop(model, None)
                 if failure is not None:
                     self._failures.labels(self._label(model), failure.kind).inc()
-            case Halt(model=model, evicts=True):
+            case StopServer(model=model, evicts=True):
                 self._evictions.labels(self._label(model)).inc()
             case Reject(reason=reason):
                 self._rejections.labels(type(reason).__name__).inc()

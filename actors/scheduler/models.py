@@ -204,7 +204,7 @@ class ModelState:
         self.ready_at = 0.0
         self.last_used = 0.0
         self.keep_alive: float | None = None
-        self.halted_at = 0.0
+        self.stop_began = 0.0
         self.suspect_until = 0.0
         self.used = False
         self.yields_to: ModelState | None = None
@@ -274,7 +274,7 @@ class ModelState:
         self.moving = self.moving and was is State.STOPPING
         if was is State.STOPPING:
             self.life.move(Move.STOPPED)
-            self.mean_unload = now - self.halted_at
+            self.mean_unload = now - self.stop_began
             return
         self.life.move(Move.FAIL)
         self.failure = failure or Failure(message="the model server ended without being told to")

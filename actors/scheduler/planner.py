@@ -36,12 +36,11 @@ from actors.messages import (
     Effect,
     Event,
     Exited,
-    Fetch,
     Fetched,
+    FetchFiles,
     Figures,
     Finished,
     Grant,
-    Halt,
     Hung,
     Look,
     Measured,
@@ -52,7 +51,8 @@ from actors.messages import (
     Released,
     Shutdown,
     Spawned,
-    Start,
+    StartServer,
+    StopServer,
     Tick,
     Unusable,
 )
@@ -345,13 +345,13 @@ class Planner:
     def _stop_unwanted(self, now: float) -> None:
         for model in self._models:
             if self._fetch_until(model) <= now:
-                self._halt(model, "nobody waits for its files any more", now)
+                self._stop(model, "nobody waits for its files any more", now)
             elif model.life.state is State.DRAINING and not model.holders:
                 assert model.yields_to is not None
                 why = f"drained, so that {model.yields_to.spec.name!r} gets its turn"
-                self._halt(model, why, now, evicts=True)
+                self._stop(model, why, now, evicts=True)
             elif self._idle_until(model) <= now:
-                self._halt(model, f"idle for {self._keep_alive(model):g} s", now)
+                self._stop(model, f"idle for {self._keep_alive(model):g} s", now)
 
     def _expire(self, now: float) -> None:
         """Reject what has waited for too long. The end of a download sets new deadlines."""
@@ -384,7 +384,7 @@ class Planner:
                 model.life.move(Move.FETCH)
                 model.fetch_began = now
                 model.unwanted_since = None
-                self._effects.append(Fetch(model.spec.name, model.life.epoch))
+                self._effects.append(FetchFiles(model.spec.name, model.life.epoch))
 
     def _fetch_until(self, model: ModelState) -> float:
         if model.life.state is not State.FETCHING or model.unwanted_since is None:
@@ -474,7 +474,7 @@ class Planner:
         elif sampled_at - model.better_since >= SETTLED:
             model.moving, model.moved_at = True, now
             where = self.ledger.where(decision.placement.shares)
-            self._halt(model, f"{where} has room for it now: {decision.placement.why}", now)
+            self._stop(model, f"{where} has room for it now: {decision.placement.why}", now)
         elif model.better_since == math.inf:
             model.better_since = sampled_at
             self._effects.append(Look(SETTLED))
@@ -496,7 +496,7 @@ class Planner:
             how = "idle" if victim.life.state is State.READY else "wanted by nobody"
             idle = now - victim.last_used
             why = f"{decision.why}; {how} for {idle:.1f} s, reload {victim.mean_load:.1f} s"
-            self._halt(victim, why, now, evicts=True)
+            self._stop(victim, why, now, evicts=True)
         for victim in decision.busy:
             victim.life.move(Move.DRAIN)
             victim.yields_to, victim.yields_since = model, max(since, victim.ready_at)
@@ -519,7 +519,7 @@ class Planner:
             if state in (State.STARTING, State.FETCHING) or (
                 state in (State.READY, State.DRAINING) and (overdue or not model.holders)
             ):
-                self._halt(model, "the gateway is shutting down", now)
+                self._stop(model, "the gateway is shutting down", now)
             elif state is State.READY:
                 model.life.move(Move.DRAIN)
         if not self._finished and not any(model.life.state in RUNNING for model in self._models):
@@ -566,12 +566,12 @@ class Planner:
         self.ledger.reserve(model.spec.name, placement)
         model.figures = Figures()
         place = model.place(self.ledger) or "host"
-        self._effects.append(Start(model.spec.name, model.life.epoch, placement.why, placement, place))
+        self._effects.append(StartServer(model.spec.name, model.life.epoch, placement.why, placement, place))
 
-    def _halt(self, model: ModelState, why: str, now: float, *, evicts: bool = False) -> None:
+    def _stop(self, model: ModelState, why: str, now: float, *, evicts: bool = False) -> None:
         model.life.move(Move.STOP)
-        model.halted_at = now
-        self._effects.append(Halt(model.spec.name, model.life.epoch, why, evicts))
+        model.stop_began = now
+        self._effects.append(StopServer(model.spec.name, model.life.epoch, why, evicts))
 
     def _reject_waiting(self, tickets: Iterable[Ticket], reason: Rejection) -> None:
         for ticket in list(tickets):

@@ -8,7 +8,6 @@ import pytest
 from actors.errors import Failure
 from actors.messages import (
     BecameReady,
-    EnsureReady,
     Event,
     Exited,
     Fetched,
@@ -16,7 +15,8 @@ from actors.messages import (
     Hung,
     ServerAddress,
     Spawned,
-    Stop,
+    StartServer,
+    StopServer,
 )
 from actors.model import PORT_TRIES, ModelActor
 from actors.progress import Progress
@@ -76,9 +76,9 @@ async def actor(backend: FakeBackend, reports: Reports) -> AsyncIterator[ModelAc
 
 async def start(actor: ModelActor, reports: Reports, epoch: int = 1) -> None:
     """Have the files fetched, and the server started."""
-    actor.tell(FetchFiles(epoch=epoch))
+    actor.tell(FetchFiles("m", epoch))
     assert (await reports.fetched()).epoch == epoch
-    actor.tell(EnsureReady(epoch=epoch))
+    actor.tell(StartServer("m", epoch, "somebody waits"))
 
 
 async def test_a_life(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:
@@ -86,10 +86,10 @@ async def test_a_life(actor: ModelActor, backend: FakeBackend, reports: Reports)
     assert (await reports.ready()).epoch == 1
     assert backend.starts[0].serving
     assert reports.spawned == [Spawned(model="m", epoch=1, process=backend.starts[0].process)]
-    actor.tell(EnsureReady(epoch=1))
-    actor.tell(Stop(epoch=0))
-    actor.tell(Stop(epoch=1))
-    actor.tell(Stop(epoch=1))
+    actor.tell(StartServer("m", 1, "somebody waits"))
+    actor.tell(StopServer("m", 0, "nobody waits"))
+    actor.tell(StopServer("m", 1, "nobody waits"))
+    actor.tell(StopServer("m", 1, "nobody waits"))
     assert await reports.exited() == Exited(model="m", epoch=1, failure=None)
     assert [server.stopped for server in backend.starts] == [1]
 
@@ -105,7 +105,7 @@ async def test_it_dies_while_it_serves_and_is_started_again(
     )
     await start(actor, reports, epoch=2)
     assert (await reports.ready()).epoch == 2
-    actor.tell(Stop(epoch=2))
+    actor.tell(StopServer("m", 2, "nobody waits"))
     await reports.exited()
 
 
@@ -153,7 +153,7 @@ async def test_its_port_was_taken(
     await start(actor, reports)
     if not fails:
         await reports.ready()
-        actor.tell(Stop(epoch=1))
+        actor.tell(StopServer("m", 1, "nobody waits"))
     assert ((await reports.exited()).failure is not None) == fails
     assert len(backend.starts) == PORT_TRIES
 
@@ -174,7 +174,7 @@ async def test_a_defect_of_the_backend_is_a_failure(reports: Reports) -> None:
 
     actor = ModelActor("m", Broken(), reports.take, stall_timeout=1)  # type: ignore[arg-type]
     actor.start()
-    actor.tell(FetchFiles(epoch=1))
+    actor.tell(FetchFiles("m", 1))
     failure = (await reports.exited()).failure
     assert failure is not None
     assert failure.message == "ValueError: bad file"
@@ -189,7 +189,7 @@ async def test_it_is_stopped_at_any_moment(
     await start(actor, reports)
     for _ in range(steps):
         await asyncio.sleep(0)
-    actor.tell(Stop(epoch=1))
+    actor.tell(StopServer("m", 1, "nobody waits"))
     event = await reports.events.get()
     if isinstance(event, BecameReady):
         event = await reports.exited()
@@ -199,13 +199,13 @@ async def test_it_is_stopped_at_any_moment(
 
 async def test_its_files_cannot_be_had(actor: ModelActor, backend: FakeBackend, reports: Reports) -> None:
     backend.fetch_failure = Failure(message="the disk is full")
-    actor.tell(FetchFiles(epoch=1))
+    actor.tell(FetchFiles("m", 1))
     assert (await reports.exited()).failure == backend.fetch_failure
-    actor.tell(EnsureReady(epoch=1))
+    actor.tell(StartServer("m", 1, "somebody waits"))
     backend.fetch_failure = None
     await start(actor, reports, epoch=2)
     await reports.ready()
-    actor.tell(Stop(epoch=2))
+    actor.tell(StopServer("m", 2, "nobody waits"))
     await reports.exited()
 
 
@@ -213,11 +213,11 @@ async def test_a_fetch_is_given_up_and_begun_again(
     actor: ModelActor, backend: FakeBackend, reports: Reports
 ) -> None:
     backend.gate = asyncio.Event()
-    actor.tell(FetchFiles(epoch=1))
+    actor.tell(FetchFiles("m", 1))
     await backend.fetching.wait()
     assert actor.progress == Progress(have=1, total=4)
-    actor.tell(Stop(epoch=1))
-    actor.tell(FetchFiles(epoch=2))
+    actor.tell(StopServer("m", 1, "nobody waits"))
+    actor.tell(FetchFiles("m", 2))
     assert await reports.exited() == Exited(model="m", epoch=1, failure=None)
     backend.gate.set()
     assert (await reports.fetched()).epoch == 2
@@ -228,7 +228,7 @@ async def test_it_ends_while_it_fetches(backend: FakeBackend, reports: Reports) 
     backend.gate = asyncio.Event()
     actor = ModelActor("m", backend, reports.take, stall_timeout=1)
     actor.start()
-    actor.tell(FetchFiles(epoch=1))
+    actor.tell(FetchFiles("m", 1))
     await backend.fetching.wait()
     await actor.stop()
     assert actor.progress is None

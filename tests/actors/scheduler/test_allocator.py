@@ -17,11 +17,10 @@ from actors.messages import (
     Effect,
     Event,
     Exited,
-    Fetch,
     Fetched,
+    FetchFiles,
     Figures,
     Grant,
-    Halt,
     Look,
     MemorySampled,
     Misplaced,
@@ -30,7 +29,8 @@ from actors.messages import (
     Released,
     ServerAddress,
     Spawned,
-    Start,
+    StartServer,
+    StopServer,
     Tick,
 )
 from actors.placement.fit import Wish
@@ -121,7 +121,7 @@ class World:
         self.overhead = gib(overhead)
         self.now = 0.0
         self.tickets = 0
-        self.running: dict[str, Start] = {}
+        self.running: dict[str, StartServer] = {}
         self.told: list[Effect] = []
         self.sample()
         self.now = 100.0
@@ -135,16 +135,16 @@ class World:
         while pending:
             effect, *pending = pending
             match effect:
-                case Fetch(model=model, epoch=epoch):
+                case FetchFiles(model=model, epoch=epoch):
                     fetched = Fetched(model=model, epoch=epoch, demand=self.demands[model])
                     pending += self.planner.handle(fetched, self.now)
-                case Start(model=model, epoch=epoch):
+                case StartServer(model=model, epoch=epoch):
                     assert model not in self.running
                     self.running[model] = effect
                     spawned = Spawned(model=model, epoch=epoch, process=self.group(model))
                     pending += self.planner.handle(spawned, self.now)
                     effects.append(effect)
-                case Grant() | Reject() | Halt():
+                case Grant() | Reject() | StopServer():
                     effects.append(effect)
                 case RanOut(model=model, surcharge=surcharge):
                     self.demands[model] = with_more(effect.demand, surcharge)
@@ -249,11 +249,11 @@ def granted(effects: list[Effect]) -> list[int]:
 
 
 def started(effects: list[Effect]) -> list[str]:
-    return [effect.model for effect in effects if isinstance(effect, Start)]
+    return [effect.model for effect in effects if isinstance(effect, StartServer)]
 
 
-def halted(effects: list[Effect]) -> list[str]:
-    return [effect.model for effect in effects if isinstance(effect, Halt)]
+def stopped(effects: list[Effect]) -> list[str]:
+    return [effect.model for effect in effects if isinstance(effect, StopServer)]
 
 
 def refused(effects: list[Effect]) -> list[Rejection]:
@@ -281,8 +281,8 @@ def test_it_is_split_over_as_few_as_will_do() -> None:
 def test_loads_with_disjoint_needs_start_together() -> None:
     world = World([10, 10], {"x": whole(19, layers=19), "a": whole(9), "b": whole(9)})
     world.loaded("x")
-    assert halted(world.ask("a")) == ["x"]
-    assert halted(world.ask("b")) == []
+    assert stopped(world.ask("a")) == ["x"]
+    assert stopped(world.ask("b")) == []
     assert started(world.gone("x")) == ["a", "b"]
 
 
@@ -335,7 +335,7 @@ def test_the_victim_is_on_the_right_gpu_whoever_was_used_last() -> None:
     world.now += 100
     world.loaded("new")
     assert world.where("new") == "g1"
-    assert halted(world.ask("want")) == ["new"], "the place of the older one is too small"
+    assert stopped(world.ask("want")) == ["new"], "the place of the older one is too small"
     assert started(world.gone("new")) == ["want"]
 
 
@@ -348,7 +348,7 @@ def test_it_is_the_cheapest_that_makes_room() -> None:
         world.release(world.tickets)
     world.now += 100
     # slow was used before quick, and would take a minute to have back.
-    assert halted(world.ask("want")) == ["quick"]
+    assert stopped(world.ask("want")) == ["quick"]
 
 
 def test_idle_for_long_is_cheap_although_its_reload_is_slow() -> None:
@@ -362,17 +362,17 @@ def test_idle_for_long_is_cheap_although_its_reload_is_slow() -> None:
     world.ready("quick", after=2)
     world.release(2)
     world.now += 60
-    assert halted(world.ask("want")) == ["slow"]
+    assert stopped(world.ask("want")) == ["slow"]
 
 
 def test_no_more_are_evicted_than_needed() -> None:
     demands = {"a": whole(3), "b": whole(3), "c": whole(3), "big": whole(5), "all": whole(9.5)}
     world = World([10], demands)
     world.loaded("a", "b", "c")
-    assert len(halted(world.ask("big"))) == 2
+    assert len(stopped(world.ask("big"))) == 2
     world = World([10], demands)
     world.loaded("a", "b", "c")
-    assert sorted(halted(world.ask("all"))) == ["a", "b", "c"]
+    assert sorted(stopped(world.ask("all"))) == ["a", "b", "c"]
     assert started(world.gone("a") + world.gone("b")) == []
     assert started(world.gone("c")) == ["all"]
 
@@ -381,14 +381,14 @@ def test_one_large_rather_than_many_small() -> None:
     demands = {"a": whole(2), "b": whole(2), "large": whole(5.5), "want": whole(5)}
     world = World([10], demands)
     world.loaded("large", "a", "b")
-    assert halted(world.ask("want")) == ["large"]
+    assert stopped(world.ask("want")) == ["large"]
 
 
 def test_a_model_on_two_gpus_makes_room_on_both() -> None:
     world = World([10, 10], {"two": whole(18, layers=18), "a": whole(9), "b": whole(9)})
     world.loaded("two")
-    assert halted(world.ask("a")) == ["two"]
-    assert halted(world.ask("b")) == [], "one victim is enough for both"
+    assert stopped(world.ask("a")) == ["two"]
+    assert stopped(world.ask("b")) == [], "one victim is enough for both"
     assert started(world.gone("two")) == ["a", "b"]
     assert {world.where("a"), world.where("b")} == {"g0", "g1"}
 
@@ -396,7 +396,7 @@ def test_a_model_on_two_gpus_makes_room_on_both() -> None:
 def test_two_small_ones_make_room_for_one_that_is_split() -> None:
     world = World([10, 10], {"a": whole(9), "b": whole(9), "two": whole(18, layers=18)})
     world.loaded("a", "b")
-    assert sorted(halted(world.ask("two"))) == ["a", "b"]
+    assert sorted(stopped(world.ask("two"))) == ["a", "b"]
     assert started(world.gone("a")) == []
     assert started(world.gone("b")) == ["two"]
 
@@ -407,13 +407,13 @@ def test_a_busy_one_is_not_evicted_while_an_idle_one_will_do() -> None:
     world.now += 500
     world.loaded("idle")
     world.ask("busy")
-    assert halted(world.ask("want")) == ["idle"]
+    assert stopped(world.ask("want")) == ["idle"]
 
 
 def test_it_waits_for_its_memory_to_be_seen_back() -> None:
     world = World([10], {"a": whole(9), "b": whole(9)})
     world.loaded("a")
-    assert halted(world.ask("b")) == ["a"]
+    assert stopped(world.ask("b")) == ["a"]
     assert started(world.gone("a", look=False)) == []
     assert world.told[-1] == Look(0.0)
     assert world.why() == "the memory that it needs is being freed"
@@ -513,8 +513,8 @@ def test_a_sample_from_before_the_exit_gives_no_memory_away() -> None:
 def test_nobody_else_makes_room_for_memory_that_is_only_late() -> None:
     world = World([10, 10], {"a": whole(9), "b": whole(9), "c": whole(9)})
     world.loaded("a", "b")
-    (victim,) = halted(world.ask("c"))
-    assert halted(world.gone(victim, lag=True)) == []
+    (victim,) = stopped(world.ask("c"))
+    assert stopped(world.gone(victim, lag=True)) == []
     world.lag = dict.fromkeys(world.lag, 0.0)
     assert started(world.sample(after=0.1)) == ["c"]
 
@@ -522,11 +522,11 @@ def test_nobody_else_makes_room_for_memory_that_is_only_late() -> None:
 def test_memory_that_does_not_come_back_is_not_waited_for_for_ever() -> None:
     world = World([10, 10], {"a": whole(9), "b": whole(9), "c": whole(9)})
     world.loaded("a", "b")
-    (victim,) = halted(world.ask("c"))
+    (victim,) = stopped(world.ask("c"))
     (other,) = {"a", "b"} - {victim}
     world.gone(victim, lag=True)
     effects = world.sample(after=3) + world.sample(after=3)
-    assert halted(effects) == [other]
+    assert stopped(effects) == [other]
     assert started(world.gone(other)) == ["c"]
 
 
@@ -567,7 +567,7 @@ def test_never_evict_is_never_evicted() -> None:
     demands = {"kept": whole(6), "other": whole(3), "want": whole(3.5), "big": whole(8)}
     world = World([10], demands, {"kept": {"never_evict": True}})
     world.loaded("kept", "other")
-    assert halted(world.ask("want")) == ["other"]
+    assert stopped(world.ask("want")) == ["other"]
     (reason,) = refused(world.ask("big"))
     assert isinstance(reason, NeverFits)
     assert "it needs 8,192 MiB of a GPU at least, and the GPUs have at most 4,096 MiB" in reason.message
@@ -580,7 +580,7 @@ def test_a_model_that_has_served_stays_for_its_residency() -> None:
     world.release(1, after=1)
     assert world.ask("b") == []
     assert world.planner.next_wake(world.now) == world.now + 4
-    assert halted(world.wake()) == ["a"]
+    assert stopped(world.wake()) == ["a"]
 
 
 def test_a_model_that_nobody_came_for_stays_not_at_all() -> None:
@@ -588,7 +588,7 @@ def test_a_model_that_nobody_came_for_stays_not_at_all() -> None:
     world.ask("a")
     world.send(Cancel(ticket=1))
     world.ready("a")
-    assert halted(world.ask("b")) == ["a"]
+    assert stopped(world.ask("b")) == ["a"]
 
 
 def test_busy_ones_yield_after_patience_and_serve_who_came_before() -> None:
@@ -610,7 +610,7 @@ def test_busy_ones_yield_after_patience_and_serve_who_came_before() -> None:
     assert granted(world.release(first[0])) == [earlier], "older than b, and still served"
     effects = world.release(earlier)
     assert granted(effects) == []
-    assert halted(effects) == ["a"]
+    assert stopped(effects) == ["a"]
     effects = world.gone("a")
     assert started(effects) == ["b"]
     world.ready("b", after=1)
@@ -627,7 +627,7 @@ def test_the_claim_of_an_older_one_is_not_taken_by_a_younger_one() -> None:
     assert world.status("x").state is State.DRAINING
     # There is room for it now, but not beside the large one.
     assert started(world.ask("small")) == []
-    assert halted(world.release(2)) == ["x"]
+    assert stopped(world.release(2)) == ["x"]
     assert started(world.gone("x")) == ["large"]
 
 
@@ -661,7 +661,7 @@ def test_of_two_that_wait_the_higher_priority_comes_first(priority: int, first: 
     world.ask("a")
     world.now += 1
     world.ask("b")
-    assert halted(world.release(2)) == ["x"]
+    assert stopped(world.release(2)) == ["x"]
     assert started(world.gone("x")) == [first]
 
 
@@ -673,7 +673,7 @@ def test_priority_does_not_starve() -> None:
     world.ask("a")
     world.now += 10
     world.ask("b")
-    assert halted(world.release(2)) == ["x"]
+    assert stopped(world.release(2)) == ["x"]
     assert started(world.gone("x")) == ["a"], "it has waited for its patience"
 
 
@@ -682,7 +682,7 @@ def test_a_higher_priority_stays_longer() -> None:
     world = World([10, 10], demands, {"a": {"priority": 8}})
     world.loaded("a", "b")
     world.now += 30
-    assert halted(world.ask("want")) == ["b"]
+    assert stopped(world.ask("want")) == ["b"]
 
 
 # What only partly fits
@@ -710,7 +710,7 @@ def test_partly_before_or_after_somebody_is_evicted(
 ) -> None:
     world = World([10], {"x": whole(6), "a": any_part(8)}, partial=partial)
     world.loaded("x")
-    assert halted(world.ask("a")) == evicted
+    assert stopped(world.ask("a")) == evicted
     for model in evicted:
         world.gone(model)
     placement = world.status("a").placement
@@ -728,7 +728,7 @@ def test_an_automatic_context_shrinks_only_if_the_gpu_is_too_small() -> None:
     shrinking = Demand(options=(option("whole", 9, context=64), option("whole", 6, context=32), HOST))
     world = World([10], {"x": whole(3), "a": shrinking})
     world.loaded("x")
-    assert halted(world.ask("a")) == ["x"], "there would be room for a shorter one"
+    assert stopped(world.ask("a")) == ["x"], "there would be room for a shorter one"
     world.gone("x")
     placement = world.status("a").placement
     assert placement is not None
@@ -770,7 +770,7 @@ def test_larger_than_all_gpus(on_no_gpu: str, starts: list[str], reason: type[Re
     effects = world.ask("a")
     assert started(effects) == starts
     assert [type(refusal) for refusal in refused(effects)] == ([reason] if reason else [])
-    assert halted(effects) == [], "nobody is evicted in vain"
+    assert stopped(effects) == [], "nobody is evicted in vain"
     for refusal in refused(effects):
         assert "needs 30,720 MiB of a GPU at least, and the GPUs have at most 10,240 MiB" in refusal.message
 
@@ -803,7 +803,7 @@ def test_the_host_has_too_little_whoever_makes_room() -> None:
     (reason,) = refused(effects)
     assert isinstance(reason, NeverFits)
     assert "needs 20,480 MiB of the host's memory" in reason.message
-    assert halted(effects) == []
+    assert stopped(effects) == []
 
 
 def test_models_on_the_host_make_room_for_each_other() -> None:
@@ -812,7 +812,7 @@ def test_models_on_the_host_make_room_for_each_other() -> None:
 
     world = World([], {"x": on_host(9), "y": on_host(3), "a": on_host(6)}, host=16)
     world.loaded("x", "y")
-    assert halted(world.ask("a")) == ["x"]
+    assert stopped(world.ask("a")) == ["x"]
     assert started(world.gone("x")) == ["a"]
 
 
@@ -850,9 +850,9 @@ def test_a_partly_offloaded_model_moves_when_its_gpu_empties() -> None:
     world = World([10], {"a": any_part(9)})
     partly(world, worked=3)
     effects = pass_time(world, 4)
-    assert halted(effects) == ["a"], "its own memory counts as free, or it would not fit beside itself"
-    (halt,) = [effect for effect in effects if isinstance(effect, Halt)]
-    assert halt.why.startswith("GPU 0 has room for it now")
+    assert stopped(effects) == ["a"], "its own memory counts as free, or it would not fit beside itself"
+    (stop,) = [effect for effect in effects if isinstance(effect, StopServer)]
+    assert stop.why.startswith("GPU 0 has room for it now")
     # Nobody has to ask for it: it is there again before the next request.
     assert started(world.gone("a")) == ["a"]
     assert world.status("a").place == "GPU 0"
@@ -865,18 +865,18 @@ def test_one_that_has_hardly_worked_moves_when_it_is_idle_for_long() -> None:
     world = World([10], {"a": any_part(9)})
     partly(world)
     # A load takes 2 s, an unload half of one.
-    assert halted(pass_time(world, 4)) == []
-    assert halted(pass_time(world, 4)) == ["a"]
+    assert stopped(pass_time(world, 4)) == []
+    assert stopped(pass_time(world, 4)) == ["a"]
 
 
 def test_it_does_not_move_while_it_works_or_anybody_waits() -> None:
     world = World([10], {"a": any_part(9), "b": whole(20)}, on_no_gpu="queue")
     partly(world, worked=3)
     world.ask("a")
-    assert halted(pass_time(world, 20)) == []
+    assert stopped(pass_time(world, 20)) == []
     world.ask("b")
     world.release(world.tickets - 1)
-    assert halted(pass_time(world, 20)) == []
+    assert stopped(pass_time(world, 20)) == []
 
 
 def test_room_that_comes_and_goes_moves_nobody() -> None:
@@ -888,21 +888,21 @@ def test_room_that_comes_and_goes_moves_nobody() -> None:
         effects += pass_time(world, 1)
         world.foreign["g0"] = 0
         effects += pass_time(world, 1)
-    assert halted(effects) == []
+    assert stopped(effects) == []
 
 
 def test_it_does_not_flap() -> None:
     world = World([10], {"a": any_part(9)}, min_residency=0)
     partly(world, worked=3)
-    assert halted(pass_time(world, 4)) == ["a"]
+    assert stopped(pass_time(world, 4)) == ["a"]
     world.gone("a")
     world.ready("a", after=2)
     # It crashes, and comes back to a GPU that is crowded again; then it empties again.
     world.gone("a", Failure(message="killed"))
     world.now += 10
     partly(world, worked=10)
-    assert halted(pass_time(world, 20)) == [], "it has just been moved"
-    assert halted(pass_time(world, 60)) == ["a"]
+    assert stopped(pass_time(world, 20)) == [], "it has just been moved"
+    assert stopped(pass_time(world, 60)) == ["a"]
 
 
 def test_a_few_layers_are_not_worth_a_reload() -> None:
@@ -914,9 +914,9 @@ def test_a_few_layers_are_not_worth_a_reload() -> None:
     world.sample(after=0.1)
     world.release(1, after=30)
     world.foreign["g0"] = 8.5
-    assert halted(pass_time(world, 30)) == [], "two of eighteen"
+    assert stopped(pass_time(world, 30)) == [], "two of eighteen"
     world.foreign["g0"] = 7.5
-    assert halted(pass_time(world, 30)) == ["a"], "three"
+    assert stopped(pass_time(world, 30)) == ["a"], "three"
 
 
 def test_a_smaller_context_grows_when_there_is_room() -> None:
@@ -929,9 +929,9 @@ def test_a_smaller_context_grows_when_there_is_room() -> None:
     world.sample(after=0.1)
     world.release(1, after=3)
     world.foreign["g0"] = 0
-    assert halted(pass_time(world, 4)) == ["a"]
+    assert stopped(pass_time(world, 4)) == ["a"]
     (start,) = world.gone("a")
-    assert isinstance(start, Start)
+    assert isinstance(start, StartServer)
     assert start.placement is not None
     assert start.placement.option.context == 32768
 
@@ -939,7 +939,7 @@ def test_a_smaller_context_grows_when_there_is_room() -> None:
 def test_a_move_whose_room_is_gone_is_given_up() -> None:
     world = World([10], {"a": any_part(9)})
     partly(world, worked=3)
-    assert halted(pass_time(world, 4)) == ["a"]
+    assert stopped(pass_time(world, 4)) == ["a"]
     world.foreign["g0"] = 9.9
     assert started(world.gone("a") + pass_time(world, 10)) == []
     assert world.status("a").state is State.STOPPED
@@ -952,7 +952,7 @@ def test_one_that_will_be_stopped_soon_is_not_moved() -> None:
     world = World([10], {"a": any_part(9)}, idle_timeout=4)
     partly(world, worked=3)
     effects = pass_time(world, 6)
-    assert [effect.why for effect in effects if isinstance(effect, Halt)] == ["idle for 4 s"]
+    assert [effect.why for effect in effects if isinstance(effect, StopServer)] == ["idle for 4 s"]
     assert started(world.gone("a")) == []
 
 
@@ -968,20 +968,20 @@ def test_where_the_memory_is_not_watched_it_is_measured_for_a_move() -> None:
     world.release(1, after=3)
     world.wake()
     assert world.told[count:] == [Look(0.0)]
-    assert halted(world.sample(after=0.01)) == []
+    assert stopped(world.sample(after=0.01)) == []
     assert world.told[-1] == Look(SETTLED)
-    assert halted(world.sample(after=SETTLED)) == ["a"]
+    assert stopped(world.sample(after=SETTLED)) == ["a"]
 
 
 def test_one_that_its_server_runs_on_the_host_stays_there() -> None:
     world = World([10], {"a": whole(9)})
     (start,) = world.ask("a")
-    assert isinstance(start, Start)
+    assert isinstance(start, StartServer)
     ready = BecameReady(model="a", epoch=start.epoch, endpoint=WHERE, figures=Figures(on_host=True))
     world.send(ready, after=1)
     world.running["a"] = msgspec.structs.replace(start, placement=None)
     world.release(1, after=30)
-    assert halted(pass_time(world, 60)) == []
+    assert stopped(pass_time(world, 60)) == []
 
 
 # Servers that cannot use what there is
@@ -990,7 +990,7 @@ def test_one_that_its_server_runs_on_the_host_stays_there() -> None:
 def test_a_server_without_support_runs_on_the_host() -> None:
     world = World([10], {"a": Demand(options=(HOST,), no_gpu="it has no CUDA")}, on_no_gpu="cpu", host=16)
     (start,) = world.ask("a")
-    assert isinstance(start, Start)
+    assert isinstance(start, StartServer)
     assert (world.where("a"), start.place, start.why) == ("host", "host", "it has no CUDA")
 
 
@@ -1116,7 +1116,7 @@ def test_a_load_without_requesters_is_stopped_after_its_grace_when_there_is_need
     assert world.ask("b") == []
     assert world.planner.next_wake(world.now) == world.now + 30
     assert world.tick(after=29.9) == []
-    assert halted(world.tick(after=0.1)) == ["a"]
+    assert stopped(world.tick(after=0.1)) == ["a"]
     assert started(world.gone("a")) == ["b"]
 
 
@@ -1140,7 +1140,7 @@ def test_what_was_loaded_in_vain_goes_first() -> None:
     world.ask("vain")
     world.send(Cancel(ticket=2))
     world.ready("vain", after=60)
-    assert halted(world.ask("want")) == ["vain"]
+    assert stopped(world.ask("want")) == ["vain"]
 
 
 # Swaps
@@ -1156,10 +1156,10 @@ def swaps(world: World, models: Sequence[str], seconds: float, *, hold: float, l
     def take(effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Start(model=model):
+                case StartServer(model=model):
                     seen[f"load {model}"] += 1
                     due.append((world.now + load, len(due), "ready", model))
-                case Halt(model=model):
+                case StopServer(model=model):
                     due.append((world.now + 0.1, len(due), "gone", model))
                 case Grant(ticket=ticket, model=model):
                     seen[model] += 1
@@ -1215,7 +1215,7 @@ def test_a_cold_model_is_swapped_at_once() -> None:
         world.ask("a")
         world.release(world.tickets, after=0.5)
     world.now += 30
-    assert halted(world.ask("b")) == ["a"]
+    assert stopped(world.ask("b")) == ["a"]
 
 
 def test_a_model_in_demand_stays_for_a_while() -> None:
@@ -1227,7 +1227,7 @@ def test_a_model_in_demand_stays_for_a_while() -> None:
     asked_at = world.now
     assert world.ask("b") == []
     assert "'a' would have to make room, and will in" in world.why()
-    assert halted(world.wake()) == ["a"]
+    assert stopped(world.wake()) == ["a"]
     assert asked_at < world.now <= asked_at + 2, "its requests came every half a second, and come no more"
 
 
@@ -1373,7 +1373,7 @@ def test_memory_alone_decides_how_many_run() -> None:
 def test_the_size_of_the_pool_is_a_limit_too() -> None:
     world = World([100], {"a": whole(1), "b": whole(1), "c": whole(1)}, size=2)
     world.loaded("a", "b")
-    assert halted(world.ask("c")) == ["a"]
+    assert stopped(world.ask("c")) == ["a"]
     assert started(world.gone("a")) == ["c"]
 
 
@@ -1382,7 +1382,7 @@ def test_where_llama_cpp_decides_it_is_only_counted() -> None:
     effects = world.ask("a") + world.ask("b")
     assert started(effects) == ["a", "b"]
     for effect in effects:
-        assert isinstance(effect, Start)
+        assert isinstance(effect, StartServer)
         assert effect.placement is not None
         assert effect.placement.arguments == []
 

@@ -24,12 +24,11 @@ from actors.messages import (
     Effect,
     Event,
     Exited,
-    Fetch,
     Fetched,
+    FetchFiles,
     Figures,
     Finished,
     Grant,
-    Halt,
     Hung,
     Look,
     Measured,
@@ -38,7 +37,8 @@ from actors.messages import (
     Released,
     ServerAddress,
     Shutdown,
-    Start,
+    StartServer,
+    StopServer,
     Tick,
     Unusable,
 )
@@ -74,7 +74,7 @@ class World:
         self.now += after
         effects = self.planner.handle(event, self.now)
         if not self.fetches_slowly:
-            for fetch in [effect for effect in effects if isinstance(effect, Fetch)]:
+            for fetch in [effect for effect in effects if isinstance(effect, FetchFiles)]:
                 effects.remove(fetch)
                 effects += self.planner.handle(Fetched(model=fetch.model, epoch=fetch.epoch), self.now)
         self.told += [effect for effect in effects if isinstance(effect, Drain | Look | Measured | RanOut)]
@@ -135,11 +135,11 @@ def granted(effects: list[Effect]) -> list[int]:
 
 
 def started(effects: list[Effect]) -> list[str]:
-    return [effect.model for effect in effects if isinstance(effect, Start)]
+    return [effect.model for effect in effects if isinstance(effect, StartServer)]
 
 
-def halted(effects: list[Effect]) -> list[str]:
-    return [effect.model for effect in effects if isinstance(effect, Halt)]
+def stopped(effects: list[Effect]) -> list[str]:
+    return [effect.model for effect in effects if isinstance(effect, StopServer)]
 
 
 def refused(effects: list[Effect]) -> dict[int, type[Rejection]]:
@@ -246,16 +246,16 @@ def test_the_least_recently_used_idle_model_makes_room() -> None:
     world = World()
     world.loaded("a", "b")
     world.ask("a")
-    assert halted(world.ask("c")) == ["b"], "a was used later, and is leased"
+    assert stopped(world.ask("c")) == ["b"], "a was used later, and is leased"
     assert started(world.gone("b")) == ["c"]
 
 
 def test_one_victim_for_each_wanted_model() -> None:
     world = World()
     world.loaded("a", "b")
-    assert halted(world.ask("c")) == ["a"]
-    assert halted(world.ask("c")) == []
-    assert halted(world.ask("d")) == ["b"]
+    assert stopped(world.ask("c")) == ["a"]
+    assert stopped(world.ask("c")) == []
+    assert stopped(world.ask("d")) == ["b"]
     assert started(world.gone("a")) == ["c"]
     assert started(world.gone("b")) == ["d"]
 
@@ -267,7 +267,7 @@ def test_a_just_loaded_model_stays_for_its_residency() -> None:
     world.release(1)
     assert world.ask("b") == []
     assert world.planner.next_wake(world.now) == 2
-    assert halted(world.tick(after=2)) == ["a"]
+    assert stopped(world.tick(after=2)) == ["a"]
 
 
 def test_a_busy_model_is_fenced_after_patience_and_yields_when_drained() -> None:
@@ -278,7 +278,7 @@ def test_a_busy_model_is_fenced_after_patience_and_yields_when_drained() -> None
     assert world.tick(after=10) == []
     assert world.status("a").state is State.DRAINING
     assert world.ask("a") == [], "no new leases behind the fence"
-    assert halted(world.release(2)) == ["a"]
+    assert stopped(world.release(2)) == ["a"]
     assert started(world.gone("a")) == ["b"]
 
 
@@ -362,7 +362,7 @@ def test_an_idle_model_is_stopped() -> None:
     world = World(idle_timeout=60)
     world.loaded("a")
     assert world.planner.next_wake(world.now) == 60
-    assert halted(world.tick(after=58)) == ["a"]
+    assert stopped(world.tick(after=58)) == ["a"]
 
 
 @pytest.mark.parametrize("idle_timeout", [0, 60])
@@ -372,8 +372,8 @@ def test_keep_alive_counts_instead_of_the_idle_timeout(idle_timeout: float) -> N
     world.ask("a", keep_alive=5)
     assert world.release(2) == []
     assert world.status("a").keep_alive == 5
-    assert halted(world.tick(after=4.9)) == []
-    assert halted(world.tick(after=0.2)) == ["a"]
+    assert stopped(world.tick(after=4.9)) == []
+    assert stopped(world.tick(after=0.2)) == ["a"]
 
 
 def test_keep_alive_of_the_latest_request_counts() -> None:
@@ -383,7 +383,7 @@ def test_keep_alive_of_the_latest_request_counts() -> None:
     world.ask("a", keep_alive=math.inf)
     world.release(2)
     world.release(3)
-    assert halted(world.tick(after=1e9)) == []
+    assert stopped(world.tick(after=1e9)) == []
 
 
 def test_keep_alive_zero_waits_for_the_others_and_ends_with_the_load() -> None:
@@ -391,12 +391,12 @@ def test_keep_alive_zero_waits_for_the_others_and_ends_with_the_load() -> None:
     world.loaded("a")
     world.ask("a")
     world.ask("a", slot=False, load=False, keep_alive=0)
-    assert halted(world.release(3)) == []
-    assert halted(world.release(2)) == ["a"]
+    assert stopped(world.release(3)) == []
+    assert stopped(world.release(2)) == ["a"]
     world.gone("a")
     world.ask("a")
     world.ready("a", epoch=2)
-    assert halted(world.release(4)) == []
+    assert stopped(world.release(4)) == []
 
 
 def test_shut_down_drains_then_finishes_once() -> None:
@@ -406,10 +406,10 @@ def test_shut_down_drains_then_finishes_once() -> None:
     world.ask("b")
     effects = world.send(Shutdown(deadline=world.now + 5))
     assert refused(effects) == {3: ShuttingDown}
-    assert halted(effects) == ["b"], "it was only loading"
+    assert stopped(effects) == ["b"], "it was only loading"
     assert refused(world.ask("a")) == {4: ShuttingDown}
     world.gone("b")
-    assert halted(world.release(2)) == ["a"]
+    assert stopped(world.release(2)) == ["a"]
     assert world.gone("a") == [Finished()]
     assert world.tick(after=1) == []
 
@@ -420,7 +420,7 @@ def test_shut_down_does_not_wait_for_ever() -> None:
     world.ask("a")
     world.send(Shutdown(deadline=world.now + 5))
     assert world.planner.next_wake(world.now) == world.now + 5
-    assert halted(world.tick(after=5)) == ["a"]
+    assert stopped(world.tick(after=5)) == ["a"]
     assert world.planner.next_wake(world.now) == math.inf
 
 
@@ -435,7 +435,7 @@ def test_steady_traffic_to_one_model_does_not_starve_another() -> None:
     while world.now < asked_at + 100:
         running += granted(world.ask("a"))
         effects = world.release(running.pop(0), after=0.5) if running else world.tick(after=0.5)
-        if "a" in halted(effects):
+        if "a" in stopped(effects):
             effects += world.gone("a")
         if "b" in started(effects):
             effects += world.ready("b", after=1)
@@ -453,7 +453,7 @@ def test_a_server_that_hung_up_gets_no_lease_until_its_fate_is_known() -> None:
     assert world.ask("a") == []
     # It is dead: the request gets the next server.
     (start,) = world.gone("a", failure=Failure(message="crashed"))
-    assert isinstance(start, Start)
+    assert isinstance(start, StartServer)
     (grant,) = world.ready("a", epoch=2)
     assert isinstance(grant, Grant)
     assert (grant.ticket, grant.epoch) == (3, 2)
@@ -476,7 +476,7 @@ def test_a_server_that_hangs_gets_no_lease_until_it_is_started_anew() -> None:
     assert world.tick(after=SUSPICION * 4) == [], "it is being ended, however long that takes"
     assert world.send(Hung(model="a", epoch=0)) == []
     (start,) = world.gone("a", failure=Failure(message="it hung"))
-    assert isinstance(start, Start)
+    assert isinstance(start, StartServer)
     assert granted(world.ready("a", epoch=2)) == [3]
     assert world.status("a").failures == 1
 
@@ -489,7 +489,7 @@ def test_files_are_fetched_before_the_pool_is_asked_for_room() -> None:
     world.loaded("a")
     world.fetches_slowly = True
     (fetch,) = world.ask("b")
-    assert fetch == Fetch("b", 1)
+    assert fetch == FetchFiles("b", 1)
     assert world.planner.describe(world.now)[1].state is State.FETCHING
     # It takes no room: the loaded model stays, and serves.
     (grant,) = world.ask("a")
@@ -498,10 +498,10 @@ def test_files_are_fetched_before_the_pool_is_asked_for_room() -> None:
     world.tick(5)
     # A second request joins the download.
     assert world.ask("b") == []
-    (halt,) = world.send(Fetched(model="b", epoch=1))
-    assert isinstance(halt, Halt)
+    (stop,) = world.send(Fetched(model="b", epoch=1))
+    assert isinstance(stop, StopServer)
     (start,) = world.gone("a")
-    assert isinstance(start, Start)
+    assert isinstance(start, StartServer)
     assert (start.model, start.epoch) == ("b", 1)
     grants = world.ready("b", after=2)
     assert [(grant.ticket, grant.fetched, grant.loaded) for grant in grants if isinstance(grant, Grant)] == [
@@ -529,7 +529,7 @@ def test_the_time_to_wait_for_a_turn_does_not_run_during_a_download() -> None:
     world.ask("a", wait=10)
     assert world.tick(1000) == []
     assert world.planner.waiting == 1
-    assert [type(effect) for effect in world.send(Fetched(model="a", epoch=1))] == [Start]
+    assert [type(effect) for effect in world.send(Fetched(model="a", epoch=1))] == [StartServer]
     assert world.tick(9) == []
     (reject,) = world.tick(1)
     assert isinstance(reject, Reject)
@@ -556,7 +556,7 @@ def test_files_that_cannot_be_had(failure: Failure, reason: type[Rejection]) -> 
     # It is tried again for the next request, at once or after the pause.
     effects = world.ask("a")
     effects += world.tick(8)
-    assert effects[-1] == (Fetch("a", 2) if not failure.retryable else effects[-1])
+    assert effects[-1] == (FetchFiles("a", 2) if not failure.retryable else effects[-1])
 
 
 def test_a_download_that_nobody_waits_for_goes_on_for_the_grace() -> None:
@@ -571,10 +571,10 @@ def test_a_download_that_nobody_waits_for_goes_on_for_the_grace() -> None:
     assert world.tick(200) == []
     world.send(Cancel(ticket=2))
     assert world.tick(299) == []
-    (halt,) = world.tick(1)
-    assert halt == Halt("a", 1, "nobody waits for its files any more")
+    (stop,) = world.tick(1)
+    assert stop == StopServer("a", 1, "nobody waits for its files any more")
     assert world.gone("a") == []
-    assert world.ask("a") == [Fetch("a", 2)]
+    assert world.ask("a") == [FetchFiles("a", 2)]
 
 
 def test_files_that_nobody_waits_for_any_more_start_nothing() -> None:
@@ -591,7 +591,7 @@ def test_shut_down_ends_a_download() -> None:
     world.fetches_slowly = True
     world.ask("a")
     effects = world.send(Shutdown(deadline=world.now + 10))
-    assert [type(effect) for effect in effects] == [Reject, Halt, Finished]
+    assert [type(effect) for effect in effects] == [Reject, StopServer, Finished]
 
 
 def test_models_come_and_go() -> None:
@@ -599,7 +599,7 @@ def test_models_come_and_go() -> None:
     world.planner.add(ModelSpec(name="Org/New:Q4"))
     assert world.planner.resolve("org/new:q4") == "Org/New:Q4"
     (start,) = world.ask("ORG/NEW:Q4")
-    assert isinstance(start, Start)
+    assert isinstance(start, StartServer)
     assert not world.planner.forget("Org/New:Q4")
     world.gone("Org/New:Q4", failure=Failure(message="crashed"))
     assert world.planner.forget("Org/New:Q4")
@@ -619,5 +619,5 @@ def test_a_server_that_was_taken_over_says_nothing_of_the_next_load() -> None:
     world.ask("a")
     world.ready("a", epoch=2, after=0.01, figures=Figures(taken_over=True))
     world.release(2)
-    halts = [effect for effect in (*world.ask("b"), *world.tick(300.0)) if isinstance(effect, Halt)]
-    assert "reload 30.0 s" in halts[0].why
+    stops = [effect for effect in (*world.ask("b"), *world.tick(300.0)) if isinstance(effect, StopServer)]
+    assert "reload 30.0 s" in stops[0].why

@@ -16,11 +16,10 @@ from actors.messages import (
     Drain,
     Event,
     Exited,
-    Fetch,
     Fetched,
+    FetchFiles,
     Finished,
     Grant,
-    Halt,
     Look,
     Measured,
     MemorySampled,
@@ -31,7 +30,8 @@ from actors.messages import (
     ServerAddress,
     Shutdown,
     Spawned,
-    Start,
+    StartServer,
+    StopServer,
     Tick,
 )
 from actors.placement.fit import Placement, Wish
@@ -70,7 +70,7 @@ class Schedule(RuleBasedStateMachine):
         self.deadline: float | None = None
         self.finished = 0
 
-    def start(self, effect: Start) -> None:
+    def start(self, effect: StartServer) -> None:
         """A server is started."""
 
     def load(self, model: str, growth: int) -> None:
@@ -103,18 +103,18 @@ class Schedule(RuleBasedStateMachine):
                 case Reject(ticket=ticket, reason=reason):
                     self.waiting.remove(ticket)
                     self.refused[ticket] = reason
-                case Fetch(model=model, epoch=epoch):
+                case FetchFiles(model=model, epoch=epoch):
                     assert model not in self.processes
                     assert self.fetching.get(model, 0) < epoch
                     self.fetching[model] = epoch
-                case Start(model=model, epoch=epoch):
+                case StartServer(model=model, epoch=epoch):
                     assert model not in self.processes
                     assert self.fetched.pop(model) == epoch
                     self.processes[model] = epoch
                     self.start(effect)
-                case Halt(model=model, epoch=epoch) if self.fetching.get(model) == epoch:
+                case StopServer(model=model, epoch=epoch) if self.fetching.get(model) == epoch:
                     del self.fetching[model]
-                case Halt(model=model, epoch=epoch):
+                case StopServer(model=model, epoch=epoch):
                     assert self.processes[model] == epoch
                     assert model not in self.stopping
                     overdue = self.deadline is not None and self.now >= self.deadline
@@ -413,7 +413,7 @@ class GpuMachine(Schedule):
 
     # The true machine
 
-    def start(self, effect: Start) -> None:
+    def start(self, effect: StartServer) -> None:
         assert effect.placement is not None
         self.groups += 1
         process = self.live[effect.model] = Process(effect.placement, self.groups)

@@ -10,16 +10,16 @@ from actors.messages import (
     Cancel,
     Event,
     Exited,
-    Fetch,
     Fetched,
+    FetchFiles,
     Grant,
-    Halt,
     MemorySampled,
     Reject,
     Released,
     ServerAddress,
     Spawned,
-    Start,
+    StartServer,
+    StopServer,
     Tick,
 )
 from actors.placement.ledger import Device
@@ -55,16 +55,16 @@ class Crowd:
         self.times[kind].append(time.thread_time() - began)
         for effect in effects:
             match effect:
-                case Fetch(model=model, epoch=epoch):
+                case FetchFiles(model=model, epoch=epoch):
                     self.send("fetched", Fetched(model=model, epoch=epoch, demand=DEMAND))
-                case Start(model=model, epoch=epoch, placement=placement):
+                case StartServer(model=model, epoch=epoch, placement=placement):
                     assert placement is not None
                     self.starting[model] = epoch
                     self.running[model] = epoch, {share.device: share.bytes for share in placement.shares}
                     self.send(
                         "spawned", Spawned(model=model, epoch=epoch, process=epoch * MODELS + len(model))
                     )
-                case Halt(model=model, epoch=epoch):
+                case StopServer(model=model, epoch=epoch):
                     self.starting.pop(model, None)
                     self.stopping[model] = epoch
                 case Grant(ticket=ticket):

@@ -8,17 +8,17 @@ from actors.messages import (
     BecameReady,
     Event,
     Exited,
-    Fetch,
     Fetched,
+    FetchFiles,
     Grant,
-    Halt,
     Look,
     MemorySampled,
     Reject,
     Released,
     ServerAddress,
     Spawned,
-    Start,
+    StartServer,
+    StopServer,
     Tick,
 )
 from actors.placement.ledger import Device
@@ -85,16 +85,16 @@ class Ours:
         while events:
             for effect in self._planner.handle(events.popleft(), self._machine.now):
                 match effect:
-                    case Fetch(model=model, epoch=epoch):
+                    case FetchFiles(model=model, epoch=epoch):
                         demand = demand_of(self._machine.specs[model])
                         events.append(Fetched(model=model, epoch=epoch, demand=demand))
-                    case Start(model=model, epoch=epoch, placement=placement):
+                    case StartServer(model=model, epoch=epoch, placement=placement):
                         assert placement is not None
                         self._epochs[model] = epoch
                         shares = {int(share.device): share.bytes for share in placement.shares}
                         process = self._machine.load(model, shares)
                         events.append(Spawned(model=model, epoch=epoch, process=process.number))
-                    case Halt(model=model):
+                    case StopServer(model=model):
                         self._machine.stop(model)
                     case Look(delay=delay):
                         self._machine.at(self._machine.now + delay, self._sample)

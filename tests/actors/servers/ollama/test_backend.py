@@ -11,14 +11,14 @@ import pytest
 from actors.hub.cache import ModelFiles
 from actors.messages import (
     BecameReady,
-    EnsureReady,
     Event,
     Exited,
     Fetched,
     FetchFiles,
     ServerAddress,
     Spawned,
-    Stop,
+    StartServer,
+    StopServer,
 )
 from actors.model import ModelActor
 from actors.placement.fit import Placement, Share
@@ -461,21 +461,21 @@ async def test_under_a_model_actor(daemon: Daemon, ollama: StandInOllama) -> Non
     backend = OllamaBackend("far:7b", daemon, pull=True)
     actor = ModelActor("far", backend, events.put_nowait, stall_timeout=5.0)
     actor.start()
-    actor.tell(FetchFiles(epoch=1))
+    actor.tell(FetchFiles("far", 1))
     fetched = await events.get()
     assert isinstance(fetched, Fetched)
     assert fetched.demand is not None
-    actor.tell(EnsureReady(epoch=1, placement=placed(fetched.demand)))
+    actor.tell(StartServer("far", 1, "somebody waits", placement=placed(fetched.demand)))
     assert isinstance(await events.get(), Spawned)
     ready = await events.get()
     assert isinstance(ready, BecameReady)
     assert ready.figures.buffers == (160 * MIB,)
-    actor.tell(Stop(epoch=1))
+    actor.tell(StopServer("far", 1, "nobody waits"))
     assert await events.get() == Exited(model="far", epoch=1, failure=None)
     assert not ollama.loaded
-    actor.tell(FetchFiles(epoch=2))
+    actor.tell(FetchFiles("far", 2))
     assert isinstance(await events.get(), Fetched)
-    actor.tell(EnsureReady(epoch=2))
+    actor.tell(StartServer("far", 2, "somebody waits"))
     assert isinstance(await events.get(), Spawned)
     assert isinstance(await events.get(), BecameReady)
     await ollama.stop()
@@ -503,9 +503,9 @@ async def test_a_daemon_that_hangs_bars_nobody_and_is_left_alone(
         "tiny", OllamaBackend("tiny", daemon), events.put_nowait, stall_timeout=5.0, requests=Requests()
     )
     actor.start()
-    actor.tell(FetchFiles(epoch=1))
+    actor.tell(FetchFiles("far", 1))
     await events.get()
-    actor.tell(EnsureReady(epoch=1))
+    actor.tell(StartServer("far", 1, "somebody waits"))
     await events.get()
     assert isinstance(await events.get(), BecameReady)
     ollama.orders.add("frozen")
