@@ -11,7 +11,6 @@ The rooms, along a request's way:
 
 What they share:
 
-* `endpoints`    the table of endpoints: path, API, what is checked, how it is answered
 * `models`       which models there are, under which names, and what their servers speak
 * `model_cards`  what is told of a model's file
 * `exchange`     one request and what became of it, accounted in one place

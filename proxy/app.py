@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from proxy.apis.codec import Endpoint
+from proxy.apis.llama_cpp.endpoints import PROBES
+from proxy.apis.table import ENDPOINTS, dialect_of
 from proxy.door.bodies import BODIES, Bodies
 from proxy.door.connections import OTHER_VERSION
 from proxy.door.origins import Origins
-from proxy.endpoints import ENDPOINTS, PROBES, Endpoint, dialect_of
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
 from proxy.handlers.agents import AgentViews

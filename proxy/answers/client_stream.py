@@ -21,9 +21,11 @@ from proxy.answers.relay import (
 )
 from proxy.apis.answer_json import UnreadableError, read_object, reader
 from proxy.apis.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
-from proxy.apis.dialects import Dialect, upstream_error
-from proxy.apis.endings import ALL, End, Last, is_whole, outcome, read_last
+from proxy.apis.codec import Dialect
+from proxy.apis.endings import End, Last, is_whole, outcome, read_last
 from proxy.apis.failures import to_api_error
+from proxy.apis.llama_cpp.failures import upstream_error
+from proxy.apis.table import ENDS
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.wire.http1 import Head, length_of
@@ -227,7 +229,7 @@ async def relayed(
         )
     except asyncio.CancelledError:
         # A client may close at the last event, before the connection's end has come from upstream.
-        complete = is_whole(relay.tail, ALL if end is None else (end,))
+        complete = is_whole(relay.tail, ENDS if end is None else (end,))
         exchange.complete = lease.served = complete
         raise
     finally:

@@ -25,12 +25,10 @@ from proxy.answers import translate as translated
 from proxy.answers.call import ModelCaller
 from proxy.answers.keep_alive import Waiting
 from proxy.answers.translate import AnswerOverError, Translation
-from proxy.apis.codec import Decoder
+from proxy.apis.codec import Codec, Decoder, Endpoint
 from proxy.apis.failures import to_api_error
 from proxy.apis.fields import FieldError, decode
-from proxy.apis.table import Codec
 from proxy.door.bodies import breathe
-from proxy.endpoints import Endpoint
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.models import Catalog

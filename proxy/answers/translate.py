@@ -20,12 +20,11 @@ from proxy.answers.client_stream import (
     run_relay,
 )
 from proxy.answers.keep_alive import Waiting
-from proxy.apis.codec import Decoder, Encoder
-from proxy.apis.dialects import Dialect
+from proxy.apis.codec import Asked, Codec, Decoder, Dialect, Embedder, Encoder, Request, Server
 from proxy.apis.embeddings import Embed, Embeddings, shortened
 from proxy.apis.failures import of_api_error, to_api_error
 from proxy.apis.fields import FieldError
-from proxy.apis.table import SERVERS, Asked, Codec, Embedder, Request, Server
+from proxy.apis.table import SERVERS
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse

@@ -37,6 +37,9 @@ def reader(kind: type[T]) -> Callable[[bytes | msgspec.Raw], T]:
 read_object = reader(dict[str, Any])
 """A JSON object, with whatever is in it."""
 
+read_any = reader(Any)
+"""Any JSON."""
+
 
 def count(value: Any) -> int:
     """A count of tokens; 0 for what cannot be one."""

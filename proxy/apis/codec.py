@@ -1,8 +1,21 @@
-"""What every reader of a model server's stream, and every writer of a client's, can do."""
+"""What an API consists of: how its clients and its servers speak, and which endpoints it has."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from agents.events import Event, Extra
+import msgspec
+
+from actors.messages import Api, ServerAddress
+from agents.chat import Chat, Completion
+from agents.events import Answer, AnswerFailed, Event, Extra
+from proxy.apis.assemble import Assembler
+from proxy.apis.embeddings import Embed, Embeddings
+from proxy.apis.endings import End
+from proxy.apis.fields import Json
+from proxy.apis.requests import ModelRequest
+from proxy.errors import ApiError
+
+Request = Chat | Completion
 
 _OWN = frozenset(
     [
@@ -52,3 +65,83 @@ class Encoder(Protocol):
 
     def encode(self, event: Event, now: float) -> bytes:
         """The bytes that say `event`, often none. `now` is in seconds since the epoch."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer needs to know of its request; `started` in seconds since the epoch."""
+
+    model: str
+    request_id: str
+    started: float
+    load_seconds: float
+    include_usage: bool = False
+
+
+class Codec(msgspec.Struct, frozen=True, kw_only=True):
+    """How clients of a generating endpoint speak. `decode` raises `FieldError`."""
+
+    decode: Callable[[bytes], Request]
+    encoder: Callable[[Asked], Encoder]
+    encode_answer: Callable[[Answer, Asked, float], Json]
+    """Takes the time, too, in seconds since the epoch."""
+
+
+class Embedder(msgspec.Struct, frozen=True, kw_only=True):
+    """How clients of an endpoint of embeddings speak. `decode` raises `FieldError`."""
+
+    decode: Callable[[bytes], Embed]
+    encode_answer: Callable[[Embeddings, Embed, Asked, float], Json]
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """How a kind of model server is spoken with. `ask` and `embed` give a path and a body."""
+
+    ask: Callable[[Request, ServerAddress], tuple[str, bytes]]
+    decoder: Callable[[str], Decoder]
+    embed: Callable[[Embed, ServerAddress], tuple[str, bytes]]
+    decode_embeddings: Callable[[bytes], Embeddings | AnswerFailed]
+    failure: Callable[[bytes, int], AnswerFailed]
+    media_type: str
+    """Of its streams."""
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """How an API words an error.
+
+    `body` makes an error's JSON body; `frame` the event that ends a broken stream.
+
+    `patch` may rewrite a piece of the stream on its way to the client. `reword` puts an error about the model
+    of that name into the API's own words, and gives it the status that goes with them.
+    """
+
+    name: str
+    body: Callable[[ApiError, str], Json]
+    frame: Callable[[ApiError, str], bytes]
+    patch: Callable[[bytes], bytes] | None = None
+    reword: Callable[[ApiError, str], ApiError] = lambda error, _model: error
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One POST endpoint. It generates, and can stream, if it has an `assembler`.
+
+    A server that speaks `api` understands it as it is. For another one it is translated, if it can be.
+    """
+
+    path: str
+    request: type[ModelRequest]
+    dialect: Dialect
+    aliases: tuple[str, ...] = ()
+    assembler: Callable[[Any], Assembler] | None = None
+    slot: bool = True
+    """Whether the work occupies one of the model's slots."""
+    usage_option: bool = False
+    """Whether usage must be asked for by `stream_options`."""
+    api: Api = "llama.cpp"
+    codec: Codec | None = None
+    embedder: Embedder | None = None
+    media_type: str = "text/event-stream"
+    """Of its streams."""
+    end: End | None = None
+    """Of its streams."""
+    kinds: tuple[type, ...] = (dict,)
+    """What JSON its whole answers are."""

@@ -1,4 +1,4 @@
-"""How each API's streams end, pure: whether what a model server sent is a whole answer."""
+"""Whether what a model server sent is a whole answer, pure. Each API's `End` is in its folder."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from agents.events import AnswerFailed
-from proxy.apis.answer_json import UnreadableError, reader
-from proxy.apis.failures import from_ollama_error, from_openai, truncated
+from proxy.apis.answer_json import UnreadableError, read_any, reader
+from proxy.apis.failures import truncated
 from proxy.wire.sse import EventSplitter, ServerSentEvent
 
 _OLD_ERROR = re.compile(rb"(?:\A|[\r\n])error:")
@@ -31,7 +31,6 @@ class Last(msgspec.Struct):
 
 read_last = reader(Last)
 """What an event says of the end, or a whole answer."""
-_read_any = reader(Any)
 
 
 class End(msgspec.Struct, frozen=True):
@@ -42,7 +41,11 @@ class End(msgspec.Struct, frozen=True):
 
     needed: str
     is_last: Callable[[Last], bool]
+    failure: Callable[[Any], AnswerFailed]
+    """Reads the error in them."""
     named_errors: bool = False
+    done_marker: bool = False
+    """`[DONE]` ends them too."""
     lines: bool = False
     """The stream consists of lines of JSON."""
     is_answer: Callable[[Last], bool] = lambda _: True
@@ -59,27 +62,6 @@ class End(msgspec.Struct, frozen=True):
         return [*splitter.feed(data), *splitter.end()]
 
 
-OPENAI = End(
-    "a finish reason",
-    lambda event: any(isinstance(choice.finish_reason, str) for choice in event.choices or ()),
-    is_answer=lambda answer: bool(answer.choices),
-)
-NATIVE = End("its last event", lambda event: event.stop is True)
-ANTHROPIC = End("the event that stops it", lambda event: event.type == "message_stop", named_errors=True)
-RESPONSES = End(
-    "the event that ends it",
-    lambda event: event.type in ("response.completed", "response.incomplete", "response.failed"),
-    named_errors=True,
-)
-OLLAMA = End(
-    "its last line",
-    lambda event: event.done is True,
-    lines=True,
-    is_answer=lambda answer: answer.done is True,
-)
-ALL = (OPENAI, NATIVE, ANTHROPIC, RESPONSES, OLLAMA)
-
-
 class Outcome(msgspec.Struct, frozen=True):
     """What became of a stream. Without a `failure` it is whole; `told`: its last event says so already."""
 
@@ -92,7 +74,7 @@ def outcome(tail: bytes, end: End) -> Outcome:
     is_whole = False
     for event in end.events(tail):
         if event.data == b"[DONE]":
-            is_whole = is_whole or end is OPENAI
+            is_whole = is_whole or end.done_marker
             continue
         try:
             last = read_last(event.data)
@@ -101,22 +83,20 @@ def outcome(tail: bytes, end: End) -> Outcome:
         if event.type == "error" or last.error is not None:
             in_clients_words = event.type == "error" if end.named_errors else last.error is not None
             told = in_clients_words and not _OLD_ERROR.search(tail)
-            return Outcome(_failure(event, last, end), told)
+            return Outcome(end.failure(_error(event, last)), told)
         is_whole = is_whole or end.is_last(last)
     return Outcome() if is_whole else Outcome(truncated(end.needed))
 
 
-def _failure(event: ServerSentEvent, last: Last, end: End) -> AnswerFailed:
-    if end.lines:
-        return from_ollama_error(last.error)
+def _error(event: ServerSentEvent, last: Last) -> Any:
     if last.error is not None:
-        return from_openai(last.error)
+        return last.error
     try:
-        return from_openai(_read_any(event.data))
+        return read_any(event.data)
     except UnreadableError:
-        return from_openai(event.data[:500].decode("utf-8", "replace"))
+        return event.data[:500].decode("utf-8", "replace")
 
 
-def is_whole(tail: bytes, ends: Iterable[End] = ALL) -> bool:
+def is_whole(tail: bytes, ends: Iterable[End]) -> bool:
     """Whether a stream that may be of any of these APIs has come to the end of its answer."""
     return any(outcome(tail, end).failure is None for end in ends)

@@ -13,8 +13,8 @@ from typing import Any
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from proxy.apis.table import dialect_of
 from proxy.door.bodies import CONTINUES
-from proxy.endpoints import dialect_of
 from proxy.errors import ApiError
 from proxy.exchange import Account, Exchange, request_id_of
 

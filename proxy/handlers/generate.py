@@ -22,22 +22,17 @@ from proxy.answers.keep_alive import Waiting
 from proxy.answers.relay import is_event_stream
 from proxy.answers.through_agents import Accompanied, guard_body, of_agent, refuse_to_go_around
 from proxy.apis.assemble import Assembler
-from proxy.apis.dialects import OLLAMA
+from proxy.apis.codec import Codec, Endpoint
+from proxy.apis.durations import keep_alive
 from proxy.apis.embeddings import Embeddings
 from proxy.apis.fields import FieldError
 from proxy.apis.ollama import answer as ollama_answer
-from proxy.apis.ollama.durations import keep_alive
+from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
+from proxy.apis.ollama.errors import OLLAMA
 from proxy.apis.ollama.server import rewritten
-from proxy.apis.requests import (
-    OllamaChatRequest,
-    OllamaGenerateRequest,
-    OllamaRequest,
-    parse_body,
-    with_fields,
-)
-from proxy.apis.table import SERVERS, Codec
+from proxy.apis.requests import parse_body, with_fields
+from proxy.apis.table import SERVERS
 from proxy.door.bodies import BODIES, LARGE, breathe
-from proxy.endpoints import Endpoint
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.models import Catalog, Known

@@ -9,11 +9,10 @@ from typing import Any
 from proxy.answers.relay import count_tokens
 from proxy.apis.answer_json import UnreadableError
 from proxy.apis.assemble import StreamedError, UnfinishedError, assemble, take
-from proxy.apis.endings import ALL, outcome
+from proxy.apis.endings import outcome
 from proxy.apis.fields import FieldError
-from proxy.apis.requests import CompletionRequest
-from proxy.apis.table import SERVERS
-from proxy.endpoints import ENDPOINTS
+from proxy.apis.openai.body import CompletionRequest
+from proxy.apis.table import ENDPOINTS, ENDS, SERVERS
 from proxy.wire.http1 import HeadReader, ProtocolError, body_of
 from proxy.wire.sse import EventSplitter, EventTooLongError
 from tests.attack.fault_server import GOOD, USAGE, chunks, head
@@ -103,7 +102,7 @@ def _assemble(path: str) -> Reader:
 
 
 def _end(data: bytes, _rng: random.Random) -> None:
-    for end in ALL:
+    for end in ENDS:
         outcome(data, end)
     count_tokens(data)
 

@@ -1,1 +1,6 @@
-"""Anthropic's messages: `request` is read from a client, `answer` is written for one."""
+"""Anthropic's messages, as clients speak them.
+
+* `endpoints`          `/v1/messages` and its `count_tokens`
+* `request`, `answer`  read from a client, and written for one
+* `errors`             as in `proxy.apis`, like `body` and `stream`
+"""

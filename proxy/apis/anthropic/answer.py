@@ -20,8 +20,8 @@ from agents.events import (
     Usage,
 )
 from proxy.apis import failures
+from proxy.apis.anthropic.errors import ANTHROPIC
 from proxy.apis.codec import added_fields
-from proxy.apis.dialects import ANTHROPIC
 from proxy.apis.fields import Json, encode, object_text
 
 _STOP_REASONS: dict[Reason, str] = {

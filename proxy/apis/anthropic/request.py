@@ -6,8 +6,8 @@ import msgspec
 
 from agents.chat import Chat, Image, Message, NamedTool, Sampling, Tool, ToolCall, linked
 from proxy.apis import images
+from proxy.apis.durations import keep_alive
 from proxy.apis.fields import FieldError, Json, decode, encode, unknown
-from proxy.apis.ollama.durations import keep_alive
 from proxy.apis.sampling import Number, SamplingFields, sampling_of
 
 

@@ -27,8 +27,9 @@ from agents.events import (
     Usage,
 )
 from proxy.apis import failures, images
-from proxy.apis.answer_json import UnreadableError, count, reader, seconds
+from proxy.apis.answer_json import UnreadableError, count, read_any, reader, seconds
 from proxy.apis.fields import Json, encode, present
+from proxy.apis.llama_cpp.failures import from_error
 from proxy.apis.sampling import COMMON
 from proxy.wire.sse import EventSplitter, ServerSentEvent
 
@@ -194,7 +195,6 @@ class _Chunk(msgspec.Struct):
 
 
 _read_chunk = reader(_Chunk)
-_read_any = reader(Any)
 
 _REASONS: dict[str, Reason] = {
     "length": "length",
@@ -251,13 +251,13 @@ class Decoder:
             self._end_with(Done() if self._answers else failures.empty(), events)
             return
         if event.type == "error":
-            error = _read_any(event.data)
+            error = read_any(event.data)
             inner = error.get("error") if isinstance(error, dict) else None
-            self._end_with(failures.from_openai(error if inner is None else inner), events)
+            self._end_with(from_error(error if inner is None else inner), events)
             return
         chunk = _read_chunk(event.data)
         if chunk.error is not None:
-            self._end_with(failures.from_openai(chunk.error), events)
+            self._end_with(from_error(chunk.error), events)
             return
         if chunk.prompt_progress is not None:
             return

@@ -1,6 +1,8 @@
 """Ollama's API, of clients and of daemons.
 
-* `request`, `answer`  `/api/chat` and `/api/generate`, read from a client and written for one
-* `server`             a daemon: what it is sent, and what its streams say
-* `durations`          keep_alive
+* `endpoints`               `/api/chat`, `/api/generate`, `/api/embed`; and what a daemon is asked
+* `request`, `answer`       the first two, read from a client and written for one
+* `server`                  a daemon: what it is sent, and what its streams say
+* `errors`, `failures`      told to a client; of a daemon
+* `body`, `stream`, `embeddings`  as in `proxy.apis`
 """

@@ -21,8 +21,9 @@ from agents.events import (
 )
 from proxy.apis import failures, images
 from proxy.apis.answer_json import UnreadableError, count, reader, seconds
+from proxy.apis.durations import keep_alive_field
 from proxy.apis.fields import FieldError, Json, encode, object_text, present
-from proxy.apis.ollama.durations import keep_alive_field
+from proxy.apis.ollama.failures import from_error
 from proxy.apis.sampling import COMMON
 from proxy.wire.ndjson import LineSplitter
 
@@ -215,7 +216,7 @@ class Decoder:
     def _read(self, line: _Line, events: list[Event]) -> None:
         if line.error is not None:
             self._ended = True
-            events.append(failures.from_ollama_error(line.error))
+            events.append(from_error(line.error))
             return
         if not self._started:
             self._started = True

@@ -19,8 +19,8 @@ from agents.events import (
 )
 from proxy.apis import failures
 from proxy.apis.codec import added_fields
-from proxy.apis.dialects import OPENAI
 from proxy.apis.fields import Json, encode
+from proxy.apis.openai.errors import OPENAI
 
 
 def usage_fields(usage: Usage) -> Json:

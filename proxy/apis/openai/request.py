@@ -14,8 +14,8 @@ from agents.chat import (
     linked,
 )
 from proxy.apis import images
+from proxy.apis.durations import keep_alive
 from proxy.apis.fields import FieldError, Json, decode, encode, unknown
-from proxy.apis.ollama.durations import keep_alive
 from proxy.apis.sampling import Number, SamplingFields, sampling_of
 
 

@@ -10,19 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.apis.answer_json import UnreadableError
-from proxy.apis.assemble import (
-    Assembler,
-    ChatAssembler,
-    CompletionAssembler,
-    LineAssembler,
-    MessageAssembler,
-    NativeAssembler,
-    ResponseAssembler,
-    StreamedError,
-    UnfinishedError,
-    assemble,
-    take,
-)
+from proxy.apis.anthropic.stream import MessageAssembler
+from proxy.apis.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
+from proxy.apis.llama_cpp.stream import NativeAssembler
+from proxy.apis.ollama.stream import LineAssembler
+from proxy.apis.openai.responses import ResponseAssembler
+from proxy.apis.openai.stream import ChatAssembler, CompletionAssembler
 from proxy.wire.sse import EventSplitter, ServerSentEvent
 
 

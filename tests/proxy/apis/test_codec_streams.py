@@ -26,7 +26,7 @@ from agents.events import (
     replayed,
 )
 from proxy.apis.anthropic import answer as anthropic_answer
-from proxy.apis.assemble import MessageAssembler
+from proxy.apis.anthropic.stream import MessageAssembler
 from proxy.apis.codec import Decoder, Encoder
 from proxy.apis.llama_cpp import server as llama_server
 from proxy.apis.ollama import answer as ollama_answer

@@ -9,12 +9,13 @@ import pytest
 from agents import events
 from agents.events import AnswerStarted, Collector, Event
 from proxy.apis.anthropic import answer as anthropic_answer
-from proxy.apis.assemble import ChatAssembler, MessageAssembler
+from proxy.apis.anthropic.stream import MessageAssembler
 from proxy.apis.codec import Decoder, Encoder
 from proxy.apis.llama_cpp import server as llama_server
 from proxy.apis.ollama import answer as ollama_answer
 from proxy.apis.ollama import server as ollama_server
 from proxy.apis.openai import answer as openai_answer
+from proxy.apis.openai.stream import ChatAssembler
 from proxy.wire.sse import EventSplitter
 from tests.proxy.apis.transcripts import (
     CREATED,

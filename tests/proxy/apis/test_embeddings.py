@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.events import AnswerFailed
-from proxy.apis import embeddings
-from proxy.apis.embeddings import Embed, Embeddings
+from proxy.apis.embeddings import Embed, Embeddings, shortened
 from proxy.apis.fields import FieldError
+from proxy.apis.llama_cpp import embeddings as llama
+from proxy.apis.ollama import embeddings as ollama
+from proxy.apis.openai import embeddings as openai
 
 
 def body(**value: Any) -> bytes:
@@ -25,22 +27,22 @@ def body(**value: Any) -> bytes:
     ("given_input", "inputs"), [("x", ["x"]), (["x", ""], ["x", ""]), ("", []), ([], []), (None, [])]
 )
 def test_ollama_to_openai(given_input: Any, inputs: list[str]) -> None:
-    request = embeddings.decode_embed(body(input=given_input, truncate=True, dimensions=0, keep_alive="5m"))
+    request = ollama.decode_embed(body(input=given_input, truncate=True, dimensions=0, keep_alive="5m"))
     assert request == Embed(model="m", inputs=inputs, truncate=True, keep_alive=300.0)
-    sent = json.loads(embeddings.encode_openai(request))
+    sent = json.loads(llama.encode_request(request))
     assert sent == {"model": "m", "input": inputs, "encoding_format": "float"}
 
 
 def test_the_older_endpoint() -> None:
-    request = embeddings.decode_embeddings(body(prompt="x", options={"num_ctx": 5}))
+    request = ollama.decode_embeddings(body(prompt="x", options={"num_ctx": 5}))
     assert request == Embed(model="m", inputs=["x"], extra={"num_ctx": 5})
-    assert embeddings.encode_ollama_legacy_answer(Embeddings([[0.5, 1.0]])) == {"embedding": [0.5, 1.0]}
-    assert embeddings.encode_ollama_legacy_answer(Embeddings([])) == {"embedding": []}
+    assert ollama.encode_legacy_answer(Embeddings([[0.5, 1.0]])) == {"embedding": [0.5, 1.0]}
+    assert ollama.encode_legacy_answer(Embeddings([])) == {"embedding": []}
 
 
 def test_openai_to_ollama() -> None:
-    request = embeddings.decode_openai(body(input=["x", "y"], dimensions=2, keep_alive=-1, user="u"))
-    assert json.loads(embeddings.encode_ollama(request)) == {
+    request = openai.decode_request(body(input=["x", "y"], dimensions=2, keep_alive=-1, user="u"))
+    assert json.loads(ollama.encode_request(request)) == {
         "model": "m",
         "input": ["x", "y"],
         "dimensions": 2,
@@ -52,8 +54,8 @@ ANSWER = Embeddings([[0.25, -1.5], [3.0, 0.1]], 7)
 
 
 def test_answers() -> None:
-    openai = embeddings.encode_openai_answer(ANSWER, Embed(model="m", inputs=[]))
-    assert openai == {
+    said = openai.encode_answer(ANSWER, Embed(model="m", inputs=[]))
+    assert said == {
         "object": "list",
         "data": [
             {"object": "embedding", "index": 0, "embedding": [0.25, -1.5]},
@@ -62,17 +64,17 @@ def test_answers() -> None:
         "model": "m",
         "usage": {"prompt_tokens": 7, "total_tokens": 7},
     }
-    ollama = embeddings.encode_ollama_answer(ANSWER, "m", seconds=1.5)
-    assert ollama == {
+    answered = ollama.encode_answer(ANSWER, "m", seconds=1.5)
+    assert answered == {
         "model": "m",
         "embeddings": ANSWER.vectors,
         "total_duration": 1_500_000_000,
         "prompt_eval_count": 7,
     }
-    assert embeddings.encode_ollama_answer(Embeddings([]), "m") == {"model": "m", "embeddings": []}
-    openai["data"].reverse()
-    assert embeddings.decode_openai_answer(msgspec.json.encode(openai)) == ANSWER
-    assert embeddings.decode_ollama_answer(msgspec.json.encode({**ollama, "load_duration": 5})) == Embeddings(
+    assert ollama.encode_answer(Embeddings([]), "m") == {"model": "m", "embeddings": []}
+    said["data"].reverse()
+    assert llama.decode_answer(msgspec.json.encode(said)) == ANSWER
+    assert ollama.decode_answer(msgspec.json.encode({**answered, "load_duration": 5})) == Embeddings(
         ANSWER.vectors, 7, 1.5, 5e-9
     )
 
@@ -81,33 +83,33 @@ def test_answers() -> None:
     st.lists(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5), min_size=1, max_size=3)
 )
 def test_base64(vectors: list[list[float]]) -> None:
-    request = embeddings.decode_openai(body(input="x", encoding_format="base64"))
-    answer = embeddings.encode_openai_answer(Embeddings(vectors), request)
+    request = openai.decode_request(body(input="x", encoding_format="base64"))
+    answer = openai.encode_answer(Embeddings(vectors), request)
     packed = base64.b64decode(answer["data"][0]["embedding"])
     assert list(struct.unpack(f"<{len(vectors[0])}f", packed)) == vectors[0]
-    assert embeddings.decode_openai_answer(msgspec.json.encode(answer)) == Embeddings(vectors)
+    assert llama.decode_answer(msgspec.json.encode(answer)) == Embeddings(vectors)
 
 
 def test_shortened_vectors_have_length_one() -> None:
-    short = embeddings.shortened(Embeddings([[3.0, 4.0, 9.0], [1.0], [0.0, 0.0, 0.0]]), 2)
+    short = shortened(Embeddings([[3.0, 4.0, 9.0], [1.0], [0.0, 0.0, 0.0]]), 2)
     assert short.vectors == [[0.6, 0.8], [1.0], [0.0, 0.0]]
     assert math.isclose(math.hypot(*short.vectors[0]), 1)
-    assert embeddings.shortened(ANSWER, None) is ANSWER
+    assert shortened(ANSWER, None) is ANSWER
 
 
 @pytest.mark.parametrize(
     ("decode", "value", "field"),
     [
-        (embeddings.decode_embed, {"input": 5}, "input"),
-        (embeddings.decode_embed, {"input": [5]}, "input[0]"),
-        (embeddings.decode_embed, {"input": "x", "dimensions": -1}, "dimensions"),
-        (embeddings.decode_embed, {"input": "x", "keep_alive": "x"}, "keep_alive"),
-        (embeddings.decode_embeddings, {"prompt": []}, "prompt"),
-        (embeddings.decode_openai, {}, "input"),
-        (embeddings.decode_openai, {"input": []}, "input"),
-        (embeddings.decode_openai, {"input": [1, 2]}, "input[0]"),
-        (embeddings.decode_openai, {"input": [[1]]}, "input[0]"),
-        (embeddings.decode_openai, {"input": "x", "encoding_format": "int8"}, "encoding_format"),
+        (ollama.decode_embed, {"input": 5}, "input"),
+        (ollama.decode_embed, {"input": [5]}, "input[0]"),
+        (ollama.decode_embed, {"input": "x", "dimensions": -1}, "dimensions"),
+        (ollama.decode_embed, {"input": "x", "keep_alive": "x"}, "keep_alive"),
+        (ollama.decode_embeddings, {"prompt": []}, "prompt"),
+        (openai.decode_request, {}, "input"),
+        (openai.decode_request, {"input": []}, "input"),
+        (openai.decode_request, {"input": [1, 2]}, "input[0]"),
+        (openai.decode_request, {"input": [[1]]}, "input[0]"),
+        (openai.decode_request, {"input": "x", "encoding_format": "int8"}, "encoding_format"),
     ],
 )
 def test_what_is_wrong_is_named(decode: Any, value: Any, field: str) -> None:
@@ -127,7 +129,7 @@ def test_what_is_wrong_is_named(decode: Any, value: Any, field: str) -> None:
     ],
 )
 def test_answers_that_cannot_be_read(data: bytes) -> None:
-    for decode in (embeddings.decode_openai_answer, embeddings.decode_ollama_answer):
+    for decode in (llama.decode_answer, ollama.decode_answer):
         failure = decode(data)
         assert isinstance(failure, AnswerFailed)
         assert failure.status == 502

@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from proxy.apis.endings import ALL, ANTHROPIC, NATIVE, OLLAMA, OPENAI, RESPONSES, End, is_whole, outcome
+from proxy.apis.anthropic.stream import END as ANTHROPIC
+from proxy.apis.endings import End, is_whole, outcome
+from proxy.apis.llama_cpp.stream import END as NATIVE
+from proxy.apis.ollama.stream import END as OLLAMA
+from proxy.apis.openai.responses import END as RESPONSES
+from proxy.apis.openai.stream import END as OPENAI
+from proxy.apis.table import ENDS
 
 
 def sse(*data: object, kind: str = "") -> bytes:
@@ -40,10 +46,10 @@ MARKS = '"finish_reason":"stop" data: [DONE] "type":"message_stop" "stop":true "
 )
 def test_whole_answers(end: End, tail: bytes) -> None:
     assert outcome(tail, end).failure is None
-    assert is_whole(tail)
+    assert is_whole(tail, ENDS)
 
 
-@pytest.mark.parametrize("end", ALL)
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize(
     "data",
     [

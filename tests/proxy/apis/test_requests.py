@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.apis.requests import ChatRequest, parse_body, with_fields
+from proxy.apis.openai.body import ChatRequest
+from proxy.apis.requests import parse_body, with_fields
 from proxy.errors import ApiError
 
 VALUES = st.recursive(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.apis.ollama.durations import keep_alive_field, parse_keep_alive
+from proxy.apis.durations import keep_alive_field, parse_keep_alive
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,25 @@
+"""Anthropic's endpoints."""
+
+from proxy.apis.anthropic import answer, request
+from proxy.apis.anthropic.body import MessagesRequest
+from proxy.apis.anthropic.errors import ANTHROPIC
+from proxy.apis.anthropic.stream import END, MessageAssembler
+from proxy.apis.codec import Codec, Endpoint
+
+MESSAGES = Codec(
+    decode=request.decode_request,
+    encoder=lambda asked: answer.Encoder(model=asked.model, request_id=asked.request_id),
+    encode_answer=lambda whole, asked, _: answer.encode_answer(whole, model=asked.model),
+)
+
+ENDPOINTS = (
+    Endpoint(
+        path="/v1/messages",
+        request=MessagesRequest,
+        dialect=ANTHROPIC,
+        assembler=lambda _: MessageAssembler(),
+        codec=MESSAGES,
+        end=END,
+    ),
+    Endpoint(path="/v1/messages/count_tokens", request=MessagesRequest, dialect=ANTHROPIC, slot=False),
+)

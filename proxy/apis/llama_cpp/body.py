@@ -1,0 +1,31 @@
+"""What is checked of llama.cpp's own bodies before a model is loaded."""
+
+from typing import Any
+
+from proxy.apis.requests import GenerationRequest, ModelRequest, Object
+
+
+class InfillRequest(GenerationRequest, kw_only=True):
+    """llama.cpp's `/infill`."""
+
+    input_prefix: str
+    input_suffix: str
+    return_tokens: bool | None = None
+
+
+class TokenizeRequest(ModelRequest, kw_only=True):
+    """llama.cpp's `/tokenize`."""
+
+    content: Any
+
+
+class DetokenizeRequest(ModelRequest, kw_only=True):
+    """llama.cpp's `/detokenize`."""
+
+    tokens: list[int]
+
+
+class TemplateRequest(ModelRequest, kw_only=True):
+    """llama.cpp's `/apply-template`."""
+
+    messages: list[Object]

@@ -1,0 +1,55 @@
+"""Embeddings of a llama.cpp server: what it is sent, and what it answers."""
+
+import base64
+from array import array
+from typing import Any
+
+import msgspec
+
+from agents.events import AnswerFailed
+from proxy.apis.answer_json import count, reader
+from proxy.apis.embeddings import Embed, Embeddings, Vector
+from proxy.apis.failures import unreadable
+from proxy.apis.fields import encode
+
+
+def encode_request(request: Embed) -> bytes:
+    """Write a body for llama.cpp's `/v1/embeddings`. It gives whole vectors: see `embeddings.shortened`."""
+    return encode(
+        {**request.extra, "model": request.model, "input": request.inputs, "encoding_format": "float"}
+    )
+
+
+class _Vector(msgspec.Struct):
+    embedding: Vector | str
+    index: int = 0
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: Any = 0
+
+
+class _Answer(msgspec.Struct):
+    data: list[_Vector]
+    usage: _Usage | None = None
+
+
+_read_answer = reader(_Answer)
+
+
+def decode_answer(body: bytes) -> Embeddings | AnswerFailed:
+    """Read a server's `/v1/embeddings`; what cannot be read is a failure."""
+    try:
+        answer = _read_answer(body)
+        vectors = [_floats(item.embedding) for item in sorted(answer.data, key=lambda item: item.index)]
+    except ValueError as error:  # of base64 too
+        return unreadable(error)
+    return Embeddings(vectors, count(answer.usage.prompt_tokens) if answer.usage else 0)
+
+
+def _floats(embedding: Vector | str) -> Vector:
+    return (
+        embedding
+        if isinstance(embedding, list)
+        else list(array("f", base64.b64decode(embedding, validate=True)))
+    )

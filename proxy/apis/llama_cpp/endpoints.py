@@ -1,0 +1,42 @@
+"""llama.cpp's own endpoints, and llama.cpp as a server. Its errors are OpenAI's."""
+
+from typing import Any
+
+from proxy.apis.codec import Endpoint, Server
+from proxy.apis.llama_cpp import embeddings, failures, server
+from proxy.apis.llama_cpp.body import DetokenizeRequest, InfillRequest, TemplateRequest, TokenizeRequest
+from proxy.apis.llama_cpp.stream import END, NativeAssembler
+from proxy.apis.openai.body import CompletionRequest
+from proxy.apis.openai.errors import OPENAI
+
+
+def _native(request: Any) -> NativeAssembler:
+    return NativeAssembler(return_tokens=bool(request.return_tokens))
+
+
+ENDPOINTS = (
+    Endpoint(
+        path="/completion",
+        aliases=("/completions",),
+        request=CompletionRequest,
+        dialect=OPENAI,
+        assembler=_native,
+        end=END,
+    ),
+    Endpoint(path="/infill", request=InfillRequest, dialect=OPENAI, assembler=_native, end=END),
+    Endpoint(path="/tokenize", request=TokenizeRequest, dialect=OPENAI, slot=False),
+    Endpoint(path="/detokenize", request=DetokenizeRequest, dialect=OPENAI, slot=False),
+    Endpoint(path="/apply-template", request=TemplateRequest, dialect=OPENAI, slot=False),
+)
+
+PROBES = ("/props", "/slots")
+"""GET endpoints that tell about one model, named by `?model=`."""
+
+SERVER = Server(
+    ask=lambda request, _: (server.path_of(request), server.encode_request(request)),
+    decoder=lambda _: server.Decoder(),
+    embed=lambda request, _: ("/v1/embeddings", embeddings.encode_request(request)),
+    decode_embeddings=embeddings.decode_answer,
+    failure=failures.from_body,
+    media_type="text/event-stream",
+)

@@ -1,0 +1,44 @@
+"""A stream of llama.cpp's own completions: how it ends, and the whole answer in it."""
+
+from typing import Any
+
+from proxy.apis.assemble import UnfinishedError, load
+from proxy.apis.endings import End
+from proxy.apis.fields import Json
+from proxy.apis.llama_cpp.failures import from_error
+from proxy.wire.sse import ServerSentEvent
+
+END = End("its last event", lambda event: event.stop is True, failure=from_error)
+
+
+class NativeAssembler:
+    """llama.cpp's own completion events (`/completion`, `/infill`) to its own answer."""
+
+    def __init__(self, *, return_tokens: bool = False) -> None:
+        self._return_tokens = return_tokens
+        self._content: list[str] = []
+        self._tokens: list[int] = []
+        self._probabilities: list[Any] = []
+        self._final: Json = {}
+
+    def feed(self, event: ServerSentEvent) -> None:
+        """Take the next event; the last one carries everything but the text."""
+        if (chunk := load(event)) is None or "prompt_progress" in chunk:
+            return
+        self._content.append(chunk.get("content", ""))
+        self._tokens.extend(chunk.get("tokens", ()))
+        self._probabilities.extend(chunk.pop("completion_probabilities", ()))
+        if chunk.get("stop"):
+            self._final = chunk
+
+    def result(self) -> Json:
+        """The whole answer."""
+        if not self._final:
+            raise UnfinishedError("its last event")
+        answer = {**self._final, "content": "".join(self._content)}
+        answer["tokens"] = self._tokens if self._return_tokens else []
+        if self._probabilities:
+            answer["completion_probabilities"] = self._probabilities
+        if isinstance(settings := answer.get("generation_settings"), dict):
+            settings["stream"] = False
+        return answer

@@ -1,0 +1,113 @@
+"""Ollama's endpoints, and an Ollama daemon as a server."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from actors.messages import ServerAddress
+from agents.chat import Chat
+from agents.events import Answer
+from proxy.apis.codec import Asked, Codec, Embedder, Encoder, Endpoint, Request, Server
+from proxy.apis.embeddings import Embed
+from proxy.apis.fields import Json
+from proxy.apis.ollama import answer, embeddings, failures, request, server
+from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
+from proxy.apis.ollama.errors import OLLAMA
+from proxy.apis.ollama.stream import END, LineAssembler
+
+
+def _codec(api: answer.Api, decode: Callable[[bytes], Request]) -> Codec:
+    def encoder(asked: Asked) -> Encoder:
+        return answer.Encoder(
+            asked.model,
+            api=api,
+            started=asked.started,
+            load_seconds=asked.load_seconds,
+            context=api == "generate",
+        )
+
+    def encode_answer(whole: Answer, asked: Asked, now: float) -> Json:
+        return answer.encode_answer(
+            whole,
+            asked.model,
+            now=now,
+            api=api,
+            started=asked.started,
+            load_seconds=asked.load_seconds,
+            context=api == "generate",
+        )
+
+    return Codec(decode=decode, encoder=encoder, encode_answer=encode_answer)
+
+
+CHAT = _codec("chat", request.decode_chat)
+GENERATE = _codec("generate", request.decode_generate)
+EMBED = Embedder(
+    decode=embeddings.decode_embed,
+    encode_answer=lambda vectors, _embed, asked, now: embeddings.encode_answer(
+        vectors, asked.model, seconds=now - asked.started, load=asked.load_seconds
+    ),
+)
+EMBEDDINGS = Embedder(
+    decode=embeddings.decode_embeddings,
+    encode_answer=lambda vectors, _embed, _asked, _now: embeddings.encode_legacy_answer(vectors),
+)
+
+ENDPOINTS = (
+    Endpoint(
+        path="/api/chat",
+        request=OllamaChatRequest,
+        dialect=OLLAMA,
+        api="ollama",
+        assembler=lambda _: LineAssembler(),
+        codec=CHAT,
+        media_type="application/x-ndjson",
+        end=END,
+    ),
+    Endpoint(
+        path="/api/generate",
+        request=OllamaGenerateRequest,
+        dialect=OLLAMA,
+        api="ollama",
+        assembler=lambda _: LineAssembler(),
+        codec=GENERATE,
+        media_type="application/x-ndjson",
+        end=END,
+    ),
+    Endpoint(
+        path="/api/embed",
+        request=OllamaRequest,
+        dialect=OLLAMA,
+        api="ollama",
+        embedder=EMBED,
+    ),
+    Endpoint(
+        path="/api/embeddings",
+        request=OllamaRequest,
+        dialect=OLLAMA,
+        api="ollama",
+        embedder=EMBEDDINGS,
+    ),
+)
+
+
+def _ask(asked: Request, address: ServerAddress) -> tuple[str, bytes]:
+    if isinstance(asked, Chat) and not address.thinks:
+        asked = msgspec.structs.replace(asked, think=None)  # it would be an error; llama.cpp takes it
+    loaded = server.as_loaded(asked, address.model or asked.model, dict(address.options))
+    return server.path_of(asked), server.encode_request(loaded)
+
+
+def _embed(asked: Embed, address: ServerAddress) -> tuple[str, bytes]:
+    body = embeddings.encode_request(asked)
+    return "/api/embed", server.rewritten(body, address.model or asked.model, dict(address.options))
+
+
+SERVER = Server(
+    ask=_ask,
+    decoder=server.Decoder,
+    embed=_embed,
+    decode_embeddings=embeddings.decode_answer,
+    failure=failures.from_body,
+    media_type="application/x-ndjson",
+)

@@ -1,0 +1,55 @@
+"""A stream of an Ollama daemon: how it ends, and the whole answer in it."""
+
+from typing import Any
+
+from proxy.apis.answer_json import read_object
+from proxy.apis.assemble import StreamedError, UnfinishedError
+from proxy.apis.endings import End
+from proxy.apis.fields import Json
+from proxy.apis.ollama.failures import from_error
+from proxy.wire.sse import ServerSentEvent
+
+END = End(
+    "its last line",
+    lambda event: event.done is True,
+    failure=from_error,
+    lines=True,
+    is_answer=lambda answer: answer.done is True,
+)
+
+
+class LineAssembler:
+    """Ollama's lines: the texts are joined, and what the last line says counts."""
+
+    def __init__(self) -> None:
+        self._last: Json = {}
+        self._texts: dict[str, list[str]] = {}
+        self._calls: list[Any] = []
+        self._logprobs: list[Any] = []
+
+    def feed(self, event: ServerSentEvent) -> None:
+        """Take the next line."""
+        line = read_object(event.data)
+        if "error" in line:
+            raise StreamedError({"message": str(line["error"])})
+        said = line.get("message") or line
+        for name in ("content", "response", "thinking"):
+            if text := said.pop(name, ""):
+                self._texts.setdefault(name, []).append(text)
+        self._calls += said.pop("tool_calls", None) or []
+        self._logprobs += line.pop("logprobs", None) or []
+        self._last.update(line)
+
+    def result(self) -> Json:
+        """The whole answer."""
+        whole = self._last
+        if whole.get("done") is not True:
+            raise UnfinishedError("its last line")
+        said = whole.get("message", whole)
+        said["content" if "message" in whole else "response"] = ""
+        said.update({name: "".join(parts) for name, parts in self._texts.items()})
+        if self._calls:
+            said["tool_calls"] = self._calls
+        if self._logprobs:
+            whole["logprobs"] = self._logprobs
+        return whole

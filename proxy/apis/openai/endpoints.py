@@ -1,0 +1,70 @@
+"""OpenAI's endpoints."""
+
+from proxy.apis.codec import Codec, Embedder, Endpoint
+from proxy.apis.openai import answer, completion, embeddings, request, responses
+from proxy.apis.openai.body import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    RerankRequest,
+)
+from proxy.apis.openai.errors import OPENAI
+from proxy.apis.openai.stream import END, ChatAssembler, CompletionAssembler
+
+CHAT = Codec(
+    decode=request.decode_request,
+    encoder=lambda asked: answer.Encoder(model=asked.model, include_usage=asked.include_usage),
+    encode_answer=lambda whole, asked, _: answer.encode_answer(whole, model=asked.model),
+)
+COMPLETION = Codec(
+    decode=completion.decode_request,
+    encoder=lambda asked: completion.Encoder(model=asked.model, include_usage=asked.include_usage),
+    encode_answer=lambda whole, asked, _: completion.encode_answer(whole, model=asked.model),
+)
+EMBEDDINGS = Embedder(
+    decode=embeddings.decode_request,
+    encode_answer=lambda vectors, embed, _asked, _now: embeddings.encode_answer(vectors, embed),
+)
+
+ENDPOINTS = (
+    Endpoint(
+        path="/v1/chat/completions",
+        aliases=("/chat/completions",),
+        request=ChatRequest,
+        dialect=OPENAI,
+        assembler=lambda _: ChatAssembler(),
+        usage_option=True,
+        codec=CHAT,
+        end=END,
+    ),
+    Endpoint(
+        path="/v1/completions",
+        request=CompletionRequest,
+        dialect=OPENAI,
+        assembler=lambda _: CompletionAssembler(),
+        codec=COMPLETION,
+        end=END,
+    ),
+    Endpoint(
+        path="/v1/responses",
+        aliases=("/responses",),
+        request=responses.ResponsesRequest,
+        dialect=responses.RESPONSES,
+        assembler=lambda _: responses.ResponseAssembler(),
+        end=responses.END,
+    ),
+    Endpoint(
+        path="/v1/embeddings",
+        aliases=("/embeddings",),
+        request=EmbeddingsRequest,
+        dialect=OPENAI,
+        embedder=EMBEDDINGS,
+    ),
+    Endpoint(
+        path="/v1/rerank",
+        aliases=("/rerank", "/reranking", "/v1/reranking"),
+        request=RerankRequest,
+        dialect=OPENAI,
+        kinds=(dict, list),
+    ),
+)
