@@ -1,4 +1,4 @@
-"""What the README says that one sees is what one sees."""
+"""What docs/operating.md says that one sees is what one sees."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from tests import fake_nvml, gpu_server
 from tests.conftest import Start
 from tests.gateway import CHECKOUT, Gateway, Json
 
-README = re.sub(r"\s+", " ", (CHECKOUT / "README.md").read_text())
+PAGE = re.sub(r"\s+", " ", (CHECKOUT / "docs" / "operating.md").read_text())
 MIB = 1 << 20
 SMALL: Json = {
     "path": "builtin:demo",
@@ -98,7 +98,7 @@ def test_what_is_quoted_is_said(
     gateway.wait_for("request", model="a")  # the log has a writer of its own
     told = said(gateway)
     for phrase in phrases:
-        assert phrase in README
+        assert phrase in PAGE
         assert phrase in told
 
 
@@ -108,7 +108,7 @@ def test_without_a_driver(start: Start, monkeypatch: pytest.MonkeyPatch) -> None
     if gateway.health()["gpus"]:
         pytest.skip("this machine has a GPU")
     assert "NVML Shared Library Not Found" in gateway.health()["gpu_error"]
-    assert "NVML Shared Library Not Found" in README
+    assert "NVML Shared Library Not Found" in PAGE
 
 
 def test_out_of_memory(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,5 +118,5 @@ def test_out_of_memory(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyP
     gateway = start({"a": {**SMALL, "command": command}})
     assert gateway.chat("a").status_code == 503
     for phrase in ("model ran out of memory", "out of memory"):
-        assert phrase in README
+        assert phrase in PAGE
         assert phrase in said(gateway)
