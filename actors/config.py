@@ -174,11 +174,16 @@ def address_of(host: str, port: int) -> str:
 
 def daemon_address(url: str) -> tuple[str, int]:
     """Host and port of an Ollama daemon's address. Raises `ValueError` for what is not http://host[:port]."""
-    base = URL(url if "://" in url else f"http://{url}")
+    wrong = f"{url!r} is no address of an Ollama daemon: expected http://host[:port]"
+    try:
+        base = URL(url if "://" in url else f"http://{url}")
+        port = base.explicit_port
+    except ValueError as error:
+        raise ValueError(wrong) from error
     if base.scheme != "http" or not base.host or base.path != "/" or base.query_string or base.user:
-        raise ValueError(f"{url!r} is no address of an Ollama daemon: expected http://host[:port]")
+        raise ValueError(wrong)
     # As Ollama's own clients read OLLAMA_HOST.
-    return base.host, base.explicit_port or (80 if "://" in url else 11434)
+    return base.host, port or (80 if "://" in url else 11434)
 
 
 class HubSettings(Section, frozen=True, kw_only=True):

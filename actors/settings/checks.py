@@ -9,6 +9,7 @@ from actors.config import (
     BUILTIN_MODELS,
     Config,
     DockerSettings,
+    HubSettings,
     Model,
     Ollama,
     Server,
@@ -41,6 +42,7 @@ def check(config: Config) -> list[Fault]:
         checks.arguments((*place, "arguments"), model.arguments)
         checks.names(place, name, model.aliases)
     checks.ollama(config.ollama, config.server)
+    checks.hub(config.hub)
     return checks.faults
 
 
@@ -50,7 +52,7 @@ _ORIGIN = re.compile(r"\*|null|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#@,\\]*")
 _HOST = re.compile(
     r"\*|(\*\.)?[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*\.?|\[[0-9a-fA-F:.]+\]|[0-9a-fA-F]*:[0-9a-fA-F:.]+"
 )
-
+_WEB_ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?", re.IGNORECASE)
 
 _OWN_FLAGS = {
     **dict.fromkeys(("-m", "--model"), "path or repo"),
@@ -104,6 +106,11 @@ class _Checks:
                 (*place, "network"),
                 f"expected the name of a network that the gateway is on too, got {network!r}",
             )
+
+    def hub(self, hub: HubSettings) -> None:
+        if hub.endpoint is not None and not _WEB_ADDRESS.fullmatch(hub.endpoint):
+            message = f"expected an address such as https://hub.example.org, got {shown(hub.endpoint)}"
+            self.add(("hub", "endpoint"), message)
 
     def ollama(self, ollama: Ollama, server: Server) -> None:
         addresses = ollama.addresses

@@ -1,11 +1,12 @@
 """What must not be shown of the settings. Pure.
 
 A field of the schema that is a secret says so in its type (`actors.config.Secret`). Beyond those: options
-and variables whose names look like it, what follows such a flag, and passwords in addresses.
+and variables whose names look like it, what follows such a flag, and passwords and tokens in addresses.
 """
 
 import itertools
 import re
+import shlex
 from collections.abc import Iterable
 from typing import Annotated, Any, get_args, get_origin
 
@@ -20,7 +21,7 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRET_WORDS = {
     *("token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "pass", "pw", "pwd"),
     *("passphrase", "credential", "credentials", "apikey", "apikeys", "auth", "authorization", "bearer"),
-    *("cookie", "pat", "pin"),
+    *("cookie", "pat", "pin", "signature", "hft"),
 }
 _KEYS = {"key", "keys"}
 _OTHER_WORDS = {"max", "min", "num", "count", "limit", "budget", "size", "length"}
@@ -29,8 +30,14 @@ _PLACES = {"file", "path", "dir", "folder", "sock", "socket"}
 _WORKING_DIRECTORY = "PWD"
 # Bounded, because texts of any length are looked through.
 _USER_INFO = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]{0,30}://)[^/?#\s'\"]*@")
-_FLAG = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
+_FLAG = re.compile(r"--?([A-Za-z][\w-]*)")
+_ASSIGNED = re.compile(r"((?:--?)?[A-Za-z_][\w-]*)=.+", re.DOTALL)
 _WORD = re.compile(r"(?<![\w-])(--?[A-Za-z][\w-]{0,60})(=|\s+)(\"[^\"]*\"|'[^']*'|\S+)")
+# A variable, or a part of an address; in quotes of its own up to their end.
+_VARIABLE = re.compile(
+    r"(?<![\w-])(?P<quote>['\"])?(?P<name>[A-Za-z_][\w.-]{0,60})="
+    r"(?(quote)(?:(?!(?P=quote)).)+|(?:\"[^\"]*\"|'[^']*'|[^\s&;'\"]+))"
+)
 
 
 def looks_secret(name: str) -> bool:
@@ -62,7 +69,15 @@ def mask_text(text: str, secrets: Iterable[str] = ()) -> str:
         if len(secret) >= SHORTEST:
             text = text.replace(secret, MASK)
     text = _USER_INFO.sub(rf"\1{MASK}@", text)
-    return _WORD.sub(lambda m: f"{m[1]}{m[2]}{MASK}" if looks_secret(m[1]) else m[0], text)
+    text = _WORD.sub(lambda m: f"{m[1]}{m[2]}{MASK}" if looks_secret(m[1]) else m[0], text)
+    return _VARIABLE.sub(
+        lambda m: f"{m['quote'] or ''}{m['name']}={MASK}" if looks_secret(m["name"]) else m[0], text
+    )
+
+
+def mask_command(words: Iterable[str]) -> str:
+    """A command as it may be shown: like `mask_text`, by its words."""
+    return shlex.join(_masked_list(words, ())).replace(f"'{MASK}'", MASK)
 
 
 def masked(value: Any, secrets: Iterable[str] = ()) -> Any:
@@ -118,9 +133,16 @@ def _masked_list(items: Iterable[Any], secrets: Iterable[str]) -> list[Any]:
     found: list[Any] = []
     hides = False
     for item in items:
-        found.append(_hidden(item) if hides else masked(item, secrets))
-        flag = _FLAG.fullmatch(item) if isinstance(item, str) else None
-        hides = flag is not None and flag[2] is None and looks_secret(flag[1])
+        text = item if isinstance(item, str) else ""
+        assigned = _ASSIGNED.fullmatch(text)
+        if hides:
+            found.append(_hidden(item))
+        elif assigned is not None and looks_secret(assigned[1]):
+            found.append(f"{assigned[1]}={MASK}")
+        else:
+            found.append(masked(item, secrets))
+        flag = _FLAG.fullmatch(text)
+        hides = flag is not None and looks_secret(flag[1])
     return found
 
 

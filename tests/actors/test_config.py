@@ -92,6 +92,15 @@ def test_the_examples_of_the_shipped_file_can_be_used(tmp_path: Path) -> None:
         ({"server_pool": {"arguments": "-fa"}}, "server_pool.arguments: expected a list, got '-fa'"),
         ([], "the top level: expected a mapping, got a list"),
         ({5: {}}, "[5]: expected text as a key, got 5; put it in quotes"),
+        (
+            {"hub": {"endpoint": "ftp://x"}},
+            "hub.endpoint: expected an address such as https://hub.example.org",
+        ),
+        (
+            {"hub": {"endpoint": "hub.lan"}},
+            "hub.endpoint: expected an address such as https://hub.example.org",
+        ),
+        ({"ollama": {"host": "x:99999"}}, "ollama.host: 'x:99999' is no address of an Ollama daemon"),
         ({"ollama": {"host": "https://x"}}, "ollama.host: 'https://x' is no address of an Ollama daemon"),
         ({"ollama": {"daemons": {"a": "http://x/y"}}}, "ollama.daemons.a: 'http://x/y' is no address"),
         ({"ollama": {"elsewhere": ["b"]}}, "ollama.elsewhere[0]: no daemon 'b'"),
@@ -163,9 +172,9 @@ def test_references_to_the_environment() -> None:
     config = parse_config(data, folder=HERE, environment={"PORT": "99", "BIN": "/opt"})
     assert (config.server.port, config.server.host) == (99, "::1")
     assert config.server_pool.command == "/opt/x -y"
-    none = {"hub": {"token": "${TOKEN:-null}", "endpoint": "${ENDPOINT:-null}"}}
-    hub = parse_config(none, folder=HERE, environment={"ENDPOINT": "null and void"}).hub
-    assert (hub.token, hub.endpoint) == (None, "null and void")
+    none = {"hub": {"token": "${TOKEN:-null}"}, "server_pool": {"image": "${IMAGE:-null}"}}
+    config = parse_config(none, folder=HERE, environment={"IMAGE": "null and void"})
+    assert (config.hub.token, config.server_pool.image) == (None, "null and void")
     with pytest.raises(ConfigError, match=r"server.port: the environment variable PORT is not set"):
         parse_config(data, folder=HERE, environment={})
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +29,7 @@ from actors.servers.llama.backend import LlamaBackend, LlamaServer, Shared, in_w
 from actors.servers.llama.command import NO_UI, command_words, given_key
 from actors.servers.llama.devices import Reach, image_key
 from actors.servers.llama.server_log import ServerLog, explain_end
-from actors.settings.masking import mask_text
+from actors.settings.masking import mask_command
 
 log = structlog.get_logger("model")
 
@@ -199,7 +198,7 @@ class DockerBackend(LlamaBackend):
                 model=self._name,
                 epoch=epoch,
                 image=spec.image,
-                command=mask_text(shlex.join(spec.command)),
+                command=mask_command(spec.command),
                 environment=dict(spec.environment),
                 gpus=spec.gpus.names if spec.gpus else (),
                 predicted=in_words(placement, predicted),

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +11,7 @@ from actors.messages import KEY_VARIABLE
 from actors.runtime import spawn
 from actors.servers.child_process import Child
 from actors.servers.llama.log import FIT_IS_OVER, Breakdown, parse_breakdown
-from actors.settings.masking import mask_text
+from actors.settings.masking import mask_command
 
 log = structlog.get_logger("model")
 
@@ -55,7 +54,7 @@ async def dry_run(
     except OSError as error:
         log.warning(
             "no dry run",
-            command=mask_text(shlex.join(command)),
+            command=mask_command(command),
             reason=f"cannot be executed: {error.strerror}",
         )
         return None
@@ -72,7 +71,5 @@ async def dry_run(
         reader.cancel()
     breakdown = parse_breakdown(lines)
     if breakdown is None:
-        log.warning(
-            "no dry run", command=mask_text(shlex.join(command)), reason=reason, log_tail=list(lines)[-3:]
-        )
+        log.warning("no dry run", command=mask_command(command), reason=reason, log_tail=list(lines)[-3:])
     return breakdown

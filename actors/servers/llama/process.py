@@ -3,7 +3,6 @@
 import asyncio
 import re
 import secrets
-import shlex
 
 import aiohttp
 import msgspec
@@ -28,7 +27,7 @@ from actors.servers.llama.dry_run import dry_run
 from actors.servers.llama.server_log import ServerLog, explain_end
 from actors.servers.ports import PortBook
 from actors.servers.sockets import Owner, listening, shareable, whose
-from actors.settings.masking import mask_text
+from actors.settings.masking import mask_command
 
 log = structlog.get_logger("model")
 
@@ -222,7 +221,7 @@ class ProcessBackend(LlamaBackend):
             "server starts",
             model=self._name,
             epoch=epoch,
-            command=mask_text(shlex.join(argv)),
+            command=mask_command(argv),
             environment=environment,
             predicted=in_words(placement, predicted),
         )

@@ -37,13 +37,14 @@ server:
   host: ${X}
 hub:
   token: ${X}
-  endpoint: "${X}"
   revision_is_no_key: 1
   allow: ["${X}", 'a${X}b']
+server_pool:
+  image: "${X}"
 llama_cpp: {models: {m: {path: /x, arguments: [ "${X}" ]}}}
 """.replace("  revision_is_no_key: 1\n", "")
     config = read(text, tmp_path, X=value)
-    assert (config.server.host, config.hub.token, config.hub.endpoint) == (value,) * 3
+    assert (config.server.host, config.hub.token, config.server_pool.image) == (value,) * 3
     assert config.hub.allow == [value, f"a{value}b"]
     assert config.llama_cpp.models["m"].arguments == [value]
 

@@ -10,7 +10,7 @@ import yaml
 
 from actors.config import Config, HubSettings, Secret
 from actors.settings.file import load_config, parse_config, read_settings
-from actors.settings.masking import MASK, is_secret, looks_secret, mask_text, masked
+from actors.settings.masking import MASK, is_secret, looks_secret, mask_command, mask_text, masked
 from tests.actors.settings.files import faults
 
 
@@ -38,6 +38,8 @@ from tests.actors.settings.files import faults
         "GITHUB_PAT",
         "api_key_2",
         "pwd",
+        "-hft",
+        "X-Amz-Signature",
     ],
 )
 def test_names_of_secrets(name: str) -> None:
@@ -84,6 +86,10 @@ def test_names_of_other_things(name: str) -> None:
         ("--hf-token=abc --threads 8", "--hf-token=*** --threads 8"),
         ("--api-key 'a b' x", "--api-key *** x"),
         ("--api-key-file /x", "--api-key-file /x"),
+        ("env HF_TOKEN=abcd PWD=/x /opt/serve", "env HF_TOKEN=*** PWD=/x /opt/serve"),
+        ("env HF_TOKEN='a b' MAX_TOKENS=5 x", "env HF_TOKEN=*** MAX_TOKENS=5 x"),
+        ("env 'HF_TOKEN=a \"b c' x", "env 'HF_TOKEN=***' x"),
+        ("https://hub/?token=a1&b=2&Signature=c%3D d", "https://hub/?token=***&b=2&Signature=*** d"),
         ("hf_abcd", MASK),
         ("a hf_abcd b", "a *** b"),
         ("abc", MASK),
@@ -92,6 +98,19 @@ def test_names_of_other_things(name: str) -> None:
 )
 def test_texts(text: str, shown: str) -> None:
     assert mask_text(text, {"hf_abcd", "abc"}) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["env", "MY_PASSWORD=it's a b", "serve"], "env 'MY_PASSWORD=***' serve"),
+        (["serve", "--api-key=a b", "--threads", "8"], "serve '--api-key=***' --threads 8"),
+        (["serve", "--api-key", "it's a"], "serve --api-key ***"),
+        (["serve", "-hft", "a", "--model", "a b"], "serve -hft *** --model 'a b'"),
+    ],
+)
+def test_commands(words: list[str], shown: str) -> None:
+    assert mask_command(words) == shown
 
 
 def test_a_field_says_in_its_type_that_it_is_a_secret() -> None:
@@ -119,13 +138,16 @@ def test_a_field_says_in_its_type_that_it_is_a_secret() -> None:
 TEXT = """\
 server_pool:
   arguments: [--api-key, sk-literal, --hf-token=hf-flag, --threads, "8", "${API_KEY}"]
-  command: serve --api-key sk-command
+  command: env SERVE_PASSWORD=pw-of-command serve --api-key sk-command
 hub:
   token: hf-literal
   endpoint: https://me:pass-in-url@hub
 llama_cpp:
   models:
-    m: {path: builtin:demo, arguments: ["--header=X ${API_KEY}"]}
+    m:
+      path: builtin:demo
+      arguments: ["--header=X ${API_KEY}"]
+      command: [env, "MY_KEY=key of words", serve, "-mu", "https://hub/?token=token-in-url"]
 agents:
 - guard: {deny: ["${MY_PASSWORD}"]}
 """
@@ -133,6 +155,9 @@ SECRETS = [
     "sk-literal",
     "hf-flag",
     "sk-command",
+    "pw-of-command",
+    "token-in-url",
+    "key of words",
     "hf-literal",
     "pass-in-url",
     "from-environment",
@@ -196,7 +221,7 @@ def test_the_defaults_have_none() -> None:
     assert shown == msgspec.to_builtins(Config())
 
 
-@pytest.mark.parametrize("text", ["x", "-a", "a://", "--a ", "@", '--a "'])
+@pytest.mark.parametrize("text", ["x", "-a", "a://", "--a ", "@", '--a "', "a=", "token='", "'pin="])
 def test_a_long_text_takes_no_longer_than_its_length(text: str) -> None:
     began = time.process_time()
     mask_text(text * (10**6 // len(text)), {"secret"})
