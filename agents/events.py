@@ -146,7 +146,7 @@ class ToolCalls:
         return calls
 
 
-class Collector:
+class AnswerCollector:
     """Makes an answer of its events. `failure` is set if it broke off, `complete` if it came to its end."""
 
     def __init__(self) -> None:

@@ -14,7 +14,17 @@ import msgspec
 
 from agents.chat import Chat
 from agents.errors import BudgetError, ModelCallError
-from agents.events import Answer, AnswerFailed, Collector, Done, Event, Reasoning, Text, ToolCallDelta, Usage
+from agents.events import (
+    Answer,
+    AnswerCollector,
+    AnswerFailed,
+    Done,
+    Event,
+    Reasoning,
+    Text,
+    ToolCallDelta,
+    Usage,
+)
 
 T = TypeVar("T")
 Limit = Annotated[int, msgspec.Meta(ge=0)]
@@ -104,7 +114,7 @@ class Client:
 
     async def chat(self, request: Chat) -> Answer:
         """The whole answer. Raises `ModelCallError` if it broke off."""
-        collector = Collector()
+        collector = AnswerCollector()
         async with aclosing(self.stream(request)) as events:
             async for event in events:
                 collector.feed(event)

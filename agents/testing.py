@@ -24,7 +24,7 @@ import msgspec
 from actors.gpu.calibration import Load
 from agents.api import Agent, AgentError
 from agents.chat import Chat, Message
-from agents.events import Answer, AnswerFailed, Collector, Event, Text, Usage, replayed
+from agents.events import Answer, AnswerCollector, AnswerFailed, Event, Text, Usage, replayed
 from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from agents.llm import ModelInfo
@@ -158,7 +158,7 @@ async def hosted(
 async def run_request(host: AgentHost, request: Chat, llm: ScriptedLLM, **asked: Any) -> Outcome:
     """A request's way, as the front door leads it. `asked` are `AgentHost.plan`'s."""
     run = host.plan(request, **{"request_id": "test", **asked})
-    collector = Collector()
+    collector = AnswerCollector()
     events: list[Event] = []
     if run is None:
         events = [event async for event in llm.stream(request)]

@@ -20,7 +20,7 @@ import msgspec
 from agents.api import Agent, Clock, Context, Filter, Finished, Reply
 from agents.chat import Chat, Message
 from agents.errors import AgentError, DeniedError, unwrapped
-from agents.events import Answer, AnswerFailed, AnswerStarted, Collector, Done, Event, Finish, checked
+from agents.events import Answer, AnswerCollector, AnswerFailed, AnswerStarted, Done, Event, Finish, checked
 from agents.host.supervision import AgentActor, OverdueError, bounded, contained
 
 Outcome = Literal["not run", "done", "replied", "denied", "skipped", "failed"]
@@ -204,8 +204,8 @@ class Run:
         self._request_id = request_id
         self._clock = clock
         self._begun = clock.monotonic()
-        self._raw = Collector()
-        self._sent = Collector()
+        self._raw = AnswerCollector()
+        self._sent = AnswerCollector()
         self._is_finished = False
 
     async def before(self) -> Chat | AsyncGenerator[Event, None]:

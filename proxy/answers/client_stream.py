@@ -12,8 +12,8 @@ from proxy.answers.call import blame, broken, broken_off, named
 from proxy.answers.relay import (
     PROGRESS,
     STREAM_HEADERS,
+    BodyCollector,
     ClientStalledError,
-    Collector,
     Prelude,
     Relay,
     count_tokens,
@@ -54,7 +54,7 @@ async def collected(lease: Lease, response: UpstreamResponse, read_failure: Read
     limit = ANSWER_LIMIT if status < 400 else ERROR_LIMIT
     if (length_of(response.head) or 0) > limit:
         raise BadAnswerError(f"the model server announced an answer of more than {limit} bytes")
-    collector = Collector(limit)
+    collector = BodyCollector(limit)
     response.attach(collector.feed)
     await response.finish()
     lease.served = status < 300 or 400 <= status < 500

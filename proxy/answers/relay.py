@@ -269,7 +269,7 @@ def _whole(splitter: BlockSplitter | LineSplitter, payload: bytes) -> bytes:
     return b"".join(splitter.feed(payload))
 
 
-class Collector:
+class BodyCollector:
     """Keeps a whole body in memory, up to a limit."""
 
     def __init__(self, limit: int) -> None:

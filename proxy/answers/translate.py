@@ -9,7 +9,7 @@ from aiohttp import web
 
 from actors.messages import ServerAddress
 from actors.supervisor import Lease
-from agents.events import AnswerFailed, AnswerStarted, Collector, Done, Event, Usage
+from agents.events import AnswerCollector, AnswerFailed, AnswerStarted, Done, Event, Usage
 from proxy.answers.call import RenderRequest, broken_off, named, post
 from proxy.answers.client_stream import (
     begin_relay,
@@ -257,7 +257,7 @@ async def gathered(
     exchange: Exchange, lease: Lease, response: UpstreamResponse, codec: Codec, asked: Asked
 ) -> web.StreamResponse:
     """Answer as a whole."""
-    collector = Collector()
+    collector = AnswerCollector()
     await gather(exchange, lease, response, decoder_of(lease, exchange), collector.feed)
     if collector.failure is not None:
         raise to_api_error(collector.failure)

@@ -3,7 +3,7 @@
 ```
  client's body --> agents.chat.Chat | Completion --> server's body
  server's bytes --Decoder.feed--> events --Encoder.encode--> client's bytes
-                                    |-> agents.events.Collector -> Answer --encode_answer--> a whole answer
+                                    |-> AnswerCollector -> Answer --encode_answer--> a whole answer
 
  a server's error --failures--> agents.events.AnswerFailed --errors--> the client's words and status
 ```

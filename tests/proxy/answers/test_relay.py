@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.runtime import spawn
-from proxy.answers.relay import Collector, Relay, count_tokens
+from proxy.answers.relay import BodyCollector, Relay, count_tokens
 from proxy.apis.anthropic.errors import ANTHROPIC
 from proxy.wire.http1 import ChunkedBody
 from proxy.wire.sse import BUFFER_LIMIT, EventTooLongError
@@ -214,7 +214,7 @@ async def test_a_chunk_that_is_none_never_reaches_the_client(wire: bytes) -> Non
 
 
 def test_the_collector_has_a_limit() -> None:
-    collector = Collector(4)
+    collector = BodyCollector(4)
     collector.feed(b"ab", None)
     collector.feed(b"cd", None)
     assert collector.body == b"abcd"

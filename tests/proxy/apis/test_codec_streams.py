@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from agents.events import (
     Answer,
+    AnswerCollector,
     AnswerFailed,
     AnswerStarted,
-    Collector,
     Done,
     Event,
     Finish,
@@ -132,7 +132,7 @@ def test_nothing_is_lost_from_one_to_the_other(said: list[Event]) -> None:
 def test_anthropic_stream_is_its_answer(said: list[Event]) -> None:
     encoder = anthropic_answer.Encoder()
     data = b"".join(encoder.encode(event, NOW) for event in said)
-    collector = Collector()
+    collector = AnswerCollector()
     for event in said:
         collector.feed(event)
     if collector.failure is not None:
@@ -331,7 +331,7 @@ def test_nothing_that_a_server_sends_raises(server: str, data: st.DataObject) ->
     wire = (sse(sent) if server == "llama" else ndjson(sent)) + data.draw(st.binary(max_size=20))
     events = decoded(DECODERS[server](), [wire])
     assert isinstance(events[-1], Done | AnswerFailed)
-    collector = Collector()
+    collector = AnswerCollector()
     for encoder in (
         openai_answer.Encoder(include_usage=True),
         ollama_answer.Encoder(MODEL),

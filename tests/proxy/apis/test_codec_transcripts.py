@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agents import events
-from agents.events import AnswerStarted, Collector, Event
+from agents.events import AnswerCollector, AnswerStarted, Event
 from proxy.apis.anthropic import answer as anthropic_answer
 from proxy.apis.anthropic.stream import MessageAssembler
 from proxy.apis.codec import Decoder, Encoder
@@ -51,7 +51,7 @@ def encoded(encoder: Encoder, said: list[Event]) -> bytes:
 
 def collected(said: list[Event]) -> events.Answer:
     """The whole answer."""
-    collector = Collector()
+    collector = AnswerCollector()
     for event in said:
         collector.feed(event)
     assert collector.complete

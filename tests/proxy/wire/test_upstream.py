@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from actors.messages import ApiKey, ServerAddress
 from actors.runtime import spawn
 from actors.servers.sockets import listening
-from proxy.answers.relay import Collector
+from proxy.answers.relay import BodyCollector
 from proxy.wire.http1 import HEAD_LIMIT
 from proxy.wire.sse import EventTooLongError
 from proxy.wire.upstream import Upstream, render_request
@@ -60,7 +60,7 @@ async def get(upstream: Upstream, server: ScriptedServer) -> bytes:
     """The body of the answer to a request."""
     message = render_request("GET", "/", {}, None, server.endpoint)
     async with response_of(upstream, server.endpoint, message) as response:
-        collector = Collector(2**20)
+        collector = BodyCollector(2**20)
         response.attach(collector.feed)
         await response.finish()
         return collector.body
@@ -220,7 +220,7 @@ async def test_a_paused_server_is_not_silent() -> None:
                     await get(upstream, server)
             slow.resume()
             gate.set()
-            collector = Collector(100)
+            collector = BodyCollector(100)
             slow.attach(collector.feed)
             await slow.finish()
             assert collector.body == b"late"
@@ -277,7 +277,7 @@ async def test_what_a_hung_server_has_not_begun_to_answer_may_be_asked_again() -
             with pytest.raises(UpstreamError, match="it hangs") as caught:
                 await begun.finish()
             assert not isinstance(caught.value, UnreachableError)
-            collector = Collector(10)
+            collector = BodyCollector(10)
             others.attach(collector.feed)
             others.resume()
             await poll(lambda: collector.body == b"y")
@@ -356,7 +356,7 @@ async def test_a_sinks_fault_is_told_to_the_one_who_waits() -> None:
     async with scripted([STREAM, gate, chunk(b"x")]) as server:
         message = render_request("GET", "/", {}, None, server.endpoint)
         async with response_of(Upstream(silence_limit=60), server.endpoint, message) as response:
-            response.attach(Collector(0).feed)
+            response.attach(BodyCollector(0).feed)
             gate.set()
             with pytest.raises(EventTooLongError):
                 await response.finish()
@@ -392,7 +392,7 @@ async def test_any_cut_gives_the_same_answer(cuts: list[int], framing: str) -> N
         response.data_received(framed[start:end])
     await sending
     assert (response.head.status, response.head.headers["a"]) == (200, "1, 2")
-    collector = Collector(1000)
+    collector = BodyCollector(1000)
     response.attach(collector.feed)
     assert response.finished
     assert collector.body == body
