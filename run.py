@@ -59,7 +59,7 @@ from agents.host.discovery import sources
 from agents.host.host import AgentHost
 from agents.host.settings import data_folder, default_agents
 from proxy.answers.agent_calls import Models
-from proxy.answers.call import Limits, ModelCaller
+from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import ACCOUNTS, make_app
 from proxy.door.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
 from proxy.door.origins import Origins
@@ -330,7 +330,7 @@ def make_model_caller(
     config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons
 ) -> ModelCaller:
     """What asks models on behalf of clients and of agents."""
-    limits = Limits(
+    limits = RequestLimits(
         body=config.server.max_body_mb * 2**20,
         queue_timeout=config.server_pool.queue_timeout,
         write_timeout=config.server.write_timeout,

@@ -32,7 +32,7 @@ from agents.rag.bodies import (
     refuse_others,
     take_question,
 )
-from agents.rag.documents import Limits, check_collection
+from agents.rag.documents import DocumentLimits, check_collection
 from agents.rag.embedding import Embedding, TextRefusedError
 from agents.rag.formats.structure import DocumentError
 from agents.rag.index import Index
@@ -131,7 +131,7 @@ class Rag(Agent):
             _Models(client, config.rerank_model) if config.rerank_model else None,
             folders=await asyncio.to_thread(config.expanded_folders),
             patterns=config.patterns,
-            limits=Limits(config.max_document_mb * 2**20),
+            limits=DocumentLimits(config.max_document_mb * 2**20),
             log=self.services.log,
             clock=self.services.clock,
         )

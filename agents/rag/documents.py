@@ -60,8 +60,8 @@ _NO_COLLECTION = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff/]")
 """A slash would part it in the path of a URL."""
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """What a document may be at most: bytes as it comes, characters as text."""
+class DocumentLimits(msgspec.Struct, frozen=True):
+    """The largest document that is accepted: bytes as uploaded, characters of its text."""
 
     bytes: int = 32 * 2**20
     characters: int = 10_000_000
@@ -112,13 +112,13 @@ def kind_of_name(name: str) -> Kind | None:
     return KIND_OF_SUFFIX.get(path.suffix[1:] or path.name)
 
 
-def parse(data: bytes, name: str, media_type: str = "", limits: Limits | None = None) -> Document:
+def parse(data: bytes, name: str, media_type: str = "", limits: DocumentLimits | None = None) -> Document:
     """What can be read of a document, by its media type, else its name, else its first bytes.
 
     `media_type` is that of a Content-Type header, parameters included; generic ones tell nothing. Raises
     `DocumentError` for what is too large, empty, encrypted, broken, or not in a format that is known.
     """
-    limits = limits or Limits()
+    limits = limits or DocumentLimits()
     if len(data) > limits.bytes:
         raise DocumentError(f"{name} has {len(data)} bytes, more than the {limits.bytes} allowed")
     kind = _kind(data, name, media_type)
@@ -142,7 +142,7 @@ def _kind(data: bytes, name: str, media_type: str) -> Kind:
     return "html" if start.startswith((b"<!doctype html", b"<html")) else "text"
 
 
-def _structure(data: bytes, name: str, media_type: str, kind: Kind, limits: Limits) -> Structure:
+def _structure(data: bytes, name: str, media_type: str, kind: Kind, limits: DocumentLimits) -> Structure:
     if kind == "pdf":
         if b"%PDF-" not in data[:1024]:
             raise DocumentError(f"{name} is no PDF")

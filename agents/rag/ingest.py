@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from agents.rag.chunks import Sizes
-from agents.rag.documents import READING, Limits, check_collection, check_name
+from agents.rag.documents import READING, DocumentLimits, check_collection, check_name
 from agents.rag.embedding import Embedding, TextRefusedError, Vectors
 from agents.rag.folders import File, Listing, list_folder, read_file
 from agents.rag.formats.structure import DocumentError, PassingError, clean
@@ -85,14 +85,14 @@ class Ingester:
         index: Index,
         embedding: Embedding,
         *,
-        limits: Limits | None = None,
+        limits: DocumentLimits | None = None,
         sizes: Sizes | None = None,
         timeout: float = 60.0,
         patience: float = 900.0,
     ) -> None:
         self._index = index
         self._embedding = embedding
-        self._limits = limits or Limits()
+        self._limits = limits or DocumentLimits()
         self._sizes = sizes or Sizes()
         self._timeout = timeout
         self._patience = patience

@@ -14,7 +14,7 @@ import msgspec
 
 from agents.api import AgentError, Clock
 from agents.files import set_aside
-from agents.rag.documents import Limits
+from agents.rag.documents import DocumentLimits
 from agents.rag.embedding import Embedding, Reranker
 from agents.rag.formats.structure import DocumentError
 from agents.rag.index import Index
@@ -63,7 +63,7 @@ class Library:
         *,
         folders: Mapping[str, Path],
         patterns: Sequence[str],
-        limits: Limits,
+        limits: DocumentLimits,
         log: "FilteringBoundLogger",
         clock: Clock,
     ) -> None:

@@ -17,7 +17,7 @@ from typing import BinaryIO, Self
 import msgspec
 
 from agents.rag.chunks import Chunk, Sizes, chunk
-from agents.rag.documents import Kind, Limits, parse
+from agents.rag.documents import DocumentLimits, Kind, parse
 from agents.rag.formats.structure import DocumentError, PassingError
 
 OUT_OF_TIME = getattr(signal, "SIGXCPU", 0)
@@ -42,7 +42,7 @@ class _Request(msgspec.Struct, frozen=True):
     name: str
     media_type: str
     size: int
-    limits: Limits
+    limits: DocumentLimits
     sizes: Sizes
 
 
@@ -62,14 +62,14 @@ class Reader:
 
     def __init__(
         self,
-        limits: Limits | None = None,
+        limits: DocumentLimits | None = None,
         sizes: Sizes | None = None,
         *,
         timeout: float = 60.0,
         patience: float = 900.0,
         memory: int = 2 * 2**30,
     ) -> None:
-        self._limits = limits or Limits()
+        self._limits = limits or DocumentLimits()
         self._sizes = sizes or Sizes()
         self._timeout = timeout
         self._patience = patience

@@ -32,8 +32,8 @@ UNLOAD_POLL = 0.02
 """Seconds, both."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the front door; sizes in bytes, times in seconds."""
+class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of each request; sizes in bytes, times in seconds."""
 
     body: int
     queue_timeout: float
@@ -48,7 +48,7 @@ class ModelCaller:
         self,
         supervisor: Supervisor,
         upstream: Upstream,
-        limits: Limits,
+        limits: RequestLimits,
         on_hang_up: Callable[[ServerAddress], None] = lambda _: None,
     ) -> None:
         self.limits = limits

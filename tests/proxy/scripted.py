@@ -40,7 +40,7 @@ from actors.supervisor import Lease, Supervisor
 from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from proxy.answers.agent_calls import Models
-from proxy.answers.call import Limits, ModelCaller
+from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import ACCOUNTS, make_app
 from proxy.door.bodies import BODIES, WINDOW, Bodies
 from proxy.door.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, make_runner
@@ -467,7 +467,7 @@ async def door(
         real = cast("Supervisor", supervisor)
         upstream = Upstream(silence_limit=silence)
         stack.push_async_callback(upstream.close)
-        limits = Limits(
+        limits = RequestLimits(
             body=body_limit,
             queue_timeout=60,
             write_timeout=write_timeout,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.rag.documents import Document, Limits, parse
+from agents.rag.documents import Document, DocumentLimits, parse
 from agents.rag.formats.structure import MAX_DEPTH, MAX_HEADING, MAX_PATH, DocumentError
 from tests.agents.rag.pdf_files import make_pdf
 
@@ -215,7 +215,7 @@ def test_pdf_with_an_empty_password_is_read() -> None:
 )
 def test_what_cannot_be_read_is_refused_by_name(data: bytes, name: str, media_type: str, reason: str) -> None:
     with pytest.raises(DocumentError) as refused:
-        parse(data, name, media_type, Limits(bytes=100, characters=50))
+        parse(data, name, media_type, DocumentLimits(bytes=100, characters=50))
     assert str(refused.value).startswith(reason)
 
 
@@ -230,7 +230,7 @@ def test_what_cannot_be_read_is_refused_by_name(data: bytes, name: str, media_ty
 )
 def test_pdfs_that_cannot_be_read(data: bytes, reason: str) -> None:
     with pytest.raises(DocumentError) as refused:
-        parse(data, "a.pdf", limits=Limits(characters=50))
+        parse(data, "a.pdf", limits=DocumentLimits(characters=50))
     assert str(refused.value).startswith(reason)
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from actors.runtime import spawn
 from agents.rag.chunks import Sizes
-from agents.rag.documents import MAX_COLLECTION, MAX_NAME, Limits
+from agents.rag.documents import MAX_COLLECTION, MAX_NAME, DocumentLimits
 from agents.rag.embedding import Embedding, TextRefusedError
 from agents.rag.formats.structure import MAX_HEADING, DocumentError
 from agents.rag.index import Index, Listed
@@ -81,7 +81,7 @@ async def test_the_rest_goes_in_when_some_are_refused(index: Index, folder: Path
     write(folder / "big.md", "x" * 2001)
     write(folder / "binary.txt", b"\0\1\2")
     write(folder / "locked.pdf", make_pdf([["x"]], password="secret"))
-    ingester = Ingester(index, WORDS_ONLY, limits=Limits(bytes=2000))
+    ingester = Ingester(index, WORDS_ONLY, limits=DocumentLimits(bytes=2000))
     with structlog.testing.capture_logs() as logs:
         report = await ingester.add_folder(folder, "docs")
     assert report.added == 3
@@ -97,7 +97,7 @@ async def test_the_rest_goes_in_when_some_are_refused(index: Index, folder: Path
         again = await ingester.add_folder(folder, "docs")
     assert again.refused == report.refused
     assert not logs
-    larger = Ingester(index, WORDS_ONLY, limits=Limits(bytes=3000))
+    larger = Ingester(index, WORDS_ONLY, limits=DocumentLimits(bytes=3000))
     assert (await larger.add_folder(folder, "docs")).refused.keys() == {"binary.txt", "locked.pdf"}
     assert "big.md" in await listed(index)
 

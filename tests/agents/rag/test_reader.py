@@ -13,7 +13,7 @@ import pytest
 
 from actors.runtime import spawn
 from agents.rag.chunks import Sizes
-from agents.rag.documents import Limits
+from agents.rag.documents import DocumentLimits
 from agents.rag.formats.structure import DocumentError, PassingError
 from agents.rag.reader import Reader
 from tests.agents.rag.pdf_files import make_pdf
@@ -41,7 +41,7 @@ async def test_documents_are_read_one_after_the_other_by_one_child() -> None:
 
 
 async def test_refusals_pass_through_and_the_next_is_read() -> None:
-    async with Reader(Limits(bytes=100)) as reader:
+    async with Reader(DocumentLimits(bytes=100)) as reader:
         with pytest.raises(DocumentError, match=r"^a\.pdf is no PDF$"):
             await reader.read(b"x", "a.pdf")
         with pytest.raises(DocumentError, match=r"^b\.txt has 101 bytes, more than the 100 allowed$"):
