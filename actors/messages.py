@@ -11,7 +11,7 @@ import msgspec
 
 from actors.errors import Failure, Rejection
 from actors.placement.fit import Placement
-from actors.placement.ledger import Device, Host
+from actors.placement.ledger import Device, HostMemory
 from actors.placement.options import Demand
 
 Api = Literal["llama.cpp", "ollama"]
@@ -182,7 +182,7 @@ class MemorySampled(Message, frozen=True, kw_only=True):
 
     asked_at: float
     devices: tuple[Device, ...] = ()
-    host: Host | None = None
+    host: HostMemory | None = None
 
 
 # From the supervisor to a model actor; all but `Learn` are effects of the planner, passed on as they are

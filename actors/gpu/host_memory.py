@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from actors.placement.ledger import Host
+from actors.placement.ledger import HostMemory
 
 _CGROUPS = {
     "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
@@ -20,13 +20,13 @@ _CGROUPS = {
 """Of v2 and v1, by the controller in /proc/self/cgroup: mount, limit, use, what of that can be dropped."""
 
 
-def host_memory(root: Path = Path("/")) -> Host:
+def host_memory(root: Path = Path("/")) -> HostMemory:
     """The host's memory, as far as the own control group lets it be used. Blocking."""
     memory = psutil.virtual_memory()
     total, available = int(memory.total), int(memory.available)
     for limit, left in _limits(root):
         total, available = min(total, limit), min(available, left)
-    return Host(total=total, available=max(available, 0))
+    return HostMemory(total=total, available=max(available, 0))
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from actors.gpu.host_memory import host_memory
-from actors.placement.ledger import Host
+from actors.placement.ledger import HostMemory
 from actors.processes import leader_of
 from actors.runtime import spawn
 
@@ -73,7 +73,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     asked_at: float
     gpus: tuple[Gpu, ...]
     lost: dict[str, str] = {}
-    host: Host
+    host: HostMemory
     error: str | None = None
 
 
@@ -305,7 +305,7 @@ class GpuMonitor:
         self._answered = asyncio.Event()
         self._taken = asyncio.Event()
         self.on_sample: Callable[[Sample], None] | None = None
-        self.sample = Sample(asked_at=-math.inf, gpus=(), host=Host(total=0, available=0))
+        self.sample = Sample(asked_at=-math.inf, gpus=(), host=HostMemory(total=0, available=0))
         """Before the first answer it knows nothing, since for ever."""
 
     @property

@@ -35,8 +35,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     alone: bool = False
 
 
-class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes that this process can have at most, and could have now, what can be dropped included."""
+class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of main memory that this process may use, and that it could get now, caches included."""
 
     total: int
     available: int
@@ -77,7 +77,7 @@ class Ledger:
     def __init__(self, headroom: int = 0) -> None:
         self._headroom = headroom
         self.devices: dict[str, Device] = {}
-        self.host: Host | None = None
+        self.host: HostMemory | None = None
         self.holdings: dict[str, Holding] = {}
         self._leaving: list[Holding] = []
         self._left: list[Holding] = []
@@ -89,7 +89,7 @@ class Ledger:
 
     # What happens
 
-    def sample(self, devices: Iterable[Device], host: Host | None, asked_at: float) -> None:
+    def sample(self, devices: Iterable[Device], host: HostMemory | None, asked_at: float) -> None:
         """Take what was measured at `asked_at`. What models had that had ended is back, or foreign."""
         if asked_at < self.sampled_at:
             return  # it was overtaken

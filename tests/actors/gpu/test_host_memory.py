@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from actors.gpu.host_memory import host_memory
-from actors.placement.ledger import Host
+from actors.placement.ledger import HostMemory
 
 
 def control_group(folder: Path, limit: int | str, used: int, droppable: int, version: int) -> None:
@@ -41,12 +41,12 @@ def test_the_limit_of_a_control_group(tmp_path: Path) -> None:
     control_group(top / "a.slice/b.scope", "max", 1, 0, 2)
     assert host_memory(tmp_path).total == psutil.virtual_memory().total
     control_group(top / "a.slice/b.scope", 1000, 700, 50, 2)
-    assert host_memory(tmp_path) == Host(total=1000, available=350)
+    assert host_memory(tmp_path) == HostMemory(total=1000, available=350)
     # Those above limit it too.
     control_group(top / "a.slice", 2000, 1900, 0, 2)
-    assert host_memory(tmp_path) == Host(total=1000, available=100)
+    assert host_memory(tmp_path) == HostMemory(total=1000, available=100)
     control_group(top / "a.slice", 2000, 2001, 0, 2)
-    assert host_memory(tmp_path) == Host(total=1000, available=0)
+    assert host_memory(tmp_path) == HostMemory(total=1000, available=0)
 
 
 @pytest.mark.parametrize("line", ["4:memory:/docker/x", "4:cpu,memory:/docker/x"])
@@ -56,6 +56,6 @@ def test_the_limit_of_an_old_control_group(tmp_path: Path, line: str) -> None:
     assert host_memory(tmp_path).total == psutil.virtual_memory().total
     # In a container, whose group is at the top.
     control_group(top, 1000, 700, 50, 1)
-    assert host_memory(tmp_path) == Host(total=1000, available=350)
+    assert host_memory(tmp_path) == HostMemory(total=1000, available=350)
     control_group(top / "docker/x", 800, 100, 0, 1)
-    assert host_memory(tmp_path) == Host(total=800, available=350)
+    assert host_memory(tmp_path) == HostMemory(total=800, available=350)

@@ -25,7 +25,7 @@ from actors.gpu.monitor import (
     take_sample,
     visible,
 )
-from actors.placement.ledger import Host
+from actors.placement.ledger import HostMemory
 
 GIB = 1 << 30
 
@@ -304,7 +304,7 @@ def test_an_nvml_that_nobody_understands() -> None:
 
 
 def sampled(*gpus: Gpu, **fields: Any) -> Sample:
-    host = Host(total=64 * GIB, available=32 * GIB)
+    host = HostMemory(total=64 * GIB, available=32 * GIB)
     return Sample(**{"asked_at": time.monotonic(), "gpus": gpus, "host": host, **fields})
 
 

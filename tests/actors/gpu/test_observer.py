@@ -6,13 +6,13 @@ from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import Gpu, GpuMonitor, Sample
 from actors.gpu.observer import Observer
 from actors.messages import MemorySampled
-from actors.placement.ledger import Host
+from actors.placement.ledger import HostMemory
 
 GPU = Gpu(index=0, uuid="GPU-1", name="H100", total=80, used=70, free=10, groups={11: 40, 12: 20}, driver="1")
 
 
 async def test_what_a_dead_gateway_left_counts_as_free() -> None:
-    sample = Sample(asked_at=time.monotonic(), gpus=(GPU,), host=Host(total=1, available=1))
+    sample = Sample(asked_at=time.monotonic(), gpus=(GPU,), host=HostMemory(total=1, available=1))
     monitor = GpuMonitor(0, lambda: sample)
     calibration = Calibration(None)
     observer = Observer(monitor, calibration, manages=True)

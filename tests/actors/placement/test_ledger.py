@@ -3,7 +3,7 @@
 import pytest
 
 from actors.placement.fit import Placement, Share
-from actors.placement.ledger import GROWTH, LAG, Device, Holding, Host, Ledger
+from actors.placement.ledger import GROWTH, LAG, Device, Holding, HostMemory, Ledger
 from actors.placement.options import Option
 
 GIB = 1 << 30
@@ -44,7 +44,7 @@ class Book:
         host = None
         if self.host is not None:
             free = self.host if available is None else available
-            host = Host(total=int(self.host * GIB), available=int(free * GIB))
+            host = HostMemory(total=int(self.host * GIB), available=int(free * GIB))
         self.ledger.sample(devices, host, asked_at)
 
     def start(self, model: str, process: int | None = None, **shares: float) -> Holding:

@@ -34,7 +34,7 @@ from actors.messages import (
     Tick,
 )
 from actors.placement.fit import Wish
-from actors.placement.ledger import Device, Host
+from actors.placement.ledger import Device, HostMemory
 from actors.placement.options import Demand, Option
 from actors.scheduler.allocator import MakeRoom, Refuse, Seat, Wait
 from actors.scheduler.lifecycle import State
@@ -202,7 +202,7 @@ class World:
                     overhead=self.overhead,
                 )
             )
-        host = None if self.host is None else Host(total=gib(self.host), available=gib(self.host))
+        host = None if self.host is None else HostMemory(total=gib(self.host), available=gib(self.host))
         asked_at = self.now + after
         return self.send(MemorySampled(asked_at=asked_at, devices=tuple(devices), host=host), after + 0.001)
 

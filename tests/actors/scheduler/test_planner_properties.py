@@ -35,7 +35,7 @@ from actors.messages import (
     Tick,
 )
 from actors.placement.fit import Placement, Wish
-from actors.placement.ledger import Device, Host
+from actors.placement.ledger import Device, HostMemory
 from actors.placement.options import Demand, Option
 from actors.scheduler.lifecycle import RUNNING
 from actors.scheduler.models import ModelSpec, OnNoGpu, Partial, Policy
@@ -460,7 +460,7 @@ class GpuMachine(Schedule):
                 )
             )
         pinned = sum(process.pinned for process in self.live.values() if process.is_loaded)
-        host = Host(total=HOST * UNIT, available=HOST * UNIT - pinned)
+        host = HostMemory(total=HOST * UNIT, available=HOST * UNIT - pinned)
         return MemorySampled(asked_at=self.now, devices=tuple(devices), host=host), known
 
     @rule(late=st.booleans())

@@ -15,7 +15,7 @@ from actors.gpu.observer import Observer
 from actors.hub.cache import ModelFiles
 from actors.messages import Figures, Measured
 from actors.placement.fit import Placement, fit
-from actors.placement.ledger import Host
+from actors.placement.ledger import HostMemory
 from actors.servers import StartError
 from actors.servers.llama.appraisal import Appraisal, Predictor, forgive_lost
 from tests.gguf_files import F32, Q8_0, write
@@ -123,7 +123,7 @@ async def test_a_model_of_unknown_shape_does_not_forget_what_it_lacked(
     unknown: ModelFiles, calibration: Calibration
 ) -> None:
     gpu = Gpu(index=0, uuid="a", name="H100", total=8 * GIB, used=0, free=8 * GIB, driver="1")
-    sample = Sample(asked_at=1.0, gpus=(gpu,), host=Host(total=1, available=1))
+    sample = Sample(asked_at=1.0, gpus=(gpu,), host=HostMemory(total=1, available=1))
     monitor = GpuMonitor(0, lambda: sample)
     observer = Observer(monitor, calibration, manages=True)
     monitor.start()
