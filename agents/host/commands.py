@@ -88,40 +88,40 @@ def _start(string: msgspec.Raw) -> str:
     return ""
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """An agent that was asked for, and with what: `/parallel:vote` is `Asked("parallel", "vote")`."""
+class AgentCall(msgspec.Struct, frozen=True):
+    """An agent that a request calls: `/parallel:vote` is `AgentCall("parallel", "vote")`."""
 
     agent: str
     argument: str = ""
 
 
-def parse_name(text: str) -> Asked:
-    """What a field or a header asks for: `name` or `name:argument`."""
+def parse_name(text: str) -> AgentCall:
+    """Read an entry of a field or a header: `name` or `name:argument`."""
     name, _, argument = text.strip().removeprefix("/").partition(":")
-    return Asked(name, argument)
+    return AgentCall(name, argument)
 
 
-def parse_commands(text: str, known: Container[str]) -> tuple[list[Asked], str]:
+def parse_commands(text: str, known: Container[str]) -> tuple[list[AgentCall], str]:
     """The commands that a message begins with, in order, and the message without them.
 
-    It ends with the first word that is none of `known`'s: a user may write of /etc/hosts. A message without
-    a command keeps its exact text.
+    The first word that is not a command of `known` ends them: a user may write of /etc/hosts. A message
+    without a command keeps its exact text.
     """
-    calls: list[Asked] = []
+    calls: list[AgentCall] = []
     position = 0
     while (found := _COMMAND.match(text, position)) and found[1] in known and len(calls) < MOST_COMMANDS:
-        calls.append(Asked(found[1], found[2] or ""))
+        calls.append(AgentCall(found[1], found[2] or ""))
         position = found.end()
     return calls, text[position:]
 
 
-def take_commands(chat: Chat, known: Container[str]) -> tuple[list[Asked], Chat]:
+def take_commands(chat: Chat, known: Container[str]) -> tuple[list[AgentCall], Chat]:
     """The commands of the last user message, and the conversation without any.
 
     Those of earlier turns were carried out then; a client sends them again, and the model must see the same
     text as before, or its server could not use what it kept of the conversation.
     """
-    calls: list[Asked] = []
+    calls: list[AgentCall] = []
     messages = list(chat.messages)
     for index, message in enumerate(messages):
         if message.role == "user":

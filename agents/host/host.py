@@ -18,7 +18,7 @@ from agents.chat import Chat
 from agents.errors import AgentError
 from agents.host.commands import (
     MOST_COMMANDS,
-    Asked,
+    AgentCall,
     asks_for_agents,
     parse_name,
     pattern_in_json,
@@ -111,9 +111,9 @@ class AgentHost:
     def _index(self) -> None:
         """Set up what `may_apply` and `plan` look at."""
         self._names = set(self._actors) | {old for old, name in OLDER_NAMES.items() if name in self._actors}
-        self._always = [Asked(actor.name) for actor in self._actors.values() if actor.config.always]
+        self._always = [AgentCall(actor.name) for actor in self._actors.values() if actor.config.always]
         self._defaults = {
-            model: [asked for asked in map(parse_name, names) if asked.agent in self._names]
+            model: [call for call in map(parse_name, names) if call.agent in self._names]
             for model, names in self._default_agents.items()
         }
         self._mark = pattern_in_json(self._names)
@@ -159,8 +159,8 @@ class AgentHost:
 
     def _guards_of(self, model: str) -> dict[str, str]:
         """Their arguments by their names."""
-        asked = [*self._always, *self._defaults.get(model, ())]
-        named = {OLDER_NAMES.get(one.agent, one.agent): one.argument for one in asked}
+        called = [*self._always, *self._defaults.get(model, ())]
+        named = {OLDER_NAMES.get(call.agent, call.agent): call.argument for call in called}
         return {name: argument for name, argument in named.items() if self._actors[name].kind.guards}
 
     def asks_for(self, body: bytes) -> bool:
@@ -194,41 +194,41 @@ class AgentHost:
         """
         if not chat.messages and not self._guards_of(model or chat.model):
             return None
-        asked = [*self._always, *self._defaults.get(model or chat.model, ())]
-        asked += self._named("the key", list(defaults))
-        asked += self._named("the header", header.split(",") if header else [])
+        called = [*self._always, *self._defaults.get(model or chat.model, ())]
+        called += self._named("the key", list(defaults))
+        called += self._named("the header", header.split(",") if header else [])
         request = chat
         if FIELD in chat.extra:
-            asked += self._named(FIELD, chat.extra[FIELD])
+            called += self._named(FIELD, chat.extra[FIELD])
             extra = {name: value for name, value in chat.extra.items() if name != FIELD}
             request = msgspec.structs.replace(chat, extra=extra)
         commands, request = take_commands(request, self._names)
         arguments: dict[str, str] = {}
-        for one in (*asked, *commands):
-            name = OLDER_NAMES.get(one.agent, one.agent)
-            arguments[name] = one.argument or arguments.get(name, "")
+        for call in (*called, *commands):
+            name = OLDER_NAMES.get(call.agent, call.agent)
+            arguments[name] = call.argument or arguments.get(name, "")
         if not arguments and request is chat:
             return None
-        chain = sorted(arguments.items(), key=lambda asked: self._actors[asked[0]].rank)
+        chain = sorted(arguments.items(), key=lambda named: self._actors[named[0]].rank)
         guards = {name: argument for name, argument in chain if self._actors[name].kind.guards}
         calls = Calls(guards, key, request_id)
         _CALLS.set(calls)
         steps = [self._step(chain[place:], chat.model, calls) for place in range(len(chain))]
         return self._run(request, steps, calls)
 
-    def _named(self, where: str, names: Any) -> list[Asked]:
+    def _named(self, where: str, names: Any) -> list[AgentCall]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise AgentError(f"{where}: expected a list of agents' names", status=400, param=where)
         _check_text(where, *names)
         if len(names) > MOST_COMMANDS:
             raise AgentError(f"{where}: more than {MOST_COMMANDS} agents", status=400, param=where)
-        asked = [parse_name(name) for name in names if name.strip()]
-        for one in asked:
-            if one.agent not in self._names:
+        called = [parse_name(name) for name in names if name.strip()]
+        for call in called:
+            if call.agent not in self._names:
                 there_are = ", ".join(sorted(self._actors)) or "none"
-                message = f"{where}: there is no agent {one.agent!r}; enabled are: {there_are}"
+                message = f"{where}: there is no agent {call.agent!r}; enabled are: {there_are}"
                 raise AgentError(message, status=400, code="agent_not_found", param=where)
-        return asked
+        return called
 
     def _step(self, chain: Sequence[tuple[str, str]], model: str, calls: Calls) -> Step:
         """The step of the first agent of a chain."""

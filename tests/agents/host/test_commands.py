@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.chat import Chat, Message
-from agents.host.commands import Asked, parse_commands, parse_name, pattern_in_json, take_commands
+from agents.host.commands import AgentCall, parse_commands, parse_name, pattern_in_json, take_commands
 
 KNOWN = {"rag", "parallel"}
 
@@ -41,19 +41,19 @@ def test_messages(text: str, names: list[str], rest: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/rag:papers x", [Asked("rag", "papers")]),
-        ("/rag:a:b,c x", [Asked("rag", "a:b,c")]),
-        ("/rag: x", [Asked("rag")]),
-        ("/parallel:vote /rag:papers x", [Asked("parallel", "vote"), Asked("rag", "papers")]),
+        ("/rag:papers x", [AgentCall("rag", "papers")]),
+        ("/rag:a:b,c x", [AgentCall("rag", "a:b,c")]),
+        ("/rag: x", [AgentCall("rag")]),
+        ("/parallel:vote /rag:papers x", [AgentCall("parallel", "vote"), AgentCall("rag", "papers")]),
     ],
 )
-def test_arguments(text: str, expected: list[Asked]) -> None:
+def test_arguments(text: str, expected: list[AgentCall]) -> None:
     assert parse_commands(text, KNOWN) == (expected, "x")
 
 
 def test_names_in_fields() -> None:
-    assert parse_name(" rag ") == parse_name("/rag") == Asked("rag")
-    assert parse_name("rag:papers") == Asked("rag", "papers")
+    assert parse_name(" rag ") == parse_name("/rag") == AgentCall("rag")
+    assert parse_name("rag:papers") == AgentCall("rag", "papers")
 
 
 @given(st.text(alphabet=" \n/:ragplex", max_size=40))
@@ -91,7 +91,7 @@ def test_only_the_last_user_message_commands_but_no_message_shows_a_command() ->
         ],
     )
     calls, left = take_commands(chat, KNOWN)
-    assert calls == [Asked("parallel")]
+    assert calls == [AgentCall("parallel")]
     assert [message.text for message in left.messages] == [
         "/rag stays",
         "first",
