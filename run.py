@@ -35,7 +35,7 @@ from actors.build import make_containers, make_supervisor, uses_containers
 from actors.commands.hub import list_models, pull, remove
 from actors.commands.migrate import migrate_file
 from actors.commands.plan import plan
-from actors.config import Config
+from actors.config import Config, authority
 from actors.errors import ConfigError
 from actors.folders import unwritable
 from actors.gpu.calibration import CALIBRATION, Calibration
@@ -202,9 +202,10 @@ async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int
         # What is here now stays, and a large request makes many objects in one go, none of which is garbage.
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        for address in runner.addresses:
-            log.info("listening", url=f"http://{address[0]}:{address[1]}", version=VERSION, pid=os.getpid())
-        manager.ready("listening on " + ", ".join(f"{host}:{port}" for host, port, *_ in runner.addresses))
+        addresses = [authority(host, port) for host, port, *_ in runner.addresses]
+        for address in addresses:
+            log.info("listening", url=f"http://{address}", version=VERSION, pid=os.getpid())
+        manager.ready("listening on " + ", ".join(addresses))
         if uses_containers(config):
             containers.start()  # not before it listens: whoever has the address has the containers
         await signals.stop.wait()

@@ -169,7 +169,12 @@ def address_of(host: str, port: int) -> str:
     """A daemon's address; `host` may be one already, or have a port, as in `OLLAMA_HOST`."""
     if "://" in host or re.search(r"[^:]:\d+$|\]:\d+$", host):
         return host
-    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
+    return f"http://{authority(host, port)}"
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as an address of the web has them: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def daemon_address(url: str) -> tuple[str, int]:

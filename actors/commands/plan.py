@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from actors.config import BUILTIN, Config, Model
+from actors.config import BUILTIN, Config, Model, authority
 from actors.demo.model import demo_path, is_whole_demo
 from actors.errors import ConfigError
 from actors.gpu.calibration import CALIBRATION, START, Calibration
@@ -39,6 +39,7 @@ from actors.servers.llama.devices import Reach, image_key, key_of, reach_of
 from actors.terminal import complain, printable, say
 
 GATEWAY_TIMEOUT = ENGINE_TIMEOUT = 5.0
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "localhost"}  # noqa: S104
 """Seconds for a running gateway, or a container engine, to answer."""
 
 
@@ -85,8 +86,8 @@ def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] 
     changed = options.gpus is not None or options.ctx or options.parallel or options.kv
     if changed or config.llama_cpp.find(options.name) is None or not config.server.port:
         return None
-    host = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host  # noqa: S104
-    url = f"http://{host}:{config.server.port}/admin/plan?model={quote(options.name)}"
+    host = _ANY_ADDRESS.get(config.server.host, config.server.host)
+    url = f"http://{authority(host, config.server.port)}/admin/plan?model={quote(options.name)}"
     try:
         # Not by the environment's proxy: it is this machine's.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -4,6 +4,7 @@ from typing import Literal
 
 import aiohttp
 
+from actors.config import authority
 from actors.messages import ServerAddress
 
 _DENIED = (401, 403)
@@ -35,9 +36,8 @@ async def ask_for_key(
 async def _status(
     session: aiohttp.ClientSession, host: str, port: int, path: str, headers: dict[str, str]
 ) -> int | None:
-    address = f"[{host}]" if ":" in host else host
     try:
-        async with session.get(f"http://{address}:{port}{path}", headers=headers) as response:
+        async with session.get(f"http://{authority(host, port)}{path}", headers=headers) as response:
             return response.status
     except (aiohttp.ClientError, TimeoutError):
         return None

@@ -172,7 +172,7 @@ def _origin_pattern(origin: str) -> str:
     any_port = authority.endswith(":*")
     host = authority.removesuffix(":*").removesuffix(_DEFAULT_PORTS.get(scheme, ""))
     pattern = re.escape(f"{scheme}://{host}" if "://" in origin else origin.lower())
-    return pattern.replace(r"\*", "[^/:@]+") + ("(?::[0-9]+)?" if any_port else "")
+    return pattern.replace(r"\*", "[^/:@?#]+") + ("(?::[0-9]+)?" if any_port else "")
 
 
 def _is_same(origin: str, request: web.Request, *, said_so: bool) -> bool:

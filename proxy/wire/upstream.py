@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 
+from actors.config import authority
 from actors.messages import ServerAddress
 from actors.servers.sockets import listening
 from proxy.wire.upstream_connection import (
@@ -188,8 +189,7 @@ def render_request(
     method: str, target: str, headers: dict[str, str], body: bytes | None, endpoint: ServerAddress
 ) -> bytes:
     """The bytes of a request. `target` is the path with its query, percent-encoded already."""
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}:{endpoint.port}"]
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {authority(endpoint.host, endpoint.port)}"]
     if endpoint.key is not None:
         lines.append(f"Authorization: Bearer {endpoint.key.secret}")
     lines += [f"{name}: {value}" for name, value in headers.items()]

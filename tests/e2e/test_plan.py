@@ -2,13 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.gateway import CHECKOUT
+from tests.gateway import CHECKOUT, running
 from tests.gguf_files import many_experts, write
 
 
@@ -112,3 +113,15 @@ def test_without_a_gpu_it_says_so(config: Path) -> None:
     answer = run(config, "moe")
     assert answer.returncode == 0
     assert "GPUs: " in answer.stdout
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_a_gateway_on_ipv6_is_asked(host: str, tmp_path: Path) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    models = {"demo": {"path": "builtin:demo"}}
+    with running({"server": {"host": host}, "llama_cpp": {"models": models}}, tmp_path) as gateway:
+        assert gateway.url.startswith(f"http://[{host}]:")
+        port = gateway.url.rpartition(":")[2]
+        answer = run(tmp_path / "config.yaml", "--port", port, "demo")
+        assert f"GPUs: as the gateway on port {port} sees them" in answer.stdout

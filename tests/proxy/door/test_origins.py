@@ -144,6 +144,8 @@ ALLOWED = ["https://chat.example.org", "http://localhost:*", "https://*.trusted.
         ("https://a.trusted.example", True),
         ("https://trusted.example", False),
         ("https://evil.example:1@x.trusted.example", False),
+        ("https://evil.example#.trusted.example", False),
+        ("https://evil.example?.trusted.example", False),
         ("app://obsidian.md", True),
         ("null", False),
     ],
