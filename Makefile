@@ -2,7 +2,7 @@
 # make test   all the tests
 # make check  formatting, lint, types, import rules, tests: what must be green before a commit
 # make attack  faults, floods, strangers' pages and mutated requests against a running gateway: five minutes
-# make bench  this gateway beside nginx and no proxy at all, on this machine
+# make bench  this gateway beside nginx, llama-swap (LLAMA_SWAP names its binary) and no proxy at all
 # make bench-scheduler  the planner beside other schedulers, simulated
 # make trial  two pretended GPUs, real servers, four clients, for a minute
 # make bench-headers  the reader of GGUF headers beside the gguf package's
