@@ -22,6 +22,7 @@ from agents.api import (
     ModelCallError,
     operation,
 )
+from agents.rag.asking.prompt import NOTHING, build_prompt
 from agents.rag.bodies import (
     DEFAULT,
     Question,
@@ -32,15 +33,14 @@ from agents.rag.bodies import (
     refuse_others,
     take_question,
 )
-from agents.rag.documents import DocumentLimits, check_collection
 from agents.rag.embedding import Embedding, TextRefusedError
-from agents.rag.formats.structure import DocumentError
-from agents.rag.index import Index
-from agents.rag.ingest import Report
+from agents.rag.indexing.ingest import Report
 from agents.rag.library import Library
 from agents.rag.passage import Passage
-from agents.rag.prompt import NOTHING, build_prompt
-from agents.rag.schema import IndexUnusableError
+from agents.rag.reading.documents import DocumentLimits, check_collection
+from agents.rag.reading.formats.structure import DocumentError
+from agents.rag.store.index import Index
+from agents.rag.store.schema import IndexUnusableError
 
 INDEX = "index.sqlite3"
 MAX_DIGITS = 18

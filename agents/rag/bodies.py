@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import msgspec
 
 from agents.api import AgentError, Call, Chat, DeniedError
-from agents.rag.documents import check_collection, check_name
-from agents.rag.formats.structure import DocumentError
 from agents.rag.passage import Metadata, Scalar
+from agents.rag.reading.documents import check_collection, check_name
+from agents.rag.reading.formats.structure import DocumentError
 
 DEFAULT = "default"
 """The collection of documents that name none."""

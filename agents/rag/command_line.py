@@ -15,10 +15,10 @@ from actors.terminal import complain, printable, say
 from agents.rag.agent import INDEX
 from agents.rag.bodies import DEFAULT
 from agents.rag.embedding import Embedding
-from agents.rag.formats.structure import DocumentError
-from agents.rag.index import Index, Listed
-from agents.rag.ingest import Ingester, Progress, Report
-from agents.rag.schema import IndexUnusableError
+from agents.rag.indexing.ingest import Ingester, Progress, Report
+from agents.rag.reading.formats.structure import DocumentError
+from agents.rag.store.index import Index, Listed
+from agents.rag.store.schema import IndexUnusableError
 
 ACTIONS = ("add", "list", "delete", "prune")
 COUNTS = ("added", "changed", "unchanged", "deleted")

@@ -14,16 +14,16 @@ import msgspec
 
 from agents.api import AgentError, Clock
 from agents.files import set_aside
-from agents.rag.documents import DocumentLimits
+from agents.rag.asking.retrieve import Retriever
 from agents.rag.embedding import Embedding, Reranker
-from agents.rag.formats.structure import DocumentError
-from agents.rag.index import Index
-from agents.rag.ingest import Ingester, OnProgress, Progress
-from agents.rag.retrieve import Retriever
-from agents.rag.schema import IndexDamagedError, IndexUnusableError
-from agents.rag.search import Searcher
+from agents.rag.indexing.ingest import Ingester, OnProgress, Progress
+from agents.rag.indexing.watch import watch
+from agents.rag.reading.documents import DocumentLimits
+from agents.rag.reading.formats.structure import DocumentError
+from agents.rag.store.index import Index
+from agents.rag.store.schema import IndexDamagedError, IndexUnusableError
+from agents.rag.store.search import Searcher
 from agents.rag.trouble import Trouble
-from agents.rag.watch import watch
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

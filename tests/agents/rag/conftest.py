@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
-from agents.rag.index import Index
+from agents.rag.store.index import Index
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from agents.api import AgentError, Call
 from agents.chat import Chat, Message
 from agents.host.host import AgentHost
 from agents.rag.agent import Rag
+from agents.rag.asking.prompt import NOTHING
 from agents.rag.command_line import rag
-from agents.rag.prompt import NOTHING
 from agents.testing import ScriptedLLM, chat, hosted, run_request
 
 LLAMAS = "# Llamas\n\nLlamas live in the Andes.\n\n# Camels\n\nCamels live in the desert.\n"
