@@ -103,7 +103,7 @@ def test_the_least_version_is_said() -> None:
 
 
 def test_that_settings_are_read_at_start_is_said() -> None:
-    for path in (DEPLOY / "compose.yaml", DEPLOY / "config.yaml", CHECKOUT / "README.md"):
+    for path in (DEPLOY / "compose.yaml", DEPLOY / "config.yaml", CHECKOUT / "docs" / "deployment.md"):
         assert "docker compose restart gateway" in path.read_text(), path.name
 
 

@@ -1,0 +1,66 @@
+"""README and docs/: links lead somewhere, every page can be found, and reference pages leave nothing out."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from proxy.apis.table import ENDPOINTS
+from proxy.errors import REJECTIONS
+from tests.gateway import CHECKOUT
+
+PAGES = sorted(
+    file.relative_to(CHECKOUT)
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "deploy/**/*.md",
+        "actors/**/*.md",
+        "agents/**/*.md",
+        "proxy/**/*.md",
+    )
+    for file in CHECKOUT.glob(pattern)
+)
+ENDPOINTS_PAGE = (CHECKOUT / "docs" / "endpoints.md").read_text()
+
+
+def anchors(page: Path) -> set[str]:
+    """What can stand after the # of a link, as GitHub makes it of headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", (CHECKOUT / page).read_text()):
+        path, _, anchor = link.partition("#")
+        target = (CHECKOUT / page).parent / path if path else CHECKOUT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_of_docs_is_in_the_readme() -> None:
+    readme = (CHECKOUT / "README.md").read_text()
+    pages = [page for page in PAGES if page.parent == Path("docs")]
+    missing = [page for page in pages if f"({page})" not in readme]
+    assert not missing
+
+
+def test_every_room_with_a_page_is_in_architecture() -> None:
+    architecture = (CHECKOUT / "docs" / "architecture.md").read_text()
+    rooms = [page for page in PAGES if page.parts[0] in ("actors", "agents", "proxy")]
+    missing = [page for page in rooms if f"(../{page})" not in architecture]
+    assert not missing
+
+
+def test_every_path_is_documented() -> None:
+    paths = [path for endpoint in ENDPOINTS for path in (endpoint.path, *endpoint.aliases)]
+    missing = [path for path in paths if not re.search(f"[` ]{re.escape(path)}`", ENDPOINTS_PAGE)]
+    assert not missing
+
+
+def test_every_rejection_is_documented() -> None:
+    rows = {code: rf"\| {status} .*`{code}`" for status, code in REJECTIONS.values()}
+    missing = [code for code, row in rows.items() if not re.search(row, ENDPOINTS_PAGE)]
+    assert not missing
