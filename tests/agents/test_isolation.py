@@ -164,7 +164,7 @@ async def test_the_time_to_ask_again_is_told(tmp_path: Path, do: Any) -> None:
 
 NO_CHATS: list[Any] = [
     chat(model=5),  # type: ignore[arg-type]
-    chat(extra={"x": object()}),
+    chat(extra={"x": object}),
     chat(extra=None),
     Chat(model="demo", messages=None),  # type: ignore[arg-type]
     Chat(model="demo", messages=["hello"]),  # type: ignore[list-item]
@@ -263,7 +263,7 @@ NO_EVENTS: list[Any] = [
     "text",
     Text(None),  # type: ignore[arg-type]
     Text("\ud800"),
-    Extra({"x": object()}),
+    Extra({"x": object}),
     Extra({1.5j: "x"}),  # type: ignore[dict-item]
     Extra(None),  # type: ignore[arg-type]
     Finish("because"),  # type: ignore[arg-type]
