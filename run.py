@@ -1,348 +1,61 @@
 #!/usr/bin/env python3
 """Llama Smart Proxy: one address for your local language models.
 
-The composition root: arguments, configuration, signals, exit code.
+The commands, and what they have in common: standard streams, signals, the log, the exit status.
 """
 
 import signal
 import sys
+from pathlib import Path
 
 from actors.terminal import exit_status, open_missing_streams
 
-if __name__ == "__main__":
+CONFIG = Path(__file__).resolve().with_name("config.yaml")
+
+COMMANDS = {
+    "serve": ("run the gateway (default)", "proxy.serve"),
+    "check": ("validate the configuration and print it in full", "agents.host.check"),
+    "pull": ("download a model, or what is new of it", "actors.commands.pull"),
+    "models": ("list the models there are", "actors.commands.models"),
+    "rm": ("remove a downloaded model", "actors.commands.remove"),
+    "agents": ("list the agents there are, with their options", "agents.host.command_line"),
+    "rag": ("add documents for the agent rag, list or delete them", "agents.rag.command_line"),
+    "plan": ("say where a model would go, and what memory it would take", "actors.commands.plan"),
+    "migrate": ("make a config.yaml of a config.json of the first version", "agents.host.migrate"),
+}
+"""What each does, and the module that does it, imported only then: `add_arguments(parser)`, where it has
+arguments of its own, and `run(options)`, which returns the exit status."""
+
+
+def main(config: Path = CONFIG) -> int:
+    """Run a command; return the exit status: 0 done, 1 failed, 2 the configuration cannot be used.
+
+    130 means interrupted, and 141 that whoever read the output has left. `config` is the configuration file
+    where the command line names none.
+    """
     # Before anything else is imported, which takes a while and may open files.
     open_missing_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # `main` puts it back
-
-import argparse
-import asyncio
-import gc
-import os
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
-from functools import partial
-from pathlib import Path
-from typing import Any
-
-import aiohttp
-import msgspec
-import psutil
-import structlog
-from aiohttp import web
-
-from actors.build import make_containers, make_supervisor, uses_containers
-from actors.commands.hub import list_models, pull, remove
-from actors.commands.migrate import migrate_file
-from actors.commands.plan import plan
-from actors.config import Config, authority
-from actors.errors import ConfigError
-from actors.folders import unwritable
-from actors.gpu.calibration import CALIBRATION, Calibration
-from actors.gpu.monitor import GpuMonitor, host_sample, take_sample
-from actors.gpu.observer import Observer
-from actors.hub.download import download_session
-from actors.hub.hub import Hub
-from actors.model_names import parse_name
-from actors.processes import sweep_orphans
-from actors.runtime import spawn
-from actors.servers.docker.containers import Containers
-from actors.servers.llama.appraisal import forgive_lost
-from actors.servers.llama.command import build_of_pool
-from actors.servers.ollama.daemons import Daemons
-from actors.settings.file import Settings, read_settings
-from actors.supervisor import Supervisor
-from agents.host.arguments import parse, with_overrides
-from agents.host.check import Checked, LoadedAgents, check, look, look_ahead, tell
-from agents.host.command_line import list_agents
-from agents.host.discovery import sources
-from agents.host.host import AgentHost
-from agents.host.settings import data_folder, default_agents
-from proxy.answers.agent_calls import Models
-from proxy.answers.call import ModelCaller, RequestLimits
-from proxy.app import ACCOUNTS, make_app
-from proxy.door.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
-from proxy.door.origins import Origins
-from proxy.handlers.agents import AgentViews
-from proxy.handlers.generate import Gateway
-from proxy.handlers.health import Views
-from proxy.handlers.ollama_models import OllamaApi
-from proxy.handlers.ollama_store import OllamaStore
-from proxy.handlers.passthrough import Passing
-from proxy.handlers.readiness import Readiness, needed_folders
-from proxy.metrics import Metrics
-from proxy.models import Catalog
-from proxy.process.logs import LAST_WORDS, set_up_logging, take_over_output
-from proxy.process.service_manager import ServiceManager
-from proxy.process.signals import Signals
-from proxy.wire.upstream import Upstream
-
-VERSION = "0.1.0"
-CHECKOUT = Path(__file__).resolve().parent
-
-GC_THRESHOLDS = (50_000, 20, 20)
-"""Of Python's collector of cycles; its own would look through 30,000 new messages forty times."""
-
-FAREWELL = 20.0
-"""Seconds for what comes after the drain and the model servers' end: agents' work, containers."""
-
-log = structlog.get_logger("gateway")
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # `_run` puts it back
+    return exit_status(lambda: _run(config))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return the exit status: 0 done, 1 failed, 2 the configuration cannot be used.
+def _run(config: Path) -> int:
+    from actors.commands.arguments import parse  # noqa: PLC0415
 
-    130 means interrupted, and 141 that whoever read the output has left.
-    """
-    return exit_status(lambda: _run(arguments))
+    options = parse(COMMANDS, config=config)
+    from proxy.process.logs import LAST_WORDS, set_up_logging  # noqa: PLC0415 (--help needs none)
 
-
-def _run(arguments: list[str] | None) -> int:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    options = parse(arguments, version=VERSION, config=CHECKOUT / "config.yaml")
-    if options.command == "migrate":
-        target = options.output or options.source.with_name("config.yaml")
-        return migrate_file(options.source, target, sources([]).keys())
+    if options.command == "serve":  # its log is as the configuration says
+        return int(options.run(options))
+    # What is refused is in the report of `rag` already.
+    writer = set_up_logging("error" if options.command == "rag" else "warning", "console", 2)
     try:
-        settings = read_settings(options.config)
-        config = with_overrides(settings.config, options)
-    except ConfigError as error:
-        return tell([str(error)])
-    checked = look(settings, config) if options.command == "serve" else Checked(([], []), [])
-    if options.command != "check" and (lines := settings.report(checked.faults)):
-        return tell(lines)
-    if options.command != "serve":
-        # What is refused is in the report of `rag` already.
-        writer = set_up_logging("error" if options.command == "rag" else "warning", "console", 2)
-        work = partial(_command, settings, config, options)
-    else:
-        writer = set_up_logging(config.server.log.level, config.server.log.format, 1)
-        take_over_output()
-        work = partial(_serve, settings, config, checked.agents)
-    try:
-        return work()
+        return int(options.run(options))
     finally:
         writer.close(LAST_WORDS)
-
-
-def _serve(settings: Settings, config: Config, agents: LoadedAgents) -> int:
-    """Run `serve` on an event loop."""
-    try:
-        import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
-
-        run: Callable[[Coroutine[Any, Any, int]], int] = uvloop.run
-    except ImportError:
-        run = asyncio.run
-    try:
-        return run(serve(settings, config, agents))
-    except Exception:
-        log.critical("the gateway has failed", exc_info=True)
-        return 1
-
-
-def _command(settings: Settings, config: Config, options: argparse.Namespace) -> int:
-    """Run another command than `serve`; return the exit status."""
-    match options.command:
-        case "check":
-            return check(settings, config)
-        case "pull":
-            return asyncio.run(pull(config, options.name))
-        case "models":
-            return list_models(config)
-        case "agents":
-            return list_agents(config)
-        case "rag":
-            from agents.rag.command_line import rag  # noqa: PLC0415 (numpy: the gateway has no use for it)
-
-            return rag(data_folder(config) / "rag", options)
-        case "rm":
-            return remove(config, options.name)
-        case _:
-            return plan(config, options, _cache_folder())
-
-
-async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP; then drain, stop the model servers, and return 0.
-
-    A second SIGTERM or SIGINT ends the drain.
-    """
-    signals = Signals()
-    manager = ServiceManager(os.environ)
-    await _look_around(config)
-    async with AsyncExitStack() as stack:
-        stack.callback(manager.close)
-        try:
-            sockets = listening(config.server.host, config.server.port)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            log.critical("cannot listen", host=config.server.host, port=config.server.port, reason=reason)
-            return 1
-        for one in sockets:
-            stack.callback(one.close)
-        origins = Origins(
-            config.server.allowed_origins,
-            config.server.allowed_hosts,
-            checks_hosts=on_loopback(sockets),
-        )
-        supervisor, host, runner, containers = await _build(config, agents, origins, stack)
-        await runner.setup()
-        supervisor.start()
-        try:
-            await host.start()
-        except ConfigError as error:
-            log.critical("cannot start", reason=str(error))
-            await supervisor.shut_down(0)
-            await runner.cleanup()
-            return 2
-        looking = spawn(look_ahead(settings, config, supervisor), name="look at the models")
-        stack.callback(looking.cancel)
-        for one in sockets:
-            await web.SockSite(runner, one, backlog=BACKLOG).start()
-        # What is here now stays, and a large request makes many objects in one go, none of which is garbage.
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-        addresses = [authority(host, port) for host, port, *_ in runner.addresses]
-        for address in addresses:
-            log.info("listening", url=f"http://{address}", version=VERSION, pid=os.getpid())
-        manager.ready("listening on " + ", ".join(addresses))
-        if uses_containers(config):
-            containers.start()  # not before it listens: whoever has the address has the containers
-        await signals.stop.wait()
-        log.info("shutting down", drain_timeout=config.server.drain_timeout)
-        needed = config.server.drain_timeout + config.server_pool.stop_timeout + FAREWELL
-        manager.stopping("running requests finish, then model servers stop", needed)
-        impatience = spawn(_hasten(signals.hurry, supervisor), name="second signal")
-        host.rest()
-        await supervisor.shut_down(config.server.drain_timeout)
-        impatience.cancel()
-        await runner.cleanup()
-        await host.stop()
-    log.info("stopped")
-    signals.ignore()
-    return 0
-
-
-async def _hasten(hurry: asyncio.Event, supervisor: Supervisor) -> None:
-    await hurry.wait()
-    log.warning("a second signal ends the drain")
-    supervisor.hasten()
-
-
-async def _look_around(config: Config) -> None:
-    """End what a dead gateway left, and tell what this one will miss."""
-    if swept := await asyncio.to_thread(sweep_orphans):
-        log.warning("killed model servers that a dead gateway left behind", pids=swept)
-    for one in await asyncio.to_thread(unwritable, needed_folders(config, _cache_folder())):
-        log.error("cannot write to a folder", **msgspec.to_builtins(one))
-
-
-async def _build(
-    config: Config, agents: LoadedAgents, origins: Origins, stack: AsyncExitStack
-) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
-    """Everything, put together; what must be closed again is left to `stack`. Nothing is started yet."""
-    session = await stack.enter_async_context(health_session())
-    observer = await _start_observer(config, stack)
-    monitor = observer.monitor
-    downloads = await stack.enter_async_context(download_session())
-    agents_http = await stack.enter_async_context(aiohttp.ClientSession())
-    hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-    # Of their own, and without a limit: a hundred slow downloads must not make a daemon look dead.
-    talks, passes = [
-        await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        for _ in range(2)
-    ]
-    daemons = await stack.enter_async_context(Daemons(config.ollama, talks).running())
-    containers = make_containers(config, session, observer)
-    stack.push_async_callback(containers.close)
-    await asyncio.to_thread(forgive_lost, observer.calibration, lambda name: _may_be_asked(config, hub, name))
-    upstream = Upstream(silence_limit=config.server_pool.request_timeout)
-    stack.push_async_callback(upstream.close)
-    supervisor = make_supervisor(
-        config, session, hub, observer, daemons, containers, _cache_folder(), upstream
-    )
-    catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
-    caller = make_model_caller(config, supervisor, upstream, daemons)
-    models = Models(caller, catalog)
-    loaded, broken = agents
-    for error in broken:
-        log.error("goes without an agent", reason=str(error))
-    host = AgentHost(
-        loaded,
-        llm=models,
-        http=agents_http,
-        folder=data_folder(config),
-        memory=lambda model: observer.last_load(supervisor.resolve(model) or model),
-        defaults=default_agents(config),
-        skip_broken=config.skip_broken_agents,
-    )
-    gateway = Gateway(caller, catalog, host)
-    passing = Passing(supervisor, caller, catalog, host)
-    readiness = Readiness(config, containers.engine, daemons, monitor)
-    views = Views(supervisor, catalog, observer, readiness, config, version=VERSION)
-    store = OllamaStore(caller, catalog, hub, passes)
-    ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
-    agent_views = AgentViews(host)
-    metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
-    models.accounts = (metrics.account,)
-    app = make_app(gateway, passing, views, ollama, agent_views, metrics, origins)
-    runner = make_runner(
-        app, app[ACCOUNTS], most=most_connections(), write_timeout=config.server.write_timeout
-    )
-    return supervisor, host, runner, containers
-
-
-def _may_be_asked(config: Config, hub: Hub, name: str) -> bool:
-    """Whether requests can name this model of llama.cpp."""
-    found = parse_name(name)
-    return name in config.llama_cpp.models or (found is not None and hub.allows(found))
-
-
-def _memory(monitor: GpuMonitor) -> int:
-    """Bytes that models can have on this machine at most."""
-    return psutil.virtual_memory().total + sum(gpu.total for gpu in monitor.gpus)
-
-
-def health_session() -> aiohttp.ClientSession:
-    """For health checks: a server that is still loading may take a while to say so.
-
-    Connections are not kept: each would take one of the server's threads for 5 s.
-    """
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
-
-
-async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
-    """The one who watches the memory. It has had a first look."""
-    gpu = config.gpu
-    monitor = GpuMonitor(gpu.monitoring_interval, take_sample if gpu.managed else host_sample)
-    calibration = await asyncio.to_thread(Calibration, _cache_folder() / CALIBRATION)
-    stack.push_async_callback(asyncio.to_thread, calibration.close)
-    monitor.start()
-    stack.push_async_callback(monitor.stop)
-    observer = Observer(monitor, calibration, manages=gpu.managed)
-    observer.build = await build_of_pool(config.server_pool)
-    await monitor.first()  # of the host alone if the driver hangs
-    await observer.refresh()
-    return observer
-
-
-def make_model_caller(
-    config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons
-) -> ModelCaller:
-    """What asks models on behalf of clients and of agents."""
-    limits = RequestLimits(
-        body=config.server.max_body_mb * 2**20,
-        queue_timeout=config.server_pool.queue_timeout,
-        write_timeout=config.server.write_timeout,
-        keepalive_interval=config.server.keepalive_interval,
-    )
-    return ModelCaller(supervisor, upstream, limits, daemons.look_soon)
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(base) / "llama-smart-proxy"
 
 
 if __name__ == "__main__":

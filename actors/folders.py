@@ -1,4 +1,4 @@
-"""Folders that must be written to: whether they can be, and if not, what cures it."""
+"""The program's own folders, and of any that must be written to: whether they can be, and what cures it."""
 
 import os
 from collections.abc import Iterable
@@ -49,3 +49,18 @@ def _explain(folder: str, needed_for: list[str]) -> Unwritable:
     except OSError as error:  # a link that leads nowhere, for one
         reason, cure = error.strerror or str(error), "make or mount it"
     return Unwritable(folder=folder, reason=reason, cure=cure, needed_for=needed_for)
+
+
+def cache_folder() -> Path:
+    """Where built-in models are, and what was learned of loads."""
+    return _home("XDG_CACHE_HOME", "~/.cache")
+
+
+def data_folder(agent_data: str | None) -> Path:
+    """Where each agent has a folder of its own, of its name: `agent_data`, or the user's data folder."""
+    return _home("XDG_DATA_HOME", "~/.local/share") / "agents" if agent_data is None else Path(agent_data)
+
+
+def _home(variable: str, default: str) -> Path:
+    base = os.environ.get(variable) or Path(default).expanduser()
+    return Path(base) / "llama-smart-proxy"

@@ -9,10 +9,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 INTERRUPTED = 130
 READER_LEFT = 141
 """The exit statuses which a shell shows for programs that SIGINT and SIGPIPE ended."""
+
+
+INSTALLED = "llama-smart-proxy"
+"""The command that an installation brings."""
 
 
 class OutputError(Exception):
@@ -27,6 +32,11 @@ def open_missing_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+
+
+def program() -> str:
+    """What the user calls this program."""
+    return INSTALLED if Path(sys.argv[0]).name == INSTALLED else "run.py"
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -56,7 +66,7 @@ def complain(text: str) -> None:
     """Print an error on standard error, where that can be written."""
     if sys.stderr is not None:
         with suppress(OSError):
-            print(f"run.py: {printable(text, keep=chr(10))}", file=sys.stderr, flush=True)
+            print(f"{program()}: {printable(text, keep=chr(10))}", file=sys.stderr, flush=True)
 
 
 def exit_status(work: Callable[[], int]) -> int:

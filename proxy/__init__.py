@@ -2,6 +2,7 @@
 
 The rooms, along a request's way:
 
+* `serve`        `run.py serve`: all of it put together, from the start to the last drain
 * `app`          routes, and the one middleware: request id, error in the client's words, a line in the log
 * `door`         what is checked of connections, origins and bodies before anybody works for them
 * `handlers`     one module for a group of routes

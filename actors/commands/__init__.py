@@ -1,7 +1,10 @@
-"""The commands of `run.py` that need no gateway.
+"""The commands of `run.py` that need no gateway, and what all of its commands share.
 
-* `plan`       `run.py plan` and `GET /admin/plan`: where a model would go, and what it would take
-* `hub`        `run.py pull | models | rm`
-* `migrate`    `run.py migrate`: the first version's config.json becomes a config.yaml
-* `preflight`  what is known before a gateway serves: files, programs, devices that are not there
+* `arguments`      the command line: common options, and each command's own
+* `configuration`  the configuration that it names
+* `plan`           `run.py plan` and `GET /admin/plan`: where a model would go, and what it would take
+* `pull`, `models`, `remove`  `run.py pull | models | rm`
+* `hub_names`      the model of a hub that an argument names
+* `migrate`        the first version's config.json becomes a config.yaml; `agents.host.migrate` is the command
+* `preflight`      what is known before a gateway serves: files, programs, devices that are not there
 """

@@ -13,15 +13,16 @@ from urllib.parse import quote
 
 import msgspec
 
+from actors.commands.configuration import read_sound
 from actors.config import BUILTIN, Config, Model, authority
 from actors.demo.model import demo_path, is_whole_demo
 from actors.errors import ConfigError
+from actors.folders import cache_folder
 from actors.gpu.calibration import CALIBRATION, START, Calibration
 from actors.gpu.host_memory import host_memory
 from actors.gpu.monitor import take_sample_in_time
 from actors.gpu.observer import device_of
-from actors.hub.cache import ModelFiles
-from actors.hub.hub import cache_of
+from actors.hub.cache import ModelFiles, cache_of
 from actors.messages import MemorySampled
 from actors.model_names import parse_name
 from actors.placement.ledger import Device
@@ -31,8 +32,6 @@ from actors.scheduler.explain import explain, in_words
 from actors.scheduler.models import ModelSpec, Policy
 from actors.scheduler.planner import Planner
 from actors.servers import StartError
-from actors.servers.docker.backend import build_of_image, image_of
-from actors.servers.docker.engine import Engine
 from actors.servers.llama.appraisal import Appraisal, Predictor
 from actors.servers.llama.command import build_of, build_of_pool, find_command, runs_in_container
 from actors.servers.llama.devices import Reach, image_key, key_of, reach_of
@@ -63,10 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
-def plan(config: Config, options: argparse.Namespace, cache: Path) -> int:
-    """Print the plan; return the exit status. `cache`: built-in models, and what earlier loads took."""
+def run(options: argparse.Namespace) -> int:
+    """Print the plan; return the exit status."""
+    config = read_sound(options)
     try:
-        answer = _ask_gateway(config, options) or _plan(config, options, cache)
+        answer = _ask_gateway(config, options) or _plan(config, options, cache_folder())
     except (PlanError, StartError) as error:
         complain(f"{options.name}: {error}")
         return 1
@@ -140,6 +140,9 @@ async def _server(
             return "", None
         key = await key_of(command, gpus)
         return await build_of(command), await reach_of(command, key) if gpus else None
+    from actors.servers.docker.backend import build_of_image, image_of  # noqa: PLC0415 (aiohttp, which takes a while)
+    from actors.servers.docker.engine import Engine  # noqa: PLC0415
+
     engine = Engine(pool.docker.host)
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT):

@@ -19,8 +19,7 @@ from actors.errors import ConfigError, Failure, Fault
 from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import take_sample_in_time
 from actors.gpu.observer import device_of
-from actors.hub.cache import ModelFiles
-from actors.hub.hub import cache_of
+from actors.hub.cache import ModelFiles, cache_of
 from actors.memory.collisions import Collision, collisions
 from actors.memory.gguf import Header
 from actors.placement.ledger import Device

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from actors.config import HubSettings
 from actors.model_names import Choice, HubName, NoSuchVariantError, RepoFile, choices, choose
 
 PREFIX = "models--"
@@ -184,3 +185,8 @@ def _blob_bytes(folder: Path) -> int:
     """Of the blobs that are this repository's own, and no links into a store that others share."""
     blobs = (folder / "blobs").glob("*")
     return sum(blob.stat().st_size for blob in blobs if not blob.is_symlink())
+
+
+def cache_of(settings: HubSettings) -> Cache:
+    """The cache that these settings mean."""
+    return Cache(Path(settings.cache_dir).expanduser() if settings.cache_dir else default_folder())

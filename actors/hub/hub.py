@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from actors.config import HubSettings
-from actors.hub.cache import Cache, CachedModel, ModelFiles, default_folder
+from actors.hub.cache import CachedModel, ModelFiles, cache_of
 from actors.hub.download import HubError, Source, download, failed
 from actors.hub.site import Listing, Site
 from actors.model_names import Choice, HubName, NoSuchVariantError, RepoFile, allowed, choose
@@ -19,11 +19,6 @@ from actors.progress import OnProgress, Reporter
 log = structlog.get_logger("hub")
 
 LIST_TRIES = 3
-
-
-def cache_of(settings: HubSettings) -> Cache:
-    """The cache that these settings mean."""
-    return Cache(Path(settings.cache_dir).expanduser() if settings.cache_dir else default_folder())
 
 
 class _Job(msgspec.Struct, frozen=True, kw_only=True):

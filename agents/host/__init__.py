@@ -9,9 +9,9 @@
 * `commands`      pure. Slash commands, in a message and in the bytes of a body
 * `operations`    what an agent offers beside requests
 
-The command line of `run.py`, which knows of agents:
+Commands of `run.py` that know of agents:
 
-* `arguments`     its commands and their options
 * `check`         `run.py check`, and what `serve` looks at before it starts
 * `command_line`  `run.py agents`
+* `migrate`       `run.py migrate`
 """

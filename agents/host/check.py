@@ -1,5 +1,6 @@
 """All that is wrong with the settings, by line: `run.py check`, and what `serve` knows before it serves."""
 
+import argparse
 import asyncio
 from collections.abc import Iterable
 
@@ -7,13 +8,14 @@ import msgspec
 import structlog
 import yaml
 
+from actors.commands.configuration import read, tell
 from actors.commands.preflight import look_at_models, look_at_pool
 from actors.config import Config
 from actors.errors import ConfigError, Fault
 from actors.messages import Unusable
 from actors.settings.file import Settings
 from actors.supervisor import Supervisor
-from actors.terminal import complain, printable, say
+from actors.terminal import printable, say
 from agents.host.discovery import BrokenAgentError, Loaded, load_agents
 
 LoadedAgents = tuple[list[Loaded], list[BrokenAgentError]]
@@ -38,24 +40,18 @@ def look(settings: Settings, config: Config) -> Checked:
     return Checked(agents, faults)
 
 
-def check(settings: Settings, config: Config) -> int:
+def run(options: argparse.Namespace) -> int:
     """Print the settings in effect, without secrets, or all that is wrong; return the exit status.
 
     2: they cannot be used. 1: they can, but some model cannot.
     """
+    settings, config = read(options)
     faults = look(settings, config).faults
     if settings.report(faults):
         faults += _found_in_models(config, [*settings.faults, *faults])
         return tell(settings.report(faults))
     say(_as_yaml(settings, config))
     return 1 if tell(settings.report(_found_in_models(config, []))) else 0
-
-
-def tell(lines: list[str]) -> int:
-    """Print what is wrong; return the exit status."""
-    for line in lines:
-        complain(line)
-    return 2 if lines else 0
 
 
 async def look_ahead(settings: Settings, config: Config, supervisor: Supervisor) -> None:

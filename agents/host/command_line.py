@@ -1,7 +1,9 @@
 """`run.py agents`: what agents there are, what they do, and their options."""
 
+import argparse
 from typing import Any
 
+from actors.commands.configuration import read_sound
 from actors.config import Config
 from actors.errors import ConfigError
 from actors.settings.fields import plain
@@ -10,6 +12,11 @@ from actors.terminal import complain, printable, say
 from agents.host.discovery import BrokenAgentError, sources
 from agents.host.host import describe_agent
 from agents.host.settings import enabled_agents
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print all the agents that could be enabled; return the exit status."""
+    return list_agents(read_sound(options))
 
 
 def list_agents(config: Config) -> int:

@@ -1,7 +1,5 @@
 """The section `agents` of the configuration: which are enabled, in which order, with what options. Pure."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -59,14 +57,6 @@ def read_agents(config: Config) -> tuple[list[Enabled], list[Fault]]:
                 message = f"agent {agent!r} is not enabled in the section agents"
                 faults.append(Fault(("llama_cpp", "models", model, "agents"), message))
     return list(found.values()), faults
-
-
-def data_folder(config: Config) -> Path:
-    """Where each agent has a folder of its own, of its name: `agent_data`, or the user's data folder."""
-    if config.agent_data is not None:
-        return Path(config.agent_data)
-    base = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
-    return Path(base) / "llama-smart-proxy" / "agents"
 
 
 def default_agents(config: Config) -> dict[str, list[str]]:

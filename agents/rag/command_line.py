@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from actors.commands.configuration import read_sound
+from actors.folders import data_folder
 from actors.terminal import complain, printable, say
 from agents.rag.agent import INDEX
 from agents.rag.bodies import DEFAULT
@@ -22,6 +24,27 @@ from agents.rag.store.schema import IndexUnusableError
 
 ACTIONS = ("add", "list", "delete", "prune")
 COUNTS = ("added", "changed", "unchanged", "deleted")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("action", choices=ACTIONS)
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="add: files or folders; delete: documents, as `list` shows them; prune: folders, whose"
+        " documents are deleted where the file is gone",
+    )
+    parser.add_argument(
+        "--collection", help="which one (default: default); with `delete` and no PATH, all of it is deleted"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it in the folder of the agent `rag`; return the exit status."""
+    return rag(data_folder(read_sound(options).agent_data) / "rag", options)
 
 
 def rag(folder: Path, options: argparse.Namespace) -> int:

@@ -14,12 +14,12 @@ import msgspec
 
 from actors.build import uses_containers
 from actors.config import Config
+from actors.folders import data_folder
 from actors.gpu.monitor import GpuMonitor
-from actors.hub.hub import cache_of
+from actors.hub.cache import cache_of
 from actors.servers.docker.engine import Engine, EngineError
 from actors.servers.llama.command import runs_in_container
 from actors.servers.ollama.daemons import Daemons
-from agents.host.settings import data_folder
 
 FRESH = 1.0
 """Seconds for which a report holds, so that questions from outside do not become as many to the engine."""
@@ -57,7 +57,7 @@ def needed_folders(config: Config, cache: Path) -> list[tuple[str, Path]]:
     if (named or config.hub.allow) and not config.hub.offline:
         folders.append(("downloaded models", cache_of(config.hub).folder))
     if config.agents:
-        folders.append(("what agents keep", data_folder(config)))
+        folders.append(("what agents keep", data_folder(config.agent_data)))
     return folders
 
 

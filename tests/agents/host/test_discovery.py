@@ -12,12 +12,13 @@ import pytest
 
 from actors.config import Config
 from actors.errors import ConfigError
+from actors.folders import data_folder
 from actors.settings.file import parse_config
 from agents.api import Agent
 from agents.host.command_line import list_agents
 from agents.host.discovery import load_agents, sources
 from agents.host.host import AgentHost
-from agents.host.settings import Enabled, data_folder, default_agents, enabled_agents
+from agents.host.settings import Enabled, default_agents, enabled_agents
 from agents.testing import ScriptedLLM, chat, run_agent
 from tests.gateway import CHECKOUT
 
@@ -95,12 +96,12 @@ def test_settings_that_make_no_sense(sections: dict[str, Any], message: str) -> 
 
 
 def test_where_they_keep_what_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert data_folder(config(agent_data="data")) == Path("/folder/data")
+    assert data_folder(config(agent_data="data").agent_data) == Path("/folder/data")
     monkeypatch.setenv("XDG_DATA_HOME", "/home/me/data")
-    assert data_folder(config()) == Path("/home/me/data/llama-smart-proxy/agents")
+    assert data_folder(config().agent_data) == Path("/home/me/data/llama-smart-proxy/agents")
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert data_folder(config()) == Path("/home/me/.local/share/llama-smart-proxy/agents")
+    assert data_folder(config().agent_data) == Path("/home/me/.local/share/llama-smart-proxy/agents")
 
 
 def test_agents_of_a_model_go_by_all_its_names() -> None:

@@ -116,7 +116,11 @@ async def test_headers_that_go_on_to_the_model_server() -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "body"),
-    [("gzip", gzip.compress(b"hello", mtime=0)), ("Deflate", zlib.compress(b"hello")), ("identity", b"hello")],
+    [
+        ("gzip", gzip.compress(b"hello", mtime=0)),
+        ("Deflate", zlib.compress(b"hello")),
+        ("identity", b"hello"),
+    ],
 )
 async def test_a_body_is_passed_on_decoded_and_says_so(encoding: str, body: bytes) -> None:
     got = await passed("/upstream/demo/x", f"Content-Encoding: {encoding}", method="POST", body=body)

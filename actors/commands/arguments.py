@@ -1,0 +1,80 @@
+"""The command line: the options of every command, and the commands with their own."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from actors.terminal import program, say
+
+VERSION = "0.1.0"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Does not keep it to itself when the help cannot be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            say(message.rstrip("\n"))
+        else:
+            super()._print_message(message, file)
+
+
+class _CommandParser(_Parser):
+    """The parser of one command, whose module is imported when it is asked to parse."""
+
+    module = ""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As the parser of any program does."""
+        module = import_module(self.module)
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(self)
+        self.set_defaults(run=module.run)
+        return super().parse_known_args(args, namespace)
+
+
+def parse(
+    commands: Mapping[str, tuple[str, str]], *, config: Path, arguments: list[str] | None = None
+) -> argparse.Namespace:
+    """What the command line says: `command`, `run` of its module, and the options.
+
+    `commands` are what each does and its module, by its name; the first is the default. `config` is the
+    configuration file where the command line names none.
+    """
+    parser = _Parser(
+        prog=program(),
+        description="One address for your local language models: loads llama.cpp servers on demand.",
+    )
+    parser.add_argument("--version", action="version", version=f"llama-smart-proxy {VERSION}")
+    _add_common(parser, config=config)
+    subparsers = parser.add_subparsers(metavar="COMMAND", parser_class=_CommandParser)
+    for name, (what, module) in commands.items():
+        command = subparsers.add_parser(name, help=what, description=what)
+        command.module = module
+        command.set_defaults(command=name)
+        _add_common(command)  # before or after the command, as one likes
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "command"):
+        options.command, (_, module) = next(iter(commands.items()))
+        options.run = import_module(module).run
+    return options
+
+
+def _add_common(parser: argparse.ArgumentParser, config: Path | None = None) -> None:
+    """The options of every command. Without a default, one given before the command stands."""
+    default = None if config else argparse.SUPPRESS
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=config or argparse.SUPPRESS,
+        metavar="FILE",
+        help="the configuration (default: config.yaml beside run.py, which documents every key)",
+    )
+    parser.add_argument("--host", default=default, help="address to listen on, instead of server.host")
+    parser.add_argument(
+        "--port", type=int, default=default, help="port to listen on, instead of server.port; 0: any free one"
+    )
+    parser.add_argument("--log-level", default=default, choices=("debug", "info", "warning", "error"))

@@ -1,0 +1,25 @@
+"""The model of a hub that the argument of a command names."""
+
+import argparse
+
+from actors.config import Config
+from actors.model_names import HubName, parse_name
+from actors.terminal import complain
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The argument."""
+    parser.add_argument("name", metavar="NAME", help="org/repo:variant, or a configured model")
+
+
+def look_up(config: Config, name: str) -> tuple[HubName, str, str | None]:
+    """A configured model's name, or else a hub's: with its revision and projector.
+
+    What is no model of a hub is told, and ends the command.
+    """
+    model = config.llama_cpp.find(name)
+    found = model.hub_name if model else parse_name(name)
+    if found is None:
+        complain(f"{name!r} is no model of a hub; expected org/repo or org/repo:variant")
+        raise SystemExit(1)
+    return (found, model.revision, model.mmproj) if model else (found, "main", None)
