@@ -68,7 +68,7 @@ def rag(folder: Path, options: argparse.Namespace) -> int:
                 case "list":
                     return _list(index, collection)
                 case "prune":
-                    return asyncio.run(_prune(index, paths, collection or DEFAULT))
+                    return asyncio.run(_prune(index, paths, collection))
                 case _ if paths:
                     return _delete(index, paths, collection or DEFAULT)
                 case _:
@@ -124,19 +124,24 @@ def _tell(path: Path, report: Report, collection: str) -> None:
         )
 
 
-async def _prune(index: Index, folders: list[Path], collection: str) -> int:
-    """Delete the documents of these folders whose files are gone."""
+async def _prune(index: Index, folders: list[Path], collection: str | None) -> int:
+    """Delete the documents of these folders whose files are gone, from one collection or from all."""
     status = 0
+    ingester = Ingester(index, Embedding(None))
+    collections = [one.name for one in await asyncio.to_thread(index.collections)]
     for folder in folders:
+        deleted = 0
         try:
-            # Whatever was once a document: with which patterns it was found is not known here.
-            deleted = await Ingester(index, Embedding(None)).prune_folder(folder, collection, patterns=["*"])
+            for name in collections if collection is None else [collection]:
+                # Whatever was once a document: with which patterns it was found is not known here.
+                deleted += await ingester.prune_folder(folder, name, patterns=["*"])
         except DocumentError as error:
             status = _failed(str(error))
             continue
         say(f"{printable(str(folder))}: {deleted} deleted")
         if not deleted:
-            status = _failed(f"no document of {folder} in collection {collection!r} is without its file")
+            place = "" if collection is None else f" in collection {collection!r}"
+            status = _failed(f"no document of {folder}{place} is without its file")
     return status
 
 
@@ -147,7 +152,9 @@ def _delete(index: Index, paths: list[Path], collection: str) -> int:
     for path in paths:
         found = [one for one in listed if _is_named(one, path)]
         if not found:
-            status = _failed(f"there is no document {str(path)!r} in collection {collection!r}")
+            others = [one.name for one in index.collections() if _has(index, one.name, path)]
+            hint = f"; there is one in {', '.join(map(repr, others))} (--collection)" if others else ""
+            status = _failed(f"there is no document {str(path)!r} in collection {collection!r}{hint}")
         elif len(found) > 1:
             names = ", ".join(map(_shown, found[:10]))
             status = _failed(
@@ -158,6 +165,10 @@ def _delete(index: Index, paths: list[Path], collection: str) -> int:
             if found[0].source and Path(_shown(found[0])).exists():
                 complain("its file is still there: where its folder is watched it comes back")
     return status
+
+
+def _has(index: Index, collection: str, path: Path) -> bool:
+    return any(_is_named(one, path) for one in index.documents(collection))
 
 
 def _is_named(document: Listed, path: Path) -> bool:

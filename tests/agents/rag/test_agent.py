@@ -378,6 +378,27 @@ def test_a_folder_that_lost_its_files_is_pruned_when_that_is_said(
     assert command(index, action="prune") == 2
 
 
+def test_a_folder_is_pruned_wherever_its_documents_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of a watched folder are in the collection that its settings name."""
+    index, docs, kept = tmp_path / "index", tmp_path / "docs", tmp_path / "kept"
+    for folder in (docs, kept):
+        folder.mkdir()
+        (folder / "a.md").write_text("llama")
+    for collection in ("papers", "more"):
+        assert command(index, docs, kept, collection=collection) == 0
+    (docs / "a.md").unlink()
+    (kept / "a.md").unlink()
+    assert command(index, docs, action="prune") == 0
+    assert f"{docs}: 2 deleted" in capsys.readouterr().out
+    assert command(index, kept / "a.md", action="delete") == 1
+    hint = "in collection 'default'; there is one in 'more', 'papers' (--collection)"
+    assert hint in capsys.readouterr().err
+    assert command(index, kept, action="prune", collection="more") == 0
+    assert f"{kept}: 1 deleted" in capsys.readouterr().out
+
+
 async def test_what_the_command_put_in_gets_its_vectors_from_the_gateway(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text(LLAMAS)
     data = tmp_path / "data"
