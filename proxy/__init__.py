@@ -19,6 +19,7 @@ What they share:
 * `metrics`      what Prometheus asks for
 * `process`      the process around it: log, signals, the service manager
 
-Who calls whom: `app` -> `handlers.generate` -> `Supervisor.lease`, then `wire.upstream` -> `answers.relay` ->
-the client's transport. The door knows the supervisor and its vocabulary; nothing below knows the door.
+Who calls whom: `app` -> `handlers.generate`, which chooses a way of `answers` -> `answers.call` ->
+`Supervisor.lease` and `wire.upstream`, then `answers.client_stream` -> `answers.relay` -> the client's
+transport. The door knows the supervisor and its vocabulary; nothing below knows the door.
 """

@@ -15,7 +15,7 @@ from proxy.door.origins import Origins
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
 from proxy.handlers.agents import AgentViews
-from proxy.handlers.generate import Gateway
+from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
 from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.passthrough import Passing
@@ -32,7 +32,7 @@ ORIGINS = web.AppKey("origins", Origins)
 
 
 def make_app(
-    gateway: Gateway,
+    generate: Generate,
     passing: Passing,
     views: Views,
     ollama: OllamaApi,
@@ -43,7 +43,7 @@ def make_app(
     """All the routes. A path that has none is answered in OpenAI's words, or its API's own."""
     app = web.Application(middlewares=[_door])
     app[ACCOUNTS] = (metrics.account,)
-    app[BODIES] = Bodies(gateway.limits.body)
+    app[BODIES] = Bodies(generate.limits.body)
     app[ORIGINS] = origins
     if origins.allows_some:
         app.on_response_prepare.append(origins.tell)
@@ -61,7 +61,7 @@ def make_app(
         router.add_get(path, _quiet(view))
     for endpoint in ENDPOINTS:
         for path in (endpoint.path, *endpoint.aliases):
-            router.add_post(path, _answerer(gateway, endpoint))
+            router.add_post(path, _answerer(generate, endpoint))
     ollama.add_routes(router, _quiet)
     router.add_get("/v1/agents", _quiet(agents.listed))
     router.add_get("/v1/agents/{agent}", _quiet(agents.described))
@@ -72,9 +72,9 @@ def make_app(
     return app
 
 
-def _answerer(gateway: Gateway, endpoint: Endpoint) -> Handler:
+def _answerer(generate: Generate, endpoint: Endpoint) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await gateway.answer(request, request[EXCHANGE], endpoint)
+        return await generate.answer(request, request[EXCHANGE], endpoint)
 
     return handle
 

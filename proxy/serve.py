@@ -43,7 +43,7 @@ from proxy.app import ACCOUNTS, make_app
 from proxy.door.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
 from proxy.door.origins import Origins
 from proxy.handlers.agents import AgentViews
-from proxy.handlers.generate import Gateway
+from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
 from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.ollama_store import OllamaStore
@@ -208,7 +208,7 @@ async def _build(
         defaults=default_agents(config),
         skip_broken=config.skip_broken_agents,
     )
-    gateway = Gateway(caller, catalog, host)
+    generate = Generate(caller, catalog, host)
     passing = Passing(supervisor, caller, catalog, host)
     readiness = Readiness(config, containers.engine, daemons, monitor)
     views = Views(supervisor, catalog, observer, readiness, config, version=VERSION)
@@ -217,7 +217,7 @@ async def _build(
     agent_views = AgentViews(host)
     metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
     models.accounts = (metrics.account,)
-    app = make_app(gateway, passing, views, ollama, agent_views, metrics, origins)
+    app = make_app(generate, passing, views, ollama, agent_views, metrics, origins)
     runner = make_runner(
         app, app[ACCOUNTS], most=most_connections(), write_timeout=config.server.write_timeout
     )

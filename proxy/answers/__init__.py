@@ -1,10 +1,22 @@
 """How a model's answer reaches its client.
 
-* `call`            the lease on a model, and the request to its server under it
-* `client_stream`   answers whole, assembled, or relayed as they come
-* `keep_alive`      comments for a stream that waits
+What all ways share:
+
+* `call`            the request, as its handler has read it; the lease on its model, and the response
+* `client_stream`   the stream to the client: head, comments, events, errors, end
 * `relay`           bytes from the model server's socket to the client's
-* `translate`       answers through events, where client and server do not speak the same API
-* `through_agents`  answers of requests that have agents
+* `whole`           answers that are no stream
+
+The ways, each with a function `answer`, of which `handlers.generate` chooses one:
+
+* `unchanged`       the server speaks the client's API
+* `translate`       it speaks another one: through events
+* `embed`           vectors
+* `load`            no answer, but a model that is loaded, or gone
+* `through_agents`  the request has agents
+
+Around agents:
+
+* `guards`          what they forbid
 * `agent_calls`     the models, as agents call them
 """

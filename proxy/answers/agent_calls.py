@@ -12,14 +12,13 @@ from agents.chat import Chat
 from agents.errors import ModelCallError
 from agents.events import AnswerFailed, Done, Event, Usage
 from agents.llm import ModelInfo
-from proxy.answers import translate as translated
-from proxy.answers.call import ModelCaller, post
-from proxy.answers.client_stream import collected
+from proxy.answers import translate
+from proxy.answers.call import ModelCaller, Question, post
+from proxy.answers.embed import collect_vectors, vectors_question
 from proxy.apis.answer_json import UnreadableError, reader
 from proxy.apis.codec import Decoder
 from proxy.apis.embeddings import Embed
 from proxy.apis.failures import of_api_error, to_api_error
-from proxy.apis.table import SERVERS
 from proxy.errors import ApiError
 from proxy.exchange import Account, Exchange, request_id_of
 from proxy.models import Catalog
@@ -84,26 +83,22 @@ class Models:
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
         """The answer's events, to `Done` or an `AnswerFailed`. Closed, it gives its lease back."""
         exchange = self._begin(request.model)
-        render = translated.chat_renderer(exchange, request)
         is_whole = False
         try:
             known = await self._catalog.find(request.model)
-            async with self._caller.response(exchange, known.name, render, keep_alive=request.keep_alive) as (
-                lease,
-                response,
-            ):
-                await translated.checked(lease, response)
-                decoder = translated.decoder_of(lease, exchange)
-                async for event in _Events(response, decoder).read():
+            question = translate.chat_question(exchange, known.name, request)
+            async with self._caller.call(exchange, question) as call:
+                await call.check_stream()
+                async for event in _Events(call.response, translate.decoder_of(call)).read():
                     exchange.first_byte()
                     if isinstance(event, Usage):
-                        exchange.tokens = translated.tokens_of(event)
+                        exchange.tokens = translate.tokens_of(event)
                     elif isinstance(event, AnswerFailed):
                         exchange.failed(to_api_error(event))
                     elif isinstance(event, Done):
-                        lease.served = is_whole = True  # whoever reads it need not come back for more
+                        call.lease.served = is_whole = True  # whoever reads it need not come back for more
                     yield event
-                lease.served = exchange.status < 500
+                call.lease.served = exchange.status < 500
         except ApiError as error:
             exchange.failed(error)
             yield of_api_error(error)
@@ -117,11 +112,11 @@ class Models:
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
         """A vector for each text."""
         exchange = self._begin(model)
-        render = translated.embeddings_renderer(exchange, Embed(model=model, inputs=texts))
         try:
             known = await self._catalog.find(model)
-            async with self._caller.response(exchange, known.name, render) as (lease, response):
-                answer = await translated.collect_vectors(exchange, lease, response, len(texts))
+            question = vectors_question(exchange, known.name, Embed(model=model, inputs=texts))
+            async with self._caller.call(exchange, question) as call:
+                answer = await collect_vectors(call, len(texts))
             exchange.tokens = {"prompt_tokens": answer.prompt}
             return answer.vectors
         except ApiError as error:
@@ -134,18 +129,14 @@ class Models:
         """How relevant each text is to the query: larger is more."""
         exchange = self._begin(model)
         body = msgspec.json.encode({"model": model, "query": query, "documents": texts, "top_n": len(texts)})
-
         try:
             known = await self._catalog.find(model)
             if known.api != "llama.cpp":
                 message = f"model {model!r} is served by {known.api}, which does not rerank"
                 raise ApiError(400, message, code="not_supported")
-            async with self._caller.response(
-                exchange,
-                known.name,
-                partial(post, exchange, "/v1/rerank", body),
-            ) as (lease, response):
-                told = await collected(lease, response, SERVERS[known.api].failure)
+            question = Question(known.name, partial(post, exchange, "/v1/rerank", body))
+            async with self._caller.call(exchange, question) as call:
+                ranking = await call.collect()
         except ApiError as error:
             exchange.failed(error)
             raise _call_error(error) from None
@@ -153,7 +144,7 @@ class Models:
             exchange.finish()
         scores = [0.0] * len(texts)
         try:
-            for ranked in _read_ranking(told).results:
+            for ranked in _read_ranking(ranking).results:
                 scores[ranked.index] = ranked.relevance_score
         except (UnreadableError, IndexError) as error:
             message = f"model {model!r} answered no ranking: {error}"

@@ -1,4 +1,4 @@
-"""Call a model: lease it, and send its server a request under the lease."""
+"""A request to a model, as its handler has read it; and the call of the model: a lease, and a response."""
 
 import asyncio
 import contextlib
@@ -6,13 +6,24 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
+from aiohttp import web
 
 from actors.errors import NotLoaded, RejectedError, ShuttingDown
 from actors.messages import ServerAddress
 from actors.scheduler.lifecycle import State
 from actors.supervisor import Lease, Supervisor
+from proxy.answers.relay import BodyCollector
+from proxy.apis.codec import Endpoint, Server
+from proxy.apis.durations import keep_alive
+from proxy.apis.failures import to_api_error
+from proxy.apis.fields import FieldError
+from proxy.apis.ollama.body import OllamaRequest
+from proxy.apis.requests import ModelRequest
+from proxy.apis.table import SERVERS
 from proxy.errors import ApiError, from_rejection
 from proxy.exchange import Exchange
+from proxy.models import Known
+from proxy.wire.http1 import length_of
 from proxy.wire.sse import EventTooLongError
 from proxy.wire.upstream import Upstream, render_request
 from proxy.wire.upstream_connection import (
@@ -26,10 +37,13 @@ from proxy.wire.upstream_connection import (
 RenderRequest = Callable[[ServerAddress], bytes]
 """Renders a request for the leased server; its API and its own name for the model are known only then."""
 
-
 UNLOAD_PATIENCE = 10.0
 UNLOAD_POLL = 0.02
 """Seconds, both."""
+
+ANSWER_LIMIT = 512 * 1024 * 1024
+"""Bytes of a whole answer."""
+ERROR_LIMIT = 1024 * 1024
 
 
 class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +53,86 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: float
     write_timeout: float
     keepalive_interval: float
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """The request with its body, and the model that it names."""
+
+    request: web.Request
+    exchange: Exchange
+    endpoint: Endpoint
+    body: bytes
+    parsed: ModelRequest
+    known: Known
+
+    @property
+    def speaks_its_api(self) -> bool:
+        """Whether the model's server speaks the client's API."""
+        return self.known.api == self.endpoint.api
+
+    @property
+    def keep_alive(self) -> float | None:
+        """Seconds that the model is to stay loaded, if the request says so. Raises `ApiError`."""
+        try:
+            return keep_alive(self.parsed.keep_alive) if isinstance(self.parsed, OllamaRequest) else None
+        except FieldError as error:
+            raise invalid_field(error) from None
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What is asked of a model.
+
+    `slot`: the work occupies one of its slots. `load`: it is loaded for that, and stays so for `keep_alive`
+    seconds. `raw`: the body of the response is passed on unread, so it may have any content encoding.
+    """
+
+    model: str
+    render: RenderRequest
+    slot: bool = True
+    load: bool = True
+    keep_alive: float | None = None
+    raw: bool = False
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A model's server at work for a request: the lease on it, and its response."""
+
+    exchange: Exchange
+    lease: Lease
+    response: UpstreamResponse
+
+    @property
+    def server(self) -> Server:
+        """How the server is spoken with."""
+        return SERVERS[self.lease.grant.endpoint.api]
+
+    async def collect(self) -> bytes:
+        """The whole body. Raises `ApiError` for an error, in the words of the server.
+
+        Raises `BadAnswerError` for a redirection, which nobody follows.
+        """
+        head = self.response.head
+        limit = ANSWER_LIMIT if head.status < 400 else ERROR_LIMIT
+        if (length_of(head) or 0) > limit:
+            raise BadAnswerError(f"the model server announced an answer of more than {limit} bytes")
+        collector = BodyCollector(limit)
+        self.response.attach(collector.feed)
+        await self.response.finish()
+        self.lease.served = head.status < 300 or 400 <= head.status < 500
+        if head.status >= 400:
+            raise to_api_error(self.server.failure(collector.body, head.status))
+        if head.status >= 300:
+            raise BadAnswerError(f"the model server answered with status {head.status}")
+        return collector.body
+
+    async def check_stream(self) -> None:
+        """Raise `ApiError` if the server refuses, or `BadAnswerError` if what it sends is no such stream."""
+        head = self.response.head
+        if head.status >= 300:
+            await self.collect()
+        if head.content_type != self.server.media_type:
+            kind = head.content_type or "a body of no type"
+            raise BadAnswerError(f"the model server answered {head.status} with {kind}, and no stream")
 
 
 class ModelCaller:
@@ -57,35 +151,29 @@ class ModelCaller:
         self._on_hang_up = on_hang_up
 
     @asynccontextmanager
-    async def response(
-        self,
-        exchange: Exchange,
-        model: str,
-        render: RenderRequest,
-        *,
-        slot: bool = True,
-        load: bool = True,
-        keep_alive: float | None = None,
-        raw: bool = False,
-    ) -> AsyncIterator[tuple[Lease, UpstreamResponse]]:
-        """Lease the model, send it what `render` returns, and yield the response. Raises `ApiError`.
-
-        `raw`: the body of the response is passed on unread, so it may have any content encoding.
+    async def call(self, exchange: Exchange, question: Question) -> AsyncIterator[Call]:
+        """Lease the model, send its server the question, and yield the call. Raises `ApiError`.
 
         A server that refuses the connection died after the grant. It has not seen the request, so it is safe
         to send it once more; the second lease waits until the server has been started again.
         """
         try:
             for last_try in (False, True):
-                async with self._lease(exchange, model, slot, load, keep_alive) as lease:
+                async with self._lease(
+                    exchange,
+                    question.model,
+                    slot=question.slot,
+                    load=question.load,
+                    keep_alive=question.keep_alive,
+                ) as lease:
                     exchange.granted(lease.grant)
                     address = lease.grant.endpoint
                     try:
-                        response = await self._upstream.send(address, render(address))
+                        response = await self._upstream.send(address, question.render(address))
                         try:
-                            if not raw:
+                            if not question.raw:
                                 _refuse_encoded(response)
-                            yield lease, response
+                            yield Call(exchange, lease, response)
                         finally:
                             self._upstream.give_back(address, response)
                         return
@@ -103,7 +191,7 @@ class ModelCaller:
             raise from_rejection(rejected.reason) from None
 
     def _lease(
-        self, exchange: Exchange, model: str, slot: bool, load: bool, keep_alive: float | None
+        self, exchange: Exchange, model: str, *, slot: bool, load: bool, keep_alive: float | None
     ) -> AbstractAsyncContextManager[Lease]:
         exchange.phase = "queue"
         return self._supervisor.lease(
@@ -119,7 +207,9 @@ class ModelCaller:
         """Have a model loaded for so long; 0 lets it go, and does not load it for that. Raises `ApiError`."""
         unload = keep_alive == 0
         try:
-            async with self._lease(exchange, model, False, not unload, keep_alive) as lease:
+            async with self._lease(
+                exchange, model, slot=False, load=not unload, keep_alive=keep_alive
+            ) as lease:
                 exchange.granted(lease.grant)
                 lease.served = True
         except RejectedError as rejected:
@@ -198,3 +288,8 @@ def named(error: ApiError, exchange: Exchange) -> ApiError:
     if error.code == "upstream_error" and not error.message.startswith("model "):
         error.message = f"model {exchange.model!r}: {error.message}"
     return error
+
+
+def invalid_field(error: FieldError) -> ApiError:
+    """The answer to a request that makes no sense."""
+    return ApiError(400, str(error), param=error.field)

@@ -1,342 +1,209 @@
-"""How a model server's answer becomes the client's: whole, assembled, or relayed as it comes."""
+"""The stream to a client, with one owner: its head, what is written while it waits, errors, and its end.
+
+The head goes out with the first event, so that an error before it has a status. But without a byte for a
+minute proxies and clients give up: a client that waits, for its turn, a download, a load or a long prompt,
+gets a comment now and then. Comment lines are no events, and a line of JSON without a text adds nothing, so
+no client is confused. Once the head is out with the first of them, an error can only be the last event.
+"""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
-import msgspec
 from aiohttp import HttpVersion11, web
 
-from actors.supervisor import Lease
-from agents.events import AnswerFailed
-from proxy.answers.call import blame, broken, broken_off, named
-from proxy.answers.relay import (
-    PROGRESS,
-    STREAM_HEADERS,
-    BodyCollector,
-    ClientStalledError,
-    Prelude,
-    Relay,
-    count_tokens,
-    is_event_stream,
-)
-from proxy.apis.answer_json import UnreadableError, read_object, reader
-from proxy.apis.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
+from actors.runtime import spawn
+from proxy.answers.call import Call, Conversation, ModelCaller, RequestLimits, blame, broken
+from proxy.answers.relay import ClientStalledError, Relay
 from proxy.apis.codec import Dialect
-from proxy.apis.endings import End, Last, is_whole, outcome, read_last
-from proxy.apis.failures import to_api_error
-from proxy.apis.llama_cpp.failures import upstream_error
-from proxy.apis.table import ENDS
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
-from proxy.wire.http1 import Head, length_of
-from proxy.wire.ndjson import LineSplitter
-from proxy.wire.sse import EventSplitter, EventTooLongError, ServerSentEvent, parse_event
-from proxy.wire.upstream_connection import BadAnswerError, UpstreamError, UpstreamResponse
+from proxy.wire.sse import EventTooLongError
+from proxy.wire.upstream_connection import UpstreamError
 
-ANSWER_LIMIT = 512 * 1024 * 1024
-"""Bytes of a whole answer."""
-ASSEMBLED_LIMIT = 96 * 1024 * 1024
-"""Bytes of the events that a whole answer is made of: to write that down stops all others meanwhile."""
-ERROR_LIMIT = 1024 * 1024
-CHECK_LIMIT = 4 * 1024 * 1024
-"""Bytes. Of a larger body only the first and the last one are looked at, which stops nobody."""
-
-ReadFailure = Callable[[bytes, int], AnswerFailed]
-"""Takes the body and the status of an error."""
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""So that no cache and no nginx in front of the gateway keeps an event back."""
 
 
-async def collected(lease: Lease, response: UpstreamResponse, read_failure: ReadFailure) -> bytes:
-    """The whole body. Raises `ApiError` for an error, in the words of the server.
-
-    Raises `BadAnswerError` for a redirection, which nobody follows.
-    """
-    status = response.head.status
-    limit = ANSWER_LIMIT if status < 400 else ERROR_LIMIT
-    if (length_of(response.head) or 0) > limit:
-        raise BadAnswerError(f"the model server announced an answer of more than {limit} bytes")
-    collector = BodyCollector(limit)
-    response.attach(collector.feed)
-    await response.finish()
-    lease.served = status < 300 or 400 <= status < 500
-    if status >= 400:
-        raise to_api_error(read_failure(collector.body, status))
-    if status >= 300:
-        raise BadAnswerError(f"the model server answered with status {status}")
-    return collector.body
+class AnswerOverError(Exception):
+    """The client has its whole answer, although the model server has not come to its end."""
 
 
-async def check_stream(
-    lease: Lease, response: UpstreamResponse, media_type: str, read_failure: ReadFailure
-) -> None:
-    """Raise `ApiError` if the server refuses, or `BadAnswerError` if what it sends is no such stream."""
-    head = response.head
-    if head.status >= 300:
-        await collected(lease, response, read_failure)
-    if head.content_type != media_type:
-        kind = head.content_type or "a body of no type"
-        raise BadAnswerError(f"the model server answered {head.status} with {kind}, and no stream")
+class Content(Protocol):
+    """What the bytes of a model server are to its client."""
+
+    @property
+    def ending(self) -> bytes:
+        """How an event ends or a line, of which only whole ones are passed on; empty if any cut will do."""
+
+    @property
+    def patch(self) -> Callable[[bytes], bytes] | None:
+        """Makes the client's bytes of a piece of the server's."""
+
+    def begin(self, relay: Relay, call: Call) -> None:
+        """Write what has come already, and attach the relay to the response."""
+
+    def end(self, relay: Relay, call: Call) -> None:
+        """Write the rest, when all has come. Raises `ApiError` for what the client must be told."""
+
+    def is_whole(self, relay: Relay) -> bool:
+        """Whether a client that leaves now has its whole answer."""
+
+    def account(self, relay: Relay, call: Call) -> None:
+        """Tell the exchange what the answer says of itself, however it ended."""
 
 
-async def whole(
-    exchange: Exchange,
-    lease: Lease,
-    response: UpstreamResponse,
-    read_failure: ReadFailure,
-    kinds: tuple[type, ...] = (dict,),
-    end: End | None = None,
-) -> web.StreamResponse:
-    """Pass on an answer that is no stream; an error is put into the client's dialect.
+class ClientStream:
+    """One answer, as its client gets it. Without a `dialect` an error is a cut."""
 
-    `end`: it was asked for as a stream. Raises `BadAnswerError` if it is no JSON of one of these `kinds`,
-    an object or a list, or if there is no answer in it.
-    """
-    body = await collected(lease, response, read_failure)
-    lease.served = False
-    _check_json(response.head, body, kinds, read_failure, end)
-    lease.served = True
-    exchange.first_byte()
-    exchange.status = response.head.status
-    exchange.tokens = count_tokens(body[-4096:])
-    content_type = "application/json"
-    if response.head.content_type == content_type:
-        content_type = response.head.headers["content-type"]
-    return web.Response(status=response.head.status, body=body, headers={"Content-Type": content_type})
+    def __init__(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        head: web.StreamResponse,
+        dialect: Dialect | None,
+        limits: RequestLimits,
+    ) -> None:
+        self.head = head
+        self._request = request
+        self._exchange = exchange
+        self._dialect = dialect
+        self._limits = limits
+        self._comment: Callable[[], bytes] = bytes
+        self._timer: asyncio.TimerHandle | None = None
+        self._commenting: asyncio.Task[None] | None = None
 
-
-def _check_json(
-    head: Head, body: bytes, kinds: tuple[type, ...], read_failure: ReadFailure, end: End | None
-) -> None:
-    begin, last = body[:1024].lstrip(), body[-1024:].rstrip()
-    if not begin:
-        raise BadAnswerError(f"the model server answered {head.status} with no body, and JSON was asked for")
-    what = f"the model server answered {head.status} with {head.content_type or 'a body of no type'}"
-    if (begin[:1], last[-1:]) not in [_BRACKETS[kind] for kind in kinds]:
-        raise BadAnswerError(f"{what}, and a JSON {_KINDS[kinds[0]]} was asked for: {body[:80]!r}")
-    if len(body) > CHECK_LIMIT:
-        return
-    try:
-        body.decode()
-        answer = Last() if begin.startswith(b"[") and _read_list(body) is not None else read_last(body)
-    except ValueError as error:
-        raise BadAnswerError(f"{what}, which cannot be read: {error}") from None
-    if answer.error is not None:
-        raise to_api_error(read_failure(body, 500))
-    if end is not None and begin.startswith(b"{") and not end.is_answer(answer):
-        raise BadAnswerError(f"{what}, and no answer in it")
-
-
-_BRACKETS: dict[type, tuple[bytes, bytes]] = {dict: (b"{", b"}"), list: (b"[", b"]")}
-_KINDS: dict[type, str] = {dict: "object", list: "list"}
-_read_list = reader(list[msgspec.Raw])
-
-
-async def assembled(
-    exchange: Exchange, lease: Lease, response: UpstreamResponse, assembler: Assembler
-) -> web.StreamResponse:
-    """Make the whole answer of a stream. Raises `BadAnswerError` if it is none."""
-    splitter = EventSplitter() if is_event_stream(response.head) else _Lines()
-    size = taken = 0
-
-    def counted(events: Iterable[ServerSentEvent]) -> Iterator[ServerSentEvent]:
-        nonlocal taken
-        for event in events:
-            yield event
-            taken += 1
-
-    def feed(payload: bytes, _raw: bytes | None) -> None:
-        nonlocal size
-        size += len(payload)
-        if size > ASSEMBLED_LIMIT:
-            raise EventTooLongError(f"an answer of more than {ASSEMBLED_LIMIT} bytes; ask for a stream")
-        if PROGRESS not in payload:
-            exchange.first_byte()
-        take(assembler, counted(splitter.feed(payload)))
-
-    try:
-        response.attach(feed)
-        await response.finish()
-        take(assembler, counted(splitter.end()))
-        exchange.first_byte()  # a short answer may come in one piece with the progress
-        body = assemble(assembler)
-    except StreamedError as error:
-        failure = upstream_error(500, error.error)
-        raise broken_off(failure) if taken else failure from None
-    except UnfinishedError as error:
-        raise BadAnswerError(f"the model server's answer ended in the middle, without {error}") from None
-    except UnreadableError as error:
-        raise BadAnswerError(f"the model server's stream makes no sense: {error}") from None
-    lease.served = True
-    exchange.status = 200
-    exchange.tokens = count_tokens(body)
-    return json_response(body)
-
-
-class _Lines:
-    """Lines of JSON as events."""
-
-    def __init__(self) -> None:
-        self._splitter = LineSplitter()
-
-    def feed(self, payload: bytes) -> list[ServerSentEvent]:
-        return [ServerSentEvent("", line) for line in self._splitter.feed(payload) if line.strip()]
-
-    def end(self) -> list[ServerSentEvent]:
-        rest = self._splitter.rest()
-        return [ServerSentEvent("", rest)] if rest.strip() else []
-
-
-def json_response(body: bytes) -> web.Response:
-    """A whole answer."""
-    return web.Response(body=body, content_type="application/json", charset="utf-8")
-
-
-def stream_response(request: web.Request, exchange: Exchange, media_type: str) -> web.StreamResponse:
-    """The head of a streamed answer."""
-    client = web.StreamResponse(headers={"Content-Type": media_type, **STREAM_HEADERS})
-    client.headers["X-Request-Id"] = exchange.request_id
-    if request.version < HttpVersion11:
-        client.force_close()  # the end of the connection is the end of the body
-    return client
-
-
-async def relayed(
-    request: web.Request,
-    exchange: Exchange,
-    lease: Lease,
-    response: UpstreamResponse,
-    client: web.StreamResponse,
-    *,
-    write_timeout: float,
-    dialect: Dialect | None = None,
-    ending: bytes = b"",
-    end: End | None = None,
-    first: bytes = b"",
-) -> web.StreamResponse:
-    """Stream to the client, unparsed. Once its head is out, an error can only be a last frame, or a cut.
-
-    `ending` is that of an event or a line, of which only whole ones are passed on; `end` what must have come
-    for the answer to be whole; `first` goes before.
-    """
-    relay = await begin_relay(
-        request, exchange, response, client, ending=ending, patch=dialect.patch if dialect else None
-    )
-    if first:
-        relay.feed(first, None)
-    response.attach(relay.feed, relay)
-    try:
-        await run_relay(
-            request, exchange, lease, relay, write_timeout=write_timeout, dialect=dialect, end=end
+    @classmethod
+    def to(cls, conversation: Conversation, caller: ModelCaller) -> "ClientStream":
+        """The answer to a request for a stream."""
+        request, exchange, endpoint = conversation.request, conversation.exchange, conversation.endpoint
+        head = web.StreamResponse(headers={"Content-Type": endpoint.media_type, **STREAM_HEADERS})
+        head.headers["X-Request-Id"] = exchange.request_id
+        if request.version < HttpVersion11:
+            head.force_close()  # the end of the connection is the end of the body
+        stream = cls(request, exchange, head, endpoint.dialect, caller.limits)
+        stream._comment = lambda: endpoint.comment(
+            exchange.model or "", caller.what_happens(exchange), time.time()
         )
-    except asyncio.CancelledError:
-        # A client may close at the last event, before the connection's end has come from upstream.
-        complete = is_whole(relay.tail, ENDS if end is None else (end,))
-        exchange.complete = lease.served = complete
-        raise
-    finally:
-        exchange.tokens = count_tokens(first[:4096], relay.tail)
-    await end_relay(request, client)
-    return client
+        return stream
 
+    async def carry(self, answer: Coroutine[Any, Any, None]) -> web.StreamResponse:
+        """Let `answer` write, with comments until it begins. Raises `ApiError` before the head is out."""
+        self._comment_later()
+        try:
+            await answer
+        except ApiError as error:
+            if not self.head.prepared:
+                raise
+            self._stop_comments()
+            await self.head.write(self._last_event(error))
+            await self.head.write_eof()
+        except ClientStalledError as error:
+            self._give_up(error)
+        finally:
+            self._stop_comments()
+        return self.head
 
-async def begin_relay(
-    request: web.Request,
-    exchange: Exchange,
-    response: UpstreamResponse,
-    client: web.StreamResponse,
-    *,
-    ending: bytes = b"",
-    patch: Callable[[bytes], bytes] | None = None,
-) -> Relay:
-    """Send the head, if it is not out yet; return what writes the rest."""
-    if not client.prepared:
-        client.headers.update(exchange.headers)
-    await client.prepare(request)
-    chunked = client.headers.get("Transfer-Encoding") == "chunked"
-    return Relay(request, response, ending=ending, chunked=chunked, patch=patch)
+    async def begin(self) -> None:
+        """Send the head, if it is not out yet: the answer begins."""
+        self._stop_comments()
+        self._exchange.first_byte()
+        self._exchange.status = self.head.status
+        if not self.head.prepared:
+            self.head.headers.update(self._exchange.headers)
+        await self.head.prepare(self._request)
 
+    async def write(self, data: bytes) -> None:
+        """Write events. Raises `ClientStalledError`."""
+        seconds = self._limits.write_timeout
+        try:
+            async with asyncio.timeout(seconds or None):
+                await self.head.write(data)
+        except TimeoutError:
+            raise ClientStalledError(f"the client took nothing for {seconds:g} s") from None
 
-async def run_relay(
-    request: web.Request,
-    exchange: Exchange,
-    lease: Lease,
-    relay: Relay,
-    *,
-    write_timeout: float,
-    dialect: Dialect | None,
-    end: End | None = None,
-) -> bool:
-    """Return when all is passed on: true if it came to its end."""
-    try:
-        await relay.run(write_timeout)
-        if end is not None:
-            _check_end(exchange, relay, end)
-        lease.served = exchange.status < 500
-        return True
-    except ApiError as failure:
-        _end_with(exchange, relay, blame(failure, lease), dialect)
-    except ClientStalledError as error:
-        exchange.client_left()
-        exchange.error = str(error)
-        cut(request)
-    except (UpstreamError, EventTooLongError) as error:
-        lease.broken = isinstance(error, UpstreamError) and error.hung_up
-        _end_with(exchange, relay, blame(broken(error, exchange), lease), dialect)
-        if dialect is None:
-            cut(request)
-    return False
+    async def end(self) -> None:
+        """End the answer, if the client is still there."""
+        if self._request.transport is not None and not self._request.transport.is_closing():
+            await self.head.write_eof()
 
+    async def relay(self, call: Call, content: Content) -> None:
+        """Pass a model server's answer on as it comes, from its begin to its end or its error."""
+        await self.begin()
+        chunked = self.head.headers.get("Transfer-Encoding") == "chunked"
+        relay = Relay(
+            self._request, call.response, ending=content.ending, chunked=chunked, patch=content.patch
+        )
+        content.begin(relay, call)
+        try:
+            await relay.run(self._limits.write_timeout)
+            content.end(relay, call)
+            call.lease.served = self._exchange.status < 500
+        except AnswerOverError:
+            call.lease.served = True
+        except ApiError as error:
+            self._fail(relay, blame(error, call.lease))
+        except (UpstreamError, EventTooLongError) as error:
+            call.lease.broken = isinstance(error, UpstreamError) and error.hung_up
+            self._fail(relay, blame(broken(error, self._exchange), call.lease))
+        except ClientStalledError as error:
+            self._give_up(error)
+        except asyncio.CancelledError:
+            # A client may close at the last event, before the connection's end has come from upstream.
+            self._exchange.complete = call.lease.served = content.is_whole(relay)
+            raise
+        finally:
+            content.account(relay, call)
+        await self.end()
 
-def _check_end(exchange: Exchange, relay: Relay, end: End) -> None:
-    """Look at the last events, once a stream. Raises `ApiError` for what the client must be told."""
-    held = relay.take_held()
-    came = outcome(relay.tail + held, end)
-    if came.failure is None:
-        relay.end_with(held)
-    elif came.told:
-        relay.end_with(held)
-        exchange.failed(broken_off(to_api_error(came.failure)))
-    else:
-        raise named(broken_off(to_api_error(came.failure)), exchange)
+    # Errors
 
+    def _last_event(self, error: ApiError) -> bytes:
+        self._exchange.failed(error)
+        if self._dialect is None:
+            return b""
+        error = self._dialect.reword(error, self._exchange.model or "")
+        return self._dialect.frame(error, self._exchange.request_id)
 
-def _end_with(exchange: Exchange, relay: Relay, failure: ApiError, dialect: Dialect | None) -> None:
-    exchange.failed(failure)
-    if dialect is not None:
-        failure = dialect.reword(failure, exchange.model or "")
-        relay.end_with(dialect.frame(failure, exchange.request_id))
+    def _fail(self, relay: Relay, error: ApiError) -> None:
+        relay.end_with(self._last_event(error))
+        if self._dialect is None:
+            self._cut()
 
+    def _give_up(self, error: ClientStalledError) -> None:
+        self._exchange.client_left()
+        self._exchange.error = str(error)
+        self._cut()
 
-async def end_relay(request: web.Request, client: web.StreamResponse) -> None:
-    """End the answer, if the client is still there."""
-    if request.transport is not None and not request.transport.is_closing():
-        await client.write_eof()
+    def _cut(self) -> None:
+        """Close the client's connection so that it cannot take what it got for the whole."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
+    # Comments
 
-async def first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:
-    """What has come when the first real event has. Raises `ApiError` if that is an error.
+    def _comment_later(self) -> None:
+        if self._limits.keepalive_interval > 0:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._limits.keepalive_interval, self._start_comment)
 
-    Raises `BadAnswerError` if it is no JSON object, or if there is none.
-    """
-    prelude = Prelude(response, keep_progress=keep_progress)
-    response.attach(prelude.feed)
-    await response.until(lambda: prelude.first is not None)
-    come = prelude.first_bytes
-    first = parse_event(prelude.first if prelude.first is not None else come)
-    if first is None or first.data == b"[DONE]":
-        raise BadAnswerError("the model server's stream ended with no answer in it")
-    try:
-        data = read_object(first.data)
-    except UnreadableError as error:
-        message = f"the model server's stream makes no sense: {error}: {first.data[:80]!r}"
-        raise BadAnswerError(message) from None
-    if (told := data.get("error")) is not None:
-        raise upstream_error(500, told if isinstance(told, dict) else {"message": str(told)})
-    if first.type == "error":
-        raise upstream_error(500, data)
-    return come
+    def _start_comment(self) -> None:
+        self._commenting = spawn(self._write_comment(), name="comment")
+        self._comment_later()
 
+    async def _write_comment(self) -> None:
+        try:
+            await self.head.prepare(self._request)
+            await self.head.write(self._comment())
+        except ConnectionError:
+            self._stop_comments()  # the handler learns of it by its own cancellation
 
-def cut(request: web.Request) -> None:
-    """Close the client's connection so that it cannot take what it got for the whole."""
-    if request.transport is not None:
-        request.transport.abort()
+    def _stop_comments(self) -> None:
+        """Nothing is written after this, and what was written is whole."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._commenting is not None:
+            self._commenting.cancel()
+            self._commenting = None

@@ -9,12 +9,9 @@ from aiohttp import web
 
 from proxy.wire.http1 import Head
 from proxy.wire.ndjson import LineSplitter
-from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
+from proxy.wire.sse import BlockSplitter, EventTooLongError
 from proxy.wire.upstream_connection import Splice, UpstreamResponse
 
-PROGRESS = b'"prompt_progress":{'
-_NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')
-"""In an event that says nothing yet: OpenAI's way to tell of other things, such as the usage."""
 RAW_TAIL = 8192
 """Bytes that are kept of the end of a body that is passed on unread."""
 
@@ -32,63 +29,6 @@ class ClientProtocol(Protocol):
 
 class ClientStalledError(Exception):
     """The client took nothing for `server.write_timeout` seconds."""
-
-
-class Prelude:
-    """Holds a stream back until its first real event, so that an early error can carry its status.
-
-    Every llama.cpp stream is asked for prompt progress, because only then does the server notice, batch
-    by batch, that its client left during the prompt. Those events are taken out again here; they end
-    with the first token.
-    """
-
-    def __init__(self, response: UpstreamResponse, *, keep_progress: bool) -> None:
-        self._response = response
-        self._keep_progress = keep_progress
-        self._splitter = BlockSplitter()
-        self._announced = False
-        self._kept_size = 0
-        self.kept: list[bytes] = []
-        """Whole events to pass on."""
-        self.first: bytes | None = None
-        """The first real event, when it has come."""
-
-    def feed(self, payload: bytes, _raw: bytes | None) -> None:
-        """Sink of the response until the client's stream begins."""
-        blocks = self._splitter.feed(payload)
-        for index, block in enumerate(blocks):
-            if self._is_first(block):
-                self.kept.extend(blocks[index:])
-                self.first = block
-                self._response.detach()
-                self._response.notify()
-                return
-
-    def _is_first(self, block: bytes) -> bool:
-        if PROGRESS in block:
-            if self._keep_progress:
-                return True
-            # The Responses API hangs the progress on an event of its own that the client expects once.
-            if block.startswith(b"event: response.in_progress") and not self._announced:
-                self._announced = True
-                self.kept.append(_without_progress(block))
-            return False
-        if block.startswith(b"event: response.created") or _NO_CHOICES.search(block):
-            self.kept.append(block)
-            self._kept_size += len(block)
-            if self._kept_size > BUFFER_LIMIT:
-                raise EventTooLongError(f"more than {BUFFER_LIMIT} bytes before the first answer")
-            return False
-        return self._keep_progress or parse_event(block) is not None
-
-    @property
-    def first_bytes(self) -> bytes:
-        """Everything to pass on that has come so far; what comes later is kept by the response."""
-        return b"".join(self.kept) + self._splitter.rest()
-
-
-def _without_progress(block: bytes) -> bytes:
-    return re.sub(rb',"prompt_progress":\{[^}]*\}', b"", block)
 
 
 def _chunk_head(length: int) -> bytes:
@@ -333,10 +273,6 @@ def count_tokens(*places: bytes) -> dict[str, int]:
             "completion": found.get("completion_tokens", found.get("output_tokens")),
         }
     return {f"{name}_tokens": count for name, count in counts.items() if count is not None}
-
-
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""So that no cache and no nginx in front of the gateway keeps an event back."""
 
 
 def is_event_stream(head: Head) -> bool:

@@ -1,6 +1,5 @@
 """An answer whose client and whose model's server do not speak the same: through events, as they come."""
 
-import asyncio
 import time
 from collections.abc import Callable
 
@@ -8,93 +7,85 @@ import msgspec
 from aiohttp import web
 
 from actors.messages import ServerAddress
-from actors.supervisor import Lease
-from agents.events import AnswerCollector, AnswerFailed, AnswerStarted, Done, Event, Usage
-from proxy.answers.call import RenderRequest, broken_off, named, post
-from proxy.answers.client_stream import (
-    begin_relay,
-    check_stream,
-    collected,
-    end_relay,
-    json_response,
-    run_relay,
+from agents.chat import Chat
+from agents.events import Answer, AnswerCollector, AnswerFailed, AnswerStarted, Done, Event, Usage
+from proxy.answers.call import (
+    Call,
+    Conversation,
+    ModelCaller,
+    Question,
+    broken_off,
+    invalid_field,
+    named,
+    post,
 )
-from proxy.answers.keep_alive import Waiting
-from proxy.apis.codec import Asked, Codec, Decoder, Dialect, Embedder, Encoder, Request, Server
-from proxy.apis.embeddings import Embed, Embeddings, shortened
+from proxy.answers.client_stream import AnswerOverError, ClientStream
+from proxy.answers.relay import Relay
+from proxy.answers.whole import json_response
+from proxy.apis.codec import Asked, Codec, Decoder, Encoder, Request
 from proxy.apis.failures import of_api_error, to_api_error
 from proxy.apis.fields import FieldError
 from proxy.apis.table import SERVERS
+from proxy.door.bodies import breathe
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
-from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse
 
 
-class AnswerOverError(Exception):
-    """The client has its whole answer, although the model server has not come to its end."""
+async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamResponse:
+    """Answer as a stream or as a whole. Raises `ApiError` if the endpoint cannot be translated."""
+    exchange, codec, known = conversation.exchange, conversation.endpoint.codec, conversation.known
+    if codec is None:
+        path, model = conversation.endpoint.path, conversation.parsed.model
+        message = f"model {model!r} is served by {known.api}, which has no {path}"
+        raise ApiError(400, message, code="not_supported", param="model")
+    chat = decode(codec, conversation.body)
+    if isinstance(chat, Chat) and not chat.messages:
+        raise ApiError(400, "messages: is empty", param="messages")
+    exchange.stream = chat.stream
+    await breathe(conversation.body)
+    question = chat_question(exchange, known.name, chat)
+    if not chat.stream:
+        collector = AnswerCollector()
+        async with caller.call(exchange, question) as call:
+            await gather(call, decoder_of(call), collector.feed)
+            if collector.failure is not None:
+                raise to_api_error(collector.failure)
+            call.lease.served = True
+        return whole_answer(exchange, codec, chat.model, collector.answer())
+
+    async def write() -> None:
+        async with caller.call(exchange, question) as call:
+            await relay(stream, call, encoder_of(exchange, codec, chat), decoder_of(call))
+
+    stream = ClientStream.to(conversation, caller)
+    return await stream.carry(write())
 
 
-class Translation:
-    """From events to the client's bytes, and what an account of the answer needs."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.usage: Usage | None = None
-        self.failure: AnswerFailed | None = None
-        self.complete = False
-        self._encoder = encoder
-
-    def encode(self, events: list[Event]) -> bytes:
-        """The events in the client's words."""
-        now = time.time()
-        pieces = []
-        for event in events:
-            match event:
-                case Usage():
-                    self.usage = event
-                case AnswerFailed():
-                    self.failure = event
-                case Done():
-                    self.complete = True
-                case _:
-                    pass
-            pieces.append(self._encoder.encode(event, now))
-        return b"".join(pieces)
+# Requests
 
 
-class _Opening:
-    """Holds a stream back until its first real event, so that an early error can carry its status."""
-
-    def __init__(self, decoder: Decoder, response: UpstreamResponse) -> None:
-        self.events: list[Event] = []
-        self.open = False
-        self._decoder = decoder
-        self._response = response
-
-    def feed(self, payload: bytes, _raw: bytes | None) -> None:
-        """Sink of the response until the client's stream begins."""
-        self.events += self._decoder.feed(payload)
-        if any(not isinstance(event, AnswerStarted) for event in self.events):
-            self.open = True
-            self._response.detach()
-            self._response.notify()
-
-    async def wait(self) -> list[Event]:
-        """What has come when there is something to tell. Raises `ApiError` if that is an error."""
-        self._response.attach(self.feed)
-        await self._response.until(lambda: self.open)
-        if not self.open:
-            self.events += self._decoder.end()
-        raise_early(self.events)
-        return self.events
+def decode(codec: Codec, body: bytes) -> Request:
+    """The canonical request. Raises `ApiError`."""
+    try:
+        return codec.decode(body)
+    except FieldError as error:
+        raise invalid_field(error) from None
 
 
-def raise_early(events: list[Event]) -> None:
-    """Raise `ApiError` if the first real event is an error: its status can still be told."""
-    for event in events:
-        if isinstance(event, AnswerFailed):
-            raise to_api_error(event)
-        if not isinstance(event, AnswerStarted):
-            return
+def chat_question(exchange: Exchange, model: str, chat: Request) -> Question:
+    """A chat in the API of the leased server; `ApiError`, once it is leased, for what that API cannot say."""
+
+    def render(address: ServerAddress) -> bytes:
+        try:
+            path, body = SERVERS[address.api].ask(chat, address)
+        except FieldError as error:
+            raise invalid_field(error) from None
+        return post(exchange, path, body, address)
+
+    return Question(model, render, keep_alive=chat.keep_alive)
+
+
+# Answers
 
 
 def asked_of(exchange: Exchange, model: str, *, include_usage: bool = False) -> Asked:
@@ -108,45 +99,14 @@ def asked_of(exchange: Exchange, model: str, *, include_usage: bool = False) -> 
     )
 
 
-def chat_renderer(exchange: Exchange, chat: Request) -> RenderRequest:
-    """Renders a chat in the API of the leased server; `ApiError` for what that API cannot say."""
-
-    def render(address: ServerAddress) -> bytes:
-        try:
-            path, body = SERVERS[address.api].ask(chat, address)
-        except FieldError as error:
-            raise unmeant(error) from None
-        return post(exchange, path, body, address)
-
-    return render
+def encoder_of(exchange: Exchange, codec: Codec, chat: Request) -> Encoder:
+    """What writes the client's stream, once the model is granted."""
+    return codec.encoder(asked_of(exchange, chat.model, include_usage=chat.include_usage))
 
 
-def embeddings_renderer(exchange: Exchange, embed: Embed) -> RenderRequest:
-    """Renders a request for embeddings in the API of the leased server."""
-
-    def render(address: ServerAddress) -> bytes:
-        path, body = SERVERS[address.api].embed(embed, address)
-        return post(exchange, path, body, address)
-
-    return render
-
-
-def decoded(codec: Codec, body: bytes) -> Request:
-    """The canonical request. Raises `ApiError`."""
-    try:
-        return codec.decode(body)
-    except FieldError as error:
-        raise unmeant(error) from None
-
-
-def unmeant(error: FieldError) -> ApiError:
-    """The answer to a request that cannot be meant."""
-    return ApiError(400, str(error), param=error.field)
-
-
-def server_of(lease: Lease) -> Server:
-    """How the granted server is spoken with."""
-    return SERVERS[lease.grant.endpoint.api]
+def decoder_of(call: Call) -> Decoder:
+    """What reads the granted server's stream."""
+    return _Naming(call.server.decoder(call.exchange.request_id), call.exchange)
 
 
 class _Naming:
@@ -175,128 +135,117 @@ class _Naming:
         return events
 
 
-def decoder_of(lease: Lease, exchange: Exchange) -> Decoder:
-    """What reads the granted server's stream."""
-    return _Naming(server_of(lease).decoder(exchange.request_id), exchange)
+class Translation:
+    """From events to the client's bytes, and what an account of the answer needs."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.is_complete = False
+        self._encoder = encoder
+        self._held: list[Event] = []
+        self._usage: Usage | None = None
+        self._failure: AnswerFailed | None = None
+
+    def hold(self, events: list[Event]) -> bool:
+        """Keep the events for `open`: true if there is something to tell among all that came."""
+        self._held += events
+        return any(not isinstance(event, AnswerStarted) for event in self._held)
+
+    def open(self) -> bytes:
+        """What was held. Raises `ApiError` if its first real event is an error, which then has its status."""
+        held, self._held = self._held, []
+        first = next((event for event in held if not isinstance(event, AnswerStarted)), None)
+        if isinstance(first, AnswerFailed):
+            raise to_api_error(first)
+        return self.encode(held)
+
+    def encode(self, events: list[Event]) -> bytes:
+        """The events in the client's words."""
+        now = time.time()
+        pieces = []
+        for event in events:
+            match event:
+                case Usage():
+                    self._usage = event
+                case AnswerFailed():
+                    self._failure = event
+                case Done():
+                    self.is_complete = True
+                case _:
+                    pass
+            pieces.append(self._encoder.encode(event, now))
+        return b"".join(pieces)
+
+    def account(self, exchange: Exchange) -> ApiError | None:
+        """Tell the exchange of tokens and of the failure, which is returned."""
+        exchange.tokens = tokens_of(self._usage)
+        if self._failure is None:
+            return None
+        error = to_api_error(self._failure)
+        exchange.failed(error)
+        return error
 
 
-async def checked(lease: Lease, response: UpstreamResponse) -> None:
-    """Raise `ApiError` if the server refuses, or `BadAnswerError` if it sends no stream."""
-    server = server_of(lease)
-    await check_stream(lease, response, server.media_type, server.failure)
+class _Translated:
+    """Content that goes through events."""
+
+    ending = b""
+
+    def __init__(self, translation: Translation, decoder: Decoder, first: bytes) -> None:
+        self._translation = translation
+        self._decoder = decoder
+        self._first = first
+
+    def patch(self, payload: bytes) -> bytes:
+        return self._translation.encode(self._decoder.feed(payload))
+
+    def begin(self, relay: Relay, call: Call) -> None:
+        relay.end_with(self._first)
+        call.response.attach(relay.feed)
+
+    def end(self, relay: Relay, _call: Call) -> None:
+        relay.end_with(self._translation.encode(self._decoder.end()))
+
+    def is_whole(self, _relay: Relay) -> bool:
+        return self._translation.is_complete
+
+    def account(self, _relay: Relay, call: Call) -> None:
+        if (error := self._translation.account(call.exchange)) is not None:
+            call.lease.served = error.status < 500
 
 
-async def streamed(
-    request: web.Request,
-    exchange: Exchange,
-    lease: Lease,
-    response: UpstreamResponse,
-    client: web.StreamResponse,
-    waiting: Waiting,
-    encoder: Encoder,
-    decoder: Decoder,
-    *,
-    dialect: Dialect,
-    write_timeout: float,
-) -> web.StreamResponse:
-    """Stream to the client, which waits until there is something to tell."""
-    await checked(lease, response)
+async def relay(stream: ClientStream, call: Call, encoder: Encoder, decoder: Decoder) -> None:
+    """Stream a model's answer to the client, which waits until there is something to tell."""
+    await call.check_stream()
     translation = Translation(encoder)
-    first = translation.encode(await _Opening(decoder, response).wait())
-    waiting.end()
-    exchange.first_byte()
-    exchange.status = 200
-
-    def translate(payload: bytes) -> bytes:
-        return translation.encode(decoder.feed(payload))
-
-    relay = await begin_relay(request, exchange, response, client, patch=translate)
-    relay.end_with(first)
-    response.attach(relay.feed)
-    try:
-        if await run_relay(
-            request, exchange, lease, relay, write_timeout=write_timeout, dialect=dialect
-        ) and (last := translation.encode(decoder.end())):
-            relay.end_with(last)
-    except AnswerOverError:
-        lease.served = True
-    except asyncio.CancelledError:
-        exchange.complete = lease.served = translation.complete
-        raise
-    finally:
-        exchange.tokens = tokens_of(translation.usage)
-        if translation.failure is not None:
-            exchange.failed(to_api_error(translation.failure))
-            lease.served = translation.failure.status < 500
-    await end_relay(request, client)
-    return client
+    if not await call.response.hold(lambda payload: translation.hold(decoder.feed(payload))):
+        translation.hold(decoder.end())
+    await stream.relay(call, _Translated(translation, decoder, translation.open()))
 
 
-async def gather(
-    exchange: Exchange,
-    lease: Lease,
-    response: UpstreamResponse,
-    decoder: Decoder,
-    take: Callable[[Event], None],
-) -> None:
-    """Take all the events of an answer."""
-    await checked(lease, response)
+async def gather(call: Call, decoder: Decoder, take: Callable[[Event], None]) -> None:
+    """Take all the events of an answer, or as many as the decoder wants."""
+    await call.check_stream()
 
     def feed(payload: bytes, _raw: bytes | None) -> None:
         for event in decoder.feed(payload):
-            exchange.first_byte()
+            call.exchange.first_byte()
             take(event)
 
-    response.attach(feed)
-    await response.finish()
+    call.response.attach(feed)
+    try:
+        await call.response.finish()
+    except AnswerOverError:
+        return
     for event in decoder.end():
         take(event)
 
 
-async def gathered(
-    exchange: Exchange, lease: Lease, response: UpstreamResponse, codec: Codec, asked: Asked
-) -> web.StreamResponse:
-    """Answer as a whole."""
-    collector = AnswerCollector()
-    await gather(exchange, lease, response, decoder_of(lease, exchange), collector.feed)
-    if collector.failure is not None:
-        raise to_api_error(collector.failure)
-    lease.served = True
-    answer = collector.answer()
+def whole_answer(exchange: Exchange, codec: Codec, model: str, answer: Answer) -> web.Response:
+    """An answer that is no stream."""
     exchange.status = 200
     exchange.tokens = tokens_of(answer.usage)
+    asked = asked_of(exchange, model)
     return json_response(msgspec.json.encode(codec.encode_answer(answer, asked, time.time())))
-
-
-async def embedded(
-    exchange: Exchange, lease: Lease, response: UpstreamResponse, embedder: Embedder, embed: Embed
-) -> web.StreamResponse:
-    """Answer with vectors."""
-    answer = await collect_vectors(exchange, lease, response, len(embed.inputs))
-    exchange.first_byte()
-    exchange.status = 200
-    exchange.tokens = {"prompt_tokens": answer.prompt}
-    return vectors(exchange, embedder, embed, shortened(answer, embed.dimensions))
-
-
-async def collect_vectors(
-    exchange: Exchange, lease: Lease, response: UpstreamResponse, wanted: int
-) -> Embeddings:
-    """The vectors of so many texts. Raises `ApiError`, or `BadAnswerError` if there are more or less."""
-    server = server_of(lease)
-    answer = server.decode_embeddings(await collected(lease, response, server.failure))
-    if isinstance(answer, AnswerFailed):
-        raise named(to_api_error(answer), exchange)
-    if len(answer.vectors) != wanted:
-        message = f"the model server gave {len(answer.vectors)} vectors for {wanted} texts"
-        raise BadAnswerError(message)
-    return answer
-
-
-def vectors(exchange: Exchange, embedder: Embedder, embed: Embed, answer: Embeddings) -> web.Response:
-    """The answer to a request for embeddings."""
-    asked = asked_of(exchange, embed.model)
-    return json_response(msgspec.json.encode(embedder.encode_answer(answer, embed, asked, time.time())))
 
 
 def tokens_of(usage: Usage | None) -> dict[str, int]:

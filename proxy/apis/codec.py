@@ -145,3 +145,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Of its streams."""
     kinds: tuple[type, ...] = (dict,)
     """What JSON its whole answers are."""
+    comment: Callable[[str, str, float], bytes] = lambda _model, words, _now: f": {words}\n\n".encode()
+    """Tells a waiting client of a model, in words, what it waits for. It is no event, or one without a text.
+
+    Takes the time, too, in seconds since the epoch.
+    """

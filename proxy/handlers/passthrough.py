@@ -8,16 +8,16 @@ from aiohttp import HttpVersion11, web
 
 from actors.supervisor import Supervisor
 from agents.host.host import AgentHost
-from proxy.answers import client_stream as answers
-from proxy.answers.call import ModelCaller
-from proxy.answers.through_agents import refuse_to_go_around
+from proxy.answers.call import ModelCaller, Question
+from proxy.answers.client_stream import ClientStream
+from proxy.answers.guards import refuse_to_go_around
+from proxy.answers.unchanged import Unchanged
 from proxy.door.bodies import BODIES
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.models import Catalog
 from proxy.wire.http1 import Head, length_of, list_of
 from proxy.wire.upstream import render_request
-from proxy.wire.upstream_connection import UpstreamResponse
 
 HOP_BY_HOP = {
     "connection",
@@ -68,14 +68,13 @@ class Passing:
         if not exchange.model:
             raise ApiError(400, "name a model: " + request.path + "?model=NAME", param="model")
         load = query.get("autoload", "true").lower() not in ("false", "0")
-        return await self._forward(request, exchange, exchange.model, request.path, slot=False, load=load)
+        return await self._forward(request, exchange, request.path, slot=False, load=load)
 
     async def pass_through(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         """Answer /upstream/{model}/...: any method, any path of the model's server, unchanged."""
-        model, target = self._split_upstream_path(request)
-        exchange.model = model
+        exchange.model, target = self._split_upstream_path(request)
         slot = request.method not in ("GET", "HEAD", "OPTIONS")
-        return await self._forward(request, exchange, model, target, slot=slot, load=True)
+        return await self._forward(request, exchange, target, slot=slot, load=True)
 
     def _split_upstream_path(self, request: web.Request) -> tuple[str, str]:
         """Find the model whose name, which may contain slashes, the path begins with; the longest wins."""
@@ -88,27 +87,23 @@ class Passing:
         return names[count], f"{target}?{query}" if query else target
 
     async def _forward(
-        self, request: web.Request, exchange: Exchange, model: str, target: str, *, slot: bool, load: bool
+        self, request: web.Request, exchange: Exchange, target: str, *, slot: bool, load: bool
     ) -> web.StreamResponse:
+        """Pass a request on to the model that the exchange names."""
+        assert exchange.model is not None
         body = await request.app[BODIES].read(request) if request.can_read_body else None
         headers = headers_in(request)
         headers["X-Request-Id"] = exchange.request_id
         render = partial(render_request, request.method, target, headers, body)
-        known = await self._catalog.find(model)
+        known = await self._catalog.find(exchange.model)
         if slot or body:
             refuse_to_go_around(self._agents, known.name, request.path[:200])
-        async with self._caller.response(exchange, known.name, render, slot=slot, load=load, raw=True) as (
-            lease,
-            response,
-        ):
-            return await answers.relayed(
-                request,
-                exchange,
-                lease,
-                response,
-                _begin(request, exchange, response),
-                write_timeout=self._caller.limits.write_timeout,
-            )
+        question = Question(known.name, render, slot=slot, load=load, raw=True)
+        async with self._caller.call(exchange, question) as call:
+            head = _client_head(request, exchange, call.response.head)
+            stream = ClientStream(request, exchange, head, None, self._caller.limits)
+            await stream.relay(call, Unchanged())
+            return stream.head
 
 
 def _target_of(request: web.Request) -> str:
@@ -140,11 +135,8 @@ def headers_out(head: Head) -> dict[str, str]:
     }
 
 
-def _begin(request: web.Request, exchange: Exchange, response: UpstreamResponse) -> web.StreamResponse:
+def _client_head(request: web.Request, exchange: Exchange, head: Head) -> web.StreamResponse:
     """The head of an answer that is passed on unread."""
-    head = response.head
-    exchange.first_byte()
-    exchange.status = head.status
     client = web.StreamResponse(status=head.status, headers=headers_out(head))
     client.headers.update(exchange.headers)
     if (length := length_of(head)) is not None:

@@ -158,6 +158,24 @@ class UpstreamResponse(asyncio.Protocol):
             finally:
                 self._waiter = None
 
+    async def hold(self, feed: Callable[[bytes], bool]) -> bool:
+        """Give the body to `feed` until it returns true, then return true. What comes later is kept.
+
+        Return false if the body ends before. Raises `UpstreamError`, and what `feed` raises.
+        """
+        is_enough = False
+
+        def sink(payload: bytes, _raw: bytes | None) -> None:
+            nonlocal is_enough
+            if feed(payload):
+                is_enough = True
+                self.detach()
+                self.notify()
+
+        self.attach(sink)
+        await self.until(lambda: is_enough)
+        return is_enough
+
     async def finish(self) -> None:
         """Return when the body has come to its end. Raises `UpstreamError` when it was cut."""
         await self.until(lambda: False)

@@ -46,7 +46,7 @@ from proxy.door.bodies import BODIES, WINDOW, Bodies
 from proxy.door.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, make_runner
 from proxy.door.origins import Origins
 from proxy.handlers.agents import AgentViews
-from proxy.handlers.generate import Gateway
+from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
 from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.ollama_store import OllamaStore
@@ -488,10 +488,10 @@ async def door(
         host = AgentHost(agents, llm=Models(caller, catalog), http=daemons_session, folder=folder)
         await host.start()
         stack.push_async_callback(host.stop)
-        gateway = Gateway(caller, catalog, host)
+        generate = Generate(caller, catalog, host)
         metrics = Metrics(real, observer.monitor, readiness, version="1.2.3")
         passing = Passing(real, caller, catalog, host)
-        app = make_app(gateway, passing, views, ollama, AgentViews(host), metrics, origins or Origins())
+        app = make_app(generate, passing, views, ollama, AgentViews(host), metrics, origins or Origins())
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         bodies = app[BODIES] = Bodies(body_limit, window=body_window)

@@ -1,6 +1,7 @@
 """Ollama's endpoints, and an Ollama daemon as a server."""
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -40,6 +41,11 @@ def _codec(api: answer.Api, decode: Callable[[bytes], Request]) -> Codec:
     return Codec(decode=decode, encoder=encoder, encode_answer=encode_answer)
 
 
+def _comment(api: answer.Api, model: str, _words: str, now: float) -> bytes:
+    """Lines of JSON have no comments."""
+    return answer.encode_waiting(model, now=now, api=api)
+
+
 CHAT = _codec("chat", request.decode_chat)
 GENERATE = _codec("generate", request.decode_generate)
 EMBED = Embedder(
@@ -62,6 +68,7 @@ ENDPOINTS = (
         assembler=lambda _: LineAssembler(),
         codec=CHAT,
         media_type="application/x-ndjson",
+        comment=partial(_comment, "chat"),
         end=END,
     ),
     Endpoint(
@@ -72,6 +79,7 @@ ENDPOINTS = (
         assembler=lambda _: LineAssembler(),
         codec=GENERATE,
         media_type="application/x-ndjson",
+        comment=partial(_comment, "generate"),
         end=END,
     ),
     Endpoint(

@@ -1,0 +1,228 @@
+"""The server speaks the client's API: request and answer pass as they are, but for what the gateway adds."""
+
+import re
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+
+from actors.messages import ServerAddress
+from actors.servers.ollama.client import canonical
+from proxy.answers.call import (
+    Call,
+    Conversation,
+    ModelCaller,
+    Question,
+    RenderRequest,
+    broken_off,
+    named,
+    post,
+)
+from proxy.answers.client_stream import ClientStream
+from proxy.answers.relay import Relay, count_tokens, is_event_stream
+from proxy.answers.whole import PROGRESS, assemble_whole, pass_whole
+from proxy.apis.answer_json import UnreadableError, read_object
+from proxy.apis.assemble import Assembler
+from proxy.apis.endings import End, is_whole, outcome
+from proxy.apis.failures import to_api_error
+from proxy.apis.llama_cpp.failures import upstream_error
+from proxy.apis.ollama.server import rewritten
+from proxy.apis.requests import with_fields
+from proxy.apis.table import ENDS
+from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
+from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse
+
+ENDINGS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
+"""How an event ends, or a line."""
+_NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')
+"""In an event that says nothing yet: OpenAI's way to tell of other things, such as the usage."""
+
+
+class Unchanged(msgspec.Struct, frozen=True):
+    """Content that is passed on unparsed. `first` goes before; `api_end` must come for it to be whole."""
+
+    first: bytes = b""
+    ending: bytes = b""
+    patch: Callable[[bytes], bytes] | None = None
+    api_end: End | None = None
+
+    def begin(self, relay: Relay, call: Call) -> None:
+        """From socket to socket, where nothing is to be done."""
+        if self.first:
+            relay.feed(self.first, None)
+        call.response.attach(relay.feed, relay)
+
+    def end(self, relay: Relay, call: Call) -> None:
+        """Look at the last events, once a stream. Raises `ApiError` for what the client must be told."""
+        if self.api_end is None:
+            return
+        held = relay.take_held()
+        came = outcome(relay.tail + held, self.api_end)
+        if came.failure is None:
+            relay.end_with(held)
+        elif came.told:
+            relay.end_with(held)
+            call.exchange.failed(broken_off(to_api_error(came.failure)))
+        else:
+            raise named(broken_off(to_api_error(came.failure)), call.exchange)
+
+    def is_whole(self, relay: Relay) -> bool:
+        """Whether its end has come; without an `api_end` that of any API."""
+        return is_whole(relay.tail, ENDS if self.api_end is None else (self.api_end,))
+
+    def account(self, relay: Relay, call: Call) -> None:
+        """Tokens, as the server counts them."""
+        call.exchange.tokens = count_tokens(self.first[:4096], relay.tail)
+
+
+async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamResponse:
+    """Answer as a stream, or as a whole which is made of one."""
+    endpoint, parsed, exchange = conversation.endpoint, conversation.parsed, conversation.exchange
+    generates = endpoint.assembler is not None
+    exchange.stream = bool(generates and parsed.stream)
+    body, kinds = conversation.body, endpoint.kinds
+    assembler: Assembler | None = None
+    if endpoint.assembler is not None and _is_answered_with_a_list(conversation):
+        kinds = (list,)
+    elif endpoint.assembler is not None:
+        fields = {"stream": b"true"}
+        if endpoint.api == "llama.cpp":
+            fields["return_progress"] = b"true"
+        if not parsed.stream:
+            assembler = endpoint.assembler(parsed)
+            if endpoint.usage_option:
+                fields["stream_options"] = b'{"include_usage":true}'
+        body = with_fields(body, fields)
+    question = Question(
+        conversation.known.name,
+        _body_renderer(conversation, body),
+        slot=endpoint.slot,
+        keep_alive=conversation.keep_alive,
+    )
+    if exchange.stream:
+        stream = ClientStream.to(conversation, caller)
+        return await stream.carry(_relay(stream, caller, conversation, question))
+    async with caller.call(exchange, question) as call:
+        head = call.response.head
+        if assembler is not None and head.content_type in ENDINGS and head.status < 300:
+            return await assemble_whole(call, assembler)
+        return await pass_whole(call, kinds, endpoint.end if assembler is not None else None)
+
+
+async def _relay(
+    stream: ClientStream, caller: ModelCaller, conversation: Conversation, question: Question
+) -> None:
+    endpoint = conversation.endpoint
+    async with caller.call(conversation.exchange, question) as call:
+        await call.check_stream()
+        first = b""
+        if is_event_stream(call.response.head):
+            keep_progress = bool(getattr(conversation.parsed, "return_progress", False))
+            first = await _first_event(call.response, keep_progress=keep_progress)
+        ending = ENDINGS[endpoint.media_type]
+        await stream.relay(call, Unchanged(first, ending, endpoint.dialect.patch, endpoint.end))
+
+
+async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:
+    """What has come when the first real event has. Raises `ApiError` if that is an error.
+
+    Raises `BadAnswerError` if it is no JSON object, or if there is none.
+    """
+    prelude = _Prelude(keep_progress=keep_progress)
+    await response.hold(prelude.feed)
+    come = prelude.first_bytes
+    first = parse_event(prelude.first if prelude.first is not None else come)
+    if first is None or first.data == b"[DONE]":
+        raise BadAnswerError("the model server's stream ended with no answer in it")
+    try:
+        data = read_object(first.data)
+    except UnreadableError as error:
+        message = f"the model server's stream makes no sense: {error}: {first.data[:80]!r}"
+        raise BadAnswerError(message) from None
+    if (reported := data.get("error")) is not None:
+        raise upstream_error(500, reported if isinstance(reported, dict) else {"message": str(reported)})
+    if first.type == "error":
+        raise upstream_error(500, data)
+    return come
+
+
+class _Prelude:
+    """The events before the first real one.
+
+    Every llama.cpp stream is asked for prompt progress, because only then does the server notice, batch
+    by batch, that its client left during the prompt. Those events are taken out again here; they end
+    with the first token.
+    """
+
+    def __init__(self, *, keep_progress: bool) -> None:
+        self._keep_progress = keep_progress
+        self._splitter = BlockSplitter()
+        self._announced = False
+        self._kept_size = 0
+        self._kept: list[bytes] = []
+        """Whole events to pass on."""
+        self.first: bytes | None = None
+        """The first real event, when it has come."""
+
+    def feed(self, payload: bytes) -> bool:
+        """Take a piece of the body: true if the first real event is in it."""
+        blocks = self._splitter.feed(payload)
+        for index, block in enumerate(blocks):
+            if self._is_first(block):
+                self._kept.extend(blocks[index:])
+                self.first = block
+                return True
+        return False
+
+    def _is_first(self, block: bytes) -> bool:
+        if PROGRESS in block:
+            if self._keep_progress:
+                return True
+            # The Responses API hangs the progress on an event of its own that the client expects once.
+            if block.startswith(b"event: response.in_progress") and not self._announced:
+                self._announced = True
+                self._kept.append(_without_progress(block))
+            return False
+        if block.startswith(b"event: response.created") or _NO_CHOICES.search(block):
+            self._kept.append(block)
+            self._kept_size += len(block)
+            if self._kept_size > BUFFER_LIMIT:
+                raise EventTooLongError(f"more than {BUFFER_LIMIT} bytes before the first answer")
+            return False
+        return self._keep_progress or parse_event(block) is not None
+
+    @property
+    def first_bytes(self) -> bytes:
+        """Everything to pass on that has come so far."""
+        return b"".join(self._kept) + self._splitter.rest()
+
+
+def _without_progress(block: bytes) -> bytes:
+    return re.sub(rb',"prompt_progress":\{[^}]*\}', b"", block)
+
+
+def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:
+    """Renders the client's body; a server of several models gets its own name for the model, and options."""
+    asked = conversation.parsed.model
+
+    def render(address: ServerAddress) -> bytes:
+        sent = body
+        if (own_name := address.model) is not None:
+            # It answers under the name that it was asked by.
+            name = asked if canonical(asked) == canonical(own_name) else own_name
+            sent = rewritten(body, name, dict(address.options))
+        return post(conversation.exchange, conversation.endpoint.path, sent, address)
+
+    return render
+
+
+def _is_answered_with_a_list(conversation: Conversation) -> bool:
+    """llama.cpp answers several prompts on its own API with a list, which no stream can be made into."""
+    prompt = getattr(conversation.parsed, "prompt", None)
+    if (
+        conversation.parsed.stream
+        or not isinstance(prompt, list)
+        or conversation.endpoint.path.startswith("/v1/")
+    ):
+        return False
+    return len(prompt) > 1 and not all(isinstance(token, int) for token in prompt)

@@ -1,0 +1,131 @@
+"""An answer that is no stream: passed on, or made of a stream's events."""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from aiohttp import web
+
+from proxy.answers.call import Call, broken_off
+from proxy.answers.relay import count_tokens, is_event_stream
+from proxy.apis.answer_json import UnreadableError, reader
+from proxy.apis.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
+from proxy.apis.endings import End, Last, read_last
+from proxy.apis.failures import to_api_error
+from proxy.apis.llama_cpp.failures import upstream_error
+from proxy.wire.ndjson import LineSplitter
+from proxy.wire.sse import EventSplitter, EventTooLongError, ServerSentEvent
+from proxy.wire.upstream_connection import BadAnswerError
+
+PROGRESS = b'"prompt_progress":{'
+"""In events that say how much of the prompt is read, which are no part of the answer."""
+ASSEMBLED_LIMIT = 96 * 1024 * 1024
+"""Bytes of the events that a whole answer is made of: to write that down stops all others meanwhile."""
+CHECK_LIMIT = 4 * 1024 * 1024
+"""Bytes. Of a larger body only the first and the last one are looked at, which stops nobody."""
+
+
+def json_response(body: bytes) -> web.Response:
+    """A whole answer."""
+    return web.Response(body=body, content_type="application/json", charset="utf-8")
+
+
+async def pass_whole(
+    call: Call, kinds: tuple[type, ...] = (dict,), end: End | None = None
+) -> web.StreamResponse:
+    """Pass on an answer that is no stream; an error is put into the client's dialect.
+
+    `end`: it was asked for as a stream. Raises `BadAnswerError` if it is no JSON of one of these `kinds`,
+    an object or a list, or if there is no answer in it.
+    """
+    exchange, head = call.exchange, call.response.head
+    body = await call.collect()
+    call.lease.served = False
+    _check_json(call, body, kinds, end)
+    call.lease.served = True
+    exchange.first_byte()
+    exchange.status = head.status
+    exchange.tokens = count_tokens(body[-4096:])
+    content_type = "application/json"
+    if head.content_type == content_type:
+        content_type = head.headers["content-type"]
+    return web.Response(status=head.status, body=body, headers={"Content-Type": content_type})
+
+
+def _check_json(call: Call, body: bytes, kinds: tuple[type, ...], end: End | None) -> None:
+    head = call.response.head
+    begin, last = body[:1024].lstrip(), body[-1024:].rstrip()
+    if not begin:
+        raise BadAnswerError(f"the model server answered {head.status} with no body, and JSON was asked for")
+    what = f"the model server answered {head.status} with {head.content_type or 'a body of no type'}"
+    if (begin[:1], last[-1:]) not in [_BRACKETS[kind] for kind in kinds]:
+        raise BadAnswerError(f"{what}, and a JSON {_KINDS[kinds[0]]} was asked for: {body[:80]!r}")
+    if len(body) > CHECK_LIMIT:
+        return
+    try:
+        body.decode()
+        answer = Last() if begin.startswith(b"[") and _read_list(body) is not None else read_last(body)
+    except ValueError as error:
+        raise BadAnswerError(f"{what}, which cannot be read: {error}") from None
+    if answer.error is not None:
+        raise to_api_error(call.server.failure(body, 500))
+    if end is not None and begin.startswith(b"{") and not end.is_answer(answer):
+        raise BadAnswerError(f"{what}, and no answer in it")
+
+
+_BRACKETS: dict[type, tuple[bytes, bytes]] = {dict: (b"{", b"}"), list: (b"[", b"]")}
+_KINDS: dict[type, str] = {dict: "object", list: "list"}
+_read_list = reader(list[msgspec.Raw])
+
+
+async def assemble_whole(call: Call, assembler: Assembler) -> web.StreamResponse:
+    """Make the whole answer of a stream. Raises `BadAnswerError` if it is none."""
+    exchange, response = call.exchange, call.response
+    splitter = EventSplitter() if is_event_stream(response.head) else _Lines()
+    size = taken = 0
+
+    def counted(events: Iterable[ServerSentEvent]) -> Iterator[ServerSentEvent]:
+        nonlocal taken
+        for event in events:
+            yield event
+            taken += 1
+
+    def feed(payload: bytes, _raw: bytes | None) -> None:
+        nonlocal size
+        size += len(payload)
+        if size > ASSEMBLED_LIMIT:
+            raise EventTooLongError(f"an answer of more than {ASSEMBLED_LIMIT} bytes; ask for a stream")
+        if PROGRESS not in payload:
+            exchange.first_byte()
+        take(assembler, counted(splitter.feed(payload)))
+
+    try:
+        response.attach(feed)
+        await response.finish()
+        take(assembler, counted(splitter.end()))
+        exchange.first_byte()  # a short answer may come in one piece with the progress
+        body = assemble(assembler)
+    except StreamedError as error:
+        failure = upstream_error(500, error.error)
+        raise broken_off(failure) if taken else failure from None
+    except UnfinishedError as error:
+        raise BadAnswerError(f"the model server's answer ended in the middle, without {error}") from None
+    except UnreadableError as error:
+        raise BadAnswerError(f"the model server's stream makes no sense: {error}") from None
+    call.lease.served = True
+    exchange.status = 200
+    exchange.tokens = count_tokens(body)
+    return json_response(body)
+
+
+class _Lines:
+    """Lines of JSON as events."""
+
+    def __init__(self) -> None:
+        self._splitter = LineSplitter()
+
+    def feed(self, payload: bytes) -> list[ServerSentEvent]:
+        return [ServerSentEvent("", line) for line in self._splitter.feed(payload) if line.strip()]
+
+    def end(self) -> list[ServerSentEvent]:
+        rest = self._splitter.rest()
+        return [ServerSentEvent("", rest)] if rest.strip() else []
