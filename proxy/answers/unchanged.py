@@ -27,6 +27,7 @@ from proxy.apis.endings import End, is_whole, outcome
 from proxy.apis.failures import to_api_error
 from proxy.apis.llama_cpp.failures import upstream_error
 from proxy.apis.ollama.server import rewritten
+from proxy.apis.openai.body import CompletionRequest
 from proxy.apis.requests import with_fields
 from proxy.apis.table import ENDS
 from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
@@ -119,8 +120,8 @@ async def _relay(
         if is_event_stream(call.response.head):
             keep_progress = bool(getattr(conversation.parsed, "return_progress", False))
             first = await _first_event(call.response, keep_progress=keep_progress)
-        ending = ENDINGS[endpoint.media_type]
-        await stream.relay(call, Unchanged(first, ending, endpoint.dialect.patch, endpoint.end))
+        end = endpoint.end.of(conversation.parsed.answers) if endpoint.end is not None else None
+        await stream.relay(call, Unchanged(first, ENDINGS[endpoint.media_type], endpoint.dialect.patch, end))
 
 
 async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:
@@ -189,7 +190,7 @@ class _Prelude:
             if self._kept_size > BUFFER_LIMIT:
                 raise EventTooLongError(f"more than {BUFFER_LIMIT} bytes before the first answer")
             return False
-        return self._keep_progress or parse_event(block) is not None
+        return parse_event(block) is not None
 
     @property
     def first_bytes(self) -> bytes:
@@ -218,11 +219,7 @@ def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:
 
 def _is_answered_with_a_list(conversation: Conversation) -> bool:
     """llama.cpp answers several prompts on its own API with a list, which no stream can be made into."""
-    prompt = getattr(conversation.parsed, "prompt", None)
-    if (
-        conversation.parsed.stream
-        or not isinstance(prompt, list)
-        or conversation.endpoint.path.startswith("/v1/")
-    ):
+    parsed = conversation.parsed
+    if not isinstance(parsed, CompletionRequest) or conversation.endpoint.path.startswith("/v1/"):
         return False
-    return len(prompt) > 1 and not all(isinstance(token, int) for token in prompt)
+    return not parsed.stream and parsed.prompts > 1

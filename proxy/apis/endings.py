@@ -51,6 +51,12 @@ class End(msgspec.Struct, frozen=True):
     is_answer: Callable[[Last], bool] = lambda _: True
     """Whether there is an answer in one that is no stream."""
 
+    def of(self, answers: float) -> "End":
+        """The end of so many answers in one stream: the last event of one says nothing of the others."""
+        if answers <= 1 or not self.done_marker:
+            return self
+        return msgspec.structs.replace(self, needed="the end of each answer", is_last=lambda _: False)
+
     def events(self, data: bytes) -> Iterable[ServerSentEvent]:
         """The events in a piece of a stream, the last one even if its end is missing.
 

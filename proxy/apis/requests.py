@@ -22,6 +22,11 @@ class ModelRequest(msgspec.Struct):
     model: str
     stream: bool | None = None
 
+    @property
+    def answers(self) -> float:
+        """How many answers come in one stream."""
+        return 1
+
 
 class GenerationRequest(ModelRequest):
     """What the generating endpoints have in common."""

@@ -34,7 +34,9 @@ class ChatAssembler:
     text_follows = b'{"choices":[{"finish_reason":null,"index":0,"delta":{"content":"'
     text_ends = b'"}}],"created":'
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: float = 1) -> None:
+        self._wanted = wanted
+        """How many choices there must be."""
         self._base: Json = {}
         self._choices: dict[int, Json] = {}
         self._last_finished = 0
@@ -87,7 +89,8 @@ class ChatAssembler:
         if not self._choices:
             raise UnfinishedError("any choice")
         choices = [self._choices[index] for index in sorted(self._choices)]
-        if not self._is_done and any(choice.get("finish_reason") is None for choice in choices):
+        finished = sum(choice.get("finish_reason") is not None for choice in choices)
+        if not self._is_done and finished < max(self._wanted, len(choices)):
             raise UnfinishedError("a finish reason")
         choices = [self._finished(choice) for choice in choices]
         return {**self._base, "object": self.object_name, "choices": choices}

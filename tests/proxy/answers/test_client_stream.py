@@ -273,6 +273,46 @@ async def test_a_finish_reason_is_an_end(path: str, stream: bool) -> None:
     assert entry["outcome"] == "ok"
 
 
+FIRST_OF_THREE = event({"choices": [{"index": 0, "text": "", "delta": {}, "finish_reason": "stop"}]})
+THREE = {
+    "choices": ("/v1/chat/completions", HELLO, {"n": 3, "messages": [{"role": "user", "content": "x"}]}),
+    "texts": ("/v1/completions", TEXT, {"n": 3}),
+    "prompts": ("/v1/completions", TEXT, {"prompt": ["a", "b", "c"]}),
+}
+
+
+@pytest.mark.parametrize(("path", "start", "fields"), THREE.values(), ids=THREE)
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "half"])
+@STREAMED
+async def test_one_answer_of_three_is_not_all(
+    path: str, start: bytes, fields: Any, is_whole: bool, stream: bool
+) -> None:
+    script = [STREAM, chunk(start), chunk(FIRST_OF_THREE), *([chunk(DONE)] if is_whole else []), END]
+    async with scripted(script) as server, door(server) as opened:
+        answer = await opened.post(path, stream=stream, **fields)
+    assert (told(Way(path, b"", b""), answer) is None) == is_whole
+    assert answer.status == (200 if is_whole or stream else 502)
+
+
+@EACH
+async def test_comments_before_an_answer_are_none_of_it(way: Way) -> None:
+    """Newer servers ping while they read a long prompt."""
+    if way.api == "ollama":
+        pytest.skip("lines of JSON have no comments")
+    script = [way.head, chunk(b":\n\n"), chunk(b": ping\n\n"), chunk(way.start), chunk(way.end), END]
+    for wish in (False, True):
+        async with scripted(script) as server, door(server) as opened:
+            answer = await opened.post(
+                way.path,
+                stream=True,
+                return_progress=wish,
+                prompt="x",
+                messages=[{"role": "user", "content": "x"}],
+                max_tokens=5,
+            )
+        assert told(way, answer) is None
+
+
 @EACH
 async def test_a_last_event_that_lacks_its_end_is_one(way: Way) -> None:
     script = [way.head, chunk(way.start), chunk(way.end.rstrip(b"\n")), END]
