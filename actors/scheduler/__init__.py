@@ -8,5 +8,5 @@
 * `lifecycle`  the one table of a model's states
 * `explain`    a decision in figures and words
 
-The docstrings of `planner` and `allocator` list their rules; docs/architecture.md has the reasons.
+The docstrings of `planner` and `allocator` list their rules; README.md has the reasons.
 """

@@ -1,7 +1,7 @@
 """One raw HTTP/1.1 connection to a model server, and the response that is read from it.
 
 A response's body is pushed into a synchronous sink from `data_received`, without a task switch per
-event. See docs/architecture.md for what that is worth.
+event. proxy/answers/README.md says why.
 """
 
 import asyncio
