@@ -324,8 +324,8 @@ class Supervisor(Actor[Event]):
         match effect:
             case RanOut(model=model, surcharge=surcharge, demand=demand, placement=placement):
                 log.warning("model ran out of memory", model=model, next_time_more=surcharge)
-                told = Learn(file=demand.file, settings=demand.key(placement.option), surcharge=surcharge)
-                self._models[model].tell(told)
+                order = Learn(file=demand.file, settings=demand.key(placement.option), surcharge=surcharge)
+                self._models[model].tell(order)
             case Measured() if self._observer is not None:
                 self._observer.learn(effect)
             case Look(delay=delay) if self._observer is not None:

@@ -87,7 +87,7 @@ class Client:
         self._budget = budget or Budget()
         self._key = key
         self._written: list[int] = []
-        self._told: list[Usage | None] = []
+        self._reported: list[Usage | None] = []
         self._deadline: float | None = None
 
     @property
@@ -104,7 +104,7 @@ class Client:
         Of one that was broken off, what it had written is known, and its prompt is not.
         """
         each = [
-            told or Usage(completion=count) for told, count in zip(self._told, self._written, strict=True)
+            own or Usage(completion=count) for own, count in zip(self._reported, self._written, strict=True)
         ]
         return Usage(**{name: sum(getattr(one, name) for one in each) for name in Usage.__struct_fields__})
 
@@ -125,7 +125,7 @@ class Client:
         self._begin_call()
         index = len(self._written)
         self._written.append(0)
-        self._told.append(None)
+        self._reported.append(None)
         events = self._llm.stream(request, key=self._key)
         async with aclosing(events):
             while True:
@@ -162,7 +162,7 @@ class Client:
             self._written[index] += 1  # model servers send an event for each token
             self._check_tokens()
         elif isinstance(event, Usage):
-            self._told[index] = event
+            self._reported[index] = event
 
     def _check_tokens(self) -> None:
         if self._budget.tokens is not None and self.tokens > self._budget.tokens:

@@ -29,8 +29,8 @@ from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from agents.llm import ModelInfo
 
-Said = str | Answer | AnswerFailed
-Script = Said | Callable[[Chat], Said]
+Scripted = str | Answer | AnswerFailed
+Script = Scripted | Callable[[Chat], Scripted]
 
 DIMENSIONS = 64
 
@@ -63,8 +63,8 @@ class ScriptedLLM:
         try:
             await asyncio.sleep(0)
             await self.hold.wait()
-            said = script(request) if callable(script) else script
-            for event in played(request, said):
+            answer = script(request) if callable(script) else script
+            for event in played(request, answer):
                 yield event
                 await asyncio.sleep(0)
         finally:
@@ -90,11 +90,11 @@ class ScriptedLLM:
         return list(self._models.values())
 
 
-def played(request: Chat, said: Said) -> list[Event]:
+def played(request: Chat, scripted: Scripted) -> list[Event]:
     """The events by which a model says it: a text word by word, with a token for each."""
-    if isinstance(said, AnswerFailed):
-        return [said]
-    answer = said if isinstance(said, Answer) else Answer(id="a", model=request.model, text=said)
+    if isinstance(scripted, AnswerFailed):
+        return [scripted]
+    answer = scripted if isinstance(scripted, Answer) else Answer(id="a", model=request.model, text=scripted)
     words = answer.text.split(" ")
     if answer.usage == Usage():
         prompt = sum(len(message.text.split()) for message in request.messages)

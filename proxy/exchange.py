@@ -104,12 +104,12 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """What every answer to it tells."""
-        told = {"X-Request-Id": self.request_id}
+        headers = {"X-Request-Id": self.request_id}
         if self.run is not None:
-            told["X-Agents"] = self.run.header
+            headers["X-Agents"] = self.run.header
         if self.place is not None:
-            told["X-Model-Place"] = self.place
-        return told
+            headers["X-Model-Place"] = self.place
+        return headers
 
     def first_byte(self) -> None:
         """The answer begins."""

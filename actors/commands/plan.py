@@ -92,14 +92,14 @@ def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] 
         # Not by the environment's proxy: it is this machine's.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(url, timeout=GATEWAY_TIMEOUT) as answer:
-            told = json.loads(answer.read(ANSWER_LIMIT))
-        told = {**told, "source": f"as the gateway on port {config.server.port} sees them"}
-        _with_title(told)
+            plan = json.loads(answer.read(ANSWER_LIMIT))
+        plan = {**plan, "source": f"as the gateway on port {config.server.port} sees them"}
+        _with_title(plan)
     except (OSError, http.client.HTTPException):
         return None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # another program listens there
-    return told
+    return plan
 
 
 def _plan(config: Config, options: argparse.Namespace, cache: Path) -> dict[str, Any]:

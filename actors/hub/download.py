@@ -32,7 +32,7 @@ TRIES = 6
 """Attempts in a row without a byte of progress."""
 SILENCE_LIMIT = 30.0
 """Seconds without a byte after which a connection is given up."""
-SAID_LIMIT = 300
+REASON_LIMIT = 300
 """Characters of a hub's own words that are passed on."""
 LOCK_POLL = 0.25
 RETRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -194,7 +194,7 @@ class _Transfer:
                 await self._attempt()
             except (_InterruptedError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 tries = 1 if self._have > before else tries + 1
-                reason = printable(str(error))[:SAID_LIMIT] or type(error).__name__
+                reason = printable(str(error))[:REASON_LIMIT] or type(error).__name__
                 if tries >= TRIES:
                     kept = f"{self._have:,} of {self._source.size:,} bytes are kept"
                     raise failed(
@@ -241,8 +241,8 @@ class _Transfer:
             log.warning("download starts again: the server takes no ranges", url=self._shown)
             await _in_thread(self._start_again)
         elif status not in (200, 206):
-            said = response.headers.get("X-Error-Message") or response.reason or ""
-            reason = printable(said)[:SAID_LIMIT]
+            message = response.headers.get("X-Error-Message") or response.reason or ""
+            reason = printable(message)[:REASON_LIMIT]
             kind = _KINDS.get(status, "failed")
             message = f"{self._source.url}: status {status}: {reason}"
             raise failed(message, retryable=False, kind=kind)

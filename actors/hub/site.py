@@ -16,7 +16,7 @@ import msgspec
 
 from actors.config import HubSettings
 from actors.errors import UNREADABLE
-from actors.hub.download import SAID_LIMIT, SILENCE_LIMIT, HubError, Source, failed
+from actors.hub.download import REASON_LIMIT, SILENCE_LIMIT, HubError, Source, failed
 from actors.memory.gguf import Header, HeaderError, read_header
 from actors.model_names import RepoFile
 from actors.terminal import printable
@@ -138,7 +138,7 @@ class Site:
         except HeaderError:
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            reason = printable(str(error))[:SAID_LIMIT] or type(error).__name__
+            reason = printable(str(error))[:REASON_LIMIT] or type(error).__name__
             raise failed(f"{what}: the hub cannot be reached: {reason}") from error
 
     def _access(self) -> tuple[str, dict[str, str]]:
@@ -159,7 +159,7 @@ def _read_listing(repo: str, data: bytes) -> Listing:
     except UNREADABLE as error:
         raise failed(f"{repo}: the hub's list cannot be read: {error}") from error
     if not _COMMIT.fullmatch(info.sha):
-        raise failed(f"{repo}: the hub gave no commit, but {info.sha[:SAID_LIMIT]!r}")
+        raise failed(f"{repo}: the hub gave no commit, but {info.sha[:REASON_LIMIT]!r}")
     files = [
         RepoFile(path=one.path, size=one.size or 0, etag=one.lfs.sha256 if one.lfs else one.blob)
         for one in info.siblings or ()
@@ -184,18 +184,18 @@ def _is_safe(path: str) -> bool:
 def _refusal(what: str, revision: str, response: aiohttp.ClientResponse) -> HubError:
     """A status that is no answer, in words for the client. The codes are the hub's own."""
     status, code = response.status, response.headers.get("X-Error-Code")
-    said = printable(response.headers.get("X-Error-Message", ""))[:SAID_LIMIT]
+    reason = printable(response.headers.get("X-Error-Message", ""))[:REASON_LIMIT]
     if code == "GatedRepo":
         advice = "ask for access on the hub, and set hub.token (or HF_TOKEN)"
-        message = f"{what}: access is restricted; {advice}. {said}".strip()
+        message = f"{what}: access is restricted; {advice}. {reason}".strip()
         return failed(message, retryable=False, kind="forbidden")
     if code == "RevisionNotFound":
         return failed(f"{what}: it has no revision {revision!r}", retryable=False, kind="not_found")
     # Without a token, the hub answers 401 for what is not there too.
-    if code == "RepoNotFound" or (status == 401 and not said.startswith("Invalid credentials")):
+    if code == "RepoNotFound" or (status == 401 and not reason.startswith("Invalid credentials")):
         message = f"{what}: there is no such repository on the hub, or it is private and hub.token is not set"
         return failed(message, retryable=False, kind="not_found")
     if status in (401, 403):
-        advice = f"status {status}: {said or 'access denied'}; is hub.token right?"
+        advice = f"status {status}: {reason or 'access denied'}; is hub.token right?"
         return failed(f"{what}: the hub refuses: {advice}", retryable=False, kind="forbidden")
-    return failed(f"{what}: the hub answered with status {status} {said}".strip())
+    return failed(f"{what}: the hub answered with status {status} {reason}".strip())

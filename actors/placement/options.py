@@ -154,11 +154,11 @@ def demand_of_size(size: int, settings: Settings, layers: Sequence[int] = (), *,
         certainty="fallback",
     )
     options = [whole]
-    told = settings.gpu_layers
-    crowded = told is None and capacity and not (whole.on_one <= capacity // AMPLE and settings.split)
+    gpu_layers = settings.gpu_layers
+    crowded = gpu_layers is None and capacity and not (whole.on_one <= capacity // AMPLE and settings.split)
     counts = range(len(weights) - 1, 0, -1) if crowded else ()
-    if told is not None and 0 < told < len(weights):
-        options, counts = [], range(told, told + 1)
+    if gpu_layers is not None and 0 < gpu_layers < len(weights):
+        options, counts = [], range(gpu_layers, gpu_layers + 1)
     for count in counts:
         rest = sum(weights[: len(weights) - count])
         part = msgspec.structs.replace(
@@ -170,7 +170,7 @@ def demand_of_size(size: int, settings: Settings, layers: Sequence[int] = (), *,
             mapped=rest,
         )
         options.append(part)
-    if not told:
+    if not gpu_layers:
         host = msgspec.structs.replace(
             whole,
             how="host",
@@ -181,7 +181,7 @@ def demand_of_size(size: int, settings: Settings, layers: Sequence[int] = (), *,
             pinned=SERVER + margin,
             mapped=size,
         )
-        options = [host] if told == 0 else [*options, host]
+        options = [host] if gpu_layers == 0 else [*options, host]
     return Demand(options=tuple(options))
 
 
@@ -190,17 +190,17 @@ def _options(
 ) -> Iterator[Option]:
     layers = settings.gpu_layers
     contexts = _contexts(settings) if automatic else [settings.context]
-    told = settings
+    tried = settings
     if layers is None or layers > 0:
         for context in contexts if capacity else contexts[:1]:
-            told = msgspec.structs.replace(settings, context=context)
-            option = _option(shape, told, projector)
+            tried = msgspec.structs.replace(settings, context=context)
+            option = _option(shape, tried, projector)
             yield option
             if option.on_one <= capacity // AMPLE and settings.split:
                 break
         else:
             if capacity and layers is None and settings.overrides is None:
-                yield from _spilled(shape, told, projector)
+                yield from _spilled(shape, tried, projector)
     if layers is None or layers == 0:
         for context in contexts:
             yield _on_host(shape, msgspec.structs.replace(settings, context=context), projector)
@@ -244,22 +244,22 @@ def _contexts(settings: Settings) -> list[int]:
 
 
 def _option(shape: Shape, settings: Settings, projector: Projector) -> Option:
-    told = msgspec.structs.replace(settings, tensor_split=None, main_gpu=0)
-    one = predict(shape, told, [1])
-    layers = tuple(layer_bytes(shape, told))
-    on_gpu = layers if told.gpu_layers is None else layers[max(0, len(layers) - told.gpu_layers) :]
-    spilled = told.overrides is not None or HOST in one.layers
-    partial = told.gpu_layers is not None and told.gpu_layers <= shape.layers
+    whole = msgspec.structs.replace(settings, tensor_split=None, main_gpu=0)
+    one = predict(shape, whole, [1])
+    layers = tuple(layer_bytes(shape, whole))
+    on_gpu = layers if whole.gpu_layers is None else layers[max(0, len(layers) - whole.gpu_layers) :]
+    spilled = whole.overrides is not None or HOST in one.layers
+    partial = whole.gpu_layers is not None and whole.gpu_layers <= shape.layers
     compute = max(0, one.gpus[0].total - sum(on_gpu))
     return Option(
-        how="experts on host" if told.overrides == EXPERTS else "partial" if partial else "whole",
-        context=told.context,
-        gpu_layers=told.gpu_layers if partial else None,
-        overrides=told.overrides,
+        how="experts on host" if whole.overrides == EXPERTS else "partial" if partial else "whole",
+        context=whole.context,
+        gpu_layers=whole.gpu_layers if partial else None,
+        overrides=whole.overrides,
         layers=on_gpu,
         compute=compute,
         # With several GPUs and a part on the host, no one has more to compute than a single GPU would.
-        shared=None if not told.split else compute if spilled else _shared(shape, told, layers),
+        shared=None if not whole.split else compute if spilled else _shared(shape, whole, layers),
         projector=projector.device.total,
         pinned=SERVER + one.host.kv + one.host.compute + one.host.output + projector.host.total,
         mapped=one.host.weights,
@@ -271,8 +271,8 @@ def _shared(shape: Shape, settings: Settings, layers: Sequence[int]) -> int:
     """What each of several GPUs takes beside its layers, at most: a first, a middle, or a last one."""
     most = 0
     for shares in ((1.0, 1.0), (1.0, 1.0, 1.0)):
-        told = msgspec.structs.replace(settings, tensor_split=shares)
-        split = predict(shape, told, [1] * len(shares))
+        divided = msgspec.structs.replace(settings, tensor_split=shares)
+        split = predict(shape, divided, [1] * len(shares))
         for gpu, usage in enumerate(split.gpus):
             own = sum(size for size, at in zip(layers, split.layers, strict=True) if at == gpu)
             most = max(most, usage.total - own)
@@ -280,11 +280,11 @@ def _shared(shape: Shape, settings: Settings, layers: Sequence[int]) -> int:
 
 
 def _on_host(shape: Shape, settings: Settings, projector: Projector) -> Option:
-    told = msgspec.structs.replace(settings, gpu_layers=None, overrides=None, tensor_split=None)
-    alone = predict(shape, told, [])
+    changed = msgspec.structs.replace(settings, gpu_layers=None, overrides=None, tensor_split=None)
+    alone = predict(shape, changed, [])
     return Option(
         how="host",
-        context=told.context,
+        context=changed.context,
         gpu_layers=0,
         pinned=SERVER
         + alone.host.kv

@@ -167,15 +167,15 @@ def in_words(answer: dict[str, Any]) -> str:
 
 
 def _taught(learned: dict[str, int]) -> str:
-    told = []
+    parts = []
     if learned["by_loads"]:
-        told.append(f"{learned['by_loads'] / MIB:+,.1f} MiB by what earlier loads took")
+        parts.append(f"{learned['by_loads'] / MIB:+,.1f} MiB by what earlier loads took")
     if learned["ran_out"]:
-        told.append(
+        parts.append(
             f"{learned['ran_out'] / MIB:+,.1f} MiB because memory ran out in this way, until two loads were "
             "measured in it, or ten in others"
         )
-    return f"set aside of each GPU beside the prediction: {'; '.join(told)}"
+    return f"set aside of each GPU beside the prediction: {'; '.join(parts)}"
 
 
 def _row(title: str, device: dict[str, Any]) -> str:

@@ -42,17 +42,17 @@ class Settings(msgspec.Struct, frozen=True):
 
     def report(self, more: Iterable[Fault] = ()) -> list[str]:
         """A line for each fault, these ones included, in the order of the file."""
-        return self._told([*self.faults, *more], self.early)
+        return self._describe([*self.faults, *more], self.early)
 
-    def told(self, faults: Iterable[Fault]) -> list[str]:
+    def describe(self, faults: Iterable[Fault]) -> list[str]:
         """A line for each of these faults alone."""
-        return self._told(faults, [])
+        return self._describe(faults, [])
 
-    def _told(self, faults: Iterable[Fault], early: list[tuple[int, Fault]]) -> list[str]:
-        told = early + [(line_of(self.data, fault.path) or 0, fault) for fault in faults]
-        told.sort(key=lambda entry: entry[0])
-        lines = list(dict.fromkeys(self._in_words(line, fault) for line, fault in told[:MOST_LINES]))
-        more = len(told) - MOST_LINES
+    def _describe(self, faults: Iterable[Fault], early: list[tuple[int, Fault]]) -> list[str]:
+        placed = early + [(line_of(self.data, fault.path) or 0, fault) for fault in faults]
+        placed.sort(key=lambda entry: entry[0])
+        lines = list(dict.fromkeys(self._in_words(line, fault) for line, fault in placed[:MOST_LINES]))
+        more = len(placed) - MOST_LINES
         return [*lines, f"{self.file}: and {more} more"] if more > 0 else lines
 
     def _in_words(self, line: int, fault: Fault) -> str:
@@ -64,8 +64,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     def shown(self, config: Config) -> dict[str, Any]:
         """The settings in effect as plain data, without secrets. Read again they are the same."""
-        told = msgspec.structs.replace(config, agents=plain(config.agents))
-        found: dict[str, Any] = _escaped(masked(told, self.secrets))
+        whole = msgspec.structs.replace(config, agents=plain(config.agents))
+        found: dict[str, Any] = _escaped(masked(whole, self.secrets))
         return found
 
 
@@ -169,12 +169,12 @@ def _with_paths(config: Config, folder: FilePath, faults: list[Fault]) -> Config
     def model(name: str, given: Model, pool: ServerPool) -> Model:
         place = ("llama_cpp", "models", name)
         inside = (given.runtime or pool.runtime) == "docker"
-        told = {"command": command(given.command, (*place, "command"), inside=inside)}
+        changes = {"command": command(given.command, (*place, "command"), inside=inside)}
         if given.path is not None and not given.path.startswith(BUILTIN):
-            told["path"] = resolve(given.path, (*place, "path"))
+            changes["path"] = resolve(given.path, (*place, "path"))
         if given.repo is None and given.mmproj is not None:
-            told["mmproj"] = resolve(given.mmproj, (*place, "mmproj"))
-        return msgspec.structs.replace(given, **told)
+            changes["mmproj"] = resolve(given.mmproj, (*place, "mmproj"))
+        return msgspec.structs.replace(given, **changes)
 
     pool = config.server_pool
     own = command(pool.command, ("server_pool", "command"), inside=pool.runtime == "docker")

@@ -231,7 +231,7 @@ class _Filter:
         if screen.denied is not None:
             raise ForbiddenError(screen.denied.index + 1)
 
-    def _noted(self, said: T, shown: T) -> T:
-        if shown != said:
+    def _noted(self, original: T, shown: T) -> T:
+        if shown != original:
             self._ctx.note = REDACTED
         return shown

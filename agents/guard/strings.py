@@ -53,9 +53,9 @@ def clean_text(text: str, clean: Clean) -> str:
         if match[1] is None:
             shown = clean(match[0])
             return match[0] if shown == match[0] else json.dumps(shown, ensure_ascii=False)
-        said = _unescaped(match[1])
-        shown = clean(said)
-        if shown == said:
+        original = _unescaped(match[1])
+        shown = clean(original)
+        if shown == original:
             return match[0]
         return json.dumps(shown, ensure_ascii=False)[: None if match[2] == '"' else -1]
 

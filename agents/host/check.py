@@ -58,7 +58,7 @@ async def look_ahead(settings: Settings, config: Config, supervisor: Supervisor)
     """Tell the log and the supervisor which models cannot be used, while the others are served."""
     devices = list(supervisor.ledger.devices.values())
     for finding in await asyncio.to_thread(look_at_models, config, devices):
-        (reason,) = settings.told([finding.fault])
+        (reason,) = settings.describe([finding.fault])
         log.warning("model cannot be used", model=finding.model, reason=reason)
         if finding.failure is not None:
             supervisor.tell(Unusable(model=finding.model, failure=finding.failure))

@@ -56,8 +56,8 @@ class Step:
             with contained():
                 result = await self._before(request)
         except Exception as error:  # the boundary to somebody else's code
-            if (told := self.told("before", error)) is not None:
-                raise told from error
+            if (reported := self.record_error("before", error)) is not None:
+                raise reported from error
             return request
         finally:
             self.seconds += perf_counter() - begun
@@ -104,8 +104,8 @@ class Step:
                     passed += [one if one is event else checked(one) for one in self._filter.feed(event)]
             except Exception as error:  # the boundary to somebody else's code
                 self._filter = None
-                told = self.told("stream", error)
-                passed += events[index:] if told is None else [_failure(told)]
+                reported = self.record_error("stream", error)
+                passed += events[index:] if reported is None else [_failure(reported)]
                 break
         seconds = perf_counter() - begun
         self.stream_seconds += seconds
@@ -126,11 +126,11 @@ class Step:
             with contained():
                 self._filter = self._agent.stream(self.ctx)
         except Exception as error:  # the boundary to somebody else's code
-            if (told := self.told("stream", error)) is not None:
-                return _failure(told)
+            if (reported := self.record_error("stream", error)) is not None:
+                return _failure(reported)
         return None
 
-    def told(self, method: str, error: Exception, *, skippable: bool = True) -> AgentError | None:
+    def record_error(self, method: str, error: Exception, *, skippable: bool = True) -> AgentError | None:
         """Log and count an error; return it as the client is told it, or None if the agent is skipped."""
         name, counters = self.actor.name, self.actor.counters
         error = unwrapped(error)
@@ -141,9 +141,9 @@ class Step:
                 return error
             case OverdueError():
                 counters.timeouts += 1
-                told = AgentError(f"agent {name!r} {error} (agents.{name}.timeout)", status=504)
+                reported = AgentError(f"agent {name!r} {error} (agents.{name}.timeout)", status=504)
             case AgentError():
-                told = AgentError(
+                reported = AgentError(
                     f"agent {name!r}: {error.message}",
                     status=error.status,
                     code=error.code,
@@ -152,14 +152,14 @@ class Step:
                 )
             case _:
                 self.actor.crashed(method, error, request_id=self.ctx.request_id)
-                told = AgentError(f"agent {name!r} failed ({type(error).__name__})", code="agent_failed")
+                reported = AgentError(f"agent {name!r} failed ({type(error).__name__})", code="agent_failed")
         skipped = skippable and self.actor.config.on_error == "skip"
         self.outcome = "skipped" if skipped else "failed"
         counters.skipped += skipped
         counters.failed += not skipped
-        self.ctx.note = told.message
-        self.ctx.log.warning(self.outcome, method=method, reason=told.message)
-        return None if skipped else told
+        self.ctx.note = reported.message
+        self.ctx.log.warning(self.outcome, method=method, reason=reported.message)
+        return None if skipped else reported
 
     @property
     def has_part(self) -> bool:
@@ -259,9 +259,9 @@ class Run:
                     if (close := getattr(events, "aclose", None)) is not None:
                         await close()
         except Exception as error:  # the boundary to somebody else's code
-            told = step.told("reply", error, skippable=False)
-            assert told is not None
-            yield _failure(told)
+            reported = step.record_error("reply", error, skippable=False)
+            assert reported is not None
+            yield _failure(reported)
             return
         if not started:
             yield self._start()

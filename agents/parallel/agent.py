@@ -75,21 +75,21 @@ class Parallel(Agent):
             return Reply(self._in_time(_each(ctx, requests, judge), deadline))
         # What has come by then is not lost: the rest of the time is the judge's, and a little nobody's.
         candidates, errors = await self._candidates(ctx, requests, judge, mode, now + 0.7 * limit)
-        told: dict[str, Any] = {"mode": mode, "asked": len(requests), "answers": len(candidates)}
+        report: dict[str, Any] = {"mode": mode, "asked": len(requests), "answers": len(candidates)}
         if errors:
-            told["errors"] = [error.message for error in errors]
+            report["errors"] = [error.message for error in errors]
         ctx.note = f"{mode} of {len(candidates)} answers"
         if len(candidates) == 1:
-            return one_reply(ctx, candidates[0], told)
+            return one_reply(ctx, candidates[0], report)
         # Tool calls cannot be judged or merged as texts, but they can be counted.
         if mode == "vote" or any(one.answer.tool_calls for one in candidates):
             chosen, votes = majority(candidates)
-            return one_reply(ctx, chosen, {**told, "votes": votes})
+            return one_reply(ctx, chosen, {**report, "votes": votes})
         judged_by = now + 0.95 * limit
         if mode == "merge":
-            events = merged(ctx, request, candidates, judge, told, judged_by)
+            events = merged(ctx, request, candidates, judge, report, judged_by)
             return Reply(self._in_time(events, deadline))
-        return await best_reply(ctx, request, candidates, judge, told, judged_by)
+        return await best_reply(ctx, request, candidates, judge, report, judged_by)
 
     async def _candidates(
         self, ctx: Context, requests: Sequence[Chat], judge: str, mode: Mode, deadline: float
@@ -201,8 +201,8 @@ async def _each(ctx: Context, requests: Sequence[Chat], judge: str) -> AsyncGene
 
 def _section(place: int, model: str, result: Answer | AgentError) -> str:
     if isinstance(result, AgentError):
-        said = f"There is none: {result.message}"
+        text = f"There is none: {result.message}"
     else:
         calls = (f"`{call.name}({call.arguments})`" for call in result.tool_calls)
-        said = "\n\n".join(part for part in (result.text.strip(), *calls) if part)
-    return f"{'' if place == 0 else chr(10) * 2}**Answer {place + 1}** ({model})\n\n{said}"
+        text = "\n\n".join(part for part in (result.text.strip(), *calls) if part)
+    return f"{'' if place == 0 else chr(10) * 2}**Answer {place + 1}** ({model})\n\n{text}"

@@ -17,7 +17,7 @@ from agents.events import Done, Finish, Reasoning, Usage, replayed
 from agents.parallel.prompts import LITTLE_ROOM, ROOM, judged, judging, merging
 from agents.parallel.voting import winner
 
-Told = dict[str, Any]
+Report = dict[str, Any]
 """What the client is told beside the answer."""
 
 
@@ -43,31 +43,31 @@ def majority(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
     return counted[place], votes
 
 
-def one_reply(ctx: Context, one: Candidate, told: Told) -> Reply:
+def one_reply(ctx: Context, one: Candidate, report: Report) -> Reply:
     """This answer, with what all of them cost."""
-    return Reply.of(_events(ctx, one, told))
+    return Reply.of(_events(ctx, one, report))
 
 
-def _events(ctx: Context, one: Candidate, told: Told) -> list[Event]:
+def _events(ctx: Context, one: Candidate, report: Report) -> list[Event]:
     usage = ctx.llm.usage
     tokens = usage.prompt + usage.completion
-    extra = {"parallel": {**told, "tokens": tokens, "chosen": one.place, "model": one.answer.model}}
+    extra = {"parallel": {**report, "tokens": tokens, "chosen": one.place, "model": one.answer.model}}
     return list(replayed(msgspec.structs.replace(one.answer, usage=usage, extra=extra)))
 
 
 async def best_reply(
-    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, told: Told, deadline: float
+    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, report: Report, deadline: float
 ) -> Reply:
     """The answer that the judge chooses by the `deadline` of the loop's clock, else the majority's."""
-    said, error = await _verdict(ctx, request, candidates, judge, deadline)
-    chosen = judged(said, len(candidates))
-    told = {**told, "judge": judge, "judged": chosen is not None}
+    verdict, error = await _verdict(ctx, request, candidates, judge, deadline)
+    chosen = judged(verdict, len(candidates))
+    report = {**report, "judge": judge, "judged": chosen is not None}
     if chosen is not None:
-        return one_reply(ctx, candidates[chosen], told)
+        return one_reply(ctx, candidates[chosen], report)
     one, votes = majority(candidates)
     error = error or "it named no answer"
-    _overruled(ctx, judge, error, said=said[:200])
-    return one_reply(ctx, one, {**told, "judge_error": error, "votes": votes})
+    _overruled(ctx, judge, error, said=verdict[:200])
+    return one_reply(ctx, one, {**report, "judge_error": error, "votes": votes})
 
 
 async def _verdict(
@@ -90,7 +90,7 @@ async def _verdict(
 
 
 async def merged(
-    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, told: Told, deadline: float
+    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, report: Report, deadline: float
 ) -> AsyncGenerator[Event, None]:
     """The answer that a model makes of all, as it writes it; the majority's if it writes nothing."""
     answers = [one.answer for one in candidates]
@@ -100,7 +100,7 @@ async def merged(
             async with aclosing(_written(ctx, merging(request, answers, judge, room), deadline)) as events:
                 async for event in events:
                     if isinstance(event, Finish):
-                        extra = {**told, "merged": True, "tokens": ctx.llm.tokens, "model": judge}
+                        extra = {**report, "merged": True, "tokens": ctx.llm.tokens, "model": judge}
                         yield Extra({"parallel": extra})
                     yield event
             return
@@ -110,7 +110,7 @@ async def merged(
                 break
     one, votes = majority(candidates)
     _overruled(ctx, judge, reason)
-    for event in _events(ctx, one, {**told, "merged": False, "judge_error": reason, "votes": votes}):
+    for event in _events(ctx, one, {**report, "merged": False, "judge_error": reason, "votes": votes}):
         yield event
 
 

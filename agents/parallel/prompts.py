@@ -55,9 +55,9 @@ def judging(request: Chat, answers: Sequence[Answer], model: str, room: int = RO
     )
 
 
-def judged(said: str, count: int) -> int | None:
+def judged(verdict: str, count: int) -> int | None:
     """The place, from 0, of the answer that the judge names; None if it names none of so many, or several."""
-    numbers = _VERDICT.findall(said) or _NUMBER.findall(said)
+    numbers = _VERDICT.findall(verdict) or _NUMBER.findall(verdict)
     named = {number.lstrip("0")[:4] for number in numbers}
     places = [place for place in range(count) if str(place + 1) in named]
     return places[0] if len(named) == 1 and places else None

@@ -191,8 +191,8 @@ class Library:
             else:
                 held.over()
             if report.added or report.changed or report.deleted or report.embedded:
-                told = msgspec.to_builtins(report)
-                self._log.info("ingested", folder=str(folder), collection=watched.collection, **told)
+                counts = msgspec.to_builtins(report)
+                self._log.info("ingested", folder=str(folder), collection=watched.collection, **counts)
 
         await watch(folder, ingest)
 
@@ -215,12 +215,12 @@ class Library:
 
     def _progress(self, folder: Path) -> OnProgress:
         """Tell of a long ingest now and then."""
-        told = self._clock.monotonic()
+        told_at = self._clock.monotonic()
 
         def tell(progress: Progress) -> None:
-            nonlocal told
-            if self._clock.monotonic() - told >= TELL:
-                told = self._clock.monotonic()
+            nonlocal told_at
+            if self._clock.monotonic() - told_at >= TELL:
+                told_at = self._clock.monotonic()
                 self._log.info("ingesting", folder=str(folder), **msgspec.structs.asdict(progress))
 
         return tell

@@ -51,8 +51,8 @@ class OllamaApi:
 
     async def version(self, _request: web.Request) -> web.Response:
         """The first daemon's, else that of the API."""
-        told = (state.version for state in self._catalog.daemons.states)
-        return web.json_response({"version": next((version for version in told if version), VERSION)})
+        versions = (state.version for state in self._catalog.daemons.states)
+        return web.json_response({"version": next((version for version in versions if version), VERSION)})
 
     async def tags(self, _request: web.Request) -> web.Response:
         """Every model that can be asked for."""

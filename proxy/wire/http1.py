@@ -264,10 +264,10 @@ def body_of(head: Head, method: str = "GET") -> Body:
 
 def length_of(head: Head) -> int | None:
     """The announced length of the body. Raises `ProtocolError`."""
-    told = head.headers.get("content-length")
-    if told is None:
+    declared = head.headers.get("content-length")
+    if declared is None:
         return None
-    length, *others = {one.strip() for one in told.split(",")}
+    length, *others = {one.strip() for one in declared.split(",")}
     if others or not (length.isascii() and length.isdigit()) or len(length) > SIZE_DIGITS:
-        raise ProtocolError(f"not a content length: {told[:40]!r}")
+        raise ProtocolError(f"not a content length: {declared[:40]!r}")
     return int(length)

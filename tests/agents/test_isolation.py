@@ -307,7 +307,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def told(host: AgentHost) -> dict[str, Any]:
+def described(host: AgentHost) -> dict[str, Any]:
     return host.describe()[0]
 
 
@@ -320,7 +320,7 @@ async def test_one_poisonous_request_restarts_nothing(tmp_path: Path, do: Any) -
             await run_request(host, chat(), llm, header="misbehaves")
             do.clear()
             await run_request(host, chat(), llm, header="misbehaves")
-        counters = told(host)["counters"]
+        counters = described(host)["counters"]
     assert (counters["crashes"], counters["skipped"], counters["restarts"]) == (6, 6, 0)
     assert Misbehaves.lives.count("start") == 1
 
@@ -331,7 +331,7 @@ async def test_crashes_in_a_row_restart_it(tmp_path: Path, do: Any) -> None:
     async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
         for _ in range(3):
             await run_request(host, chat(), llm, header="misbehaves")
-        await until(lambda: told(host)["counters"]["restarts"] == 1 and told(host)["state"] == "up")
+        await until(lambda: described(host)["counters"]["restarts"] == 1 and described(host)["state"] == "up")
         do.clear()
         outcome = await run_request(host, chat(), llm, header="misbehaves")
         assert outcome.report[0]["outcome"] == "done"
@@ -347,9 +347,9 @@ async def test_while_it_is_down(
     do["run"] = crash
     config = {"misbehaves": {"on_error": on_error}}
     async with hosted(Misbehaves, llm=llm, folder=tmp_path, config=config) as host:
-        await until(lambda: told(host)["state"] == "down")
+        await until(lambda: described(host)["state"] == "down")
         outcome = await run_request(host, chat(), llm, header="misbehaves")
-        assert told(host)["reason"] == "LookupError: a bug"
+        assert described(host)["reason"] == "LookupError: a bug"
     if on_error == "skip":
         assert outcome.answer.text == "x"
     else:
@@ -364,12 +364,12 @@ async def test_after_is_done_in_turn_and_survives_a_crash(tmp_path: Path, do: An
     async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
         do["after"] = crash
         await run_request(host, chat(), llm, header="misbehaves", request_id="1")
-        await until(lambda: told(host)["counters"]["restarts"] == 1 and told(host)["state"] == "up")
+        await until(lambda: described(host)["counters"]["restarts"] == 1 and described(host)["state"] == "up")
         do.clear()
         for number in "234":
             await run_request(host, chat(), llm, header="misbehaves", request_id=number)
         await until(lambda: "after 4" in Misbehaves.lives)
-        assert told(host)["counters"]["crashes"] == 1
+        assert described(host)["counters"]["crashes"] == 1
     done = [word for word in Misbehaves.lives if word.startswith("after")]
     assert done == ["after 1", "after 2", "after 3", "after 4"]
 
@@ -381,7 +381,7 @@ async def test_an_agent_does_not_end_the_gateway(tmp_path: Path, do: Any, log: L
     async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
         await run_request(host, chat(), llm, header="misbehaves")
         if method != "close":
-            await until(lambda: told(host)["counters"]["restarts"] >= 1)
+            await until(lambda: described(host)["counters"]["restarts"] >= 1)
     said = "could not be closed" if method == "close" else "crashed"
     assert any(line["event"] == said and isinstance(line["exc_info"], ExitError) for line in log)
 
@@ -413,8 +413,8 @@ async def test_after_that_hangs_delays_nobody(tmp_path: Path, do: Any) -> None:
     async with hosted(Misbehaves, llm=llm, folder=tmp_path, config=config) as host:
         outcome = await run_request(host, chat(), llm, header="misbehaves")
         assert outcome.answer.text == "x"
-        await until(lambda: told(host)["counters"]["timeouts"] == 1)
-        assert told(host)["counters"]["restarts"] == 0
+        await until(lambda: described(host)["counters"]["timeouts"] == 1)
+        assert described(host)["counters"]["restarts"] == 0
 
 
 async def test_too_much_of_it_is_dropped(tmp_path: Path, do: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +425,7 @@ async def test_too_much_of_it_is_dropped(tmp_path: Path, do: Any, monkeypatch: p
     async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
         for _ in range(6):
             await run_request(host, chat(), llm, header="misbehaves")
-        assert told(host)["counters"]["dropped"] >= 3
+        assert described(host)["counters"]["dropped"] >= 3
 
 
 async def test_one_agent_s_crash_is_not_another_s(tmp_path: Path, do: Any) -> None:
@@ -532,7 +532,7 @@ async def test_a_client_that_leaves_is_not_held_up_by_one_who_ignores_it(tmp_pat
     llm = ScriptedLLM("x")
     async with hosted(Misbehaves, llm=llm, folder=tmp_path) as host:
         request = spawn(run_request(host, chat(), llm, header="misbehaves"), name="request")
-        await until(lambda: told(host)["counters"]["requests"] == 1)
+        await until(lambda: described(host)["counters"]["requests"] == 1)
         left = time.monotonic()
         request.cancel()
         await asyncio.wait([request])

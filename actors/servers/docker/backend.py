@@ -97,8 +97,8 @@ class ContainerServer(LlamaServer):
             return False
         now = time.monotonic()
         self._answers_since = self._answers_since or now
-        told = bool(self._server_log.buffers) and now - self.last_progress > LOG_PAUSE
-        return self._container.taken_over or told or now - self._answers_since > LOG_LAG
+        logged = bool(self._server_log.buffers) and now - self.last_progress > LOG_PAUSE
+        return self._container.taken_over or logged or now - self._answers_since > LOG_LAG
 
     @property
     def exited(self) -> bool:

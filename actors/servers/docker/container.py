@@ -75,9 +75,9 @@ def end_of(state: State, *, oom_seen: bool = False) -> End:
     return End(how=f"was killed by signal {code - 128}" if code > 128 else f"ended with status {code}")
 
 
-def key_of(told: Inspected) -> str:
+def key_of(inspected: Inspected) -> str:
     """The key in its environment; empty if there is none."""
-    pairs = (entry.partition("=") for entry in told.config.env or ())
+    pairs = (entry.partition("=") for entry in inspected.config.env or ())
     return next((value for name, _, value in pairs if name == KEY_VARIABLE), "")
 
 

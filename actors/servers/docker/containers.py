@@ -147,9 +147,9 @@ class Containers:
         self._running[orphan.id] = container
         try:
             doing = f"look up the container {orphan.name}"
-            told = await self.engine.inspect(orphan.id, doing)
+            inspected = await self.engine.inspect(orphan.id, doing)
             with self.engine.errors(doing):
-                await self._attach(container, told, spec.network, tail="60")
+                await self._attach(container, inspected, spec.network, tail="60")
             if container.end is None and container.key and await self._answers(*container.address):
                 container.serving = container.taken_over = True
                 return container
@@ -196,8 +196,8 @@ class Containers:
             with self.engine.errors(doing):
                 async with asyncio.timeout(START_PATIENCE):
                     await self.engine.order(doing, "POST", f"containers/{created.id}/start")
-                told = await self.engine.inspect(created.id, doing)
-                await self._attach(container, told, spec.network)
+                inspected = await self.engine.inspect(created.id, doing)
+                await self._attach(container, inspected, spec.network)
             return container
         except EngineError as error:
             # A failed start leaves the container behind, and a creation may succeed after its time-out.
@@ -210,16 +210,18 @@ class Containers:
         if isinstance(container := work.result(), Container):
             await self._remove(container.id, 0.0)
 
-    async def _attach(self, container: Container, told: Inspected, network: str | None, **since: str) -> None:
+    async def _attach(
+        self, container: Container, inspected: Inspected, network: str | None, **since: str
+    ) -> None:
         """Raises `ValueError` if it cannot be reached."""
         self._follow(container, **since)
-        if not told.state.running:
+        if not inspected.state.running:
             await container.last_words()
-            container.finish(end_of(told.state, oom_seen=container.oom_seen))
+            container.finish(end_of(inspected.state, oom_seen=container.oom_seen))
             return
-        container.address = address_of(told.network_settings, network)
-        container.key = key_of(told)
-        container.pid = self._session_of(told)
+        container.address = address_of(inspected.network_settings, network)
+        container.key = key_of(inspected)
+        container.pid = self._session_of(inspected)
 
     def _follow(self, container: Container, **since: str) -> None:
         container.follower = spawn(self._read_log(container, since), name=f"log of {container.name}")
@@ -265,13 +267,13 @@ class Containers:
     # What a dead gateway left
 
     async def _sweep(self) -> None:
-        for told in await self._list(GATEWAY):
-            identity = (told.labels or {}).get(GATEWAY, "")
+        for listed in await self._list(GATEWAY):
+            identity = (listed.labels or {}).get(GATEWAY, "")
             mine = identity == self._identity
-            if not identity or told.id in self._running or not (mine or self._is_dead(identity)):
+            if not identity or listed.id in self._running or not (mine or self._is_dead(identity)):
                 continue
-            orphan = Orphan.of(told)
-            if mine and told.state == "running":
+            orphan = Orphan.of(listed)
+            if mine and listed.state == "running":
                 await self._keep(orphan)
             else:
                 log.warning("removing a container that a dead gateway left behind", container=orphan.name)
@@ -281,17 +283,17 @@ class Containers:
 
     async def _keep(self, orphan: Orphan) -> None:
         try:
-            told = await self.engine.inspect(orphan.id, f"look up the container {orphan.name}")
+            inspected = await self.engine.inspect(orphan.id, f"look up the container {orphan.name}")
         except EngineError as error:
             if error.status == 404:  # it has just gone
                 return
             raise
         log.info("a container of a dead gateway still runs", container=orphan.name, model=orphan.model)
-        self._orphans.keep(orphan, self._session_of(told), self._expire)
+        self._orphans.keep(orphan, self._session_of(inspected), self._expire)
 
-    def _session_of(self, told: Inspected) -> int:
+    def _session_of(self, inspected: Inspected) -> int:
         here = self.engine.is_local and not self.surroundings.name
-        return told.state.pid if here else 0
+        return inspected.state.pid if here else 0
 
     def _expire(self) -> None:
         for orphan in self._orphans.take():
@@ -321,14 +323,14 @@ class Containers:
     async def _resync(self) -> None:
         """Find out what happened while nobody listened."""
         known = dict(self._running)
-        told = {one.id: one for one in await self._list(f"{GATEWAY}={self._identity}")}
+        listed = {one.id: one for one in await self._list(f"{GATEWAY}={self._identity}")}
         for id_, container in known.items():
-            if id_ not in told:
+            if id_ not in listed:
                 container.finish(End(how="was removed by somebody else"))
                 continue
             if container.end is None and container.follower is not None and container.follower.done():
                 self._follow(container, since=f"{container.log_read_at:.6f}")
-            if told[id_].state in _GONE:
+            if listed[id_].state in _GONE:
                 _ = self._begin(self._died(container), container.name)
         doomed, self._doomed = self._doomed, set()
         for id_or_name in doomed:

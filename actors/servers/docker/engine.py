@@ -27,7 +27,7 @@ _UNREACHABLE = 900
 
 ANSWER_LIMIT = 16 << 20
 """Bytes of a whole answer; the longest lists containers."""
-SAID_LIMIT = 1000
+MESSAGE_LIMIT = 1000
 """Characters of the engine's own words that are passed on."""
 
 _PIECE = 65536
@@ -149,11 +149,11 @@ class Engine:
             raise EngineError(message) from error
 
     @staticmethod
-    def refused(said: str, status: int, doing: str) -> EngineError:
+    def refused(text: str, status: int, doing: str) -> EngineError:
         """The error for what the engine says, with advice where there is some."""
-        said = printable(said.strip())[:SAID_LIMIT]
-        advice = next((advice for pattern, advice in _ADVICE if pattern.search(said)), "")
-        return EngineError(f"could not {doing}: {said}{advice and f' ({advice})'}", status)
+        text = printable(text.strip())[:MESSAGE_LIMIT]
+        advice = next((advice for pattern, advice in _ADVICE if pattern.search(text)), "")
+        return EngineError(f"could not {doing}: {text}{advice and f' ({advice})'}", status)
 
     def _unreachable(self, reason: OSError) -> EngineError:
         if isinstance(reason, PermissionError):
@@ -172,15 +172,15 @@ class Engine:
 
     async def info(self) -> EngineInfo:
         """Ask what kind of engine it is. Raises `EngineError`."""
-        told = await self.ask("be asked", "GET", "info", answer=schema.Info)
-        devices = {device.id for device in told.discovered_devices or () if device.source == "cdi"}
+        info = await self.ask("be asked", "GET", "info", answer=schema.Info)
+        devices = {device.id for device in info.discovered_devices or () if device.source == "cdi"}
         with self.errors("be asked"):
-            moment = datetime.fromisoformat(told.system_time).timestamp()
+            moment = datetime.fromisoformat(info.system_time).timestamp()
         return EngineInfo(
-            version=told.server_version,
+            version=info.server_version,
             time=moment,
-            rootless=any("rootless" in option for option in told.security_options or ()),
-            gpus=_gpu_driver(told, devices),
+            rootless=any("rootless" in option for option in info.security_options or ()),
+            gpus=_gpu_driver(info, devices),
             cdi_devices=frozenset(devices),
         )
 
@@ -236,8 +236,8 @@ class Engine:
                 # 304: it was so already.
                 if response.status not in (200, 201, 204, 304):
                     async with asyncio.timeout(_TIMEOUT.total):
-                        said = await _whole(response)
-                    raise self.refused(_message(said), response.status, doing)
+                        text = await _whole(response)
+                    raise self.refused(_message(text), response.status, doing)
                 try:
                     yield response
                 finally:
@@ -259,11 +259,11 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
-def _message(said: bytes) -> str:
+def _message(text: bytes) -> str:
     try:
-        return msgspec.json.decode(said, type=schema.Fault).message
+        return msgspec.json.decode(text, type=schema.Fault).message
     except UNREADABLE:
-        return said.decode(errors="replace")
+        return text.decode(errors="replace")
 
 
 async def demultiplexed(log: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

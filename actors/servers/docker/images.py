@@ -37,10 +37,10 @@ async def ensure_image(engine: Engine, image: str, on_progress: Callable[[Progre
     try:
         async with engine.stream("pull it", "POST", "images/create", params=_reference(image)) as pulled:
             async for line in pulled.content:
-                told = msgspec.json.decode(line, type=PullLine)
-                if told.error:
-                    raise engine.refused(told.error, 500, "pull it")
-                layers.take(told)
+                update = msgspec.json.decode(line, type=PullLine)
+                if update.error:
+                    raise engine.refused(update.error, 500, "pull it")
+                layers.take(update)
         found = await image_id(engine, image)
     except EngineError as error:
         message = (
@@ -76,9 +76,9 @@ class _Layers:
         """Bytes of all the layers that had to be downloaded."""
         return sum(self._totals.values())
 
-    def take(self, told: PullLine) -> None:
+    def take(self, update: PullLine) -> None:
         """One line of the stream. Raises `ValueError` for more layers than an image has."""
-        layer, status, detail = told.id, told.status, told.progress_detail
+        layer, status, detail = update.id, update.status, update.progress_detail
         if status == "Downloading" and detail is not None:
             self._have[layer] = detail.current
             self._totals[layer] = max(detail.total, detail.current)

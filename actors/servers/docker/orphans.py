@@ -22,12 +22,12 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
     devices: frozenset[str]
 
     @classmethod
-    def of(cls, told: Listed) -> "Orphan":
+    def of(cls, listed: Listed) -> "Orphan":
         """One that the engine lists."""
-        labels = told.labels or {}
+        labels = listed.labels or {}
         return cls(
-            id=told.id,
-            name=(told.names or (told.id,))[0].lstrip("/"),
+            id=listed.id,
+            name=(listed.names or (listed.id,))[0].lstrip("/"),
             model=labels.get(MODEL, ""),
             digest=labels.get(DIGEST, ""),
             devices=frozenset(filter(None, labels.get(DEVICES, "").split(","))),

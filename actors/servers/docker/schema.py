@@ -132,8 +132,8 @@ class Event(_Told, frozen=True):
     @property
     def exit_code(self) -> int:
         """The status of one that died; 0 if that is not told."""
-        told = (self.actor.attributes or {}).get("exitCode", "")
-        return int(told) if told.isascii() and told.isdecimal() and len(told) < 11 else 0
+        code = (self.actor.attributes or {}).get("exitCode", "")
+        return int(code) if code.isascii() and code.isdecimal() and len(code) < 11 else 0
 
 
 class PullDetail(msgspec.Struct, frozen=True):

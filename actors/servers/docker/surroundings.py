@@ -47,20 +47,20 @@ async def look_around(engine: Engine) -> Surroundings:
     if found is None:
         return Surroundings()
     try:
-        told = await engine.inspect(found[1], "look up the gateway's own container")
+        inspected = await engine.inspect(found[1], "look up the gateway's own container")
     except EngineError as error:
         if error.status == 404:  # of another engine
             return Surroundings()
         raise
-    return surroundings_of(told)
+    return surroundings_of(inspected)
 
 
-def surroundings_of(told: Inspected) -> Surroundings:
+def surroundings_of(inspected: Inspected) -> Surroundings:
     """What the engine tells of the gateway's container."""
-    networks = tuple(told.network_settings.networks or ())
+    networks = tuple(inspected.network_settings.networks or ())
     return Surroundings(
-        name=told.name.lstrip("/"),
+        name=inspected.name.lstrip("/"),
         # On the host's network it reaches published ports as a gateway outside does.
         networks=tuple(network for network in networks if network not in ("host", "none")),
-        mounts=tuple((mount.destination, mount.source) for mount in told.mounts or () if mount.source),
+        mounts=tuple((mount.destination, mount.source) for mount in inspected.mounts or () if mount.source),
     )

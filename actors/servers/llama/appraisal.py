@@ -69,7 +69,7 @@ class Appraisal:
         if self._shape is None:
             return _guess(self.predicted, placement)
         option = placement.option
-        told = msgspec.structs.replace(
+        settings = msgspec.structs.replace(
             self.settings,
             context=option.context,
             gpu_layers=option.gpu_layers,
@@ -77,7 +77,7 @@ class Appraisal:
             tensor_split=[share.layers for share in placement.shares] if len(placement.shares) > 1 else None,
             main_gpu=0,
         )
-        found = predict(self._shape, told, [1] * len(placement.shares))
+        found = predict(self._shape, settings, [1] * len(placement.shares))
         holder = found.gpus[0] if found.gpus else found.host
         for usage, part in ((holder, self._projector.device), (found.host, self._projector.host)):
             usage.weights += part.weights
@@ -208,15 +208,15 @@ class Predictor:
         """What llama-server will be told of it, and whether the context is ours to choose."""
         arguments = self._arguments(model)
         trained = header.context_length or UNKNOWN_CONTEXT
-        told = settings_of(arguments, context=model.ctx_size or trained, parallel=model.parallel)
+        settings = settings_of(arguments, context=model.ctx_size or trained, parallel=model.parallel)
         automatic = not model.ctx_size and not is_given(arguments, "-c", "--ctx-size")
-        if told.context == 0:
-            told = msgspec.structs.replace(told, context=trained)
+        if settings.context == 0:
+            settings = msgspec.structs.replace(settings, context=trained)
         layers = model.gpu_layers if model.gpu_layers is not None else self._config.server_pool.gpu_layers
         own = is_given(arguments, *LAYER_FLAGS)
         if not own and layers is not None and layers >= 0:
-            told = msgspec.structs.replace(told, gpu_layers=layers)
-        return told, automatic
+            settings = msgspec.structs.replace(settings, gpu_layers=layers)
+        return settings, automatic
 
     def _arguments(self, model: Model) -> list[str]:
         """The flags of llama-server that its memory may depend on."""
@@ -342,5 +342,5 @@ def _explained(files: ModelFiles) -> Iterator[None]:
 def _identity(files: ModelFiles) -> str:
     """Of the very files: other contents have another size or another time."""
     parts = [files.path, files.projector] if files.projector else [files.path]
-    told = [(part.resolve().name, part.stat()) for part in parts]
-    return " ".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in told)
+    named = [(part.resolve().name, part.stat()) for part in parts]
+    return " ".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in named)

@@ -222,8 +222,8 @@ class LlamaBackend:
         paths = tuple(str(path) for path in (files.path, files.projector) if path is not None)
         while self._unwritten:
             file, settings, size = self._unwritten.pop()
-            told = Surcharge(file=file, settings=settings, bytes=size, model=self._name, paths=paths)
-            self._predictor.ran_out(told)
+            surcharge = Surcharge(file=file, settings=settings, bytes=size, model=self._name, paths=paths)
+            self._predictor.ran_out(surcharge)
         return self._predictor.appraise(self._model, files, build, self._appraisal, reach)
 
     def predict(self, placement: Placement) -> Prediction | None:
@@ -280,11 +280,11 @@ def figures(
 ) -> Figures:
     """Of a loaded model. CUDA counts the devices that a process sees from 0, in the order that it is told."""
     shares = placement.shares if placement is not None else ()
-    told = {device: sum(kinds.values()) for device, kinds in sizes.items()}
-    host = [size for device, size in told.items() if is_host(device)]
+    totals = {device: sum(kinds.values()) for device, kinds in sizes.items()}
+    host = [size for device, size in totals.items() if is_host(device)]
     return Figures(
         predicted=tuple(usage.total for usage in predicted.gpus) if predicted else (),
-        buffers=tuple(told.get(f"CUDA{nth}") for nth in range(len(shares))),
+        buffers=tuple(totals.get(f"CUDA{nth}") for nth in range(len(shares))),
         host_predicted=predicted.host.total if predicted else 0,
         host_buffers=sum(host) if host else None,
         devices=tuple(

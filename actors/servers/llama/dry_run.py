@@ -39,13 +39,13 @@ async def dry_run(
     verified against logs of others and llama.cpp's source.
     """
     lines: deque[str] = deque(maxlen=_MOST_LINES)
-    told = asyncio.Event()
+    reported = asyncio.Event()
 
     def on_line(line: str) -> None:
-        if not told.is_set():
+        if not reported.is_set():
             lines.append(line[:_LONGEST])
             if FIT_IS_OVER.search(line):
-                told.set()
+                reported.set()
 
     command = [*(argument for argument in argv if argument not in _SILENCING), *_FLAGS]
     try:
@@ -59,11 +59,11 @@ async def dry_run(
         )
         return None
     reader = spawn(child.read_output(), name="dry run")
-    reader.add_done_callback(lambda _: told.set())
+    reader.add_done_callback(lambda _: reported.set())
     reason = "it told no sizes"
     try:
         async with asyncio.timeout(timeout):
-            await told.wait()
+            await reported.wait()
     except TimeoutError:
         reason = f"it told no sizes in {timeout:g} s"
     finally:

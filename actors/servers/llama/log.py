@@ -86,10 +86,10 @@ class BufferLog:
     @property
     def uses_no_gpu(self) -> bool:
         """Whether it is clear that nothing of the model is on a GPU; False too where the log is silent."""
-        told = self.sizes
-        if self._offloaded or any(not is_host(device) for device in told):
+        sizes = self.sizes
+        if self._offloaded or any(not is_host(device) for device in sizes):
             return False
-        return self._refused or any("weights" in kinds for kinds in told.values())
+        return self._refused or any("weights" in kinds for kinds in sizes.values())
 
     @property
     def sizes(self) -> dict[str, dict[str, int]]:

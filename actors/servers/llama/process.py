@@ -184,11 +184,11 @@ class ProcessBackend(LlamaBackend):
             if found is None:
                 return
             await asyncio.to_thread(self._predictor.remember, key, found)
-        told = {device: breakdown.total for device, breakdown in found.items()}
+        totals = {device: breakdown.total for device, breakdown in found.items()}
         log.info(
-            "dry run", model=self._name, bytes=told, set_aside=[share.bytes for share in placement.shares]
+            "dry run", model=self._name, bytes=totals, set_aside=[share.bytes for share in placement.shares]
         )
-        lacking = max(told.get(f"CUDA{nth}", 0) - share.bytes for nth, share in enumerate(placement.shares))
+        lacking = max(totals.get(f"CUDA{nth}", 0) - share.bytes for nth, share in enumerate(placement.shares))
         refuses = lacking > 0 and not self._refused_by_dry_run
         self._refused_by_dry_run = refuses
         if refuses:
@@ -205,8 +205,8 @@ class ProcessBackend(LlamaBackend):
             self._ports.give_back(endpoint.port)
             raise StartError(Failure(message=str(error), retryable=False)) from error
         key = given or secrets.token_urlsafe(32)
-        told = {} if given else {KEY_VARIABLE: key}
-        return msgspec.structs.replace(endpoint, key=ApiKey(key)), {**NO_UI, **told}
+        variables = {} if given else {KEY_VARIABLE: key}
+        return msgspec.structs.replace(endpoint, key=ApiKey(key)), {**NO_UI, **variables}
 
     async def _launch(
         self, command: list[str], files: ModelFiles, epoch: int, placement: Placement | None

@@ -289,10 +289,10 @@ class Client:
 
     def _refused(self, status: int, path: str, data: bytes, model: str) -> OllamaError:
         try:
-            said = msgspec.json.decode(data, type=_Fault).error
+            text = msgspec.json.decode(data, type=_Fault).error
         except UNREADABLE:
-            said = data.decode(errors="replace")
-        return self._failed(f"{path} answered {status}: {said.strip()[:ERROR_LIMIT]}", model, status=status)
+            text = data.decode(errors="replace")
+        return self._failed(f"{path} answered {status}: {text.strip()[:ERROR_LIMIT]}", model, status=status)
 
     def _no_answer(self, error: Exception, path: str, model: str, limit: float | None) -> OllamaError:
         if isinstance(error, aiohttp.ClientConnectorError):

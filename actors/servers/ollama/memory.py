@@ -64,8 +64,8 @@ def cache_bytes(info: Mapping[str, Any], context: int) -> int:
     head = header.number("embedding_length") // max(1, heads)
     key = header.number("attention.key_length") or head
     value = header.number("attention.value_length") or head
-    told = 2 * header.number("block_count") * kv_heads * (key + value) * context
-    return min(told, _MOST_CACHE)
+    size = 2 * header.number("block_count") * kv_heads * (key + value) * context
+    return min(size, _MOST_CACHE)
 
 
 def demand_of(

@@ -133,9 +133,9 @@ def parse(data: bytes, name: str, media_type: str = "", limits: DocumentLimits |
 
 
 def _kind(data: bytes, name: str, media_type: str) -> Kind:
-    told = _MEDIA_TYPES.get(media_type.partition(";")[0].strip().lower()) or kind_of_name(name)
-    if told:
-        return told
+    kind = _MEDIA_TYPES.get(media_type.partition(";")[0].strip().lower()) or kind_of_name(name)
+    if kind:
+        return kind
     start = data[:1024].lstrip().lower()
     if start.startswith(b"%pdf-"):
         return "pdf"

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def told(models: Any, folder: Path, **sections: Any) -> list[str]:
+def faults(models: Any, folder: Path, **sections: Any) -> list[str]:
     config = parse_config({"llama_cpp": {"models": models}, **sections}, folder=folder)
     return [f"{dotted(found.fault.path)}: {found.fault.message}" for found in look_at_models(config, GPUS)]
 
@@ -87,7 +87,7 @@ def told(models: Any, folder: Path, **sections: Any) -> list[str]:
 def test_a_model(model: Any, message: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
     pool = {"docker": {"host": "unix:///none"}}
-    found = told({"m": model}, folder, server_pool=pool)
+    found = faults({"m": model}, folder, server_pool=pool)
     if message is None:
         assert found == []
     else:
@@ -112,20 +112,20 @@ def test_flags_that_collide_with_the_placement(
     model: Any, pool: Any, message: str | None, folder: Path
 ) -> None:
     pool = {"command": ["true"], **pool}
-    found = told({"m": {"path": "good.gguf", **model}}, folder, server_pool=pool)
+    found = faults({"m": {"path": "good.gguf", **model}}, folder, server_pool=pool)
     assert len(found) == (message is not None), found
     assert message is None or message in found[0]
 
 
 def test_offline(folder: Path) -> None:
     hub = {"offline": True, "cache_dir": "cache"}
-    assert told({"m": {"repo": "org/x"}}, folder, hub=hub) == [
+    assert faults({"m": {"repo": "org/x"}}, folder, hub=hub) == [
         "llama_cpp.models.m: is not downloaded, and hub.offline is set"
     ]
 
 
 @pytest.mark.parametrize(
-    ("pool", "model", "told"),
+    ("pool", "model", "faults"),
     [
         ({"runtime": "embedded"}, {}, []),
         ({"command": "./none"}, {}, ["command"]),
@@ -135,7 +135,7 @@ def test_offline(folder: Path) -> None:
         ({"host": ""}, {}, ["host"]),
     ],
 )
-def test_the_pool(pool: Any, model: Any, told: list[str], folder: Path) -> None:
+def test_the_pool(pool: Any, model: Any, faults: list[str], folder: Path) -> None:
     models = {"m": {"path": "good.gguf", **model}}
     config = parse_config({"llama_cpp": {"models": models}, "server_pool": pool}, folder=folder)
-    assert [fault.path for fault in look_at_pool(config)] == [("server_pool", name) for name in told]
+    assert [fault.path for fault in look_at_pool(config)] == [("server_pool", name) for name in faults]

@@ -46,14 +46,14 @@ def demand(name: str, said: str) -> Demand:
 
 
 def exact(name: str, asked: Settings, option: Option, split: tuple[float, ...] = (1.0,)) -> Prediction:
-    told = msgspec.structs.replace(
+    chosen = msgspec.structs.replace(
         asked,
         context=option.context,
         gpu_layers=option.gpu_layers,
         overrides=option.overrides,
         tensor_split=split,
     )
-    return predict(shape(name), told, [1] * len(split))
+    return predict(shape(name), chosen, [1] * len(split))
 
 
 def ways(name: str) -> list[tuple[str, Option]]:

@@ -108,10 +108,16 @@ class World:
         overhead: float = 0,
         **policy: Any,
     ) -> None:
-        told: dict[str, Any] = {"size": 0, "min_residency": 2, "patience": 10, "on_no_gpu": "fail", **policy}
+        settings: dict[str, Any] = {
+            "size": 0,
+            "min_residency": 2,
+            "patience": 10,
+            "on_no_gpu": "fail",
+            **policy,
+        }
         said = specs or {}
         self.planner = Planner(
-            Policy(**told), [ModelSpec(name=name, **said.get(name, {})) for name in demands]
+            Policy(**settings), [ModelSpec(name=name, **said.get(name, {})) for name in demands]
         )
         self.demands = dict(demands)
         self.gpus: dict[str, float] = {f"g{nth}": size for nth, size in enumerate(gpus)}
@@ -122,7 +128,7 @@ class World:
         self.now = 0.0
         self.tickets = 0
         self.running: dict[str, StartServer] = {}
-        self.told: list[Effect] = []
+        self.notices: list[Effect] = []
         self.sample()
         self.now = 100.0
 
@@ -148,9 +154,9 @@ class World:
                     effects.append(effect)
                 case RanOut(model=model, surcharge=surcharge):
                     self.demands[model] = with_more(effect.demand, surcharge)
-                    self.told.append(effect)
+                    self.notices.append(effect)
                 case _:
-                    self.told.append(effect)
+                    self.notices.append(effect)
         return effects
 
     def group(self, model: str) -> int:
@@ -415,7 +421,7 @@ def test_it_waits_for_its_memory_to_be_seen_back() -> None:
     world.loaded("a")
     assert stopped(world.ask("b")) == ["a"]
     assert started(world.gone("a", look=False)) == []
-    assert world.told[-1] == Look(0.0)
+    assert world.notices[-1] == Look(0.0)
     assert world.why() == "the memory that it needs is being freed"
     assert started(world.sample(after=0.05)) == ["b"]
 
@@ -423,9 +429,9 @@ def test_it_waits_for_its_memory_to_be_seen_back() -> None:
 def test_where_the_memory_is_not_watched_it_is_measured_before_each_decision() -> None:
     world = World([10], {"a": whole(4), "b": whole(4)}, measures_first=True, on_no_gpu="cpu")
     assert started(world.ask("a")) == []
-    assert world.told[-1] == Look(0.0)
+    assert world.notices[-1] == Look(0.0)
     assert started(world.ask("b")) == []
-    assert world.told.count(Look(0.0)) == 1, "one question for both"
+    assert world.notices.count(Look(0.0)) == 1, "one question for both"
     world.foreign["g0"] = 9
     assert started(world.sample()) == ["a", "b"]
     assert (world.where("a"), world.where("b")) == ("host", "host")
@@ -444,9 +450,9 @@ def test_who_waits_for_a_gpu_has_it_looked_for() -> None:
     world.ask("a")
     assert started(world.sample()) == []
     world.foreign["g0"] = 0
-    count = len(world.told)
+    count = len(world.notices)
     assert started(world.wake()) == []
-    assert world.told[count:] == [Look(0.0)]
+    assert world.notices[count:] == [Look(0.0)]
     assert started(world.sample()) == ["a"]
 
 
@@ -457,7 +463,7 @@ def test_memory_that_comes_back_late_makes_nobody_impossible() -> None:
     effects = world.gone("a", lag=True)
     assert started(effects) == []
     assert refused(effects) == []
-    assert world.told[-1] == Look(0.1), "look again soon"
+    assert world.notices[-1] == Look(0.1), "look again soon"
     world.lag["g0"] = 0
     assert started(world.sample(after=0.1)) == ["b"]
 
@@ -606,7 +612,7 @@ def test_busy_ones_yield_after_patience_and_serve_who_came_before() -> None:
     assert world.status("a").state is State.READY
     world.wake()
     assert world.status("a").state is State.DRAINING
-    assert any(isinstance(effect, Drain) for effect in world.told)
+    assert any(isinstance(effect, Drain) for effect in world.notices)
     assert granted(world.release(first[0])) == [earlier], "older than b, and still served"
     effects = world.release(earlier)
     assert granted(effects) == []
@@ -964,12 +970,12 @@ def test_where_the_memory_is_not_watched_it_is_measured_for_a_move() -> None:
     world.ready("a", after=2)
     world.sample(after=0.1)
     world.foreign["g0"] = 0
-    count = len(world.told)
+    count = len(world.notices)
     world.release(1, after=3)
     world.wake()
-    assert world.told[count:] == [Look(0.0)]
+    assert world.notices[count:] == [Look(0.0)]
     assert stopped(world.sample(after=0.01)) == []
-    assert world.told[-1] == Look(SETTLED)
+    assert world.notices[-1] == Look(SETTLED)
     assert stopped(world.sample(after=SETTLED)) == ["a"]
 
 
@@ -1021,7 +1027,7 @@ def test_a_server_that_turns_out_to_run_on_the_host() -> None:
     (grant,) = world.send(ready, after=1)
     assert isinstance(grant, Grant)
     assert grant.place == "host"
-    assert Misplaced("a", start.epoch, "host", "GPU 0") in world.told
+    assert Misplaced("a", start.epoch, "host", "GPU 0") in world.notices
     status = world.status("a")
     assert (status.place, status.memory) == ("host", {})
     assert status.placement is not None
@@ -1041,8 +1047,8 @@ def test_out_of_memory_is_tried_once_more_with_more() -> None:
     assert started(effects) == ["a"]
     # At least half a GiB, and a tenth of what it had.
     assert world.status("a").memory == {"g0": gib(9) + gib(0.9)}
-    (told,) = [effect for effect in world.told if isinstance(effect, RanOut)]
-    assert told.surcharge == gib(0.9)
+    (notice,) = [effect for effect in world.notices if isinstance(effect, RanOut)]
+    assert notice.surcharge == gib(0.9)
     effects = world.gone("a", ran_out)
     assert [type(reason) for reason in refused(effects)] == [LoadFailed]
     assert started(effects) == []

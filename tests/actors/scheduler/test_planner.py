@@ -67,7 +67,7 @@ class World:
         self.now = 0.0
         self.tickets = 0
         self.fetches_slowly = False
-        self.told: list[Effect] = []
+        self.notices: list[Effect] = []
 
     def send(self, event: Event, after: float = 0.0) -> list[Effect]:
         """The effects; files are there as soon as they are wanted, unless `fetches_slowly`."""
@@ -77,7 +77,7 @@ class World:
             for fetch in [effect for effect in effects if isinstance(effect, FetchFiles)]:
                 effects.remove(fetch)
                 effects += self.planner.handle(Fetched(model=fetch.model, epoch=fetch.epoch), self.now)
-        self.told += [effect for effect in effects if isinstance(effect, Drain | Look | Measured | RanOut)]
+        self.notices += [effect for effect in effects if isinstance(effect, Drain | Look | Measured | RanOut)]
         return [effect for effect in effects if not isinstance(effect, Drain | Look | Measured | RanOut)]
 
     def ask(
@@ -104,8 +104,8 @@ class World:
     def ready(
         self, model: str, epoch: int = 1, after: float = 0.0, figures: Figures | None = None
     ) -> list[Effect]:
-        told = figures or Figures()
-        return self.send(BecameReady(model=model, epoch=epoch, endpoint=WHERE, figures=told), after)
+        notices = figures or Figures()
+        return self.send(BecameReady(model=model, epoch=epoch, endpoint=WHERE, figures=notices), after)
 
     def gone(self, model: str, epoch: int = 1, failure: Failure | None = None) -> list[Effect]:
         return self.send(Exited(model=model, epoch=epoch, failure=failure))

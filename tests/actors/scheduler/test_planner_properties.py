@@ -196,15 +196,15 @@ class Schedule(RuleBasedStateMachine):
         data=st.data(),
         retryable=st.booleans(),
         kind=st.sampled_from(["failed", "failed", "out_of_memory"]),
-        told=st.booleans(),
+        expected=st.booleans(),
     )
-    def exit(self, data: st.DataObject, retryable: bool, kind: FailureKind, told: bool) -> None:
+    def exit(self, data: st.DataObject, retryable: bool, kind: FailureKind, expected: bool) -> None:
         """A server ends: one that was told to, if there is one and it shall be one of these."""
-        told = told and bool(self.stopping)
-        model = data.draw(st.sampled_from(sorted(self.stopping if told else self.processes)))
-        epoch, told = self.processes[model], model in self.stopping
+        expected = expected and bool(self.stopping)
+        model = data.draw(st.sampled_from(sorted(self.stopping if expected else self.processes)))
+        epoch, expected = self.processes[model], model in self.stopping
         self.end(model)
-        failure = None if told else Failure(message="crashed", retryable=retryable, kind=kind)
+        failure = None if expected else Failure(message="crashed", retryable=retryable, kind=kind)
         self.send(Exited(model=model, epoch=epoch, failure=failure))
 
     @rule(seconds=st.floats(0.01, 30))

@@ -63,7 +63,7 @@ def test_what_a_fault_leads_to_is_not_told_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             "server: {port: 1}\nserver: {port: 2}",
@@ -134,9 +134,9 @@ def test_what_a_fault_leads_to_is_not_told_too(tmp_path: Path) -> None:
         ("server_pool: {command: []}", "1: server_pool.command: expected a program, got nothing"),
     ],
 )
-def test_one_clear_line(text: str | bytes, told: str, tmp_path: Path) -> None:
+def test_one_clear_line(text: str | bytes, message: str, tmp_path: Path) -> None:
     lines = faults(text, tmp_path)
-    assert sum(told in line for line in lines) == 1, lines
+    assert sum(message in line for line in lines) == 1, lines
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

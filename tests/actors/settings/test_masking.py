@@ -211,9 +211,9 @@ def test_what_is_shown_is_a_configuration_again(tmp_path: Path) -> None:
     ],
 )
 def test_no_error_tells_a_secret(text: str, tmp_path: Path) -> None:
-    told = faults(text, tmp_path, **ENVIRONMENT)
-    assert told
-    assert not [line for line in told if "word-of-pass" in line or "123456789" in line]
+    messages = faults(text, tmp_path, **ENVIRONMENT)
+    assert messages
+    assert not [line for line in messages if "word-of-pass" in line or "123456789" in line]
 
 
 def test_the_defaults_have_none() -> None:

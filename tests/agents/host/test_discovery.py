@@ -221,7 +221,7 @@ async def test_an_agent_that_does_not_start(tmp_path: Path, skip: bool) -> None:
             )
             return
         await host.start()
-        assert [told["name"] for told in host.describe()] == ["good"]
+        assert [description["name"] for description in host.describe()] == ["good"]
         assert not host.may_apply(b"/bad x", None, "m")
         await host.stop()
 

@@ -331,15 +331,19 @@ async def test_what_is_told_of_an_agent(tmp_path: Path) -> None:
     llm = ScriptedLLM("x")
     async with hosted(Shop, llm=llm, folder=tmp_path) as host:
         await run_request(host, chat("/shop hello"), llm)
-        (told,) = host.describe()
-    assert (told["name"], told["description"], told["state"]) == ("shop", "Sells things", "up")
-    assert told["options"]["timeout"]["default"] == 60.0
-    assert told["counters"]["requests"] == 1
-    assert [(one["method"], one["path"], one["description"]) for one in told["operations"]] == [
+        (shop,) = host.describe()
+    assert (shop["name"], shop["description"], shop["state"]) == (
+        "shop",
+        "Sells things",
+        "up",
+    )
+    assert shop["options"]["timeout"]["default"] == 60.0
+    assert shop["counters"]["requests"] == 1
+    assert [(one["method"], one["path"], one["description"]) for one in shop["operations"]] == [
         ("POST", "things", "Add one."),
         ("GET", "things/{id}", "Tell of a thing."),
     ]
-    assert msgspec.json.encode(told)
+    assert msgspec.json.encode(shop)
 
 
 async def test_a_filter_that_swallows_the_end_does_not_keep_the_client(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from agents.parallel.prompts import judged
 from agents.testing import ScriptedLLM, chat, run_agent
 
 
-def told(outcome: Any) -> dict[str, Any]:
+def extra(outcome: Any) -> dict[str, Any]:
     fields: dict[str, Any] = outcome.answer.extra["parallel"]
     return fields
 
@@ -28,7 +28,7 @@ async def test_the_judge_chooses(tmp_path: Path) -> None:
     llm = ScriptedLLM("first", "second", "third", '{"best": 2}')
     outcome = await run_agent(Parallel, "Which?", llm=llm, folder=tmp_path)
     assert outcome.answer.text == "second"
-    assert (told(outcome)["judged"], told(outcome)["chosen"]) == (True, 1)
+    assert (extra(outcome)["judged"], extra(outcome)["chosen"]) == (True, 1)
     judge = llm.requests[3]
     assert judge.format is not None
     assert judge.sampling.temperature == 0.0
@@ -42,13 +42,13 @@ async def test_a_judge_who_names_none_is_overruled_by_the_majority(tmp_path: Pat
     llm = ScriptedLLM("one", "Two", "two.", said)
     outcome = await run_agent(Parallel, "Which?", llm=llm, folder=tmp_path)
     assert outcome.answer.text == "Two"
-    assert told(outcome)["judged"] is False
+    assert extra(outcome)["judged"] is False
 
 
 async def test_the_majority(tmp_path: Path) -> None:
     llm = ScriptedLLM("4", "5", "**5**")
     outcome = await run_agent(Parallel, "2+3?", llm=llm, folder=tmp_path, argument="vote")
-    assert (outcome.answer.text, told(outcome)["votes"]) == ("5", 2)
+    assert (outcome.answer.text, extra(outcome)["votes"]) == ("5", 2)
     assert len(llm.requests) == 3
 
 
@@ -56,7 +56,7 @@ async def test_a_decided_vote_cancels_the_losers(tmp_path: Path) -> None:
     """Of five the first three agree; the others hang, and are stopped."""
     llm = _Slow("yes", "yes", "yes", models={"demo": ModelInfo(name="demo", slots=5)})
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument="vote:5")
-    assert (outcome.answer.text, told(outcome)["votes"], told(outcome)["answers"]) == ("yes", 3, 3)
+    assert (outcome.answer.text, extra(outcome)["votes"], extra(outcome)["answers"]) == ("yes", 3, 3)
     assert len(llm.requests) == 5
     assert llm.busy == []
 
@@ -95,7 +95,7 @@ async def test_each_is_shown(tmp_path: Path) -> None:
         "**Answer 2** (demo)\n\nThere is none: the server died\n\n"
         "**Answer 3** (demo)\n\n`f({})`"
     )
-    assert (told(outcome)["asked"], told(outcome)["answers"]) == (3, 2)
+    assert (extra(outcome)["asked"], extra(outcome)["answers"]) == (3, 2)
     assert [type(event) for event in outcome.events[-3:]] == [Finish, Usage, Done]
 
 
@@ -165,7 +165,7 @@ async def test_who_fails_is_left_out(tmp_path: Path) -> None:
     llm = ScriptedLLM(AnswerFailed(502, "died"), "b", AnswerFailed(429, "full"))
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path)
     assert outcome.answer.text == "b"
-    assert told(outcome)["errors"] == ["died", "full"]
+    assert extra(outcome)["errors"] == ["died", "full"]
     assert len(llm.requests) == 3, "one answer needs no judge"
 
 
@@ -218,7 +218,7 @@ async def test_a_budget_that_ends_in_the_middle_leaves_what_there_is(tmp_path: P
     config = {"budget": {"calls": 2}, "mode": "vote"}
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, config=config)
     assert outcome.answer.text == "a"
-    assert told(outcome)["errors"] == ["the budget of 2 calls is used up (budget.calls of agent 'parallel')"]
+    assert extra(outcome)["errors"] == ["the budget of 2 calls is used up (budget.calls of agent 'parallel')"]
 
 
 class Hangs(ScriptedLLM):
@@ -256,8 +256,8 @@ async def test_a_judge_that_hangs_costs_no_answer(tmp_path: Path, mode: str) -> 
     config = {"timeout": 1.5, "mode": mode}
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, config=config)
     assert outcome.refused is None
-    assert (outcome.answer.text, told(outcome)["votes"]) == ("two", 2)
-    assert told(outcome)["judge_error"] == "it took too long"
+    assert (outcome.answer.text, extra(outcome)["votes"]) == ("two", 2)
+    assert extra(outcome)["judge_error"] == "it took too long"
     assert "the judge failed" in outcome.report[0]["note"]
     assert llm.busy == []
 
@@ -267,7 +267,7 @@ async def test_an_answer_that_hangs_costs_no_other_answer(tmp_path: Path) -> Non
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, config={"timeout": 1.5})
     assert outcome.refused is None
     assert outcome.answer.text == "one"
-    assert told(outcome)["errors"] == ["1 answers took too long (agents.parallel.timeout)"]
+    assert extra(outcome)["errors"] == ["1 answers took too long (agents.parallel.timeout)"]
 
 
 @pytest.mark.parametrize("mode", ["best", "merge"])
@@ -279,8 +279,8 @@ async def test_a_judge_that_fails_is_overruled_by_the_majority(
     outcome = await run_agent(Parallel, "?", llm=llm, folder=tmp_path, argument=mode)
     assert outcome.refused is None
     assert outcome.answer.text == "two"
-    assert told(outcome)["judge_error"] == "no judgement"
-    assert told(outcome)["judged" if mode == "best" else "merged"] is False
+    assert extra(outcome)["judge_error"] == "no judgement"
+    assert extra(outcome)["judged" if mode == "best" else "merged"] is False
     assert outcome.answer.usage.prompt == 3
     assert sum(isinstance(event, Done) for event in outcome.events) == 1
     assert len(llm.requests) == (5 if status == 400 else 4), "less may be taken, where the prompt was refused"
@@ -345,7 +345,7 @@ async def test_a_pattern_that_takes_for_ever_leaves_the_whole_text(tmp_path: Pat
     llm = ScriptedLLM("a" * 40 + "bc")
     config = {"vote_on": r"(.*a){6}b\1", "mode": "vote"}
     outcome = await asyncio.wait_for(run_agent(Parallel, "?", llm=llm, folder=tmp_path, config=config), 20)
-    assert told(outcome)["votes"] == 2
+    assert extra(outcome)["votes"] == 2
 
 
 @pytest.mark.parametrize(

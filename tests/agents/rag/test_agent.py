@@ -36,8 +36,8 @@ async def until(ask: Callable[[], Awaitable[Any]], expected: Any) -> None:
 async def test_a_question_gets_numbered_sources_and_citations(tmp_path: Path) -> None:
     llm = ScriptedLLM("In the Andes [1].")
     async with hosted(Rag, llm=llm, folder=tmp_path) as host:
-        told = await send(host, {"name": "animals.md", "text": LLAMAS}, {"name": "bread.txt", "text": BREAD})
-        assert (told["added"], told["refused"]) == (2, {})
+        reply = await send(host, {"name": "animals.md", "text": LLAMAS}, {"name": "bread.txt", "text": BREAD})
+        assert (reply["added"], reply["refused"]) == (2, {})
         outcome = await run_request(host, chat("/rag Where do llamas live?"), llm)
     sent = llm.requests[0].messages[-1].text
     assert sent.endswith("</sources>\n\nWhere do llamas live?")
@@ -111,9 +111,9 @@ async def test_vectors_and_reranking_are_the_gateway_s(tmp_path: Path) -> None:
     llm = ScriptedLLM("x")
     config = {"rag": {"embed_model": "embedder", "rerank_model": "reranker", "budget": {"calls": 2}}}
     async with hosted(Rag, llm=llm, folder=tmp_path, config=config) as host:
-        told = await send(host, {"name": "animals.md", "text": LLAMAS})
-        assert told["embedded"] > 0
-        assert told["pending"] == 0
+        reply = await send(host, {"name": "animals.md", "text": LLAMAS})
+        assert reply["embedded"] > 0
+        assert reply["pending"] == 0
         outcome = await run_request(host, chat("/rag Where do camels live?"), llm)
     assert outcome.report[0]["calls"] == 2, "the request's budget is charged"
     assert outcome.answer.extra["citations"][0]["score"] == pytest.approx(0.25), "the reranker's"
@@ -133,8 +133,8 @@ async def test_a_document_does_not_wait_for_the_vectors_of_another(tmp_path: Pat
     async with hosted(Rag, llm=llm, folder=tmp_path, config=config) as host, asyncio.timeout(20):
         first = spawn(send(host, {"name": "animals.md", "text": LLAMAS}), name="first")
         await llm.is_asked.wait()
-        told = await send(host, {"name": "bread.txt", "text": BREAD})
-        assert (told["added"], told["embedded"]) == (1, 0)
+        reply = await send(host, {"name": "bread.txt", "text": BREAD})
+        assert (reply["added"], reply["embedded"]) == (1, 0)
         found = await host.operate("rag", "GET", "collections", Call())
         assert found["collections"][0]["vectors"] == 0
         llm.hold.set()
@@ -149,15 +149,15 @@ async def test_a_document_does_not_wait_for_the_vectors_of_another(tmp_path: Pat
 
 async def test_bad_documents_are_refused_by_name_and_the_rest_goes_in(tmp_path: Path) -> None:
     async with hosted(Rag, llm=ScriptedLLM(), folder=tmp_path) as host:
-        told = await send(
+        reply = await send(
             host,
             {"name": "empty.txt", "text": "  "},
             {"name": "good.txt", "text": BREAD},
             {"name": "binary.bin", "text": "\0\1\2"},
         )
-        assert told["added"] == 1
-        assert set(told["refused"]) == {"empty.txt", "binary.bin"}
-        assert "empty.txt has no text" in told["refused"]["empty.txt"]
+        assert reply["added"] == 1
+        assert set(reply["refused"]) == {"empty.txt", "binary.bin"}
+        assert "empty.txt has no text" in reply["refused"]["empty.txt"]
 
 
 @pytest.mark.parametrize(
@@ -298,9 +298,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (tmp_path / "single.txt").write_text(BREAD)
     index = tmp_path / "index"
     assert command(index, docs, tmp_path / "single.txt", collection="mine") == 1
-    told = capsys.readouterr()
-    assert f"{docs}: 1 added, 0 changed, 0 unchanged, 0 deleted" in told.out
-    assert "refused: bad.pdf is no PDF" in told.err
+    reply = capsys.readouterr()
+    assert f"{docs}: 1 added, 0 changed, 0 unchanged, 0 deleted" in reply.out
+    assert "refused: bad.pdf is no PDF" in reply.err
     (docs / "bad.pdf").unlink()
     assert command(index, docs, collection="mine") == 0
     assert "0 added, 0 changed, 1 unchanged, 1 deleted" in capsys.readouterr().out
@@ -336,16 +336,16 @@ def test_what_is_deleted_is_what_was_named(tmp_path: Path, capsys: pytest.Captur
     def delete(*paths: str | Path, collection: str | None = "t") -> tuple[int, str]:
         capsys.readouterr()
         status = command(index, *map(Path, paths), action="delete", collection=collection)
-        told = capsys.readouterr()
-        return status, told.out + told.err
+        reply = capsys.readouterr()
+        return status, reply.out + reply.err
 
     assert delete("a1.md") == (0, f"deleted {docs}/a1.md from collection 't'\n" + COMES_BACK)
     assert left() == ["a2.md", "a2.md", "a3.md"]
-    status, told = delete("a2.md", "nothing.md", docs)
+    status, reply = delete("a2.md", "nothing.md", docs)
     assert status == 1
-    assert f"'a2.md' is the name of 2 documents; name one in full: {docs}/a2.md, {more}/a2.md" in told
-    assert "there is no document 'nothing.md' in collection 't'" in told
-    assert f"there is no document '{docs}' in collection 't'" in told
+    assert f"'a2.md' is the name of 2 documents; name one in full: {docs}/a2.md, {more}/a2.md" in reply
+    assert "there is no document 'nothing.md' in collection 't'" in reply
+    assert f"there is no document '{docs}' in collection 't'" in reply
     assert len(left()) == 3
     assert delete(more / "a2.md", "sub/a3.md")[0] == 0
     assert left() == ["a2.md"]

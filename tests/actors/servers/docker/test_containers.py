@@ -50,20 +50,20 @@ async def test_what_it_is_made_of(engine: EngineClient, name: str, spec: Contain
         )
         await healthy(started)
         (listed,) = engine.containers(f"{GATEWAY}={name}")
-        told = engine.inspect(started.id)
-        host = told["HostConfig"]
+        found = engine.inspect(started.id)
+        host = found["HostConfig"]
         assert listed["Names"] == [f"/{started.name}"]
         assert started.name.startswith("llama-org-Demo-model-1-")
         assert (host["Init"], host["ReadonlyRootfs"], host["CapDrop"]) == (True, True, ["ALL"])
         assert (host["Privileged"], host["SecurityOpt"]) == (False, ["no-new-privileges"])
         assert (host["Memory"], host["MemorySwap"]) == (1 << 30, 1 << 30)
-        assert [(mount["Destination"], mount["RW"]) for mount in told["Mounts"]] == [
+        assert [(mount["Destination"], mount["RW"]) for mount in found["Mounts"]] == [
             ("/models/demo.gguf", False)
         ]
-        assert told["Config"]["User"] == "1000:1000"
-        assert "A=b c" in told["Config"]["Env"]
-        assert {bound["HostIp"] for bound in told["NetworkSettings"]["Ports"]["8080/tcp"]} == {"127.0.0.1"}
-        assert started.pid == told["State"]["Pid"]
+        assert found["Config"]["User"] == "1000:1000"
+        assert "A=b c" in found["Config"]["Env"]
+        assert {bound["HostIp"] for bound in found["NetworkSettings"]["Ports"]["8080/tcp"]} == {"127.0.0.1"}
+        assert started.pid == found["State"]["Pid"]
         session = subprocess.run(
             ["ps", "-o", "comm=", "--sid", str(started.pid)], capture_output=True, text=True, check=True
         ).stdout.split()
@@ -261,8 +261,8 @@ def abandoned(engine: EngineClient) -> Abandon:
 
 async def serves(engine: EngineClient, id_: str) -> None:
     """Wait until its server answers."""
-    told = msgspec.convert(engine.inspect(id_), Inspected)
-    await healthy(Container(id_, "", lambda _: None), address_of(told.network_settings, None))
+    found = msgspec.convert(engine.inspect(id_), Inspected)
+    await healthy(Container(id_, "", lambda _: None), address_of(found.network_settings, None))
 
 
 async def test_one_that_is_just_alike_is_taken_over(

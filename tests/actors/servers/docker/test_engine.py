@@ -88,13 +88,13 @@ async def test_a_rootless_one(stand_in: StandInEngine, client: Engine) -> None:
 
 async def test_a_pull_tells_how_far_it_is(stand_in: StandInEngine, client: Engine) -> None:
     stand_in.pulls = PULL
-    told: list[Progress] = []
-    assert await ensure_image(client, "ghcr.io/ggml-org/llama.cpp:server", told.append) == "sha256:2222"
-    assert [(one.have, one.total) for one in told] == [
+    reports: list[Progress] = []
+    assert await ensure_image(client, "ghcr.io/ggml-org/llama.cpp:server", reports.append) == "sha256:2222"
+    assert [(one.have, one.total) for one in reports] == [
         (1000, 4000), (1500, 5000), (2000, 5000), (5000, 5000), (5000, 5000), (5000, 5000),
     ]  # fmt: skip
     assert stand_in.requests.count("POST /images/create") == 1
-    assert await ensure_image(client, "ghcr.io/ggml-org/llama.cpp:server", told.append) == "sha256:2222"
+    assert await ensure_image(client, "ghcr.io/ggml-org/llama.cpp:server", reports.append) == "sha256:2222"
     assert stand_in.requests.count("POST /images/create") == 1, "it is there now"
 
 

@@ -131,11 +131,11 @@ def name(engine: EngineClient) -> Iterator[str]:
 
 async def test_how_far_it_is(client: Engine, name: str) -> None:
     registry = Registry()
-    told: list[Progress] = []
+    reports: list[Progress] = []
     begun = asyncio.Event()
 
     def on_progress(progress: Progress) -> None:
-        told.append(progress)
+        reports.append(progress)
         begun.set()
 
     async with serving(registry) as address:
@@ -147,9 +147,9 @@ async def test_how_far_it_is(client: Engine, name: str) -> None:
             registry.go_on.set()
             assert await pull == await image_id(client, image)
     size = max(len(blob) for blob in registry.blobs.values())
-    assert {one.total for one in told} == {size}
-    assert [one.have for one in told] == sorted(one.have for one in told)
-    assert told[-1].have == size
+    assert {one.total for one in reports} == {size}
+    assert [one.have for one in reports] == sorted(one.have for one in reports)
+    assert reports[-1].have == size
 
 
 async def test_nobody_waits_for_it_any_more(client: Engine, name: str) -> None:

@@ -28,10 +28,10 @@ def test_severe_lines_are_warnings_and_what_is_ordinary_depends() -> None:
 
 
 async def test_of_a_flood_the_rest_is_counted_and_errors_are_still_told() -> None:
-    told = events([*(f"line {number}" for number in range(BURST + 500)), "error: at last"])
-    assert told[BURST - 1] == ("info", f"line {BURST - 1}")
-    assert told[-2] == ("warning", "error: at last")
-    level, left_out = told[-1]
+    lines = events([*(f"line {number}" for number in range(BURST + 500)), "error: at last"])
+    assert lines[BURST - 1] == ("info", f"line {BURST - 1}")
+    assert lines[-2] == ("warning", "error: at last")
+    level, left_out = lines[-1]
     assert level == "warning"
     assert 400 < int(left_out) <= 500
 

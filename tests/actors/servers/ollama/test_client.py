@@ -120,9 +120,9 @@ def test_headers_with_any_numbers(number: Any) -> None:
     keys = ("block_count", "embedding_length", "attention.head_count", "context_length", "vocab_size")
     info = {"general.architecture": "a", **{f"a.{key}": number for key in keys}}
     for architecture in ("a", None, 5, ["x"]):
-        told = {**info, "general.architecture": architecture}
-        context = context_of(told, "num_ctx " + "9" * 6000, None, 4096)
-        demand = demand_of(1 << 49, told, context)
+        metadata = {**info, "general.architecture": architecture}
+        context = context_of(metadata, "num_ctx " + "9" * 6000, None, 4096)
+        demand = demand_of(1 << 49, metadata, context)
         for option in demand.options:
             assert len(option.layers) < 2000
             assert 0 <= sum(option.layers) + option.pinned + option.mapped < 1 << 62

@@ -342,9 +342,9 @@ async def test_a_single_file_is_its_folders(index: Index, folder: Path) -> None:
 
 
 async def test_progress_is_told(index: Index, folder: Path) -> None:
-    told: list[Progress] = []
-    await Ingester(index, Embedding(WordEmbedder())).add_folder(folder, "docs", on_progress=told.append)
-    assert told == [
+    reports: list[Progress] = []
+    await Ingester(index, Embedding(WordEmbedder())).add_folder(folder, "docs", on_progress=reports.append)
+    assert reports == [
         Progress("reading", 0, 3, "a.md"),
         Progress("reading", 1, 3, "c.html"),
         Progress("reading", 2, 3, "sub/b.txt"),

@@ -63,13 +63,13 @@ def _kill(path: Path, folder: Path, stage: str) -> None:
     command = [sys.executable, "-c", INGEST, str(path), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
         assert process.stdout is not None
-        told = []
+        stages = []
         for line in process.stdout:
-            told.append(line.strip())
-            if told[-1] == stage:
+            stages.append(line.strip())
+            if stages[-1] == stage:
                 break
         readers = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGKILL)
-    assert told[-1] == stage
+    assert stages[-1] == stage
     assert process.returncode == -signal.SIGKILL
     until(lambda: not any(reader.is_running() for reader in readers), "the reader has ended")
