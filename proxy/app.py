@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -19,6 +20,7 @@ from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
 from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.passthrough import Passing
+from proxy.handlers.readiness import Readiness
 from proxy.metrics import Metrics
 
 log = structlog.get_logger("door")
@@ -31,19 +33,24 @@ ORIGINS = web.AppKey("origins", Origins)
 """Who may use the gateway."""
 
 
-def make_app(
-    generate: Generate,
-    passing: Passing,
-    views: Views,
-    ollama: OllamaApi,
-    agents: AgentViews,
-    metrics: Metrics,
-    origins: Origins,
-) -> web.Application:
+class Handlers(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answers, each for a group of routes."""
+
+    generate: Generate
+    passing: Passing
+    views: Views
+    readiness: Readiness
+    ollama: OllamaApi
+    agents: AgentViews
+    metrics: Metrics
+
+
+def make_app(handlers: Handlers, origins: Origins) -> web.Application:
     """All the routes. A path that has none is answered in OpenAI's words, or its API's own."""
+    views, agents, passing = handlers.views, handlers.agents, handlers.passing
     app = web.Application(middlewares=[_door])
-    app[ACCOUNTS] = (metrics.account,)
-    app[BODIES] = Bodies(generate.limits.body)
+    app[ACCOUNTS] = (handlers.metrics.account,)
+    app[BODIES] = Bodies(handlers.generate.limits.body)
     app[ORIGINS] = origins
     if origins.allows_some:
         app.on_response_prepare.append(origins.tell)
@@ -51,18 +58,18 @@ def make_app(
     for path, view in (
         ("/health", views.health),
         ("/health/live", views.live),
-        ("/health/ready", views.ready),
+        ("/health/ready", handlers.readiness.ready),
         ("/v1/models", views.models),
         ("/models", views.models),
         ("/v1/models/{name:.+}", views.model),
         ("/admin/plan", views.plan),
-        ("/metrics", metrics.page),
+        ("/metrics", handlers.metrics.page),
     ):
         router.add_get(path, _quiet(view))
     for endpoint in ENDPOINTS:
         for path in (endpoint.path, *endpoint.aliases):
-            router.add_post(path, _answerer(generate, endpoint))
-    ollama.add_routes(router, _quiet)
+            router.add_post(path, _answerer(handlers.generate, endpoint))
+    handlers.ollama.add_routes(router, _quiet)
     router.add_get("/v1/agents", _quiet(agents.listed))
     router.add_get("/v1/agents/{agent}", _quiet(agents.described))
     router.add_route("*", "/v1/agents/{agent}/{path:.+}", agents.operate)

@@ -12,20 +12,19 @@ class ApiError(Exception):
         status: int,
         message: str,
         *,
-        kind: str | None = None,
         code: str | None = None,
         param: str | None = None,
         retry_after: int | None = None,
-        extra: dict[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.kind = kind or default_kind(status)
+        self.kind = default_kind(status)
         self.code = code
         self.param = param
         self.retry_after = retry_after
-        self.extra = extra or {}
+        self.extra: dict[str, object] = {}
+        """Further fields of the error, as its server named them."""
 
 
 def default_kind(status: int) -> str:

@@ -39,7 +39,7 @@ from agents.host.host import AgentHost
 from agents.host.settings import default_agents
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
-from proxy.app import ACCOUNTS, make_app
+from proxy.app import ACCOUNTS, Handlers, make_app
 from proxy.door.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
 from proxy.door.origins import Origins
 from proxy.handlers.agents import AgentViews
@@ -210,14 +210,22 @@ async def _build(
     )
     generate = Generate(caller, catalog, host)
     passing = Passing(supervisor, caller, catalog, host)
-    readiness = Readiness(config, containers.engine, daemons, monitor)
-    views = Views(supervisor, catalog, observer, readiness, config, version=VERSION)
+    readiness = Readiness(supervisor, config, containers.engine, daemons, monitor)
+    views = Views(supervisor, catalog, observer, config, version=VERSION)
     store = OllamaStore(caller, catalog, hub, passes)
     ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
-    agent_views = AgentViews(host)
     metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
     models.accounts = (metrics.account,)
-    app = make_app(generate, passing, views, ollama, agent_views, metrics, origins)
+    handlers = Handlers(
+        generate=generate,
+        passing=passing,
+        views=views,
+        readiness=readiness,
+        ollama=ollama,
+        agents=AgentViews(host),
+        metrics=metrics,
+    )
+    app = make_app(handlers, origins)
     runner = make_runner(
         app, app[ACCOUNTS], most=most_connections(), write_timeout=config.server.write_timeout
     )

@@ -1,5 +1,6 @@
 """The folders are the architecture: each package's docstring is its map, and tests stand where sources do."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -41,6 +42,18 @@ def test_the_map_names_everything(package: Path) -> None:
 @pytest.mark.parametrize("package", PACKAGES, ids=str)
 def test_a_room_can_be_overlooked(package: Path) -> None:
     assert len(modules(package)) <= 12
+
+
+def test_no_function_of_the_door_takes_more_than_five_things() -> None:
+    """What is passed around together is a value of its own, with a name."""
+    wide = []
+    for file in CHECKOUT.glob("proxy/**/*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                if len([arg for arg in taken if arg.arg not in ("self", "cls")]) > 5:
+                    wide.append(f"{file.relative_to(CHECKOUT)}: {node.name}")
+    assert not wide
 
 
 def test_the_tests_mirror_the_sources() -> None:

@@ -25,14 +25,10 @@ def unreadable(error: Exception) -> AnswerFailed:
 
 def to_api_error(failure: AnswerFailed) -> ApiError:
     """The failure as the front door raises it."""
-    return ApiError(
-        failure.status,
-        failure.message,
-        kind=failure.kind or None,
-        code=failure.code,
-        param=failure.param,
-        extra=dict(failure.extra),
-    )
+    error = ApiError(failure.status, failure.message, code=failure.code, param=failure.param)
+    error.kind = failure.kind or error.kind
+    error.extra = dict(failure.extra)
+    return error
 
 
 def of_api_error(error: ApiError) -> AnswerFailed:

@@ -18,7 +18,6 @@ from actors.scheduler.models import ModelStatus
 from actors.servers import StartError
 from actors.supervisor import Supervisor
 from proxy.errors import ApiError
-from proxy.handlers.readiness import Readiness
 from proxy.models import Catalog
 
 STATUS_VALUES = {
@@ -42,7 +41,6 @@ class Views:
         supervisor: Supervisor,
         catalog: Catalog,
         observer: Observer,
-        readiness: Readiness,
         config: Config,
         *,
         version: str,
@@ -50,7 +48,6 @@ class Views:
         self._supervisor = supervisor
         self._catalog = catalog
         self._observer = observer
-        self._readiness = readiness
         self._config = config
         self._version = version
         self._started = time.monotonic()
@@ -116,19 +113,6 @@ class Views:
     async def live(self, _request: web.Request) -> web.Response:
         """The process answers. What is missing outside is no reason to start it anew."""
         return web.json_response({"status": "ok"})
-
-    async def ready(self, _request: web.Request) -> web.Response:
-        """New requests are welcome. Models load on demand, so that none need be loaded."""
-        later = {"Retry-After": "5"}
-        if self._supervisor.closing:
-            return web.json_response({"status": "shutting down"}, status=503, headers=later)
-        report = await self._readiness.look()
-        body: dict[str, Any] = {"status": report.status}
-        if report.missing:
-            body["missing"] = [msgspec.to_builtins(one) for one in report.missing]
-        if not report.ready:
-            return web.json_response(body, status=503, headers=later)
-        return web.json_response(body)
 
     async def models(self, _request: web.Request) -> web.Response:
         """OpenAI's list of models, with llama.cpp's extras."""

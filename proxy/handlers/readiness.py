@@ -1,4 +1,4 @@
-"""Whether the gateway can serve: what its configuration needs outside of it, and what of that is not there.
+"""`/health/ready`: what the configuration needs outside of the gateway, and what of that is not there.
 
 A gateway all of whose models need an engine that is away can serve nobody: it is not ready. Anything else
 that is away takes some models with it, whose requests are told why; then the gateway is degraded, and ready.
@@ -8,9 +8,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from aiohttp import web
 
 from actors.build import uses_containers
 from actors.config import Config
@@ -20,6 +21,7 @@ from actors.hub.cache import cache_of
 from actors.servers.docker.engine import Engine, EngineError
 from actors.servers.llama.command import runs_in_container
 from actors.servers.ollama.daemons import Daemons
+from actors.supervisor import Supervisor
 
 FRESH = 1.0
 """Seconds for which a report holds, so that questions from outside do not become as many to the engine."""
@@ -64,7 +66,15 @@ def needed_folders(config: Config, cache: Path) -> list[tuple[str, Path]]:
 class Readiness:
     """Looks when it is asked, at most every `FRESH` seconds."""
 
-    def __init__(self, config: Config, engine: Engine, daemons: Daemons, monitor: GpuMonitor) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        config: Config,
+        engine: Engine,
+        daemons: Daemons,
+        monitor: GpuMonitor,
+    ) -> None:
+        self._supervisor = supervisor
         self._config = config
         self._engine = engine
         self._daemons = daemons
@@ -72,6 +82,19 @@ class Readiness:
         self._looking = asyncio.Lock()
         self._report: Report | None = None
         self._looked_at = float("-inf")
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """New requests are welcome. Models load on demand, so that none need be loaded."""
+        later = {"Retry-After": "5"}
+        if self._supervisor.closing:
+            return web.json_response({"status": "shutting down"}, status=503, headers=later)
+        report = await self.look()
+        body: dict[str, Any] = {"status": report.status}
+        if report.missing:
+            body["missing"] = [msgspec.to_builtins(one) for one in report.missing]
+        if not report.ready:
+            return web.json_response(body, status=503, headers=later)
+        return web.json_response(body)
 
     async def look(self) -> Report:
         """What there is now. Waits for the engine, for some seconds at most."""

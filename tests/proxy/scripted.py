@@ -41,7 +41,7 @@ from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
-from proxy.app import ACCOUNTS, make_app
+from proxy.app import ACCOUNTS, Handlers, make_app
 from proxy.door.bodies import BODIES, WINDOW, Bodies
 from proxy.door.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, make_runner
 from proxy.door.origins import Origins
@@ -479,8 +479,8 @@ async def door(
         daemons_session = await stack.enter_async_context(aiohttp.ClientSession())
         daemons = Daemons(Ollama(), daemons_session)
         catalog = Catalog(real, hub, daemons, {})
-        readiness = Readiness(config, Engine("unix:///nowhere/docker.sock"), daemons, observer.monitor)
-        views = Views(real, catalog, observer, readiness, config, version="1.2.3")
+        readiness = Readiness(real, config, Engine("unix:///nowhere/docker.sock"), daemons, observer.monitor)
+        views = Views(real, catalog, observer, config, version="1.2.3")
         caller = ModelCaller(real, upstream, limits)
         store = OllamaStore(caller, catalog, hub, daemons_session)
         ollama = OllamaApi(catalog, store, idle_timeout=0)
@@ -491,7 +491,16 @@ async def door(
         generate = Generate(caller, catalog, host)
         metrics = Metrics(real, observer.monitor, readiness, version="1.2.3")
         passing = Passing(real, caller, catalog, host)
-        app = make_app(generate, passing, views, ollama, AgentViews(host), metrics, origins or Origins())
+        handlers = Handlers(
+            generate=generate,
+            passing=passing,
+            views=views,
+            readiness=readiness,
+            ollama=ollama,
+            agents=AgentViews(host),
+            metrics=metrics,
+        )
+        app = make_app(handlers, origins or Origins())
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         bodies = app[BODIES] = Bodies(body_limit, window=body_window)

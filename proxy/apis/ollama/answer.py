@@ -33,7 +33,7 @@ Api = Literal["chat", "generate"]
 
 
 class Encoder:
-    """Writes the stream of `/api/chat` or `/api/generate`, under the name `model` that was asked for.
+    """Writes answers of `/api/chat` or `/api/generate`, under the name `model` that was asked for.
 
     `started` is when the request came, in seconds since the epoch; `load_seconds` what its model took to
     be there. Both count where the model server tells no durations of its own. Tool calls are sent whole,
@@ -112,6 +112,26 @@ class Encoder:
             fields["context"] = []
         return before + self._line(now, "", end=b"," + encode(fields)[1:-1])
 
+    def encode_answer(self, answer: Answer, now: float) -> Json:
+        """The whole answer, as for `stream: false`."""
+        said: Json = {"content" if self._chat else "response": answer.text}
+        if answer.reasoning:
+            said["thinking"] = answer.reasoning
+        if answer.tool_calls:
+            said["tool_calls"] = _tool_calls(answer.tool_calls)
+        whole: Json = {
+            **added_fields(Extra(answer.extra)),
+            "model": self._model,
+            "created_at": rfc3339(now),
+            **({"message": {"role": "assistant", **said}} if self._chat else said),
+            **_final_fields(answer.reason, answer.usage, now - self._started, self._load_seconds),
+        }
+        if self._context:
+            whole["context"] = []
+        if answer.logprobs:
+            whole["logprobs"] = answer.logprobs
+        return whole
+
 
 def rfc3339(now: float) -> str:
     """A time in seconds since the epoch, as Go writes it."""
@@ -145,36 +165,6 @@ def _final_fields(reason: Reason, usage: Usage, total_seconds: float, load_secon
 
 def _nanoseconds(seconds: float) -> int:
     return max(0, round(seconds * 1e9))
-
-
-def encode_answer(
-    answer: Answer,
-    model: str,
-    *,
-    now: float,
-    api: Api = "chat",
-    started: float = 0.0,
-    load_seconds: float = 0.0,
-    context: bool = False,
-) -> Json:
-    """The whole answer, as for `stream: false`; the parameters are `Encoder`'s."""
-    said: Json = {"content" if api == "chat" else "response": answer.text}
-    if answer.reasoning:
-        said["thinking"] = answer.reasoning
-    if answer.tool_calls:
-        said["tool_calls"] = _tool_calls(answer.tool_calls)
-    whole: Json = {
-        **added_fields(Extra(answer.extra)),
-        "model": model,
-        "created_at": rfc3339(now),
-        **({"message": {"role": "assistant", **said}} if api == "chat" else said),
-        **_final_fields(answer.reason, answer.usage, now - started, load_seconds),
-    }
-    if context:
-        whole["context"] = []
-    if answer.logprobs:
-        whole["logprobs"] = answer.logprobs
-    return whole
 
 
 def encode_waiting(model: str, *, now: float, api: Api = "chat") -> bytes:

@@ -7,10 +7,8 @@ import msgspec
 
 from actors.messages import ServerAddress
 from agents.chat import Chat
-from agents.events import Answer
-from proxy.apis.codec import Asked, Codec, Embedder, Encoder, Endpoint, Request, Server
+from proxy.apis.codec import Asked, Codec, Embedder, Endpoint, Request, Server
 from proxy.apis.embeddings import Embed
-from proxy.apis.fields import Json
 from proxy.apis.ollama import answer, embeddings, failures, request, server
 from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
 from proxy.apis.ollama.errors import OLLAMA
@@ -18,7 +16,7 @@ from proxy.apis.ollama.stream import END, LineAssembler
 
 
 def _codec(api: answer.Api, decode: Callable[[bytes], Request]) -> Codec:
-    def encoder(asked: Asked) -> Encoder:
+    def encoder(asked: Asked) -> answer.Encoder:
         return answer.Encoder(
             asked.model,
             api=api,
@@ -27,18 +25,11 @@ def _codec(api: answer.Api, decode: Callable[[bytes], Request]) -> Codec:
             context=api == "generate",
         )
 
-    def encode_answer(whole: Answer, asked: Asked, now: float) -> Json:
-        return answer.encode_answer(
-            whole,
-            asked.model,
-            now=now,
-            api=api,
-            started=asked.started,
-            load_seconds=asked.load_seconds,
-            context=api == "generate",
-        )
-
-    return Codec(decode=decode, encoder=encoder, encode_answer=encode_answer)
+    return Codec(
+        decode=decode,
+        encoder=encoder,
+        encode_answer=lambda whole, asked, now: encoder(asked).encode_answer(whole, now),
+    )
 
 
 def _comment(api: answer.Api, model: str, _words: str, now: float) -> bytes:

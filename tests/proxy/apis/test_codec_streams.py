@@ -349,7 +349,7 @@ def test_nothing_that_a_server_sends_raises(server: str, data: st.DataObject) ->
     [
         (openai_answer.Encoder(), openai_answer.encode_answer),
         (anthropic_answer.Encoder(), anthropic_answer.encode_answer),
-        (ollama_answer.Encoder("m"), lambda answer: ollama_answer.encode_answer(answer, "m", now=0.0)),
+        (ollama_answer.Encoder("m"), lambda answer: ollama_answer.Encoder("m").encode_answer(answer, 0.0)),
     ],
 )
 def test_fields_that_agents_add_are_in_the_event_that_says_why_it_ended(

@@ -132,7 +132,7 @@ def round_trip(value: Any) -> Any:
 @pytest.mark.parametrize("api", ["chat", "generate"])
 def test_whole_answers_for_ollama(transcript: Transcript, api: Any) -> None:
     answer = collected(from_llama(transcript))
-    whole = ollama_answer.encode_answer(answer, MODEL, now=NOW, api=api, started=STARTED)
+    whole = ollama_answer.Encoder(MODEL, api=api, started=STARTED).encode_answer(answer, NOW)
     said = decoded(ollama_server.Decoder(ID), msgspec.json.encode(whole))
     assert said[0] == AnswerStarted(ID, MODEL, CREATED)
     again = collected(said)
