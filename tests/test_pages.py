@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from actors.config import Config
+from actors.settings.file import parse_config
 from proxy.apis.table import ENDPOINTS
 from proxy.errors import REJECTIONS
 from tests.gateway import CHECKOUT
@@ -52,6 +55,19 @@ def test_every_room_with_a_page_is_in_architecture() -> None:
     rooms = [page for page in PAGES if page.parts[0] in ("actors", "agents", "proxy")]
     missing = [page for page in rooms if f"(../{page})" not in architecture]
     assert not missing
+
+
+def test_examples_of_settings_can_be_used(tmp_path: Path) -> None:
+    pages = [page for page in PAGES if page.parts[0] in ("README.md", "docs")]
+    blocks = [
+        yaml.safe_load(block)
+        for page in pages
+        for block in re.findall(r"```yaml\n(.*?)```", (CHECKOUT / page).read_text(), re.DOTALL)
+    ]
+    examples = [block for block in blocks if block.keys() <= set(Config.__struct_fields__)]
+    assert len(examples) > 7
+    for example in examples:
+        parse_config(example, folder=tmp_path)
 
 
 def test_every_path_is_documented() -> None:
