@@ -70,8 +70,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Acquire(Message, frozen=True, kw_only=True):
     """Ask for a lease. `slot` is false for work that occupies no generation slot (tokenizing).
 
-    `key` is whose request it is: turns are shared between keys. `keep_alive`: seconds that the model stays
-    loaded after it, instead of the policy's idle time-out.
+    `client` is whose request it is: turns are shared between clients. `keep_alive`: seconds that the model
+    stays loaded after it, instead of the policy's idle time-out.
     """
 
     ticket: int
@@ -79,7 +79,7 @@ class Acquire(Message, frozen=True, kw_only=True):
     deadline: float
     slot: bool = True
     load: bool = True
-    key: str = ""
+    client: str = ""
     keep_alive: float | None = None
 
 

@@ -170,7 +170,7 @@ class ModelActor(Actor[Order]):
                 server = await self._backend.start(epoch, files, placement)
                 self._report(Spawned(model=self.model, epoch=epoch, process=server.process))
                 try:
-                    await self._until_healthy(server)
+                    await self._wait_healthy(server)
                     break
                 except StartError:
                     if not (server.lost_port and tries_left):
@@ -214,7 +214,7 @@ class ModelActor(Actor[Order]):
             if server is not None:
                 await server.stop(at_once=hung)
 
-    async def _until_healthy(self, server: ModelServer) -> None:
+    async def _wait_healthy(self, server: ModelServer) -> None:
         pause = POLL_FIRST
         while not await server.is_healthy():
             if server.exited or server.lost_port:

@@ -31,7 +31,7 @@ _leaders: dict[str, int] = {}
 """The pids of the children that run, by the marks of their starts."""
 
 
-async def off_loop(look: Callable[[], T], otherwise: T) -> T:
+async def run_off_loop(look: Callable[[], T], otherwise: T) -> T:
     """What `look` returns, or `otherwise` after `LOOK_LIMIT`.
 
     Not in the loop's pool of threads: a model must be ended although others keep that busy, and a look that

@@ -217,7 +217,7 @@ class Supervisor(Actor[Event]):
         """
         actor = self._models[name]
         if self._observer is not None and self._planner.measures_first:
-            await self._observer.monitor.fresh(SAMPLE_WAIT)
+            await self._observer.monitor.wait_fresh(SAMPLE_WAIT)
         demand = await actor.appraise()
         if demand is None:
             return None
@@ -324,7 +324,9 @@ class Supervisor(Actor[Event]):
         match effect:
             case RanOut(model=model, surcharge=surcharge, demand=demand, placement=placement):
                 log.warning("model ran out of memory", model=model, next_time_more=surcharge)
-                order = Learn(file=demand.file, settings=demand.key(placement.option), surcharge=surcharge)
+                order = Learn(
+                    file=demand.file, settings=demand.settings_key(placement.option), surcharge=surcharge
+                )
                 self._models[model].tell(order)
             case Measured() if self._observer is not None:
                 self._observer.learn(effect)

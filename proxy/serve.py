@@ -262,7 +262,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     stack.push_async_callback(monitor.stop)
     observer = Observer(monitor, calibration, manages=gpu.managed)
     observer.build = await build_of_pool(config.server_pool)
-    await monitor.first()  # of the host alone if the driver hangs
+    await monitor.wait_first()  # of the host alone if the driver hangs
     await observer.refresh()
     return observer
 

@@ -328,7 +328,7 @@ class GpuMonitor:
         self.ask_soon()
         self._task = spawn(self._watch(), name="GPU monitor")
 
-    async def first(self) -> Sample:
+    async def wait_first(self) -> Sample:
         """Wait for the first answer. It must have been started; a driver may take its time."""
         await self._answered.wait()
         return self.sample
@@ -341,7 +341,7 @@ class GpuMonitor:
         self._wanted.append(time.monotonic() + delay)
         self._wake.set()
 
-    async def fresh(self, patience: float) -> None:
+    async def wait_fresh(self, patience: float) -> None:
         """Return when there is a sample that was asked for from now on, or after so many seconds."""
         wanted = time.monotonic()
         self.ask_soon()

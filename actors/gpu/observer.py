@@ -127,7 +127,7 @@ class Observer:
         load = Load(
             model=measured.model,
             file=demand.file,
-            settings=demand.key(measured.placement.option),
+            settings=demand.settings_key(measured.placement.option),
             build=demand.build,
             certainty=measured.placement.option.certainty,
             seconds=measured.seconds,

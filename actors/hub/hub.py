@@ -112,7 +112,7 @@ class Hub:
             self._check_memory(listing, choice)
             await self._check_disk(sum(job.file.size for job in jobs))
             if jobs[0].file == choice.parts[0]:
-                header = await self._site.header(jobs[0].source)
+                header = await self._site.read_header(jobs[0].source)
                 log.info(
                     "download starts",
                     repo=listing.repo,

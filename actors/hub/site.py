@@ -89,7 +89,7 @@ class Site:
             sha256=file.etag if len(file.etag) == 64 else None,
         )
 
-    async def header(self, source: Source) -> Header:
+    async def read_header(self, source: Source) -> Header:
         """Read a GGUF header where it is, so that what can never be served is not downloaded.
 
         Raises `HubError`.
@@ -97,7 +97,7 @@ class Site:
         loop = asyncio.get_running_loop()
 
         def fetch(offset: int, count: int) -> bytes:
-            return asyncio.run_coroutine_threadsafe(self._part(source, offset, count), loop).result()
+            return asyncio.run_coroutine_threadsafe(self._read_part(source, offset, count), loop).result()
 
         window = min(HEADER_WINDOW, source.size)
         try:
@@ -105,7 +105,7 @@ class Site:
         except HeaderError as error:
             raise failed(f"{source.url}: {error}", retryable=False) from error
 
-    async def _part(self, source: Source, offset: int, count: int) -> bytes:
+    async def _read_part(self, source: Source, offset: int, count: int) -> bytes:
         """At most `count` bytes of a file. Raises `HubError`, `HeaderError`."""
         headers = {**source.headers, "Range": f"bytes={offset}-{offset + count - 1}"}
         headers["Accept-Encoding"] = "identity"

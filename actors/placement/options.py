@@ -95,8 +95,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     elsewhere: bool = False
     no_gpu: str = ""
 
-    def key(self, option: Option) -> str:
-        """Under which it is known what loads with these settings, in this kind of way, took."""
+    def settings_key(self, option: Option) -> str:
+        """The key of these settings, and this kind of way, among the measured loads of the file."""
         return f"{self.settings} {option.kind}"
 
     @property

@@ -22,14 +22,14 @@ Partial = Literal["last", "first", "never"]
 OFTEN = 5.0
 """Seconds between two samples, at most, that are often enough for decisions to rest on the latest."""
 
-MANY_KEYS = 1000
-"""Keys whose turns are remembered of a model; beyond it, those that have had theirs are forgotten."""
+MANY_CLIENTS = 1000
+"""Clients whose turns a model remembers; beyond it, those that have had theirs are forgotten."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of the planner; all times in seconds. See `server_pool` and `gpu` in config.yaml.
 
-    `size` 0: memory alone decides how many models run. `weights`: of keys; one that is not in it has 1.
+    `size` 0: memory alone decides how many models run. `weights`: of clients; one that is not in it has 1.
     `managed` false: models are not placed, llama.cpp decides for itself. `headroom`: bytes of each GPU.
     `measures_first`: samples are too seldom, so one is taken before each decision about a place.
     """
@@ -159,7 +159,18 @@ class Ticket:
     `since` is when it began to wait for its turn: the time of a download is not counted.
     """
 
-    __slots__ = ("asked_at", "deadline", "end", "id", "keep_alive", "key", "model", "since", "slot", "turn")
+    __slots__ = (
+        "asked_at",
+        "client",
+        "deadline",
+        "end",
+        "id",
+        "keep_alive",
+        "model",
+        "since",
+        "slot",
+        "turn",
+    )
 
     def __init__(self, message: Acquire, model: "ModelState", now: float, turn: float) -> None:
         self.id = message.ticket
@@ -167,7 +178,7 @@ class Ticket:
         self.asked_at = self.since = now
         self.deadline = message.deadline
         self.slot = message.slot
-        self.key = message.key
+        self.client = message.client
         self.keep_alive = message.keep_alive
         self.turn = self.end = turn
 
@@ -182,7 +193,7 @@ class ModelState:
     still served. `worked`: seconds of all its requests since its load.
     `moving`: it is being loaded again in a better place, though nobody waits for it; `moved_at`: when it was
     last moved. `better_since`: since when there has been a better place, `compared_at`: the last sample that
-    was compared. `finish`: for each key, when its latest request would be done if all shared fairly, in
+    was compared. `finish`: for each client, when its latest request would be done if all shared fairly, in
     turns of this model.
     """
 
@@ -227,14 +238,14 @@ class ModelState:
         self.outlook: str | None = None
 
     def enqueue(self, message: Acquire, now: float, weight: float) -> Ticket:
-        """A ticket at its turn: between keys by start-time fair queueing, within one by arrival."""
+        """Queue a ticket: between clients by start-time fair queueing, of one client by arrival."""
         if not self.queue and not self.holders:
             self.finish.clear()
-        if len(self.finish) > MANY_KEYS:
-            self.finish = {key: turn for key, turn in self.finish.items() if turn > self.turn}
-        start = max(self.turn, self.finish.get(message.key, 0.0))
+        if len(self.finish) > MANY_CLIENTS:
+            self.finish = {client: turn for client, turn in self.finish.items() if turn > self.turn}
+        start = max(self.turn, self.finish.get(message.client, 0.0))
         ticket = Ticket(message, self, now, start)
-        ticket.end = self.finish[message.key] = start + 1.0 / weight
+        ticket.end = self.finish[message.client] = start + 1.0 / weight
         insort(self.queue, ticket, key=lambda queued: (queued.turn, queued.id))
         return ticket
 
@@ -292,11 +303,11 @@ class ModelState:
         return self.ran_out == 1 and self.failure is not None and self.failure.kind == "out_of_memory"
 
     def withdraw(self, ticket: Ticket) -> None:
-        """The ticket will have no turn, and its key's next one does not pay for it."""
+        """Remove a ticket that will have no turn; its client's next one does not pay for it."""
         self.queue.remove(ticket)
-        if self.finish.get(ticket.key) == ticket.end:
-            ends = [queued.end for queued in self.queue if queued.key == ticket.key]
-            self.finish[ticket.key] = max(ends, default=ticket.turn)
+        if self.finish.get(ticket.client) == ticket.end:
+            ends = [queued.end for queued in self.queue if queued.client == ticket.client]
+            self.finish[ticket.client] = max(ends, default=ticket.turn)
 
     def asked(self, now: float) -> None:
         """Somebody asks for it: note how often that is while it is loaded."""

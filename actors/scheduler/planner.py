@@ -5,8 +5,8 @@ Every event ends in one idempotent reconciliation over the whole state, in this 
 1. Tickets whose deadline has passed are rejected.
 2. Each model that somebody waits for and that does not run has its files fetched, and what it will take
    predicted. When nobody has waited for `fetch_grace` any more, a download is given up.
-3. Waiting tickets are granted where their model is ready and has a free slot: between keys by their shares,
-   of one key in the order of arrival.
+3. Waiting tickets are granted where their model is ready and has a free slot: between clients by their
+   shares, of one client in the order of arrival.
 4. Models that somebody waits for and whose files are there get a place, the oldest waiter's first: see
    `actors.scheduler.allocator`, which also says who makes room for it.
 5. Drained models, models idle for `idle_timeout`, and on shut down all of them, are stopped.
@@ -192,7 +192,7 @@ class Planner:
             if full and not model.accepts(Ticket(event, model, now, 0.0), now):
                 self._effects.append(Reject(event.ticket, self._queue_full(model)))
                 return
-            ticket = model.enqueue(event, now, self._policy.weights.get(event.key, 1.0))
+            ticket = model.enqueue(event, now, self._policy.weights.get(event.client, 1.0))
             self._tickets.add(ticket)
 
     def _take_out(self, number: int) -> bool:

@@ -20,10 +20,10 @@ from actors.processes import (
     forget,
     is_running,
     of_start,
-    off_loop,
     owner_mark,
     reap,
     register,
+    run_off_loop,
 )
 from actors.runtime import spawn
 from actors.servers.environment import inherited
@@ -141,7 +141,7 @@ class Child:
 
     async def stop(self, grace: float) -> None:
         """TERM it and all that it started, and KILL what is left after `grace` seconds."""
-        family = await off_loop(self.family, list(self._known.values()))
+        family = await run_off_loop(self.family, list(self._known.values()))
         self._signal(signal.SIGTERM, family)
         self._signal(signal.SIGCONT, family)  # one that is stopped would not hear of it
         deadline = time.monotonic() + grace
@@ -151,7 +151,7 @@ class Child:
         self._signal(signal.SIGKILL, family)
         deadline = time.monotonic() + LAST_WAIT
         nobody: list[psutil.Process] = []
-        while family := await off_loop(self.family, nobody):  # something may have been forked meanwhile
+        while family := await run_off_loop(self.family, nobody):  # something may have been forked meanwhile
             self._signal(signal.SIGKILL, family)
             await self._until_gone(family, deadline)
             if time.monotonic() >= deadline:

@@ -48,14 +48,14 @@ class GuardedLLM:
 
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
         """A vector for each text, as the guards leave it."""
-        return await self._llm.embed(model, await self.guarded(model, texts), key=key)
+        return await self._llm.embed(model, await self.guard_texts(model, texts), key=key)
 
     async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
         """How relevant each text is to the query, both as the guards leave them."""
-        query, *texts = await self.guarded(model, [query, *texts])
+        query, *texts = await self.guard_texts(model, [query, *texts])
         return await self._llm.rerank(model, query, texts, key=key)
 
-    async def guarded(self, model: str, texts: Sequence[str]) -> list[str]:
+    async def guard_texts(self, model: str, texts: Sequence[str]) -> list[str]:
         """The texts as the model may read them. Raises `AgentError` if it may not."""
         request = Chat(model=model, messages=[Message("user", text) for text in texts])
         run = self._guard(await self.own_name(model), request)

@@ -41,8 +41,8 @@ FIELD = "agents"
 """The field of a request's body that names agents, in a list."""
 
 
-class Calls(msgspec.Struct, frozen=True):
-    """Whose calls of models they are: the guards of the request, with their arguments, its key and its id.
+class CallContext(msgspec.Struct, frozen=True):
+    """The request for which agents call models: its guards, with their arguments, its key and its id.
 
     `excluded`: guards that make the call themselves, and would wait for their own judgement.
     """
@@ -52,18 +52,18 @@ class Calls(msgspec.Struct, frozen=True):
     request_id: str = ""
     excluded: frozenset[str] = frozenset()
 
-    def without(self, name: str) -> "Calls":
-        """The calls that this agent makes."""
+    def without(self, name: str) -> "CallContext":
+        """The context of the calls that this agent makes."""
         return msgspec.structs.replace(self, excluded=self.excluded | {name})
 
 
-_CALLS: ContextVar[Calls] = ContextVar("calls", default=Calls({}))  # noqa: B039 (it is frozen)
+_CALL_CONTEXT: ContextVar[CallContext] = ContextVar("calls", default=CallContext({}))  # noqa: B039 (it is frozen)
 """Of the request at hand, for agents that ask models by `Services.llm` in its course."""
 
 
-def _current(agent: str) -> Calls:
-    """The calls of an agent that does not say for which request they are."""
-    calls = _CALLS.get().without(agent)
+def _current(agent: str) -> CallContext:
+    """The context of a call by an agent that does not say for which request it is."""
+    calls = _CALL_CONTEXT.get().without(agent)
     return msgspec.structs.replace(calls, excluded=calls.excluded | AT_WORK.get())
 
 
@@ -211,8 +211,8 @@ class AgentHost:
             return None
         chain = sorted(arguments.items(), key=lambda named: self._actors[named[0]].rank)
         guards = {name: argument for name, argument in chain if self._actors[name].kind.guards}
-        calls = Calls(guards, key, request_id)
-        _CALLS.set(calls)
+        calls = CallContext(guards, key, request_id)
+        _CALL_CONTEXT.set(calls)
         steps = [self._step(chain[place:], chat.model, calls) for place in range(len(chain))]
         return self._run(request, steps, calls)
 
@@ -230,7 +230,7 @@ class AgentHost:
                 raise AgentError(message, status=400, code="agent_not_found", param=where)
         return called
 
-    def _step(self, chain: Sequence[tuple[str, str]], model: str, calls: Calls) -> Step:
+    def _step(self, chain: Sequence[tuple[str, str]], model: str, calls: CallContext) -> Step:
         """The step of the first agent of a chain."""
         (name, argument), *later = chain
         actor = self._actors[name]
@@ -248,7 +248,7 @@ class AgentHost:
         )
         return Step(actor, ctx)
 
-    def _run(self, request: Chat, steps: Sequence[Step], calls: Calls) -> Run:
+    def _run(self, request: Chat, steps: Sequence[Step], calls: CallContext) -> Run:
         async def guards(model: str) -> list[Step]:
             return self._guard_steps(await self._llm.own_name(model), calls)
 
@@ -256,7 +256,7 @@ class AgentHost:
 
     # Calls of models
 
-    def _guarded(self, which: Callable[[], Calls]) -> GuardedLLM:
+    def _guarded(self, which: Callable[[], CallContext]) -> GuardedLLM:
         """The models, for calls with these guards and those of the model that is called."""
 
         def guard(model: str, request: Chat) -> Run | None:
@@ -266,7 +266,7 @@ class AgentHost:
 
         return GuardedLLM(self._llm, guard)
 
-    def _guard_steps(self, model: str, calls: Calls) -> list[Step]:
+    def _guard_steps(self, model: str, calls: CallContext) -> list[Step]:
         asked = {**self._guards_of(model), **calls.guards}
         return [
             self._step([(name, argument)], model, calls)
@@ -279,7 +279,7 @@ class AgentHost:
 
         `model` is the canonical name.
         """
-        return await self._guarded(lambda: Calls({}, "", request_id)).guarded(model, texts)
+        return await self._guarded(lambda: CallContext({}, "", request_id)).guard_texts(model, texts)
 
     # What they are, and what they offer
 
@@ -305,7 +305,7 @@ class AgentHost:
 
         `call.parameters` are those of the query; the path's are added to them.
         """
-        _CALLS.set(Calls({}))
+        _CALL_CONTEXT.set(CallContext({}))
         _check_text("the path", path)
         _check_text("the media type", call.media_type)
         for parameter in call.parameters.items():

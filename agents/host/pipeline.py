@@ -21,7 +21,7 @@ from agents.api import Agent, Clock, Context, Filter, Finished, Reply
 from agents.chat import Chat, Message
 from agents.errors import AgentError, DeniedError, unwrapped
 from agents.events import Answer, AnswerCollector, AnswerFailed, AnswerStarted, Done, Event, Finish, checked
-from agents.host.supervision import AgentActor, OverdueError, bounded, contained
+from agents.host.supervision import AgentActor, OverdueError, contained, run_within
 
 Outcome = Literal["not run", "done", "replied", "denied", "skipped", "failed"]
 
@@ -72,7 +72,7 @@ class Step:
             return request
         token = AT_WORK.set(AT_WORK.get() | {self.actor.name})
         try:
-            result: Any = await bounded(
+            result: Any = await run_within(
                 agent.before(self.ctx, request),
                 self.actor.config.timeout,
                 name=f"agent {self.actor.name} before {self.ctx.request_id}",

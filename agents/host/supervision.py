@@ -85,8 +85,8 @@ def contained() -> Iterator[None]:
         raise ExitError(f"tried to end the process ({error.code})") from error
 
 
-async def bounded(work: Coroutine[Any, Any, T], limit: float, *, name: str, services: Services) -> T:
-    """Await somebody else's coroutine for `limit` seconds at most. Raises `OverdueError`, or what it raises.
+async def run_within(work: Coroutine[Any, Any, T], limit: float, *, name: str, services: Services) -> T:
+    """Await an agent's coroutine for `limit` seconds at most. Raises `OverdueError`, or what it raises.
 
     If we are cancelled so is it, but if it ignores that it holds nobody up for longer than `GRACE`.
     """
@@ -229,7 +229,7 @@ class AgentActor:
             with contained():
                 self._doing = "start"
                 agent = self.kind(self.config, self.services)
-                await self._bounded(agent.start(), "start")
+                await self._run_within(agent.start(), "start")
                 if not self._rests:
                     self._background = spawn(self._run(agent), name=f"agent {self.name} run")
                 self._agent, self.down, self._in_a_row = agent, "", 0
@@ -262,7 +262,7 @@ class AgentActor:
                 continue
             self._doing = "after"
             try:
-                await self._bounded(agent.after(message.ctx, message.finished), "after")
+                await self._run_within(agent.after(message.ctx, message.finished), "after")
             except OverdueError as error:
                 self.counters.timeouts += 1
                 self.services.log.warning(f"after {error}", request_id=message.ctx.request_id)
@@ -282,10 +282,10 @@ class AgentActor:
     async def _close(self, agent: Agent) -> None:
         try:
             with contained():
-                await self._bounded(agent.close(), "close")
+                await self._run_within(agent.close(), "close")
         except Exception as error:  # the boundary to somebody else's code
             self.services.log.warning("could not be closed", exc_info=error)
 
-    async def _bounded(self, work: Coroutine[Any, Any, T], method: str) -> T:
+    async def _run_within(self, work: Coroutine[Any, Any, T], method: str) -> T:
         name = f"agent {self.name} {method}"
-        return await bounded(work, self.config.timeout, name=name, services=self.services)
+        return await run_within(work, self.config.timeout, name=name, services=self.services)

@@ -26,8 +26,8 @@ from agents.api import (
     Text,
 )
 from agents.events import Finish
-from agents.parallel.candidates import answers as asked
-from agents.parallel.choice import Candidate, best_reply, majority, merged, one_reply
+from agents.parallel.candidates import ask_each
+from agents.parallel.choice import Candidate, choose_reply, majority, merge_answers, one_reply
 from agents.parallel.voting import ballot, is_decided
 
 Mode = Literal["best", "vote", "merge", "all"]
@@ -72,9 +72,9 @@ class Parallel(Agent):
         requests = self._requests(request, n)
         judge = self.config.judge or request.model
         if mode == "all":
-            return Reply(self._in_time(_each(ctx, requests, judge), deadline))
+            return Reply(self._in_time(_stream_each(ctx, requests, judge), deadline))
         # What has come by then is not lost: the rest of the time is the judge's, and a little nobody's.
-        candidates, errors = await self._candidates(ctx, requests, judge, mode, now + 0.7 * limit)
+        candidates, errors = await self._ask_candidates(ctx, requests, judge, mode, now + 0.7 * limit)
         report: dict[str, Any] = {"mode": mode, "asked": len(requests), "answers": len(candidates)}
         if errors:
             report["errors"] = [error.message for error in errors]
@@ -87,18 +87,18 @@ class Parallel(Agent):
             return one_reply(ctx, chosen, {**report, "votes": votes})
         judged_by = now + 0.95 * limit
         if mode == "merge":
-            events = merged(ctx, request, candidates, judge, report, judged_by)
+            events = merge_answers(ctx, request, candidates, judge, report, judged_by)
             return Reply(self._in_time(events, deadline))
-        return await best_reply(ctx, request, candidates, judge, report, judged_by)
+        return await choose_reply(ctx, request, candidates, judge, report, judged_by)
 
-    async def _candidates(
+    async def _ask_candidates(
         self, ctx: Context, requests: Sequence[Chat], judge: str, mode: Mode, deadline: float
     ) -> tuple[list[Candidate], list[AgentError]]:
         """The answers that come in time, in their order, and why others do not. Raises if there is none."""
         pattern = regex.compile(self.config.vote_on) if self.config.vote_on else None
         errors: list[AgentError] = []
         candidates: list[Candidate] = []
-        async with aclosing(asked(ctx.llm, requests, judge)) as results:
+        async with aclosing(ask_each(ctx.llm, requests, judge)) as results:
             while True:
                 try:
                     async with asyncio.timeout_at(deadline):
@@ -175,7 +175,7 @@ class Parallel(Agent):
         ]
 
 
-async def _each(ctx: Context, requests: Sequence[Chat], judge: str) -> AsyncGenerator[Event, None]:
+async def _stream_each(ctx: Context, requests: Sequence[Chat], judge: str) -> AsyncGenerator[Event, None]:
     """Every answer under a heading, in order, each as soon as it and all before it are there.
 
     Raises the first error if there is none.
@@ -183,7 +183,7 @@ async def _each(ctx: Context, requests: Sequence[Chat], judge: str) -> AsyncGene
     results: dict[int, Answer | AgentError] = {}
     errors: list[AgentError] = []
     shown = 0
-    async with aclosing(asked(ctx.llm, requests, judge)) as pairs:
+    async with aclosing(ask_each(ctx.llm, requests, judge)) as pairs:
         async for place, result in pairs:
             results[place] = result
             if isinstance(result, AgentError):

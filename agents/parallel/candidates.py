@@ -27,10 +27,10 @@ def groups(requests: Sequence[Chat], models: Sequence[ModelInfo], last: str) -> 
     return [(by_model[name], slots(name)) for name in sorted(by_model, key=turn)]
 
 
-async def answers(
+async def ask_each(
     llm: Client, requests: Sequence[Chat], last: str
 ) -> AsyncGenerator[tuple[int, Answer | AgentError], None]:
-    """Each request's place and answer, or why there is none, as they come. Closed, it cancels the rest."""
+    """Send the requests; yield the place and the answer or error of each. Closing it cancels the rest."""
     for places, slots in groups(requests, llm.models(), last):
         free = asyncio.Semaphore(slots)
 

@@ -55,11 +55,11 @@ def _events(ctx: Context, one: Candidate, report: Report) -> list[Event]:
     return list(replayed(msgspec.structs.replace(one.answer, usage=usage, extra=extra)))
 
 
-async def best_reply(
+async def choose_reply(
     ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, report: Report, deadline: float
 ) -> Reply:
-    """The answer that the judge chooses by the `deadline` of the loop's clock, else the majority's."""
-    verdict, error = await _verdict(ctx, request, candidates, judge, deadline)
+    """Have the judge choose an answer by the `deadline` of the loop's clock, else take the majority's."""
+    verdict, error = await _ask_judge(ctx, request, candidates, judge, deadline)
     chosen = judged(verdict, len(candidates))
     report = {**report, "judge": judge, "judged": chosen is not None}
     if chosen is not None:
@@ -70,10 +70,10 @@ async def best_reply(
     return one_reply(ctx, one, {**report, "judge_error": error, "votes": votes})
 
 
-async def _verdict(
+async def _ask_judge(
     ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, deadline: float
 ) -> tuple[str, str]:
-    """What the judge says, and why it says nothing."""
+    """The judge's text and an empty error, or an empty text and why there is none."""
     answers = [one.answer for one in candidates]
     error = ""
     for room in (ROOM, LITTLE_ROOM):
@@ -89,15 +89,17 @@ async def _verdict(
     return "", error
 
 
-async def merged(
+async def merge_answers(
     ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, report: Report, deadline: float
 ) -> AsyncGenerator[Event, None]:
-    """The answer that a model makes of all, as it writes it; the majority's if it writes nothing."""
+    """Have a model make one answer of all, and stream it; the majority's answer if it writes nothing."""
     answers = [one.answer for one in candidates]
     reason = ""
     for room in (ROOM, LITTLE_ROOM):
         try:
-            async with aclosing(_written(ctx, merging(request, answers, judge, room), deadline)) as events:
+            async with aclosing(
+                _stream_merged(ctx, merging(request, answers, judge, room), deadline)
+            ) as events:
                 async for event in events:
                     if isinstance(event, Finish):
                         extra = {**report, "merged": True, "tokens": ctx.llm.tokens, "model": judge}
@@ -123,7 +125,7 @@ class _NothingError(Exception):
         self.may_be_too_long = may_be_too_long
 
 
-async def _written(ctx: Context, request: Chat, deadline: float) -> AsyncGenerator[Event, None]:
+async def _stream_merged(ctx: Context, request: Chat, deadline: float) -> AsyncGenerator[Event, None]:
     """The model's events from its first word on, with what all calls cost. Raises `_NothingError`."""
     held: list[Event] = []
     begun = False

@@ -59,7 +59,7 @@ class Container:
             return False
         return True
 
-    async def last_words(self) -> None:
+    async def read_last_words(self) -> None:
         """Wait until the log of one that does not run any more is read. It comes at once or not at all."""
         if self.follower is not None:
             await asyncio.wait([self.follower], timeout=0.5)

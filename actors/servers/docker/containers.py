@@ -13,7 +13,7 @@ import structlog
 
 from actors.runtime import spawn
 from actors.servers.docker.container import Container, End, address_of, end_of, key_of
-from actors.servers.docker.engine import Engine, EngineError, EngineInfo, demultiplexed
+from actors.servers.docker.engine import Engine, EngineError, EngineInfo, demultiplex
 from actors.servers.docker.events import Events, filter_of
 from actors.servers.docker.orphans import Orphan, Orphans
 from actors.servers.docker.schema import Created, Event, Inspected, Listed, State
@@ -66,7 +66,7 @@ class Containers:
 
     def start(self) -> None:
         """Look for what a dead gateway left, and watch from now on."""
-        events = Events(self.engine, self._watched, self._resync, self._happened, self._engine_away)
+        events = Events(self.engine, self._prepare_label, self._resync, self._happened, self._engine_away)
         self._watcher = spawn(events.watch(), name="events of the engine")
 
     async def close(self) -> None:
@@ -216,7 +216,7 @@ class Containers:
         """Raises `ValueError` if it cannot be reached."""
         self._follow(container, **since)
         if not inspected.state.running:
-            await container.last_words()
+            await container.read_last_words()
             container.finish(end_of(inspected.state, oom_seen=container.oom_seen))
             return
         container.address = address_of(inspected.network_settings, network)
@@ -231,7 +231,7 @@ class Containers:
             path = f"containers/{container.id}/logs"
             what = {"stdout": "1", "stderr": "1", "follow": "1", **since}
             async with self.engine.stream("read a log", "GET", path, params=what) as pieces:
-                async for piece in demultiplexed(pieces):
+                async for piece in demultiplex(pieces):
                     await container.lines.take(piece)
         except EngineError as error:
             log.debug("log ends", container=container.name, reason=str(error))
@@ -251,7 +251,7 @@ class Containers:
                         stop = {"t": str(math.ceil(grace))}
                         await self.engine.order(doing, "POST", f"{path}/stop", params=stop)
                         if container is not None:
-                            await container.last_words()  # which are removed with it
+                            await container.read_last_words()  # which are removed with it
                     await self.engine.order(doing, "DELETE", path, params={"force": "true", "v": "true"})
         except EngineError as error:
             if error.status not in (404, 409):  # gone, or being removed
@@ -259,7 +259,7 @@ class Containers:
                 log.warning("container is removed when the engine is back", reason=str(error))
         if container is not None:
             self._running.pop(container.id, None)
-            await container.last_words()
+            await container.read_last_words()
             if container.follower is not None:
                 container.follower.cancel()
             container.finish(End(how="was removed"))
@@ -311,7 +311,7 @@ class Containers:
 
     # What the engine tells
 
-    async def _watched(self) -> str:
+    async def _prepare_label(self) -> str:
         await self.prepare()
         return f"{GATEWAY}={self._identity}"
 
@@ -331,7 +331,7 @@ class Containers:
             if container.end is None and container.follower is not None and container.follower.done():
                 self._follow(container, since=f"{container.log_read_at:.6f}")
             if listed[id_].state in _GONE:
-                _ = self._begin(self._died(container), container.name)
+                _ = self._begin(self._note_death(container), container.name)
         doomed, self._doomed = self._doomed, set()
         for id_or_name in doomed:
             _ = self._begin(self._remove(id_or_name, 0.0), id_or_name)
@@ -344,13 +344,13 @@ class Containers:
             case "oom":
                 container.oom_seen = True
             case "die":
-                _ = self._begin(self._died(container, event.exit_code), container.name)
+                _ = self._begin(self._note_death(container, event.exit_code), container.name)
             case "destroy":
                 container.finish(End(how="was removed by somebody else"))
             case _:
                 pass
 
-    async def _died(self, container: Container, code: int = 0) -> None:
+    async def _note_death(self, container: Container, code: int = 0) -> None:
         state = State(exit_code=code)
         try:
             with self.engine.errors("look it up"):
@@ -358,7 +358,7 @@ class Containers:
                     state = (await self.engine.inspect(container.id, "look it up")).state
         except EngineError:
             pass  # removed in the meantime; the event has its status
-        await container.last_words()
+        await container.read_last_words()
         container.finish(end_of(state, oom_seen=container.oom_seen))
 
     async def _check(self, container: Container) -> None:

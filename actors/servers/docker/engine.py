@@ -204,7 +204,7 @@ class Engine:
                 asyncio.timeout(_TIMEOUT.total),
                 self.stream(doing, method, path, body=body, params=params) as response,
             ):
-                return msgspec.json.decode(await _whole(response), type=answer)
+                return msgspec.json.decode(await _read_whole(response), type=answer)
 
     async def order(
         self, doing: str, method: str, path: str, *, params: Mapping[str, str] | None = None
@@ -236,7 +236,7 @@ class Engine:
                 # 304: it was so already.
                 if response.status not in (200, 201, 204, 304):
                     async with asyncio.timeout(_TIMEOUT.total):
-                        text = await _whole(response)
+                        text = await _read_whole(response)
                     raise self.refused(_message(text), response.status, doing)
                 try:
                     yield response
@@ -249,7 +249,7 @@ class Engine:
             await self._client.close()
 
 
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
+async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
     """Raises `ValueError` when it does not end."""
     data = bytearray()
     async for piece in response.content.iter_any():
@@ -266,7 +266,7 @@ def _message(text: bytes) -> str:
         return text.decode(errors="replace")
 
 
-async def demultiplexed(log: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def demultiplex(log: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """A container's output, of which the engine writes frames: 8 bytes with a length, then that many."""
     with suppress(asyncio.IncompleteReadError):
         while True:

@@ -269,7 +269,7 @@ class Predictor:
         learned: dict[str, tuple[int, int, int]] = {}
         options = []
         for option in demand.options:
-            key = demand.key(option)
+            key = demand.settings_key(option)
             if option.how != "host" and key not in learned:
                 took = [
                     max(self._calibration.correction(demand.file, key, count))

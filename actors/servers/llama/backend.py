@@ -24,7 +24,7 @@ from actors.memory.projector import TOKEN_LIMIT
 from actors.messages import Figures, ServerAddress
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
-from actors.processes import off_loop, processor_seconds
+from actors.processes import processor_seconds, run_off_loop
 from actors.progress import Progress
 from actors.runtime import spawn
 from actors.servers import StartError
@@ -126,7 +126,7 @@ class LlamaServer:
 
     async def processor_seconds(self) -> float:
         """Of its process and all that this started; 0 where they are not of this machine."""
-        return await off_loop(partial(processor_seconds, self.process), 0.0) if self.process else 0.0
+        return await run_off_loop(partial(processor_seconds, self.process), 0.0) if self.process else 0.0
 
 
 class Shared(NamedTuple):

@@ -14,7 +14,7 @@ from actors.hub.cache import ModelFiles
 from actors.memory.predict import Prediction
 from actors.messages import KEY_VARIABLE, ApiKey, ServerAddress
 from actors.placement.fit import Placement
-from actors.processes import off_loop
+from actors.processes import run_off_loop
 from actors.progress import readable_size
 from actors.runtime import spawn
 from actors.servers import StartError
@@ -85,7 +85,7 @@ class ProcessServer(LlamaServer):
 
         A wrapper may have it started by somebody else: an engine, or another user.
         """
-        self._owner = await off_loop(self._whose, self._owner)
+        self._owner = await run_off_loop(self._whose, self._owner)
         asks = await ask_for_key(self._session, self.endpoint)
         foreign = {
             "ours": False,
@@ -105,7 +105,7 @@ class ProcessServer(LlamaServer):
     async def is_alive(self, timeout: float) -> bool:
         """Whether it answers its health check; and see that nobody else listens at its port meanwhile."""
         alive = await super().is_alive(timeout)
-        owner = await off_loop(self._whose, self._owner)
+        owner = await run_off_loop(self._whose, self._owner)
         self._lost = owner == "shared" or (owner == "others" and self._owner != owner)
         return alive
 

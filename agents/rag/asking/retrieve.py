@@ -70,9 +70,9 @@ class Retriever:
         found = await asyncio.to_thread(searcher.passages, [chunk for chunk, _ in fused])
         scores = dict(fused)
         passages = _unique([msgspec.structs.replace(found_, score=scores[found_.chunk]) for found_ in found])
-        return (await self._reranked(query, passages[: max(RERANKED, k)]))[:k]
+        return (await self._rerank(query, passages[: max(RERANKED, k)]))[:k]
 
-    async def _reranked(self, query: str, passages: list[Passage]) -> list[Passage]:
+    async def _rerank(self, query: str, passages: list[Passage]) -> list[Passage]:
         texts = ["\n".join((" > ".join(passage.headings), passage.text)).strip() for passage in passages]
         scores = await self._reranking.scores(query, texts)
         if scores is None:

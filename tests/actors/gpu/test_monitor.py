@@ -357,7 +357,7 @@ async def test_a_driver_that_goes_and_comes_back(monkeypatch: pytest.MonkeyPatch
 
     with structlog.testing.capture_logs() as logs:
         async with watching(0.001, ask) as watched:
-            assert await watched.monitor.first() is answers[0]
+            assert await watched.monitor.wait_first() is answers[0]
             await watched.until(6)
     assert watched.samples[:5] == answers
     # Only changes are worth a line.
@@ -390,7 +390,7 @@ async def test_before_the_first_answer() -> None:
 
 async def test_it_ends_and_may_be_told_alone_when_to_ask() -> None:
     async with watching(0) as watched:
-        first = await watched.monitor.first()
+        first = await watched.monitor.wait_first()
         assert (watched.samples, watched.monitor.asked_at) == ([first], first.asked_at)
         wanted = time.monotonic() + 0.03
         watched.monitor.ask_soon(0.03)
@@ -439,9 +439,9 @@ async def test_a_fresh_sample_is_waited_for_but_not_for_ever() -> None:
         await watched.until(1)
         go.release()
         wanted = time.monotonic()
-        await watched.monitor.fresh(10)
+        await watched.monitor.wait_fresh(10)
         assert watched.monitor.sample.asked_at >= wanted
-        await watched.monitor.fresh(0.01)
+        await watched.monitor.wait_fresh(0.01)
         assert len(watched.samples) == 2, "it goes on with what is known"
         go.release()
 

@@ -21,7 +21,7 @@ async def test_what_a_dead_gateway_left_counts_as_free() -> None:
     left: list[int] = []
     observer.left_over = lambda: left
     monitor.start()
-    await monitor.first()
+    await monitor.wait_first()
     await observer.refresh()
     heard.clear()
     for sessions, used in (([], 70), ([11], 30), ([11, 13], 30), ([11, 12], 10)):

@@ -162,9 +162,9 @@ class World:
     def group(self, model: str) -> int:
         return list(self.demands).index(model) + 1
 
-    def ask(self, model: str, *, key: str = "", wait: float = 1000) -> list[Effect]:
+    def ask(self, model: str, *, client: str = "", wait: float = 1000) -> list[Effect]:
         self.tickets += 1
-        return self.send(Acquire(ticket=self.tickets, model=model, deadline=self.now + wait, key=key))
+        return self.send(Acquire(ticket=self.tickets, model=model, deadline=self.now + wait, client=client))
 
     def ready(self, model: str, after: float = 0.0) -> list[Effect]:
         return self.send(BecameReady(model=model, epoch=self.running[model].epoch, endpoint=WHERE), after)
@@ -1243,11 +1243,11 @@ def test_a_model_in_demand_stays_for_a_while() -> None:
 def test_turns_are_shared_by_weights() -> None:
     world = World([10], {"a": whole(9)}, weights={"light": 1.0, "heavy": 3.0})
     order: dict[int, str] = {}
-    world.ask("a", key="x")
-    for key in ("light", "heavy"):
+    world.ask("a", client="x")
+    for client in ("light", "heavy"):
         for _ in range(40):
-            world.ask("a", key=key)
-            order[world.tickets] = key
+            world.ask("a", client=client)
+            order[world.tickets] = client
     (ticket,) = granted(world.ready("a"))
     served: list[str] = []
     while len(served) < 50:
@@ -1263,11 +1263,11 @@ def test_turns_are_shared_by_weights() -> None:
 def test_a_newcomer_does_not_wait_for_the_whole_queue_of_another() -> None:
     world = World([10], {"a": whole(9)})
     for _ in range(30):
-        world.ask("a", key="crowd")
+        world.ask("a", client="crowd")
     (ticket,) = granted(world.ready("a"))
     for _ in range(5):
         (ticket,) = granted(world.release(ticket, after=1))
-    world.ask("a", key="newcomer")
+    world.ask("a", client="newcomer")
     newcomer = world.tickets
     nth = 0
     while ticket != newcomer:
@@ -1280,14 +1280,14 @@ def test_who_was_idle_has_saved_nothing_up() -> None:
     world = World([10], {"a": whole(9)})
     world.loaded("a")
     order: dict[int, str] = {}
-    (ticket,) = granted(world.ask("a", key="one"))
+    (ticket,) = granted(world.ask("a", client="one"))
     for _ in range(20):
-        world.ask("a", key="one")
+        world.ask("a", client="one")
         order[world.tickets] = "one"
     for _ in range(10):
         (ticket,) = granted(world.release(ticket, after=1))
     for _ in range(20):
-        world.ask("a", key="two")
+        world.ask("a", client="two")
         order[world.tickets] = "two"
     served: list[str] = []
     for _ in range(20):
@@ -1298,14 +1298,14 @@ def test_who_was_idle_has_saved_nothing_up() -> None:
 
 def test_cancelled_requests_use_up_no_turns() -> None:
     world = World([10], {"a": whole(9)})
-    world.ask("a", key="x")
+    world.ask("a", client="x")
     for _ in range(20):
-        world.ask("a", key="fickle")
+        world.ask("a", client="fickle")
         world.send(Cancel(ticket=world.tickets))
-    world.ask("a", key="fickle")
+    world.ask("a", client="fickle")
     fickle = world.tickets
     for _ in range(20):
-        world.ask("a", key="steady")
+        world.ask("a", client="steady")
     (ticket,) = granted(world.ready("a"))
     for _ in range(3):
         (ticket,) = granted(world.release(ticket, after=1))

@@ -133,20 +133,22 @@ class Schedule(RuleBasedStateMachine):
         data=st.data(),
         slot=st.booleans(),
         wait=st.floats(0.5, 50),
-        key=st.sampled_from(["", "x", "y"]),
+        client=st.sampled_from(["", "x", "y"]),
         load=st.sampled_from([True, True, True, False]),
     )
-    def ask(self, data: st.DataObject, slot: bool, wait: float, key: str, load: bool) -> None:
+    def ask(self, data: st.DataObject, slot: bool, wait: float, client: str, load: bool) -> None:
         self.tickets += 1
         self.waiting.add(self.tickets)
         model = data.draw(st.sampled_from(self.models))
         deadline = self.now + wait
-        self.send(Acquire(ticket=self.tickets, model=model, slot=slot, deadline=deadline, key=key, load=load))
+        self.send(
+            Acquire(ticket=self.tickets, model=model, slot=slot, deadline=deadline, client=client, load=load)
+        )
 
     @rule(data=st.data(), again=st.integers(1, 3))
     def ask_for_several(self, data: st.DataObject, again: int) -> None:
         for _ in range(again):
-            self.ask(data=data, slot=True, wait=20, key="", load=True)
+            self.ask(data=data, slot=True, wait=20, client="", load=True)
 
     @precondition(lambda self: bool(self.held))
     @rule(data=st.data(), served=st.booleans(), broken=st.booleans())

@@ -19,8 +19,8 @@ from actors.processes import (
     OWNER,
     is_running,
     leader_of,
-    off_loop,
     owner_mark,
+    run_off_loop,
     sweep_orphans,
 )
 from actors.runtime import spawn
@@ -239,7 +239,7 @@ def test_the_sweep_leaves_those_in_containers_alone() -> None:
 
 async def test_a_look_that_hangs_holds_nobody_up() -> None:
     hangs, began = threading.Event(), time.monotonic()
-    assert await off_loop(hangs.wait, otherwise=False) is False
+    assert await run_off_loop(hangs.wait, otherwise=False) is False
     assert time.monotonic() - began < LOOK_LIMIT + 5
     hangs.set()
-    assert await off_loop(lambda: 7, otherwise=0) == 7
+    assert await run_off_loop(lambda: 7, otherwise=0) == 7

@@ -181,7 +181,7 @@ async def test_its_log(stand_in: StandInEngine, containers: Containers) -> None:
     stand_in.log = frame(b"one\ntw") + frame(b"o\n", stream=1) + frame(b"three \xe2\x82") + frame(b"\xac")
     lines: list[str] = []
     started = await containers.run(SPEC, ANY_PORT, lines.append)
-    await started.last_words()
+    await started.read_last_words()
     assert lines == ["one", "two", "three \u20ac"]
     await containers.remove(started)
 

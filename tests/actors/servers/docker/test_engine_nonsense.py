@@ -147,7 +147,7 @@ LOGS = [
 async def test_a_log(log: bytes, stand_in: StandInEngine, containers: Containers) -> None:
     stand_in.says["GET /containers/*/logs"] = log
     container = await containers.run(SPEC, ANY_PORT, lambda _: None)
-    await container.last_words()
+    await container.read_last_words()
     assert container.follower is not None
     assert container.follower.done()
     assert container.follower.exception() is None

@@ -127,7 +127,7 @@ async def test_a_model_of_unknown_shape_does_not_forget_what_it_lacked(
     monitor = GpuMonitor(0, lambda: sample)
     observer = Observer(monitor, calibration, manages=True)
     monitor.start()
-    await monitor.first()
+    await monitor.wait_first()
     await monitor.stop()
     predictor = predictor_of(calibration, 8 * GIB)
     took = guessed = None
@@ -160,7 +160,7 @@ def ran_out(calibration: Calibration, appraisal: Appraisal, files: ModelFiles, m
     calibration.ran_out(
         Surcharge(
             file=demand.file,
-            settings=demand.key(demand.options[0]),
+            settings=demand.settings_key(demand.options[0]),
             bytes=7,
             model=model,
             paths=(str(files.path),),
