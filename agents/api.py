@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, T
 import msgspec
 
 from actors.config import FilePath, Secret
-from actors.gpu.calibration import Load
 from agents.chat import Chat, Message
 from agents.errors import AgentError, BudgetError, DeniedError, ModelCallError
 from agents.events import Answer, AnswerFailed, Done, Event, Extra, Finish, Text, Usage
@@ -44,11 +43,13 @@ __all__ = [
     "Clock",
     "Context",
     "DeniedError",
+    "DeviceLoad",
     "Event",
     "Extra",
     "FilePath",
     "Filter",
     "Finished",
+    "Load",
     "Message",
     "ModelCallError",
     "ModelInfo",
@@ -94,6 +95,39 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds for measuring."""
+
+
+class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What a load took on one card: bytes, None or 0 where nobody told.
+
+    `predicted` is of llama.cpp's buffers alone, before any correction; `buffers` is the same by llama.cpp's
+    log. `measured` is the driver's figure for the process after the load, `peak` the highest until now.
+    """
+
+    gpu: str
+    driver: str
+    predicted: int
+    buffers: int | None = None
+    measured: int | None = None
+    peak: int | None = None
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """A load of a model that succeeded, in `seconds`.
+
+    `file` and `settings` tell two loads apart, and say nothing else. `build` is the model server's version,
+    `certainty` the prediction's: in words.
+    """
+
+    model: str
+    file: str
+    settings: str
+    build: str
+    certainty: str
+    seconds: float
+    devices: tuple[DeviceLoad, ...]
+    host_predicted: int
+    host_buffers: int | None = None
 
 
 class Services:

@@ -21,7 +21,6 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from actors.gpu.calibration import Load
 from agents.api import Agent, AgentError
 from agents.chat import Chat, Message
 from agents.events import Answer, AnswerCollector, AnswerFailed, Event, Text, Usage, replayed
@@ -199,7 +198,7 @@ async def run_agent(
     folder: Path,
     config: Mapping[str, Any] | None = None,
     argument: str = "",
-    memory: Callable[[str], Load | None] = lambda model: None,
+    memory: Callable[[str], object] = lambda model: None,
 ) -> Outcome:
     """One request through one agent; its `after` has been done when this returns."""
     name = agent.__name__.lower()

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import structlog
 
-from actors.gpu.calibration import Load
-from agents.api import Agent, Call, Clock, Context, Json, Services
+from agents.api import Agent, Call, Clock, Context, Json, Load, Services
 from agents.chat import Chat
 from agents.errors import AgentError
 from agents.host.commands import (
@@ -70,10 +69,17 @@ def _current(agent: str) -> CallContext:
 SYSTEM_CLOCK = cast("Clock", types.SimpleNamespace(time=time, monotonic=monotonic))
 
 
+def _load_of(memory: Callable[[str], object], model: str) -> Load | None:
+    """The gateway's own record as an author sees it."""
+    found = memory(model)
+    return None if found is None else msgspec.convert(found, Load, from_attributes=True)
+
+
 class AgentHost:
     """All the enabled agents (`discovery.load_agents`), one actor each.
 
-    `folder` is where each has a folder of its own; `memory` is `Services.memory`. `defaults` are the agents
+    `folder` is where each has a folder of its own; `memory` gives what has the
+    fields of a `Load`, or None. `defaults` are the agents
     of each model's requests (`settings.default_agents`); `skip_broken`: start without those that cannot be
     started.
     """
@@ -85,7 +91,7 @@ class AgentHost:
         llm: LLM,
         http: "aiohttp.ClientSession",
         folder: Path,
-        memory: Callable[[str], Load | None] = lambda model: None,
+        memory: Callable[[str], object] = lambda model: None,
         defaults: Mapping[str, Sequence[str]] | None = None,
         skip_broken: bool = False,
         clock: Clock = SYSTEM_CLOCK,
@@ -102,7 +108,7 @@ class AgentHost:
                 folder=folder / one.name,
                 log=log.bind(agent=one.name),
                 clock=clock,
-                memory=memory,
+                memory=partial(_load_of, memory),
             )
             self._actors[one.name] = AgentActor(one, services)
         self._default_agents = defaults or {}

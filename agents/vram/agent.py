@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from actors.gpu.calibration import Load
-from agents.api import Agent, AtEnd, Context, Filter
+from agents.api import Agent, AtEnd, Context, Filter, Load
 
 
 class Vram(Agent):

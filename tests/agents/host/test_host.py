@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from actors.gpu import calibration
 from agents.api import (
     Agent,
     AgentConfig,
@@ -16,10 +17,12 @@ from agents.api import (
     Chat,
     Context,
     DeniedError,
+    DeviceLoad,
     Event,
     Extra,
     Filter,
     Finished,
+    Load,
     Message,
     Reply,
     Text,
@@ -358,3 +361,21 @@ async def test_a_filter_that_swallows_the_end_does_not_keep_the_client(tmp_path:
     outcome = await run_agent(Swallows, "hello", llm=ScriptedLLM("x"), folder=tmp_path)
     assert outcome.events == [Done()]
     assert outcome.answer == Answer()
+
+
+class Remembers(Agent):
+    def stream(self, ctx: Context) -> AtEnd:
+        return AtEnd(lambda: {"load": ctx.memory(ctx.model)})
+
+
+async def test_an_author_sees_a_load_and_no_record_of_the_gateway(tmp_path: Path) -> None:
+    device: dict[str, Any] = {"gpu": "H100", "driver": "1", "predicted": 3, "buffers": 4, "peak": 6}
+    figures: dict[str, Any] = {"model": "demo", "file": "f", "settings": "s", "build": "b", "seconds": 1.5}
+    figures |= {"certainty": "exact", "host_predicted": 7, "host_buffers": 8}
+    record = calibration.Load(**figures, devices=(calibration.DeviceLoad(**device),))
+    loads = {"demo": record}
+    outcome = await run_agent(Remembers, "x", llm=ScriptedLLM("x"), folder=tmp_path, memory=loads.get)
+    load = outcome.answer.extra["load"]
+    assert type(load) is Load
+    assert load == Load(**figures, devices=(DeviceLoad(**device),))
+    assert load.__struct_fields__ == record.__struct_fields__, "an agent reads all of it"

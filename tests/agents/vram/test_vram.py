@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.gpu.calibration import DeviceLoad, Load
+from agents.api import DeviceLoad, Load
 from agents.testing import ScriptedLLM, run_agent
 from agents.vram.agent import Vram
 
