@@ -29,6 +29,7 @@ from actors.progress import Progress
 from actors.runtime import Actor, spawn
 from actors.servers import Backend, ModelServer, StartError
 from actors.servers.liveness import NO_REQUESTS, Requests, Watch
+from actors.servers.ports import PORT_TRIES
 
 log = structlog.get_logger("model")
 
@@ -36,9 +37,6 @@ POLL_FIRST = 0.01
 """Seconds between the first health checks; they grow to `POLL_LAST`, because big models load slowly."""
 POLL_LAST = 0.25
 POLL_GROWTH = 1.2
-
-PORT_TRIES = 3
-"""Between the check that a port is free and the server's bind, another process can take it."""
 
 
 class ModelActor(Actor[Order]):

@@ -1,14 +1,9 @@
 """How far a download is, and who is told."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
-import structlog
-
-from actors.model_names import RepoFile
-
-log = structlog.get_logger("hub")
 
 LOG_STEP = 0.1
 """Share of the whole after which the log is told, or else after `LOG_SECONDS`."""
@@ -37,31 +32,53 @@ OnProgress = Callable[[Progress], None]
 
 
 class Reporter:
-    """Adds up the files of a model, and tells of it: to the callback always, to the log at sensible steps."""
+    """Adds up the parts of a download, and tells of it: to the callback always, to the log at sensible steps.
 
-    def __init__(self, repo: str, label: str, missing: list[RepoFile], on_progress: OnProgress) -> None:
-        self._repo = repo
-        self._label = label
+    `sizes`: of the parts that are known before. `log` is None where somebody else writes one.
+    """
+
+    def __init__(
+        self, on_progress: OnProgress, log: OnProgress | None = None, sizes: Mapping[str, int] | None = None
+    ) -> None:
         self._on_progress = on_progress
-        self._have = dict.fromkeys((file.path for file in missing), 0)
-        self._total = sum(file.size for file in missing)
-        self._speed = Speedometer()
+        self._log = log
+        self._sizes = dict(sizes or {})
+        self._have: dict[str, int] = {}
+        self._speed = _Speedometer()
         self._logged_share = 0.0
         self._logged_at = time.monotonic()
 
-    def at(self, file: RepoFile, have: int) -> None:
-        """So many bytes of this file are there."""
-        self._have[file.path] = have
-        done = sum(self._have.values())
-        progress = Progress(have=done, total=self._total, rate=self._speed.rate(done))
+    @property
+    def parts(self) -> int:
+        """How many there are, as far as it is known."""
+        return len(self._sizes)
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of them."""
+        return sum(self._sizes.values())
+
+    def at(self, part: str, have: int, size: int | None = None) -> None:
+        """So many bytes of this part are there."""
+        self._have[part] = have
+        self._sizes[part] = max(have, self._sizes.get(part, 0) if size is None else size)
+        done, total = sum(self._have.values()), self.total
+        progress = Progress(have=done, total=total, rate=self._speed.rate(done))
         self._on_progress(progress)
-        share = done / self._total if self._total else 1.0
+        share = done / total if total else 1.0
+        if self._log is None:
+            return
         if share >= self._logged_share + LOG_STEP or time.monotonic() > self._logged_at + LOG_SECONDS:
             self._logged_share, self._logged_at = share, time.monotonic()
-            log.info("downloading", repo=self._repo, variant=self._label, progress=str(progress), bytes=done)
+            self._log(progress)
+
+    def whole(self, part: str) -> None:
+        """This part is there, if it was downloaded at all."""
+        if part in self._sizes:
+            self.at(part, self._sizes[part])
 
 
-class Speedometer:
+class _Speedometer:
     """Bytes per second over the last seconds, from a count that grows."""
 
     def __init__(self) -> None:

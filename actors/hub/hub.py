@@ -121,14 +121,24 @@ class Hub:
                     architecture=header.architecture,
                     context_length=header.context_length,
                 )
-            report = Reporter(listing.repo, choice.label, [job.file for job in jobs], on_progress)
+            report = Reporter(
+                on_progress,
+                log=lambda progress: log.info(
+                    "downloading",
+                    repo=listing.repo,
+                    variant=choice.label,
+                    progress=str(progress),
+                    bytes=progress.have,
+                ),
+                sizes={job.file.path: job.file.size for job in jobs},
+            )
             for job in jobs:
                 await download(
                     self._session,
                     job.source,
                     job.target,
                     lock=job.lock,
-                    on_bytes=partial(report.at, job.file),
+                    on_bytes=partial(report.at, job.file.path),
                     retry_delay=self._retry_delay,
                 )
         return await asyncio.to_thread(self._finish, listing, choice, revision)

@@ -5,6 +5,9 @@ import socket
 from actors.errors import Failure
 from actors.servers import StartError
 
+PORT_TRIES = 3
+"""Starts of a server: between the check that a port is free and the bind, another process can take it."""
+
 
 class PortBook:
     """Hands out ports that nobody listens on, upwards from `start`; 0 leaves the choice to the system.

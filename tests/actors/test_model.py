@@ -18,9 +18,10 @@ from actors.messages import (
     StartServer,
     StopServer,
 )
-from actors.model import PORT_TRIES, ModelActor
+from actors.model import ModelActor
 from actors.progress import Progress
 from actors.servers.liveness import NoRequests, Watch
+from actors.servers.ports import PORT_TRIES
 from tests.actors.fake_backend import FakeBackend
 
 

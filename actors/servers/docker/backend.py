@@ -29,6 +29,7 @@ from actors.servers.llama.backend import LlamaBackend, LlamaServer, Shared, in_w
 from actors.servers.llama.command import NO_UI, command_words, given_key
 from actors.servers.llama.devices import Reach, image_key
 from actors.servers.llama.server_log import ServerLog, explain_end
+from actors.servers.ports import PORT_TRIES
 from actors.settings.masking import mask_command
 
 log = structlog.get_logger("model")
@@ -38,9 +39,6 @@ CUDA_IMAGE = "ghcr.io/ggml-org/llama.cpp:server-cuda"
 
 FOLDER = Path("/models")
 """Where the files of the model are inside the container."""
-
-PORT_TRIES = 3
-"""Between the check that a port is free and the engine's bind, another process can take it."""
 
 GIB = 1 << 30
 

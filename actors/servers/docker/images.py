@@ -1,12 +1,9 @@
 """Images: which one is there, and pulling it."""
 
-import time
-from collections.abc import Callable
-
 import msgspec
 import structlog
 
-from actors.progress import LOG_SECONDS, LOG_STEP, Progress, Speedometer, readable_size
+from actors.progress import OnProgress, Reporter, readable_size
 from actors.servers.docker.engine import Engine, EngineError
 from actors.servers.docker.schema import Image, PullLine
 
@@ -28,7 +25,7 @@ async def image_id(engine: Engine, image: str) -> str | None:
         raise
 
 
-async def ensure_image(engine: Engine, image: str, on_progress: Callable[[Progress], None]) -> str:
+async def ensure_image(engine: Engine, image: str, on_progress: OnProgress) -> str:
     """Pull the image unless it is there; return its id. Raises `EngineError`."""
     if found := await image_id(engine, image):
         return found
@@ -62,36 +59,24 @@ def _reference(image: str) -> dict[str, str]:
 class _Layers:
     """Adds up what the engine tells of each layer. How many there are it tells little by little."""
 
-    def __init__(self, image: str, on_progress: Callable[[Progress], None]) -> None:
-        self._image = image
-        self._on_progress = on_progress
-        self._have: dict[str, int] = {}
-        self._totals: dict[str, int] = {}
-        self._speed = Speedometer()
-        self._logged_share = 0.0
-        self._logged_at = time.monotonic()
+    def __init__(self, image: str, on_progress: OnProgress) -> None:
+        self._report = Reporter(
+            on_progress,
+            log=lambda progress: log.info(
+                "pulling", image=image, progress=str(progress), size=readable_size(progress.total)
+            ),
+        )
 
     @property
     def total(self) -> int:
         """Bytes of all the layers that had to be downloaded."""
-        return sum(self._totals.values())
+        return self._report.total
 
     def take(self, update: PullLine) -> None:
         """One line of the stream. Raises `ValueError` for more layers than an image has."""
-        layer, status, detail = update.id, update.status, update.progress_detail
-        if status == "Downloading" and detail is not None:
-            self._have[layer] = detail.current
-            self._totals[layer] = max(detail.total, detail.current)
-            if len(self._have) > MOST_LAYERS:
+        if update.status == "Downloading" and update.progress_detail is not None:
+            self._report.at(update.id, update.progress_detail.current, update.progress_detail.total)
+            if self._report.parts > MOST_LAYERS:
                 raise ValueError("it tells of layers without end")
-        elif status in ("Download complete", "Pull complete") and layer in self._totals:
-            self._have[layer] = self._totals[layer]
-        else:
-            return
-        have, total = sum(self._have.values()), self.total
-        progress = Progress(have=have, total=total, rate=self._speed.rate(have))
-        self._on_progress(progress)
-        share = have / total if total else 0.0
-        if share >= self._logged_share + LOG_STEP or time.monotonic() > self._logged_at + LOG_SECONDS:
-            self._logged_share, self._logged_at = share, time.monotonic()
-            log.info("pulling", image=self._image, progress=str(progress), size=readable_size(total))
+        elif update.status in ("Download complete", "Pull complete"):
+            self._report.whole(update.id)
