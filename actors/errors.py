@@ -8,8 +8,15 @@ from typing import Literal
 
 import msgspec
 
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 """What msgspec raises for something that is not what was expected."""
+
+
+def located(error: msgspec.ValidationError) -> tuple[str, str]:
+    """What msgspec found wrong; and where, such as `messages[0].role`, empty for the whole."""
+    message, _, path = str(error).partition(" - at `$")
+    return message.replace("`", ""), path.rstrip("`").lstrip(".")
+
 
 FailureKind = Literal["failed", "not_found", "forbidden", "too_large", "out_of_memory"]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from actors.errors import ConfigError, Fault
+from actors.errors import ConfigError, Fault, located
 from actors.settings.document import Path, Quoted, read_document
 from actors.settings.environment import Substituted
 from actors.settings.masking import MASK, looks_secret, shown
@@ -156,9 +156,9 @@ class Fields:
         except msgspec.ValidationError as error:
             expected = _expected(hint)
             if expected is None:
-                message, _, where = str(error).partition(" - at `$")
-                message = f"{message[:1].lower()}{message[1:].replace('`', '')}"
-                inside = f" (at {where.rstrip('`').lstrip('.')})" if where else ""
+                message, where = located(error)
+                message = message[:1].lower() + message[1:]
+                inside = f" (at {where})" if where else ""
                 self.faults.append(Fault(path, "cannot be used" if secret else message + inside))
                 return _FAULTY
         except (ValueError, TypeError, OverflowError, RecursionError):

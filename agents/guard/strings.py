@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from actors.errors import UNREADABLE
+
 Clean = Callable[[str], str]
 
 # The arguments of a call may have been cut off, so the last string may lack its end.
@@ -78,6 +80,6 @@ def _plain(letter: str) -> str:
 def _is_json(text: str) -> bool:
     try:
         msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
+    except UNREADABLE:
         return False
     return True

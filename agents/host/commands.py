@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable
 
 import msgspec
 
+from actors.errors import UNREADABLE
 from agents.chat import Chat
 
 _COMMAND = re.compile(r"[ \t\r\n]*/([a-z][a-z0-9_-]*)(?::(\S*))?(?=\s|\Z)\s*")
@@ -50,14 +51,14 @@ def asks_for_agents(body: bytes, known: Container[str]) -> bool:
     """Whether a chat's body has the field, or a command at the start of its last user message."""
     try:
         glance = msgspec.json.decode(body, type=_Glance)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
     if glance.agents is not None:
         return True
     for raw in reversed(glance.messages):
         try:
             turn = msgspec.json.decode(raw, type=_Turn)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             continue
         if turn.role == "user":
             return bool(parse_commands(_first_text(turn.content), known)[0])

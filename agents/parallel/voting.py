@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import regex
 
+from actors.errors import UNREADABLE
 from agents.events import Answer
 
 _MARKUP = re.compile(r"[*_`#>]+")
@@ -47,7 +48,7 @@ def ballot(answer: Answer, pattern: "regex.Pattern[str] | None" = None) -> str:
 def _canonical(arguments: str) -> str:
     try:
         value = msgspec.json.decode(arguments or "{}")
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
+    except UNREADABLE:
         return arguments
     return msgspec.json.encode(value, order="deterministic").decode()
 

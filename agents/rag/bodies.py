@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from actors.errors import UNREADABLE
 from agents.api import AgentError, Call, Chat, DeniedError
 from agents.rag.passage import Metadata, Scalar
 from agents.rag.reading.documents import check_collection, check_name
@@ -100,7 +101,7 @@ def decoded(body: bytes, kind: Any) -> Any:
     """A body of JSON as this type. Raises `AgentError`."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise AgentError(f"the body cannot be used: {error}", status=400) from error
 
 

@@ -4,6 +4,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from actors.errors import UNREADABLE, located
+
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -27,20 +29,13 @@ def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        message, path, missing = located(error)
-        raise FieldError(path or missing, message) from None
+        message, path = located(error)
+        missing = message.partition(" missing required field ")[2]
+        raise FieldError(path or missing or None, message) from None
     except RecursionError:
         raise NotJsonError(None, "the body's JSON is nested too deeply") from None
     except ValueError as error:  # msgspec's own, UTF-8 that is none, numbers of thousands of digits
         raise NotJsonError(None, f"the body is not valid JSON: {error}") from None
-
-
-def located(error: msgspec.ValidationError) -> tuple[str, str | None, str | None]:
-    """What is wrong with a body; the path of the field that it is about; the name of one that is missing."""
-    message, _, path = str(error).partition(" - at `$")
-    before, _, name = message.partition("missing required field `")
-    missing = name.rstrip("`") if name and before else None
-    return message.replace("`", ""), path.rstrip("`").lstrip(".") or None, missing
 
 
 def unknown(body: bytes | msgspec.Raw, kind: type[msgspec.Struct]) -> Json:
@@ -62,5 +57,5 @@ def object_text(text: str) -> str | None:
     try:
         msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         return msgspec.json.format(text, indent=-1)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
