@@ -10,7 +10,7 @@ from actors.config import Config, Model, OllamaModel
 from actors.gpu.observer import Observer
 from actors.hub.hub import Hub
 from actors.model import ModelActor
-from actors.model_names import parse_name
+from actors.model_names import ollama_name, parse_name
 from actors.processes import is_alive, owner_mark
 from actors.scheduler.models import ModelSpec, Policy
 from actors.scheduler.planner import Planner
@@ -25,7 +25,6 @@ from actors.servers.llama.backend import Shared
 from actors.servers.llama.command import runs_in_container
 from actors.servers.llama.process import ProcessBackend
 from actors.servers.ollama.backend import OllamaBackend
-from actors.servers.ollama.client import canonical
 from actors.servers.ollama.daemon import Daemon
 from actors.servers.ollama.daemons import Daemons
 from actors.servers.ports import PortBook
@@ -157,14 +156,14 @@ class _Factory:
             taken = {known for known in _names(tag.name) if self.supervisor.resolve(known) is not None}
             if tag.name not in taken:
                 aliases = _free(_names(tag.name), taken | {tag.name})
-                self._daemons.serving[canonical(tag.name)] = daemon.name
+                self._daemons.serving[ollama_name(tag.name)] = daemon.name
                 return self._of_ollama(tag.name, OllamaModel(), daemon, aliases)
         return None
 
 
 def _names(model: str) -> list[str]:
     """What clients call one of Ollama's models: with its tag, and without if it is the usual one."""
-    full = canonical(model)
+    full = ollama_name(model)
     return [model, full, full.removesuffix(":latest")]
 
 

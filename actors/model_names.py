@@ -1,7 +1,7 @@
-"""Names of models on a hub, and which of a repository's files a name means.
+"""What the name of a model means: on a hub, to Ollama's clients, in an Ollama daemon.
 
-A name is `org/repo` or `org/repo:variant`; a variant is a quantisation (`Q4_K_M`), a file's name with or
-without its folder and ending, or a glob. Letter case does not matter.
+On a hub a name is `org/repo` or `org/repo:variant`; a variant is a quantisation (`Q4_K_M`), a file's name
+with or without its folder and ending, or a glob. Letter case does not matter.
 """
 
 import fnmatch
@@ -23,6 +23,11 @@ DEFAULT_ORDER = (
 about its size, the larger before the smaller."""
 
 PROJECTOR_ORDER = ("F16", "BF16", "Q8_0", "F32")
+
+HUBS = ("hf.co/", "huggingface.co/")
+"""Ollama's clients put one before the name of a repository."""
+LATEST = ":latest"
+"""The tag that Ollama's clients add to a name without one."""
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?::([^:\s][^:]{0,199}))?", re.ASCII)
 _TAG = re.compile(
@@ -84,6 +89,26 @@ def parse_name(text: str) -> HubName | None:
     if variant and (variant.startswith("/") or "\\" in variant or not variant.isprintable()):
         return None
     return HubName(match[1], variant)
+
+
+def without_hub(name: str) -> str:
+    """The name of a repository as the gateway knows it: without the hub, and the tag that is no variant."""
+    for hub in HUBS:
+        name = name.removeprefix(hub)
+    return name.removesuffix(LATEST) if "/" in name else name
+
+
+def with_tag(name: str) -> str:
+    """A name as Ollama shows it, which always has a tag."""
+    return name if ":" in name.rpartition("/")[2] else name + LATEST
+
+
+def ollama_name(name: str) -> str:
+    """What Ollama tells models apart by: the name in lower case, with its tag, without the usual registry."""
+    name = name.strip().casefold()
+    for prefix in ("registry.ollama.ai/", "library/"):
+        name = name.removeprefix(prefix)
+    return with_tag(name)
 
 
 def allowed(repo: str, patterns: Iterable[str]) -> bool:

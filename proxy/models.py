@@ -9,31 +9,15 @@ from actors.config import Model
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
 from actors.messages import Api
-from actors.model_names import parse_name
+from actors.model_names import LATEST, ollama_name, parse_name, without_hub
 from actors.scheduler.lifecycle import State
 from actors.scheduler.models import ModelStatus
 from actors.servers import StartError
-from actors.servers.ollama.client import Tag, canonical
+from actors.servers.ollama.client import Tag
 from actors.servers.ollama.daemon import Daemon
 from actors.servers.ollama.daemons import Daemons
 from actors.supervisor import Supervisor
 from proxy.errors import ApiError
-
-LATEST = ":latest"
-"""The tag that Ollama's clients add to a name without one."""
-
-
-HUBS = ("hf.co/", "huggingface.co/")
-
-
-def without_hub(name: str) -> str:
-    """The name of a repository as this gateway knows it: Ollama's clients put the hub's host before it.
-
-    Their usual tag is no variant.
-    """
-    for hub in HUBS:
-        name = name.removeprefix(hub)
-    return name.removesuffix(LATEST) if "/" in name else name
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -97,7 +81,7 @@ class Catalog:
         if known.api != "ollama":
             return True
         found = self._place(known)
-        return found is not None and canonical(found[1]) == canonical(name)
+        return found is not None and ollama_name(found[1]) == ollama_name(name)
 
     def settings_of(self, name: str) -> Model | None:
         """Those of one of llama.cpp's models that is configured, by any of its names."""

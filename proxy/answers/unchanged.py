@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from actors.messages import ServerAddress
-from actors.servers.ollama.client import canonical
+from actors.model_names import ollama_name
 from proxy.answers.call import (
     Call,
     Conversation,
@@ -210,7 +210,7 @@ def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:
         sent = body
         if (own_name := address.model) is not None:
             # It answers under the name that it was asked by.
-            name = asked if canonical(asked) == canonical(own_name) else own_name
+            name = asked if ollama_name(asked) == ollama_name(own_name) else own_name
             sent = rewritten(body, name, dict(address.options))
         return post(conversation.exchange, conversation.endpoint.path, sent, address)
 

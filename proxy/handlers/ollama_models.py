@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from actors.model_names import with_tag
 from actors.scheduler.lifecycle import State
 from actors.scheduler.models import ModelStatus
 from actors.servers.ollama.client import Tag
@@ -16,7 +17,7 @@ from proxy.apis.ollama.answer import rfc3339
 from proxy.apis.requests import with_fields
 from proxy.handlers.ollama_store import OllamaStore
 from proxy.model_cards import ModelCard, card_of, digest_of
-from proxy.models import LATEST, Catalog
+from proxy.models import Catalog
 
 VERSION = "0.32.1"
 """The version of Ollama whose API this is; clients compare it."""
@@ -141,7 +142,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def _names(name: str) -> Json:
     """Every name has a tag there."""
-    tagged = name if ":" in name.rpartition("/")[2] else name + LATEST
+    tagged = with_tag(name)
     return {"name": tagged, "model": tagged}
 
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
-from actors.model_names import HubName, NoSuchVariantError, parse_name
+from actors.model_names import HubName, NoSuchVariantError, parse_name, without_hub
 from actors.progress import Progress
 from actors.runtime import spawn
 from actors.servers.ollama.daemon import Daemon
@@ -26,7 +26,7 @@ from proxy.door.bodies import BODIES
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE
 from proxy.model_cards import digest_of
-from proxy.models import Catalog, not_found, without_hub
+from proxy.models import Catalog, not_found
 
 STEP = 0.2
 """Seconds between two lines of a pull's progress."""

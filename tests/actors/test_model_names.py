@@ -12,6 +12,7 @@ from actors.model_names import (
     allowed,
     choices,
     choose,
+    ollama_name,
     parse_name,
     tag_of,
 )
@@ -185,3 +186,17 @@ def test_all_the_choices() -> None:
         "Q8_0",
         "BF16",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Tiny", "tiny:latest"),
+        ("tiny:7B", "tiny:7b"),
+        ("registry.ollama.ai/library/tiny", "tiny:latest"),
+        ("hf.co/Org/Repo-GGUF:Q4_K_M", "hf.co/org/repo-gguf:q4_k_m"),
+        ("host:5000/org/m", "host:5000/org/m:latest"),
+    ],
+)
+def test_what_ollama_tells_models_apart_by(name: str, expected: str) -> None:
+    assert ollama_name(name) == expected

@@ -8,11 +8,12 @@ import structlog
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
 from actors.memory.predict import Prediction
+from actors.model_names import ollama_name
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.progress import Progress
 from actors.servers import StartError
-from actors.servers.ollama.client import OllamaError, Running, Shown, Tag, canonical
+from actors.servers.ollama.client import OllamaError, Running, Shown, Tag
 from actors.servers.ollama.daemon import Daemon
 from actors.servers.ollama.memory import context_of, default_context, demand_of
 from actors.servers.ollama.server import UNLOAD_TIMEOUT, OllamaServer, failure_of
@@ -80,8 +81,8 @@ class OllamaBackend:
             tags = await self._daemon.tags()
         except OllamaError as error:
             raise StartError(failure_of(error)) from error
-        key = canonical(self._model)
-        tag = next((tag for tag in tags if canonical(tag.name) == key), None)
+        key = ollama_name(self._model)
+        tag = next((tag for tag in tags if ollama_name(tag.name) == key), None)
         if tag is not None and tag.remote_host:
             message = f"Ollama's model {self._model!r} runs at {tag.remote_host}, and not on this machine"
             raise StartError(Failure(message=message, retryable=False, kind="forbidden"))

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import aiohttp
@@ -12,7 +12,8 @@ from yarl import URL
 
 from actors.config import daemon_address
 from actors.errors import UNREADABLE
-from actors.progress import Progress
+from actors.model_names import ollama_name
+from actors.progress import OnProgress, Reporter
 
 ANSWER_LIMIT = 8 << 20
 """Bytes of an answer. With `verbose` off, the largest are the list of models, and the licenses of one."""
@@ -133,14 +134,6 @@ class _Fault(msgspec.Struct, frozen=True):
     error: str
 
 
-def canonical(name: str) -> str:
-    """What Ollama tells models apart by: the name in lower case, with its tag, without the usual registry."""
-    name = name.strip().casefold()
-    for prefix in ("registry.ollama.ai/", "library/"):
-        name = name.removeprefix(prefix)
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-
-
 def find(running: Mapping[str, Running], model: str, weights: str) -> Running | None:
     """What is loaded of a model, by its canonical name or by its weights."""
     found = running.get(model)
@@ -175,7 +168,7 @@ class Client:
     async def ps(self) -> dict[str, Running]:
         """The models that are loaded, by canonical name. Late, not wrong, while it waits for memory."""
         running = (await self._ask("GET", "/api/ps", _Ps)).models or ()
-        return {canonical(model.name): model for model in running}
+        return {ollama_name(model.name): model for model in running}
 
     async def show(self, model: str) -> Shown:
         """What it tells of a model that it has."""
@@ -198,12 +191,9 @@ class Client:
         body = {"model": model, "keep_alive": 0, "stream": False}
         await self._ask("POST", "/api/generate", _Anything, body, model=model)
 
-    async def pull(
-        self, model: str, on_progress: Callable[[Progress], None], *, silence: float = 600.0
-    ) -> None:
+    async def pull(self, model: str, on_progress: OnProgress, *, silence: float = 600.0) -> None:
         """Have it download the model. Fails after `silence` seconds without a word; leaving ends it."""
-        layers: dict[str, tuple[int, int]] = {}
-        began: tuple[float, int] | None = None
+        report = Reporter(on_progress)
         async for line in self._lines("/api/pull", {"model": model, "stream": True}, model, silence):
             if line.error:
                 status = 404 if "file does not exist" in line.error else 0
@@ -211,14 +201,9 @@ class Client:
             if line.status == "success":
                 return
             if line.digest and line.total > 0:
-                layers[line.digest] = (line.completed, line.total)
-                if len(layers) > MOST_FILES:
+                report.at(line.digest, line.completed, line.total)
+                if report.parts > MOST_FILES:
                     raise self._failed("tells of files without end", model)
-                have, total = (sum(parts) for parts in zip(*layers.values(), strict=True))
-                now = time.monotonic()
-                since, first = began = began or (now, have)
-                rate = (have - first) / (now - since) if now > since and have > first else None
-                on_progress(Progress(have=have, total=total, rate=rate))
         raise self._failed("ended the pull without a word of success", model)
 
     def _failed(

@@ -9,7 +9,8 @@ import aiohttp
 
 from actors.config import Ollama, OllamaModel
 from actors.messages import ServerAddress
-from actors.servers.ollama.client import OllamaError, Tag, canonical
+from actors.model_names import ollama_name
+from actors.servers.ollama.client import OllamaError, Tag
 from actors.servers.ollama.daemon import Daemon, DaemonState
 
 FRESH = 1.0
@@ -65,9 +66,9 @@ class Daemons:
 
     def configured(self, daemon: Daemon, model: str) -> str | None:
         """The name under which a daemon's model is configured, if it is."""
-        key = canonical(model)
+        key = ollama_name(model)
         for name, settings in self.settings.models.items():
-            if canonical(settings.model or name) == key and self.daemon_of(settings) is daemon:
+            if ollama_name(settings.model or name) == key and self.daemon_of(settings) is daemon:
                 return name
         return None
 
@@ -95,7 +96,7 @@ class Daemons:
             return
         self._silent.pop(daemon.name, None)
         # What runs on ollama.com is not this machine's to serve.
-        self._tags[daemon.name] = {canonical(tag.name): tag for tag in tags if not tag.remote_host}
+        self._tags[daemon.name] = {ollama_name(tag.name): tag for tag in tags if not tag.remote_host}
 
     def look_soon(self, endpoint: ServerAddress) -> None:
         """A connection there broke: see to the daemon, if it is one."""
@@ -117,7 +118,7 @@ class Daemons:
 
     def find(self, model: str) -> tuple[Daemon, Tag] | None:
         """Who has a model, as of the latest lists, and what it calls it."""
-        key = canonical(model)
+        key = ollama_name(model)
         serving = self.serving.get(key)
         for name, daemon in self.all.items():
             if (tag := self._tags.get(name, {}).get(key)) is not None and serving in (None, name):

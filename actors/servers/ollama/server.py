@@ -9,9 +9,10 @@ import structlog
 
 from actors.errors import Failure, FailureKind
 from actors.messages import Figures, ServerAddress
+from actors.model_names import ollama_name
 from actors.placement.fit import Placement
 from actors.runtime import spawn
-from actors.servers.ollama.client import OllamaError, Running, canonical, find
+from actors.servers.ollama.client import OllamaError, Running, find
 from actors.servers.ollama.daemon import Daemon, Sighting
 
 log = structlog.get_logger("model")
@@ -55,7 +56,7 @@ class OllamaServer:
         )
         self._model = model
         self._daemon = daemon
-        self._key = canonical(model)
+        self._key = ollama_name(model)
         self._placement = placement
         self._weights = weights
         self._embeds = embeds

@@ -27,7 +27,7 @@ from actors.progress import Progress
 from actors.servers import StartError
 from actors.servers.liveness import NoRequests
 from actors.servers.ollama.backend import OllamaBackend
-from actors.servers.ollama.client import OllamaError, canonical
+from actors.servers.ollama.client import OllamaError
 from actors.servers.ollama.daemon import Daemon, Sighting
 from actors.servers.ollama.memory import context_of, default_context, demand_of
 from actors.servers.ollama.server import OllamaServer
@@ -113,20 +113,6 @@ async def test_an_address(session: aiohttp.ClientSession, url: str, host: str, p
 async def test_no_address(session: aiohttp.ClientSession, url: str) -> None:
     with pytest.raises(ValueError, match="no address of an Ollama daemon"):
         Daemon("d", url, session)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("Tiny", "tiny:latest"),
-        ("tiny:7B", "tiny:7b"),
-        ("registry.ollama.ai/library/tiny", "tiny:latest"),
-        ("hf.co/Org/Repo-GGUF:Q4_K_M", "hf.co/org/repo-gguf:q4_k_m"),
-        ("host:5000/org/m", "host:5000/org/m:latest"),
-    ],
-)
-def test_names(name: str, expected: str) -> None:
-    assert canonical(name) == expected
 
 
 def test_contexts() -> None:
