@@ -226,6 +226,8 @@ class OllamaStore:
         except (aiohttp.ClientError, ConnectionResetError) as error:
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the client has left") from None
+            if isinstance(error.__cause__, ApiError):  # of the client's body, which was sent on as it came
+                raise error.__cause__ from None
             daemon.look_soon()
             message = f"Ollama daemon {daemon.name!r} ({daemon.url}) does not answer: {error}"
             raise ApiError(502, message, code="upstream_error") from None

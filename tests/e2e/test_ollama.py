@@ -366,6 +366,19 @@ def test_an_early_error_has_its_status(start: Any) -> None:
             assert "unexpected EOF" in answer.text
 
 
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 400), ("secret", 415)])
+def test_a_file_that_cannot_be_decoded_is_its_clients_mistake(start: Any, encoding: str, status: int) -> None:
+    daemon, begin = misbehaving(start)
+    with daemon as url:
+        gateway = begin(url)
+        path = "/api/blobs/sha256:" + "0" * 64
+        answer = gateway.client.post(path, content=b"\x1f\x8bno", headers={"Content-Encoding": encoding})
+        assert answer.status_code == status
+        assert encoding in answer.json()["error"]
+        (state,) = gateway.health()["ollama"]
+        assert state["reachable"] is True
+
+
 def test_a_daemon_that_is_away(start: Any) -> None:
     gateway = start({}, ollama={"host": "127.0.0.1:9", "models": {"tiny": {}}})
     answer = gateway.chat("tiny")
