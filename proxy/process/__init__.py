@@ -2,6 +2,6 @@
 
 * `logs`             how the log is written
 * `log_writer`       the thread that writes it
-* `signals`          what TERM, INT and HUP do
+* `signals`          what TERM, INT, QUIT, HUP and USR1 do
 * `service_manager`  what systemd is told
 """

@@ -1,4 +1,6 @@
-"""What signals do to a gateway that serves: TERM, INT and HUP drain it, a second TERM or INT ends the drain.
+"""What signals do to a gateway: TERM, INT, QUIT and HUP drain it; a second one but HUP ends the drain.
+
+USR1 and USR2, which other daemons rotate their logs for, do nothing: by default they end a process at once.
 
 Not by the loop's own handlers: they end before the process, which a second TERM would then kill.
 """
@@ -6,8 +8,11 @@ Not by the loop's own handlers: they end before the process, which a second TERM
 import asyncio
 import signal
 
-HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
-_NUMBERS = [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP is not None else [])]
+HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows, like the others that are looked up
+_NUMBERS = [
+    getattr(signal, f"SIG{name}") for name in ("TERM", "INT", "QUIT", "HUP") if hasattr(signal, f"SIG{name}")
+]
+_MEANINGLESS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 class Signals:
@@ -21,6 +26,8 @@ class Signals:
             # Under nohup a terminal may close.
             if number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._came)
+        for number in _MEANINGLESS:
+            signal.signal(number, lambda *_: None)  # model servers would inherit SIG_IGN
 
     def ignore(self) -> None:
         """All is done, and the interpreter needs a moment to end."""

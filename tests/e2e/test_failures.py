@@ -241,7 +241,7 @@ def test_after_it_the_stream_ends_in_an_error_frame(start: Start, order: str, pa
     assert gateway.wait_for("request")["outcome"] == "error"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_told_to_stop_it_drains_and_exits_0(start: Start, real_server: None, number: signal.Signals) -> None:
     gateway = start({"demo": DEMO})
     body = {"model": "demo", "messages": FOREVER, "max_tokens": 3000, "ignore_eos": True, "stream": True}
@@ -314,6 +314,14 @@ def test_under_nohup_a_terminal_may_close(start: Start) -> None:
     gateway.process.send_signal(signal.SIGHUP)
     assert gateway.health()["status"] == "ok"
     assert not any(line["event"] == "shutting down" for line in gateway.log)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_rotated_log_ends_nothing(start: Start, number: signal.Signals) -> None:
+    gateway = start({})
+    gateway.process.send_signal(number)
+    assert gateway.health()["status"] == "ok"
+    assert gateway.stop() == 0
 
 
 def test_killed_it_leaves_no_orphans(start: Start, real_server: None) -> None:
