@@ -1,4 +1,4 @@
-"""Databases of agents: which error says that the file itself is no good, and what becomes of it then.
+"""Databases of agents: when the file itself is no good or another one, and what becomes of it then.
 
 Blocking.
 """
@@ -25,6 +25,30 @@ def is_damaged(error: sqlite3.Error) -> bool:
     if code & _PRIMARY == sqlite3.SQLITE_ERROR:
         return str(error).startswith(("no such table", "no such column", "table ", "malformed"))
     return code & _PRIMARY in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
+
+
+FileId = tuple[int, int]
+"""Which file it is: one in the place of another that was deleted has another."""
+
+
+def file_id(path: Path) -> FileId | None:
+    """That of the file that is there; None if there is none, or nobody can say."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_still_there(path: Path, opened: FileId | None) -> bool:
+    """Whether the file that was opened was neither deleted nor replaced, as far as can be said."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return opened is None
+    except OSError:
+        return True
+    return opened in (None, (found.st_dev, found.st_ino))
 
 
 def set_aside(path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import structlog
 
-from agents.files import is_damaged, set_aside
+from agents.files import FileId, file_id, is_damaged, is_still_there, set_aside
 
 log = structlog.get_logger("cache")
 
@@ -24,8 +24,9 @@ T = TypeVar("T")
 class Store:
     """At most `max_entries` answers, none older than `ttl` seconds.
 
-    The file is opened when it is needed, and again after it could not be. One that is damaged is set aside,
-    and another begun. All methods raise `sqlite3.Error` or `OSError` when that does not help either.
+    The file is opened when it is needed, and again after it could not be, or when it was deleted or replaced.
+    One that is damaged is set aside, and another begun. All methods raise `sqlite3.Error` or `OSError` when
+    that does not help either.
     """
 
     def __init__(self, path: Path, *, ttl: float, max_entries: int) -> None:
@@ -34,6 +35,7 @@ class Store:
         self._max_entries = max_entries
         self._lock = Lock()
         self._connection: sqlite3.Connection | None = None
+        self._file: FileId | None = None
 
     def close(self) -> None:
         """Close the file."""
@@ -86,12 +88,17 @@ class Store:
                 return self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is not None and not is_still_there(self._path, self._file):
+            log.warning("the cache was deleted or replaced; opens it anew", file=str(self._path))
+            self._close()
         if self._connection is None:
             self._connection = self._connect()
+            self._file = file_id(self._path)
         with self._connection as database:
             return work(database)
 
     def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -1,6 +1,7 @@
 """The index of a gateway for as long as it runs: opened, kept in step with its folders, and mended.
 
-An index that is damaged is set aside, and another begun, into which the folders go again. One that cannot be
+An index that is damaged is set aside, and another begun, into which the folders go again; so they do if its
+file was deleted or replaced while it was open. One that cannot be
 opened now, because it is locked or its disk is full, is tried again. Meanwhile requests are told so.
 """
 
@@ -138,7 +139,12 @@ class Library:
         if index is None:
             return
         await asyncio.to_thread(index.close)
-        if index.is_damaged:
+        if index.is_elsewhere:
+            self._reason = "it was deleted or replaced, and is opened anew"
+            self._log.warning(
+                "the index was deleted or replaced; opens it anew, and ingests the folders again"
+            )
+        elif index.is_damaged:
             self._reason = "it is damaged, and another is begun"
             try:
                 await asyncio.to_thread(self._set_aside, "found out while it was used")

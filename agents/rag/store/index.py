@@ -15,7 +15,7 @@ from threading import Lock
 
 import msgspec
 
-from agents.files import is_damaged
+from agents.files import file_id, is_damaged, is_still_there
 from agents.rag.embedding import Vectors
 from agents.rag.passage import Metadata, Scalar
 from agents.rag.reading.chunks import Chunk
@@ -79,6 +79,8 @@ class Index:
     def __init__(self, path: Path, *, on_damage: Callable[[], None] = lambda: None) -> None:
         self.is_damaged = False
         """It was found out while it was used. `on_damage` was called then, in whatever thread that was."""
+        self.is_elsewhere = False
+        """The file was deleted, or another one put in its place. `on_damage` was called then too."""
         self._on_damage = on_damage
         with suppress(OSError):  # opening it says what is wrong
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +92,7 @@ class Index:
         except IndexUnusableError:
             self._writer.close()
             raise
+        self._file = file_id(path)
 
     def close(self) -> None:
         """Wait for who is using it, and close the file."""
@@ -110,6 +113,10 @@ class Index:
 
     def _transaction(self, connection: sqlite3.Connection, begin: str) -> Iterator[sqlite3.Connection]:
         """All of the block or nothing. Raises `IndexUnusableError` for a database that fails."""
+        if not is_still_there(self._path, self._file):
+            self.is_elsewhere = True
+            self._on_damage()
+            raise IndexUnusableError(f"the index {self._path} was deleted or replaced, and is opened anew")
         try:
             connection.execute(begin)
             yield connection

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,16 @@ async def test_a_damaged_database_is_set_aside_and_another_begun(tmp_path: Path,
     (line,) = [line for line in log if line["event"] == "the cache is damaged; begins anew"]
     assert Path(line["kept_as"]).name.startswith(f"{FILE}.broken-")
     assert await asyncio.to_thread(Path(line["kept_as"]).exists)
+
+
+async def test_a_database_that_is_deleted_while_it_is_used_begins_anew(tmp_path: Path) -> None:
+    llm = ScriptedLLM("an answer")
+    async with hosted(Cache, llm=llm, folder=tmp_path) as host:
+        await ask(host, llm)
+        await asyncio.to_thread(shutil.rmtree, tmp_path / "cache")
+        assert not (await ask(host, llm)).extra, "who deletes it wants other answers"
+    async with hosted(Cache, llm=llm, folder=tmp_path) as host:
+        assert (await ask(host, llm)).extra, "what was kept after that is kept"
 
 
 async def test_a_database_that_cannot_be_opened_costs_nothing_but_the_cache(tmp_path: Path) -> None:

@@ -107,6 +107,23 @@ async def test_one_that_is_damaged_while_it_is_used(tmp_path: Path, papers: Path
     assert list(path.parent.glob(f"{INDEX}.broken-*"))
 
 
+async def test_one_that_is_deleted_while_it_is_used_begins_anew(tmp_path: Path, papers: Path) -> None:
+    config = {"rag": {"folders": {"papers": str(papers)}}}
+    folder = tmp_path / "data" / "rag"
+    llm = ScriptedLLM("x")
+    async with hosted(Rag, llm=llm, folder=tmp_path / "data", config=config) as host:
+        await until(lambda: documents(host), FILES)
+        await asyncio.to_thread(shutil.rmtree, folder)
+        assert await documents(host) == -1, "not what nobody else can see"
+        await until(lambda: documents(host), FILES)
+        assert (await send(host, {"name": "a.md", "text": "sent"}))["added"] == 1
+        assert host.describe()[0]["counters"]["crashes"] == 0
+    async with hosted(Rag, llm=llm, folder=tmp_path / "data", config=config) as host:
+        await until(lambda: documents(host), FILES)
+        listed = await operate(host, "GET", "documents", collection="default")
+        assert [one["name"] for one in listed["documents"]] == ["a.md"]
+
+
 async def test_one_that_cannot_be_opened_keeps_nobody_from_starting(tmp_path: Path) -> None:
     path = tmp_path / "rag" / INDEX
     await asyncio.to_thread(path.mkdir, parents=True)
