@@ -206,8 +206,10 @@ def _devices(pretended: str | None, calibration: Calibration, build: str) -> tup
     if pretended is not None:
         try:
             sizes = [int(float(word) * MIB) for word in pretended.split(",") if word.strip()]
-        except ValueError:
-            raise PlanError(f"--gpus: expected MiB with commas between, got {pretended!r}") from None
+        except (ValueError, OverflowError):
+            sizes = [-1]
+        if min(sizes, default=0) < 0:
+            raise PlanError(f"--gpus: expected MiB with commas between, got {pretended!r}")
         names = [f"pretended GPU {nth}" for nth in range(len(sizes))]
         return [
             Device(id=name, index=nth, name=name, total=size, used=0, overhead=START)

@@ -78,6 +78,8 @@ def test_for_people(config: Path) -> None:
         (("moe", "--kv", "q9"), "'q9' is no type of a cache"),
         (("moe", "--ctx", "-5"), "expected numbers above 0"),
         (("moe", "--gpus", "many"), "--gpus: expected MiB with commas between"),
+        (("moe", "--gpus", "inf"), "--gpus: expected MiB with commas between"),
+        (("moe", "--gpus", "8000,-5"), "--gpus: expected MiB with commas between"),
     ],
 )
 def test_what_is_wrong(words: tuple[str, ...], message: str, config: Path) -> None:

@@ -20,6 +20,8 @@ _BAD_NEWS = re.compile(
 _SEVERE = re.compile(r"^(?:[\d.]+ )?[WE]\s|\b(?:error|failed)\b", re.IGNORECASE)
 _ERROR = re.compile(r"^(?:[\d.]+ )?E\s|\b(?:error|failed)\b", re.IGNORECASE)
 """While it serves, llama-server warns about ordinary things with every request."""
+_PROVOKED = re.compile(r"unauthorized: Invalid API Key\s*$")
+"""While it loads the gateway asks without the key, to know whether it is needed (`health.ask_for_key`)."""
 
 BURST = 2000
 """Lines that a server may write into the gateway's log at once: it tells much while it loads."""
@@ -68,7 +70,7 @@ class ServerLog:
 
     def take(self, line: str) -> None:
         """One line."""
-        severe = (_SEVERE if self._loading else _ERROR).search(line, 0, LOOKED_AT) is not None
+        severe = self._is_severe(line)
         if not (severe or self._loading or self._log.is_enabled_for(logging.DEBUG)):
             return
         if not (self._severe if severe else self._ordinary).allows():
@@ -81,6 +83,12 @@ class ServerLog:
             self._log.debug("server log", line=line)
         if self._loading:
             self._buffers.feed(line)
+
+    def _is_severe(self, line: str) -> bool:
+        if not self._loading:
+            return _ERROR.search(line, 0, LOOKED_AT) is not None
+        provoked = _PROVOKED.search(line[-LOOKED_AT:]) is not None
+        return not provoked and _SEVERE.search(line, 0, LOOKED_AT) is not None
 
     def _leave_out(self) -> None:
         self.left_out += 1

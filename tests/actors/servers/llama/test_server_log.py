@@ -27,6 +27,11 @@ def test_severe_lines_are_warnings_and_what_is_ordinary_depends() -> None:
     assert [level for level, _ in events(lines, loaded=True)] == ["debug", "warning", "debug"]
 
 
+def test_what_the_gateway_itself_brings_about_warns_nobody() -> None:
+    lines = ["0.00.068.530 W srv    operator(): unauthorized: Invalid API Key", "0.1 W srv odd"]
+    assert [level for level, _ in events(lines)] == ["info", "warning"]
+
+
 async def test_of_a_flood_the_rest_is_counted_and_errors_are_still_told() -> None:
     lines = events([*(f"line {number}" for number in range(BURST + 500)), "error: at last"])
     assert lines[BURST - 1] == ("info", f"line {BURST - 1}")
