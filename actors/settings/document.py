@@ -72,6 +72,8 @@ def read_document(text: str) -> Document:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         what = ", ".join(filter(None, [error.context, error.problem]))
+        if mark is not None and text[mark.index - 1 : mark.index + 1] == "${":
+            what += '; between { } and [ ] a reference needs quotes, as "${NAME}"'
         raise ConfigError(f"{where}is not YAML: {what}") from None
     except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
         # PyYAML's own, for example of an escape that no character has. The text could be in the message.

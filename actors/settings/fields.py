@@ -174,8 +174,18 @@ class Fields:
         advice = f"; did you mean {near[0]!r}?" if near else ""
         if expected.startswith("text") and isinstance(value, bool | int | float):
             advice = "; put it in quotes"
+        elif short and not near and not expected.startswith("text") and _reads_as_other(value):
+            advice = "; without the quotes it is not text"
         self.faults.append(Fault(path, f"expected {expected}, got {got}{advice}"))
         return _FAULTY
+
+
+def _reads_as_other(text: str) -> bool:
+    """Whether a text without its quotes would be a number, a list or the like."""
+    try:
+        return not isinstance(read_document(text).data, str | None)
+    except ConfigError:
+        return False
 
 
 def plain(value: Any) -> Any:

@@ -122,7 +122,8 @@ def _settings(
     fields = Fields(folder, raw=True)
     replaced = substitution.replaced(data)
     taken = fields.take(replaced, Config)
-    faults = substitution.faults + fields.faults
+    unreplaced = {fault.path for fault in substitution.faults}
+    faults = substitution.faults + [fault for fault in fields.faults if fault.path not in unreplaced]
     config = Config() if taken is None else taken
     faults += [fault for fault in check(config) if not any(_covers(earlier, fault) for earlier in faults)]
     config = _with_paths(config, folder, faults)

@@ -87,6 +87,16 @@ def test_what_a_fault_leads_to_is_not_told_too(tmp_path: Path) -> None:
         ("? [a]\n: b", "1: the top level: expected text as a key, got a list or a mapping"),
         ("server: {host: no}", "1: server.host: expected text, got false; put it in quotes"),
         ("server: {port: -1}", "1: server.port: expected a whole number from 0 to 65535, got -1"),
+        (
+            'server: {port: "8000"}',
+            "1: server.port: expected a whole number from 0 to 65535, got '8000'; "
+            "without the quotes it is not text",
+        ),
+        (
+            'server: {allowed_hosts: "[a, b]"}',
+            "1: server.allowed_hosts: expected a list, got '[a, b]'; without the quotes it is not text",
+        ),
+        ("server: {port: ${X}}", '; between { } and [ ] a reference needs quotes, as "${NAME}"'),
         ("server: {port: 8e3}", "1: server.port: expected a whole number from 0 to 65535, got '8e3'"),
         ("server: {port: 1.5}", "1: server.port: expected a whole number from 0 to 65535, got 1.5"),
         ("gpu: {headroom: 9223372036854775808}", "1: gpu.headroom: expected a number up to"),
@@ -137,6 +147,11 @@ def test_what_a_fault_leads_to_is_not_told_too(tmp_path: Path) -> None:
 def test_one_clear_line(text: str | bytes, message: str, tmp_path: Path) -> None:
     lines = faults(text, tmp_path)
     assert sum(message in line for line in lines) == 1, lines
+
+
+def test_what_an_unset_variable_leads_to_is_not_told_too(tmp_path: Path) -> None:
+    (line,) = faults("server:\n  host: ${NOT_SET}\n", tmp_path)
+    assert "the environment variable NOT_SET is not set" in line
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
