@@ -12,6 +12,9 @@ from proxy.apis.fields import FieldError, decode
 from proxy.door.bodies import breathe
 from proxy.errors import ApiError
 
+_MAY_BE_TOKENS = ("input", "content", "prompt")
+"""Fields of texts which llama.cpp takes as token ids too, mixed with texts even."""
+
 
 def refuse_to_go_around(host: AgentHost, model: str, path: str) -> None:
     """Raise `ApiError` if a model has agents for all its requests that this path would go around."""
@@ -37,6 +40,7 @@ async def guard_body(host: AgentHost, model: str, body: bytes, request_id: str) 
     try:
         fields = decode(body, dict[str, Any])
         kept = {"model": fields.pop("model", None)}
+        _refuse_tokens(model, fields)
         clean_value(fields, collect)
         await breathe(body)
         passed = iter(await host.guard_texts(model, texts, request_id=request_id))
@@ -48,6 +52,21 @@ async def guard_body(host: AgentHost, model: str, body: bytes, request_id: str) 
         raise invalid_field(error) from None
     except RecursionError:
         raise ApiError(400, "the body is nested too deeply") from None
+
+
+def _refuse_tokens(model: str, fields: dict[str, Any]) -> None:
+    """Raise `ApiError` if a text is given by the ids of its tokens, which no pattern can read."""
+    for name in _MAY_BE_TOKENS:
+        if _has_numbers(fields.get(name)):
+            message = f"the guards of model {model!r} cannot read token ids in {name!r}; send the text"
+            raise ApiError(403, message, code="agent_required", param=name)
+
+
+def _has_numbers(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    kinds = set(map(type, value))
+    return not kinds.isdisjoint((int, float)) or (list in kinds and any(map(_has_numbers, value)))
 
 
 def of_agent(error: AgentError) -> ApiError:

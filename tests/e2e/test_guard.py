@@ -195,6 +195,26 @@ def test_what_generates_nothing_is_guarded_too(begin: Callable[..., Recorded], p
     assert recorded.record.read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        ("/v1/embeddings", "input", [1, 2]),
+        ("/v1/embeddings", "input", ["x", [1, 2]]),
+        ("/v1/embeddings", "input", [["x", 1.5]]),
+        ("/tokenize", "content", ["x", 1]),
+    ],
+)
+def test_token_ids_are_no_way_around(
+    begin: Callable[..., Recorded], path: str, field: str, value: Any
+) -> None:
+    recorded = begin()
+    body = {"model": "guarded", field: value}
+    refused = recorded.gateway.client.post(path, json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "agent_required"), refused.text
+    assert not recorded.record.exists()
+    assert recorded.gateway.client.post(path, json={**body, "model": "embed"}).status_code == 200
+
+
 def test_a_body_where_none_belongs_is_no_way_around(begin: Callable[..., Recorded]) -> None:
     recorded = begin(always=True)
     answer = recorded.gateway.client.request("GET", "/upstream/guarded/v1/models", content=CARD)
