@@ -1,5 +1,5 @@
 # make run    create the environment, install, and serve on 127.0.0.1:8000
-# make test   all the tests
+# make test   all the tests, JOBS at once (4; JOBS=0: in one process)
 # make check  formatting, lint, types, import rules, tests: what must be green before a commit
 # make attack  faults, floods, strangers' pages and mutated requests against a running gateway: five minutes
 # make bench  this gateway beside nginx, llama-swap (LLAMA_SWAP names its binary) and no proxy at all
@@ -11,6 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+JOBS ?= 4
 
 .PHONY: run setup test check lint attack bench bench-headers bench-scheduler trial clean
 
@@ -20,7 +21,7 @@ run: $(VENV)/installed
 setup: $(VENV)/installed-test
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

@@ -7,12 +7,21 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 
+from tests.effort import examples
 from tests.engines import EngineClient, default_address
 from tests.gateway import Gateway, running
 
+# A busy machine is no fault.
+hypothesis.settings.register_profile("everyday", deadline=None, max_examples=examples(100))
+hypothesis.settings.load_profile("everyday")
+
 Start = Callable[..., Gateway]
+
+SLOW = ("tests/e2e/", "tests/deploy/", "tests/actors/servers/docker/", "tests/actors/scheduler/test_planner_")
+"""Where the tests are that take the longest, or that many others wait for."""
 
 DEMO: dict[str, Any] = {
     "path": "builtin:demo",
@@ -22,6 +31,21 @@ DEMO: dict[str, Any] = {
     "arguments": ["--threads", "1"],
 }
 EMBED: dict[str, Any] = {"path": "builtin:demo-embed", "embeddings": True}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say which tests of a parallel run go one after the other, in one process, and which come first.
+
+    Those of a file share its gateway; those with a real Docker Engine tell what they find there by numbers.
+    """
+    if getattr(config.option, "dist", "no") == "no":
+        return
+    for item in items:
+        group = "engine" if "engine" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    # The longest first, so that none is alone at the end.
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ from actors.gpu.calibration import (
 )
 from actors.gpu.calibration_file import SCHEMA
 from actors.placement.ledger import GROWTH
+from tests.effort import examples
 
 GIB = 1 << 30
 CARD = ("H100", "580.1", "b11434")
@@ -143,7 +144,6 @@ def test_peaks_come_later(calibration: Calibration) -> None:
 residuals = st.integers(-GIB // 2, GIB)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(residuals, st.none() | residuals), max_size=60))
 def test_an_overhead_has_room_for_what_loads_needed(needs: list[tuple[int, int | None]]) -> None:
     with opened() as calibration:
@@ -202,7 +202,6 @@ def test_correction(calibration: Calibration, loads: list[Load], expected: list[
     assert calibration.correction("file", "settings", len(expected)) == tuple(expected)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-GIB, GIB), CERTAINTIES), min_size=1, max_size=12))
 def test_a_corrected_prediction_is_not_too_small_again(seen: list[tuple[int, str]]) -> None:
     with opened() as calibration:
@@ -359,7 +358,7 @@ def test_dry_runs(calibration: Calibration) -> None:
 # Bounds
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(st.sampled_from(["a", "b"]), max_size=120))
 def test_fifty_of_each_are_kept(files: list[str]) -> None:
     with opened() as calibration:

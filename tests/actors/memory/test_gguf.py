@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from actors.memory.gguf import MAX_NUMBERS, HeaderError, read_file, read_header, read_model
 from actors.model_names import part_names
+from tests.effort import examples
 from tests.gguf_files import F32, Q4_K, SMALL, large_vocabulary, many_experts, raw, string, write
 
 
@@ -225,7 +226,7 @@ def test_a_file_that_shrinks_while_it_is_read(whole: bytes) -> None:
         read_header(lambda offset, _: whole[offset : offset + 10], len(whole))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.lists(
         st.tuples(st.integers(0, 1500), st.binary(min_size=1, max_size=9), st.booleans()),
@@ -241,7 +242,7 @@ def test_mutated_files_are_read_or_refused(whole: bytes, changes: list[tuple[int
         parse(data, window=64)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.integers(0, 3), st.integers(0, 3), st.binary(max_size=300))
 def test_noise_is_read_or_refused(tensors: int, pairs: int, noise: bytes) -> None:
     with suppress(HeaderError):

@@ -16,6 +16,7 @@ from actors.memory.gguf import Header
 from actors.memory.predict import HOST, Prediction, Settings, Usage, predict
 from actors.memory.shape import Shape, ShapeError
 from tests.actors.memory.zoo import MODELS, Draft, mix, model, transformer
+from tests.effort import examples
 
 MIB = 1 << 20
 GOLDEN = Path(__file__).with_name("golden.jsonl")
@@ -128,9 +129,9 @@ def test_it_takes_milliseconds() -> None:
     slowest = 0.0
     for name in MODELS:
         known = shape(name)
-        began = time.perf_counter()
+        began = time.process_time()
         predict(known, Settings(context=32768, parallel=4), [80 << 30])
-        slowest = max(slowest, time.perf_counter() - began)
+        slowest = max(slowest, time.process_time() - began)
     assert slowest < 0.2, "a benchmark would say 0.02; this only guards against a blunder"
 
 
@@ -142,7 +143,7 @@ def test_layers_go_to_the_only_gpu(architecture: str, expected: list[int]) -> No
     assert list(predict(shape(architecture), Settings(), [1]).layers) == expected
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     name=st.sampled_from(sorted(MODELS)),
     layers=st.integers(0, 90),

@@ -13,6 +13,7 @@ from actors.memory.shape import Shape
 from actors.placement.fit import Placement, Share, Wish, fit, mib
 from actors.placement.options import MIB, Demand, Option, demand_of
 from tests.actors.memory.zoo import MODELS, model
+from tests.effort import examples
 
 GIB = 1 << 30
 
@@ -149,7 +150,7 @@ def test_a_split_counts_no_more_than_the_devices_that_are_there() -> None:
     assert counts(fit(layered(*[10] * 8), {"a": 100}, wish=wish)) == {"a": 8}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     name=st.sampled_from(sorted(MODELS)),
     free=st.lists(st.integers(0, 100 * GIB), max_size=4),
@@ -173,7 +174,7 @@ def test_nothing_is_overcommitted(name: str, free: list[int], strategy: str, alo
         assert bool(shares) == (option.how != "host")
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     layers=st.lists(st.integers(1, 30), min_size=1, max_size=9),
     rooms=st.lists(st.integers(0, 60), min_size=2, max_size=4),
@@ -201,7 +202,7 @@ def test_if_any_split_fits_one_is_found(
         assert len(shares) == min(possible)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     layers=st.lists(st.integers(1, 90), min_size=1, max_size=4),
     extra=st.integers(0, 40),

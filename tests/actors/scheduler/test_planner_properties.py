@@ -41,6 +41,7 @@ from actors.scheduler.lifecycle import RUNNING
 from actors.scheduler.models import ModelSpec, OnNoGpu, Partial, Policy
 from actors.scheduler.planner import Planner
 from actors.scheduler.promotion import PAUSE
+from tests.effort import examples
 
 MODELS = ("a", "b", "c", "d")
 SIZE = 2
@@ -281,7 +282,7 @@ class PlannerMachine(Schedule):
 
 
 TestPlanner = PlannerMachine.TestCase
-TestPlanner.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestPlanner.settings = settings(max_examples=examples(100), stateful_step_count=50)
 
 
 UNIT = 100 << 20
@@ -569,4 +570,4 @@ class GpuMachine(Schedule):
 
 
 TestGpus = GpuMachine.TestCase
-TestGpus.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestGpus.settings = settings(max_examples=examples(300), stateful_step_count=60)

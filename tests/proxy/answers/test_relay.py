@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import structlog
 from aiohttp import web
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.runtime import spawn
@@ -129,7 +129,6 @@ def cut_at(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
-@settings(deadline=None)
 @given(EVENTS, CUTS, CUTS, st.sampled_from([b"%x", b"%X", b"%04x"]), st.booleans())
 async def test_only_whole_events_pass_and_at_once(
     events: list[bytes], chunk_cuts: list[int], wire_cuts: list[int], size: bytes, chunked: bool
@@ -154,7 +153,6 @@ async def test_only_whole_events_pass_and_at_once(
 BARE = event({"code": 500, "message": "boom", "type": "server_error"}, "error")
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b"") + b"\n"), max_size=6), CUTS, CUTS
 )

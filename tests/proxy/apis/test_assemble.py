@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.apis.answer_json import UnreadableError
@@ -120,7 +120,6 @@ def test_anthropic_blocks() -> None:
     assert answer["stop_reason"] == "tool_use"
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=8) | st.just('"}}],"created":'), max_size=12), st.data())
 def test_text_that_is_cut_out_is_what_decoding_gives(texts: list[str], data: st.DataObject) -> None:
     def stream(separators: tuple[str, str]) -> str:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 import uvloop
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import ApiKey, ServerAddress
@@ -375,7 +375,6 @@ class Wire(asyncio.Transport):
         self.aborted = True
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 400)), st.sampled_from(["length", "chunked"]))
 async def test_any_cut_gives_the_same_answer(cuts: list[int], framing: str) -> None:
     body = bytes(range(256))
