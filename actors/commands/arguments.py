@@ -49,13 +49,13 @@ def parse(
         description="One address for your local language models: loads llama.cpp servers on demand.",
     )
     parser.add_argument("--version", action="version", version=f"llama-smart-proxy {VERSION}")
-    _add_common(parser, config=config)
+    _add_common(parser, config, config)
     subparsers = parser.add_subparsers(metavar="COMMAND", parser_class=_CommandParser)
     for name, (what, module) in commands.items():
         command = subparsers.add_parser(name, help=what, description=what)
         command.module = module
         command.set_defaults(command=name)
-        _add_common(command)  # before or after the command, as one likes
+        _add_common(command, config)  # before or after the command, as one likes
     options = parser.parse_args(arguments)
     if not hasattr(options, "command"):
         options.command, (_, module) = next(iter(commands.items()))
@@ -63,7 +63,7 @@ def parse(
     return options
 
 
-def _add_common(parser: argparse.ArgumentParser, config: Path | None = None) -> None:
+def _add_common(parser: argparse.ArgumentParser, shown: Path, config: Path | None = None) -> None:
     """The options of every command. Without a default, one given before the command stands."""
     default = None if config else argparse.SUPPRESS
     parser.add_argument(
@@ -71,7 +71,7 @@ def _add_common(parser: argparse.ArgumentParser, config: Path | None = None) -> 
         type=Path,
         default=config or argparse.SUPPRESS,
         metavar="FILE",
-        help="the configuration (default: config.yaml beside run.py, which documents every key)",
+        help=f"the configuration (default: {shown}, which documents every key)",
     )
     parser.add_argument("--host", default=default, help="address to listen on, instead of server.host")
     parser.add_argument(
