@@ -1,4 +1,4 @@
-"""An example of an agent, which README.md walks through: it signs answers, and keeps count of them."""
+"""An example of an agent, to which docs/agents.md points: it signs answers, and counts them."""
 
 import asyncio
 from typing import Annotated
