@@ -1,7 +1,7 @@
 """A request to a model, as its handler has read it; and the call of the model: a lease, and a response."""
 
 import asyncio
-import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -221,13 +221,12 @@ class ModelCaller:
 
     async def _until_unloaded(self, model: str) -> None:
         """Return when a model that was let go is gone, or works for somebody, or after a while."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(UNLOAD_PATIENCE):
-                while True:
-                    await asyncio.sleep(UNLOAD_POLL)
-                    status = next((s for s in self._supervisor.describe() if s.name == model), None)
-                    if status is None or status.busy or status.state in (State.STOPPED, State.FAILED):
-                        return
+        deadline = time.monotonic() + UNLOAD_PATIENCE
+        while time.monotonic() < deadline:
+            await asyncio.sleep(UNLOAD_POLL)
+            status = next((s for s in self._supervisor.describe() if s.name == model), None)
+            if status is None or status.busy or status.state in (State.STOPPED, State.FAILED):
+                return
 
     def what_happens(self, exchange: Exchange) -> str:
         """What a request waits for, in words for its client."""

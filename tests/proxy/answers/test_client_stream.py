@@ -1,7 +1,8 @@
 """What is no whole answer is never told as one, whatever the model server sends and the client speaks."""
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 import structlog
 
 from agents.api import Agent, Chat, Context, Event, Filter, Reply
-from agents.events import Usage
+from agents.events import Text, Usage
 from agents.host.discovery import Loaded
 from proxy.answers.translate import tokens_of
 from tests.proxy.scripted import (
@@ -421,6 +422,36 @@ async def test_answers_through_agents(name: str, is_whole: bool, stream: bool, a
     assert (error is None) == is_whole
     assert is_whole or "'demo'" in (error or "")
     assert answer.headers["x-agents"]
+
+
+async def test_a_client_that_takes_nothing_of_an_agents_own_answer_is_cut_off() -> None:
+    over = asyncio.Event()
+
+    async def talk() -> AsyncGenerator[Event, None]:
+        try:
+            while True:
+                yield Text("x" * 60_000)
+        finally:
+            over.set()
+
+    class Talks(Agent):
+        async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
+            return Reply(talk())
+
+    body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    with structlog.testing.capture_logs() as logs:
+        async with door(
+            write_timeout=0.05, agents=[Loaded("talks", __name__, Talks, Talks.Config())]
+        ) as opened:
+            client = await opened.connect(buffer=1024)
+            await client.post("/v1/chat/completions", body, "X-Agents: talks")
+            assert (await client.head()).status == 200
+            await over.wait()
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await client.body()
+    (line,) = [line for line in logs if line["event"] == "request"]
+    assert (line["status"], line["outcome"]) == (499, "client left")
+    assert line["error"] == "the client took nothing for 0.05 s"
 
 
 def test_counts_of_an_agent_that_cannot_be_count_nothing() -> None:
