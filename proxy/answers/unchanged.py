@@ -26,8 +26,8 @@ from proxy.apis.assemble import Assembler
 from proxy.apis.endings import End, is_whole, outcome
 from proxy.apis.failures import to_api_error
 from proxy.apis.llama_cpp.failures import upstream_error
+from proxy.apis.llama_cpp.stream import END
 from proxy.apis.ollama.server import rewritten
-from proxy.apis.openai.body import CompletionRequest
 from proxy.apis.requests import with_fields
 from proxy.apis.table import ENDS
 from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
@@ -218,8 +218,9 @@ def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:
 
 
 def _is_answered_with_a_list(conversation: Conversation) -> bool:
-    """llama.cpp answers several prompts on its own API with a list, which no stream can be made into."""
-    parsed = conversation.parsed
-    if not isinstance(parsed, CompletionRequest) or conversation.endpoint.path.startswith("/v1/"):
-        return False
-    return not parsed.stream and parsed.prompts > 1
+    """llama.cpp gives several answers on its own API as a list, which no stream can be made into."""
+    return (
+        not conversation.parsed.stream
+        and conversation.endpoint.end is END
+        and conversation.parsed.answers > 1
+    )

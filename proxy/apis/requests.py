@@ -38,6 +38,14 @@ class GenerationRequest(ModelRequest):
     seed: Number = None
     return_progress: bool | None = None
     stop: str | list[str] | None = None
+    n: Number = None
+    n_cmpl: Number = None
+    """llama.cpp's own name, which counts more."""
+
+    @property
+    def answers(self) -> float:
+        """One for each choice."""
+        return self.n_cmpl or self.n or 1
 
 
 R = TypeVar("R", bound=msgspec.Struct)

@@ -834,11 +834,29 @@ async def test_what_is_no_generation_is_passed_on_as_it_is(path: str) -> None:
         assert [asked.slot for asked in opened.supervisor.asked] == [path in ("/v1/embeddings", "/v1/rerank")]
 
 
-async def test_several_native_prompts_are_answered_by_a_list() -> None:
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/completion", {"prompt": ["x", "y"]}),
+        ("/completion", {"prompt": [[1, 2], "y"]}),
+        ("/completion", {"prompt": "x", "n": 2}),
+        ("/completion", {"prompt": [1, 2], "n_cmpl": 2}),
+        ("/infill", {"input_prefix": "x", "input_suffix": "y", "n_cmpl": 2}),
+    ],
+)
+async def test_several_native_answers_are_a_list(path: str, fields: Any) -> None:
     async with scripted([whole(b'[{"content":"a"},{"content":"b"}]')]) as server, door(server) as opened:
-        answer = await opened.post("/completion", prompt=["x", "y"])
+        answer = await opened.post(path, **fields)
         assert answer.json == [{"content": "a"}, {"content": "b"}]
         assert "stream" not in server.requests[0].json
+
+
+@pytest.mark.parametrize("prompt", ["x", ["x"], [1, 2], [1, "x", 2]])
+async def test_one_native_prompt_is_asked_for_as_a_stream(prompt: Any) -> None:
+    stream = [STREAM, chunk(event({"content": "a", "stop": True})), END]
+    async with scripted(stream) as server, door(server) as opened:
+        assert (await opened.post("/completion", prompt=prompt)).json["content"] == "a"
+        assert server.requests[0].json["stream"] is True
 
 
 async def test_a_stream_with_an_end_of_its_own_connection() -> None:
