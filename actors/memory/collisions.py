@@ -87,7 +87,9 @@ def _companion(value: str, gpus: int) -> str | None:
 
 def _visible(value: str, _gpus: int) -> str:
     numbers = [part.strip() for part in value.split(",") if part.strip()]
-    return f"use devices: [{', '.join(numbers)}]" if numbers else "use gpu_layers: 0 for the host"
+    if not numbers or numbers[0] in ("-1", "none", "void"):
+        return "use gpu_layers: 0 for the host"
+    return "leave it out" if numbers == ["all"] else f"use devices: [{', '.join(numbers)}]"
 
 
 _CHECKS: dict[str, _Check] = {

@@ -26,6 +26,8 @@ from actors.memory.collisions import collisions
         ("--device-draft CUDA1", "--device-draft CUDA1", "it has the GPUs of its model"),
         ("--mmproj-device CUDA1", "--mmproj-device CUDA1", "it has the GPUs of its model"),
         ("env CUDA_VISIBLE_DEVICES=1,0 llama-server", "CUDA_VISIBLE_DEVICES=1,0", "use devices: [1, 0]"),
+        ("env CUDA_VISIBLE_DEVICES=-1 x", "CUDA_VISIBLE_DEVICES=-1", "use gpu_layers: 0 for the host"),
+        ("env NVIDIA_VISIBLE_DEVICES=all x", "NVIDIA_VISIBLE_DEVICES=all", "leave it out"),
         ("env LLAMA_ARG_MAIN_GPU=1 llama-server", "LLAMA_ARG_MAIN_GPU=1", "use devices: [1]"),
         ("env LLAMA_ARG_TENSOR_SPLIT=1,1 llama-server", "LLAMA_ARG_TENSOR_SPLIT=1,1", "tensor_split: [1, 1]"),
     ],
