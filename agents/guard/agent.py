@@ -216,7 +216,7 @@ class _Filter:
                 for index, call in enumerate(self._calls.take()):
                     shown = self._noted(call, cleaner.call(call))
                     yield ToolCallDelta(index, shown.id, shown.name, shown.arguments)
-                yield event
+                yield self._failure(event, cleaner) if isinstance(event, AnswerFailed) else event
             case _:
                 yield event
 
@@ -230,6 +230,14 @@ class _Filter:
             self._ctx.note = REDACTED
         if screen.denied is not None:
             raise ForbiddenError(screen.denied.index + 1)
+
+    def _failure(self, failure: AnswerFailed, cleaner: Cleaner) -> AnswerFailed:
+        """What a server says of an answer that broke off may quote it."""
+        try:
+            message, extra = cleaner.text(failure.message), cleaner.value(failure.extra)
+        except ForbiddenError as error:
+            message, extra = f"the error is not let pass (pattern {error.number} of agents.guard.deny)", {}
+        return self._noted(failure, msgspec.structs.replace(failure, message=message, extra=extra))
 
     def _noted(self, original: T, shown: T) -> T:
         if shown != original:

@@ -199,6 +199,26 @@ async def test_a_broken_answer_shows_what_may_be_shown_before_the_error(tmp_path
         assert run.feed(AnswerFailed(502, "gone")) == [Text("alic"), AnswerFailed(502, "gone")]
 
 
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (
+            AnswerFailed(500, "no JSON: alice 1234", kind="x", extra={"said": "to alice"}),
+            AnswerFailed(500, "no JSON: [redacted] [redacted]", kind="x", extra={"said": "to [redacted]"}),
+        ),
+        (
+            AnswerFailed(502, "no JSON: top secret", code="x", extra={"said": 1}),
+            AnswerFailed(502, "the error is not let pass (pattern 2 of agents.guard.deny)", code="x"),
+        ),
+    ],
+)
+async def test_an_error_that_quotes_the_answer_is_an_answer_too(
+    tmp_path: Path, failure: AnswerFailed, told: AnswerFailed
+) -> None:
+    outcome = await run_agent(Guard, "x", llm=ScriptedLLM(failure), folder=tmp_path, config=SECRETS)
+    assert [event for event in outcome.events if isinstance(event, AnswerFailed)] == [told]
+
+
 async def test_a_tool_call_is_told_when_it_is_whole(tmp_path: Path) -> None:
     async with hosted(Guard, llm=ScriptedLLM(), folder=tmp_path, config={"guard": SECRETS}) as host:
         run = host.plan(chat(), header="guard", request_id="r")
