@@ -57,6 +57,18 @@ def test_every_room_with_a_page_is_in_architecture() -> None:
     assert not missing
 
 
+def test_the_picture_has_every_part() -> None:
+    picture = (CHECKOUT / "docs" / "architecture.md").read_text().partition("```\n")[2].partition("```")[0]
+    parts = [
+        entry.stem
+        for package in ("proxy", "agents", "actors")
+        for entry in (CHECKOUT / package).iterdir()
+        if entry.suffix == ".py" or (entry / "__init__.py").exists()
+    ]
+    missing = [part for part in parts if part != "__init__" and not re.search(rf"\b{part}\b", picture)]
+    assert not missing
+
+
 def test_examples_of_settings_can_be_used(tmp_path: Path) -> None:
     pages = [page for page in PAGES if page.parts[0] in ("README.md", "docs")]
     blocks = [
