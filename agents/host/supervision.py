@@ -4,6 +4,9 @@ A crash while a request is served costs that request what `on_error` says, and n
 poisonous request must not keep an agent from all the others. Only after several in a row without a success
 between them is the instance thought broken. A crash in `run`, `start` or `after` restarts it at once, with
 back-off. Meanwhile its requests are told, or skip it, and its `after` work waits.
+
+It is no `runtime.Actor`: the handlers of that one never wait, and each message here is somebody else's
+coroutine, which is awaited for a limited time and may end the agent's present life.
 """
 
 import asyncio
