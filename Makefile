@@ -1,6 +1,7 @@
 # make run    create the environment, install, and serve on 127.0.0.1:8000
 # make test   all the tests, JOBS at once (4; JOBS=0: in one process)
 # make check  formatting, lint, types, import rules, tests: what must be green before a commit
+# make hooks  from now on git commits only what passes formatting, lint, types and import rules
 # make attack  faults, floods, strangers' pages and mutated requests against a running gateway: five minutes
 # make bench  this gateway beside nginx, llama-swap (LLAMA_SWAP names its binary) and no proxy at all
 # make bench-scheduler  the planner beside other schedulers, simulated
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 JOBS ?= 4
 
-.PHONY: run setup test check lint attack bench bench-headers bench-scheduler trial clean
+.PHONY: run setup test check hooks lint attack bench bench-headers bench-scheduler trial clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(ARGS)
@@ -30,6 +31,9 @@ lint: $(VENV)/installed-test
 	$(BIN)/lint-imports --no-logo
 
 check: lint test
+
+hooks: $(VENV)/installed-test
+	git config core.hooksPath .ci/hooks
 
 attack: $(VENV)/installed-test
 	$(BIN)/python -m tests.attack $(ARGS)

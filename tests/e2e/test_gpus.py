@@ -78,8 +78,10 @@ def test_three_models_of_which_two_fit(start: Start, machine: Machine, real_serv
     stops = [line for line in gateway.log if line["event"] == "model stops"]
     assert stops, "two of three fit"
     assert all(line["why"].startswith("room for ") or "drained" in line["why"] for line in stops)
-    # Patience, a drain, and a load, on a machine that is busy with other things too.
-    assert max(result["seconds"] for result in results) < 1.0 + 6.0
+    # Patience, a drain, and a load: how long the latter take on this machine is known.
+    loads = [line["seconds"] for line in gateway.log if line["event"] == "model is ready"]
+    answers = sorted(result["seconds"] for result in results)
+    assert answers[-1] < 1.0 + 2 * (answers[len(answers) // 2] + max(loads)) + 4.0
     for gpu in gpus(gateway):
         assert len(gpu["reserved_memory"]) <= 1
         assert gpu["used_memory"] <= gpu["total_memory"]
@@ -348,7 +350,7 @@ def test_what_was_learned_is_in_a_plan_without_a_gateway(
 
 def test_waiting_streams_are_told_what_for(start: Start, machine: Machine, real_server: None) -> None:
     machine.tell(gpus=[{"uuid": "GPU-only", "name": "Pretended", "total": 780 * MIB}])
-    pool = {"patience": 1.5, "min_residency": 0}
+    pool = {"patience": 30, "min_residency": 0}
     gateway = start({"a": SMALL, "b": SMALL}, server=log_and(keepalive_interval=0.3), server_pool=pool)
     body = {"model": "a", "messages": FOREVER, "max_tokens": 10**6, "ignore_eos": True, "stream": True}
     with gateway.client.stream("POST", "/v1/chat/completions", json=body) as held:

@@ -36,10 +36,14 @@ class Pipe:
 
     @property
     def lines(self) -> list[dict[str, int]]:
-        """What has come, each line whole."""
+        """What has come, each line whole: the rest of one that is on its way is waited for."""
         os.set_blocking(self.read_end, False)
-        self.read_all()
-        assert self.data.endswith(b"\n") or not self.data
+
+        def whole() -> bool:
+            self.read_all()
+            return self.data.endswith(b"\n") or not self.data
+
+        until(whole, "the rest of a line")
         return [json.loads(text) for text in self.data.splitlines()]
 
 
@@ -88,18 +92,11 @@ def test_large_lines_are_bounded_by_their_bytes_and_stay_whole(pipe: Pipe) -> No
     writer = LogWriter(pipe.write_end, notice)
     for number in range(20):
         writer.write(line(number, MOST_BYTES // 8))
-    until(lambda: any("dropped" in one for one in _whole(pipe)), "a word of what was dropped")
+    until(lambda: any("dropped" in one for one in pipe.lines), "a word of what was dropped")
     kept = [one for one in pipe.lines if "n" in one]
     assert 7 <= len(kept) <= 15
     assert len(kept) + sum(one["dropped"] for one in pipe.lines if "dropped" in one) == 20
     writer.close(5)
-
-
-def _whole(pipe: Pipe) -> list[dict[str, int]]:
-    """The whole lines; the latest may still be on its way."""
-    os.set_blocking(pipe.read_end, False)
-    pipe.read_all()
-    return pipe.lines if pipe.data.endswith(b"\n") else []
 
 
 def test_close_does_not_wait_for_a_reader_that_does_not_read(pipe: Pipe) -> None:

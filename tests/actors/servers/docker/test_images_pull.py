@@ -54,6 +54,8 @@ class Registry:
         ).encode()
         self.go_on = asyncio.Event()
         """Only half of the layer is sent before it is set."""
+        self.halfway = asyncio.Event()
+        """Half of the layer was sent."""
         self.left = asyncio.Event()
         """The engine hung up in the middle of the layer."""
 
@@ -81,6 +83,7 @@ class Registry:
         try:
             await response.write(blob[: len(blob) // 2])
             if len(blob) > 1 << 20:
+                self.halfway.set()
                 await self.go_on.wait()
             await response.write(blob[len(blob) // 2 :])
         except (ConnectionError, asyncio.CancelledError):
@@ -159,6 +162,7 @@ async def test_nobody_waits_for_it_any_more(client: Engine, name: str) -> None:
         pull = spawn(ensure_image(client, f"{address}/org/{name}:latest", lambda _: begun.set()), name="pull")
         async with asyncio.timeout(20):
             await begun.wait()
+            await registry.halfway.wait()  # progress is told before the engine asks for the layer, too
             pull.cancel()
             with suppress(asyncio.CancelledError):
                 await pull
