@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.attack import answers, disks, floods, fuzz, pages, servers, sinks
+from tests.attack import answers, clients, disks, floods, fuzz, pages, servers, sinks
 from tests.attack.ground import launched, watched
 
 SHOWN = 30
@@ -28,6 +28,12 @@ def _answers(folder: Path) -> Iterator[str]:
 def _pages(folder: Path) -> Iterator[str]:
     with launched(folder / "pages") as gateway:
         yield from pages.attack(gateway)
+        yield from gateway.crashes()
+
+
+def _clients(folder: Path) -> Iterator[str]:
+    with launched(folder / "clients") as gateway, watched(gateway) as bystander:
+        yield from clients.attack(gateway, bystander)
         yield from gateway.crashes()
 
 
@@ -55,6 +61,7 @@ def attacks(seed: int, seconds: float) -> dict[str, Attack]:
     return {
         "pages": _pages,
         "answers": _answers,
+        "clients": _clients,
         "floods": _floods,
         "sinks": sinks.attack,
         "hang": _hang,

@@ -18,7 +18,7 @@ PATHS = (
 )
 ENDS = {
     "/v1/messages": b'"message_stop"',
-    "/v1/responses": b"response.completed",
+    "/v1/responses": b'"status":"completed"',
     "/completion": b'"stop":true',
     "/api/chat": b'"done":true',
     "/api/generate": b'"done":true',

@@ -13,6 +13,9 @@ import struct
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
+from tests.attack import odd_streams
+from tests.attack.streams import DONE, ENDS, GOOD, body, chat_event, chunks, event, head, typed_event
+
 Json = dict[str, Any]
 Verdict = Literal["broken", "whole", "either"]
 """Whether the client must learn that the answer is not whole, must get all of it, or may get both."""
@@ -20,94 +23,6 @@ Verdict = Literal["broken", "whole", "either"]
 ORDER = re.compile(rb"do:([a-z0-9-]+)")
 TICK = 0.02
 """Seconds between the events of a steady stream."""
-
-
-def event(data: Json | bytes, kind: str = "") -> bytes:
-    """A server-sent event."""
-    text = data if isinstance(data, bytes) else json.dumps(data).encode()
-    return (f"event: {kind}\n".encode() if kind else b"") + b"data: " + text + b"\n\n"
-
-
-def _chunk(delta: Json, finish: str | None = None, **more: Any) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    return event({"id": "x", "object": "chat.completion.chunk", "created": 1, "choices": [choice], **more})
-
-
-def _text(text: str, finish: str | None = None) -> bytes:
-    choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
-    return event({"id": "x", "object": "text_completion", "created": 1, "choices": [choice]})
-
-
-def _typed(kind: str, **fields: Any) -> bytes:
-    return event({"type": kind, **fields}, kind)
-
-
-DONE = b"data: [DONE]\n\n"
-USAGE = {"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 12}
-MESSAGE: Json = {
-    "id": "m",
-    "type": "message",
-    "role": "assistant",
-    "content": [],
-    "model": "x",
-    "stop_reason": None,
-}
-RESPONSE = {"id": "r", "object": "response", "created_at": 1, "model": "x"}
-ITEM = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a b c"}]}
-
-GOOD: dict[str, list[bytes]] = {
-    "/v1/chat/completions": [
-        _chunk({"role": "assistant", "content": None}),
-        *(_chunk({"content": text}) for text in ("a ", "b ", "c")),
-        _chunk({}, "stop", usage=USAGE),
-        DONE,
-    ],
-    "/v1/completions": [*(_text(text) for text in ("a ", "b ", "c")), _text("", "stop"), DONE],
-    "/v1/messages": [
-        _typed("message_start", message={**MESSAGE, "usage": {"input_tokens": 9, "output_tokens": 0}}),
-        _typed("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-        *(_typed("content_block_delta", index=0, delta={"type": "text_delta", "text": t}) for t in "abc"),
-        _typed("content_block_stop", index=0),
-        _typed("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 3}),
-        _typed("message_stop"),
-    ],
-    "/v1/responses": [
-        _typed("response.created", response={**RESPONSE, "status": "in_progress", "output": []}),
-        *(_typed("response.output_text.delta", delta=text, item_id="i") for text in "abc"),
-        _typed("response.completed", response={**RESPONSE, "status": "completed", "output": [ITEM]}),
-    ],
-    "/completion": [
-        *(event({"content": text, "stop": False}) for text in ("a ", "b ", "c")),
-        event({"content": "", "stop": True, "tokens_predicted": 3, "tokens_evaluated": 9}),
-    ],
-}
-"""A whole stream of each of llama.cpp's APIs."""
-
-ENDS = {
-    "/v1/chat/completions": 2,
-    "/v1/completions": 2,
-    "/v1/messages": 2,
-    "/v1/responses": 1,
-    "/completion": 1,
-}
-"""How many of its last events make it a whole one."""
-
-
-def head(*lines: str, status: str = "200 OK", kind: str = "text/event-stream", chunked: bool = True) -> bytes:
-    """A response's head."""
-    framing = ("Transfer-Encoding: chunked",) if chunked else ()
-    text = "\r\n".join((f"HTTP/1.1 {status}", f"Content-Type: {kind}", *framing, *lines, "", ""))
-    return text.encode("utf-8")
-
-
-def chunks(pieces: list[bytes], end: bytes = b"0\r\n\r\n") -> bytes:
-    """A chunked body."""
-    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece) + end
-
-
-def body(data: bytes, *lines: str, status: str = "200 OK", kind: str = "application/json") -> bytes:
-    """A response with a length."""
-    return head(f"Content-Length: {len(data)}", *lines, status=status, kind=kind, chunked=False) + data
 
 
 def _unfinished(path: str) -> list[bytes]:
@@ -134,8 +49,8 @@ def _tool_call(path: str) -> bytes:
     call = {"index": 999_999_999, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     block = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     if path == "/v1/messages":
-        return _with(path, _typed("content_block_start", index=999_999_999, content_block=block))
-    return _with(path, _chunk({"tool_calls": [call]}))
+        return _with(path, typed_event("content_block_start", index=999_999_999, content_block=block))
+    return _with(path, chat_event({"tool_calls": [call]}))
 
 
 def _counts(path: str, number: str) -> bytes:
@@ -210,6 +125,7 @@ FAULTS: dict[str, tuple[Verdict, Callable[[str], bytes]]] = {
     "counts-text": ("either", lambda path: _counts(path, '"many"')),
     "counts-float": ("either", lambda path: _counts(path, "1e999")),
     "tool-index": ("either", _tool_call),
+    **{name: ("whole", make) for name, make in odd_streams.ALL.items()},
 }
 
 
@@ -221,7 +137,9 @@ class Connection(asyncio.Protocol):
     key = os.environ.get("LLAMA_API_KEY")
 
     def __init__(self) -> None:
-        self._data = b""
+        self._data = bytearray()
+        self._needed = 0
+        """Bytes of the request that comes, once its length is known."""
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
 
@@ -234,11 +152,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._data += data
-        text, found, rest = self._data.partition(b"\r\n\r\n")
-        length = re.search(rb"content-length:\s*(\d+)", text.lower())
-        if not found or len(rest) < int(length[1] if length else 0):
+        if len(self._data) < self._needed:
             return
-        self._data = b""
+        text, end, rest = bytes(self._data).partition(b"\r\n\r\n")
+        length = int(told[1]) if (told := re.search(rb"content-length:\s*(\d+)", text.lower())) else 0
+        if not end or len(rest) < length:
+            self._needed = len(text) + len(end) + length if end else 0
+            return
+        self._data.clear()
+        self._needed = 0
         path = text.split(b" ")[1].partition(b"?")[0].decode()
         order = ORDER.search(rest) or ORDER.search(text)
         if order is None:
@@ -247,7 +169,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(body(b'{"error":{"code":401}}', status="401 Unauthorized"))
         elif order[1] == b"name":
             first, *_ = GOOD[path]
-            self._transport.write(head() + chunks([first, _chunk({"content": self.name}, "stop"), DONE]))
+            self._transport.write(head() + chunks([first, chat_event({"content": self.name}, "stop"), DONE]))
         elif order[1] == b"steady":
             self._transport.write(head())
             self._tick(0)
@@ -258,8 +180,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(head() + chunks(_unfinished(path), end=b""))
             self._reset()
         else:
-            self._transport.write(FAULTS[order[1].decode()][1](path))
-            if order[1] not in (b"good", b"long", b"crlf"):
+            verdict, make = FAULTS[order[1].decode()]
+            answer = make(path)
+            self._transport.write(answer)
+            if verdict != "whole" or b"Connection: close" in answer[:200]:
                 self._transport.close()
 
     def _reset(self) -> None:
@@ -268,7 +192,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def _tick(self, number: int) -> None:
-        self._transport.write(chunks([_chunk({"content": f"{number} "})], end=b""))
+        self._transport.write(chunks([chat_event({"content": f"{number} "})], end=b""))
         self._timer = asyncio.get_running_loop().call_later(TICK, self._tick, number + 1)
 
 

@@ -15,9 +15,9 @@ from proxy.apis.openai.body import CompletionRequest
 from proxy.apis.table import ENDPOINTS, ENDS, SERVERS
 from proxy.wire.http1 import HeadReader, ProtocolError, body_of
 from proxy.wire.sse import EventSplitter, EventTooLongError
-from tests.attack.fault_server import GOOD, USAGE, chunks, head
 from tests.attack.mutations import in_pieces, mutated, mutated_json
 from tests.attack.odd_requests import BODIES
+from tests.attack.streams import GOOD, USAGE, chunks, head
 
 KNOWN = (EventTooLongError, FieldError, ProtocolError, StreamedError, UnfinishedError, UnreadableError)
 """What a reader may raise."""

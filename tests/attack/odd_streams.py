@@ -1,0 +1,111 @@
+"""Answers that are whole although they look like none: what an honest model server may send. `ALL` by name.
+
+A path that a table of events lacks gets an ordinary answer.
+"""
+
+from collections.abc import Callable
+
+from tests.attack.streams import (
+    DONE,
+    GOOD,
+    MESSAGE,
+    RESPONSE,
+    USAGE,
+    chat_event,
+    chunks,
+    event,
+    head,
+    text_event,
+    typed_event,
+)
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
+
+_MESSAGE_START = typed_event(
+    "message_start", message={**MESSAGE, "usage": {"input_tokens": 9, "output_tokens": 0}}
+)
+_ROLE = chat_event({"role": "assistant", "content": None})
+_CALL = {"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+_USAGE_EVENT = event({"choices": [], "usage": USAGE})
+
+
+def _message(reason: str, kind: str = "", **delta: str) -> list[bytes]:
+    """A message of one block, or of none."""
+    block: list[bytes] = []
+    if kind:
+        content = {"type": kind, **({"id": "t", "name": "f", "input": {}} if kind == "tool_use" else {})}
+        block = [
+            typed_event("content_block_start", index=0, content_block=content),
+            typed_event("content_block_delta", index=0, delta=delta),
+            typed_event("content_block_stop", index=0),
+        ]
+    end = [typed_event("message_delta", delta={"stop_reason": reason}), typed_event("message_stop")]
+    return [_MESSAGE_START, *block, *end]
+
+
+def _response(status: str, item: str, **more: object) -> list[bytes]:
+    whole = {**RESPONSE, "status": status, "output": [{"type": item}], **more}
+    return [
+        typed_event("response.created", response={**RESPONSE, "status": "in_progress", "output": []}),
+        typed_event(f"response.{status}", response=whole),
+    ]
+
+
+TABLES: dict[str, dict[str, list[bytes]]] = {
+    "tools-only": {
+        CHAT: [_ROLE, chat_event({"tool_calls": [_CALL]}), chat_event({}, "tool_calls"), DONE],
+        MESSAGES: _message("tool_use", "tool_use", type="input_json_delta", partial_json="{}"),
+        RESPONSES: _response("completed", "function_call"),
+    },
+    "reasoning-only": {
+        CHAT: [_ROLE, chat_event({"reasoning_content": "hm"}), chat_event({}, "length"), DONE],
+        MESSAGES: _message("max_tokens", "thinking", type="thinking_delta", thinking="hm"),
+        RESPONSES: _response("completed", "reasoning"),
+    },
+    "refusal-only": {
+        CHAT: [chat_event({"role": "assistant", "refusal": "no"}), chat_event({}, "content_filter"), DONE],
+        MESSAGES: _message("refusal"),
+        RESPONSES: _response("completed", "message"),
+    },
+    "nothing-said": {
+        CHAT: [_ROLE, chat_event({}, "stop"), DONE],
+        TEXT: [text_event("", "stop"), DONE],
+        MESSAGES: _message("end_turn"),
+        "/completion": [event({"content": "", "stop": True})],
+    },
+    "one-event": {
+        CHAT: [chat_event({"role": "assistant", "content": "x"}, "stop"), DONE],
+        TEXT: [text_event("x", "stop"), DONE],
+    },
+    "usage-after-the-end": {
+        CHAT: [*GOOD[CHAT][:-1], _USAGE_EVENT, DONE],
+        TEXT: [*GOOD[TEXT][:-1], _USAGE_EVENT, DONE],
+    },
+}
+
+_FRAMINGS: dict[str, Callable[[list[bytes]], bytes]] = {
+    "pings-before": lambda events: head() + chunks([b":\n\n", b": ping\n\n", *events]),
+    "pings-between": lambda events: head() + chunks([x for one in events for x in (b": p\n\n", one)]),
+    "returns": lambda events: head() + chunks([one.replace(b"\n", b"\r") for one in events]),
+    "ids": lambda events: head() + chunks([b"id: 1\nretry: 5\n" + one for one in events]),
+    "one-chunk": lambda events: head() + chunks([b"".join(events)]),
+    "open-end": lambda events: head("Connection: close", chunked=False) + b"".join(events),
+    "no-last-newline": lambda events: head() + chunks([*events[:-1], events[-1].rstrip(b"\n")]),
+    "trailer": lambda events: head("Trailer: X") + chunks(events, end=b"0\r\nX: y\r\n\r\n"),
+    "early-hints": lambda events: b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + head() + chunks(events),
+}
+
+
+def _of_table(table: dict[str, list[bytes]]) -> Callable[[str], bytes]:
+    return lambda path: head() + chunks(table.get(path, GOOD[path]))
+
+
+def _framed(frame: Callable[[list[bytes]], bytes]) -> Callable[[str], bytes]:
+    return lambda path: frame(GOOD[path])
+
+
+ALL: dict[str, Callable[[str], bytes]] = {
+    **{name: _of_table(table) for name, table in TABLES.items()},
+    **{name: _framed(frame) for name, frame in _FRAMINGS.items()},
+}
