@@ -89,3 +89,18 @@ async def test_a_folder_may_come_later_and_go(index: Index, tmp_path: Path) -> N
             await eventually(lambda: scans[-1] == 2, "it is back")
     reason = f"folder {folder} cannot be read: No such file or directory"
     assert [line.get("reason") for line in logs[:3]] == [reason, None, reason]
+
+
+async def test_another_folder_in_its_place_is_watched(index: Index, tmp_path: Path) -> None:
+    """As when what is served is replaced as a whole, or a mount comes back over an empty folder."""
+    folder, other = tmp_path / "docs", tmp_path / "other"
+    for one, name in ((folder, "a.md"), (other, "b.md")):
+        one.mkdir()
+        (one / name).write_text(name)
+    async with watched(index, folder) as scans:
+        await eventually(lambda: len(scans) >= 2, "the watch has begun")
+        folder.rename(tmp_path / "away")
+        other.rename(folder)
+        await eventually(lambda: "b.md" in digests(index), "what is in it now")
+        (folder / "c.md").write_text("c")
+        await eventually(lambda: "c.md" in digests(index), "what changes in it")
