@@ -320,7 +320,7 @@ class Look(msgspec.Struct, frozen=True):
     delay: float
 
 
-class Finished(msgspec.Struct, frozen=True):
+class ShutDownComplete(msgspec.Struct, frozen=True):
     """Shut down is complete: nothing runs any more."""
 
 
@@ -335,5 +335,5 @@ Effect = (
     | RanOut
     | Misplaced
     | Look
-    | Finished
+    | ShutDownComplete
 )

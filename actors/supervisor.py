@@ -28,7 +28,6 @@ from actors.messages import (
     Effect,
     Event,
     FetchFiles,
-    Finished,
     Grant,
     Learn,
     Look,
@@ -38,6 +37,7 @@ from actors.messages import (
     Reject,
     Released,
     Shutdown,
+    ShutDownComplete,
     StartServer,
     StopServer,
     Tick,
@@ -299,7 +299,7 @@ class Supervisor(Actor[Event]):
                 )
             case Measured() | RanOut() | Look():
                 self._observe(effect)
-            case Finished():
+            case ShutDownComplete():
                 self.finished.set()
             case _:
                 assert_never(effect)

@@ -27,7 +27,7 @@ from actors.messages import BecameReady, Effect, Event, Exited, Reject, StartSer
 from actors.scheduler.lifecycle import State
 from actors.supervisor import Supervisor
 from proxy.exchange import CLIENT_LEFT, Exchange
-from proxy.handlers.readiness import Readiness, Report
+from proxy.handlers.readiness import Readiness, ReadinessReport
 
 LABELS = 256
 """Models that get series of their own."""
@@ -219,7 +219,7 @@ class Metrics:
 
     # What is read when the page is asked for
 
-    def _own(self, report: Report) -> Iterator[Metric]:
+    def _own(self, report: ReadinessReport) -> Iterator[Metric]:
         build = {"version": self._version, "python": platform.python_version()}
         yield InfoMetricFamily("llama_proxy_build", "Which gateway this is.", value=build)
         yield _gauge("uptime_seconds", "Since the gateway's start.", time.monotonic() - self._started)

@@ -32,7 +32,7 @@ from actors.servers.docker.containers import Containers
 from actors.servers.llama.appraisal import forgive_lost
 from actors.servers.llama.command import build_of_pool
 from actors.servers.ollama.daemons import Daemons
-from actors.settings.file import Settings
+from actors.settings.file import SettingsFile
 from actors.supervisor import Supervisor
 from agents.host.check import LoadedAgents, look, look_ahead
 from agents.host.host import AgentHost
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         writer.close(LAST_WORDS)
 
 
-def _serve(settings: Settings, config: Config, agents: LoadedAgents) -> int:
+def _serve(settings: SettingsFile, config: Config, agents: LoadedAgents) -> int:
     """Run `serve` on an event loop."""
     try:
         import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
@@ -94,7 +94,7 @@ def _serve(settings: Settings, config: Config, agents: LoadedAgents) -> int:
         return 1
 
 
-async def serve(settings: Settings, config: Config, agents: LoadedAgents) -> int:
+async def serve(settings: SettingsFile, config: Config, agents: LoadedAgents) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; then drain, stop the model servers, and return 0.
 
     A second SIGTERM or SIGINT ends the drain.

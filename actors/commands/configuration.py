@@ -6,14 +6,14 @@ import msgspec
 
 from actors.config import Config
 from actors.errors import ConfigError
-from actors.settings.file import Settings, read_settings
+from actors.settings.file import SettingsFile, read_settings
 from actors.terminal import complain
 
 UNUSABLE = 2
 """The exit status when the configuration cannot be used."""
 
 
-def read(options: argparse.Namespace) -> tuple[Settings, Config]:
+def read(options: argparse.Namespace) -> tuple[SettingsFile, Config]:
     """The file, and the settings in effect. One that cannot be read at all is told, and ends the command."""
     try:
         settings = read_settings(options.config)

@@ -46,7 +46,7 @@ def default_folder() -> Path:
     return Path(home).expanduser() / "hub"
 
 
-class Cache:
+class ModelCache:
     """One folder of it."""
 
     def __init__(self, folder: Path) -> None:
@@ -187,6 +187,6 @@ def _blob_bytes(folder: Path) -> int:
     return sum(blob.stat().st_size for blob in blobs if not blob.is_symlink())
 
 
-def cache_of(settings: HubSettings) -> Cache:
+def cache_of(settings: HubSettings) -> ModelCache:
     """The cache that these settings mean."""
-    return Cache(Path(settings.cache_dir).expanduser() if settings.cache_dir else default_folder())
+    return ModelCache(Path(settings.cache_dir).expanduser() if settings.cache_dir else default_folder())

@@ -58,7 +58,7 @@ def failed(message: str, *, retryable: bool = True, kind: FailureKind = "failed"
     return HubError(Failure(message=mask_text(message), retryable=retryable, kind=kind))
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class DownloadSource(msgspec.Struct, frozen=True, kw_only=True):
     """Where a file is, and what the hub said of it: bytes, and the sha256 in digits if it is known."""
 
     url: str
@@ -82,7 +82,7 @@ def download_session() -> aiohttp.ClientSession:
 
 async def download(
     session: aiohttp.ClientSession,
-    source: Source,
+    source: DownloadSource,
     target: Path,
     *,
     lock: Path,
@@ -150,7 +150,7 @@ class _Transfer:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        source: Source,
+        source: DownloadSource,
         partial: Path,
         on_bytes: OnBytes,
         retry_delay: float,

@@ -11,8 +11,8 @@ import structlog
 
 from actors.config import HubSettings
 from actors.hub.cache import CachedModel, ModelFiles, cache_of
-from actors.hub.download import HubError, Source, download, failed
-from actors.hub.site import Listing, Site
+from actors.hub.download import DownloadSource, HubError, download, failed
+from actors.hub.site import RepoListing, Site
 from actors.model_names import Choice, HubName, NoSuchVariantError, RepoFile, allowed, choose
 from actors.progress import OnProgress, Reporter
 
@@ -25,7 +25,7 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
     """One file to download."""
 
     file: RepoFile
-    source: Source
+    source: DownloadSource
     target: Path
     lock: Path
 
@@ -91,7 +91,7 @@ class Hub:
 
     # Listing
 
-    async def _list(self, name: HubName, revision: str) -> Listing:
+    async def _list(self, name: HubName, revision: str) -> RepoListing:
         for tries_left in reversed(range(LIST_TRIES)):
             try:
                 return await self._site.list(name.repo, revision)
@@ -105,7 +105,7 @@ class Hub:
     # Fetching
 
     async def _fetch(
-        self, listing: Listing, choice: Choice, revision: str, on_progress: OnProgress
+        self, listing: RepoListing, choice: Choice, revision: str, on_progress: OnProgress
     ) -> ModelFiles:
         jobs = await asyncio.to_thread(self._jobs, listing, choice)
         if jobs:
@@ -143,7 +143,7 @@ class Hub:
                 )
         return await asyncio.to_thread(self._finish, listing, choice, revision)
 
-    def _jobs(self, listing: Listing, choice: Choice) -> list[_Job]:
+    def _jobs(self, listing: RepoListing, choice: Choice) -> list[_Job]:
         """What is to be downloaded; blocking."""
         jobs = []
         for file in choice.files:
@@ -157,7 +157,7 @@ class Hub:
             jobs.append(_Job(file=file, source=source, target=target, lock=lock))
         return jobs
 
-    def _finish(self, listing: Listing, choice: Choice, revision: str) -> ModelFiles:
+    def _finish(self, listing: RepoListing, choice: Choice, revision: str) -> ModelFiles:
         paths = {file.path: self.cache.link(listing.repo, listing.commit, file) for file in choice.files}
         self.cache.set_revision(listing.repo, revision, listing.commit)
         return ModelFiles(
@@ -166,7 +166,7 @@ class Hub:
             label=choice.label,
         )
 
-    def _check_memory(self, listing: Listing, choice: Choice) -> None:
+    def _check_memory(self, listing: RepoListing, choice: Choice) -> None:
         if self._memory is None or choice.size <= (memory := self._memory()):
             return
         message = (

@@ -16,7 +16,7 @@ import msgspec
 
 from actors.config import HubSettings
 from actors.errors import UNREADABLE
-from actors.hub.download import REASON_LIMIT, SILENCE_LIMIT, HubError, Source, failed
+from actors.hub.download import REASON_LIMIT, SILENCE_LIMIT, DownloadSource, HubError, failed
 from actors.memory.gguf import Header, HeaderError, read_header
 from actors.model_names import RepoFile
 from actors.terminal import printable
@@ -32,7 +32,7 @@ _ETAG = re.compile(r"[0-9a-fA-F]{32,64}")
 Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
 
 
-class Listing(msgspec.Struct, frozen=True, kw_only=True):
+class RepoListing(msgspec.Struct, frozen=True, kw_only=True):
     """What a repository has at a commit; `repo` in the hub's own letter case."""
 
     repo: str
@@ -64,7 +64,7 @@ class Site:
         self._settings = settings
         self._session = session
 
-    async def list(self, repo: str, revision: str) -> Listing:
+    async def list(self, repo: str, revision: str) -> RepoListing:
         """The files of a repository. Raises `HubError`."""
         endpoint, headers = await asyncio.to_thread(self._access)
         url = f"{endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
@@ -77,19 +77,19 @@ class Site:
                     raise failed(f"{repo}: the hub's list has more than {ANSWER_LIMIT >> 20} MiB")
         return await asyncio.to_thread(_read_listing, repo, bytes(data))
 
-    def source(self, listing: Listing, file: RepoFile) -> Source:
+    def source(self, listing: RepoListing, file: RepoFile) -> DownloadSource:
         """Where a file of a listing is. Raises `HubError` if its content is not told. Blocking."""
         if file.etag is None or not _ETAG.fullmatch(file.etag):
             raise failed(f"{listing.repo}: the hub says nothing of the content of {file.path!r}")
         endpoint, headers = self._access()
-        return Source(
+        return DownloadSource(
             url=f"{endpoint}/{listing.repo}/resolve/{listing.commit}/{quote(file.path)}",
             headers=headers,
             size=file.size,
             sha256=file.etag if len(file.etag) == 64 else None,
         )
 
-    async def read_header(self, source: Source) -> Header:
+    async def read_header(self, source: DownloadSource) -> Header:
         """Read a GGUF header where it is, so that what can never be served is not downloaded.
 
         Raises `HubError`.
@@ -105,7 +105,7 @@ class Site:
         except HeaderError as error:
             raise failed(f"{source.url}: {error}", retryable=False) from error
 
-    async def _read_part(self, source: Source, offset: int, count: int) -> bytes:
+    async def _read_part(self, source: DownloadSource, offset: int, count: int) -> bytes:
         """At most `count` bytes of a file. Raises `HubError`, `HeaderError`."""
         headers = {**source.headers, "Range": f"bytes={offset}-{offset + count - 1}"}
         headers["Accept-Encoding"] = "identity"
@@ -153,7 +153,7 @@ class Site:
         return endpoint, {**headers, "Authorization": f"Bearer {token}"} if token else headers
 
 
-def _read_listing(repo: str, data: bytes) -> Listing:
+def _read_listing(repo: str, data: bytes) -> RepoListing:
     try:
         info = msgspec.json.decode(data, type=_Info)
     except UNREADABLE as error:
@@ -166,7 +166,7 @@ def _read_listing(repo: str, data: bytes) -> Listing:
         if _is_safe(one.path)
     ]
     same = info.id.casefold() == repo.casefold()
-    return Listing(repo=info.id if same else repo, commit=info.sha, files=files)
+    return RepoListing(repo=info.id if same else repo, commit=info.sha, files=files)
 
 
 def _is_safe(path: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from actors.memory.flags import is_given, last_of
 from actors.memory.gguf import Header
-from actors.memory.predict import Settings
+from actors.memory.predict import LoadSettings
 
 LEARNED_POSITIONS = "position_embd.weight"
 """A tensor with a row for each position that there can be."""
@@ -38,7 +38,7 @@ def slot_limit(header: Header, arguments: Sequence[str]) -> int | None:
     return int(_single(_original(header, arguments, trained) / scale))
 
 
-def stretching_flags(header: Header, settings: Settings, arguments: Sequence[str]) -> list[str]:
+def stretching_flags(header: Header, settings: LoadSettings, arguments: Sequence[str]) -> list[str]:
     """The flags with which each slot can have all of its context; none if the model was trained for it.
 
     Raises `ValueError` for a model whose positions are learned.
@@ -60,7 +60,7 @@ def stretching_flags(header: Header, settings: Settings, arguments: Sequence[str
     raise ValueError(f"longer_context: {per_slot:,} tokens are more than llama.cpp can stretch the model to")
 
 
-def check_context(header: Header, settings: Settings, arguments: Sequence[str]) -> None:
+def check_context(header: Header, settings: LoadSettings, arguments: Sequence[str]) -> None:
     """Raise `ValueError` for a context of which all the slots together cannot use some part."""
     limit = slot_limit(header, arguments)
     slots = settings.parallel
@@ -76,14 +76,14 @@ def check_context(header: Header, settings: Settings, arguments: Sequence[str]) 
     raise ValueError(f"{reason} the model was trained for; set longer_context if it can do that")
 
 
-def slot_context(header: Header, settings: Settings, context: int, arguments: Sequence[str]) -> int:
+def slot_context(header: Header, settings: LoadSettings, context: int, arguments: Sequence[str]) -> int:
     """Tokens of a context of so many that one request can have."""
     limit = slot_limit(header, arguments)
     share = _share(settings, context)
     return share if limit is None else min(share, limit)
 
 
-def _share(settings: Settings, context: int) -> int:
+def _share(settings: LoadSettings, context: int) -> int:
     return context if settings.unified else context // settings.parallel
 
 

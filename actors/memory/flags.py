@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from actors.memory.gguf import block_of
-from actors.memory.predict import Settings
+from actors.memory.predict import LoadSettings
 from actors.memory.shape import Shape
 
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
@@ -42,7 +42,7 @@ class ProjectorFlags(msgspec.Struct, frozen=True, kw_only=True):
     on_gpu: bool = True
 
 
-def settings_of(arguments: Sequence[str], *, context: int, parallel: int) -> Settings:
+def settings_of(arguments: Sequence[str], *, context: int, parallel: int) -> LoadSettings:
     """What the gateway passes, changed by a model's own arguments. Raises `ValueError`, which names the flag.
 
     A context of 0 is the model's own. Flags that are none of memory's business are left out.
@@ -52,7 +52,7 @@ def settings_of(arguments: Sequence[str], *, context: int, parallel: int) -> Set
     patterns = values.pop("patterns")
     if values.pop("experts_on_host", False):
         patterns.append(EXPERTS)
-    return Settings(**values, overrides="|".join(patterns) or None)
+    return LoadSettings(**values, overrides="|".join(patterns) or None)
 
 
 def projector_flags(arguments: Sequence[str]) -> ProjectorFlags:
@@ -95,7 +95,7 @@ def last_of(arguments: Sequence[str], *names: str) -> tuple[str, str] | None:
     return found
 
 
-def check(shape: Shape, settings: Settings) -> None:
+def check(shape: Shape, settings: LoadSettings) -> None:
     """Raise `ValueError` for what llama.cpp would refuse of this model."""
     if settings.parallel > MAX_SLOTS:
         raise ValueError(f"{settings.parallel} slots are more than llama.cpp's {MAX_SLOTS}")
@@ -104,7 +104,7 @@ def check(shape: Shape, settings: Settings) -> None:
     _check_cache(shape, settings)
 
 
-def _check_cache(shape: Shape, settings: Settings) -> None:
+def _check_cache(shape: Shape, settings: LoadSettings) -> None:
     flash, types = settings.flash_attention, (settings.type_k, settings.type_v)
     for flag, kind, head in (("k", types[0], shape.key), ("v", types[1], shape.value)):
         if kind.lower() not in CACHE_TYPES:

@@ -20,7 +20,7 @@ import msgspec
 
 from actors.model_names import part_names
 
-Fetch = Callable[[int, int], bytes]
+ReadBytes = Callable[[int, int], bytes]
 """Returns at most so many bytes (second) from an offset (first); less only at the end of the file."""
 
 MAGIC = b"GGUF"
@@ -140,7 +140,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         return count if isinstance(count, int) and count > 0 else 1
 
 
-def read_header(fetch: Fetch, size: int, *, window: int = WINDOW) -> Header:
+def read_header(fetch: ReadBytes, size: int, *, window: int = WINDOW) -> Header:
     """Read the header of a file of `size` bytes. Raises `HeaderError`, and whatever `fetch` raises."""
     return _Reader(fetch, size, window).header()
 
@@ -214,7 +214,7 @@ def _by_name() -> dict[str, tuple[int, int]]:
 class _Reader:
     """A cursor over the file, which holds one window of it."""
 
-    def __init__(self, fetch: Fetch, size: int, window: int) -> None:
+    def __init__(self, fetch: ReadBytes, size: int, window: int) -> None:
         self._fetch = fetch
         self._size = size
         self._window = window

@@ -43,7 +43,7 @@ FALLBACK_MARGIN, REPLAY_MARGIN = 1.15, 1.1
 Certainty = Literal["exact", "bound", "fallback"]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What llama-server is told, in its own words. Token counts; ggml's names for the types of the cache.
 
     `gpu_layers` counts the output layer too; None is all of them. `tensor_split` has a share for each GPU;
@@ -68,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outputs: int | None = None
 
 
-class Usage(msgspec.Struct, kw_only=True):
+class MemoryUsage(msgspec.Struct, kw_only=True):
     """Bytes on one device."""
 
     weights: int = 0
@@ -85,19 +85,19 @@ class Usage(msgspec.Struct, kw_only=True):
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """What a model takes. `certainty`: exact, bound (not more), or fallback (estimated, with reserve)."""
 
-    gpus: tuple[Usage, ...]
-    host: Usage
+    gpus: tuple[MemoryUsage, ...]
+    host: MemoryUsage
     certainty: Certainty
     layers: tuple[int, ...]
     """The device of each layer, and of the output after them; -1 is the host."""
 
 
-def predict(shape: Shape, settings: Settings, gpus: Sequence[int]) -> Prediction:
+def predict(shape: Shape, settings: LoadSettings, gpus: Sequence[int]) -> Prediction:
     """Predict for GPUs with so many bytes free. Raises `ValueError` for what llama.cpp would refuse."""
     return _Predictor(shape, settings, gpus).run()
 
 
-def layer_usages(shape: Shape, settings: Settings) -> list[Usage]:
+def layer_usages(shape: Shape, settings: LoadSettings) -> list[MemoryUsage]:
     """Weights and cache of each layer, and of the output after them, where they lie on a GPU."""
     apart = msgspec.structs.replace(settings, gpu_layers=None, tensor_split=None, split=True)
     predictor = _Predictor(shape, apart, [1] * (shape.layers + 1))
@@ -109,21 +109,21 @@ def layer_usages(shape: Shape, settings: Settings) -> list[Usage]:
     return predictor.usage
 
 
-def layer_bytes(shape: Shape, settings: Settings) -> list[int]:
+def layer_bytes(shape: Shape, settings: LoadSettings) -> list[int]:
     """The same as sums."""
     return [usage.total for usage in layer_usages(shape, settings)]
 
 
 class _Predictor:
-    def __init__(self, shape: Shape, settings: Settings, gpus: Sequence[int]) -> None:
+    def __init__(self, shape: Shape, settings: LoadSettings, gpus: Sequence[int]) -> None:
         self.shape = shape
         self.settings = settings
         self.gpus = list(gpus) if settings.split or not gpus else [gpus[settings.main_gpu]]
         self.gpu_layers = shape.layers + 1 if settings.gpu_layers is None else settings.gpu_layers
         self.devices = self._assign()
         self.work = self._work()
-        self.usage = [Usage() for _ in self.gpus]
-        self.host = Usage(output=F32 * shape.vocabulary * max(1, settings.parallel))
+        self.usage = [MemoryUsage() for _ in self.gpus]
+        self.host = MemoryUsage(output=F32 * shape.vocabulary * max(1, settings.parallel))
         self.on_host: list[Tensor] = []
 
     def run(self) -> Prediction:

@@ -11,7 +11,7 @@ from math import isqrt
 from actors.memory.buffer import Buffer, Node
 from actors.memory.gguf import Header
 from actors.memory.graph import F32, on_gpu
-from actors.memory.predict import Usage
+from actors.memory.predict import MemoryUsage
 
 F16 = 2
 TOKEN_LIMIT = 2048
@@ -126,13 +126,13 @@ def predict_projector(
     image_max_tokens: int | None,
     flash_attention: bool,
     batch_tokens: int | None = None,
-) -> Usage:
+) -> MemoryUsage:
     """What it takes at most of its device. Numbers of tokens: what llama-server is told, if anything.
 
     Raises `ValueError` for what is no projector.
     """
     towers = _towers(header, image_max_tokens, batch_tokens)
-    return Usage(
+    return MemoryUsage(
         weights=sum(on_gpu(tensor) for tensor in header.tensors),
         compute=sum(tower.compute(flash=flash_attention) for tower in towers),
     )

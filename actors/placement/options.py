@@ -10,7 +10,15 @@ from typing import Literal
 import msgspec
 
 from actors.memory.flags import EXPERTS
-from actors.memory.predict import HOST, Certainty, Settings, Usage, layer_bytes, layer_usages, predict
+from actors.memory.predict import (
+    HOST,
+    Certainty,
+    LoadSettings,
+    MemoryUsage,
+    layer_bytes,
+    layer_usages,
+    predict,
+)
 from actors.memory.shape import Shape
 
 MIB = 1 << 20
@@ -33,8 +41,8 @@ How = Literal["whole", "experts on host", "partial", "host"]
 class Projector(msgspec.Struct, frozen=True, kw_only=True):
     """What a projector takes on its device and on the host, at most."""
 
-    device: Usage = msgspec.field(default_factory=Usage)
-    host: Usage = msgspec.field(default_factory=Usage)
+    device: MemoryUsage = msgspec.field(default_factory=MemoryUsage)
+    host: MemoryUsage = msgspec.field(default_factory=MemoryUsage)
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +120,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 def demand_of(
     shape: Shape,
-    settings: Settings,
+    settings: LoadSettings,
     *,
     automatic: bool = False,
     projector: Projector | None = None,
@@ -131,7 +139,9 @@ def demand_of(
     )
 
 
-def demand_of_size(size: int, settings: Settings, layers: Sequence[int] = (), *, capacity: int = 0) -> Demand:
+def demand_of_size(
+    size: int, settings: LoadSettings, layers: Sequence[int] = (), *, capacity: int = 0
+) -> Demand:
     """For a file of so many bytes whose header does not say what a prediction needs.
 
     `layers`: bytes of the weights of each layer, if the header has that much; such a model can be split, and
@@ -186,7 +196,7 @@ def demand_of_size(size: int, settings: Settings, layers: Sequence[int] = (), *,
 
 
 def _options(
-    shape: Shape, settings: Settings, automatic: bool, projector: Projector, capacity: int
+    shape: Shape, settings: LoadSettings, automatic: bool, projector: Projector, capacity: int
 ) -> Iterator[Option]:
     layers = settings.gpu_layers
     contexts = _contexts(settings) if automatic else [settings.context]
@@ -206,7 +216,7 @@ def _options(
             yield _on_host(shape, msgspec.structs.replace(settings, context=context), projector)
 
 
-def _spilled(shape: Shape, settings: Settings, projector: Projector) -> Iterator[Option]:
+def _spilled(shape: Shape, settings: LoadSettings, projector: Projector) -> Iterator[Option]:
     """With a part on the host: the experts, or more and more layers."""
     if shape.number("expert_count"):
         yield _option(shape, msgspec.structs.replace(settings, overrides=EXPERTS), projector)
@@ -234,7 +244,7 @@ def _spilled(shape: Shape, settings: Settings, projector: Projector) -> Iterator
             )
 
 
-def _contexts(settings: Settings) -> list[int]:
+def _contexts(settings: LoadSettings) -> list[int]:
     """The whole context, then halves of it."""
     floor = max(SMALLEST_CONTEXT, 2048 * settings.parallel)
     contexts = [settings.context]
@@ -243,7 +253,7 @@ def _contexts(settings: Settings) -> list[int]:
     return contexts
 
 
-def _option(shape: Shape, settings: Settings, projector: Projector) -> Option:
+def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Option:
     whole = msgspec.structs.replace(settings, tensor_split=None, main_gpu=0)
     one = predict(shape, whole, [1])
     layers = tuple(layer_bytes(shape, whole))
@@ -267,7 +277,7 @@ def _option(shape: Shape, settings: Settings, projector: Projector) -> Option:
     )
 
 
-def _shared(shape: Shape, settings: Settings, layers: Sequence[int]) -> int:
+def _shared(shape: Shape, settings: LoadSettings, layers: Sequence[int]) -> int:
     """What each of several GPUs takes beside its layers, at most: a first, a middle, or a last one."""
     most = 0
     for shares in ((1.0, 1.0), (1.0, 1.0, 1.0)):
@@ -279,7 +289,7 @@ def _shared(shape: Shape, settings: Settings, layers: Sequence[int]) -> int:
     return most + 4096  # and some padding
 
 
-def _on_host(shape: Shape, settings: Settings, projector: Projector) -> Option:
+def _on_host(shape: Shape, settings: LoadSettings, projector: Projector) -> Option:
     changed = msgspec.structs.replace(settings, gpu_layers=None, overrides=None, tensor_split=None)
     alone = predict(shape, changed, [])
     return Option(

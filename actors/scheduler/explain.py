@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from actors.memory.predict import HOST, Prediction, Usage
+from actors.memory.predict import HOST, MemoryUsage, Prediction
 from actors.placement.fit import Placement
 from actors.placement.ledger import Ledger
 from actors.placement.options import MIB, Demand
@@ -107,7 +107,7 @@ def _learned(placement: Placement) -> dict[str, int]:
 
 
 def _gpu(
-    ledger: Ledger, placement: Placement, nth: int, usage: Usage | None, gone: set[str]
+    ledger: Ledger, placement: Placement, nth: int, usage: MemoryUsage | None, gone: set[str]
 ) -> dict[str, Any]:
     share = placement.shares[nth]
     device = ledger.devices.get(share.device)
@@ -131,7 +131,7 @@ def _layers(predicted: Prediction | None, device: int) -> int | None:
     return None if predicted is None else sum(layer == device for layer in predicted.layers)
 
 
-def _bytes(usage: Usage | None) -> dict[str, int | None]:
+def _bytes(usage: MemoryUsage | None) -> dict[str, int | None]:
     if usage is None:
         return dict.fromkeys((*COMPONENTS, "total"))
     return {**{part: getattr(usage, part) for part in COMPONENTS}, "total": usage.total}

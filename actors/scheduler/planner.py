@@ -39,7 +39,6 @@ from actors.messages import (
     Fetched,
     FetchFiles,
     Figures,
-    Finished,
     Grant,
     Hung,
     Look,
@@ -50,6 +49,7 @@ from actors.messages import (
     Reject,
     Released,
     Shutdown,
+    ShutDownComplete,
     Spawned,
     StartServer,
     StopServer,
@@ -524,7 +524,7 @@ class Planner:
                 model.life.move(Move.DRAIN)
         if not self._finished and not any(model.life.state in RUNNING for model in self._models):
             self._finished = True
-            self._effects.append(Finished())
+            self._effects.append(ShutDownComplete())
 
     # Steps
 

@@ -49,7 +49,7 @@ class Quoted(str):
     __slots__ = ()
 
 
-class Document(NamedTuple):
+class ConfigDocument(NamedTuple):
     """What a text says, and what is wrong with it that does not keep it from being read."""
 
     data: Any
@@ -57,12 +57,12 @@ class Document(NamedTuple):
     """Each with its line."""
 
 
-def read_document(text: str) -> Document:
+def read_document(text: str) -> ConfigDocument:
     """Read one YAML document. Raises `ConfigError`, which tells the line, for what cannot be read."""
     builder = None
     try:
         builder = _Builder(text)
-        return Document(builder.document(), builder.faults)
+        return ConfigDocument(builder.document(), builder.faults)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         message = f"the character U+{int(error.character):04X} is not allowed in YAML"

@@ -23,7 +23,7 @@ MOST_LINES = 100
 MOST_CHARACTERS = 1000
 
 
-class Settings(msgspec.Struct, frozen=True):
+class SettingsFile(msgspec.Struct, frozen=True):
     """A configuration that was read. Where something is faulty, `config` has the default."""
 
     file: FilePath
@@ -69,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True):
         return found
 
 
-def read_settings(file: FilePath, *, environment: Environment[str, str] | None = None) -> Settings:
+def read_settings(file: FilePath, *, environment: Environment[str, str] | None = None) -> SettingsFile:
     """Read a configuration file. Raises `ConfigError`, in a line, for one that cannot be read at all."""
     try:
         text = _read(file)
@@ -117,7 +117,7 @@ def _read(file: FilePath) -> str:
 
 def _settings(
     data: object, file: FilePath, folder: FilePath, environment: Environment[str, str] | None
-) -> Settings:
+) -> SettingsFile:
     substitution = Substitution(os.environ if environment is None else environment)
     fields = Fields(folder, raw=True)
     replaced = substitution.replaced(data)
@@ -128,7 +128,7 @@ def _settings(
     faults += [fault for fault in check(config) if not any(_covers(earlier, fault) for earlier in faults)]
     config = _with_paths(config, folder, faults)
     secrets = substitution.secrets | secrets_of(config)
-    return Settings(file, config, faults, secrets, replaced)
+    return SettingsFile(file, config, faults, secrets, replaced)
 
 
 def _covers(earlier: Fault, fault: Fault) -> bool:

@@ -37,7 +37,7 @@ class BrokenAgentError(ConfigError):
     """An agent cannot be loaded or started. The message names its file and the reason."""
 
 
-class Source(msgspec.Struct, frozen=True):
+class AgentSource(msgspec.Struct, frozen=True):
     """An agent that there is. `load` imports it and returns its class; raises `BrokenAgentError`."""
 
     name: str
@@ -54,9 +54,9 @@ class Loaded(msgspec.Struct, frozen=True):
     config: AgentConfig
 
 
-def sources(folders: list[str]) -> dict[str, Source]:
+def sources(folders: list[str]) -> dict[str, AgentSource]:
     """All the agents there are, by name. Raises `ConfigError` for an empty folder, or a name of two."""
-    found: dict[str, Source] = {}
+    found: dict[str, AgentSource] = {}
     for source in (*_in_folder(HERE), *_in_folders(folders), *_in_packages()):
         if source.name in OLDER_NAMES:
             raise ConfigError(
@@ -85,7 +85,7 @@ def load_agents(config: Config, folder: Path | None = None) -> tuple[list[Loaded
     enabled, faults = read_agents(config)
     loaded: list[Loaded] = []
     broken: list[BrokenAgentError] = []
-    there_are: dict[str, Source] = {}
+    there_are: dict[str, AgentSource] = {}
     if enabled:
         try:
             there_are = sources(config.agent_folders)
@@ -116,12 +116,12 @@ def load_agents(config: Config, folder: Path | None = None) -> tuple[list[Loaded
     return loaded, broken
 
 
-def _in_folder(folder: Path) -> Iterator[Source]:
+def _in_folder(folder: Path) -> Iterator[AgentSource]:
     for path in sorted(folder.glob(f"*/{FILE}")):
         yield _source(path.parent)
 
 
-def _in_folders(folders: list[str]) -> Iterator[Source]:
+def _in_folders(folders: list[str]) -> Iterator[AgentSource]:
     for folder in map(Path, folders):
         if (folder / FILE).is_file():
             yield _source(folder)
@@ -132,7 +132,7 @@ def _in_folders(folders: list[str]) -> Iterator[Source]:
         yield from inside
 
 
-def _source(folder: Path) -> Source:
+def _source(folder: Path) -> AgentSource:
     def load() -> type[Agent]:
         package = f"agents.{folder.name}" if folder.parent == HERE else _package(folder)
         module = _guarded(
@@ -148,7 +148,7 @@ def _source(folder: Path) -> Source:
             raise _broken(folder.name, str(folder / FILE), reason)
         return _checked(folder.name, str(folder / FILE), kinds[0])
 
-    return Source(folder.name, str(folder / FILE), load)
+    return AgentSource(folder.name, str(folder / FILE), load)
 
 
 def _package(folder: Path) -> str:
@@ -162,14 +162,14 @@ def _package(folder: Path) -> str:
     return name
 
 
-def _in_packages() -> Iterator[Source]:
+def _in_packages() -> Iterator[AgentSource]:
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         where = f"{point.value} (of the package {point.dist.name if point.dist else '?'})"
 
         def load(point: importlib.metadata.EntryPoint = point, where: str = where) -> type[Agent]:
             return _checked(point.name, where, _guarded(point.name, where, point.load))
 
-        yield Source(point.name, where, load)
+        yield AgentSource(point.name, where, load)
 
 
 def _guarded(name: str, file: str, load: Callable[[], Any]) -> Any:

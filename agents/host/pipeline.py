@@ -23,7 +23,7 @@ from agents.errors import AgentError, DeniedError, unwrapped
 from agents.events import Answer, AnswerCollector, AnswerFailed, AnswerStarted, Done, Event, Finish, checked
 from agents.host.supervision import AgentActor, OverdueError, contained, run_within
 
-Outcome = Literal["not run", "done", "replied", "denied", "skipped", "failed"]
+StepOutcome = Literal["not run", "done", "replied", "denied", "skipped", "failed"]
 
 AT_WORK: ContextVar[frozenset[str]] = ContextVar("at work", default=frozenset())
 """The agents whose `before` has led here, by calls of models."""
@@ -38,7 +38,7 @@ class Step:
     def __init__(self, actor: AgentActor, ctx: Context) -> None:
         self.actor = actor
         self.ctx = ctx
-        self.outcome: Outcome = "not run"
+        self.outcome: StepOutcome = "not run"
         self.seconds = 0.0
         self.stream_seconds = 0.0
         self._agent: Agent | None = None

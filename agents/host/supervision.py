@@ -53,8 +53,8 @@ class Counters(msgspec.Struct):
     dropped: int = 0
 
 
-class Work(msgspec.Struct, frozen=True):
-    """A request that is over, for `after`."""
+class FinishedRequest(msgspec.Struct, frozen=True):
+    """A request that has ended, for an agent's `after`."""
 
     ctx: Context
     finished: Finished
@@ -141,7 +141,7 @@ class AgentActor:
         self._again_at = 0.0
         self._failures = 0
         self._in_a_row = 0
-        self._mailbox: asyncio.Queue[Work | Broken] = asyncio.Queue()
+        self._mailbox: asyncio.Queue[FinishedRequest | Broken] = asyncio.Queue()
         self._started: asyncio.Future[Exception | None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._background: asyncio.Task[None] | None = None
@@ -188,7 +188,7 @@ class AgentActor:
             self.services.log.warning("after is too slow: a request is dropped", request_id=ctx.request_id)
             return
         self._idle.clear()
-        self._mailbox.put_nowait(Work(ctx, finished))
+        self._mailbox.put_nowait(FinishedRequest(ctx, finished))
 
     def succeeded(self) -> None:
         """It has served a request."""

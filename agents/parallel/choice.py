@@ -17,7 +17,7 @@ from agents.events import Done, Finish, Reasoning, Usage, replayed
 from agents.parallel.prompts import LITTLE_ROOM, ROOM, judged, judging, merging
 from agents.parallel.voting import winner
 
-Report = dict[str, Any]
+ReportFields = dict[str, Any]
 """What the client is told beside the answer."""
 
 
@@ -43,12 +43,12 @@ def majority(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
     return counted[place], votes
 
 
-def one_reply(ctx: Context, one: Candidate, report: Report) -> Reply:
+def one_reply(ctx: Context, one: Candidate, report: ReportFields) -> Reply:
     """This answer, with what all of them cost."""
     return Reply.of(_events(ctx, one, report))
 
 
-def _events(ctx: Context, one: Candidate, report: Report) -> list[Event]:
+def _events(ctx: Context, one: Candidate, report: ReportFields) -> list[Event]:
     usage = ctx.llm.usage
     tokens = usage.prompt + usage.completion
     extra = {"parallel": {**report, "tokens": tokens, "chosen": one.place, "model": one.answer.model}}
@@ -56,7 +56,12 @@ def _events(ctx: Context, one: Candidate, report: Report) -> list[Event]:
 
 
 async def choose_reply(
-    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, report: Report, deadline: float
+    ctx: Context,
+    request: Chat,
+    candidates: Sequence[Candidate],
+    judge: str,
+    report: ReportFields,
+    deadline: float,
 ) -> Reply:
     """Have the judge choose an answer by the `deadline` of the loop's clock, else take the majority's."""
     verdict, error = await _ask_judge(ctx, request, candidates, judge, deadline)
@@ -90,7 +95,12 @@ async def _ask_judge(
 
 
 async def merge_answers(
-    ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, report: Report, deadline: float
+    ctx: Context,
+    request: Chat,
+    candidates: Sequence[Candidate],
+    judge: str,
+    report: ReportFields,
+    deadline: float,
 ) -> AsyncGenerator[Event, None]:
     """Have a model make one answer of all, and stream it; the majority's answer if it writes nothing."""
     answers = [one.answer for one in candidates]

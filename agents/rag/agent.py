@@ -34,7 +34,7 @@ from agents.rag.bodies import (
     take_question,
 )
 from agents.rag.embedding import Embedding, TextRefusedError
-from agents.rag.indexing.ingest import Report
+from agents.rag.indexing.ingest import IngestReport
 from agents.rag.library import Library
 from agents.rag.passage import Passage
 from agents.rag.reading.documents import DocumentLimits, check_collection
@@ -182,7 +182,7 @@ class Rag(Agent):
     @operation("POST", "documents")
     async def add_documents(self, call: Call) -> dict[str, Any]:
         """Take documents in: a file as it is, with ?name=, or {"documents": [{"name", "text", ...}]}."""
-        total = Report()
+        total = IngestReport()
         refused: dict[str, str] = {}
         for name, data, media_type, collection, metadata in given_documents(call):
             try:

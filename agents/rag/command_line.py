@@ -17,9 +17,9 @@ from actors.terminal import complain, printable, say
 from agents.rag.agent import INDEX
 from agents.rag.bodies import DEFAULT
 from agents.rag.embedding import Embedding
-from agents.rag.indexing.ingest import Ingester, Progress, Report
+from agents.rag.indexing.ingest import Ingester, IngestProgress, IngestReport
 from agents.rag.reading.formats.structure import DocumentError
-from agents.rag.store.index import Index, Listed
+from agents.rag.store.index import Index, ListedDocument
 from agents.rag.store.schema import IndexUnusableError
 
 ACTIONS = ("add", "list", "delete", "prune")
@@ -94,7 +94,7 @@ async def _add(index: Index, paths: list[Path], collection: str) -> int:
         shown: tqdm[Any] = tqdm(desc=printable(str(path)), unit=" files", disable=None)
         with shown:
 
-            def show(progress: Progress, bar: "tqdm[Any]" = shown) -> None:
+            def show(progress: IngestProgress, bar: "tqdm[Any]" = shown) -> None:
                 bar.total = progress.total
                 bar.update(progress.done - bar.n)
 
@@ -113,7 +113,7 @@ async def _add(index: Index, paths: list[Path], collection: str) -> int:
     return int(failed)
 
 
-def _tell(path: Path, report: Report, collection: str) -> None:
+def _tell(path: Path, report: IngestReport, collection: str) -> None:
     say(f"{printable(str(path))}: " + ", ".join(f"{getattr(report, name)} {name}" for name in COUNTS))
     for reason in report.refused.values():
         complain(f"refused: {printable(reason)}")
@@ -171,7 +171,7 @@ def _has(index: Index, collection: str, path: Path) -> bool:
     return any(_is_named(one, path) for one in index.documents(collection))
 
 
-def _is_named(document: Listed, path: Path) -> bool:
+def _is_named(document: ListedDocument, path: Path) -> bool:
     if str(path) in (document.name, _shown(document)):
         return True
     return bool(document.source) and str(path.expanduser().absolute()) == _shown(document)
@@ -200,5 +200,5 @@ def _list(index: Index, collection: str | None) -> int:
     return 0
 
 
-def _shown(document: Listed) -> str:
+def _shown(document: ListedDocument) -> str:
     return f"{document.source}/{document.name}" if document.source else document.name

@@ -17,7 +17,7 @@ from agents.api import AgentError, Clock
 from agents.files import set_aside
 from agents.rag.asking.retrieve import Retriever
 from agents.rag.embedding import Embedding, Reranker
-from agents.rag.indexing.ingest import Ingester, OnProgress, Progress
+from agents.rag.indexing.ingest import Ingester, IngestProgress, OnProgress
 from agents.rag.indexing.watch import watch
 from agents.rag.reading.documents import DocumentLimits
 from agents.rag.reading.formats.structure import DocumentError
@@ -223,7 +223,7 @@ class Library:
         """Tell of a long ingest now and then."""
         told_at = self._clock.monotonic()
 
-        def tell(progress: Progress) -> None:
+        def tell(progress: IngestProgress) -> None:
             nonlocal told_at
             if self._clock.monotonic() - told_at >= TELL:
                 told_at = self._clock.monotonic()

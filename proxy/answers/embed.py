@@ -9,7 +9,7 @@ from actors.messages import ServerAddress
 from agents.events import AnswerFailed
 from proxy.answers import unchanged
 from proxy.answers.call import Call, Conversation, ModelCaller, Question, invalid_field, named, post
-from proxy.answers.translate import asked_of
+from proxy.answers.translate import answer_context
 from proxy.answers.whole import json_response
 from proxy.apis.codec import Embedder
 from proxy.apis.embeddings import Embed, Embeddings, shortened
@@ -38,7 +38,7 @@ async def answer(caller: ModelCaller, conversation: Conversation, embedder: Embe
         exchange.first_byte()
         exchange.tokens = {"prompt_tokens": vectors.prompt}
     exchange.status = 200
-    asked = asked_of(exchange, embed.model)
+    asked = answer_context(exchange, embed.model)
     told = embedder.encode_answer(shortened(vectors, embed.dimensions), embed, asked, time.time())
     return json_response(msgspec.json.encode(told))
 

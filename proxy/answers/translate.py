@@ -22,7 +22,7 @@ from proxy.answers.call import (
 from proxy.answers.client_stream import AnswerOverError, ClientStream
 from proxy.answers.relay import Relay
 from proxy.answers.whole import json_response
-from proxy.apis.codec import Asked, Codec, Decoder, Encoder, Request
+from proxy.apis.codec import AnswerContext, Codec, Decoder, Encoder, Request
 from proxy.apis.failures import of_api_error, to_api_error
 from proxy.apis.fields import FieldError
 from proxy.apis.table import SERVERS
@@ -88,9 +88,9 @@ def chat_question(exchange: Exchange, model: str, chat: Request) -> Question:
 # Answers
 
 
-def asked_of(exchange: Exchange, model: str, *, include_usage: bool = False) -> Asked:
+def answer_context(exchange: Exchange, model: str, *, include_usage: bool = False) -> AnswerContext:
     """What the answer needs to know, once the model is granted."""
-    return Asked(
+    return AnswerContext(
         model=model,
         request_id=exchange.request_id,
         started=exchange.started,
@@ -101,7 +101,7 @@ def asked_of(exchange: Exchange, model: str, *, include_usage: bool = False) -> 
 
 def encoder_of(exchange: Exchange, codec: Codec, chat: Request) -> Encoder:
     """What writes the client's stream, once the model is granted."""
-    return codec.encoder(asked_of(exchange, chat.model, include_usage=chat.include_usage))
+    return codec.encoder(answer_context(exchange, chat.model, include_usage=chat.include_usage))
 
 
 def decoder_of(call: Call) -> Decoder:
@@ -244,7 +244,7 @@ def whole_answer(exchange: Exchange, codec: Codec, model: str, answer: Answer) -
     """An answer that is no stream."""
     exchange.status = 200
     exchange.tokens = tokens_of(answer.usage)
-    asked = asked_of(exchange, model)
+    asked = answer_context(exchange, model)
     return json_response(msgspec.json.encode(codec.encode_answer(answer, asked, time.time())))
 
 

@@ -67,8 +67,8 @@ class Encoder(Protocol):
         """The bytes that say `event`, often none. `now` is in seconds since the epoch."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer needs to know of its request; `started` in seconds since the epoch."""
+class AnswerContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What is needed of a request to write its answer; `started` in seconds since the epoch."""
 
     model: str
     request_id: str
@@ -81,8 +81,8 @@ class Codec(msgspec.Struct, frozen=True, kw_only=True):
     """How clients of a generating endpoint speak. `decode` raises `FieldError`."""
 
     decode: Callable[[bytes], Request]
-    encoder: Callable[[Asked], Encoder]
-    encode_answer: Callable[[Answer, Asked, float], Json]
+    encoder: Callable[[AnswerContext], Encoder]
+    encode_answer: Callable[[Answer, AnswerContext, float], Json]
     """Takes the time, too, in seconds since the epoch."""
 
 
@@ -90,7 +90,7 @@ class Embedder(msgspec.Struct, frozen=True, kw_only=True):
     """How clients of an endpoint of embeddings speak. `decode` raises `FieldError`."""
 
     decode: Callable[[bytes], Embed]
-    encode_answer: Callable[[Embeddings, Embed, Asked, float], Json]
+    encode_answer: Callable[[Embeddings, Embed, AnswerContext, float], Json]
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ CONTINUES = web.RequestKey("continues", bool)
 """Whether the client waits for a `100 Continue` before it sends its body."""
 
 
-class Budget:
+class ByteBudget:
     """Bytes of bodies that all requests together may hold. The last eighth is for small ones."""
 
     def __init__(self, size: int) -> None:
@@ -59,7 +59,7 @@ class _Held:
 
     __slots__ = ("budget", "count")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: ByteBudget) -> None:
         self.budget = budget
         self.count = 0
 
@@ -79,7 +79,7 @@ class Bodies:
 
     def __init__(self, limit: int, *, window: float = WINDOW) -> None:
         self.limit = limit
-        self.budget = Budget(8 * limit)
+        self.budget = ByteBudget(8 * limit)
         self._window = window
 
     async def json(self, request: web.Request, *, any_type: bool = False) -> bytes:
@@ -159,7 +159,7 @@ BODIES = web.AppKey("bodies", Bodies)
 class _Pace:
     """Reads a body as it comes, which must be fast enough. Only the time that is waited for it counts."""
 
-    def __init__(self, content: StreamReader, budget: Budget, window: float) -> None:
+    def __init__(self, content: StreamReader, budget: ByteBudget, window: float) -> None:
         self._content = content
         self._budget = budget
         self._window = window

@@ -35,7 +35,7 @@ class Dependency(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class ReadinessReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen."""
 
     status: Literal["ok", "degraded", "not ready"]
@@ -80,7 +80,7 @@ class Readiness:
         self._daemons = daemons
         self._monitor = monitor
         self._looking = asyncio.Lock()
-        self._report: Report | None = None
+        self._report: ReadinessReport | None = None
         self._looked_at = float("-inf")
 
     async def ready(self, _request: web.Request) -> web.Response:
@@ -96,7 +96,7 @@ class Readiness:
             return web.json_response(body, status=503, headers=later)
         return web.json_response(body)
 
-    async def look(self) -> Report:
+    async def look(self) -> ReadinessReport:
         """What there is now. Waits for the engine, for some seconds at most."""
         async with self._looking:
             if self._report is None or time.monotonic() - self._looked_at >= FRESH:
@@ -104,14 +104,14 @@ class Readiness:
                 self._looked_at = time.monotonic()
             return self._report
 
-    async def _look(self) -> Report:
+    async def _look(self) -> ReadinessReport:
         engine = [await self._look_at_engine()] if uses_containers(self._config) else []
         found = [*engine, *self._look_at_daemons(), *self._look_at_gpus()]
         if any(one.error for one in engine) and not self._serves_without_engine:
             status: Literal["ok", "degraded", "not ready"] = "not ready"
         else:
             status = "degraded" if any(one.error for one in found) else "ok"
-        return Report(status=status, dependencies=found)
+        return ReadinessReport(status=status, dependencies=found)
 
     @property
     def _serves_without_engine(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from actors.memory.gguf import read_file
-from actors.memory.predict import Settings, predict
+from actors.memory.predict import LoadSettings, predict
 from actors.memory.shape import Shape
 from tests.conftest import Start
 from tests.gateway import Gateway
@@ -24,20 +24,20 @@ def allocated(gateway: Gateway, model: str) -> dict[str, float]:
     return {match[1]: float(match[2]) for match in found}
 
 
-CASES: dict[str, tuple[dict[str, Any], Settings]] = {
-    "slots": ({"ctx_size": 4096, "parallel": 4}, Settings(context=4096, parallel=4, unified=True)),
-    "one-slot": ({"ctx_size": 2048, "parallel": 1}, Settings(context=2048)),
+CASES: dict[str, tuple[dict[str, Any], LoadSettings]] = {
+    "slots": ({"ctx_size": 4096, "parallel": 4}, LoadSettings(context=4096, parallel=4, unified=True)),
+    "one-slot": ({"ctx_size": 2048, "parallel": 1}, LoadSettings(context=2048)),
     "apart": (
         {"ctx_size": 4096, "parallel": 2, "arguments": ["--no-kv-unified"]},
-        Settings(context=4096, parallel=2),
+        LoadSettings(context=4096, parallel=2),
     ),
     "quantized": (
         {"ctx_size": 4096, "parallel": 1, "arguments": ["-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on"]},
-        Settings(context=4096, type_k="Q8_0", type_v="Q8_0"),
+        LoadSettings(context=4096, type_k="Q8_0", type_v="Q8_0"),
     ),
     "small-batch": (
         {"ctx_size": 4096, "parallel": 1, "arguments": ["-ub", "128"]},
-        Settings(context=4096, micro_batch=128),
+        LoadSettings(context=4096, micro_batch=128),
     ),
 }
 

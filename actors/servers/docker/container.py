@@ -6,12 +6,12 @@ from collections.abc import Callable
 import msgspec
 
 from actors.messages import KEY_VARIABLE
-from actors.servers.docker.schema import Inspected, NetworkSettings, State
+from actors.servers.docker.schema import ContainerState, Inspected, NetworkSettings
 from actors.servers.docker.spec import PORT
 from actors.servers.output_lines import Lines
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a container ended. `how` is said of the server: "was killed by signal 9"."""
 
     how: str
@@ -36,7 +36,7 @@ class Container:
         """Its server has answered its health check."""
         self.taken_over = False
         """It was started by a gateway that is dead."""
-        self.end: End | None = None
+        self.end: ContainerEnd | None = None
         self.oom_seen = False
         self.follower: asyncio.Task[None] | None = None
         """The task that reads its log."""
@@ -44,7 +44,7 @@ class Container:
         """Unix time to which it has been read, when it is not being read."""
         self._ended = asyncio.Event()
 
-    def finish(self, end: End) -> None:
+    def finish(self, end: ContainerEnd) -> None:
         """It has ended, and its log is read; what is told later does not count."""
         if self.end is None:
             self.end = end
@@ -65,14 +65,16 @@ class Container:
             await asyncio.wait([self.follower], timeout=0.5)
 
 
-def end_of(state: State, *, oom_seen: bool = False) -> End:
+def end_of(state: ContainerState, *, oom_seen: bool = False) -> ContainerEnd:
     """How one that does not run any more has ended."""
     code = state.exit_code
     if oom_seen or state.oom_killed:
-        return End(how="was killed by the kernel, out of memory (OOM killed),", out_of_memory=True)
+        return ContainerEnd(how="was killed by the kernel, out of memory (OOM killed),", out_of_memory=True)
     if state.error:
-        return End(how=f"could not run ({state.error})")
-    return End(how=f"was killed by signal {code - 128}" if code > 128 else f"ended with status {code}")
+        return ContainerEnd(how=f"could not run ({state.error})")
+    return ContainerEnd(
+        how=f"was killed by signal {code - 128}" if code > 128 else f"ended with status {code}"
+    )
 
 
 def key_of(inspected: Inspected) -> str:

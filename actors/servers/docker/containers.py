@@ -12,11 +12,11 @@ from typing import Any
 import structlog
 
 from actors.runtime import spawn
-from actors.servers.docker.container import Container, End, address_of, end_of, key_of
+from actors.servers.docker.container import Container, ContainerEnd, address_of, end_of, key_of
 from actors.servers.docker.engine import Engine, EngineError, EngineInfo, demultiplex
 from actors.servers.docker.events import Events, filter_of
 from actors.servers.docker.orphans import Orphan, Orphans
-from actors.servers.docker.schema import Created, Event, Inspected, Listed, State
+from actors.servers.docker.schema import ContainerState, Created, EngineEvent, Inspected, ListedContainer
 from actors.servers.docker.spec import GATEWAY, ContainerSpec, Published
 from actors.servers.docker.surroundings import Surroundings, look_around
 
@@ -262,7 +262,7 @@ class Containers:
             await container.read_last_words()
             if container.follower is not None:
                 container.follower.cancel()
-            container.finish(End(how="was removed"))
+            container.finish(ContainerEnd(how="was removed"))
 
     # What a dead gateway left
 
@@ -300,12 +300,12 @@ class Containers:
             log.info("nobody took over a container of a dead gateway", container=orphan.name)
             _ = self._begin(self._remove(orphan.id, 0.0), orphan.name)
 
-    async def _list(self, label: str) -> tuple[Listed, ...]:
+    async def _list(self, label: str) -> tuple[ListedContainer, ...]:
         return await self.engine.ask(
             "list its containers",
             "GET",
             "containers/json",
-            answer=tuple[Listed, ...],
+            answer=tuple[ListedContainer, ...],
             params={"all": "true", "filters": filter_of(label)},
         )
 
@@ -326,7 +326,7 @@ class Containers:
         listed = {one.id: one for one in await self._list(f"{GATEWAY}={self._identity}")}
         for id_, container in known.items():
             if id_ not in listed:
-                container.finish(End(how="was removed by somebody else"))
+                container.finish(ContainerEnd(how="was removed by somebody else"))
                 continue
             if container.end is None and container.follower is not None and container.follower.done():
                 self._follow(container, since=f"{container.log_read_at:.6f}")
@@ -336,7 +336,7 @@ class Containers:
         for id_or_name in doomed:
             _ = self._begin(self._remove(id_or_name, 0.0), id_or_name)
 
-    def _happened(self, event: Event) -> None:
+    def _happened(self, event: EngineEvent) -> None:
         container = self._running.get(event.actor.id)
         if container is None:
             return
@@ -346,12 +346,12 @@ class Containers:
             case "die":
                 _ = self._begin(self._note_death(container, event.exit_code), container.name)
             case "destroy":
-                container.finish(End(how="was removed by somebody else"))
+                container.finish(ContainerEnd(how="was removed by somebody else"))
             case _:
                 pass
 
     async def _note_death(self, container: Container, code: int = 0) -> None:
-        state = State(exit_code=code)
+        state = ContainerState(exit_code=code)
         try:
             with self.engine.errors("look it up"):
                 async with asyncio.timeout(2):
@@ -364,4 +364,4 @@ class Containers:
     async def _check(self, container: Container) -> None:
         """Without the engine nobody tells that a server ended; but one that does not answer has."""
         if not await self._answers(*container.address):
-            container.finish(End(how="went away with the Docker Engine"))
+            container.finish(ContainerEnd(how="went away with the Docker Engine"))

@@ -261,7 +261,7 @@ async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
 
 def _message(text: bytes) -> str:
     try:
-        return msgspec.json.decode(text, type=schema.Fault).message
+        return msgspec.json.decode(text, type=schema.EngineFault).message
     except UNREADABLE:
         return text.decode(errors="replace")
 

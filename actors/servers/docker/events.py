@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from actors.servers.docker.engine import Engine, EngineError
-from actors.servers.docker.schema import Event
+from actors.servers.docker.schema import EngineEvent
 
 log = structlog.get_logger("docker")
 
@@ -32,7 +32,7 @@ class Events:
         engine: Engine,
         label: Callable[[], Awaitable[str]],
         resync: Callable[[], Awaitable[None]],
-        handle: Callable[[Event], None],
+        handle: Callable[[EngineEvent], None],
         away: Callable[[], None],
     ) -> None:
         self._engine = engine
@@ -73,7 +73,7 @@ class Events:
         ) as events:
             await self._resync()
             async for line in events.content:
-                self._handle(msgspec.json.decode(line, type=Event))
+                self._handle(msgspec.json.decode(line, type=EngineEvent))
 
 
 def filter_of(label: str, **more: list[str]) -> str:

@@ -5,7 +5,7 @@ import structlog
 
 from actors.progress import OnProgress, Reporter, readable_size
 from actors.servers.docker.engine import Engine, EngineError
-from actors.servers.docker.schema import Image, PullLine
+from actors.servers.docker.schema import InspectedImage, PullLine
 
 log = structlog.get_logger("docker")
 
@@ -17,7 +17,9 @@ async def image_id(engine: Engine, image: str) -> str | None:
     """What the image's name means at present; None if the engine has no such image. Raises `EngineError`."""
     try:
         return (
-            await engine.ask(f"look up the image {image}", "GET", f"images/{image}/json", answer=Image)
+            await engine.ask(
+                f"look up the image {image}", "GET", f"images/{image}/json", answer=InspectedImage
+            )
         ).id
     except EngineError as error:
         if error.status == 404:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
-from actors.servers.docker.schema import Listed
+from actors.servers.docker.schema import ListedContainer
 from actors.servers.docker.spec import DEVICES, DIGEST, MODEL
 
 WINDOW = 600.0
@@ -22,7 +22,7 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
     devices: frozenset[str]
 
     @classmethod
-    def of(cls, listed: Listed) -> "Orphan":
+    def of(cls, listed: ListedContainer) -> "Orphan":
         """One that the engine lists."""
         labels = listed.labels or {}
         return cls(

@@ -14,24 +14,24 @@ Status = Annotated[int, msgspec.Meta(gt=-(1 << 31), lt=1 << 32)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
 
 
-class _Told(msgspec.Struct, frozen=True, rename="pascal"):
-    """The engine's names begin with capitals."""
+class _EngineAnswer(msgspec.Struct, frozen=True, rename="pascal"):
+    """Base of what the engine answers with: its field names begin with capitals."""
 
 
-class Fault(msgspec.Struct, frozen=True):
-    """A refusal."""
+class EngineFault(msgspec.Struct, frozen=True):
+    """The body of an error response."""
 
     message: str
 
 
-class Device(_Told, frozen=True):
+class EngineDevice(_EngineAnswer, frozen=True):
     """A device that can be given to containers."""
 
     source: str = ""
     id: str = msgspec.field(name="ID", default="")
 
 
-class Info(_Told, frozen=True):
+class Info(_EngineAnswer, frozen=True):
     """GET /info."""
 
     server_version: str
@@ -39,22 +39,22 @@ class Info(_Told, frozen=True):
     security_options: tuple[str, ...] | None = None
     runtimes: Mapping[str, Any] | None = None
     cdi_spec_dirs: tuple[str, ...] | None = msgspec.field(name="CDISpecDirs", default=None)
-    discovered_devices: tuple[Device, ...] | None = None
+    discovered_devices: tuple[EngineDevice, ...] | None = None
 
 
-class Image(_Told, frozen=True):
+class InspectedImage(_EngineAnswer, frozen=True):
     """GET /images/{name}/json."""
 
     id: str
 
 
-class Created(_Told, frozen=True):
+class Created(_EngineAnswer, frozen=True):
     """POST /containers/create."""
 
     id: Id
 
 
-class Listed(_Told, frozen=True):
+class ListedContainer(_EngineAnswer, frozen=True):
     """One of GET /containers/json."""
 
     id: Id
@@ -63,8 +63,8 @@ class Listed(_Told, frozen=True):
     labels: Mapping[str, str] | None = None
 
 
-class State(_Told, frozen=True):
-    """How a container is, or how it ended."""
+class ContainerState(_EngineAnswer, frozen=True):
+    """Whether a container runs, or how it ended."""
 
     running: bool = False
     exit_code: Status = 0
@@ -73,61 +73,61 @@ class State(_Told, frozen=True):
     pid: Pid = 0
 
 
-class Binding(_Told, frozen=True):
+class Binding(_EngineAnswer, frozen=True):
     """Where a port is published."""
 
     host_ip: str
     host_port: Port
 
 
-class Attachment(_Told, frozen=True):
+class Attachment(_EngineAnswer, frozen=True):
     """A container on a network."""
 
     ip_address: str = msgspec.field(name="IPAddress", default="")
 
 
-class NetworkSettings(_Told, frozen=True):
+class NetworkSettings(_EngineAnswer, frozen=True):
     """Of a container; a port that is not published has no bindings."""
 
     networks: Mapping[str, Attachment | None] | None = None
     ports: Mapping[str, tuple[Binding, ...] | None] | None = None
 
 
-class MountPoint(_Told, frozen=True):
+class MountPoint(_EngineAnswer, frozen=True):
     """A folder of the engine's machine in a container."""
 
     destination: str = ""
     source: str = ""
 
 
-class Settings(_Told, frozen=True):
+class ContainerSettings(_EngineAnswer, frozen=True):
     """What a container was created with."""
 
     env: tuple[str, ...] | None = None
 
 
-class Inspected(_Told, frozen=True):
+class Inspected(_EngineAnswer, frozen=True):
     """GET /containers/{id}/json."""
 
     name: str = ""
-    state: State = State()
+    state: ContainerState = ContainerState()
     network_settings: NetworkSettings = NetworkSettings()
     mounts: tuple[MountPoint, ...] | None = None
-    config: Settings = Settings()
+    config: ContainerSettings = ContainerSettings()
 
 
-class Actor(_Told, frozen=True):
-    """Whom an event is about."""
+class EventSubject(_EngineAnswer, frozen=True):
+    """The container or image that an event is about."""
 
     id: str = msgspec.field(name="ID", default="")
     attributes: Mapping[str, str] | None = None
 
 
-class Event(_Told, frozen=True):
-    """A line of GET /events."""
+class EngineEvent(_EngineAnswer, frozen=True):
+    """One line of GET /events."""
 
     action: str = ""
-    actor: Actor = Actor()
+    actor: EventSubject = EventSubject()
 
     @property
     def exit_code(self) -> int:

@@ -15,7 +15,7 @@ from actors.memory.collisions import collisions
 from actors.memory.context import check_context, slot_context, stretching_flags
 from actors.memory.flags import LAYER_FLAGS, check, is_given, projector_flags, settings_of
 from actors.memory.gguf import Header, read_model
-from actors.memory.predict import Prediction, Settings, Usage, predict
+from actors.memory.predict import LoadSettings, MemoryUsage, Prediction, predict
 from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
 from actors.memory.shape import Shape, ShapeError, weights_by_layer
 from actors.placement.fit import Placement
@@ -45,7 +45,7 @@ class Appraisal:
         self,
         header: Header,
         shape: Shape | None,
-        settings: Settings,
+        settings: LoadSettings,
         projector: Projector,
         *,
         predicted: Demand,
@@ -197,14 +197,14 @@ class Predictor:
         settings, _ = self._settings(model, header)
         self._stretching(model, header, settings)
 
-    def _stretching(self, model: Model, header: Header, settings: Settings) -> list[str]:
+    def _stretching(self, model: Model, header: Header, settings: LoadSettings) -> list[str]:
         """The flags without which a slot could not have its context. Raises `ValueError` where it cannot."""
         arguments = self._arguments(model)
         flags = stretching_flags(header, settings, arguments) if model.longer_context else []
         check_context(header, settings, [*flags, *arguments])
         return flags
 
-    def _settings(self, model: Model, header: Header) -> tuple[Settings, bool]:
+    def _settings(self, model: Model, header: Header) -> tuple[LoadSettings, bool]:
         """What llama-server will be told of it, and whether the context is ours to choose."""
         arguments = self._arguments(model)
         trained = header.context_length or UNKNOWN_CONTEXT
@@ -245,7 +245,7 @@ class Predictor:
         """Keep what a dry run found."""
         self._calibration.remember_dry_run(key, msgspec.json.encode(found))
 
-    def _projector(self, model: Model, files: ModelFiles, settings: Settings) -> tuple[Projector, bool]:
+    def _projector(self, model: Model, files: ModelFiles, settings: LoadSettings) -> tuple[Projector, bool]:
         """What the projector takes, and whether the size of images has to be limited."""
         if files.projector is None:
             return Projector(), False
@@ -261,8 +261,8 @@ class Predictor:
         )
         inputs = projector_inputs(header, image_max_tokens=tokens, batch_tokens=told.batch_tokens)
         if told.on_gpu:
-            return Projector(device=device, host=Usage(compute=inputs)), limited
-        return Projector(host=Usage(weights=device.weights, compute=device.compute + inputs)), limited
+            return Projector(device=device, host=MemoryUsage(compute=inputs)), limited
+        return Projector(host=MemoryUsage(weights=device.weights, compute=device.compute + inputs)), limited
 
     def _corrected(self, demand: Demand, gpus: int) -> Demand:
         """With what earlier loads of the same file and settings took more, or less, than was predicted."""
@@ -300,10 +300,10 @@ def _guess(predicted: Demand, placement: Placement) -> Prediction:
     gpus, layers, at = [], [], 0
     for nth, share in enumerate(placement.shares):
         weights = sum(option.layers[at : at + share.layers])
-        gpus.append(Usage(weights=weights, compute=beside))
+        gpus.append(MemoryUsage(weights=weights, compute=beside))
         layers += [nth] * share.layers
         at += share.layers
-    host = Usage(weights=option.mapped, compute=option.pinned)
+    host = MemoryUsage(weights=option.mapped, compute=option.pinned)
     return Prediction(gpus=tuple(gpus), host=host, certainty="fallback", layers=tuple(layers))
 
 

@@ -142,7 +142,7 @@ def find(running: Mapping[str, Running], model: str, weights: str) -> Running | 
     return found
 
 
-class Client:
+class OllamaClient:
     """One daemon's API. `timeout`: seconds for an answer that needs no work.
 
     Raises `ValueError` for an address that is not http://host[:port].

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from actors.runtime import spawn
-from actors.servers.ollama.client import Client, OllamaError, Running
+from actors.servers.ollama.client import OllamaClient, OllamaError, Running
 
 log = structlog.get_logger("ollama")
 
@@ -57,7 +57,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
 Watcher = Callable[[Sighting], None]
 
 
-class Daemon(Client):
+class Daemon(OllamaClient):
     """A client that also watches. `poll`: seconds between looks while somebody cares."""
 
     def __init__(

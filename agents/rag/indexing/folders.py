@@ -25,7 +25,7 @@ class File(msgspec.Struct, frozen=True):
     mtime_ns: int
 
 
-class Listing(msgspec.Struct, frozen=True):
+class FolderListing(msgspec.Struct, frozen=True):
     """The documents of a folder by name, the folders below it, and what below it could not be looked at."""
 
     files: dict[str, File]
@@ -37,7 +37,7 @@ class Listing(msgspec.Struct, frozen=True):
         return any(name == one or name.startswith(f"{one}/") for one in self.unreadable)
 
 
-def list_folder(folder: Path, patterns: Sequence[str] = ()) -> Listing:
+def list_folder(folder: Path, patterns: Sequence[str] = ()) -> FolderListing:
     """The folder's documents, in order of their names. Raises `DocumentError` for one that cannot be read.
 
     `patterns` are shell patterns for names, or for paths below the folder if they have a slash in them; those
@@ -55,7 +55,7 @@ def list_folder(folder: Path, patterns: Sequence[str] = ()) -> Listing:
         files, folders = _walk(folder, patterns, note)
     except OSError as error:
         raise DocumentError(f"folder {folder} cannot be read: {error.strerror}") from error
-    return Listing(files, tuple(unreadable), folders)
+    return FolderListing(files, tuple(unreadable), folders)
 
 
 def _walk(

@@ -19,14 +19,14 @@ import msgspec
 import structlog
 
 from agents.rag.embedding import Embedding, TextRefusedError, Vectors
-from agents.rag.indexing.folders import File, Listing, list_folder, read_file
+from agents.rag.indexing.folders import File, FolderListing, list_folder, read_file
 from agents.rag.indexing.vanished import kept_documents
 from agents.rag.passage import Metadata
 from agents.rag.reading.chunks import Sizes
 from agents.rag.reading.documents import READING, DocumentLimits, check_collection, check_name
 from agents.rag.reading.formats.structure import DocumentError, PassingError, clean
 from agents.rag.reading.reader import Reader
-from agents.rag.store.index import Entry, Index, Listed
+from agents.rag.store.index import Entry, Index, ListedDocument
 
 log = structlog.get_logger("rag")
 
@@ -37,7 +37,7 @@ TRIES = 5
 """Ingests that try to read a document for which the time was not enough; then it is the document's fault."""
 
 
-class Progress(msgspec.Struct, frozen=True):
+class IngestProgress(msgspec.Struct, frozen=True):
     """`done` of `total` files are read, or chunks embedded; `name` is the file at hand."""
 
     stage: Literal["reading", "embedding"]
@@ -46,7 +46,7 @@ class Progress(msgspec.Struct, frozen=True):
     name: str = ""
 
 
-class Report(msgspec.Struct):
+class IngestReport(msgspec.Struct):
     """What an ingest did, in documents; `embedded` and `pending` in chunks: with and still without a vector.
 
     `missing`: those whose files are gone, which are kept, for there are suspiciously many. `refused`: names
@@ -63,10 +63,10 @@ class Report(msgspec.Struct):
     pending: int = 0
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[IngestProgress], None]
 
 
-def _ignore(_: Progress) -> None:
+def _ignore(_: IngestProgress) -> None:
     pass
 
 
@@ -110,7 +110,7 @@ class Ingester:
         *,
         media_type: str = "",
         metadata: Metadata | None = None,
-    ) -> Report:
+    ) -> IngestReport:
         """Take in what somebody sent, in place of what was sent by this name before.
 
         `media_type`: the Content-Type it came with. A text is encoded when its turn comes: until then it is
@@ -119,7 +119,7 @@ class Ingester:
         """
         check_name(name)
         check_collection(collection)
-        report = Report()
+        report = IngestReport()
         async with self._turn, self._reader() as reader:
             data = data.encode() if isinstance(data, str) else data
             entry = Entry(
@@ -148,7 +148,7 @@ class Ingester:
         patterns: Sequence[str] = (),
         metadata: Metadata | None = None,
         on_progress: OnProgress = _ignore,
-    ) -> Report:
+    ) -> IngestReport:
         """Bring a collection in step with a folder: new and changed files in, vanished ones out.
 
         A folder that is empty, or has lost most of its files, may be a mount that is missing, and so may one
@@ -159,16 +159,16 @@ class Ingester:
         """
         check_collection(collection)
         folder = await asyncio.to_thread(_absolute, folder)
-        report = Report()
+        report = IngestReport()
         async with self._turn, self._reader() as reader:
             listing = await asyncio.to_thread(list_folder, folder, patterns)
             source = clean(str(folder))
             known = await self._known(collection, source)
             for done, file in enumerate(listing.files.values()):
-                on_progress(Progress("reading", done, len(listing.files), file.name))
+                on_progress(IngestProgress("reading", done, len(listing.files), file.name))
                 entry = self._entry(file, collection, source, metadata)
                 await self._add_file(reader, file, entry, known.get(file.name), report)
-            on_progress(Progress("reading", len(listing.files), len(listing.files)))
+            on_progress(IngestProgress("reading", len(listing.files), len(listing.files)))
             await self._delete_vanished(known, listing, collection, source, report)
         await self._embed_unless_busy(report, on_progress)
         for hidden in listing.unreadable:
@@ -185,13 +185,18 @@ class Ingester:
             if await asyncio.to_thread(folder.exists):
                 listing = await asyncio.to_thread(list_folder, folder, patterns)
             else:
-                listing = Listing({}, ())
+                listing = FolderListing({}, ())
             known = await self._known(collection, clean(str(folder)))
             numbers = [one.id for one in _vanished(known, listing)]
             return await asyncio.to_thread(self._index.delete_documents, numbers)
 
     async def _delete_vanished(
-        self, known: Mapping[str, Listed], listing: Listing, collection: str, source: str, report: Report
+        self,
+        known: Mapping[str, ListedDocument],
+        listing: FolderListing,
+        collection: str,
+        source: str,
+        report: IngestReport,
     ) -> None:
         """Delete what is gone, unless that is suspiciously much. What only has another name is not gone."""
         vanished = _vanished(known, listing)
@@ -212,14 +217,14 @@ class Ingester:
         *,
         metadata: Metadata | None = None,
         on_progress: OnProgress = _ignore,
-    ) -> Report:
+    ) -> IngestReport:
         """Take in one file, as one of its folder's, of which nothing else is touched.
 
         One that cannot be taken is in the report. Raises `DocumentError` if there is no such file.
         """
         check_collection(collection)
         path = await asyncio.to_thread(_absolute, path)
-        report = Report()
+        report = IngestReport()
         async with self._turn, self._reader() as reader:
             try:
                 status = await asyncio.to_thread(path.stat)
@@ -230,19 +235,19 @@ class Ingester:
             file = File(clean(path.name), path, status.st_size, status.st_mtime_ns)
             source = clean(str(path.parent))
             known = (await self._known(collection, source)).get(file.name)
-            on_progress(Progress("reading", 0, 1, file.name))
+            on_progress(IngestProgress("reading", 0, 1, file.name))
             entry = self._entry(file, collection, source, metadata)
             await self._add_file(reader, file, entry, known, report)
-            on_progress(Progress("reading", 1, 1))
+            on_progress(IngestProgress("reading", 1, 1))
         await self._embed_unless_busy(report, on_progress)
         return report
 
-    async def add_vectors(self, on_progress: OnProgress = _ignore) -> Report:
+    async def add_vectors(self, on_progress: OnProgress = _ignore) -> IngestReport:
         """Make the vectors that are missing: to be called when an embedding model has come, or come back.
 
         And after `wait_for_left_over`.
         """
-        report = Report()
+        report = IngestReport()
         async with self._embedding_turn:
             await self._embed(report, on_progress)
         return report
@@ -274,12 +279,12 @@ class Ingester:
             recipe=self._recipe(refused=False),
         )
 
-    async def _known(self, collection: str, source: str) -> dict[str, Listed]:
+    async def _known(self, collection: str, source: str) -> dict[str, ListedDocument]:
         listed = await asyncio.to_thread(self._index.documents, collection, source)
         return {document.name: document for document in listed}
 
     async def _add_file(
-        self, reader: Reader, file: File, entry: Entry, known: Listed | None, report: Report
+        self, reader: Reader, file: File, entry: Entry, known: ListedDocument | None, report: IngestReport
     ) -> None:
         """A file that could not be opened has no digest, and is tried each time."""
         if known is not None and known.digest and (known.size, known.mtime_ns) == (file.size, file.mtime_ns):
@@ -311,7 +316,7 @@ class Ingester:
         entry = msgspec.structs.replace(entry, kind=reading.kind, title=reading.title)
         return await asyncio.to_thread(self._index.put, entry, reading.chunks)
 
-    async def _put_off(self, entry: Entry, reason: str, known: Listed | None) -> str:
+    async def _put_off(self, entry: Entry, reason: str, known: ListedDocument | None) -> str:
         """Keep what was there, to try again with each ingest; return the reason.
 
         What can be opened is not tried for ever.
@@ -332,7 +337,7 @@ class Ingester:
             log.warning("document cannot be read now; what it was stays", source=source, reason=reason)
         return reason
 
-    async def _refuse(self, entry: Entry, reason: str, known: Listed | None) -> None:
+    async def _refuse(self, entry: Entry, reason: str, known: ListedDocument | None) -> None:
         entry = msgspec.structs.replace(entry, recipe=self._recipe(refused=True))
         if known is not None and known.refused == reason and _is_same(known, entry):
             return
@@ -340,7 +345,7 @@ class Ingester:
         await asyncio.to_thread(self._index.put, entry, [], refused=reason)
 
     async def _embed_unless_busy(
-        self, report: Report, on_progress: OnProgress = _ignore, document: int | None = None
+        self, report: IngestReport, on_progress: OnProgress = _ignore, document: int | None = None
     ) -> None:
         model = self._embedding.model
         if model is None:
@@ -352,7 +357,9 @@ class Ingester:
         async with self._embedding_turn:
             await self._embed(report, on_progress, document)
 
-    async def _embed(self, report: Report, on_progress: OnProgress, document: int | None = None) -> None:
+    async def _embed(
+        self, report: IngestReport, on_progress: OnProgress, document: int | None = None
+    ) -> None:
         """Make the vectors that are missing, of one or of whatever document, as long as the model works."""
         model = self._embedding.model
         if model is None:
@@ -360,16 +367,16 @@ class Ingester:
         left = await asyncio.to_thread(self._index.count_pending, model, document)
         total, last = left, 0
         while batch := await asyncio.to_thread(self._index.pending, model, BATCH, last, document):
-            on_progress(Progress("embedding", total - left, total))
+            on_progress(IngestProgress("embedding", total - left, total))
             if not await self._embed_batch(model, batch, report):
                 break
             last = batch[-1][0]
             left = max(0, left - len(batch))
         if total:
-            on_progress(Progress("embedding", total - left, total))
+            on_progress(IngestProgress("embedding", total - left, total))
         report.pending = await asyncio.to_thread(self._index.count_pending, model)
 
-    async def _embed_batch(self, model: str, batch: Sequence[tuple[int, str]], report: Report) -> bool:
+    async def _embed_batch(self, model: str, batch: Sequence[tuple[int, str]], report: IngestReport) -> bool:
         """False: the model is not to be had. A text that it does not take is found by halves and left out."""
         vectors: Vectors | None
         try:
@@ -389,7 +396,7 @@ class Ingester:
         return True
 
 
-def _vanished(known: Mapping[str, Listed], listing: Listing) -> list[Listed]:
+def _vanished(known: Mapping[str, ListedDocument], listing: FolderListing) -> list[ListedDocument]:
     """The documents whose files were looked for and are not there."""
     return [one for name, one in known.items() if name not in listing.files and not listing.hides(name)]
 
@@ -408,11 +415,11 @@ def _plain(metadata: Metadata | None) -> dict[str, Any]:
     return plain
 
 
-def _is_same(known: Listed, entry: Entry) -> bool:
+def _is_same(known: ListedDocument, entry: Entry) -> bool:
     return (known.digest, known.metadata, known.recipe) == (entry.digest, entry.metadata, entry.recipe)
 
 
-def _count(report: Report, known: Listed | None) -> None:
+def _count(report: IngestReport, known: ListedDocument | None) -> None:
     if known is None:
         report.added += 1
     else:

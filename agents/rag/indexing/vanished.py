@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 
-from agents.rag.indexing.folders import Listing
+from agents.rag.indexing.folders import FolderListing
 
 FEW = 3
 """Files that may always vanish at once, as long as others are left in their folder."""
 
 
-def kept_documents(lost: Collection[str], count: int, listing: Listing) -> set[str]:
+def kept_documents(lost: Collection[str], count: int, listing: FolderListing) -> set[str]:
     """Those of the `lost` documents, of `count` that there were, that had better be kept. All are names.
 
     All of them, if most of the folder is gone; else those of folders below it that are there, and empty.

@@ -45,7 +45,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str = ""
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class ListedDocument(msgspec.Struct, frozen=True, kw_only=True):
     """A document in a list. `refused`: why it has no chunks."""
 
     id: int
@@ -178,7 +178,7 @@ class Index:
         with self._writing() as database:
             return _delete(database, "SELECT id FROM documents WHERE collection = ?", (name,))
 
-    def documents(self, collection: str, source: str | None = None) -> list[Listed]:
+    def documents(self, collection: str, source: str | None = None) -> list[ListedDocument]:
         """Those of a collection, or of one source in it, by name."""
         with self.reading() as database:
             rows = database.execute(
@@ -188,8 +188,11 @@ class Index:
                 (collection, source, source),
             ).fetchall()
         return [
-            Listed(
-                **dict(zip(Listed.__struct_fields__, row, strict=True), metadata=msgspec.json.decode(row[9]))
+            ListedDocument(
+                **dict(
+                    zip(ListedDocument.__struct_fields__, row, strict=True),
+                    metadata=msgspec.json.decode(row[9]),
+                )
             )
             for row in rows
         ]

@@ -7,7 +7,7 @@ import msgspec
 
 from actors.messages import ServerAddress
 from agents.chat import Chat
-from proxy.apis.codec import Asked, Codec, Embedder, Endpoint, Request, Server
+from proxy.apis.codec import AnswerContext, Codec, Embedder, Endpoint, Request, Server
 from proxy.apis.embeddings import Embed
 from proxy.apis.ollama import answer, embeddings, failures, request, server
 from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
@@ -16,7 +16,7 @@ from proxy.apis.ollama.stream import END, LineAssembler
 
 
 def _codec(api: answer.Api, decode: Callable[[bytes], Request]) -> Codec:
-    def encoder(asked: Asked) -> answer.Encoder:
+    def encoder(asked: AnswerContext) -> answer.Encoder:
         return answer.Encoder(
             asked.model,
             api=api,

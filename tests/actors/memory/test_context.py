@@ -8,7 +8,7 @@ import pytest
 
 from actors.memory.context import check_context, slot_limit, stretching_flags
 from actors.memory.gguf import Header, Tensor
-from actors.memory.predict import Settings
+from actors.memory.predict import LoadSettings
 from tests.actors.memory.zoo import model
 
 
@@ -67,7 +67,7 @@ def test_flags_that_mean_nothing(flags: str) -> None:
 @pytest.mark.parametrize("context", [4097, 5000, 8192, 12288, 16384, 65536, 1_000_000, 12_345_678])
 @pytest.mark.parametrize("metadata", [{}, YARN, {"context_length": 786432}])
 def test_with_its_flags_a_slot_has_all_of_the_context(metadata: dict[str, Any], context: int) -> None:
-    settings = Settings(context=context, parallel=2, unified=True)
+    settings = LoadSettings(context=context, parallel=2, unified=True)
     flags = stretching_flags(header(**metadata), settings, [])
     limit = slot_limit(header(**metadata), flags)
     assert limit is not None
@@ -76,47 +76,47 @@ def test_with_its_flags_a_slot_has_all_of_the_context(metadata: dict[str, Any], 
 
 
 def test_what_needs_no_stretching_gets_none() -> None:
-    assert stretching_flags(header(), Settings(context=8192, parallel=2), []) == [], "4,096 for each"
+    assert stretching_flags(header(), LoadSettings(context=8192, parallel=2), []) == [], "4,096 for each"
     own = ["--rope-scaling", "yarn", "--rope-scale", "2"]
-    assert stretching_flags(header(), Settings(context=65536), own) == [], "the user knows better"
+    assert stretching_flags(header(), LoadSettings(context=65536), own) == [], "the user knows better"
 
 
 def test_learned_positions_cannot_be_stretched() -> None:
     row = Tensor(name="position_embd.weight", shape=(8, 4096), type="F32", offset=0, size=1)
     learned = msgspec.structs.replace(header(), tensors=(row,))
     with pytest.raises(ValueError, match=r"learned positions for 4,096 tokens, and there can be no more"):
-        stretching_flags(learned, Settings(context=4097), [])
+        stretching_flags(learned, LoadSettings(context=4097), [])
 
 
 @pytest.mark.parametrize(
     ("settings", "flags", "message"),
     [
-        (Settings(context=4096), "", None),
-        (Settings(context=8192, parallel=2, unified=True), "", None),
-        (Settings(context=8192), "--rope-scaling yarn --rope-scale 2", None),
+        (LoadSettings(context=4096), "", None),
+        (LoadSettings(context=8192, parallel=2, unified=True), "", None),
+        (LoadSettings(context=8192), "--rope-scaling yarn --rope-scale 2", None),
         (
-            Settings(context=5000),
+            LoadSettings(context=5000),
             "",
             "a context of 5,000 tokens is more than the 4,096 that the model",
         ),
         (
-            Settings(context=8193, parallel=2, unified=True),
+            LoadSettings(context=8193, parallel=2, unified=True),
             "",
             "a context of 8,193 tokens, 4,096 for each of 2 slots, is more than the 4,096 that the model was",
         ),
         (
-            Settings(context=8192),
+            LoadSettings(context=8192),
             "--rope-scaling linear --rope-scale 2",
             "that llama.cpp gives a slot",
         ),
         (
-            Settings(context=8193),
+            LoadSettings(context=8193),
             "--rope-scaling yarn --rope-scale 2",
             "more than the 8,192 that llama.cpp",
         ),
     ],
 )
-def test_a_context_that_no_slot_could_use(settings: Settings, flags: str, message: str | None) -> None:
+def test_a_context_that_no_slot_could_use(settings: LoadSettings, flags: str, message: str | None) -> None:
     if message is None:
         check_context(header(), settings, flags.split())
     else:

@@ -21,15 +21,15 @@ from actors.memory.flags import (
     without,
 )
 from actors.memory.graph import on_gpu
-from actors.memory.predict import HOST, Settings, predict
+from actors.memory.predict import HOST, LoadSettings, predict
 from actors.memory.shape import Shape
 from tests.actors.memory.zoo import MODELS, model
 
-GATEWAY = Settings(context=8192, parallel=4, unified=True)
+GATEWAY = LoadSettings(context=8192, parallel=4, unified=True)
 """What the gateway passes itself."""
 
 
-def read(*words: str, context: int = 8192, parallel: int = 4) -> Settings:
+def read(*words: str, context: int = 8192, parallel: int = 4) -> LoadSettings:
     return settings_of(words, context=context, parallel=parallel)
 
 
@@ -41,7 +41,7 @@ def changed(name: str, **metadata: Any) -> Shape:
 
 def test_without_flags_it_is_what_the_gateway_passes() -> None:
     assert read() == GATEWAY
-    assert read(parallel=1) == Settings(context=8192, parallel=1, unified=False)
+    assert read(parallel=1) == LoadSettings(context=8192, parallel=1, unified=False)
 
 
 @pytest.mark.parametrize(

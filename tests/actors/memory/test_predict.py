@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.memory.gguf import Header
-from actors.memory.predict import HOST, Prediction, Settings, Usage, predict
+from actors.memory.predict import HOST, LoadSettings, MemoryUsage, Prediction, predict
 from actors.memory.shape import Shape, ShapeError
 from tests.actors.memory.zoo import MODELS, Draft, mix, model, transformer
 from tests.effort import examples
@@ -42,11 +42,11 @@ class Case(msgspec.Struct):
         return "several" if len(self.loaded) > 1 else "one"
 
     @property
-    def as_settings(self) -> Settings:
+    def as_settings(self) -> LoadSettings:
         given = {WORDS[key]: value for key, value in self.settings.items() if key in WORDS}
         kind = self.settings.get("kv", "f16").upper()
         flash, split = bool(self.settings.get("fa", 1)), self.settings.get("split_mode") != 0
-        return Settings(**given, type_k=kind, type_v=kind, flash_attention=flash, split=split)
+        return LoadSettings(**given, type_k=kind, type_v=kind, flash_attention=flash, split=split)
 
 
 def cases(kind: str) -> Iterator[Case]:
@@ -130,7 +130,7 @@ def test_it_takes_milliseconds() -> None:
     for name in MODELS:
         known = shape(name)
         began = time.process_time()
-        predict(known, Settings(context=32768, parallel=4), [80 << 30])
+        predict(known, LoadSettings(context=32768, parallel=4), [80 << 30])
         slowest = max(slowest, time.process_time() - began)
     assert slowest < 0.2, "a benchmark would say 0.02; this only guards against a blunder"
 
@@ -140,7 +140,7 @@ def test_it_takes_milliseconds() -> None:
     [("qwen3-8b", [0] * 37), ("llama1b", [0] * 17)],
 )
 def test_layers_go_to_the_only_gpu(architecture: str, expected: list[int]) -> None:
-    assert list(predict(shape(architecture), Settings(), [1]).layers) == expected
+    assert list(predict(shape(architecture), LoadSettings(), [1]).layers) == expected
 
 
 @settings(max_examples=examples(60))
@@ -155,7 +155,7 @@ def test_every_byte_is_somewhere(
     name: str, layers: int, gpus: Sequence[int], context: int, parallel: int
 ) -> None:
     known = shape(name)
-    asked = Settings(gpu_layers=layers, context=context, parallel=parallel, unified=True)
+    asked = LoadSettings(gpu_layers=layers, context=context, parallel=parallel, unified=True)
     answer = predict(known, asked, gpus)
     everywhere = [*answer.gpus, answer.host]
     host_only = predict(known, asked, [])
@@ -164,7 +164,7 @@ def test_every_byte_is_somewhere(
     assert len(answer.layers) == known.layers + 1
     assert all(device == HOST or device < len(gpus) for device in answer.layers)
     assert (
-        all(usage == Usage() for gpu, usage in enumerate(answer.gpus) if gpu not in answer.layers)
+        all(usage == MemoryUsage() for gpu, usage in enumerate(answer.gpus) if gpu not in answer.layers)
         or len(gpus) == 1
     )
 
@@ -172,7 +172,7 @@ def test_every_byte_is_somewhere(
 def test_more_of_anything_never_takes_less() -> None:
     for name in MODELS:
         totals = [
-            predict(shape(name), Settings(context=context, parallel=2, unified=True), [1]).gpus[0].total
+            predict(shape(name), LoadSettings(context=context, parallel=2, unified=True), [1]).gpus[0].total
             for context in (1024, 4096, 16384, 65536)
         ]
         assert totals == sorted(totals), name
@@ -199,7 +199,7 @@ def test_a_cache_type_that_does_not_divide_the_rows() -> None:
     odd = {**header.metadata, "qwen3.attention.key_length": 80, "qwen3.attention.head_count_kv": 1}
     known = Shape(msgspec.structs.replace(header, metadata=odd))
     with pytest.raises(ValueError, match="needs rows in blocks of 32; this model's have 80"):
-        predict(known, Settings(type_k="Q8_0"), [1])
+        predict(known, LoadSettings(type_k="Q8_0"), [1])
 
 
 def test_the_golden_file_is_what_it_says() -> None:
@@ -271,9 +271,9 @@ def lfm2() -> Header:
 
 
 PLAIN, SLOTS, LARGE = (
-    Settings(context=8192),
-    Settings(context=32768, parallel=4, type_k="Q8_0", type_v="Q8_0"),
-    Settings(context=8192, micro_batch=2048),
+    LoadSettings(context=8192),
+    LoadSettings(context=32768, parallel=4, type_k="Q8_0", type_v="Q8_0"),
+    LoadSettings(context=8192, micro_batch=2048),
 )
 
 
@@ -293,7 +293,7 @@ PLAIN, SLOTS, LARGE = (
     ],
 )
 def test_strangers_are_not_underestimated_on_one_gpu_or_three(
-    header: Callable[[], Header], settings: Settings, cache: float, compute: list[float]
+    header: Callable[[], Header], settings: LoadSettings, cache: float, compute: list[float]
 ) -> None:
     stranger = Shape(header())
     one, three = (predict(stranger, settings, [80 << 30] * count) for count in (1, 3))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.memory.predict import HOST, Settings, predict
+from actors.memory.predict import HOST, LoadSettings, predict
 from actors.memory.shape import Shape
 from actors.placement.fit import Placement, Share, Wish, fit, mib
 from actors.placement.options import MIB, Demand, Option, demand_of
@@ -25,7 +25,7 @@ def shape(name: str) -> Shape:
 
 @cache
 def demand(name: str) -> Demand:
-    return demand_of(shape(name), Settings(context=8192), capacity=MIB)
+    return demand_of(shape(name), LoadSettings(context=8192), capacity=MIB)
 
 
 def first_that_fits(name: str, rooms: Sequence[float]) -> Placement:
@@ -219,7 +219,7 @@ def test_llama_cpp_splits_by_counts_as_they_say(
     # As many counts, all positive, that sum up to it.
     wanted = [max(1, size * on_gpus // sum(layers)) for size in layers]
     wanted[wanted.index(max(wanted))] += on_gpus - sum(wanted)
-    asked = Settings(gpu_layers=on_gpus, tensor_split=[float(count) for count in wanted])
+    asked = LoadSettings(gpu_layers=on_gpus, tensor_split=[float(count) for count in wanted])
     devices = predict(known, asked, [1] * len(wanted)).layers
     assert [devices.count(gpu) for gpu in range(len(wanted))] == wanted
     assert devices.count(HOST) == total - on_gpus

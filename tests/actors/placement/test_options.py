@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from actors.memory.flags import EXPERTS
-from actors.memory.predict import Prediction, Settings, Usage, predict
+from actors.memory.predict import LoadSettings, MemoryUsage, Prediction, predict
 from actors.memory.shape import Shape
 from actors.placement.fit import Share, fit
 from actors.placement.options import (
@@ -26,11 +26,11 @@ SMALL = GIB // 2
 """Capacity in GPUs with which no model of the zoo is satisfied, so that all ways are there."""
 
 SETTINGS = {
-    "plain": Settings(),
-    "shared cache": Settings(context=32768, parallel=4, unified=True),
-    "no flash": Settings(context=8192, flash_attention=False),
-    "large batch": Settings(context=32768, micro_batch=2048),
-    "small cache": Settings(context=32768, type_k="Q8_0", type_v="Q8_0"),
+    "plain": LoadSettings(),
+    "shared cache": LoadSettings(context=32768, parallel=4, unified=True),
+    "no flash": LoadSettings(context=8192, flash_attention=False),
+    "large batch": LoadSettings(context=32768, micro_batch=2048),
+    "small cache": LoadSettings(context=32768, type_k="Q8_0", type_v="Q8_0"),
 }
 ALL = sorted(MODELS)
 
@@ -45,7 +45,7 @@ def demand(name: str, said: str) -> Demand:
     return demand_of(shape(name), SETTINGS[said], capacity=SMALL)
 
 
-def exact(name: str, asked: Settings, option: Option, split: tuple[float, ...] = (1.0,)) -> Prediction:
+def exact(name: str, asked: LoadSettings, option: Option, split: tuple[float, ...] = (1.0,)) -> Prediction:
     chosen = msgspec.structs.replace(
         asked,
         context=option.context,
@@ -177,7 +177,7 @@ def test_the_layers_on_gpus_are_counted_down() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_order_of_preference(name: str) -> None:
-    asked = Settings(context=65536, parallel=2)
+    asked = LoadSettings(context=65536, parallel=2)
     options = demand_of(shape(name), asked, automatic=True, capacity=SMALL).options
     order = [option.how for option in options]
     ranks = {"whole": 0, "experts on host": 1, "partial": 2, "host": 3}
@@ -213,7 +213,7 @@ def test_experts_on_the_host() -> None:
     ],
 )
 def test_an_automatic_context_is_halved(context: int, parallel: int, contexts: list[int]) -> None:
-    asked = Settings(context=context, parallel=parallel)
+    asked = LoadSettings(context=context, parallel=parallel)
     options = demand_of(shape("qwen3-8b"), asked, automatic=True, capacity=SMALL).options
     assert [option.context for option in options if option.how == "whole"] == contexts
     assert all(option.context == contexts[-1] for option in options if option.how == "partial")
@@ -221,12 +221,12 @@ def test_an_automatic_context_is_halved(context: int, parallel: int, contexts: l
 
 
 def test_a_context_that_somebody_chose_stays() -> None:
-    options = demand_of(shape("qwen3-8b"), Settings(context=65536), capacity=SMALL).options
+    options = demand_of(shape("qwen3-8b"), LoadSettings(context=65536), capacity=SMALL).options
     assert {option.context for option in options} == {65536}
 
 
 def test_what_large_gpus_will_not_need_is_left_out() -> None:
-    asked = Settings(context=65536)
+    asked = LoadSettings(context=65536)
     options = demand_of(shape("qwen3-8b"), asked, automatic=True, capacity=1000 * GIB)
     assert [(option.how, option.context) for option in options.on_gpus] == [("whole", 65536)]
     # Without GPUs there is nothing to shrink it for but the host.
@@ -239,7 +239,7 @@ def test_what_large_gpus_will_not_need_is_left_out() -> None:
 
 def test_parts_are_there_for_one_that_may_have_one_gpu_of_many() -> None:
     """Eight GPUs have room for twice the model, but a model that must not be split gets one."""
-    options = demand_of(shape("llama70b"), Settings(split=False), capacity=8 * 24 * GIB).options
+    options = demand_of(shape("llama70b"), LoadSettings(split=False), capacity=8 * 24 * GIB).options
     assert options[0].on_one > 24 * GIB
     assert any(option.how == "partial" for option in options)
 
@@ -255,17 +255,17 @@ def test_parts_are_there_for_one_that_may_have_one_gpu_of_many() -> None:
     ],
 )
 def test_layers_that_the_user_chose(layers: int, expected: list[tuple[str, int | None]]) -> None:
-    options = demand_of(shape("qwen3-8b"), Settings(gpu_layers=layers), capacity=SMALL).options
+    options = demand_of(shape("qwen3-8b"), LoadSettings(gpu_layers=layers), capacity=SMALL).options
     assert [(option.how, option.gpu_layers) for option in options] == expected
     if layers:
-        predicted = predict(shape("qwen3-8b"), Settings(gpu_layers=layers), [1]).gpus[0].total
+        predicted = predict(shape("qwen3-8b"), LoadSettings(gpu_layers=layers), [1]).gpus[0].total
         assert options[0].on_one == predicted
         assert len(options[0].layers) == min(layers, 37)
 
 
 def test_tensors_that_the_user_put_on_the_host() -> None:
     mine = r"blk\.[0-9]\.ffn_.*_exps"
-    asked = Settings(overrides=mine)
+    asked = LoadSettings(overrides=mine)
     options = demand_of(shape("qwen3moe-30b"), asked, capacity=SMALL).options
     assert [option.how for option in options] == ["whole", "host"]
     assert options[0].overrides == mine
@@ -274,15 +274,15 @@ def test_tensors_that_the_user_put_on_the_host() -> None:
 
 
 def test_a_model_that_must_not_be_split_has_no_shares() -> None:
-    options = demand_of(shape("qwen3-8b"), Settings(split=False), capacity=SMALL).options
+    options = demand_of(shape("qwen3-8b"), LoadSettings(split=False), capacity=SMALL).options
     assert {option.shared for option in options if option.how != "host"} == {None}
 
 
 def test_a_projector_goes_to_the_first_gpu() -> None:
-    tower = Usage(weights=800 * MIB, compute=120 * MIB)
-    projector = Projector(device=tower, host=Usage(compute=5 * MIB))
+    tower = MemoryUsage(weights=800 * MIB, compute=120 * MIB)
+    projector = Projector(device=tower, host=MemoryUsage(compute=5 * MIB))
     plain = demand("qwen2-7b", "plain").options
-    options = demand_of(shape("qwen2-7b"), Settings(), projector=projector, capacity=SMALL).options
+    options = demand_of(shape("qwen2-7b"), LoadSettings(), projector=projector, capacity=SMALL).options
     for before, after in zip(plain[:-1], options[:-1], strict=True):
         assert after.on_one == before.on_one + 920 * MIB
         assert after.pinned == before.pinned + 5 * MIB
@@ -301,11 +301,11 @@ def test_settings_that_llama_cpp_refuses() -> None:
     odd = {**header.metadata, "qwen3.attention.key_length": 80, "qwen3.attention.head_count_kv": 1}
     known = Shape(msgspec.structs.replace(header, metadata=odd))
     with pytest.raises(ValueError, match="needs rows in blocks of 32"):
-        demand_of(known, Settings(type_k="Q8_0"), capacity=SMALL)
+        demand_of(known, LoadSettings(type_k="Q8_0"), capacity=SMALL)
 
 
 def test_a_file_of_which_nothing_is_known() -> None:
-    whole, host = demand_of_size(4 * GIB, Settings(), capacity=SMALL).options
+    whole, host = demand_of_size(4 * GIB, LoadSettings(), capacity=SMALL).options
     assert (whole.how, whole.on_one, whole.certainty) == ("whole", 5 * GIB, "fallback")
     assert whole.shared is None
     assert (host.how, host.pinned, host.mapped) == ("host", SERVER + GIB, 4 * GIB)
@@ -313,7 +313,7 @@ def test_a_file_of_which_nothing_is_known() -> None:
 
 def test_a_file_of_which_only_the_layers_are_known() -> None:
     layers = [GIB] * 7
-    whole, *parts, host = demand_of_size(8 * GIB, Settings(), layers, capacity=SMALL).options
+    whole, *parts, host = demand_of_size(8 * GIB, LoadSettings(), layers, capacity=SMALL).options
     assert (whole.how, whole.on_one, len(whole.layers), whole.shared) == ("whole", 10 * GIB, 8, GIB)
     assert [part.gpu_layers for part in parts] == [7, 6, 5, 4, 3, 2, 1]
     for part in parts:
@@ -325,7 +325,7 @@ def test_a_file_of_which_only_the_layers_are_known() -> None:
     shares = fit(whole, {"a": 6 * GIB, "b": 6 * GIB})
     assert shares is not None
     assert [(share.layers, share.bytes) for share in shares] == [(4, 4 * GIB * 9 // 8 + GIB)] * 2
-    assert demand_of_size(8 * GIB, Settings(split=False), layers).options[0].shared is None
+    assert demand_of_size(8 * GIB, LoadSettings(split=False), layers).options[0].shared is None
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_file_of_which_only_the_layers_are_known() -> None:
 def test_layers_that_the_user_chose_of_an_unknown_file(
     layers: int | None, expected: list[tuple[str, int | None]]
 ) -> None:
-    known = demand_of_size(4 * GIB, Settings(gpu_layers=layers), [GIB] * 3, capacity=100 * GIB)
+    known = demand_of_size(4 * GIB, LoadSettings(gpu_layers=layers), [GIB] * 3, capacity=100 * GIB)
     assert [(option.how, option.gpu_layers) for option in known.options] == expected
 
 
@@ -349,6 +349,8 @@ def test_it_is_fast() -> None:
     for name in ("dsv3", "llama70b", "qwen3next-80b"):
         known = shape(name)
         began = time.process_time()
-        demand_of(known, Settings(context=131072, parallel=4, unified=True), automatic=True, capacity=SMALL)
+        demand_of(
+            known, LoadSettings(context=131072, parallel=4, unified=True), automatic=True, capacity=SMALL
+        )
         slowest = max(slowest, time.process_time() - began)
     assert slowest < 1, "a benchmark would say 0.1"

@@ -27,7 +27,6 @@ from actors.messages import (
     Fetched,
     FetchFiles,
     Figures,
-    Finished,
     Grant,
     Hung,
     Look,
@@ -37,6 +36,7 @@ from actors.messages import (
     Released,
     ServerAddress,
     Shutdown,
+    ShutDownComplete,
     StartServer,
     StopServer,
     Tick,
@@ -410,7 +410,7 @@ def test_shut_down_drains_then_finishes_once() -> None:
     assert refused(world.ask("a")) == {4: ShuttingDown}
     world.gone("b")
     assert stopped(world.release(2)) == ["a"]
-    assert world.gone("a") == [Finished()]
+    assert world.gone("a") == [ShutDownComplete()]
     assert world.tick(after=1) == []
 
 
@@ -591,7 +591,7 @@ def test_shut_down_ends_a_download() -> None:
     world.fetches_slowly = True
     world.ask("a")
     effects = world.send(Shutdown(deadline=world.now + 10))
-    assert [type(effect) for effect in effects] == [Reject, StopServer, Finished]
+    assert [type(effect) for effect in effects] == [Reject, StopServer, ShutDownComplete]
 
 
 def test_models_come_and_go() -> None:

@@ -18,7 +18,6 @@ from actors.messages import (
     Exited,
     Fetched,
     FetchFiles,
-    Finished,
     Grant,
     Look,
     Measured,
@@ -29,6 +28,7 @@ from actors.messages import (
     Released,
     ServerAddress,
     Shutdown,
+    ShutDownComplete,
     Spawned,
     StartServer,
     StopServer,
@@ -125,7 +125,7 @@ class Schedule(RuleBasedStateMachine):
                     if "has room for it now" in effect.why:
                         self.move(model)
                     self.stopping.add(model)
-                case Finished():
+                case ShutDownComplete():
                     self.finished += 1
                 case Drain() | Look() | Measured() | RanOut() | Misplaced():
                     pass

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from actors.servers.ollama.client import Client, OllamaError
+from actors.servers.ollama.client import OllamaClient, OllamaError
 from actors.servers.ollama.daemon import Daemon, Sighting
 from actors.servers.ollama.memory import context_of, demand_of
 from tests.raw_server import answer, saying
@@ -54,7 +54,7 @@ HEADS = {
 }
 REPLIES = {**{name: answer(body) for name, body in BODIES.items()}, **HEADS}
 
-QUESTIONS: dict[str, Callable[[Client], Any]] = {
+QUESTIONS: dict[str, Callable[[OllamaClient], Any]] = {
     "tags": lambda client: client.tags(),
     "ps": lambda client: client.ps(),
     "show": lambda client: client.show("m"),
@@ -65,7 +65,7 @@ QUESTIONS: dict[str, Callable[[Client], Any]] = {
 
 @pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES.keys())
-async def test_answers_that_are_none(reply: bytes, question: Callable[[Client], Any]) -> None:
+async def test_answers_that_are_none(reply: bytes, question: Callable[[OllamaClient], Any]) -> None:
     async with daemon_that_says(reply) as daemon:
         with suppress(OllamaError):
             await question(daemon)

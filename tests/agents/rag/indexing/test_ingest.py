@@ -14,11 +14,11 @@ import structlog
 from actors.runtime import spawn
 from agents.rag.asking.retrieve import Retriever
 from agents.rag.embedding import Embedding, TextRefusedError
-from agents.rag.indexing.ingest import BATCH, TRIES, Ingester, Progress, Report
+from agents.rag.indexing.ingest import BATCH, TRIES, Ingester, IngestProgress, IngestReport
 from agents.rag.reading.chunks import Sizes
 from agents.rag.reading.documents import MAX_COLLECTION, MAX_NAME, DocumentLimits
 from agents.rag.reading.formats.structure import MAX_HEADING, DocumentError
-from agents.rag.store.index import Index, Listed
+from agents.rag.store.index import Index, ListedDocument
 from agents.rag.store.search import Searcher
 from tests.agents.rag.embedders import FailingEmbedder, WordEmbedder
 from tests.agents.rag.indexing.test_folders import unprivileged
@@ -41,7 +41,7 @@ def write(path: Path, content: str | bytes) -> None:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-async def listed(index: Index) -> dict[str, Listed]:
+async def listed(index: Index) -> dict[str, ListedDocument]:
     """Those that were not refused, and of two with the same name the last."""
     documents = await asyncio.to_thread(index.documents, "docs")
     return {document.name: document for document in documents if not document.refused}
@@ -54,14 +54,16 @@ async def found(index: Index, query: str) -> list[str]:
 
 async def test_only_what_changed_is_read_again(index: Index, folder: Path) -> None:
     ingester = Ingester(index, WORDS_ONLY)
-    assert await ingester.add_folder(folder, "docs") == Report(added=3)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(added=3)
     before = await listed(index)
-    assert await ingester.add_folder(folder, "docs") == Report(unchanged=3)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(unchanged=3)
     write(folder / "a.md", "# A\n\nalpaca one, and longer")
     os.utime(folder / "c.html", ns=(1, 1))
     (folder / "sub" / "b.txt").unlink()
     write(folder / "d.py", "def llama(): pass")
-    assert await ingester.add_folder(folder, "docs") == Report(added=1, changed=1, unchanged=1, deleted=1)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(
+        added=1, changed=1, unchanged=1, deleted=1
+    )
     after = await listed(index)
     assert set(after) == {"a.md", "c.html", "d.py"}
     assert after["c.html"].id == before["c.html"].id
@@ -202,17 +204,17 @@ async def test_most_of_a_folder_does_not_vanish_at_once(index: Index, folder: Pa
     await ingester.add_folder(folder, "docs")
     for number in range(4):
         (folder / f"{number}.md").unlink()
-    assert await ingester.add_folder(folder, "docs") == Report(unchanged=6, deleted=4)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(unchanged=6, deleted=4)
     for name in ("4.md", "5.md", "6.md", "a.md"):
         (folder / name).unlink()
     write(folder / "new.md", "llama new")
-    assert await ingester.add_folder(folder, "docs") == Report(added=1, unchanged=2, missing=4)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(added=1, unchanged=2, missing=4)
     assert len(await listed(index)) == 7
     assert await ingester.prune_folder(folder, "docs") == 4
     assert set(await listed(index)) == {"c.html", "sub/b.txt", "new.md"}
     for name in ("c.html", "sub/b.txt", "new.md"):
         (folder / name).unlink()
-    assert await ingester.add_folder(folder, "docs") == Report(missing=3)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(missing=3)
     folder.rename(folder.parent / "away")
     assert await ingester.prune_folder(folder, "docs") == 3
     assert await listed(index) == {}
@@ -231,13 +233,13 @@ async def test_a_folder_below_that_comes_back_empty_keeps_its_documents(index: I
     for number in range(2):
         (folder / "other" / f"{number}.md").unlink()
     (folder / "sub" / "b.txt").unlink()
-    assert await ingester.add_folder(folder, "docs") == Report(unchanged=12, deleted=7, missing=4)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(unchanged=12, deleted=7, missing=4)
     assert await found(index, "llama") == [
         *("a.md", "c.html"),
         *(f"mount/deep/{number}.md" for number in range(4)),
     ]
     (folder / "mount").rmdir()
-    assert await ingester.add_folder(folder, "docs") == Report(unchanged=12, deleted=4)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(unchanged=12, deleted=4)
 
 
 async def test_what_only_has_another_name_has_not_vanished(index: Index, folder: Path) -> None:
@@ -246,7 +248,7 @@ async def test_what_only_has_another_name_has_not_vanished(index: Index, folder:
     ingester = Ingester(index, WORDS_ONLY)
     await ingester.add_folder(folder, "docs")
     (folder / "old").rename(folder / "new")
-    assert await ingester.add_folder(folder, "docs") == Report(added=7, unchanged=3, deleted=7)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(added=7, unchanged=3, deleted=7)
 
 
 async def test_a_file_that_cannot_be_read_this_time_stays_what_it_was(index: Index) -> None:
@@ -263,7 +265,7 @@ async def test_a_file_that_cannot_be_read_this_time_stays_what_it_was(index: Ind
             for _ in range(2 * TRIES):
                 report = await ingester.add_folder(folder, "docs")
                 reason = "a.md cannot be read: Permission denied"
-                assert report == Report(unchanged=1, refused={"a.md": reason})
+                assert report == IngestReport(unchanged=1, refused={"a.md": reason})
         assert [line["event"] for line in logs] == ["document cannot be read now; what it was stays"]
         assert await found(index, "llama") == ["a.md", "b.md"]
         (folder / "a.md").chmod(0o644)
@@ -274,7 +276,7 @@ async def test_what_took_too_long_is_tried_again_but_not_for_ever(index: Index, 
     hurried = Ingester(index, WORDS_ONLY, patience=0.001)
     reason = "a.md could not be read within 0.001 s"
     assert (await hurried.add_folder(folder, "docs")).refused["a.md"] == reason
-    assert await Ingester(index, WORDS_ONLY).add_folder(folder, "docs") == Report(changed=3)
+    assert await Ingester(index, WORDS_ONLY).add_folder(folder, "docs") == IngestReport(changed=3)
     write(folder / "a.md", "# A\n\nllama one, changed")
     for _ in range(TRIES - 1):
         assert (await hurried.add_folder(folder, "docs")).refused == {"a.md": reason}
@@ -331,7 +333,7 @@ async def test_an_outline_costs_no_more_than_the_text_below_it(tmp_path: Path) -
 async def test_a_single_file_is_its_folders(index: Index, folder: Path) -> None:
     ingester = Ingester(index, WORDS_ONLY)
     assert (await ingester.add_file(folder / "a.md", "docs")).added == 1
-    assert await ingester.add_folder(folder, "docs") == Report(added=2, unchanged=1)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(added=2, unchanged=1)
     assert (await ingester.add_file(folder / "a.md", "docs")).unchanged == 1
     write(folder / "x.pdf", "x")
     assert (await ingester.add_file(folder / "x.pdf", "docs")).refused == {"x.pdf": "x.pdf is no PDF"}
@@ -342,15 +344,15 @@ async def test_a_single_file_is_its_folders(index: Index, folder: Path) -> None:
 
 
 async def test_progress_is_told(index: Index, folder: Path) -> None:
-    reports: list[Progress] = []
+    reports: list[IngestProgress] = []
     await Ingester(index, Embedding(WordEmbedder())).add_folder(folder, "docs", on_progress=reports.append)
     assert reports == [
-        Progress("reading", 0, 3, "a.md"),
-        Progress("reading", 1, 3, "c.html"),
-        Progress("reading", 2, 3, "sub/b.txt"),
-        Progress("reading", 3, 3),
-        Progress("embedding", 0, 3),
-        Progress("embedding", 3, 3),
+        IngestProgress("reading", 0, 3, "a.md"),
+        IngestProgress("reading", 1, 3, "c.html"),
+        IngestProgress("reading", 2, 3, "sub/b.txt"),
+        IngestProgress("reading", 3, 3),
+        IngestProgress("embedding", 0, 3),
+        IngestProgress("embedding", 3, 3),
     ]
 
 
@@ -385,9 +387,9 @@ async def test_words_do_not_wait_for_others_vectors(index: Index, folder: Path) 
     async with asyncio.timeout(20):
         large = spawn(ingester.add_folder(folder, "docs"), name="large")
         await embedder.is_asked.wait()
-        assert await ingester.add_document(b"alpaca", "small", "docs") == Report(added=1, pending=4)
+        assert await ingester.add_document(b"alpaca", "small", "docs") == IngestReport(added=1, pending=4)
         assert await found(index, "alpaca") == ["small"]
-        assert await ingester.add_folder(folder, "more") == Report(added=3, pending=7)
+        assert await ingester.add_folder(folder, "more") == IngestReport(added=3, pending=7)
         await ingester.wait_for_left_over()
         rest = spawn(ingester.add_vectors(), name="rest")
         embedder.may_answer.set()
@@ -401,18 +403,18 @@ async def test_a_document_makes_its_own_vectors_only(index: Index, folder: Path)
     for _ in range(2):
         report = await ingester.add_document(b"alpaca", "small", "docs")
         assert report.pending == 3
-    assert await ingester.add_vectors() == Report(embedded=3)
-    assert await Ingester(index, WORDS_ONLY).add_document(b"vicuna", "late", "docs") == Report(added=1)
-    assert await ingester.add_document(b"vicuna", "late", "docs") == Report(unchanged=1, embedded=1)
+    assert await ingester.add_vectors() == IngestReport(embedded=3)
+    assert await Ingester(index, WORDS_ONLY).add_document(b"vicuna", "late", "docs") == IngestReport(added=1)
+    assert await ingester.add_document(b"vicuna", "late", "docs") == IngestReport(unchanged=1, embedded=1)
 
 
 async def test_vectors_come_when_a_model_does_and_anew_with_another(index: Index, folder: Path) -> None:
     await Ingester(index, WORDS_ONLY).add_folder(folder, "docs")
     first = Ingester(index, Embedding(WordEmbedder("first")))
-    assert await first.add_folder(folder, "docs") == Report(unchanged=3, embedded=3)
+    assert await first.add_folder(folder, "docs") == IngestReport(unchanged=3, embedded=3)
     second = Ingester(index, Embedding(WordEmbedder("second", width=8)))
-    assert await second.add_vectors() == Report(embedded=3)
-    assert await second.add_vectors() == Report()
+    assert await second.add_vectors() == IngestReport(embedded=3)
+    assert await second.add_vectors() == IngestReport()
     prefixed = Ingester(index, Embedding(WordEmbedder("second", width=8), text_prefix="passage: "))
     assert (await prefixed.add_vectors()).embedded == 3
 
@@ -421,11 +423,11 @@ async def test_a_model_that_fails_leaves_words_and_is_told_once(index: Index, fo
     embedder = FailingEmbedder(ConnectionError("no route"))
     ingester = Ingester(index, Embedding(embedder))
     with structlog.testing.capture_logs() as logs:
-        assert await ingester.add_folder(folder, "docs") == Report(added=3, pending=3)
-        assert await ingester.add_folder(folder, "docs") == Report(unchanged=3, pending=3)
+        assert await ingester.add_folder(folder, "docs") == IngestReport(added=3, pending=3)
+        assert await ingester.add_folder(folder, "docs") == IngestReport(unchanged=3, pending=3)
         assert len(await found(index, "llama")) == 3
         embedder.error = None
-        assert await ingester.add_folder(folder, "docs") == Report(unchanged=3, embedded=3)
+        assert await ingester.add_folder(folder, "docs") == IngestReport(unchanged=3, embedded=3)
     assert [(line["event"], line.get("reason")) for line in logs] == [
         ("the embedding model fails; words only", "no route"),
         ("works again", None),
@@ -450,8 +452,8 @@ async def test_a_text_that_the_model_does_not_take_costs_only_itself(index: Inde
             return await super().embed(texts)
 
     ingester = Ingester(index, Embedding(Short()))
-    assert await ingester.add_folder(folder, "docs") == Report(added=3, embedded=2)
-    assert await ingester.add_folder(folder, "docs") == Report(unchanged=3)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(added=3, embedded=2)
+    assert await ingester.add_folder(folder, "docs") == IngestReport(unchanged=3)
 
 
 async def test_an_ingest_that_was_interrupted_goes_on(tmp_path: Path, folder: Path) -> None:
@@ -464,4 +466,4 @@ async def test_an_ingest_that_was_interrupted_goes_on(tmp_path: Path, folder: Pa
         assert (report.embedded, report.pending) == (BATCH, 83 - BATCH)
     with closing(await asyncio.to_thread(Index, path)) as index:
         report = await Ingester(index, Embedding(WordEmbedder())).add_folder(folder, "docs")
-        assert report == Report(unchanged=83, embedded=83 - BATCH)
+        assert report == IngestReport(unchanged=83, embedded=83 - BATCH)
