@@ -25,9 +25,9 @@ from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.assemble import Assembler
 from proxy.apis.endings import End, is_whole, outcome
 from proxy.apis.failures import to_api_error
-from proxy.apis.llama_cpp.failures import upstream_error
 from proxy.apis.llama_cpp.stream import END
 from proxy.apis.ollama.server import rewritten
+from proxy.apis.openai.failures import upstream_error
 from proxy.apis.requests import with_fields
 from proxy.apis.table import ENDS
 from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event

@@ -5,7 +5,7 @@ import msgspec
 from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.codec import Dialect
 from proxy.apis.fields import Json
-from proxy.apis.llama_cpp.failures import upstream_error
+from proxy.apis.openai.failures import upstream_error
 from proxy.errors import ApiError
 from proxy.wire.sse import parse_event
 

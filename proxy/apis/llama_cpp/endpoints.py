@@ -3,9 +3,10 @@
 from typing import Any
 
 from proxy.apis.codec import Endpoint, Server
-from proxy.apis.llama_cpp import embeddings, failures, server
+from proxy.apis.llama_cpp import embeddings, server
 from proxy.apis.llama_cpp.body import DetokenizeRequest, InfillRequest, TemplateRequest, TokenizeRequest
 from proxy.apis.llama_cpp.stream import END, NativeAssembler
+from proxy.apis.openai import failures
 from proxy.apis.openai.body import CompletionRequest
 from proxy.apis.openai.errors import OPENAI
 

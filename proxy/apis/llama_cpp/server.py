@@ -29,7 +29,7 @@ from agents.events import (
 from proxy.apis import failures, images
 from proxy.apis.answer_json import UnreadableError, count, read_any, reader, seconds
 from proxy.apis.fields import Json, encode, present
-from proxy.apis.llama_cpp.failures import from_error
+from proxy.apis.openai.failures import from_error
 from proxy.apis.sampling import COMMON
 from proxy.wire.sse import EventSplitter, ServerSentEvent
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, read_object
-from proxy.apis.llama_cpp import failures as llama_failures
 from proxy.apis.ollama.errors import BUSY
+from proxy.apis.openai import failures as openai_failures
 from proxy.errors import default_kind
 
 
@@ -21,7 +21,7 @@ def from_body(body: bytes, status: int = 500) -> AnswerFailed:
 def from_error(error: Any, status: int = 500) -> AnswerFailed:
     """A failure of the decoded value of `error`."""
     if isinstance(error, dict):
-        return llama_failures.from_error(error, status)
+        return openai_failures.from_error(error, status)
     message = str(error or "Ollama reported an error")
     code: str | None = None
     if status == 404 and "not found" in message:

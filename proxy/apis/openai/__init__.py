@@ -1,7 +1,8 @@
-"""OpenAI's API, as clients speak it.
+"""OpenAI's API, as clients speak it; the others may know it, for a llama.cpp server speaks all of them.
 
 * `endpoints`              chat, older completions, Responses, embeddings, reranking
 * `request`, `answer`      chat, read from a client and written for one; `completion` is both for older ones
 * `responses`              the Responses, which are passed on as they are
-* `embeddings`, `errors`   as in `proxy.apis`, like `body` and `stream`
+* `errors`, `failures`     written for a client; read from a llama.cpp server
+* `embeddings`             as in `proxy.apis`, like `body` and `stream`
 """

@@ -6,8 +6,8 @@ from proxy.apis.assemble import UnfinishedError, load
 from proxy.apis.codec import Dialect
 from proxy.apis.endings import End
 from proxy.apis.fields import Json
-from proxy.apis.llama_cpp.failures import from_error
 from proxy.apis.openai.errors import OPENAI
+from proxy.apis.openai.failures import from_error
 from proxy.apis.requests import GenerationRequest, Number, Object, Text
 from proxy.errors import ApiError
 from proxy.wire.sse import ServerSentEvent

@@ -1,4 +1,4 @@
-"""Errors of a llama.cpp server: OpenAI's object, with types of its own."""
+"""Errors of servers that speak OpenAI's API. llama.cpp has types of its own."""
 
 from typing import Any
 

@@ -1,12 +1,12 @@
-"""Errors of llama.cpp servers keep their meaning."""
+"""Errors in OpenAI's words, llama.cpp's too, keep their meaning."""
 
 from typing import Any
 
 import pytest
 
 from proxy.apis.failures import of_api_error, to_api_error
-from proxy.apis.llama_cpp.failures import from_error, upstream_error
 from proxy.apis.openai.errors import OPENAI
+from proxy.apis.openai.failures import from_error, upstream_error
 
 
 @pytest.mark.parametrize(
