@@ -255,12 +255,12 @@ def _contexts(settings: LoadSettings) -> list[int]:
 
 def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Option:
     whole = msgspec.structs.replace(settings, tensor_split=None, main_gpu=0)
-    one = predict(shape, whole, [1])
+    alone = predict(shape, whole, [1])
     layers = tuple(layer_bytes(shape, whole))
     on_gpu = layers if whole.gpu_layers is None else layers[max(0, len(layers) - whole.gpu_layers) :]
-    spilled = whole.overrides is not None or HOST in one.layers
+    spilled = whole.overrides is not None or HOST in alone.layers
     partial = whole.gpu_layers is not None and whole.gpu_layers <= shape.layers
-    compute = max(0, one.gpus[0].total - sum(on_gpu))
+    compute = max(0, alone.gpus[0].total - sum(on_gpu))
     return Option(
         how="experts on host" if whole.overrides == EXPERTS else "partial" if partial else "whole",
         context=whole.context,
@@ -271,9 +271,9 @@ def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Optio
         # With several GPUs and a part on the host, no one has more to compute than a single GPU would.
         shared=None if not whole.split else compute if spilled else _shared(shape, whole, layers),
         projector=projector.device.total,
-        pinned=SERVER + one.host.kv + one.host.compute + one.host.output + projector.host.total,
-        mapped=one.host.weights,
-        certainty=_worse(one.certainty, projector),
+        pinned=SERVER + alone.host.kv + alone.host.compute + alone.host.output + projector.host.total,
+        mapped=alone.host.weights,
+        certainty=_worse(alone.certainty, projector),
     )
 
 

@@ -101,16 +101,16 @@ class AgentHost:
         self._folder = folder
         self._skip_broken = skip_broken
         self._actors: dict[str, AgentActor] = {}
-        for one in loaded:
+        for agent in loaded:
             services = Services(
-                llm=self._guarded(partial(_current, one.name)),
+                llm=self._guarded(partial(_current, agent.name)),
                 http=http,
-                folder=folder / one.name,
-                log=log.bind(agent=one.name),
+                folder=folder / agent.name,
+                log=log.bind(agent=agent.name),
                 clock=clock,
                 memory=partial(_load_of, memory),
             )
-            self._actors[one.name] = AgentActor(one, services)
+            self._actors[agent.name] = AgentActor(agent, services)
         self._default_agents = defaults or {}
         self._index()
 
@@ -299,8 +299,8 @@ class AgentHost:
                 "reason": actor.down or None,
                 "counters": msgspec.to_builtins(actor.counters),
                 "operations": [
-                    {"method": one.method, "path": one.path, "description": one.description}
-                    for one in operations_of(actor.kind)
+                    {"method": operation.method, "path": operation.path, "description": operation.description}
+                    for operation in operations_of(actor.kind)
                 ],
             }
             for actor in self._actors.values()
@@ -321,33 +321,35 @@ class AgentHost:
             raise AgentError(f"there is no agent {agent[:80]!r}", status=404, code="agent_not_found")
         actor = self._actors[name]
         matches = [
-            (one, found)
-            for one in operations_of(actor.kind)
-            if (found := one.pattern.fullmatch(path.strip("/")))
+            (operation, found)
+            for operation in operations_of(actor.kind)
+            if (found := operation.pattern.fullmatch(path.strip("/")))
         ]
         if not matches:
             raise AgentError(f"agent {name!r} has no operation {path!r}", status=404, code="not_found")
-        for one, found in matches:
-            if one.method == method:
+        for operation, found in matches:
+            if operation.method == method:
                 parameters = {**found.groupdict(), **call.parameters}
                 if parameters != {**parameters, **found.groupdict()}:
                     twice = min(call.parameters.keys() & found.groupdict().keys())
                     raise AgentError(f"{twice!r} is in the path already", status=400, param=twice)
-                run = getattr(actor.agent, one.function)
+                run = getattr(actor.agent, operation.function)
                 return await self._operate(
-                    actor, one, run(msgspec.structs.replace(call, parameters=parameters))
+                    actor, operation, run(msgspec.structs.replace(call, parameters=parameters))
                 )
-        allowed = ", ".join(one.method for one, _ in matches)
+        allowed = ", ".join(operation.method for operation, _ in matches)
         raise AgentError(f"{path!r} of agent {name!r} takes {allowed}", status=405, code="method_not_allowed")
 
-    async def _operate(self, actor: AgentActor, one: Operation, work: Coroutine[Any, Any, Json]) -> Json:
+    async def _operate(
+        self, actor: AgentActor, operation: Operation, work: Coroutine[Any, Any, Json]
+    ) -> Json:
         try:
             with contained():
                 return await work
         except AgentError:
             raise
         except Exception as error:  # the boundary to somebody else's code
-            actor.crashed(f"{one.method} {one.path}", error)
+            actor.crashed(f"{operation.method} {operation.path}", error)
             raise AgentError(
                 f"agent {actor.name!r} failed ({type(error).__name__})", code="agent_failed"
             ) from error

@@ -38,21 +38,23 @@ class Candidate(msgspec.Struct, frozen=True):
 
 def majority(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
     """The answer that most whole ones are like, and how many are."""
-    counted = [one for one in candidates if one.is_whole] or candidates
-    place, votes = winner([one.ballot for one in counted])
+    counted = [candidate for candidate in candidates if candidate.is_whole] or candidates
+    place, votes = winner([candidate.ballot for candidate in counted])
     return counted[place], votes
 
 
-def one_reply(ctx: Context, one: Candidate, report: ReportFields) -> Reply:
+def one_reply(ctx: Context, candidate: Candidate, report: ReportFields) -> Reply:
     """This answer, with what all of them cost."""
-    return Reply.of(_events(ctx, one, report))
+    return Reply.of(_events(ctx, candidate, report))
 
 
-def _events(ctx: Context, one: Candidate, report: ReportFields) -> list[Event]:
+def _events(ctx: Context, candidate: Candidate, report: ReportFields) -> list[Event]:
     usage = ctx.llm.usage
     tokens = usage.prompt + usage.completion
-    extra = {"parallel": {**report, "tokens": tokens, "chosen": one.place, "model": one.answer.model}}
-    return list(replayed(msgspec.structs.replace(one.answer, usage=usage, extra=extra)))
+    extra = {
+        "parallel": {**report, "tokens": tokens, "chosen": candidate.place, "model": candidate.answer.model}
+    }
+    return list(replayed(msgspec.structs.replace(candidate.answer, usage=usage, extra=extra)))
 
 
 async def choose_reply(
@@ -69,17 +71,17 @@ async def choose_reply(
     report = {**report, "judge": judge, "judged": chosen is not None}
     if chosen is not None:
         return one_reply(ctx, candidates[chosen], report)
-    one, votes = majority(candidates)
+    candidate, votes = majority(candidates)
     error = error or "it named no answer"
     _overruled(ctx, judge, error, said=verdict[:200])
-    return one_reply(ctx, one, {**report, "judge_error": error, "votes": votes})
+    return one_reply(ctx, candidate, {**report, "judge_error": error, "votes": votes})
 
 
 async def _ask_judge(
     ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, deadline: float
 ) -> tuple[str, str]:
     """The judge's text and an empty error, or an empty text and why there is none."""
-    answers = [one.answer for one in candidates]
+    answers = [candidate.answer for candidate in candidates]
     error = ""
     for room in (ROOM, LITTLE_ROOM):
         try:
@@ -103,7 +105,7 @@ async def merge_answers(
     deadline: float,
 ) -> AsyncGenerator[Event, None]:
     """Have a model make one answer of all, and stream it; the majority's answer if it writes nothing."""
-    answers = [one.answer for one in candidates]
+    answers = [candidate.answer for candidate in candidates]
     reason = ""
     for room in (ROOM, LITTLE_ROOM):
         try:
@@ -120,9 +122,9 @@ async def merge_answers(
             reason = error.reason
             if not error.may_be_too_long:
                 break
-    one, votes = majority(candidates)
+    candidate, votes = majority(candidates)
     _overruled(ctx, judge, reason)
-    for event in _events(ctx, one, {**report, "merged": False, "judge_error": reason, "votes": votes}):
+    for event in _events(ctx, candidate, {**report, "merged": False, "judge_error": reason, "votes": votes}):
         yield event
 
 

@@ -128,7 +128,7 @@ async def _prune(index: Index, folders: list[Path], collection: str | None) -> i
     """Delete the documents of these folders whose files are gone, from one collection or from all."""
     status = 0
     ingester = Ingester(index, Embedding(None))
-    collections = [one.name for one in await asyncio.to_thread(index.collections)]
+    collections = [entry.name for entry in await asyncio.to_thread(index.collections)]
     for folder in folders:
         deleted = 0
         try:
@@ -150,9 +150,9 @@ def _delete(index: Index, paths: list[Path], collection: str) -> int:
     listed = index.documents(collection)
     status = 0
     for path in paths:
-        found = [one for one in listed if _is_named(one, path)]
+        found = [entry for entry in listed if _is_named(entry, path)]
         if not found:
-            others = [one.name for one in index.collections() if _has(index, one.name, path)]
+            others = [entry.name for entry in index.collections() if _has(index, entry.name, path)]
             hint = f"; there is one in {', '.join(map(repr, others))} (--collection)" if others else ""
             status = _failed(f"there is no document {str(path)!r} in collection {collection!r}{hint}")
         elif len(found) > 1:
@@ -168,7 +168,7 @@ def _delete(index: Index, paths: list[Path], collection: str) -> int:
 
 
 def _has(index: Index, collection: str, path: Path) -> bool:
-    return any(_is_named(one, path) for one in index.documents(collection))
+    return any(_is_named(entry, path) for entry in index.documents(collection))
 
 
 def _is_named(document: ListedDocument, path: Path) -> bool:
@@ -186,15 +186,15 @@ def _delete_collection(index: Index, collection: str) -> int:
 
 
 def _list(index: Index, collection: str | None) -> int:
-    collections = [one for one in index.collections() if collection in (None, one.name)]
+    collections = [entry for entry in index.collections() if collection in (None, entry.name)]
     if collection is not None and not collections:
         return _failed(f"there is no collection {collection!r}")
-    for one in collections:
+    for entry in collections:
         say(
-            f"{printable(one.name)}: {one.documents} documents, {one.chunks} chunks, "
-            f"{one.vectors} with vectors, {one.refused} refused"
+            f"{printable(entry.name)}: {entry.documents} documents, {entry.chunks} chunks, "
+            f"{entry.vectors} with vectors, {entry.refused} refused"
         )
-        for document in index.documents(one.name):
+        for document in index.documents(entry.name):
             what = f"refused: {document.refused}" if document.refused else f"{document.chunks} chunks"
             say(printable(f"  {document.id}  {_shown(document)}  {what}"))
     return 0

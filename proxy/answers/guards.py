@@ -16,9 +16,9 @@ _MAY_BE_TOKENS = ("input", "content", "prompt")
 """Fields of texts which llama.cpp takes as token ids too, mixed with texts even."""
 
 
-def refuse_to_go_around(host: AgentHost, model: str, path: str) -> None:
+def refuse_to_go_around(agents: AgentHost, model: str, path: str) -> None:
     """Raise `ApiError` if a model has agents for all its requests that this path would go around."""
-    if guards := host.guards_of(model):
+    if guards := agents.guards_of(model):
         message = (
             f"model {model!r} is only served with the agent {guards[0]!r}, which {path} would go around; "
             "use /v1/chat/completions, /v1/messages or /api/chat"
@@ -26,7 +26,7 @@ def refuse_to_go_around(host: AgentHost, model: str, path: str) -> None:
         raise ApiError(403, message, code="agent_required", param="model")
 
 
-async def guard_body(host: AgentHost, model: str, body: bytes, request_id: str) -> bytes:
+async def guard_body(agents: AgentHost, model: str, body: bytes, request_id: str) -> bytes:
     """A JSON body for an endpoint that generates nothing, as the guards of the model's requests leave it.
 
     Raises `ApiError` if they refuse it.
@@ -43,7 +43,7 @@ async def guard_body(host: AgentHost, model: str, body: bytes, request_id: str) 
         _refuse_tokens(model, fields)
         clean_value(fields, collect)
         await breathe(body)
-        passed = iter(await host.guard_texts(model, texts, request_id=request_id))
+        passed = iter(await agents.guard_texts(model, texts, request_id=request_id))
         await breathe(body)
         return msgspec.json.encode(kept | clean_value(fields, lambda _: next(passed)))
     except AgentError as error:

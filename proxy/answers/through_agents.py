@@ -35,34 +35,34 @@ AGENTS_HEADER = "X-Agents"
 class AgentAnswers:
     """Answers requests that have agents."""
 
-    def __init__(self, caller: ModelCaller, catalog: Catalog, host: AgentHost) -> None:
+    def __init__(self, caller: ModelCaller, catalog: Catalog, agents: AgentHost) -> None:
         self._caller = caller
         self._catalog = catalog
-        self._host = host
+        self._agents = agents
 
     def plan(self, conversation: Conversation) -> Run | None:
         """The agents of a chat request, if it has some. One that can have none is not even read for them."""
         body, model = conversation.body, conversation.known.name
         header = conversation.request.headers.get(AGENTS_HEADER)
-        codec, host = conversation.endpoint.codec, self._host
+        codec, agents = conversation.endpoint.codec, self._agents
         # To search a large body for commands could take seconds; to look at the last message does not.
         mark = body if len(body) <= LARGE else b""
         if codec is None or not (
-            host.may_apply(mark, header, model) or (mark is not body and host.asks_for(body))
+            agents.may_apply(mark, header, model) or (mark is not body and agents.asks_for(body))
         ):
             return None
         try:
             chat = translate.decode(codec, body)
         except ApiError:
             # What is only like a call of an agent must not make a request fail that a model would take.
-            if header or host.may_apply(b"", None, model) or host.asks_for(body):
+            if header or agents.may_apply(b"", None, model) or agents.asks_for(body):
                 raise
             return None
         if not isinstance(chat, Chat):
-            refuse_to_go_around(host, model, conversation.request.path)
+            refuse_to_go_around(agents, model, conversation.request.path)
             return None
         try:
-            return host.plan(chat, model=model, header=header, request_id=conversation.exchange.request_id)
+            return agents.plan(chat, model=model, header=header, request_id=conversation.exchange.request_id)
         except AgentError as error:
             raise of_agent(error) from None
 

@@ -15,17 +15,17 @@ from proxy.errors import ApiError
 class AgentViews:
     """The handlers."""
 
-    def __init__(self, host: AgentHost) -> None:
-        self._host = host
+    def __init__(self, agents: AgentHost) -> None:
+        self._agents = agents
 
     async def listed(self, _request: web.Request) -> web.Response:
         """All that are enabled, with their descriptions, options, counters and operations."""
-        return web.json_response({"object": "list", "data": self._host.describe()})
+        return web.json_response({"object": "list", "data": self._agents.describe()})
 
     async def described(self, request: web.Request) -> web.Response:
         """One of them."""
         wanted = OLDER_NAMES.get(request.match_info["agent"], request.match_info["agent"])
-        for described in self._host.describe():
+        for described in self._agents.describe():
             if described["name"] == wanted:
                 return web.json_response(described)
         raise ApiError(404, f"there is no agent {wanted[:200]!r}", code="agent_not_found")
@@ -38,7 +38,7 @@ class AgentViews:
         call = Call(parameters=dict(request.query), body=body, media_type=request.content_type)
         agent, path = request.match_info["agent"], request.match_info["path"]
         try:
-            answer = await self._host.operate(agent, request.method, path, call)
+            answer = await self._agents.operate(agent, request.method, path, call)
         except AgentError as error:
             raise of_agent(error) from None
         try:

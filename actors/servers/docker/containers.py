@@ -323,7 +323,7 @@ class Containers:
     async def _resync(self) -> None:
         """Find out what happened while nobody listened."""
         known = dict(self._running)
-        listed = {one.id: one for one in await self._list(f"{GATEWAY}={self._identity}")}
+        listed = {container.id: container for container in await self._list(f"{GATEWAY}={self._identity}")}
         for id_, container in known.items():
             if id_ not in listed:
                 container.finish(ContainerEnd(how="was removed by somebody else"))

@@ -187,7 +187,7 @@ class Ingester:
             else:
                 listing = FolderListing({}, ())
             known = await self._known(collection, clean(str(folder)))
-            numbers = [one.id for one in _vanished(known, listing)]
+            numbers = [document.id for document in _vanished(known, listing)]
             return await asyncio.to_thread(self._index.delete_documents, numbers)
 
     async def _delete_vanished(
@@ -203,11 +203,11 @@ class Ingester:
         if not vanished:
             return
         now = (await self._known(collection, source)).values()
-        there = {one.digest for one in now if one.digest and one.name in listing.files}
-        lost = [one for one in vanished if one.digest not in there]
-        kept = kept_documents([one.name for one in lost], len(known), listing)
+        there = {document.digest for document in now if document.digest and document.name in listing.files}
+        lost = [document for document in vanished if document.digest not in there]
+        kept = kept_documents([document.name for document in lost], len(known), listing)
         report.missing = len(kept)
-        numbers = [one.id for one in vanished if one.name not in kept]
+        numbers = [document.id for document in vanished if document.name not in kept]
         report.deleted = await asyncio.to_thread(self._index.delete_documents, numbers)
 
     async def add_file(
