@@ -33,12 +33,13 @@ DEMO: dict[str, Any] = {
 EMBED: dict[str, Any] = {"path": "builtin:demo-embed", "embeddings": True}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which puts the groups into the names
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Say which tests of a parallel run go one after the other, in one process, and which come first.
 
     Those of a file share its gateway; those with a real Docker Engine tell what they find there by numbers.
     """
-    if getattr(config.option, "dist", "no") == "no":
+    if not getattr(config.option, "loadgroup", False):  # which a process of `--dist loadgroup` has
         return
     for item in items:
         group = "engine" if "engine" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]

@@ -117,7 +117,9 @@ def test_progress_is_told_and_a_kill_loses_nothing(
     with stream(first) as response:
         comment = next(line for line in response.iter_lines() if "downloading" in line)
         assert comment.startswith(f": waiting for {NAME}: downloading, ")
-        download = first.model(NAME)["download"]
+        download = until(
+            lambda: (told := first.model(NAME)["download"])["bytes"] and told, "some of it is here"
+        )
         assert 0 < download["bytes"] < download["total_bytes"]
         assert first.model(NAME)["state"] == "fetching"
         first.stop(signal.SIGKILL)
