@@ -424,6 +424,46 @@ async def test_answers_through_agents(name: str, is_whole: bool, stream: bool, a
     assert answer.headers["x-agents"]
 
 
+LAST = {"chat": HELLO + FINISHED + DONE, "Ollama's chat, translated": HELLO + FINISHED + DONE}
+
+
+@pytest.mark.parametrize("agent", ["", "passes"], ids=["alone", "through an agent"])
+@pytest.mark.parametrize("name", LAST)
+async def test_a_client_that_leaves_at_the_last_event_has_its_whole_answer(name: str, agent: str) -> None:
+    """The connection of its model server need not have come to its end."""
+    way = WAYS[name]
+    body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            scripted([way.head, chunk(LAST[name])]) as server,
+            door(server, prepare=way.serve, agents=AGENTS) as opened,
+        ):
+            client = await opened.connect()
+            await client.post(way.path, body, *([f"X-Agents: {agent}"] if agent else []))
+            await client.head()
+            come = b""
+            while not come.endswith((DONE, b"}\n")) or b"stop" not in come:
+                come += await client.chunk()
+            client.leave()
+            await opened.supervisor.freed.wait()
+            assert opened.supervisor.served == [True]
+    (line,) = [line for line in logs if line["event"] == "request"]
+    assert (line["status"], line["outcome"]) == (200, "ok")
+
+
+async def test_nothing_but_the_answer_is_written_once_it_has_begun() -> None:
+    ends = asyncio.Event()
+    script: Script = [STREAM, chunk(HELLO), ends, chunk(FINISHED + DONE), END]
+    async with scripted(script) as server, door(server, keepalive_interval=0.01) as opened:
+        client = await opened.ask()
+        await client.head()
+        while await client.chunk() != HELLO:
+            pass
+        # Timers run in their order: a comment that were still to come would have come by then.
+        asyncio.get_running_loop().call_later(0.05, ends.set)
+        assert await client.body() == FINISHED + DONE
+
+
 async def test_a_client_that_takes_nothing_of_an_agents_own_answer_is_cut_off() -> None:
     over = asyncio.Event()
 
