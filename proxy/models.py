@@ -27,7 +27,7 @@ class Known(msgspec.Struct, frozen=True):
     api: Api = "llama.cpp"
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     """The models that the supervisor knows; and others: names in the hub's cache, and models of daemons."""
 
     models: list[ModelStatus]
@@ -132,7 +132,7 @@ class Catalog:
         found = self.daemons.find(place[1]) if place is not None else None
         return found[1] if found is not None else None
 
-    async def listed(self) -> Listed:
+    async def listed(self) -> ListedModel:
         """Every model that can be asked for."""
         if self.daemons.settings.discover:
             await self.daemons.refresh()
@@ -141,7 +141,7 @@ class Catalog:
         taken |= {name + LATEST for name in taken}
         cached = [str(model.name) for model in await asyncio.to_thread(self._hub.listed)]
         tags = self.daemons.listed() if self.daemons.settings.discover else []
-        return Listed(
+        return ListedModel(
             models=models,
             cached=[name for name in cached if name.casefold() not in taken],
             tags=[

@@ -117,11 +117,11 @@ async def serve(settings: SettingsFile, config: Config, agents: LoadedAgents) ->
             config.server.allowed_hosts,
             checks_hosts=on_loopback(sockets),
         )
-        supervisor, host, runner, containers = await _build(config, agents, origins, stack)
+        supervisor, agent_host, runner, containers = await _build(config, agents, origins, stack)
         await runner.setup()
         supervisor.start()
         try:
-            await host.start()
+            await agent_host.start()
         except ConfigError as error:
             log.critical("cannot start", reason=str(error))
             await supervisor.shut_down(0)
@@ -145,11 +145,11 @@ async def serve(settings: SettingsFile, config: Config, agents: LoadedAgents) ->
         needed = config.server.drain_timeout + config.server_pool.stop_timeout + FAREWELL
         manager.stopping("running requests finish, then model servers stop", needed)
         impatience = spawn(_hasten(signals.hurry, supervisor), name="second signal")
-        host.rest()
+        agent_host.rest()
         await supervisor.shut_down(config.server.drain_timeout)
         impatience.cancel()
         await runner.cleanup()
-        await host.stop()
+        await agent_host.stop()
     log.info("stopped")
     signals.ignore()
     return 0
@@ -199,7 +199,7 @@ async def _build(
     loaded, broken = agents
     for error in broken:
         log.error("goes without an agent", reason=str(error))
-    host = AgentHost(
+    agent_host = AgentHost(
         loaded,
         llm=models,
         http=agents_http,
@@ -208,8 +208,8 @@ async def _build(
         defaults=default_agents(config),
         skip_broken=config.skip_broken_agents,
     )
-    generate = Generate(caller, catalog, host)
-    passing = Passing(supervisor, caller, catalog, host)
+    generate = Generate(caller, catalog, agent_host)
+    passing = Passing(supervisor, caller, catalog, agent_host)
     readiness = Readiness(supervisor, config, containers.engine, daemons, monitor)
     views = Views(supervisor, catalog, observer, config, version=VERSION)
     store = OllamaStore(caller, catalog, hub, passes)
@@ -222,14 +222,14 @@ async def _build(
         views=views,
         readiness=readiness,
         ollama=ollama,
-        agents=AgentViews(host),
+        agents=AgentViews(agent_host),
         metrics=metrics,
     )
     app = make_app(handlers, origins)
     runner = make_runner(
         app, app[ACCOUNTS], most=most_connections(), write_timeout=config.server.write_timeout
     )
-    return supervisor, host, runner, containers
+    return supervisor, agent_host, runner, containers
 
 
 def _may_be_asked(config: Config, hub: Hub, name: str) -> bool:

@@ -13,7 +13,7 @@ from agents.errors import ModelCallError
 from agents.events import AnswerFailed, Done, Event, Usage
 from agents.llm import ModelInfo
 from proxy.answers import translate
-from proxy.answers.call import ModelCaller, Question, post
+from proxy.answers.call import ModelCaller, UpstreamRequest, post
 from proxy.answers.embed import collect_vectors, vectors_question
 from proxy.apis.answer_json import UnreadableError, reader
 from proxy.apis.codec import Decoder
@@ -134,7 +134,7 @@ class Models:
             if known.api != "llama.cpp":
                 message = f"model {model!r} is served by {known.api}, which does not rerank"
                 raise ApiError(400, message, code="not_supported")
-            question = Question(known.name, partial(post, exchange, "/v1/rerank", body))
+            question = UpstreamRequest(known.name, partial(post, exchange, "/v1/rerank", body))
             async with self._caller.call(exchange, question) as call:
                 ranking = await call.collect()
         except ApiError as error:

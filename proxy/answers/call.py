@@ -13,7 +13,7 @@ from actors.messages import ServerAddress
 from actors.scheduler.lifecycle import State
 from actors.supervisor import Lease, Supervisor
 from proxy.answers.relay import BodyCollector
-from proxy.apis.codec import Endpoint, Server
+from proxy.apis.codec import Endpoint, ServerApi
 from proxy.apis.durations import keep_alive
 from proxy.apis.failures import to_api_error
 from proxy.apis.fields import FieldError
@@ -79,8 +79,8 @@ class Conversation(msgspec.Struct, frozen=True):
             raise invalid_field(error) from None
 
 
-class Question(msgspec.Struct, frozen=True):
-    """What is asked of a model.
+class UpstreamRequest(msgspec.Struct, frozen=True):
+    """A request to a model's server, and the lease that it needs.
 
     `slot`: the work occupies one of its slots. `load`: it is loaded for that, and stays so for `keep_alive`
     seconds. `raw`: the body of the response is passed on unread, so it may have any content encoding.
@@ -94,15 +94,15 @@ class Question(msgspec.Struct, frozen=True):
     raw: bool = False
 
 
-class Call(msgspec.Struct, frozen=True):
-    """A model's server at work for a request: the lease on it, and its response."""
+class ModelCall(msgspec.Struct, frozen=True):
+    """A call of a model under way: the lease on its server, and the server's response."""
 
     exchange: Exchange
     lease: Lease
     response: UpstreamResponse
 
     @property
-    def server(self) -> Server:
+    def server(self) -> ServerApi:
         """How the server is spoken with."""
         return SERVERS[self.lease.grant.endpoint.api]
 
@@ -151,7 +151,7 @@ class ModelCaller:
         self._on_hang_up = on_hang_up
 
     @asynccontextmanager
-    async def call(self, exchange: Exchange, question: Question) -> AsyncIterator[Call]:
+    async def call(self, exchange: Exchange, question: UpstreamRequest) -> AsyncIterator[ModelCall]:
         """Lease the model, send its server the question, and yield the call. Raises `ApiError`.
 
         A server that refuses the connection died after the grant. It has not seen the request, so it is safe
@@ -173,7 +173,7 @@ class ModelCaller:
                         try:
                             if not question.raw:
                                 _refuse_encoded(response)
-                            yield Call(exchange, lease, response)
+                            yield ModelCall(exchange, lease, response)
                         finally:
                             self._upstream.give_back(address, response)
                         return

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from aiohttp import HttpVersion11, web
 
 from actors.runtime import spawn
-from proxy.answers.call import Call, Conversation, ModelCaller, RequestLimits, blame, broken
+from proxy.answers.call import Conversation, ModelCall, ModelCaller, RequestLimits, blame, broken
 from proxy.answers.relay import ClientStalledError, Relay
 from proxy.apis.codec import Dialect
 from proxy.errors import ApiError
@@ -41,16 +41,16 @@ class Content(Protocol):
     def patch(self) -> Callable[[bytes], bytes] | None:
         """Makes the client's bytes of a piece of the server's."""
 
-    def begin(self, relay: Relay, call: Call) -> None:
+    def begin(self, relay: Relay, call: ModelCall) -> None:
         """Write what has come already, and attach the relay to the response."""
 
-    def end(self, relay: Relay, call: Call) -> None:
+    def end(self, relay: Relay, call: ModelCall) -> None:
         """Write the rest, when all has come. Raises `ApiError` for what the client must be told."""
 
     def is_whole(self, relay: Relay) -> bool:
         """Whether a client that leaves now has its whole answer."""
 
-    def account(self, relay: Relay, call: Call) -> None:
+    def account(self, relay: Relay, call: ModelCall) -> None:
         """Tell the exchange what the answer says of itself, however it ended."""
 
 
@@ -128,7 +128,7 @@ class ClientStream:
         if self._request.transport is not None and not self._request.transport.is_closing():
             await self.head.write_eof()
 
-    async def relay(self, call: Call, content: Content) -> None:
+    async def relay(self, call: ModelCall, content: Content) -> None:
         """Pass a model server's answer on as it comes, from its begin to its end or its error."""
         await self.begin()
         chunked = self.head.headers.get("Transfer-Encoding") == "chunked"

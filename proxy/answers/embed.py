@@ -8,7 +8,15 @@ from aiohttp import web
 from actors.messages import ServerAddress
 from agents.events import AnswerFailed
 from proxy.answers import unchanged
-from proxy.answers.call import Call, Conversation, ModelCaller, Question, invalid_field, named, post
+from proxy.answers.call import (
+    Conversation,
+    ModelCall,
+    ModelCaller,
+    UpstreamRequest,
+    invalid_field,
+    named,
+    post,
+)
 from proxy.answers.translate import answer_context
 from proxy.answers.whole import json_response
 from proxy.apis.codec import Embedder
@@ -43,17 +51,17 @@ async def answer(caller: ModelCaller, conversation: Conversation, embedder: Embe
     return json_response(msgspec.json.encode(told))
 
 
-def vectors_question(exchange: Exchange, model: str, embed: Embed) -> Question:
+def vectors_question(exchange: Exchange, model: str, embed: Embed) -> UpstreamRequest:
     """A request for embeddings in the API of the leased server."""
 
     def render(address: ServerAddress) -> bytes:
         path, body = SERVERS[address.api].embed(embed, address)
         return post(exchange, path, body, address)
 
-    return Question(model, render, keep_alive=embed.keep_alive)
+    return UpstreamRequest(model, render, keep_alive=embed.keep_alive)
 
 
-async def collect_vectors(call: Call, wanted: int) -> Embeddings:
+async def collect_vectors(call: ModelCall, wanted: int) -> Embeddings:
     """The vectors of so many texts. Raises `ApiError`, or `BadAnswerError` if there are more or less."""
     vectors = call.server.decode_embeddings(await call.collect())
     if isinstance(vectors, AnswerFailed):

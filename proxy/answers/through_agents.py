@@ -16,7 +16,7 @@ from agents.events import AnswerFailed, Done, Event
 from agents.host.host import AgentHost
 from agents.host.pipeline import Run
 from proxy.answers import translate
-from proxy.answers.call import Call, Conversation, ModelCaller, Question
+from proxy.answers.call import Conversation, ModelCall, ModelCaller, UpstreamRequest
 from proxy.answers.client_stream import AnswerOverError, ClientStream
 from proxy.answers.guards import of_agent, refuse_to_go_around
 from proxy.answers.translate import Translation
@@ -114,7 +114,7 @@ class AgentAnswers:
             encoder = translate.encoder_of(exchange, codec, run.chat)
             await translate.relay(stream, call, encoder, _Filtered(call, run))
 
-    async def _question(self, exchange: Exchange, chat: Chat) -> Question:
+    async def _question(self, exchange: Exchange, chat: Chat) -> UpstreamRequest:
         known = await self._catalog.find(chat.model)
         return translate.chat_question(exchange, known.name, chat)
 
@@ -122,7 +122,7 @@ class AgentAnswers:
 class _Filtered:
     """A decoder whose events go through the agents. When they end the answer early, its server is left."""
 
-    def __init__(self, call: Call, run: Run) -> None:
+    def __init__(self, call: ModelCall, run: Run) -> None:
         self._decoder: Decoder = translate.decoder_of(call)
         self._run = run
         self._response: UpstreamResponse = call.response

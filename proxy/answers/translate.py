@@ -10,10 +10,10 @@ from actors.messages import ServerAddress
 from agents.chat import Chat
 from agents.events import Answer, AnswerCollector, AnswerFailed, AnswerStarted, Done, Event, Usage
 from proxy.answers.call import (
-    Call,
     Conversation,
+    ModelCall,
     ModelCaller,
-    Question,
+    UpstreamRequest,
     broken_off,
     invalid_field,
     named,
@@ -72,7 +72,7 @@ def decode(codec: Codec, body: bytes) -> Request:
         raise invalid_field(error) from None
 
 
-def chat_question(exchange: Exchange, model: str, chat: Request) -> Question:
+def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequest:
     """A chat in the API of the leased server; `ApiError`, once it is leased, for what that API cannot say."""
 
     def render(address: ServerAddress) -> bytes:
@@ -82,7 +82,7 @@ def chat_question(exchange: Exchange, model: str, chat: Request) -> Question:
             raise invalid_field(error) from None
         return post(exchange, path, body, address)
 
-    return Question(model, render, keep_alive=chat.keep_alive)
+    return UpstreamRequest(model, render, keep_alive=chat.keep_alive)
 
 
 # Answers
@@ -104,7 +104,7 @@ def encoder_of(exchange: Exchange, codec: Codec, chat: Request) -> Encoder:
     return codec.encoder(answer_context(exchange, chat.model, include_usage=chat.include_usage))
 
 
-def decoder_of(call: Call) -> Decoder:
+def decoder_of(call: ModelCall) -> Decoder:
     """What reads the granted server's stream."""
     return _Naming(call.server.decoder(call.exchange.request_id), call.exchange)
 
@@ -198,22 +198,22 @@ class _Translated:
     def patch(self, payload: bytes) -> bytes:
         return self._translation.encode(self._decoder.feed(payload))
 
-    def begin(self, relay: Relay, call: Call) -> None:
+    def begin(self, relay: Relay, call: ModelCall) -> None:
         relay.end_with(self._first)
         call.response.attach(relay.feed)
 
-    def end(self, relay: Relay, _call: Call) -> None:
+    def end(self, relay: Relay, _call: ModelCall) -> None:
         relay.end_with(self._translation.encode(self._decoder.end()))
 
     def is_whole(self, _relay: Relay) -> bool:
         return self._translation.is_complete
 
-    def account(self, _relay: Relay, call: Call) -> None:
+    def account(self, _relay: Relay, call: ModelCall) -> None:
         if (error := self._translation.account(call.exchange)) is not None:
             call.lease.served = error.status < 500
 
 
-async def relay(stream: ClientStream, call: Call, encoder: Encoder, decoder: Decoder) -> None:
+async def relay(stream: ClientStream, call: ModelCall, encoder: Encoder, decoder: Decoder) -> None:
     """Stream a model's answer to the client, which waits until there is something to tell."""
     await call.check_stream()
     translation = Translation(encoder)
@@ -222,7 +222,7 @@ async def relay(stream: ClientStream, call: Call, encoder: Encoder, decoder: Dec
     await stream.relay(call, _Translated(translation, decoder, translation.open()))
 
 
-async def gather(call: Call, decoder: Decoder, take: Callable[[Event], None]) -> None:
+async def gather(call: ModelCall, decoder: Decoder, take: Callable[[Event], None]) -> None:
     """Take all the events of an answer, or as many as the decoder wants."""
     await call.check_stream()
 

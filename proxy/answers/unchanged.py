@@ -9,11 +9,11 @@ from aiohttp import web
 from actors.messages import ServerAddress
 from actors.model_names import ollama_name
 from proxy.answers.call import (
-    Call,
     Conversation,
+    ModelCall,
     ModelCaller,
-    Question,
     RenderRequest,
+    UpstreamRequest,
     broken_off,
     named,
     post,
@@ -47,13 +47,13 @@ class Unchanged(msgspec.Struct, frozen=True):
     patch: Callable[[bytes], bytes] | None = None
     api_end: End | None = None
 
-    def begin(self, relay: Relay, call: Call) -> None:
+    def begin(self, relay: Relay, call: ModelCall) -> None:
         """From socket to socket, where nothing is to be done."""
         if self.first:
             relay.feed(self.first, None)
         call.response.attach(relay.feed, relay)
 
-    def end(self, relay: Relay, call: Call) -> None:
+    def end(self, relay: Relay, call: ModelCall) -> None:
         """Look at the last events, once a stream. Raises `ApiError` for what the client must be told."""
         if self.api_end is None:
             return
@@ -71,7 +71,7 @@ class Unchanged(msgspec.Struct, frozen=True):
         """Whether its end has come; without an `api_end` that of any API."""
         return is_whole(relay.tail, ENDS if self.api_end is None else (self.api_end,))
 
-    def account(self, relay: Relay, call: Call) -> None:
+    def account(self, relay: Relay, call: ModelCall) -> None:
         """Tokens, as the server counts them."""
         call.exchange.tokens = count_tokens(self.first[:4096], relay.tail)
 
@@ -94,7 +94,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
             if endpoint.usage_option:
                 fields["stream_options"] = b'{"include_usage":true}'
         body = with_fields(body, fields)
-    question = Question(
+    question = UpstreamRequest(
         conversation.known.name,
         _body_renderer(conversation, body),
         slot=endpoint.slot,
@@ -111,7 +111,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
 
 
 async def _relay(
-    stream: ClientStream, caller: ModelCaller, conversation: Conversation, question: Question
+    stream: ClientStream, caller: ModelCaller, conversation: Conversation, question: UpstreamRequest
 ) -> None:
     endpoint = conversation.endpoint
     async with caller.call(conversation.exchange, question) as call:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from aiohttp import web
 
-from proxy.answers.call import Call, broken_off
+from proxy.answers.call import ModelCall, broken_off
 from proxy.answers.relay import count_tokens, is_event_stream
 from proxy.apis.answer_json import UnreadableError, reader
 from proxy.apis.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
@@ -30,7 +30,7 @@ def json_response(body: bytes) -> web.Response:
 
 
 async def pass_whole(
-    call: Call, kinds: tuple[type, ...] = (dict,), end: End | None = None
+    call: ModelCall, kinds: tuple[type, ...] = (dict,), end: End | None = None
 ) -> web.StreamResponse:
     """Pass on an answer that is no stream; an error is put into the client's dialect.
 
@@ -51,7 +51,7 @@ async def pass_whole(
     return web.Response(status=head.status, body=body, headers={"Content-Type": content_type})
 
 
-def _check_json(call: Call, body: bytes, kinds: tuple[type, ...], end: End | None) -> None:
+def _check_json(call: ModelCall, body: bytes, kinds: tuple[type, ...], end: End | None) -> None:
     head = call.response.head
     begin, last = body[:1024].lstrip(), body[-1024:].rstrip()
     if not begin:
@@ -77,7 +77,7 @@ _KINDS: dict[type, str] = {dict: "object", list: "list"}
 _read_list = reader(list[msgspec.Raw])
 
 
-async def assemble_whole(call: Call, assembler: Assembler) -> web.StreamResponse:
+async def assemble_whole(call: ModelCall, assembler: Assembler) -> web.StreamResponse:
     """Make the whole answer of a stream. Raises `BadAnswerError` if it is none."""
     exchange, response = call.exchange, call.response
     splitter = EventSplitter() if is_event_stream(response.head) else _Lines()

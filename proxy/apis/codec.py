@@ -93,7 +93,7 @@ class Embedder(msgspec.Struct, frozen=True, kw_only=True):
     encode_answer: Callable[[Embeddings, Embed, AnswerContext, float], Json]
 
 
-class Server(msgspec.Struct, frozen=True, kw_only=True):
+class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
     """How a kind of model server is spoken with. `ask` and `embed` give a path and a body."""
 
     ask: Callable[[Request, ServerAddress], tuple[str, bytes]]

@@ -3,7 +3,7 @@
 from actors.messages import Api
 from proxy.apis.anthropic import endpoints as anthropic
 from proxy.apis.anthropic.errors import ANTHROPIC
-from proxy.apis.codec import Dialect, Server
+from proxy.apis.codec import Dialect, ServerApi
 from proxy.apis.llama_cpp import endpoints as llama_cpp
 from proxy.apis.ollama import endpoints as ollama
 from proxy.apis.ollama.errors import OLLAMA
@@ -13,7 +13,7 @@ from proxy.apis.openai.responses import RESPONSES
 
 ENDPOINTS = (*openai.ENDPOINTS, *anthropic.ENDPOINTS, *llama_cpp.ENDPOINTS, *ollama.ENDPOINTS)
 
-SERVERS: dict[Api, Server] = {"llama.cpp": llama_cpp.SERVER, "ollama": ollama.SERVER}
+SERVERS: dict[Api, ServerApi] = {"llama.cpp": llama_cpp.SERVER, "ollama": ollama.SERVER}
 
 ENDS = tuple({endpoint.end for endpoint in ENDPOINTS if endpoint.end is not None})
 """How a stream of any of these APIs ends."""

@@ -8,7 +8,7 @@ from aiohttp import HttpVersion11, web
 
 from actors.supervisor import Supervisor
 from agents.host.host import AgentHost
-from proxy.answers.call import ModelCaller, Question
+from proxy.answers.call import ModelCaller, UpstreamRequest
 from proxy.answers.client_stream import ClientStream
 from proxy.answers.guards import refuse_to_go_around
 from proxy.answers.unchanged import Unchanged
@@ -98,7 +98,7 @@ class Passing:
         known = await self._catalog.find(exchange.model)
         if slot or body:
             refuse_to_go_around(self._agents, known.name, request.path[:200])
-        question = Question(known.name, render, slot=slot, load=load, raw=True)
+        question = UpstreamRequest(known.name, render, slot=slot, load=load, raw=True)
         async with self._caller.call(exchange, question) as call:
             head = _client_head(request, exchange, call.response.head)
             stream = ClientStream(request, exchange, head, None, self._caller.limits)

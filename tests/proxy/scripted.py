@@ -276,7 +276,7 @@ def json_answer(data: object, status: str = "200 OK") -> bytes:
 # The door
 
 
-class Asked(msgspec.Struct, frozen=True):
+class LeaseRequest(msgspec.Struct, frozen=True):
     """A lease that was asked for."""
 
     model: str
@@ -292,7 +292,7 @@ class FakeSupervisor:
         self.names = {"demo": "demo", "org/demo:latest": "demo"}
         self.gate: asyncio.Event | None = None
         self.rejection: Rejection | None = None
-        self.asked: list[Asked] = []
+        self.asked: list[LeaseRequest] = []
         self.waits = asyncio.Event()
         self.left = asyncio.Event()
         """A requester has left while it waited."""
@@ -341,7 +341,7 @@ class FakeSupervisor:
     ) -> AsyncIterator[Lease]:
         assert timeout > 0
         on_ticket(1)
-        self.asked.append(Asked(model, slot, load))
+        self.asked.append(LeaseRequest(model, slot, load))
         if self.rejection is not None:
             raise RejectedError(self.rejection)
         if (name := self.resolve(model)) is None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from proxy.apis.codec import Endpoint, Server
+from proxy.apis.codec import Endpoint, ServerApi
 from proxy.apis.llama_cpp import embeddings, server
 from proxy.apis.llama_cpp.body import DetokenizeRequest, InfillRequest, TemplateRequest, TokenizeRequest
 from proxy.apis.llama_cpp.stream import END, NativeAssembler
@@ -33,7 +33,7 @@ ENDPOINTS = (
 PROBES = ("/props", "/slots")
 """GET endpoints that tell about one model, named by `?model=`."""
 
-SERVER = Server(
+SERVER = ServerApi(
     ask=lambda request, _: (server.path_of(request), server.encode_request(request)),
     decoder=lambda _: server.Decoder(),
     embed=lambda request, _: ("/v1/embeddings", embeddings.encode_request(request)),

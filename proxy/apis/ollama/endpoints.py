@@ -7,7 +7,7 @@ import msgspec
 
 from actors.messages import ServerAddress
 from agents.chat import Chat
-from proxy.apis.codec import AnswerContext, Codec, Embedder, Endpoint, Request, Server
+from proxy.apis.codec import AnswerContext, Codec, Embedder, Endpoint, Request, ServerApi
 from proxy.apis.embeddings import Embed
 from proxy.apis.ollama import answer, embeddings, failures, request, server
 from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
@@ -102,7 +102,7 @@ def _embed(asked: Embed, address: ServerAddress) -> tuple[str, bytes]:
     return "/api/embed", server.rewritten(body, address.model or asked.model, dict(address.options))
 
 
-SERVER = Server(
+SERVER = ServerApi(
     ask=_ask,
     decoder=server.Decoder,
     embed=_embed,
