@@ -133,7 +133,7 @@ def running(config: Json, folder: Path, **environment: str) -> Iterator[Gateway]
         [sys.executable, str(CHECKOUT / "run.py"), "--config", str(path), "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **environment},
+        env={**os.environ, "XDG_DATA_HOME": str(folder / "data"), **environment},
     )
     try:
         gateway = Gateway(process)

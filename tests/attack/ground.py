@@ -117,7 +117,11 @@ def launched(
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=CHECKOUT,
-            env={**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache")},
+            env={
+                **os.environ,
+                "XDG_CACHE_HOME": str(folder.parent / "cache"),
+                "XDG_DATA_HOME": str(folder / "data"),
+            },
         )
         try:
             gateway = Gateway(process, f"http://127.0.0.1:{port}", log_file)
