@@ -22,7 +22,7 @@ run: $(VENV)/installed
 setup: $(VENV)/installed-test
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

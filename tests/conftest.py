@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.effort import examples
 from tests.engines import EngineClient, default_address
@@ -23,6 +24,13 @@ Start = Callable[..., Gateway]
 SLOW = ("tests/e2e/", "tests/deploy/", "tests/actors/servers/docker/", "tests/actors/scheduler/test_planner_")
 """Where the tests are that take the longest, or that many others wait for."""
 
+ENGINE = (
+    "tests/e2e/test_docker.py",
+    "tests/actors/servers/docker/test_containers.py",
+    "tests/actors/servers/docker/test_images",
+)
+"""Where the tests with a real Docker Engine are: they count what it has."""
+
 DEMO: dict[str, Any] = {
     "path": "builtin:demo",
     "ctx_size": 16384,
@@ -33,20 +41,28 @@ DEMO: dict[str, Any] = {
 EMBED: dict[str, Any] = {"path": "builtin:demo-embed", "embeddings": True}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which puts the groups into the names
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say which tests of a parallel run go one after the other, in one process, and which come first.
+class InGroups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """A parallel run: one process has all tests of a file, and one those with a real Docker Engine.
 
-    Those of a file share its gateway; those with a real Docker Engine tell what they find there by numbers.
+    The groups of xdist's own `loadgroup` are lost with pytest 9.2.
     """
-    if not getattr(config.option, "loadgroup", False):  # which a process of `--dist loadgroup` has
-        return
-    for item in items:
-        group = "engine" if "engine" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(group))
-    # The longest first, so that none is alone at the end.
-    items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if file.startswith(ENGINE):
+            return "engine"
+        return nodeid if file == "tests/e2e/test_hung.py" else file  # each of those waits half a minute
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> InGroups:
+    """Say which tests of a parallel run go one after the other."""
+    return InGroups(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a parallel run the longest come first, so that none is alone at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
 
 
 @pytest.fixture(scope="session")

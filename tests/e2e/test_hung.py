@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.conftest import DEMO, Start
 from tests.e2e.test_failures import stand_in
@@ -37,7 +36,6 @@ def in_background(call: Any) -> tuple[threading.Thread, list[httpx.Response]]:
     return thread, answers
 
 
-@pytest.mark.xdist_group("hung, with a stream")
 def test_a_stopped_server_is_replaced_and_bars_nobody(start: Start, real_server: None) -> None:
     small = {**DEMO, "aliases": [], "parallel": 2, "ctx_size": 2048}
     small["arguments"] = [*DEMO["arguments"], "--context-shift"]
@@ -64,7 +62,6 @@ def test_a_stopped_server_is_replaced_and_bars_nobody(start: Start, real_server:
     assert pid not in gateway.servers()
 
 
-@pytest.mark.xdist_group("hung, idle")
 def test_an_idle_one_is_replaced_before_anybody_needs_it_and_flapping_loses_nothing(start: Start) -> None:
     models = {"idle": stand_in(), "paced": stand_in("paced"), "loading": stand_in("slow-load")}
     gateway = start(models, server_pool={"health_timeout": 2.0, "stop_timeout": 0.5})
