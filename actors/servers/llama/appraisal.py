@@ -137,9 +137,9 @@ class Predictor:
             self._check_place(model, len(sizes), reach)
             found = self._look(model, files, capacity, reach)
         key = msgspec.json.encode([VERSION, found.settings, build]).decode()
-        told = msgspec.structs.replace(found.predicted, file=file, settings=key, build=build)
-        found.predicted = told
-        found.demand = self._corrected(told, len(sizes))
+        predicted = msgspec.structs.replace(found.predicted, file=file, settings=key, build=build)
+        found.predicted = predicted
+        found.demand = self._corrected(predicted, len(sizes))
         return found
 
     def _check_place(self, model: Model, gpus: int, reach: Reach | None) -> None:
