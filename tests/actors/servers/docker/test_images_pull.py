@@ -21,6 +21,8 @@ from actors.servers.docker.engine import Engine, EngineError
 from actors.servers.docker.images import ensure_image, image_id
 from tests.engines import EngineClient
 
+TRIES = 5
+"""Docker 20.10 now and then goes on with a layer although whoever asked for it has hung up."""
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -156,18 +158,32 @@ async def test_how_far_it_is(client: Engine, name: str) -> None:
 
 
 async def test_nobody_waits_for_it_any_more(client: Engine, name: str) -> None:
+    for _ in range(TRIES):
+        if await hangs_up(client, name):
+            return
+    pytest.fail(f"the engine went on with {TRIES} pulls that nobody waited for")
+
+
+async def hangs_up(client: Engine, name: str) -> bool:
+    """Whether the engine leaves the registry when the pull is cancelled."""
     registry = Registry()
     begun = asyncio.Event()
     async with serving(registry) as address:
-        pull = spawn(ensure_image(client, f"{address}/org/{name}:latest", lambda _: begun.set()), name="pull")
+        image = f"{address}/org/{name}:latest"
+        pull = spawn(ensure_image(client, image, lambda _: begun.set()), name="pull")
         async with asyncio.timeout(20):
             await begun.wait()
             await registry.halfway.wait()  # progress is told before the engine asks for the layer, too
             pull.cancel()
             with suppress(asyncio.CancelledError):
                 await pull
-            await registry.left.wait()
-        assert await image_id(client, f"{address}/org/{name}:latest") is None
+        try:
+            async with asyncio.timeout(10):
+                await registry.left.wait()
+        except TimeoutError:
+            return False
+        assert await image_id(client, image) is None
+    return True
 
 
 async def test_the_registry_has_it_not(client: Engine, name: str) -> None:
