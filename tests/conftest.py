@@ -54,6 +54,7 @@ class InGroups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         return nodeid if file == "tests/e2e/test_hung.py" else file  # each of those waits half a minute
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> InGroups:
     """Say which tests of a parallel run go one after the other."""
     return InGroups(config, log)
