@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -352,15 +353,17 @@ def test_waiting_streams_are_told_what_for(start: Start, machine: Machine, real_
     machine.tell(gpus=[{"uuid": "GPU-only", "name": "Pretended", "total": 780 * MIB}])
     pool = {"patience": 30, "min_residency": 0}
     gateway = start({"a": SMALL, "b": SMALL}, server=log_and(keepalive_interval=0.3), server_pool=pool)
-    body = {"model": "a", "messages": FOREVER, "max_tokens": 10**6, "ignore_eos": True, "stream": True}
-    with gateway.client.stream("POST", "/v1/chat/completions", json=body) as held:
-        pieces = held.iter_raw()
-        assert next(pieces)
+    long = {"messages": FOREVER, "max_tokens": 1500, "ignore_eos": True}
+    with ThreadPoolExecutor(6) as clients:
+        # Its context is full after a second or two: so there are more of them than it has slots.
+        held = [clients.submit(gateway.chat, "a", **long) for _ in range(6)]
+        until(lambda: gateway.model("a")["waiting"], "requests that wait for a slot")
         messages = [{"role": "user", "content": "hello"}]
         asked = {"model": "b", "messages": messages, "max_tokens": 4, "stream": True}
         with gateway.client.stream("POST", "/v1/chat/completions", json=asked) as waiting:
             # On a busy machine it may be said before that its header is being read.
             comment = next(line for line in waiting.iter_lines() if "make room" in line)
+    assert all(one.result().status_code == 200 for one in held)
     assert comment.startswith(": waiting for b: 'a' would have to make room, and will in ")
     assert "; place 1 in its queue, about " in comment
 
