@@ -129,9 +129,12 @@ def test_it_takes_milliseconds() -> None:
     slowest = 0.0
     for name in MODELS:
         known = shape(name)
-        began = time.process_time()
-        predict(known, LoadSettings(context=32768, parallel=4), [80 << 30])
-        slowest = max(slowest, time.process_time() - began)
+        times = []
+        for _ in range(3):  # the collector's turn, or a neighbour on the same core, is none of its time
+            began = time.process_time()
+            predict(known, LoadSettings(context=32768, parallel=4), [80 << 30])
+            times.append(time.process_time() - began)
+        slowest = max(slowest, min(times))
     assert slowest < 0.2, "a benchmark would say 0.02; this only guards against a blunder"
 
 
