@@ -316,7 +316,7 @@ async def test_fields_are_redacted(tmp_path: Path) -> None:
 
 async def test_what_is_too_deep_to_be_checked_is_refused(tmp_path: Path) -> None:
     deep: Any = "alice"
-    for _ in range(900):
+    for _ in range(5_000):
         deep = [deep]
     llm = ScriptedLLM("x")
     async with hosted(Guard, llm=llm, folder=tmp_path, config={"guard": SECRETS}) as host:
