@@ -21,6 +21,16 @@ M = TypeVar("M")
 T = TypeVar("T")
 
 
+async def occurs(event: asyncio.Event, timeout: float | None = None) -> bool:
+    """Wait for the event; false when `timeout` seconds pass first."""
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 def spawn(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
     """Start a task, keep it from being collected, and log the exception that nobody expected."""
     task = asyncio.get_running_loop().create_task(work, name=name)

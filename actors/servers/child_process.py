@@ -25,7 +25,7 @@ from actors.processes import (
     register,
     run_off_loop,
 )
-from actors.runtime import spawn
+from actors.runtime import occurs, spawn
 from actors.servers.environment import inherited
 from actors.servers.output_lines import Lines
 
@@ -116,15 +116,10 @@ class Child:
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has exited and its output is read; false when `timeout` seconds pass first."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._ended.wait()
-        except TimeoutError:
+        if not await occurs(self._ended, timeout):
             return False
         # A grandchild may hold the pipe open for ever; the last words come at once or not at all.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await self._drained.wait()
+        await occurs(self._drained, 0.5)
         return True
 
     def family(self) -> list[psutil.Process]:

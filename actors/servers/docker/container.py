@@ -6,6 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from actors.messages import KEY_VARIABLE
+from actors.runtime import occurs
 from actors.servers.docker.schema import ContainerState, Inspected, NetworkSettings
 from actors.servers.docker.spec import PORT
 from actors.servers.output_lines import Lines
@@ -52,12 +53,7 @@ class Container:
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; false when `timeout` seconds pass first."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await occurs(self._ended, timeout)
 
     async def read_last_words(self) -> None:
         """Wait until the log of one that does not run any more is read. It comes at once or not at all."""

@@ -11,7 +11,7 @@ from actors.errors import Failure, FailureKind
 from actors.messages import Figures, ServerAddress
 from actors.model_names import ollama_name
 from actors.placement.fit import Placement
-from actors.runtime import spawn
+from actors.runtime import occurs, spawn
 from actors.servers.ollama.client import OllamaError, Running, find
 from actors.servers.ollama.daemon import Daemon, Sighting
 
@@ -142,11 +142,7 @@ class OllamaServer:
 
     async def wait_exited(self, timeout: float | None = None) -> None:
         """Return when it is gone, or after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._gone.wait()
-        except TimeoutError:
-            pass
+        await occurs(self._gone, timeout)
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Unload it; returns when /api/ps no longer lists it, or after a time-out, as stuck."""
