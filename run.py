@@ -44,7 +44,7 @@ def _run(config: Path) -> int:
     from actors.commands.arguments import parse  # noqa: PLC0415
 
     options = parse(COMMANDS, config=config)
-    from proxy.process.logs import LAST_WORDS, set_up_logging  # noqa: PLC0415 (--help needs none)
+    from proxy.service.logs import LAST_WORDS, set_up_logging  # noqa: PLC0415 (--help needs none)
 
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ Shells, from the outside in:
 * `build`        the supervisor, and an actor for each model, made of the settings
 * `supervisor`   the actor that owns the planner. The front door asks it for a *lease*; it performs the
                  planner's effects and tells the model actors what to do.
-* `model`        one actor per model. It owns the model's server: starts it, waits until it is healthy,
+* `model_actor`   one actor per model. It owns the model's server: starts it, waits until it is healthy,
                  watches it, stops it, reports facts. Holds no requests.
 * `servers`      how a server comes to run: a process, a container, a model in an Ollama daemon
 * `hub`          models by repository: lists, downloads, the cache
@@ -18,11 +18,11 @@ Decisions and knowledge:
 * `gpu`          what is measured of the GPUs and of each load, and what was learned
 * `placement`    pure. The ways to run a model, where one fits, who has what memory
 * `memory`       pure. What a model will take, in bytes per device
-* `settings`     config.yaml becomes a `Config`: all faults by line, secrets masked
+* `config`       the schema of config.yaml, and how the file is read: all faults by line, secrets masked
 
 Leaves:
 
-* `messages`, `errors`, `config`  the vocabulary, the values that say no, the schema of the settings
+* `messages`, `errors`  the vocabulary, the values that say no
 * `runtime`      the actor's mailbox loop, and `spawn`, the only way to start a task
 * `model_names`  what `org/repo:variant` means, and which files of a repository
 * `progress`     how far a download is

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import aiohttp
 
-from actors.config import Config, Model, OllamaModel
+from actors.config.schema import Config, Model, OllamaModel
 from actors.gpu.observer import Observer
 from actors.hub.hub import Hub
-from actors.model import ModelActor
+from actors.model_actor import ModelActor
 from actors.model_names import ollama_name, parse_name
 from actors.processes import is_alive, owner_mark
-from actors.scheduler.models import ModelSpec, Policy
+from actors.scheduler.model_states import ModelSpec, Policy
 from actors.scheduler.planner import Planner
 from actors.servers import Backend
 from actors.servers.docker.backend import DockerBackend

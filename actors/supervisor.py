@@ -42,12 +42,12 @@ from actors.messages import (
     StopServer,
     Tick,
 )
-from actors.model import ModelActor
+from actors.model_actor import ModelActor
 from actors.placement.ledger import Ledger
 from actors.progress import Progress
 from actors.runtime import Actor, spawn
 from actors.scheduler.explain import explain
-from actors.scheduler.models import ModelSpec, ModelStatus, Outlook
+from actors.scheduler.model_states import ModelSpec, ModelStatus, Outlook
 from actors.scheduler.planner import SAMPLE_WAIT, Planner
 
 log = structlog.get_logger("supervisor")

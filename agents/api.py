@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, T
 
 import msgspec
 
-from actors.config import FilePath, Secret
+from actors.config.schema import FilePath, Secret
 from agents.chat import Chat, Message
 from agents.errors import AgentError, BudgetError, DeniedError, ModelCallError
 from agents.events import Answer, AnswerFailed, Done, Event, Extra, Finish, Text, Usage

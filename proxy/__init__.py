@@ -12,12 +12,12 @@ The rooms, along a request's way:
 
 What they share:
 
-* `models`       which models there are, under which names, and what their servers speak
-* `model_cards`  what is told of a model's file
+* `catalog`      which models there are, under which names, and what their servers speak
+* `model_cards`  facts of a model's file, as clients see them
 * `exchange`     one request and what became of it, accounted in one place
 * `errors`       what goes wrong, as a client is told
 * `metrics`      what Prometheus asks for
-* `process`      the process around it: log, signals, the service manager
+* `service`      the process around it: log, signals, the service manager
 
 Who calls whom: `app` -> `handlers.generate`, which chooses a way of `answers` -> `answers.call` ->
 `Supervisor.lease` and `wire.upstream`, then `answers.client_stream` -> `answers.relay` -> the client's

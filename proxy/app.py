@@ -7,7 +7,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from proxy.apis.codec import Endpoint
+from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
 from proxy.apis.table import ENDPOINTS, dialect_of
 from proxy.door.bodies import BODIES, Bodies

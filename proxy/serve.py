@@ -16,8 +16,9 @@ from aiohttp import web
 
 from actors.build import make_containers, make_supervisor, uses_containers
 from actors.commands.arguments import VERSION
-from actors.commands.configuration import read, tell
-from actors.config import Config, authority
+from actors.commands.effective_config import read, tell
+from actors.config.file import ConfigFile
+from actors.config.schema import Config, authority
 from actors.errors import ConfigError
 from actors.folders import cache_folder, data_folder, unwritable
 from actors.gpu.calibration import CALIBRATION, Calibration
@@ -32,7 +33,6 @@ from actors.servers.docker.containers import Containers
 from actors.servers.llama.appraisal import forgive_lost
 from actors.servers.llama.command import build_of_pool
 from actors.servers.ollama.daemons import Daemons
-from actors.settings.file import SettingsFile
 from actors.supervisor import Supervisor
 from agents.host.check import LoadedAgents, look, look_ahead
 from agents.host.host import AgentHost
@@ -40,6 +40,7 @@ from agents.host.settings import default_agents
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import ACCOUNTS, Handlers, make_app
+from proxy.catalog import Catalog
 from proxy.door.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
 from proxy.door.origins import Origins
 from proxy.handlers.agents import AgentViews
@@ -50,10 +51,9 @@ from proxy.handlers.ollama_store import OllamaStore
 from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness, needed_folders
 from proxy.metrics import Metrics
-from proxy.models import Catalog
-from proxy.process.logs import LAST_WORDS, set_up_logging, take_over_output
-from proxy.process.service_manager import ServiceManager
-from proxy.process.signals import Signals
+from proxy.service.logs import LAST_WORDS, set_up_logging, take_over_output
+from proxy.service.service_manager import ServiceManager
+from proxy.service.signals import Signals
 from proxy.wire.upstream import Upstream
 
 GC_THRESHOLDS = (50_000, 20, 20)
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         writer.close(LAST_WORDS)
 
 
-def _serve(settings: SettingsFile, config: Config, agents: LoadedAgents) -> int:
+def _serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> int:
     """Run `serve` on an event loop."""
     try:
         import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
@@ -94,7 +94,7 @@ def _serve(settings: SettingsFile, config: Config, agents: LoadedAgents) -> int:
         return 1
 
 
-async def serve(settings: SettingsFile, config: Config, agents: LoadedAgents) -> int:
+async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; then drain, stop the model servers, and return 0.
 
     A second SIGTERM or SIGINT ends the drain.

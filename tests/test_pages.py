@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from actors.config import Config
-from actors.settings.file import parse_config
+from actors.config.file import parse_config
+from actors.config.schema import Config
 from proxy.apis.table import ENDPOINTS
 from proxy.errors import REJECTIONS
 from tests.gateway import CHECKOUT

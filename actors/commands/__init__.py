@@ -1,7 +1,7 @@
 """The commands of `run.py` that need no gateway, and what all of its commands share.
 
 * `arguments`      the command line: common options, and each command's own
-* `configuration`  the configuration that it names
+* `effective_config`  the configuration that it names, with the options that override it
 * `plan`           `run.py plan` and `GET /admin/plan`: where a model would go, and what it would take
 * `pull`, `models`, `remove`  `run.py pull | models | rm`
 * `hub_names`      the model of a hub that an argument names

@@ -2,7 +2,7 @@
 
 import argparse
 
-from actors.config import Config
+from actors.config.schema import Config
 from actors.model_names import HubName, parse_name
 from actors.terminal import complain
 

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from actors.config import Config, documented_keys
+from actors.config.file import parse_config
+from actors.config.masking import mask_text
+from actors.config.schema import Config, documented_keys
 from actors.errors import ConfigError
 from actors.model_names import parse_name
-from actors.settings.file import parse_config
-from actors.settings.masking import mask_text
 from actors.terminal import complain, say
 
 ELSEWHERE = {

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from actors.commands.configuration import read_sound
-from actors.config import BUILTIN
+from actors.commands.effective_config import read_sound
+from actors.config.schema import BUILTIN
 from actors.hub.cache import cache_of
 from actors.memory.gguf import HeaderError, read_model
 from actors.progress import readable_size

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from actors.commands.configuration import read_sound
-from actors.config import BUILTIN, Config, Model, authority
+from actors.commands.effective_config import read_sound
+from actors.config.schema import BUILTIN, Config, Model, authority
 from actors.demo.model import demo_path, is_whole_demo
 from actors.errors import ConfigError
 from actors.folders import cache_folder
@@ -29,7 +29,7 @@ from actors.placement.ledger import Device
 from actors.placement.options import MIB
 from actors.progress import readable_size
 from actors.scheduler.explain import explain, in_words
-from actors.scheduler.models import ModelSpec, Policy
+from actors.scheduler.model_states import ModelSpec, Policy
 from actors.scheduler.planner import Planner
 from actors.servers import StartError
 from actors.servers.llama.appraisal import Appraisal, Predictor

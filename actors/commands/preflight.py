@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from actors.config import BUILTIN, Config, Model, ServerPool
+from actors.config.masking import shown
+from actors.config.schema import BUILTIN, Config, Model, ServerPool
 from actors.demo.model import CONTEXT
 from actors.errors import ConfigError, Failure, Fault
 from actors.gpu.calibration import Calibration
@@ -29,7 +30,6 @@ from actors.servers.llama.appraisal import Predictor
 from actors.servers.llama.command import EMBEDDED, command_words, find_command, runs_in_container
 from actors.servers.llama.devices import Reach, key_of, reach_of
 from actors.servers.llama.embedded import unknown_flag
-from actors.settings.masking import shown
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -6,9 +6,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from actors.commands.configuration import read_sound
+from actors.commands.effective_config import read_sound
 from actors.commands.hub_names import add_arguments, look_up
-from actors.config import Config
+from actors.config.schema import Config
 from actors.hub.download import HubError, download_session
 from actors.hub.hub import Hub
 from actors.progress import Progress

@@ -2,7 +2,7 @@
 
 import argparse
 
-from actors.commands.configuration import read_sound
+from actors.commands.effective_config import read_sound
 from actors.commands.hub_names import add_arguments, look_up
 from actors.hub.cache import cache_of
 from actors.model_names import NoSuchVariantError

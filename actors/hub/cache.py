@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from actors.config import HubSettings
+from actors.config.schema import HubSettings
 from actors.model_names import Choice, HubName, NoSuchVariantError, RepoFile, choices, choose
 
 PREFIX = "models--"

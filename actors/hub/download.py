@@ -21,8 +21,8 @@ import msgspec
 import structlog
 from filelock import FileLock, Timeout
 
+from actors.config.masking import mask_text
 from actors.errors import Failure, FailureKind
-from actors.settings.masking import mask_text
 from actors.terminal import printable
 
 log = structlog.get_logger("hub")

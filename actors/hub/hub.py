@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 import structlog
 
-from actors.config import HubSettings
+from actors.config.schema import HubSettings
 from actors.hub.cache import CachedModel, ModelFiles, cache_of
 from actors.hub.download import DownloadSource, HubError, download, failed
 from actors.hub.site import RepoListing, Site

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from actors.config import HubSettings
+from actors.config.schema import HubSettings
 from actors.errors import UNREADABLE
 from actors.hub.download import REASON_LIMIT, SILENCE_LIMIT, DownloadSource, HubError, failed
 from actors.memory.gguf import Header, HeaderError, read_header

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from actors.config import Strategy
+from actors.config.schema import Strategy
 from actors.placement.options import MIB, Option
 
 

@@ -3,7 +3,7 @@
 * `planner`    `handle(event, now) -> effects`: who is granted, what is started and stopped
 * `allocator`  where a model goes, and who makes room for it
 * `promotion`  when a model that runs in a worse way is moved to a better place
-* `models`     what the planner knows of each model, and its policy
+* `model_states`  what the planner knows of each model, and its policy
 * `tickets`    everybody who waits, by number and by deadline
 * `lifecycle`  the one table of a model's states
 * `explain`    a decision in figures and words

@@ -25,7 +25,7 @@ from actors.placement.fit import Placement, Share, fit, mib
 from actors.placement.ledger import Ledger
 from actors.placement.options import Demand, Option
 from actors.scheduler.lifecycle import RUNNING, State
-from actors.scheduler.models import ModelState, Policy
+from actors.scheduler.model_states import ModelState, Policy
 
 STAY = 6.0
 """A model in demand stays for so many times the seconds that its swap costs: few of them go to swaps."""

@@ -7,7 +7,7 @@ from actors.placement.fit import Placement
 from actors.placement.ledger import Ledger
 from actors.placement.options import MIB, Demand
 from actors.scheduler.allocator import Decision, MakeRoom, Refuse, Seat, Wait
-from actors.scheduler.models import ModelState
+from actors.scheduler.model_states import ModelState
 
 COMPONENTS = ("weights", "kv", "compute", "output")
 

@@ -61,7 +61,7 @@ from actors.placement.ledger import LAG, Holding, Ledger
 from actors.placement.options import Demand
 from actors.scheduler.allocator import Allocator, Decision, MakeRoom, Refuse, Seat, Wait
 from actors.scheduler.lifecycle import RUNNING, Move, State
-from actors.scheduler.models import ModelSpec, ModelState, ModelStatus, Outlook, Policy, Roster, Ticket
+from actors.scheduler.model_states import ModelSpec, ModelState, ModelStatus, Outlook, Policy, Roster, Ticket
 from actors.scheduler.promotion import SETTLED, due, is_better, is_stuck
 from actors.scheduler.tickets import TicketQueue
 

@@ -17,7 +17,7 @@ from actors.placement.fit import Placement
 from actors.placement.ledger import Holding
 from actors.placement.options import Demand, Option
 from actors.scheduler.lifecycle import State
-from actors.scheduler.models import ModelState
+from actors.scheduler.model_states import ModelState
 
 BREATH = 0.5
 """Seconds without a request, at least, after which a model that works a lot counts as idle."""

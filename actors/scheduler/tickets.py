@@ -4,7 +4,7 @@ import heapq
 import math
 from collections.abc import Iterator
 
-from actors.scheduler.models import Ticket
+from actors.scheduler.model_states import Ticket
 
 
 class TicketQueue:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import aiohttp
 
-from actors.config import authority
+from actors.config.schema import authority
 from actors.messages import ServerAddress
 
 _DENIED = (401, 403)

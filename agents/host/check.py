@@ -8,12 +8,12 @@ import msgspec
 import structlog
 import yaml
 
-from actors.commands.configuration import read, tell
+from actors.commands.effective_config import read, tell
 from actors.commands.preflight import look_at_models, look_at_pool
-from actors.config import Config
+from actors.config.file import ConfigFile
+from actors.config.schema import Config
 from actors.errors import ConfigError, Fault
 from actors.messages import Unusable
-from actors.settings.file import SettingsFile
 from actors.supervisor import Supervisor
 from actors.terminal import printable, say
 from agents.host.discovery import BrokenAgentError, Loaded, load_agents
@@ -30,7 +30,7 @@ class Checked(msgspec.Struct):
     faults: list[Fault]
 
 
-def look(settings: SettingsFile, config: Config) -> Checked:
+def look(settings: ConfigFile, config: Config) -> Checked:
     """Load the agents, and find what keeps the gateway from serving, beside the faults of `settings`."""
     faults = look_at_pool(config)
     try:
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if tell(settings.report(_found_in_models(config, []))) else 0
 
 
-async def look_ahead(settings: SettingsFile, config: Config, supervisor: Supervisor) -> None:
+async def look_ahead(settings: ConfigFile, config: Config, supervisor: Supervisor) -> None:
     """Tell the log and the supervisor which models cannot be used, while the others are served."""
     devices = list(supervisor.ledger.devices.values())
     for finding in await asyncio.to_thread(look_at_models, config, devices):
@@ -73,7 +73,7 @@ def _found_in_models(config: Config, faults: Iterable[Fault]) -> list[Fault]:
     return [found.fault for found in look_at_models(msgspec.structs.replace(config, llama_cpp=section))]
 
 
-def _as_yaml(settings: SettingsFile, config: Config) -> str:
+def _as_yaml(settings: ConfigFile, config: Config) -> str:
     """The configuration as a file that can be loaded; it escapes what could steer a terminal."""
     shown = settings.shown(config)
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip()

@@ -3,11 +3,11 @@
 import argparse
 from typing import Any
 
-from actors.commands.configuration import read_sound
-from actors.config import Config
+from actors.commands.effective_config import read_sound
+from actors.config.fields import plain
+from actors.config.masking import masked
+from actors.config.schema import Config
 from actors.errors import ConfigError
-from actors.settings.fields import plain
-from actors.settings.masking import masked
 from actors.terminal import complain, printable, say
 from agents.host.discovery import BrokenAgentError, sources
 from agents.host.host import describe_agent

@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from actors.config import Config
+from actors.config.fields import Fields
+from actors.config.schema import Config
 from actors.errors import ConfigError, Fault
-from actors.settings.fields import Fields
 from agents.api import Agent, AgentConfig
 from agents.host.commands import NAME
 from agents.host.settings import OLDER_NAMES, read_agents

@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from actors.config import Config
+from actors.config.masking import shown
+from actors.config.schema import Config
 from actors.errors import ConfigError, Fault
-from actors.settings.masking import shown
 from agents.host.commands import NAME
 
 OLDER_NAMES = {"gpu": "vram"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from actors.commands.configuration import read_sound
+from actors.commands.effective_config import read_sound
 from actors.folders import data_folder
 from actors.terminal import complain, printable, say
 from agents.rag.agent import INDEX

@@ -12,11 +12,11 @@ The ways, each with a function `answer`, of which `handlers.generate` chooses on
 * `unchanged`       the server speaks the client's API
 * `translate`       it speaks another one: through events
 * `embed`           vectors
-* `load`            no answer, but a model that is loaded, or gone
+* `load_only`       no answer, but a model that is loaded, or gone
 * `through_agents`  the request has agents
 
 Around agents:
 
-* `guards`          what they forbid
+* `agent_guards`    what they forbid
 * `agent_calls`     the models, as agents call them
 """

@@ -16,12 +16,12 @@ from proxy.answers import translate
 from proxy.answers.call import ModelCaller, UpstreamRequest, post
 from proxy.answers.embed import collect_vectors, vectors_question
 from proxy.apis.answer_json import UnreadableError, reader
-from proxy.apis.codec import Decoder
 from proxy.apis.embeddings import Embed
-from proxy.apis.failures import of_api_error, to_api_error
+from proxy.apis.interface import Decoder
+from proxy.apis.server_errors import of_api_error, to_api_error
+from proxy.catalog import Catalog
 from proxy.errors import ApiError
 from proxy.exchange import Account, Exchange, request_id_of
-from proxy.models import Catalog
 from proxy.wire.upstream_connection import UpstreamResponse
 
 AHEAD = 256

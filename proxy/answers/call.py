@@ -13,16 +13,16 @@ from actors.messages import ServerAddress
 from actors.scheduler.lifecycle import State
 from actors.supervisor import Lease, Supervisor
 from proxy.answers.relay import BodyCollector
-from proxy.apis.codec import Endpoint, ServerApi
 from proxy.apis.durations import keep_alive
-from proxy.apis.failures import to_api_error
 from proxy.apis.fields import FieldError
+from proxy.apis.interface import Endpoint, ServerApi
 from proxy.apis.ollama.body import OllamaRequest
 from proxy.apis.requests import ModelRequest
+from proxy.apis.server_errors import to_api_error
 from proxy.apis.table import SERVERS
+from proxy.catalog import Known
 from proxy.errors import ApiError, from_rejection
 from proxy.exchange import Exchange
-from proxy.models import Known
 from proxy.wire.http1 import length_of
 from proxy.wire.sse import EventTooLongError
 from proxy.wire.upstream import Upstream, render_request

@@ -16,7 +16,7 @@ from aiohttp import HttpVersion11, web
 from actors.runtime import spawn
 from proxy.answers.call import Conversation, ModelCall, ModelCaller, RequestLimits, blame, broken
 from proxy.answers.relay import ClientStalledError, Relay
-from proxy.apis.codec import Dialect
+from proxy.apis.interface import Dialect
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.wire.sse import EventTooLongError

@@ -19,10 +19,10 @@ from proxy.answers.call import (
 )
 from proxy.answers.translate import answer_context
 from proxy.answers.whole import json_response
-from proxy.apis.codec import Embedder
 from proxy.apis.embeddings import Embed, Embeddings, shortened
-from proxy.apis.failures import to_api_error
 from proxy.apis.fields import FieldError
+from proxy.apis.interface import Embedder
+from proxy.apis.server_errors import to_api_error
 from proxy.apis.table import SERVERS
 from proxy.exchange import Exchange
 from proxy.wire.upstream_connection import BadAnswerError

@@ -16,16 +16,16 @@ from agents.events import AnswerFailed, Done, Event
 from agents.host.host import AgentHost
 from agents.host.pipeline import Run
 from proxy.answers import translate
+from proxy.answers.agent_guards import of_agent, refuse_to_go_around
 from proxy.answers.call import Conversation, ModelCall, ModelCaller, UpstreamRequest
 from proxy.answers.client_stream import AnswerOverError, ClientStream
-from proxy.answers.guards import of_agent, refuse_to_go_around
 from proxy.answers.translate import Translation
-from proxy.apis.codec import Codec, Decoder, Encoder
-from proxy.apis.failures import to_api_error
+from proxy.apis.interface import Codec, Decoder, Encoder
+from proxy.apis.server_errors import to_api_error
+from proxy.catalog import Catalog
 from proxy.door.bodies import LARGE
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
-from proxy.models import Catalog
 from proxy.wire.upstream_connection import UpstreamResponse
 
 AGENTS_HEADER = "X-Agents"

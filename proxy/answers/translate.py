@@ -22,9 +22,9 @@ from proxy.answers.call import (
 from proxy.answers.client_stream import AnswerOverError, ClientStream
 from proxy.answers.relay import Relay
 from proxy.answers.whole import json_response
-from proxy.apis.codec import AnswerContext, Codec, Decoder, Encoder, Request
-from proxy.apis.failures import of_api_error, to_api_error
 from proxy.apis.fields import FieldError
+from proxy.apis.interface import AnswerContext, Codec, Decoder, Encoder, Request
+from proxy.apis.server_errors import of_api_error, to_api_error
 from proxy.apis.table import SERVERS
 from proxy.door.bodies import breathe
 from proxy.errors import ApiError

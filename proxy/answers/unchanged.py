@@ -24,11 +24,11 @@ from proxy.answers.whole import PROGRESS, assemble_whole, pass_whole
 from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.assemble import Assembler
 from proxy.apis.endings import End, is_whole, outcome
-from proxy.apis.failures import to_api_error
 from proxy.apis.llama_cpp.stream import END
 from proxy.apis.ollama.server import rewritten
-from proxy.apis.openai.failures import upstream_error
+from proxy.apis.openai.server_errors import upstream_error
 from proxy.apis.requests import with_fields
+from proxy.apis.server_errors import to_api_error
 from proxy.apis.table import ENDS
 from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
 from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse

@@ -10,8 +10,8 @@ from proxy.answers.relay import count_tokens, is_event_stream
 from proxy.apis.answer_json import UnreadableError, reader
 from proxy.apis.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
 from proxy.apis.endings import End, Last, read_last
-from proxy.apis.failures import to_api_error
-from proxy.apis.openai.failures import upstream_error
+from proxy.apis.openai.server_errors import upstream_error
+from proxy.apis.server_errors import to_api_error
 from proxy.wire.ndjson import LineSplitter
 from proxy.wire.sse import EventSplitter, EventTooLongError, ServerSentEvent
 from proxy.wire.upstream_connection import BadAnswerError

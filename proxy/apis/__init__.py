@@ -5,34 +5,34 @@
  server's bytes --Decoder.feed--> events --Encoder.encode--> client's bytes
                                     |-> AnswerCollector -> Answer --encode_answer--> a whole answer
 
- a server's error --failures--> agents.events.AnswerFailed --errors--> the client's words and status
+ a server's error --server_errors--> agents.events.AnswerFailed --client_errors--> the client's words
 ```
 
 So N clients and M servers take N + M translators, not N x M. A folder for each API: `openai`, `anthropic`,
 `ollama`, `llama_cpp`. In each of them, as far as it has clients, servers or both:
 
-* endpoints   the paths, and which of the following answer them: what `table` collects
-* body        what is checked of a client's body before a model is loaded
-* request     a client's body, read as a whole
-* answer      a client's answer, written in pieces or as a whole
-* errors      how a client is told of an error
-* server      a model server's bodies, written, and its streams, read
-* failures    a model server's errors, read
-* stream      how a stream ends, and the whole answer in it, where nothing is translated
-* embeddings  of clients and of servers
+* endpoints      the paths, and which of the following answer them: what `table` collects
+* body           what is checked of a client's body before a model is loaded
+* request        a client's body, read as a whole
+* answer         a client's answer, written in pieces or as a whole
+* client_errors  how a client is told of an error
+* server         a model server's bodies, written, and its streams, read
+* server_errors  a model server's errors, read
+* stream         how a stream ends, and the whole answer in it, where nothing is translated
+* embeddings     of clients and of servers
 
-So an error of an Ollama daemon becomes an Anthropic one in `ollama.failures` and `anthropic.errors`. A new
-API is a new folder, and its line in `table`. What they share:
+An error of an Ollama daemon becomes an Anthropic one in `ollama.server_errors` and `anthropic.client_errors`.
+A new API is a new folder, and its line in `table`. What they share:
 
 * `table`        which APIs there are
-* `codec`        what an API consists of: decoders, encoders, dialects, endpoints, servers
+* `interface`    what an API consists of: decoders, encoders, dialects, endpoints, servers
 * `requests`     reading and checking a body, and setting fields in it
 * `fields`       JSON bodies into typed structs; `sampling`, `images`, `durations` are parts of several
 * `embeddings`   a request for embeddings and its answer, between the APIs
 * `assemble`     whole answers out of streams
 * `endings`      whether a stream is whole
 * `answer_json`  JSON of model servers, with one exception
-* `failures`     what a model server did wrong, between the APIs
+* `server_errors`  what a model server did wrong, between the APIs
 
 A body that cannot be meant raises `fields.FieldError`, a ValueError that names the field. Whatever a model
 server sends raises nothing but `proxy.wire.sse.EventTooLongError`: what cannot be read is an `AnswerFailed`.

@@ -8,7 +8,7 @@ import msgspec
 
 from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, read_any, reader
-from proxy.apis.failures import truncated
+from proxy.apis.server_errors import truncated
 from proxy.wire.sse import EventSplitter, ServerSentEvent
 
 _OLD_ERROR = re.compile(rb"(?:\A|[\r\n])error:")

@@ -2,13 +2,13 @@
 
 from actors.messages import Api
 from proxy.apis.anthropic import endpoints as anthropic
-from proxy.apis.anthropic.errors import ANTHROPIC
-from proxy.apis.codec import Dialect, ServerApi
+from proxy.apis.anthropic.client_errors import ANTHROPIC
+from proxy.apis.interface import Dialect, ServerApi
 from proxy.apis.llama_cpp import endpoints as llama_cpp
 from proxy.apis.ollama import endpoints as ollama
-from proxy.apis.ollama.errors import OLLAMA
+from proxy.apis.ollama.client_errors import OLLAMA
 from proxy.apis.openai import endpoints as openai
-from proxy.apis.openai.errors import OPENAI
+from proxy.apis.openai.client_errors import OPENAI
 from proxy.apis.openai.responses import RESPONSES
 
 ENDPOINTS = (*openai.ENDPOINTS, *anthropic.ENDPOINTS, *llama_cpp.ENDPOINTS, *ollama.ENDPOINTS)

@@ -7,7 +7,7 @@ from agents.api import Call
 from agents.errors import AgentError
 from agents.host.host import AgentHost
 from agents.host.settings import OLDER_NAMES
-from proxy.answers.guards import of_agent
+from proxy.answers.agent_guards import of_agent
 from proxy.door.bodies import BODIES, check_json
 from proxy.errors import ApiError
 

@@ -3,17 +3,18 @@
 from aiohttp import web
 
 from agents.host.host import AgentHost
-from proxy.answers import embed, load, translate, unchanged
+from proxy.answers import embed, translate, unchanged
+from proxy.answers import load_only as load
+from proxy.answers.agent_guards import guard_body, refuse_to_go_around
 from proxy.answers.call import Conversation, ModelCaller
-from proxy.answers.guards import guard_body, refuse_to_go_around
 from proxy.answers.through_agents import AgentAnswers
-from proxy.apis.codec import Endpoint
+from proxy.apis.interface import Endpoint
 from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest
-from proxy.apis.ollama.errors import OLLAMA
+from proxy.apis.ollama.client_errors import OLLAMA
 from proxy.apis.requests import parse_body
+from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES, breathe
 from proxy.exchange import Exchange
-from proxy.models import Catalog
 
 
 class Generate:

@@ -7,18 +7,18 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from actors.config import Config
+from actors.config.schema import Config
 from actors.gpu.calibration import CardAccuracy
 from actors.gpu.monitor import Gpu
 from actors.gpu.observer import Observer
 from actors.placement.ledger import Ledger
 from actors.progress import Progress
 from actors.scheduler.lifecycle import RUNNING, State
-from actors.scheduler.models import ModelStatus
+from actors.scheduler.model_states import ModelStatus
 from actors.servers import StartError
 from actors.supervisor import Supervisor
+from proxy.catalog import Catalog
 from proxy.errors import ApiError
-from proxy.models import Catalog
 
 STATUS_VALUES = {
     State.STOPPED: "unloaded",

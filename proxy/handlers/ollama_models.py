@@ -10,14 +10,14 @@ from aiohttp import web
 
 from actors.model_names import with_tag
 from actors.scheduler.lifecycle import State
-from actors.scheduler.models import ModelStatus
+from actors.scheduler.model_states import ModelStatus
 from actors.servers.ollama.client import Tag
 from proxy.apis.fields import encode
 from proxy.apis.ollama.answer import rfc3339
 from proxy.apis.requests import with_fields
+from proxy.catalog import Catalog
 from proxy.handlers.ollama_store import OllamaStore
 from proxy.model_cards import ModelCard, card_of, digest_of
-from proxy.models import Catalog
 
 VERSION = "0.32.1"
 """The version of Ollama whose API this is; clients compare it."""

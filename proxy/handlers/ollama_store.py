@@ -22,11 +22,11 @@ from actors.servers.ollama.daemon import Daemon
 from proxy.answers.call import ModelCaller
 from proxy.apis import fields as wire
 from proxy.apis.requests import parse_body, with_fields
+from proxy.catalog import Catalog, not_found
 from proxy.door.bodies import BODIES
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE
 from proxy.model_cards import digest_of
-from proxy.models import Catalog, not_found
 
 STEP = 0.2
 """Seconds between two lines of a pull's progress."""

@@ -8,14 +8,14 @@ from aiohttp import HttpVersion11, web
 
 from actors.supervisor import Supervisor
 from agents.host.host import AgentHost
+from proxy.answers.agent_guards import refuse_to_go_around
 from proxy.answers.call import ModelCaller, UpstreamRequest
 from proxy.answers.client_stream import ClientStream
-from proxy.answers.guards import refuse_to_go_around
 from proxy.answers.unchanged import Unchanged
+from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
-from proxy.models import Catalog
 from proxy.wire.http1 import Head, length_of, list_of
 from proxy.wire.upstream import render_request
 

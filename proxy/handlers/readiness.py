@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from actors.build import uses_containers
-from actors.config import Config
+from actors.config.schema import Config
 from actors.folders import data_folder
 from actors.gpu.monitor import GpuMonitor
 from actors.hub.cache import cache_of

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 
-from actors.config import authority
+from actors.config.schema import authority
 from actors.messages import ServerAddress
 from actors.servers.sockets import listening
 from proxy.wire.upstream_connection import (

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from actors.errors import Failure, LoadFailed, QueueFull, QueueTimeout, RejectedError, ShuttingDown
-from actors.model import ModelActor
+from actors.model_actor import ModelActor
 from actors.runtime import spawn
 from actors.scheduler.lifecycle import RUNNING, State
-from actors.scheduler.models import ModelSpec, Policy
+from actors.scheduler.model_states import ModelSpec, Policy
 from actors.scheduler.planner import Planner
 from actors.supervisor import Supervisor
 from tests.actors.fake_backend import FakeBackend

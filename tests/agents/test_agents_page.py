@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from actors.settings.file import parse_config
+from actors.config.file import parse_config
 from agents.host.discovery import load_agents
 from tests.gateway import CHECKOUT
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from actors.settings.file import load_config
+from actors.config.file import load_config
 from tests.deploy import DEPLOY, free_port
 from tests.gateway import CHECKOUT, FOREVER, HELLO, until
 

@@ -10,9 +10,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from actors.config import Config
+from actors.config.file import parse_config
+from actors.config.schema import Config
 from actors.servers.docker.engine import PING
-from actors.settings.file import parse_config
 from tests.deploy import DEPLOY
 from tests.gateway import Gateway
 

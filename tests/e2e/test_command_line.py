@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from actors.settings.file import load_config, parse_config
+from actors.config.file import load_config, parse_config
 from tests.gateway import CHECKOUT
 
 

@@ -21,7 +21,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from actors.config import Config, Ollama, ServerPool
+from actors.config.schema import Config, Ollama, ServerPool
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import GpuMonitor
@@ -33,7 +33,7 @@ from actors.model_names import HubName
 from actors.placement.ledger import Ledger
 from actors.progress import Progress
 from actors.scheduler.lifecycle import State
-from actors.scheduler.models import ModelStatus, Outlook
+from actors.scheduler.model_states import ModelStatus, Outlook
 from actors.servers.docker.engine import Engine
 from actors.servers.ollama.daemons import Daemons
 from actors.supervisor import Lease, Supervisor
@@ -42,6 +42,7 @@ from agents.host.host import AgentHost
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import ACCOUNTS, Handlers, make_app
+from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES, WINDOW, Bodies
 from proxy.door.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, make_runner
 from proxy.door.origins import Origins
@@ -53,7 +54,6 @@ from proxy.handlers.ollama_store import OllamaStore
 from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness
 from proxy.metrics import Metrics
-from proxy.models import Catalog
 from proxy.wire.upstream import Upstream
 
 PATIENCE = 20

@@ -10,7 +10,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from actors.config import Model, ServerPool
+from actors.config.masking import mask_command
+from actors.config.schema import Model, ServerPool
 from actors.errors import ConfigError, Failure
 from actors.hub.cache import ModelFiles
 from actors.memory.predict import Prediction
@@ -30,7 +31,6 @@ from actors.servers.llama.command import NO_UI, command_words, given_key
 from actors.servers.llama.devices import Reach, image_key
 from actors.servers.llama.server_log import ServerLog, explain_end
 from actors.servers.ports import PORT_TRIES
-from actors.settings.masking import mask_command
 
 log = structlog.get_logger("model")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from actors.config import Config, Model
+from actors.config.schema import Config, Model
 from actors.errors import ConfigError, Failure
 from actors.gpu.calibration import Calibration, Surcharge
 from actors.hub.cache import ModelFiles

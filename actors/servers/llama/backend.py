@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 import structlog
 
-from actors.config import BUILTIN, Config, Model
+from actors.config.schema import BUILTIN, Config, Model
 from actors.demo.model import demo_path, is_whole_demo
 from actors.errors import Failure
 from actors.gpu.calibration import Surcharge

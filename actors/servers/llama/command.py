@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.config import Model, ServerPool
+from actors.config.schema import Model, ServerPool
 from actors.errors import ConfigError
 from actors.hub.cache import ModelFiles
 from actors.memory.flags import LAYER_FLAGS, is_given, without

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from actors.config.masking import mask_command
 from actors.messages import KEY_VARIABLE
 from actors.runtime import spawn
 from actors.servers.child_process import Child
 from actors.servers.llama.log import FIT_IS_OVER, Breakdown, parse_breakdown
-from actors.settings.masking import mask_command
 
 log = structlog.get_logger("model")
 

@@ -8,7 +8,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from actors.config import Model
+from actors.config.masking import mask_command
+from actors.config.schema import Model
 from actors.errors import ConfigError, Failure
 from actors.hub.cache import ModelFiles
 from actors.memory.predict import Prediction
@@ -27,7 +28,6 @@ from actors.servers.llama.dry_run import dry_run
 from actors.servers.llama.server_log import ServerLog, explain_end
 from actors.servers.ports import PortBook
 from actors.servers.sockets import Owner, listening, shareable, whose
-from actors.settings.masking import mask_command
 
 log = structlog.get_logger("model")
 

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from actors.config import daemon_address
+from actors.config.schema import daemon_address
 from actors.errors import UNREADABLE
 from actors.model_names import ollama_name
 from actors.progress import OnProgress, Reporter

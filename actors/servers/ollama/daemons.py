@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from actors.config import Ollama, OllamaModel
+from actors.config.schema import Ollama, OllamaModel
 from actors.messages import ServerAddress
 from actors.model_names import ollama_name
 from actors.servers.ollama.client import OllamaError, Tag

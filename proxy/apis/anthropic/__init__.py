@@ -2,5 +2,5 @@
 
 * `endpoints`          `/v1/messages` and its `count_tokens`
 * `request`, `answer`  read from a client, and written for one
-* `errors`             as in `proxy.apis`, like `body` and `stream`
+* `client_errors`             as in `proxy.apis`, like `body` and `stream`
 """

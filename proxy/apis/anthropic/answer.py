@@ -19,10 +19,10 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
-from proxy.apis import failures
-from proxy.apis.anthropic.errors import ANTHROPIC
-from proxy.apis.codec import added_fields
+from proxy.apis import server_errors as failures
+from proxy.apis.anthropic.client_errors import ANTHROPIC
 from proxy.apis.fields import Json, encode, object_text
+from proxy.apis.interface import added_fields
 
 _STOP_REASONS: dict[Reason, str] = {
     "stop": "end_turn",

@@ -2,9 +2,9 @@
 
 from proxy.apis.anthropic import answer, request
 from proxy.apis.anthropic.body import MessagesRequest
-from proxy.apis.anthropic.errors import ANTHROPIC
+from proxy.apis.anthropic.client_errors import ANTHROPIC
 from proxy.apis.anthropic.stream import END, MessageAssembler
-from proxy.apis.codec import Codec, Endpoint
+from proxy.apis.interface import Codec, Endpoint
 
 MESSAGES = Codec(
     decode=request.decode_request,

@@ -4,7 +4,7 @@ from proxy.apis.answer_json import UnreadableError, read_any
 from proxy.apis.assemble import UnfinishedError, add_text, index_of, joined, load
 from proxy.apis.endings import End
 from proxy.apis.fields import Json
-from proxy.apis.openai.failures import from_error
+from proxy.apis.openai.server_errors import from_error
 from proxy.wire.sse import ServerSentEvent
 
 END = End(

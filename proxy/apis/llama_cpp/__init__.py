@@ -4,5 +4,6 @@
 * `server`      what a server is sent, and what its streams say
 * `embeddings`  as in `proxy.apis`, like `body` and `stream`
 
-Its errors are OpenAI's, with types of its own: `openai.failures` reads them, `openai.errors` writes them.
+Its errors are OpenAI's, with types of its own: `openai.server_errors` reads them, `openai.client_errors`
+writes them.
 """

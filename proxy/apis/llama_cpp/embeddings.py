@@ -9,8 +9,8 @@ import msgspec
 from agents.events import AnswerFailed
 from proxy.apis.answer_json import count, reader
 from proxy.apis.embeddings import Embed, Embeddings, Vector
-from proxy.apis.failures import unreadable
 from proxy.apis.fields import encode
+from proxy.apis.server_errors import unreadable
 
 
 def encode_request(request: Embed) -> bytes:

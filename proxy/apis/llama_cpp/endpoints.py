@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from proxy.apis.codec import Endpoint, ServerApi
+from proxy.apis.interface import Endpoint, ServerApi
 from proxy.apis.llama_cpp import embeddings, server
 from proxy.apis.llama_cpp.body import DetokenizeRequest, InfillRequest, TemplateRequest, TokenizeRequest
 from proxy.apis.llama_cpp.stream import END, NativeAssembler
-from proxy.apis.openai import failures
+from proxy.apis.openai import server_errors as failures
 from proxy.apis.openai.body import CompletionRequest
-from proxy.apis.openai.errors import OPENAI
+from proxy.apis.openai.client_errors import OPENAI
 
 
 def _native(request: Any) -> NativeAssembler:

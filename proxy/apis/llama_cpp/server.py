@@ -26,10 +26,11 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
-from proxy.apis import failures, images
+from proxy.apis import images
+from proxy.apis import server_errors as failures
 from proxy.apis.answer_json import UnreadableError, count, read_any, reader, seconds
 from proxy.apis.fields import Json, encode, present
-from proxy.apis.openai.failures import from_error
+from proxy.apis.openai.server_errors import from_error
 from proxy.apis.sampling import COMMON
 from proxy.wire.sse import EventSplitter, ServerSentEvent
 

@@ -5,7 +5,7 @@ from typing import Any
 from proxy.apis.assemble import UnfinishedError, load
 from proxy.apis.endings import End
 from proxy.apis.fields import Json
-from proxy.apis.openai.failures import from_error
+from proxy.apis.openai.server_errors import from_error
 from proxy.wire.sse import ServerSentEvent
 
 END = End("its last event", lambda event: event.stop is True, failure=from_error)

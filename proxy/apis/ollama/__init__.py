@@ -3,6 +3,7 @@
 * `endpoints`               `/api/chat`, `/api/generate`, `/api/embed`; and what a daemon is asked
 * `request`, `answer`       the first two, read from a client and written for one
 * `server`                  a daemon: what it is sent, and what its streams say
-* `errors`, `failures`      told to a client; of a daemon
+* `client_errors`           how a client is told of an error
+* `server_errors`           a daemon's errors, read
 * `body`, `stream`, `embeddings`  as in `proxy.apis`
 """

@@ -22,9 +22,9 @@ from agents.events import (
     ToolCalls,
     Usage,
 )
-from proxy.apis.codec import added_fields
 from proxy.apis.fields import Json, encode, object_text
-from proxy.apis.ollama.errors import ollama_error
+from proxy.apis.interface import added_fields
+from proxy.apis.ollama.client_errors import ollama_error
 
 INVALID_ARGUMENTS = "_invalid_json"
 """The key of a tool call's arguments under which those go on that the model wrote as no JSON object."""

@@ -8,8 +8,8 @@ from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, count, reader, seconds
 from proxy.apis.durations import keep_alive, keep_alive_field
 from proxy.apis.embeddings import Dimensions, Embed, Embeddings, Vector
-from proxy.apis.failures import unreadable
 from proxy.apis.fields import Json, decode, encode, present, unknown
+from proxy.apis.server_errors import unreadable
 
 
 class _Body(msgspec.Struct, kw_only=True):

@@ -7,11 +7,12 @@ import msgspec
 
 from actors.messages import ServerAddress
 from agents.chat import Chat
-from proxy.apis.codec import AnswerContext, Codec, Embedder, Endpoint, Request, ServerApi
 from proxy.apis.embeddings import Embed
-from proxy.apis.ollama import answer, embeddings, failures, request, server
+from proxy.apis.interface import AnswerContext, Codec, Embedder, Endpoint, Request, ServerApi
+from proxy.apis.ollama import answer, embeddings, request, server
+from proxy.apis.ollama import server_errors as failures
 from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
-from proxy.apis.ollama.errors import OLLAMA
+from proxy.apis.ollama.client_errors import OLLAMA
 from proxy.apis.ollama.stream import END, LineAssembler
 
 

@@ -19,11 +19,12 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
-from proxy.apis import failures, images
+from proxy.apis import images
+from proxy.apis import server_errors as failures
 from proxy.apis.answer_json import UnreadableError, count, reader, seconds
 from proxy.apis.durations import keep_alive_field
 from proxy.apis.fields import FieldError, Json, encode, object_text, present
-from proxy.apis.ollama.failures import from_error
+from proxy.apis.ollama.server_errors import from_error
 from proxy.apis.sampling import COMMON
 from proxy.wire.ndjson import LineSplitter
 

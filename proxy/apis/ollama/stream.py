@@ -6,7 +6,7 @@ from proxy.apis.answer_json import read_object
 from proxy.apis.assemble import StreamedError, UnfinishedError
 from proxy.apis.endings import End
 from proxy.apis.fields import Json
-from proxy.apis.ollama.failures import from_error
+from proxy.apis.ollama.server_errors import from_error
 from proxy.wire.sse import ServerSentEvent
 
 END = End(

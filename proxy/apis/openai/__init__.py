@@ -3,6 +3,7 @@
 * `endpoints`              chat, older completions, Responses, embeddings, reranking
 * `request`, `answer`      chat, read from a client and written for one; `completion` is both for older ones
 * `responses`              the Responses, which are passed on as they are
-* `errors`, `failures`     written for a client; read from a llama.cpp server
+* `client_errors`          how a client is told of an error
+* `server_errors`          a llama.cpp server's errors, read
 * `embeddings`             as in `proxy.apis`, like `body` and `stream`
 """

@@ -17,10 +17,10 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
-from proxy.apis import failures
-from proxy.apis.codec import added_fields
+from proxy.apis import server_errors as failures
 from proxy.apis.fields import Json, encode
-from proxy.apis.openai.errors import OPENAI
+from proxy.apis.interface import added_fields
+from proxy.apis.openai.client_errors import OPENAI
 
 
 def usage_fields(usage: Usage) -> Json:

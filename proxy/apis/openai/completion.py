@@ -6,11 +6,11 @@ import msgspec
 
 from agents.chat import Completion
 from agents.events import Answer, AnswerFailed, AnswerStarted, Done, Event, Finish, Text, Usage
-from proxy.apis import failures
+from proxy.apis import server_errors as failures
 from proxy.apis.durations import keep_alive
 from proxy.apis.fields import FieldError, Json, decode, encode, unknown
 from proxy.apis.openai.answer import usage_fields
-from proxy.apis.openai.errors import OPENAI
+from proxy.apis.openai.client_errors import OPENAI
 from proxy.apis.sampling import Number, SamplingFields, sampling_of
 
 

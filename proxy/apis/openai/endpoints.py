@@ -1,6 +1,6 @@
 """OpenAI's endpoints."""
 
-from proxy.apis.codec import Codec, Embedder, Endpoint
+from proxy.apis.interface import Codec, Embedder, Endpoint
 from proxy.apis.openai import answer, completion, embeddings, request, responses
 from proxy.apis.openai.body import (
     ChatRequest,
@@ -8,7 +8,7 @@ from proxy.apis.openai.body import (
     EmbeddingsRequest,
     RerankRequest,
 )
-from proxy.apis.openai.errors import OPENAI
+from proxy.apis.openai.client_errors import OPENAI
 from proxy.apis.openai.stream import END, ChatAssembler, CompletionAssembler
 
 CHAT = Codec(

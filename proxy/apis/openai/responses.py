@@ -3,11 +3,11 @@
 import msgspec
 
 from proxy.apis.assemble import UnfinishedError, load
-from proxy.apis.codec import Dialect
 from proxy.apis.endings import End
 from proxy.apis.fields import Json
-from proxy.apis.openai.errors import OPENAI
-from proxy.apis.openai.failures import from_error
+from proxy.apis.interface import Dialect
+from proxy.apis.openai.client_errors import OPENAI
+from proxy.apis.openai.server_errors import from_error
 from proxy.apis.requests import GenerationRequest, Number, Object, Text
 from proxy.errors import ApiError
 from proxy.wire.sse import ServerSentEvent

@@ -9,7 +9,7 @@ import msgspec
 from proxy.apis.assemble import Calls, UnfinishedError, add_text, index_of, joined, load
 from proxy.apis.endings import End
 from proxy.apis.fields import Json
-from proxy.apis.openai.failures import from_error
+from proxy.apis.openai.server_errors import from_error
 from proxy.wire.sse import ServerSentEvent
 
 END = End(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.commands.migrate import Migration, migrate
+from actors.config.file import load_config
 from actors.errors import ConfigError
-from actors.settings.file import load_config
 from tests.e2e.test_command_line import run
 
 SEED = {

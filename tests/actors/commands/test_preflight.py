@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from actors.commands.preflight import look_at_models, look_at_pool
+from actors.config.file import parse_config
 from actors.errors import dotted
 from actors.placement.ledger import Device
-from actors.settings.file import parse_config
 from tests.gguf_files import F32, SMALL, write
 
 LLAMA = {

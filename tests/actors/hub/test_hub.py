@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
-from actors.config import HubSettings
+from actors.config.schema import HubSettings
 from actors.hub.cache import ModelFiles, default_folder
 from actors.hub.download import HubError
 from actors.hub.hub import Hub

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from actors.config import HubSettings
+from actors.config.schema import HubSettings
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
 from actors.model_names import HubName

@@ -43,7 +43,7 @@ from actors.messages import (
     Unusable,
 )
 from actors.scheduler.lifecycle import State
-from actors.scheduler.models import ModelSpec, ModelStatus, Policy
+from actors.scheduler.model_states import ModelSpec, ModelStatus, Policy
 from actors.scheduler.planner import SUSPICION, Planner
 
 WHERE = ServerAddress("127.0.0.1", 9)

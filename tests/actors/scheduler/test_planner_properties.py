@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from actors.config import Strategy
+from actors.config.schema import Strategy
 from actors.errors import Failure, FailureKind, QueueTimeout, Rejection
 from actors.messages import (
     Acquire,
@@ -38,7 +38,7 @@ from actors.placement.fit import Placement, Wish
 from actors.placement.ledger import Device, HostMemory
 from actors.placement.options import Demand, Option
 from actors.scheduler.lifecycle import RUNNING
-from actors.scheduler.models import ModelSpec, OnNoGpu, Partial, Policy
+from actors.scheduler.model_states import ModelSpec, OnNoGpu, Partial, Policy
 from actors.scheduler.planner import Planner
 from actors.scheduler.promotion import PAUSE
 from tests.effort import examples

@@ -24,7 +24,7 @@ from actors.messages import (
 )
 from actors.placement.ledger import Device
 from actors.placement.options import Demand, Option
-from actors.scheduler.models import ModelSpec, Policy
+from actors.scheduler.model_states import ModelSpec, Policy
 from actors.scheduler.planner import Planner
 
 MODELS, GPUS, WAITING, EVENTS = 200, 16, 1000, 4000

@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from actors.config import Config
+from actors.config.file import parse_config
+from actors.config.schema import Config
 from actors.errors import ConfigError
 from actors.folders import data_folder
-from actors.settings.file import parse_config
 from agents.api import Agent
 from agents.host.command_line import list_agents
 from agents.host.discovery import load_agents, sources

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.config.fields import Fields
+from actors.config.file import parse_config
 from actors.errors import ConfigError
-from actors.settings.fields import Fields
-from actors.settings.file import parse_config
 from agents.host.discovery import load_agents, sources
 
 KINDS = {name: source.load().Config for name, source in sources([]).items()}

@@ -23,7 +23,7 @@ from actors.messages import (
 )
 from actors.placement.ledger import Device
 from actors.placement.options import Demand, Option
-from actors.scheduler.models import ModelSpec, Policy
+from actors.scheduler.model_states import ModelSpec, Policy
 from actors.scheduler.planner import Planner
 from tests.bench.scheduler.machine import Machine, Request
 from tests.bench.scheduler.trace import Spec

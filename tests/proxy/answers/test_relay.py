@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from actors.runtime import spawn
 from proxy.answers.relay import BodyCollector, Relay, count_tokens
-from proxy.apis.anthropic.errors import ANTHROPIC
+from proxy.apis.anthropic.client_errors import ANTHROPIC
 from proxy.wire.http1 import ChunkedBody
 from proxy.wire.sse import BUFFER_LIMIT, EventTooLongError
 from proxy.wire.upstream_connection import UpstreamResponse

@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 from blockbuster import blockbuster_ctx
 
-from actors.config import Config
+from actors.config.file import parse_config
+from actors.config.schema import Config
 from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import Gpu
 from actors.hub.cache import ModelFiles
@@ -27,7 +28,6 @@ from actors.servers.docker.surroundings import Surroundings
 from actors.servers.llama.appraisal import Predictor
 from actors.servers.llama.backend import Shared
 from actors.servers.ports import PortBook
-from actors.settings.file import parse_config
 from tests.gguf_files import write
 from tests.stand_in_engine import StandInEngine, frame, stand_in_engine
 

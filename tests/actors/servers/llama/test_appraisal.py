@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.config import Config, Model
+from actors.config.schema import Config, Model
 from actors.gpu.calibration import Calibration, Surcharge
 from actors.gpu.monitor import Gpu, GpuMonitor, Sample
 from actors.gpu.observer import Observer

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.config import Config, Model, ServerPool
+from actors.config.schema import Config, Model, ServerPool
 from actors.errors import ConfigError
 from actors.gpu.calibration import Calibration
 from actors.hub.cache import ModelFiles

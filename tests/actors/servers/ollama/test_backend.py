@@ -20,7 +20,7 @@ from actors.messages import (
     StartServer,
     StopServer,
 )
-from actors.model import ModelActor
+from actors.model_actor import ModelActor
 from actors.placement.fit import Placement, Share
 from actors.placement.options import SERVER, Demand
 from actors.progress import Progress

@@ -1,0 +1,196 @@
+"""How config.yaml becomes a `Config`, and how its faults are told: all of them, by key and line."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from collections.abc import Mapping as Environment
+from pathlib import Path as FilePath
+from typing import Any
+
+import msgspec
+
+from actors.config.checks import check
+from actors.config.document import Path, line_of, read_document
+from actors.config.environment import Substitution
+from actors.config.fields import Fields, absolute, plain
+from actors.config.masking import mask_text, masked, secrets_of
+from actors.config.schema import BUILTIN, Config, Model, ServerPool
+from actors.errors import ConfigError, Fault
+
+MOST_BYTES = 1 << 20
+MOST_LINES = 100
+MOST_CHARACTERS = 1000
+
+
+class ConfigFile(msgspec.Struct, frozen=True):
+    """A configuration that was read. Where something is faulty, `config` has the default."""
+
+    file: FilePath
+    config: Config
+    faults: list[Fault]
+    secrets: set[str]
+    data: Any
+    """The file's contents, which know their lines."""
+    early: list[tuple[int, Fault]] = []
+    """Faults whose line the contents do not know any more."""
+
+    @property
+    def folder(self) -> FilePath:
+        """The folder that relative paths are taken from."""
+        return self.file.absolute().parent
+
+    def report(self, more: Iterable[Fault] = ()) -> list[str]:
+        """A line for each fault, these ones included, in the order of the file."""
+        return self._describe([*self.faults, *more], self.early)
+
+    def describe(self, faults: Iterable[Fault]) -> list[str]:
+        """A line for each of these faults alone."""
+        return self._describe(faults, [])
+
+    def _describe(self, faults: Iterable[Fault], early: list[tuple[int, Fault]]) -> list[str]:
+        placed = early + [(line_of(self.data, fault.path) or 0, fault) for fault in faults]
+        placed.sort(key=lambda entry: entry[0])
+        lines = list(dict.fromkeys(self._in_words(line, fault) for line, fault in placed[:MOST_LINES]))
+        more = len(placed) - MOST_LINES
+        return [*lines, f"{self.file}: and {more} more"] if more > 0 else lines
+
+    def _in_words(self, line: int, fault: Fault) -> str:
+        other = line_of(self.data, fault.also) if fault.also is not None else None
+        message = str(fault) if other is None else f"{Fault(fault.path, fault.text(f' (line {other})'))}"
+        place = f"{self.file}:{line}: " if line else f"{self.file}: "
+        message = mask_text(" ".join(message.split("\n")), self.secrets)
+        return place + (message if len(message) <= MOST_CHARACTERS else f"{message[:MOST_CHARACTERS]}...")
+
+    def shown(self, config: Config) -> dict[str, Any]:
+        """The settings in effect as plain data, without secrets. Read again they are the same."""
+        whole = msgspec.structs.replace(config, agents=plain(config.agents))
+        found: dict[str, Any] = _escaped(masked(whole, self.secrets))
+        return found
+
+
+def read_config_file(file: FilePath, *, environment: Environment[str, str] | None = None) -> ConfigFile:
+    """Read a configuration file. Raises `ConfigError`, in a line, for one that cannot be read at all."""
+    try:
+        text = _read(file)
+        document = read_document(text)
+        found = _settings(document.data, file, file.absolute().parent, environment)
+        return msgspec.structs.replace(found, early=document.faults)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}", error.faults) from None
+
+
+def load_config(file: FilePath) -> Config:
+    """Read a configuration file. Raises `ConfigError`, with a line for each fault."""
+    settings = read_config_file(file)
+    if lines := settings.report():
+        raise ConfigError("\n".join(lines), [fault for _, fault in settings.early] + settings.faults)
+    return settings.config
+
+
+def parse_config(
+    data: object, *, folder: FilePath, environment: Environment[str, str] | None = None
+) -> Config:
+    """Make a `Config` of plain data. Raises `ConfigError`. Paths are taken relative to `folder`."""
+    settings = _settings(data, FilePath(), folder, environment)
+    if settings.faults:
+        raise ConfigError.of(settings.faults)
+    return settings.config
+
+
+def _read(file: FilePath) -> str:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL in the name
+        raise ConfigError(f"cannot be read: {error}") from None
+    if len(content) > MOST_BYTES:
+        raise ConfigError(f"has more than {MOST_BYTES >> 20} MiB, which is no configuration")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"line {line}: is not UTF-8 (byte 0x{content[error.start]:02x})") from None
+
+
+def _settings(
+    data: object, file: FilePath, folder: FilePath, environment: Environment[str, str] | None
+) -> ConfigFile:
+    substitution = Substitution(os.environ if environment is None else environment)
+    fields = Fields(folder, raw=True)
+    replaced = substitution.replaced(data)
+    taken = fields.take(replaced, Config)
+    unreplaced = {fault.path for fault in substitution.faults}
+    faults = substitution.faults + [fault for fault in fields.faults if fault.path not in unreplaced]
+    config = Config() if taken is None else taken
+    faults += [fault for fault in check(config) if not any(_covers(earlier, fault) for earlier in faults)]
+    config = _with_paths(config, folder, faults)
+    secrets = substitution.secrets | secrets_of(config)
+    return ConfigFile(file, config, faults, secrets, replaced)
+
+
+def _covers(earlier: Fault, fault: Fault) -> bool:
+    """Whether a fault may be no more than what an earlier one leads to."""
+    above, below = earlier.path, fault.path
+    if below[: len(above)] == above:
+        return True
+    inside = above[: len(below)] == below
+    return inside and (not fault.about or above[len(below)] in fault.about)
+
+
+def _with_paths(config: Config, folder: FilePath, faults: list[Fault]) -> Config:
+    """With the paths whose meaning depends on other fields made absolute."""
+
+    def resolve(path: str, place: Path) -> str:
+        try:
+            return absolute(path, folder)
+        except ValueError as error:
+            faults.append(Fault(place, str(error)))
+            return path
+
+    def command(given: Any, place: Path, *, inside: bool) -> Any:
+        """A program with a slash is a file; a bare name is looked up on the PATH."""
+        if given is None or inside:
+            return given
+        try:
+            words = shlex.split(given) if isinstance(given, str) else given
+        except ValueError as error:
+            faults.append(Fault(place, f"cannot be split into words: {error}".lower()))
+            return given
+        if not words or not words[0]:
+            faults.append(Fault(place, "expected a program, got nothing"))
+            return given
+        if "/" not in words[0] and not words[0].startswith("~"):
+            return given
+        program = resolve(words[0], place)
+        return given if program == words[0] else [program, *words[1:]]
+
+    def model(name: str, given: Model, pool: ServerPool) -> Model:
+        place = ("llama_cpp", "models", name)
+        inside = (given.runtime or pool.runtime) == "docker"
+        changes = {"command": command(given.command, (*place, "command"), inside=inside)}
+        if given.path is not None and not given.path.startswith(BUILTIN):
+            changes["path"] = resolve(given.path, (*place, "path"))
+        if given.repo is None and given.mmproj is not None:
+            changes["mmproj"] = resolve(given.mmproj, (*place, "mmproj"))
+        return msgspec.structs.replace(given, **changes)
+
+    pool = config.server_pool
+    own = command(pool.command, ("server_pool", "command"), inside=pool.runtime == "docker")
+    models = {name: model(name, given, pool) for name, given in config.llama_cpp.models.items()}
+    return msgspec.structs.replace(
+        config,
+        server_pool=msgspec.structs.replace(pool, command=own),
+        llama_cpp=msgspec.structs.replace(config.llama_cpp, models=models),
+    )
+
+
+def _escaped(data: Any) -> Any:
+    """With references as they are written to stay text."""
+    if isinstance(data, dict):
+        return {key: _escaped(item) for key, item in data.items()}
+    if isinstance(data, list):
+        return [_escaped(item) for item in data]
+    return re.sub(r"\$\{", "$${", data) if isinstance(data, str) else data

@@ -1,0 +1,267 @@
+"""The settings: their types, defaults and limits. `actors.config` makes them of config.yaml.
+
+`config.yaml` in the checkout documents every key in place; a test holds the two together.
+"""
+
+import re
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+from yarl import URL
+
+from actors.model_names import HubName
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1_000_000_000)]
+Patience = Annotated[float, msgspec.Meta(gt=0, le=1_000_000_000)]
+"""Seconds that cannot be none."""
+Strategy = Literal["single-gpu-preferred", "distribute"]
+Runtime = Literal["auto", "llama-server", "embedded", "docker"]
+Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
+"""Shown to nobody: not by `run.py check`, not in errors."""
+FilePath = Annotated[str, msgspec.Meta(extra={"path": True})]
+"""A relative one is taken from the configuration file's folder, and `~` is the user's."""
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+BUILTIN = "builtin:"
+BUILTIN_MODELS = ("demo", "demo-embed")
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all the sections."""
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """How the gateway logs."""
+
+    level: LogLevel = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Server(Section, frozen=True, kw_only=True):
+    """The front door."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    allowed_origins: list[str] = []
+    allowed_hosts: list[str] = []
+    max_body_mb: Count = 64
+    write_timeout: Seconds = 60.0
+    keepalive_interval: Seconds = 10.0
+    drain_timeout: Seconds = 30.0
+    log: Log = Log()
+
+
+class DockerSettings(Section, frozen=True, kw_only=True):
+    """The engine and the containers of `runtime: docker`."""
+
+    host: str | None = None
+    name: str | None = None
+    network: str | None = None
+    gpus: Literal["auto", "nvidia", "cdi"] = "auto"
+    mounts: list[FilePath] = []
+    memory_limit: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class ServerPool(Section, frozen=True, kw_only=True):
+    """How model servers are run, and how requests wait for them."""
+
+    size: Annotated[int, msgspec.Meta(ge=0)] = 4
+    host: str = "127.0.0.1"
+    port_start: Port = 8100
+    gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    request_timeout: Seconds = 600.0
+    health_timeout: Patience = 120.0
+    runtime: Runtime = "auto"
+    command: str | list[str] | None = None
+    arguments: list[str] = []
+    image: str | None = None
+    docker: DockerSettings = DockerSettings()
+    queue_size: Count = 256
+    queue_timeout: Seconds = 600.0
+    min_residency: Seconds = 0.0
+    patience: Seconds = 10.0
+    idle_timeout: Seconds = 0.0
+    load_grace: Seconds = 30.0
+    retry_delay: Patience = 1.0
+    retry_delay_max: Patience = 60.0
+    stop_timeout: Patience = 10.0
+
+
+class Model(Section, frozen=True, kw_only=True):
+    """One model of `llama_cpp.models`."""
+
+    path: str | None = None
+    repo: str | None = None
+    variant: str | None = None
+    revision: str = "main"
+    mmproj: str | None = None
+    aliases: list[str] = []
+    ctx_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    parallel: Count = 4
+    embeddings: bool = False
+    reranking: bool = False
+    gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    longer_context: bool = False
+    devices: list[int | str] = []
+    tensor_split: list[Annotated[float, msgspec.Meta(ge=0)]] = []
+    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
+    never_evict: bool = False
+    runtime: Runtime | None = None
+    image: str | None = None
+    command: str | list[str] | None = None
+    arguments: list[str] = []
+    agents: list[str] = []
+
+    @property
+    def hub_name(self) -> HubName | None:
+        """What it is called on the hub; None for one that is a file."""
+        return HubName(self.repo, self.variant) if self.repo is not None else None
+
+
+class LlamaCpp(Section, frozen=True, kw_only=True):
+    """The models that llama.cpp serves."""
+
+    models: dict[str, Model] = {}
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name or alias."""
+        for known, model in self.models.items():
+            if name in (known, *model.aliases):
+                return model
+        return None
+
+
+class OllamaModel(Section, frozen=True, kw_only=True):
+    """One model of `ollama.models`."""
+
+    model: str | None = None
+    daemon: str | None = None
+    aliases: list[str] = []
+    ctx_size: Count | None = None
+    parallel: Count | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
+    never_evict: bool = False
+
+
+class Ollama(Section, frozen=True, kw_only=True):
+    """The Ollama daemons, and which of their models are served."""
+
+    host: str | None = None
+    port: Port = 11434
+    daemons: dict[str, str] = {}
+    timeout: Patience = 10.0
+    discover: bool = True
+    pull: bool = False
+    parallel: Count = 1
+    elsewhere: list[str] = []
+    models: dict[str, OllamaModel] = {}
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where each daemon listens, by its name."""
+        single = {} if self.host is None else {"ollama": address_of(self.host, self.port)}
+        return single | self.daemons
+
+
+def address_of(host: str, port: int) -> str:
+    """A daemon's address; `host` may be one already, or have a port, as in `OLLAMA_HOST`."""
+    if "://" in host or re.search(r"[^:]:\d+$|\]:\d+$", host):
+        return host
+    return f"http://{authority(host, port)}"
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as an address of the web has them: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def daemon_address(url: str) -> tuple[str, int]:
+    """Host and port of an Ollama daemon's address. Raises `ValueError` for what is not http://host[:port]."""
+    wrong = f"{url!r} is no address of an Ollama daemon: expected http://host[:port]"
+    try:
+        base = URL(url if "://" in url else f"http://{url}")
+        port = base.explicit_port
+    except ValueError as error:
+        raise ValueError(wrong) from error
+    if base.scheme != "http" or not base.host or base.path != "/" or base.query_string or base.user:
+        raise ValueError(wrong)
+    # As Ollama's own clients read OLLAMA_HOST.
+    return base.host, port or (80 if "://" in url else 11434)
+
+
+class HubSettings(Section, frozen=True, kw_only=True):
+    """Where models that are named by repository come from, and who may name them."""
+
+    allow: list[str] = []
+    endpoint: str | None = None
+    token: Secret | None = None
+    offline: bool = False
+    cache_dir: FilePath | None = None
+    max_disk: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    grace: Seconds = 300.0
+
+
+class GpuSettings(Section, frozen=True, kw_only=True):
+    """The GPUs of this machine. Some keys have two names, of which the second is older."""
+
+    enabled: bool = True
+    enable_gpu_monitoring: bool = True
+    monitoring_interval: Seconds = 5.0
+    allocation_strategy: Strategy = "single-gpu-preferred"
+    gpu_allocation_strategy: Strategy | None = None
+    partial_offload: Literal["last", "first", "never"] = "last"
+    headroom: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cpu_fallback: bool = True
+    on_no_gpu: Literal["cpu", "queue", "fail"] | None = None
+    dry_run: bool = True
+
+    @property
+    def managed(self) -> bool:
+        """Whether models are placed on GPUs by the gateway."""
+        return self.enabled and self.enable_gpu_monitoring
+
+    @property
+    def strategy(self) -> Strategy:
+        """The one that counts."""
+        return self.gpu_allocation_strategy or self.allocation_strategy
+
+    @property
+    def without_gpu(self) -> Literal["cpu", "queue", "fail"]:
+        """What becomes of a model that cannot run on a GPU."""
+        return self.on_no_gpu or ("cpu" if self.cpu_fallback else "fail")
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole configuration.
+
+    `agents` is a list of names, or of mappings from a name to its options, or one such mapping; what they
+    mean is for `agents.host.settings` to say.
+    """
+
+    server: Server = Server()
+    server_pool: ServerPool = ServerPool()
+    llama_cpp: LlamaCpp = LlamaCpp()
+    hub: HubSettings = HubSettings()
+    agents: list[str | dict[str, Any]] | dict[str, Any] = []
+    agent_folders: list[FilePath] = []
+    agent_data: FilePath | None = None
+    skip_broken_agents: bool = False
+    gpu: GpuSettings = GpuSettings()
+    ollama: Ollama = Ollama()
+
+
+def documented_keys(kind: Any = Config, path: str = "") -> list[str]:
+    """Every key that may be set, as dotted paths; `*` stands for a model's name."""
+    keys: list[str] = []
+    for field in msgspec.structs.fields(kind):
+        where = f"{path}.{field.name}".lstrip(".")
+        keys.append(where)
+        kinds = get_args(field.type) if get_origin(field.type) is Union else (field.type,)
+        for inner in kinds:
+            if isinstance(inner, type) and issubclass(inner, Section):
+                keys.extend(documented_keys(inner, where))
+            elif get_origin(inner) is dict and issubclass(get_args(inner)[1] or object, Section):
+                keys.extend(documented_keys(get_args(inner)[1], f"{where}.*"))
+    return keys

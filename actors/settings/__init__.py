@@ -1,9 +1,0 @@
-"""config.yaml on its way to a `Config` (`actors.config` is the schema): nothing of it is dropped in silence.
-
-* `document`     YAML text as plain data that knows its lines: duplicate keys, aliases, tags.
-* `environment`  `${NAME}` in text, replaced after the YAML is read.
-* `fields`       plain data into the schema's structures, by the type of each field; agents' options too.
-* `checks`       what makes no sense although each field is valid.
-* `masking`      what must not be shown: secrets by their field, their name, their place.
-* `file`         all of it in order, and the report of all faults by line.
-"""

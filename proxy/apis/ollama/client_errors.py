@@ -1,0 +1,36 @@
+"""How Ollama words an error, before the first byte and in the middle of a stream."""
+
+import msgspec
+
+from proxy.apis.fields import Json
+from proxy.apis.interface import Dialect
+from proxy.errors import ApiError
+
+BUSY = "server busy, please try again.  maximum pending requests exceeded"
+
+
+def ollama_error(status: int, message: str, code: str | None, model: str) -> tuple[int, str]:
+    """The status and the text with which Ollama would say it. `model` is the name that was asked for."""
+    if status == 404 and code in (None, "model_not_found"):
+        return 404, f'model "{model[:200]}" not found, try pulling it first'
+    if status == 429:
+        return 503, BUSY
+    if status == 499:
+        return 499, "request canceled"
+    return status, message
+
+
+def _reword(error: ApiError, model: str) -> ApiError:
+    status, message = ollama_error(error.status, error.message, error.code, model)
+    return ApiError(status, message, code=error.code, retry_after=error.retry_after)
+
+
+def _body(error: ApiError, _request_id: str) -> Json:
+    return {"error": error.message}
+
+
+def _frame(error: ApiError, _request_id: str) -> bytes:
+    return msgspec.json.encode({"error": error.message}) + b"\n"
+
+
+OLLAMA = Dialect("ollama", _body, _frame, reword=_reword)

@@ -1,0 +1,26 @@
+"""How OpenAI's API words an error, before the first byte and in the middle of a stream."""
+
+import msgspec
+
+from proxy.apis.fields import Json
+from proxy.apis.interface import Dialect
+from proxy.errors import ApiError
+
+
+def _body(error: ApiError, _request_id: str) -> Json:
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.kind,
+            "param": error.param,
+            "code": error.code,
+            **error.extra,
+        }
+    }
+
+
+def _frame(error: ApiError, request_id: str) -> bytes:
+    return b"data: " + msgspec.json.encode(_body(error, request_id)) + b"\n\n"
+
+
+OPENAI = Dialect("openai", _body, _frame)

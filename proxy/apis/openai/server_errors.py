@@ -1,0 +1,72 @@
+"""Errors of servers that speak OpenAI's API. llama.cpp has types of its own."""
+
+from typing import Any
+
+from agents.events import AnswerFailed
+from proxy.apis.answer_json import UnreadableError, read_object
+from proxy.apis.fields import Json
+from proxy.apis.server_errors import to_api_error
+from proxy.errors import ApiError, default_kind
+
+_STATUS_OF_KIND = {
+    "invalid_request_error": 400,
+    "exceed_context_size_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "rate_limit_error": 429,
+    "not_supported_error": 501,
+    "unavailable_error": 503,
+}
+
+_CODES = {
+    "exceed_context_size_error": "context_length_exceeded",
+    "not_found_error": "not_found",
+    "not_supported_error": "not_supported",
+    "unavailable_error": "unavailable",
+    "invalid_request_error": None,
+    "server_error": None,
+    "rate_limit_error": None,
+}
+"""OpenAI's `code` for a type. A type that is not here is its own code: it says more than the status."""
+
+_KNOWN = ("code", "message", "type", "param")
+
+
+def from_error(error: Any, status: int = 500) -> AnswerFailed:
+    """A failure of an error object, which came with a status. Its own code counts more than that.
+
+    500 is the status of an error in a stream, and says nothing.
+    """
+    if not isinstance(error, dict):
+        return AnswerFailed(status, str(error) or "the model server reported an error", default_kind(status))
+    code, kind, param = error.get("code"), error.get("type"), error.get("param")
+    kind = kind if isinstance(kind, str) else ""
+    if isinstance(code, int) and 400 <= code < 600:
+        status = code
+    elif status == 500:
+        status = _STATUS_OF_KIND.get(kind, status)
+    if not isinstance(code, str) or kind not in ("", *_CODES):
+        code = _CODES.get(kind, kind or None)
+    return AnswerFailed(
+        status,
+        str(error.get("message") or "the model server reported an error"),
+        default_kind(status),
+        code,
+        param if isinstance(param, str) else None,
+        {key: value for key, value in error.items() if key not in _KNOWN},
+    )
+
+
+def from_body(body: bytes, status: int = 500) -> AnswerFailed:
+    """A failure of an error's body."""
+    try:
+        data = read_object(body)
+    except UnreadableError:
+        return from_error(body[:500].decode("utf-8", "replace").strip(), status)
+    return from_error(data.get("error", data), status)
+
+
+def upstream_error(status: int, error: Json) -> ApiError:
+    """What a llama.cpp server said (`code`, `message`, `type`, and more), in our own terms."""
+    return to_api_error(from_error(error, status))

@@ -1,0 +1,171 @@
+"""Which models there are, under which names, and what their servers speak."""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from actors.config.schema import Model
+from actors.hub.cache import ModelFiles
+from actors.hub.hub import Hub
+from actors.messages import Api
+from actors.model_names import LATEST, ollama_name, parse_name, without_hub
+from actors.scheduler.lifecycle import State
+from actors.scheduler.model_states import ModelStatus
+from actors.servers import StartError
+from actors.servers.ollama.client import Tag
+from actors.servers.ollama.daemon import Daemon
+from actors.servers.ollama.daemons import Daemons
+from actors.supervisor import Supervisor
+from proxy.errors import ApiError
+
+
+class Known(msgspec.Struct, frozen=True):
+    """The canonical name of a model, and the API of its server."""
+
+    name: str
+    api: Api = "llama.cpp"
+
+
+class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The models that the supervisor knows; and others: names in the hub's cache, and models of daemons."""
+
+    models: list[ModelStatus]
+    cached: list[str]
+    tags: list[Tag]
+
+
+class Catalog:
+    """The supervisor's models, those in the hub's cache, and those that Ollama's daemons have."""
+
+    def __init__(
+        self, supervisor: Supervisor, hub: Hub, daemons: Daemons, configured: Mapping[str, Model]
+    ) -> None:
+        self._configured = configured
+        self.daemons = daemons
+        self._supervisor = supervisor
+        self._hub = hub
+
+    async def find(self, name: str) -> Known:
+        """What a name means; one that means nothing is returned as it is.
+
+        Raises `ApiError` if it means nothing because a daemon that may have it does not answer.
+        """
+        if (known := self._known(name)) is not None:
+            return known
+        hub_name = parse_name(without_hub(name))
+        if hub_name is not None and self._hub.allows(hub_name):
+            return Known(str(hub_name))
+        if not self.daemons.all or not self.daemons.settings.discover:
+            return Known(name)
+        await self.daemons.refresh()
+        if (found := self.daemons.find(name)) is not None:
+            daemon, tag = found
+            own_name = self.daemons.configured(daemon, tag.name) or tag.name
+            return self._known(own_name) or Known(own_name, "ollama")
+        for reason in self.daemons.silent.values():
+            message = (
+                f"model {name[:200]!r} is not known, and a daemon that may have it does not answer: {reason}"
+            )
+            raise ApiError(503, message, code="daemon_away", param="model", retry_after=5)
+        return Known(name)
+
+    def _known(self, name: str) -> Known | None:
+        for candidate in dict.fromkeys((name, without_hub(name), name.removesuffix(LATEST))):
+            if (own_name := self._supervisor.resolve(candidate)) is not None:
+                return Known(own_name, self._supervisor.api_of(own_name) or "llama.cpp")
+        return None
+
+    def answers_as(self, name: str, known: Known) -> bool:
+        """Whether the model's own server would call it by this name of it."""
+        if known.api != "ollama":
+            return True
+        found = self._place(known)
+        return found is not None and ollama_name(found[1]) == ollama_name(name)
+
+    def settings_of(self, name: str) -> Model | None:
+        """Those of one of llama.cpp's models that is configured, by any of its names."""
+        canonical = self._supervisor.resolve(name)
+        return self._configured.get(canonical) if canonical is not None else None
+
+    async def files_of(self, name: str) -> ModelFiles | None:
+        """A model's files, if they are on the disk."""
+        if self._supervisor.resolve(name) is not None:
+            try:
+                return await self._supervisor.files(name)
+            except StartError:
+                return None  # its requests are told why
+        hub_name = parse_name(name)
+        if hub_name is None or not self._hub.allows(hub_name):
+            return None
+        return await asyncio.to_thread(self._hub.cache.find, hub_name, "main", None)
+
+    async def of_llama_cpp(self, asked: str) -> str:
+        """The canonical name of a model that is not Ollama's. Raises `ApiError`."""
+        known = await self.find(asked)
+        if (name := self._supervisor.resolve(known.name)) is not None:
+            return name
+        if await self.files_of(known.name) is not None:
+            return known.name
+        raise not_found(asked)
+
+    async def daemon_of(self, name: str) -> tuple[Daemon, str] | None:
+        """Which daemon has a model, and what it calls it; None if it is not Ollama's. Raises `ApiError`."""
+        known = await self.find(name)
+        if known.api != "ollama":
+            return None
+        if (found := self._place(known)) is None:
+            message = f"model {name[:200]!r} was in an Ollama daemon, and is there no more"
+            raise ApiError(404, message, code="model_not_found", param="model")
+        return found
+
+    def _place(self, known: Known) -> tuple[Daemon, str] | None:
+        name = known.name
+        if (model := self.daemons.settings.models.get(name)) is not None:
+            return self.daemons.daemon_of(model), model.model or name
+        found = self.daemons.find(name)
+        return (found[0], found[1].name) if found else None
+
+    def tag_of(self, model: ModelStatus) -> Tag | None:
+        """What the daemon of one of Ollama's models last told of it."""
+        place = self._place(Known(model.name, "ollama"))
+        found = self.daemons.find(place[1]) if place is not None else None
+        return found[1] if found is not None else None
+
+    async def listed(self) -> ListedModel:
+        """Every model that can be asked for."""
+        if self.daemons.settings.discover:
+            await self.daemons.refresh()
+        models = [model for model in self.models if not self._is_gone(model)]
+        taken = {name.casefold() for model in models for name in (model.name, *model.aliases)}
+        taken |= {name + LATEST for name in taken}
+        cached = [str(model.name) for model in await asyncio.to_thread(self._hub.listed)]
+        tags = self.daemons.listed() if self.daemons.settings.discover else []
+        return ListedModel(
+            models=models,
+            cached=[name for name in cached if name.casefold() not in taken],
+            tags=[
+                tag
+                for daemon, tag in tags
+                if tag.name.casefold() not in taken and not self.daemons.configured(daemon, tag.name)
+            ],
+        )
+
+    def _is_gone(self, model: ModelStatus) -> bool:
+        """Whether it was only known because a daemon had it, which has it no more."""
+        return (
+            model.api == "ollama"
+            and model.name not in self.daemons.settings.models
+            and model.state in (State.STOPPED, State.FAILED)
+            and self.daemons.find(model.name) is None
+        )
+
+    @property
+    def models(self) -> list[ModelStatus]:
+        """Those that the supervisor knows."""
+        return self._supervisor.describe()
+
+
+def not_found(name: str) -> ApiError:
+    """The answer to a question about a model that there is not."""
+    return ApiError(404, f"model {name[:200]!r} not found", code="not_found", param="model")

@@ -1,0 +1,196 @@
+"""How the log is written: JSON lines for machines, a readable form on a terminal.
+
+Nothing that is logged raises, or waits for whoever reads the log (`proxy.service.log_writer`).
+"""
+
+import io
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+import structlog
+from structlog.typing import EventDict
+
+from actors.terminal import printable, wants_colour
+from proxy.service.log_writer import LogWriter
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+LINE_LIMIT = 64 << 10
+"""Bytes of a line, beyond which the middle of its long fields is left out."""
+FIELD_LIMIT = 4000
+"""Characters of such a field that are kept."""
+LAST_WORDS = 1.0
+"""Seconds that the end of the gateway waits for the log."""
+
+_TRACEBACKS = ("exception", "stack")
+_UNTELLABLE = b'{"event":"a log line could not be made","level":"error"}\n'
+
+Line = Callable[[EventDict], bytes]
+
+log = structlog.get_logger("gateway")
+
+
+def set_up_logging(level: str, form: Literal["auto", "json", "console"], descriptor: int) -> LogWriter:
+    """Configure structlog for the process, to write to this descriptor. The caller closes the writer."""
+    console = form == "console" or (form == "auto" and os.isatty(descriptor))
+    render = _Renderer(_console_line(colours=wants_colour(descriptor)) if console else _json_line)
+    writer = LogWriter(
+        descriptor,
+        lambda count: render(None, "warning", {"event": f"{count} log lines were dropped", "count": count}),
+    )
+    structlog.configure(
+        processors=[render],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=lambda *_: _Logger(writer),
+        cache_logger_on_first_use=True,
+    )
+    # aiohttp and asyncio speak through logging; what they have to say is rare and worth a line.
+    logging.basicConfig(level=logging.WARNING, handlers=[_Bridge()], force=True)
+    logging.raiseExceptions = False
+    logging.captureWarnings(True)
+    return writer
+
+
+def take_over_output() -> None:
+    """Log what agents and libraries print, and exceptions that nobody caught: a print may block or raise."""
+    sys.stdout, sys.stderr = _Printed("stdout"), _Printed("stderr")
+    threading.excepthook = _thread_failed
+    sys.unraisablehook = _ignored
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_type is not SystemExit:
+        name = failed.thread.name if failed.thread else ""
+        log.error("thread failed", thread=name, exc_info=failed.exc_value)
+
+
+def _ignored(failed: "sys.UnraisableHookArgs") -> None:
+    log.error(failed.err_msg or "exception ignored", object=_text(failed.object), exc_info=failed.exc_value)
+
+
+class _Logger:
+    """What structlog hands a rendered line to."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = writer.write
+
+
+class _Renderer:
+    """The one processor: an event becomes a line, whatever is in it."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+
+    def __call__(self, _logger: object, method: str, event: EventDict) -> bytes:
+        event["level"] = method
+        try:
+            event = structlog.processors.format_exc_info(None, method, self._stamp(None, method, event))
+            line = self._line(event)
+            if len(line) <= LINE_LIMIT:
+                return line
+            return self._line({key: _shortened(value) for key, value in event.items()})
+        except Exception:  # of a value that has no JSON or whose repr() fails; the others can be told
+            return self._salvaged(event)
+
+    def _salvaged(self, event: EventDict) -> bytes:
+        try:
+            return self._line({_text(key): _encodable(value) for key, value in event.items()})
+        except Exception:  # no stack or no memory is left
+            return _UNTELLABLE
+
+
+def _json_line(event: EventDict) -> bytes:
+    line = msgspec.json.encode(event, enc_hook=repr)
+    if not line.isascii() or b"\x7f" in line:
+        # JSON need not escape these, and terminals obey some of them.
+        text = line.decode()
+        line = "".join(char if char.isprintable() else _json_escape(char) for char in text).encode()
+    return line + b"\n"
+
+
+def _json_escape(char: str) -> str:
+    units = char.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def _console_line(*, colours: bool) -> Line:
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colours, exception_formatter=structlog.dev.plain_traceback
+    )
+
+    def line(event: EventDict) -> bytes:
+        shown = {key: _showable(value, "\n\t" if key in _TRACEBACKS else "") for key, value in event.items()}
+        return renderer(None, "", shown).encode() + b"\n"
+
+    return line
+
+
+def _showable(value: Any, keep: str) -> Any:
+    """The value, or its text where that could steer the terminal."""
+    text = value if isinstance(value, str) else repr(value)
+    return value if text.isprintable() else printable(text, keep)
+
+
+def _text(value: Any) -> str:
+    """Some text for any object."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+        return text.encode(errors="backslashreplace").decode()
+    except Exception:  # somebody else's __repr__
+        return f"<{type(value).__name__} whose repr() fails>"
+
+
+def _encodable(value: Any) -> Any:
+    """The value where that can be told, or else some text for it."""
+    try:
+        msgspec.json.encode(value, enc_hook=repr)
+        return _shortened(value)
+    except Exception:  # whatever the value's own methods raise
+        return _shortened(_text(value))
+
+
+def _shortened(value: Any) -> Any:
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) <= FIELD_LIMIT:
+        return value
+    half = FIELD_LIMIT // 2
+    return f"{text[:half]} ... {len(text) - FIELD_LIMIT} characters ... {text[-half:]}"
+
+
+class _Bridge(logging.Handler):
+    """Brings the standard library's log records into ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = logging.getLevelName(record.levelno).lower()
+        write = getattr(log, level if level in LEVELS else "error")
+        try:
+            message = record.getMessage()
+        except Exception:  # arguments that do not fit, or whose text cannot be had
+            message = _text(record.msg)
+        write(message, logger=record.name, exc_info=record.exc_info or None)
+
+
+class _Printed(io.TextIOBase):
+    """Stands for a standard stream: logs each line that is printed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rest = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > LINE_LIMIT:
+            lines.append(self._rest)
+            self._rest = ""
+        for line in filter(str.strip, lines):
+            log.warning("printed", stream=self._name, text=line)
+        return len(text)
