@@ -81,7 +81,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What every generating request has.
 
     `format` is "json", or the JSON schema of the answer. `keep_alive` is in seconds, infinite for ever.
-    `extra` holds the fields that have no name here, for a backend that knows them.
+    `extra` holds the fields that have no name here, for a backend that knows them. `ignored` names what the
+    client asked for and nobody here can do. `echo` is for the client's API alone: what its answers repeat.
     """
 
     model: str
@@ -93,6 +94,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     top_logprobs: int = 0
     keep_alive: float | None = None
     extra: dict[str, Any] = {}
+    ignored: list[str] = []
+    echo: dict[str, Any] = {}
 
 
 class Chat(Request, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 """One request and what became of it: gathered on the way, accounted in one place."""
 
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import structlog
@@ -15,6 +16,10 @@ from proxy.errors import ApiError
 log = structlog.get_logger("request")
 
 REQUEST_ID_LIMIT = 128
+IGNORED_HEADER = "X-Gateway-Ignored"
+IGNORED_LIMIT = 1000
+"""Characters of that header."""
+_NOT_IN_HEADERS = re.compile(r"[^ -~]")
 CLIENT_LEFT = 499
 """nginx's status for a client that closed the connection; it is only ever logged."""
 
@@ -33,6 +38,7 @@ class Exchange:
         "error",
         "fetched",
         "first_byte_at",
+        "ignored",
         "inner",
         "loaded",
         "method",
@@ -77,6 +83,8 @@ class Exchange:
         self.loaded = 0.0
         self.first_byte_at: float | None = None
         self.tokens: dict[str, int] = {}
+        self.ignored: dict[str, None] = {}
+        """What the client asked for and did not get, by names such as `text.verbosity`, in their order."""
         self.run: Run | None = None
         """Its agents, if it has some."""
         self.complete = False
@@ -101,6 +109,10 @@ class Exchange:
         """The request waits under this number."""
         self.ticket = ticket
 
+    def ignore(self, names: Iterable[str]) -> None:
+        """The request goes without these fields, tools or parts; the answer's head and the log name them."""
+        self.ignored.update(dict.fromkeys(names))
+
     @property
     def headers(self) -> dict[str, str]:
         """What every answer to it tells."""
@@ -109,6 +121,8 @@ class Exchange:
             headers["X-Agents"] = self.run.header
         if self.place is not None:
             headers["X-Model-Place"] = self.place
+        if self.ignored:
+            headers[IGNORED_HEADER] = _NOT_IN_HEADERS.sub("?", ", ".join(self.ignored))[:IGNORED_LIMIT]
         return headers
 
     def first_byte(self) -> None:
@@ -158,6 +172,8 @@ class Exchange:
         fields.update(self.tokens)
         if self.run is not None:
             fields["agents"] = self.run.log_field
+        if self.ignored:
+            fields["ignored"] = ", ".join(self.ignored)[:IGNORED_LIMIT]
         if self.error is not None:
             fields["error"] = self.error
         getattr(log, level)("request", **fields)

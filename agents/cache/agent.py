@@ -109,7 +109,9 @@ class Cache(Agent):
 
 def key_of(request: Chat, key: str, later: Sequence[tuple[str, str]] = ()) -> bytes:
     """What is the same for requests that have the same answer."""
-    same = msgspec.structs.replace(request, stream=False, include_usage=False, keep_alive=None)
+    same = msgspec.structs.replace(
+        request, stream=False, include_usage=False, keep_alive=None, ignored=[], echo={}
+    )
     return hashlib.sha256(msgspec.json.encode((key, later, same), order="deterministic")).digest()
 
 

@@ -194,6 +194,8 @@ class ClientStream:
 
     async def _write_comment(self) -> None:
         try:
+            if not self.head.prepared:
+                self.head.headers.update(self._exchange.headers)
             await self.head.prepare(self._request)
             await self.head.write(self._comment())
         except ConnectionError:

@@ -72,6 +72,7 @@ class AgentAnswers:
         assert codec is not None, "an endpoint without one has no agents"
         exchange.run = run
         exchange.stream = run.chat.stream
+        exchange.ignore(run.chat.ignored)
         try:
             if not run.chat.stream:
                 return await self._whole(exchange, codec, run)

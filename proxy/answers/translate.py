@@ -42,6 +42,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
     if isinstance(chat, Chat) and not chat.messages:
         raise ApiError(400, "messages: is empty", param="messages")
     exchange.stream = chat.stream
+    exchange.ignore(chat.ignored)
     await breathe(conversation.body)
     question = chat_question(exchange, known.name, chat)
     if not chat.stream:
@@ -76,8 +77,10 @@ def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequ
     """A chat in the API of the leased server; `ApiError`, once it is leased, for what that API cannot say."""
 
     def render(address: ServerAddress) -> bytes:
+        server = SERVERS[address.api]
+        exchange.ignore(server.ignored(chat))
         try:
-            path, body = SERVERS[address.api].ask(chat, address)
+            path, body = server.ask(chat, address)
         except FieldError as error:
             raise invalid_field(error) from None
         return post(exchange, path, body, address)

@@ -103,6 +103,8 @@ class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
     failure: Callable[[bytes, int], AnswerFailed]
     media_type: str
     """Of its streams."""
+    ignored: Callable[[Request], list[str]] = lambda _: []
+    """Names what the server cannot be told of a request."""
 
 
 class Dialect(msgspec.Struct, frozen=True):

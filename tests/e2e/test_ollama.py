@@ -119,6 +119,17 @@ def test_tools(client: ollama.Client, model: str, stream: bool) -> None:
     assert client.chat(model, reply).message.content
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_ignored_fields_are_named(gateway: Gateway, stream: bool) -> None:
+    fields = {"logit_bias": {"1": 1}, "n": 1, "top_k": 3, "x\ny": 1, "stream": stream}
+    answer = gateway.chat("tiny", **fields)
+    assert answer.status_code == 200
+    assert answer.headers["X-Gateway-Ignored"] == "logit_bias, x?y"
+    request_id = answer.headers["X-Request-Id"]
+    assert gateway.wait_for("request", request_id=request_id)["ignored"] == "logit_bias, x\ny"
+    assert "X-Gateway-Ignored" not in gateway.chat("demo", **fields).headers  # llama.cpp may know them
+
+
 def test_schema(client: ollama.Client, model: str) -> None:
     answer = client.chat(model, HELLO, format=SCHEMA, options={"temperature": 0, "num_predict": 200})
     assert isinstance(json.loads(answer.message.content or "")["n"], int)

@@ -110,4 +110,5 @@ SERVER = ServerApi(
     decode_embeddings=embeddings.decode_answer,
     failure=failures.from_body,
     media_type="application/x-ndjson",
+    ignored=server.ignored,
 )

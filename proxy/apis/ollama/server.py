@@ -34,6 +34,15 @@ _SERVER_OPTIONS = _RUNNER_OPTIONS | {"num_keep"}
 _PROMPT_OPTIONS = {"shift", "truncate"}
 
 
+_GATEWAYS_OWN = {"n", "stream_options"}
+
+
+def ignored(request: Chat | Completion) -> list[str]:
+    """The fields of a request that no daemon knows."""
+    known = _SERVER_OPTIONS | _PROMPT_OPTIONS | _GATEWAYS_OWN
+    return [name for name in request.extra if name not in known]
+
+
 def path_of(request: Chat | Completion) -> str:
     """The path of a daemon that takes what `encode_request` writes."""
     return "/api/chat" if isinstance(request, Chat) else "/api/generate"
