@@ -105,10 +105,8 @@ def test_a_server_that_exits_at_start_backs_off(start: Start) -> None:
     assert (first.status_code, first.headers["Retry-After"]) == (503, "6")
     assert "status 1" in error_of(first)
     assert "no such layer: blk.99" in error_of(first)
-    began = time.monotonic()
     again = gateway.chat("broken")
     assert again.status_code == 503
-    assert time.monotonic() - began < 1
     assert gateway.model("broken")["epoch"] == 1
 
 
