@@ -14,8 +14,8 @@ from actors.placement.fit import Placement
 from actors.placement.ledger import Device, HostMemory
 from actors.placement.options import Demand
 
-Api = Literal["llama.cpp", "ollama"]
-"""What a model's server speaks: llama.cpp's APIs, or Ollama's."""
+ServerApiName = Literal["llama.cpp", "ollama"]
+"""The API that a model's server speaks: llama.cpp's, which is OpenAI's and Anthropic's too, or Ollama's."""
 
 
 KEY_VARIABLE = "LLAMA_API_KEY"
@@ -51,7 +51,7 @@ class ServerAddress(msgspec.Struct, frozen=True):
 
     host: str
     port: int
-    api: Api = "llama.cpp"
+    api: ServerApiName = "llama.cpp"
     model: str | None = None
     options: tuple[tuple[str, int], ...] = ()
     thinks: bool = True

@@ -22,7 +22,6 @@ from actors.gpu.observer import Observer
 from actors.hub.cache import ModelFiles
 from actors.messages import (
     Acquire,
-    Api,
     Cancel,
     Drain,
     Effect,
@@ -36,6 +35,7 @@ from actors.messages import (
     RanOut,
     Reject,
     Released,
+    ServerApiName,
     Shutdown,
     ShutDownComplete,
     StartServer,
@@ -185,7 +185,7 @@ class Supervisor(Actor[Event]):
         """The canonical name of a known model or alias."""
         return self._planner.resolve(name)
 
-    def api_of(self, name: str) -> Api | None:
+    def api_of(self, name: str) -> ServerApiName | None:
         """What the server of a known model or alias speaks."""
         return self._planner.api_of(name)
 

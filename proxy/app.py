@@ -67,7 +67,7 @@ def make_app(handlers: Handlers, origins: Origins) -> web.Application:
     ):
         router.add_get(path, _quiet(view))
     for endpoint in ENDPOINTS:
-        for path in (endpoint.path, *endpoint.aliases):
+        for path in endpoint.paths:
             router.add_post(path, _answerer(handlers.generate, endpoint))
     handlers.ollama.add_routes(router, _quiet)
     router.add_get("/v1/agents", _quiet(agents.listed))

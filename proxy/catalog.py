@@ -8,7 +8,7 @@ import msgspec
 from actors.config.schema import Model
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
-from actors.messages import Api
+from actors.messages import ServerApiName
 from actors.model_names import LATEST, ollama_name, parse_name, without_hub
 from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import ModelStatus
@@ -24,7 +24,7 @@ class Known(msgspec.Struct, frozen=True):
     """The canonical name of a model, and the API of its server."""
 
     name: str
-    api: Api = "llama.cpp"
+    api: ServerApiName = "llama.cpp"
 
 
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import msgspec
 from actors.config import schema as config
 from actors.config.schema import Config, Strategy
 from actors.errors import Failure, Forbidden, LoadFailed, NeverFits, Rejection, UnknownModel
-from actors.messages import Acquire, Api, BecameReady, Figures, ServerAddress
+from actors.messages import Acquire, BecameReady, Figures, ServerAddress, ServerApiName
 from actors.placement.fit import Placement, Wish
 from actors.placement.ledger import Ledger
 from actors.placement.options import Demand
@@ -87,7 +87,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish = Wish()
     priority: int = 0
     never_evict: bool = False
-    api: Api = "llama.cpp"
+    api: ServerApiName = "llama.cpp"
 
     @classmethod
     def of(cls, name: str, model: config.Model, aliases: Iterable[str] = ()) -> "ModelSpec":
@@ -121,7 +121,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     aliases: tuple[str, ...]
-    api: Api
+    api: ServerApiName
     state: State
     epoch: int
     slots: int

@@ -29,7 +29,6 @@ from actors.errors import (
 )
 from actors.messages import (
     Acquire,
-    Api,
     BecameReady,
     Cancel,
     Drain,
@@ -48,6 +47,7 @@ from actors.messages import (
     RanOut,
     Reject,
     Released,
+    ServerApiName,
     Shutdown,
     ShutDownComplete,
     Spawned,
@@ -115,7 +115,7 @@ class Planner:
             self._models.remove(model)
         return idle
 
-    def api_of(self, name: str) -> Api | None:
+    def api_of(self, name: str) -> ServerApiName | None:
         """What the server of a model or alias speaks."""
         model = self._models.find(name)
         return model.spec.api if model else None

@@ -34,7 +34,7 @@ class Content(Protocol):
     """What the bytes of a model server are to its client."""
 
     @property
-    def ending(self) -> bytes:
+    def delimiter(self) -> bytes:
         """How an event ends or a line, of which only whole ones are passed on; empty if any cut will do."""
 
     @property
@@ -133,7 +133,7 @@ class ClientStream:
         await self.begin()
         chunked = self.head.headers.get("Transfer-Encoding") == "chunked"
         relay = Relay(
-            self._request, call.response, ending=content.ending, chunked=chunked, patch=content.patch
+            self._request, call.response, delimiter=content.delimiter, chunked=chunked, patch=content.patch
         )
         content.begin(relay, call)
         try:

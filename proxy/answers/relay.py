@@ -48,7 +48,7 @@ class Relay(Splice):
     """Writes a body to the client's transport as it comes. Its `feed` is the sink of the response.
 
     The client's framing is made of whole chunks at every moment, so that an error frame can always
-    follow. With an `ending`, it is made of whole events or lines too, which end so.
+    follow. With a `delimiter`, it is made of whole events or lines too, which end with that.
 
     As the protocol of the upstream's connection it copies what llama-server writes nearly always, one
     event in one chunk, from socket to socket. This is what every token costs.
@@ -59,7 +59,7 @@ class Relay(Splice):
         "_blocked",
         "_chunk_end",
         "_client",
-        "_ending",
+        "_delimiter",
         "_patch",
         "_request",
         "_response",
@@ -74,7 +74,7 @@ class Relay(Splice):
         request: web.Request,
         response: UpstreamResponse,
         *,
-        ending: bytes,
+        delimiter: bytes,
         chunked: bool,
         patch: Callable[[bytes], bytes] | None = None,
     ) -> None:
@@ -85,11 +85,11 @@ class Relay(Splice):
         self._response = response
         self._client = cast("ClientProtocol", request.protocol)
         self._write_through = transport.write
-        self._ending = ending
-        self._chunk_end = ending + b"\r\n"
+        self._delimiter = delimiter
+        self._chunk_end = delimiter + b"\r\n"
         self.chunked = chunked
         self._patch = patch
-        self._splitter = _SPLITTERS[ending]()
+        self._splitter = _SPLITTERS[delimiter]()
         self._blocked = False
         self._before = self.last = b""
 
@@ -126,7 +126,7 @@ class Relay(Splice):
         if splitter is None:
             self.last = (self.last + payload)[-RAW_TAIL:] if len(payload) < RAW_TAIL else payload
         else:
-            if splitter.holds or not payload.endswith(self._ending):
+            if splitter.holds or not payload.endswith(self._delimiter):
                 payload, raw = _whole(splitter, payload), None
             if payload:
                 self._before, self.last = self.last, payload

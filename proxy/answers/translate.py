@@ -191,7 +191,7 @@ class Translation:
 class _Translated:
     """Content that goes through events."""
 
-    ending = b""
+    delimiter = b""
 
     def __init__(self, translation: Translation, decoder: Decoder, first: bytes) -> None:
         self._translation = translation

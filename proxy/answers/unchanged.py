@@ -23,29 +23,29 @@ from proxy.answers.relay import Relay, count_tokens, is_event_stream
 from proxy.answers.whole import PROGRESS, assemble_whole, pass_whole
 from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.assemble import Assembler
-from proxy.apis.endings import End, is_whole, outcome
-from proxy.apis.llama_cpp.stream import END
+from proxy.apis.llama_cpp.stream import STREAM_END as NATIVE_STREAM_END
 from proxy.apis.ollama.server import rewritten
 from proxy.apis.openai.server_errors import upstream_error
 from proxy.apis.requests import with_fields
 from proxy.apis.server_errors import to_api_error
-from proxy.apis.table import ENDS
+from proxy.apis.stream_end import StreamEnd, is_whole, outcome
+from proxy.apis.table import STREAM_ENDS
 from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
 from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse
 
-ENDINGS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
-"""How an event ends, or a line."""
+DELIMITERS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
+"""How an event ends or a line, by the media type of its stream."""
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')
 """In an event that says nothing yet: OpenAI's way to tell of other things, such as the usage."""
 
 
 class Unchanged(msgspec.Struct, frozen=True):
-    """Content that is passed on unparsed. `first` goes before; `api_end` must come for it to be whole."""
+    """Content that is passed on unparsed. `first` goes before; `stream_end` must come for it to be whole."""
 
     first: bytes = b""
-    ending: bytes = b""
+    delimiter: bytes = b""
     patch: Callable[[bytes], bytes] | None = None
-    api_end: End | None = None
+    stream_end: StreamEnd | None = None
 
     def begin(self, relay: Relay, call: ModelCall) -> None:
         """From socket to socket, where nothing is to be done."""
@@ -55,10 +55,10 @@ class Unchanged(msgspec.Struct, frozen=True):
 
     def end(self, relay: Relay, call: ModelCall) -> None:
         """Look at the last events, once a stream. Raises `ApiError` for what the client must be told."""
-        if self.api_end is None:
+        if self.stream_end is None:
             return
         held = relay.take_held()
-        came = outcome(relay.tail + held, self.api_end)
+        came = outcome(relay.tail + held, self.stream_end)
         if came.failure is None:
             relay.end_with(held)
         elif came.told:
@@ -68,8 +68,8 @@ class Unchanged(msgspec.Struct, frozen=True):
             raise named(broken_off(to_api_error(came.failure)), call.exchange)
 
     def is_whole(self, relay: Relay) -> bool:
-        """Whether its end has come; without an `api_end` that of any API."""
-        return is_whole(relay.tail, ENDS if self.api_end is None else (self.api_end,))
+        """Whether its end has come; without a `stream_end` that of any API."""
+        return is_whole(relay.tail, STREAM_ENDS if self.stream_end is None else (self.stream_end,))
 
     def account(self, relay: Relay, call: ModelCall) -> None:
         """Tokens, as the server counts them."""
@@ -79,8 +79,7 @@ class Unchanged(msgspec.Struct, frozen=True):
 async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamResponse:
     """Answer as a stream, or as a whole which is made of one."""
     endpoint, parsed, exchange = conversation.endpoint, conversation.parsed, conversation.exchange
-    generates = endpoint.assembler is not None
-    exchange.stream = bool(generates and parsed.stream)
+    exchange.stream = bool(endpoint.generates and parsed.stream)
     body, kinds = conversation.body, endpoint.kinds
     assembler: Assembler | None = None
     if endpoint.assembler is not None and _is_answered_with_a_list(conversation):
@@ -105,9 +104,9 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
         return await stream.carry(_relay(stream, caller, conversation, question))
     async with caller.call(exchange, question) as call:
         head = call.response.head
-        if assembler is not None and head.content_type in ENDINGS and head.status < 300:
+        if assembler is not None and head.content_type in DELIMITERS and head.status < 300:
             return await assemble_whole(call, assembler)
-        return await pass_whole(call, kinds, endpoint.end if assembler is not None else None)
+        return await pass_whole(call, kinds, endpoint.stream_end if assembler is not None else None)
 
 
 async def _relay(
@@ -120,8 +119,9 @@ async def _relay(
         if is_event_stream(call.response.head):
             keep_progress = bool(getattr(conversation.parsed, "return_progress", False))
             first = await _first_event(call.response, keep_progress=keep_progress)
-        end = endpoint.end.of(conversation.parsed.answers) if endpoint.end is not None else None
-        await stream.relay(call, Unchanged(first, ENDINGS[endpoint.media_type], endpoint.dialect.patch, end))
+        end = endpoint.stream_end and endpoint.stream_end.of(conversation.parsed.answers)
+        delimiter = DELIMITERS[endpoint.media_type]
+        await stream.relay(call, Unchanged(first, delimiter, endpoint.dialect.patch, end))
 
 
 async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:
@@ -221,6 +221,6 @@ def _is_answered_with_a_list(conversation: Conversation) -> bool:
     """llama.cpp gives several answers on its own API as a list, which no stream can be made into."""
     return (
         not conversation.parsed.stream
-        and conversation.endpoint.end is END
+        and conversation.endpoint.stream_end is NATIVE_STREAM_END
         and conversation.parsed.answers > 1
     )

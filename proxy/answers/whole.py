@@ -9,9 +9,9 @@ from proxy.answers.call import ModelCall, broken_off
 from proxy.answers.relay import count_tokens, is_event_stream
 from proxy.apis.answer_json import UnreadableError, reader
 from proxy.apis.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
-from proxy.apis.endings import End, Last, read_last
 from proxy.apis.openai.server_errors import upstream_error
 from proxy.apis.server_errors import to_api_error
+from proxy.apis.stream_end import Last, StreamEnd, read_last
 from proxy.wire.ndjson import LineSplitter
 from proxy.wire.sse import EventSplitter, EventTooLongError, ServerSentEvent
 from proxy.wire.upstream_connection import BadAnswerError
@@ -30,7 +30,7 @@ def json_response(body: bytes) -> web.Response:
 
 
 async def pass_whole(
-    call: ModelCall, kinds: tuple[type, ...] = (dict,), end: End | None = None
+    call: ModelCall, kinds: tuple[type, ...] = (dict,), end: StreamEnd | None = None
 ) -> web.StreamResponse:
     """Pass on an answer that is no stream; an error is put into the client's dialect.
 
@@ -51,7 +51,7 @@ async def pass_whole(
     return web.Response(status=head.status, body=body, headers={"Content-Type": content_type})
 
 
-def _check_json(call: ModelCall, body: bytes, kinds: tuple[type, ...], end: End | None) -> None:
+def _check_json(call: ModelCall, body: bytes, kinds: tuple[type, ...], end: StreamEnd | None) -> None:
     head = call.response.head
     begin, last = body[:1024].lstrip(), body[-1024:].rstrip()
     if not begin:

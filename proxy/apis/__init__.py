@@ -11,7 +11,7 @@
 So N clients and M servers take N + M translators, not N x M. A folder for each API: `openai`, `anthropic`,
 `ollama`, `llama_cpp`. In each of them, as far as it has clients, servers or both:
 
-* endpoints      the paths, and which of the following answer them: what `table` collects
+* endpoints      `API`: the paths, and which of the following answer them; what `table` collects
 * body           what is checked of a client's body before a model is loaded
 * request        a client's body, read as a whole
 * answer         a client's answer, written in pieces or as a whole
@@ -22,15 +22,15 @@ So N clients and M servers take N + M translators, not N x M. A folder for each 
 * embeddings     of clients and of servers
 
 An error of an Ollama daemon becomes an Anthropic one in `ollama.server_errors` and `anthropic.client_errors`.
-A new API is a new folder, and its line in `table`. What they share:
+What all of them share:
 
 * `table`        which APIs there are
-* `interface`    what an API consists of: decoders, encoders, dialects, endpoints, servers
+* `interface`    what an API consists of: endpoints, codecs, dialects, servers
 * `requests`     reading and checking a body, and setting fields in it
 * `fields`       JSON bodies into typed structs; `sampling`, `images`, `durations` are parts of several
 * `embeddings`   a request for embeddings and its answer, between the APIs
 * `assemble`     whole answers out of streams
-* `endings`      whether a stream is whole
+* `stream_end`   whether a stream is whole
 * `answer_json`  JSON of model servers, with one exception
 * `server_errors`  what a model server did wrong, between the APIs
 

@@ -5,14 +5,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from actors.messages import Api, ServerAddress
+from actors.messages import ServerAddress, ServerApiName
 from agents.chat import Chat, Completion
 from agents.events import Answer, AnswerFailed, Event, Extra
 from proxy.apis.assemble import Assembler
 from proxy.apis.embeddings import Embed, Embeddings
-from proxy.apis.endings import End
 from proxy.apis.fields import Json
 from proxy.apis.requests import ModelRequest
+from proxy.apis.stream_end import StreamEnd
 from proxy.errors import ApiError
 
 Request = Chat | Completion
@@ -96,6 +96,7 @@ class Embedder(msgspec.Struct, frozen=True, kw_only=True):
 class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
     """How a kind of model server is spoken with. `ask` and `embed` give a path and a body."""
 
+    name: ServerApiName
     ask: Callable[[Request, ServerAddress], tuple[str, bytes]]
     decoder: Callable[[str], Decoder]
     embed: Callable[[Embed, ServerAddress], tuple[str, bytes]]
@@ -124,31 +125,56 @@ class Dialect(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One POST endpoint. It generates, and can stream, if it has an `assembler`.
+    """One POST endpoint, which must say by which `api` servers take its requests as they are.
 
-    A server that speaks `api` understands it as it is. For another one it is translated, if it can be.
+    For servers of any other API, and always if `api` is None, `codec` or `embedder` translates.
     """
 
     path: str
     request: type[ModelRequest]
     dialect: Dialect
+    api: ServerApiName | None
     aliases: tuple[str, ...] = ()
-    assembler: Callable[[Any], Assembler] | None = None
     slot: bool = True
     """Whether the work occupies one of the model's slots."""
-    usage_option: bool = False
-    """Whether usage must be asked for by `stream_options`."""
-    api: Api = "llama.cpp"
     codec: Codec | None = None
     embedder: Embedder | None = None
+    assembler: Callable[[Any], Assembler] | None = None
+    """Makes a whole answer of a stream that is not translated; takes the request."""
+    stream_end: StreamEnd | None = None
+    """How a stream that is not translated ends."""
+    usage_option: bool = False
+    """Whether usage must be asked for by `stream_options`."""
     media_type: str = "text/event-stream"
     """Of its streams."""
-    end: End | None = None
-    """Of its streams."""
     kinds: tuple[type, ...] = (dict,)
-    """What JSON its whole answers are."""
+    """The JSON types that its whole answers may have."""
     comment: Callable[[str, str, float], bytes] = lambda _model, words, _now: f": {words}\n\n".encode()
     """Tells a waiting client of a model, in words, what it waits for. It is no event, or one without a text.
 
     Takes the time, too, in seconds since the epoch.
     """
+
+    @property
+    def generates(self) -> bool:
+        """Whether a model writes its answers, which then may be streams."""
+        return self.codec is not None or self.assembler is not None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All the paths under which it is found."""
+        return (self.path, *self.aliases)
+
+
+class Api(msgspec.Struct, frozen=True, kw_only=True):
+    """An API: what its folder gives to the table.
+
+    Errors below the path of an endpoint are in the dialect of that endpoint, and errors below one of the
+    `prefixes` in `dialect`, whether or not the path exists.
+    """
+
+    dialect: Dialect
+    endpoints: tuple[Endpoint, ...]
+    prefixes: tuple[str, ...] = ()
+    server: ServerApi | None = None
+    """How servers are spoken with that speak this API."""

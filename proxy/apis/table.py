@@ -1,28 +1,28 @@
 """Which APIs there are: the endpoints of all, and how each kind of model server is spoken with. Pure."""
 
-from actors.messages import Api
+from actors.messages import ServerApiName
 from proxy.apis.anthropic import endpoints as anthropic
-from proxy.apis.anthropic.client_errors import ANTHROPIC
 from proxy.apis.interface import Dialect, ServerApi
 from proxy.apis.llama_cpp import endpoints as llama_cpp
 from proxy.apis.ollama import endpoints as ollama
-from proxy.apis.ollama.client_errors import OLLAMA
 from proxy.apis.openai import endpoints as openai
-from proxy.apis.openai.client_errors import OPENAI
-from proxy.apis.openai.responses import RESPONSES
 
-ENDPOINTS = (*openai.ENDPOINTS, *anthropic.ENDPOINTS, *llama_cpp.ENDPOINTS, *ollama.ENDPOINTS)
+APIS = (openai.API, anthropic.API, llama_cpp.API, ollama.API)
 
-SERVERS: dict[Api, ServerApi] = {"llama.cpp": llama_cpp.SERVER, "ollama": ollama.SERVER}
+ENDPOINTS = tuple(endpoint for api in APIS for endpoint in api.endpoints)
 
-ENDS = tuple({endpoint.end for endpoint in ENDPOINTS if endpoint.end is not None})
+SERVERS: dict[ServerApiName, ServerApi] = {api.server.name: api.server for api in APIS if api.server}
+
+STREAM_ENDS = tuple({endpoint.stream_end for endpoint in ENDPOINTS if endpoint.stream_end is not None})
 """How a stream of any of these APIs ends."""
+
+_DIALECTS = {
+    **{f"{prefix}/": api.dialect for api in APIS for prefix in api.prefixes},
+    **{f"{path}/": endpoint.dialect for endpoint in ENDPOINTS for path in endpoint.paths},
+}
 
 
 def dialect_of(path: str) -> Dialect:
-    """The dialect in which a path's errors are told, whether or not the path exists."""
-    if path.startswith("/api/"):
-        return OLLAMA
-    if path == "/v1/messages" or path.startswith("/v1/messages/"):
-        return ANTHROPIC
-    return RESPONSES if path.endswith("/responses") else OPENAI
+    """The dialect for the errors of a path, whether or not the path exists: OpenAI's if no API has it."""
+    known = [prefix for prefix in _DIALECTS if f"{path}/".startswith(prefix)]
+    return _DIALECTS[max(known, key=len)] if known else openai.API.dialect

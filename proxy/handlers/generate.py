@@ -53,9 +53,9 @@ class Generate:
         exchange.model = parsed.model
         await breathe(body)
         known = await self._catalog.find(parsed.model)
-        if endpoint.assembler is None and self._agents.guards_of(known.name):
+        if not endpoint.generates and self._agents.guards_of(known.name):
             body = await guard_body(self._agents, known.name, body, exchange.request_id)
             parsed = parse_body(body, endpoint.request)
-        if endpoint.assembler is not None and endpoint.codec is None:
+        if endpoint.generates and endpoint.codec is None:
             refuse_to_go_around(self._agents, known.name, endpoint.path)
         return Conversation(request, exchange, endpoint, body, parsed, known)

@@ -9,10 +9,10 @@ from typing import Any
 from proxy.answers.relay import count_tokens
 from proxy.apis.answer_json import UnreadableError
 from proxy.apis.assemble import StreamedError, UnfinishedError, assemble, take
-from proxy.apis.endings import outcome
 from proxy.apis.fields import FieldError
 from proxy.apis.openai.body import CompletionRequest
-from proxy.apis.table import ENDPOINTS, ENDS, SERVERS
+from proxy.apis.stream_end import outcome
+from proxy.apis.table import ENDPOINTS, SERVERS, STREAM_ENDS
 from proxy.wire.http1 import HeadReader, ProtocolError, body_of
 from proxy.wire.sse import EventSplitter, EventTooLongError
 from tests.attack.mutations import in_pieces, mutated, mutated_json
@@ -102,7 +102,7 @@ def _assemble(path: str) -> Reader:
 
 
 def _end(data: bytes, _rng: random.Random) -> None:
-    for end in ENDS:
+    for end in STREAM_ENDS:
         outcome(data, end)
     count_tokens(data)
 

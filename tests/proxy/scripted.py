@@ -28,7 +28,7 @@ from actors.gpu.monitor import GpuMonitor
 from actors.gpu.observer import Observer
 from actors.hub.cache import CachedModel
 from actors.hub.hub import Hub
-from actors.messages import Api, Grant, ServerAddress
+from actors.messages import Grant, ServerAddress, ServerApiName
 from actors.model_names import HubName
 from actors.placement.ledger import Ledger
 from actors.progress import Progress
@@ -316,7 +316,7 @@ class FakeSupervisor:
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
 
-    def api_of(self, name: str) -> Api | None:
+    def api_of(self, name: str) -> ServerApiName | None:
         return self.endpoint.api if name in self.names else None
 
     def would_adopt(self, _name: str) -> bool:

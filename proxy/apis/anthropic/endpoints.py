@@ -3,8 +3,8 @@
 from proxy.apis.anthropic import answer, request
 from proxy.apis.anthropic.body import MessagesRequest
 from proxy.apis.anthropic.client_errors import ANTHROPIC
-from proxy.apis.anthropic.stream import END, MessageAssembler
-from proxy.apis.interface import Codec, Endpoint
+from proxy.apis.anthropic.stream import STREAM_END, MessageAssembler
+from proxy.apis.interface import Api, Codec, Endpoint
 
 MESSAGES = Codec(
     decode=request.decode_request,
@@ -17,9 +17,18 @@ ENDPOINTS = (
         path="/v1/messages",
         request=MessagesRequest,
         dialect=ANTHROPIC,
+        api="llama.cpp",
         assembler=lambda _: MessageAssembler(),
         codec=MESSAGES,
-        end=END,
+        stream_end=STREAM_END,
     ),
-    Endpoint(path="/v1/messages/count_tokens", request=MessagesRequest, dialect=ANTHROPIC, slot=False),
+    Endpoint(
+        path="/v1/messages/count_tokens",
+        request=MessagesRequest,
+        dialect=ANTHROPIC,
+        api="llama.cpp",
+        slot=False,
+    ),
 )
+
+API = Api(dialect=ANTHROPIC, endpoints=ENDPOINTS)

@@ -2,12 +2,12 @@
 
 from proxy.apis.answer_json import UnreadableError, read_any
 from proxy.apis.assemble import UnfinishedError, add_text, index_of, joined, load
-from proxy.apis.endings import End
 from proxy.apis.fields import Json
 from proxy.apis.openai.server_errors import from_error
+from proxy.apis.stream_end import StreamEnd
 from proxy.wire.sse import ServerSentEvent
 
-END = End(
+STREAM_END = StreamEnd(
     "the event that stops it",
     lambda event: event.type == "message_stop",
     failure=from_error,

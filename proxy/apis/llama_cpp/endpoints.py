@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from proxy.apis.interface import Endpoint, ServerApi
+from proxy.apis.interface import Api, Endpoint, ServerApi
 from proxy.apis.llama_cpp import embeddings, server
 from proxy.apis.llama_cpp.body import DetokenizeRequest, InfillRequest, TemplateRequest, TokenizeRequest
-from proxy.apis.llama_cpp.stream import END, NativeAssembler
+from proxy.apis.llama_cpp.stream import STREAM_END, NativeAssembler
 from proxy.apis.openai import server_errors as failures
 from proxy.apis.openai.body import CompletionRequest
 from proxy.apis.openai.client_errors import OPENAI
@@ -21,19 +21,28 @@ ENDPOINTS = (
         aliases=("/completions",),
         request=CompletionRequest,
         dialect=OPENAI,
+        api="llama.cpp",
         assembler=_native,
-        end=END,
+        stream_end=STREAM_END,
     ),
-    Endpoint(path="/infill", request=InfillRequest, dialect=OPENAI, assembler=_native, end=END),
-    Endpoint(path="/tokenize", request=TokenizeRequest, dialect=OPENAI, slot=False),
-    Endpoint(path="/detokenize", request=DetokenizeRequest, dialect=OPENAI, slot=False),
-    Endpoint(path="/apply-template", request=TemplateRequest, dialect=OPENAI, slot=False),
+    Endpoint(
+        path="/infill",
+        request=InfillRequest,
+        dialect=OPENAI,
+        api="llama.cpp",
+        assembler=_native,
+        stream_end=STREAM_END,
+    ),
+    Endpoint(path="/tokenize", request=TokenizeRequest, dialect=OPENAI, api="llama.cpp", slot=False),
+    Endpoint(path="/detokenize", request=DetokenizeRequest, dialect=OPENAI, api="llama.cpp", slot=False),
+    Endpoint(path="/apply-template", request=TemplateRequest, dialect=OPENAI, api="llama.cpp", slot=False),
 )
 
 PROBES = ("/props", "/slots")
 """GET endpoints that tell about one model, named by `?model=`."""
 
 SERVER = ServerApi(
+    name="llama.cpp",
     ask=lambda request, _: (server.path_of(request), server.encode_request(request)),
     decoder=lambda _: server.Decoder(),
     embed=lambda request, _: ("/v1/embeddings", embeddings.encode_request(request)),
@@ -41,3 +50,5 @@ SERVER = ServerApi(
     failure=failures.from_body,
     media_type="text/event-stream",
 )
+
+API = Api(dialect=OPENAI, endpoints=ENDPOINTS, server=SERVER)

@@ -3,12 +3,12 @@
 from typing import Any
 
 from proxy.apis.assemble import UnfinishedError, load
-from proxy.apis.endings import End
 from proxy.apis.fields import Json
 from proxy.apis.openai.server_errors import from_error
+from proxy.apis.stream_end import StreamEnd
 from proxy.wire.sse import ServerSentEvent
 
-END = End("its last event", lambda event: event.stop is True, failure=from_error)
+STREAM_END = StreamEnd("its last event", lambda event: event.stop is True, failure=from_error)
 
 
 class NativeAssembler:

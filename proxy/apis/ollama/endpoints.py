@@ -8,12 +8,12 @@ import msgspec
 from actors.messages import ServerAddress
 from agents.chat import Chat
 from proxy.apis.embeddings import Embed
-from proxy.apis.interface import AnswerContext, Codec, Embedder, Endpoint, Request, ServerApi
+from proxy.apis.interface import AnswerContext, Api, Codec, Embedder, Endpoint, Request, ServerApi
 from proxy.apis.ollama import answer, embeddings, request, server
 from proxy.apis.ollama import server_errors as failures
 from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
 from proxy.apis.ollama.client_errors import OLLAMA
-from proxy.apis.ollama.stream import END, LineAssembler
+from proxy.apis.ollama.stream import STREAM_END, LineAssembler
 
 
 def _codec(api: answer.Api, decode: Callable[[bytes], Request]) -> Codec:
@@ -61,7 +61,7 @@ ENDPOINTS = (
         codec=CHAT,
         media_type="application/x-ndjson",
         comment=partial(_comment, "chat"),
-        end=END,
+        stream_end=STREAM_END,
     ),
     Endpoint(
         path="/api/generate",
@@ -72,7 +72,7 @@ ENDPOINTS = (
         codec=GENERATE,
         media_type="application/x-ndjson",
         comment=partial(_comment, "generate"),
-        end=END,
+        stream_end=STREAM_END,
     ),
     Endpoint(
         path="/api/embed",
@@ -104,6 +104,7 @@ def _embed(asked: Embed, address: ServerAddress) -> tuple[str, bytes]:
 
 
 SERVER = ServerApi(
+    name="ollama",
     ask=_ask,
     decoder=server.Decoder,
     embed=_embed,
@@ -112,3 +113,5 @@ SERVER = ServerApi(
     media_type="application/x-ndjson",
     ignored=server.ignored,
 )
+
+API = Api(dialect=OLLAMA, endpoints=ENDPOINTS, prefixes=("/api",), server=SERVER)

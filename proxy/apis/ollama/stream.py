@@ -4,12 +4,12 @@ from typing import Any
 
 from proxy.apis.answer_json import read_object
 from proxy.apis.assemble import StreamedError, UnfinishedError
-from proxy.apis.endings import End
 from proxy.apis.fields import Json
 from proxy.apis.ollama.server_errors import from_error
+from proxy.apis.stream_end import StreamEnd
 from proxy.wire.sse import ServerSentEvent
 
-END = End(
+STREAM_END = StreamEnd(
     "its last line",
     lambda event: event.done is True,
     failure=from_error,

@@ -1,6 +1,6 @@
 """OpenAI's endpoints."""
 
-from proxy.apis.interface import Codec, Embedder, Endpoint
+from proxy.apis.interface import Api, Codec, Embedder, Endpoint
 from proxy.apis.openai import answer, completion, embeddings, request, responses
 from proxy.apis.openai.body import (
     ChatRequest,
@@ -9,7 +9,7 @@ from proxy.apis.openai.body import (
     RerankRequest,
 )
 from proxy.apis.openai.client_errors import OPENAI
-from proxy.apis.openai.stream import END, ChatAssembler, CompletionAssembler
+from proxy.apis.openai.stream import STREAM_END, ChatAssembler, CompletionAssembler
 
 CHAT = Codec(
     decode=request.decode_request,
@@ -32,32 +32,36 @@ ENDPOINTS = (
         aliases=("/chat/completions",),
         request=ChatRequest,
         dialect=OPENAI,
+        api="llama.cpp",
         assembler=lambda request: ChatAssembler(request.answers),
         usage_option=True,
         codec=CHAT,
-        end=END,
+        stream_end=STREAM_END,
     ),
     Endpoint(
         path="/v1/completions",
         request=CompletionRequest,
         dialect=OPENAI,
+        api="llama.cpp",
         assembler=lambda request: CompletionAssembler(request.answers),
         codec=COMPLETION,
-        end=END,
+        stream_end=STREAM_END,
     ),
     Endpoint(
         path="/v1/responses",
         aliases=("/responses",),
         request=responses.ResponsesRequest,
         dialect=responses.RESPONSES,
+        api="llama.cpp",
         assembler=lambda _: responses.ResponseAssembler(),
-        end=responses.END,
+        stream_end=responses.STREAM_END,
     ),
     Endpoint(
         path="/v1/embeddings",
         aliases=("/embeddings",),
         request=EmbeddingsRequest,
         dialect=OPENAI,
+        api="llama.cpp",
         embedder=EMBEDDINGS,
     ),
     Endpoint(
@@ -65,6 +69,9 @@ ENDPOINTS = (
         aliases=("/rerank", "/reranking", "/v1/reranking"),
         request=RerankRequest,
         dialect=OPENAI,
+        api="llama.cpp",
         kinds=(dict, list),
     ),
 )
+
+API = Api(dialect=OPENAI, endpoints=ENDPOINTS)

@@ -3,12 +3,12 @@
 import msgspec
 
 from proxy.apis.assemble import UnfinishedError, load
-from proxy.apis.endings import End
 from proxy.apis.fields import Json
 from proxy.apis.interface import Dialect
 from proxy.apis.openai.client_errors import OPENAI
 from proxy.apis.openai.server_errors import from_error
 from proxy.apis.requests import GenerationRequest, Number, Object, Text
+from proxy.apis.stream_end import StreamEnd
 from proxy.errors import ApiError
 from proxy.wire.sse import ServerSentEvent
 
@@ -29,7 +29,7 @@ def _frame(error: ApiError, _request_id: str) -> bytes:
 
 RESPONSES = Dialect("responses", OPENAI.body, _frame)
 
-END = End(
+STREAM_END = StreamEnd(
     "the event that ends it",
     lambda event: event.type in ("response.completed", "response.incomplete", "response.failed"),
     failure=from_error,

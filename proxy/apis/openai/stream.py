@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from proxy.apis.assemble import Calls, UnfinishedError, add_text, index_of, joined, load
-from proxy.apis.endings import End
 from proxy.apis.fields import Json
 from proxy.apis.openai.server_errors import from_error
+from proxy.apis.stream_end import StreamEnd
 from proxy.wire.sse import ServerSentEvent
 
-END = End(
+STREAM_END = StreamEnd(
     "a finish reason",
     lambda event: any(isinstance(choice.finish_reason, str) for choice in event.choices or ()),
     failure=from_error,

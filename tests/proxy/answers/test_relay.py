@@ -96,7 +96,7 @@ class FakeConnection(asyncio.Transport):
 
 
 async def relaying(
-    *, chunked: bool = True, ending: bytes = b"\n\n", **options: Any
+    *, chunked: bool = True, delimiter: bytes = b"\n\n", **options: Any
 ) -> tuple[FakeConnection, Relay, FakeRequest]:
     """The connection of a response whose head has come, with a relay attached to it."""
     response, request, connection = UpstreamResponse(), FakeRequest(), FakeConnection()
@@ -106,7 +106,7 @@ async def relaying(
     await asyncio.sleep(0)
     connection.receive(STREAM)
     await sending
-    relay = Relay(cast("web.Request", request), response, ending=ending, chunked=chunked, **options)
+    relay = Relay(cast("web.Request", request), response, delimiter=delimiter, chunked=chunked, **options)
     response.attach(relay.feed, relay)
     return connection, relay, request
 
@@ -162,7 +162,7 @@ async def test_only_whole_lines_pass_and_at_once(
     payload = b"".join(lines)
     ends = list(itertools.accumulate(map(len, lines), initial=0))
     wire = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in cut_at(payload, chunk_cuts)) + END
-    connection, relay, request = await relaying(ending=b"\n")
+    connection, relay, request = await relaying(delimiter=b"\n")
     decoder, come = ChunkedBody(), 0
     for piece in cut_at(wire, wire_cuts):
         connection.receive(piece)

@@ -1,4 +1,4 @@
-"""Whether what a model server sent is a whole answer, pure. Each API's `End` is in its folder."""
+"""Whether what a model server sent is a whole answer, pure. Each API's `StreamEnd` is in its folder."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ read_last = reader(Last)
 """What an event says of the end, or a whole answer."""
 
 
-class End(msgspec.Struct, frozen=True):
+class StreamEnd(msgspec.Struct, frozen=True):
     """How the streams of an API end. `needed` is what their last event has, in words.
 
     `named_errors`: an error is told by the event's type, else by its field `error`.
@@ -51,7 +51,7 @@ class End(msgspec.Struct, frozen=True):
     is_answer: Callable[[Last], bool] = lambda _: True
     """Whether there is an answer in one that is no stream."""
 
-    def of(self, answers: float) -> "End":
+    def of(self, answers: float) -> "StreamEnd":
         """The end of so many answers in one stream: the last event of one says nothing of the others."""
         if answers <= 1 or not self.done_marker:
             return self
@@ -75,7 +75,7 @@ class Outcome(msgspec.Struct, frozen=True):
     told: bool = False
 
 
-def outcome(tail: bytes, end: End) -> Outcome:
+def outcome(tail: bytes, end: StreamEnd) -> Outcome:
     """What the last events of a stream say. `tail` begins and ends between events, or in the framing."""
     is_whole = False
     for event in end.events(tail):
@@ -103,6 +103,6 @@ def _error(event: ServerSentEvent, last: Last) -> Any:
         return event.data[:500].decode("utf-8", "replace")
 
 
-def is_whole(tail: bytes, ends: Iterable[End]) -> bool:
+def is_whole(tail: bytes, ends: Iterable[StreamEnd]) -> bool:
     """Whether a stream that may be of any of these APIs has come to the end of its answer."""
     return any(outcome(tail, end).failure is None for end in ends)

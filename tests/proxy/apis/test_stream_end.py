@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from proxy.apis.anthropic.stream import END as ANTHROPIC
-from proxy.apis.endings import End, is_whole, outcome
-from proxy.apis.llama_cpp.stream import END as NATIVE
-from proxy.apis.ollama.stream import END as OLLAMA
-from proxy.apis.openai.responses import END as RESPONSES
-from proxy.apis.openai.stream import END as OPENAI
-from proxy.apis.table import ENDS
+from proxy.apis.anthropic.stream import STREAM_END as ANTHROPIC
+from proxy.apis.llama_cpp.stream import STREAM_END as NATIVE
+from proxy.apis.ollama.stream import STREAM_END as OLLAMA
+from proxy.apis.openai.responses import STREAM_END as RESPONSES
+from proxy.apis.openai.stream import STREAM_END as OPENAI
+from proxy.apis.stream_end import StreamEnd, is_whole, outcome
+from proxy.apis.table import STREAM_ENDS
 
 
 def sse(*data: object, kind: str = "") -> bytes:
@@ -44,12 +44,12 @@ MARKS = '"finish_reason":"stop" data: [DONE] "type":"message_stop" "stop":true "
         (OLLAMA, b'{"done": true}'),
     ],
 )
-def test_whole_answers(end: End, tail: bytes) -> None:
+def test_whole_answers(end: StreamEnd, tail: bytes) -> None:
     assert outcome(tail, end).failure is None
-    assert is_whole(tail, ENDS)
+    assert is_whole(tail, STREAM_ENDS)
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", STREAM_ENDS)
 @pytest.mark.parametrize(
     "data",
     [
@@ -63,7 +63,7 @@ def test_whole_answers(end: End, tail: bytes) -> None:
         [1],
     ],
 )
-def test_what_a_model_says_is_no_end(end: End, data: object) -> None:
+def test_what_a_model_says_is_no_end(end: StreamEnd, data: object) -> None:
     tail = sse(data) if end is not OLLAMA else (json.dumps(data) + "\n").encode()
     told = outcome(tail, end)
     assert told.failure is not None
@@ -84,7 +84,7 @@ def test_what_a_model_says_is_no_end(end: End, data: object) -> None:
         (OPENAI, b"error: out of luck\n\n", False),
     ],
 )
-def test_errors(end: End, tail: bytes, told: bool) -> None:
+def test_errors(end: StreamEnd, tail: bytes, told: bool) -> None:
     came = outcome(tail, end)
     assert came.failure is not None
     assert came.failure.message == "out of luck"
