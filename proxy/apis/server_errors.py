@@ -1,10 +1,99 @@
 """What a model server did wrong, as an event and as the front door raises it.
 
-An API's folder has the rest: `failures` reads what a server says of it, `errors` writes it for a client.
+An API's folder has the rest: `server_errors` reads what a server says of it, `client_errors` writes it.
 """
 
+import re
+
+import msgspec
+
 from agents.events import AnswerFailed
-from proxy.errors import ApiError
+from proxy.errors import ApiError, default_kind
+
+_CONTEXT = "context_length_exceeded"
+
+_CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
+    (
+        "invalid_value",
+        "messages",
+        (
+            "Jinja Exception",
+            "While executing ",
+            "Failed to parse messages",
+            "Failed to parse tool call arguments",
+            "Cannot have 2 or more assistant messages",
+            "must contain 'content'",
+            "must contain either 'content'",
+            "Expected 'content'",
+            "unsupported content[]",
+        ),
+    ),
+    (
+        "unsupported_value",
+        "messages",
+        (
+            "input is not supported - hint",
+            "does not support multimodal",
+            "missing data required for image input",
+            "only supports one image",
+        ),
+    ),
+    (
+        "invalid_image",
+        "messages",
+        (
+            "Failed to load image",
+            "Failed to download image",
+            "Invalid base64",
+            "Invalid uri",
+            "uri must be base64",
+            "file:// URLs",
+            "file path is not allowed",
+            "image: unknown format",
+            "decode WebP image",
+        ),
+    ),
+    ("invalid_value", "tools", ("Failed to parse tools", "tools param requires")),
+    ("invalid_value", "tool_choice", ("Invalid tool_choice", "tool_choice param requires")),
+    ("invalid_value", "format", ("invalid format: ",)),
+    (
+        "invalid_json_schema",
+        None,
+        ("JSON schema error", "parse grammar", "invalid JSON schema", "custom grammar constraints"),
+    ),
+    (
+        _CONTEXT,
+        None,
+        (
+            "exceeds the available context size",
+            "exceed the available context size",
+            "Context size has been exceeded",
+            "too large to process",
+            "larger than the max context size",
+            "exceeds the context length",
+            "exceeds maximum context length",
+            "longer than the context length",
+        ),
+    ),
+    ("invalid_type", None, ("[json.exception.",)),
+)
+"""Our `code` and `param` for what model servers say of requests that cannot be meant, often with status 500.
+
+Only words about the request: what went wrong with an answer, or on the machine, is the server's fault.
+"""
+
+_FIELD = re.compile(r"^Field '(\w+)': ")
+"""How llama.cpp names a field of the body."""
+
+_TOKENS = re.compile(r"\((\d+) tokens\).*?(?:context size|batch size:?) \(?(\d+)")
+"""How llama.cpp says how long a prompt is, and how long it may be."""
+
+_SOURCE = re.compile(
+    r"\A\s*-*\s*While executing .*^Error: (?:Jinja Exception: )?"
+    r"|\AUnable to generate parser for this template\. Automatic parser generation failed: |; tools = .*\Z",
+    re.DOTALL | re.MULTILINE,
+)
+"""Where in a template something failed, and the tools once more: both say nothing to a client."""
 
 
 def truncated(needed: str) -> AnswerFailed:
@@ -34,3 +123,29 @@ def to_api_error(failure: AnswerFailed) -> ApiError:
 def of_api_error(error: ApiError) -> AnswerFailed:
     """What the front door raised, as an event."""
     return AnswerFailed(error.status, error.message, error.kind, error.code, error.param, dict(error.extra))
+
+
+def blamed(failure: AnswerFailed) -> AnswerFailed:
+    """The failure, with status 400, a `code` and a `param` if its words say that the request is at fault."""
+    if failure.status not in (400, 500):
+        return failure
+    message, extra = failure.message, dict(failure.extra)
+    field = _FIELD.match(message)
+    known = next(
+        ((code, param) for code, param, words in _CLIENT_FAULTS if any(word in message for word in words)),
+        None,
+    )
+    if known is None and field is None:
+        return failure
+    code, param = known or ("invalid_value", None)
+    if code == _CONTEXT and (tokens := _TOKENS.search(message)):
+        extra = {"n_prompt_tokens": int(tokens[1]), "n_ctx": int(tokens[2]), **extra}
+    return msgspec.structs.replace(
+        failure,
+        status=400,
+        message=_SOURCE.sub("", message),
+        kind=default_kind(400),
+        code=failure.code or code,
+        param=failure.param or (field[1] if field else param),
+        extra=extra,
+    )

@@ -1,12 +1,26 @@
-"""Errors of an Ollama daemon: a text, whose words tell what it means."""
+"""Errors of an Ollama daemon: a text, whose words tell what it means, or which holds its runner's error."""
 
+import json
+import re
 from typing import Any
 
 from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, read_object
+from proxy.apis.fields import Json
 from proxy.apis.ollama.client_errors import BUSY
-from proxy.apis.openai import server_errors as openai_failures
+from proxy.apis.openai import server_errors as openai_errors
+from proxy.apis.server_errors import blamed
 from proxy.errors import default_kind
+
+_DEEPEST = 4
+"""Errors in errors: a runner's in a daemon's, which another gateway may have told."""
+_LONGEST = 64 * 1024
+"""Characters of a text in which a runner's error is looked for."""
+
+_GO_MAP = re.compile(
+    r"map\[code:(\d+) message:(.*?)(?: n_ctx:(\d+) n_prompt_tokens:(\d+))? type:(\w+)\]", re.DOTALL
+)
+"""A runner's error in the middle of its stream, as Go prints it."""
 
 
 def from_body(body: bytes, status: int = 500) -> AnswerFailed:
@@ -20,18 +34,40 @@ def from_body(body: bytes, status: int = 500) -> AnswerFailed:
 
 def from_error(error: Any, status: int = 500) -> AnswerFailed:
     """A failure of the decoded value of `error`."""
-    if isinstance(error, dict):
-        return openai_failures.from_error(error, status)
-    message = str(error or "Ollama reported an error")
+    for _ in range(_DEEPEST):
+        if isinstance(error, dict):
+            return openai_errors.from_error(error, status)
+        if (inner := _of_runner(str(error))) is None:
+            break
+        error = inner
+    return _from_text(str(error or "Ollama reported an error"), status)
+
+
+def _from_text(message: str, status: int) -> AnswerFailed:
     code: str | None = None
     if status == 404 and "not found" in message:
         code = "model_not_found"
     elif message == BUSY:
         status, code = 429, "queue_full"
-    elif "exceeds the context length" in message or "exceeds maximum context length" in message:
-        status, code = 400, "context_length_exceeded"
     elif "does not support" in message:
         code = "not_supported"
-    return AnswerFailed(
-        status, message, default_kind(status), code, "model" if code == "model_not_found" else None
-    )
+    param = "model" if code == "model_not_found" else None
+    return blamed(AnswerFailed(status, message, default_kind(status), code, param))
+
+
+def _of_runner(text: str) -> Json | str | None:
+    """The error of the model's runner in a daemon's text, which may have further words around it."""
+    if found := _GO_MAP.search(text[:_LONGEST]):
+        numbers = {"n_ctx": int(found[3]), "n_prompt_tokens": int(found[4])} if found[3] else {}
+        return {"code": int(found[1]), "message": found[2], "type": found[5], **numbers}
+    start = text.find("{", 0, _LONGEST)
+    if start < 0:
+        return None
+    try:
+        value, end = json.JSONDecoder().raw_decode(text[:_LONGEST], start)
+    except (ValueError, RecursionError):
+        return None
+    inner = value.get("error") if isinstance(value, dict) else None
+    if isinstance(inner, dict) and (rest := text[end:].strip()):
+        return {**inner, "message": f"{inner.get('message')}; {rest}"}
+    return inner if isinstance(inner, dict | str) else None

@@ -5,7 +5,7 @@ from typing import Any
 from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.fields import Json
-from proxy.apis.server_errors import to_api_error
+from proxy.apis.server_errors import blamed, to_api_error
 from proxy.errors import ApiError, default_kind
 
 _STATUS_OF_KIND = {
@@ -39,7 +39,8 @@ def from_error(error: Any, status: int = 500) -> AnswerFailed:
     500 is the status of an error in a stream, and says nothing.
     """
     if not isinstance(error, dict):
-        return AnswerFailed(status, str(error) or "the model server reported an error", default_kind(status))
+        message = str(error) or "the model server reported an error"
+        return blamed(AnswerFailed(status, message, default_kind(status)))
     code, kind, param = error.get("code"), error.get("type"), error.get("param")
     kind = kind if isinstance(kind, str) else ""
     if isinstance(code, int) and 400 <= code < 600:
@@ -48,13 +49,15 @@ def from_error(error: Any, status: int = 500) -> AnswerFailed:
         status = _STATUS_OF_KIND.get(kind, status)
     if not isinstance(code, str) or kind not in ("", *_CODES):
         code = _CODES.get(kind, kind or None)
-    return AnswerFailed(
-        status,
-        str(error.get("message") or "the model server reported an error"),
-        default_kind(status),
-        code,
-        param if isinstance(param, str) else None,
-        {key: value for key, value in error.items() if key not in _KNOWN},
+    return blamed(
+        AnswerFailed(
+            status,
+            str(error.get("message") or "the model server reported an error"),
+            default_kind(status),
+            code,
+            param if isinstance(param, str) else None,
+            {key: value for key, value in error.items() if key not in _KNOWN},
+        )
     )
 
 

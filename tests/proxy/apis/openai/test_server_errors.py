@@ -61,3 +61,78 @@ def test_llama_cpps_errors_in_our_terms(error: dict[str, Any], status: int, code
 
 def test_a_status_of_http_says_more_than_a_type() -> None:
     assert from_error({"message": "x", "type": "not_found_error"}, 429).status == 429
+
+
+ALTERNATE = """
+------------
+While executing CallExpression at line 19, column 27 in source:
+...% 2 == 0) -%}↵        {{ raise_exception("Conversation roles must alternate user...
+                                           ^
+Error: Jinja Exception: Conversation roles must alternate user/assistant/user/assistant/..."""
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "param", "told"),
+    [
+        ("Failed to parse messages: Missing 'role' in message: {}", "invalid_value", "messages", None),
+        (
+            "Failed to parse tools: Missing tool function: {}; tools = [\n  {}\n]",
+            "invalid_value",
+            "tools",
+            "Failed to parse tools: Missing tool function: {}",
+        ),
+        (
+            "Failed to parse tool call arguments as JSON: [json.exception.x] y",
+            "invalid_value",
+            "messages",
+            None,
+        ),
+        ("image input is not supported - hint: mmproj", "unsupported_value", "messages", None),
+        ("Failed to load image or audio file", "invalid_image", "messages", None),
+        ("[json.exception.type_error.302] type must be string, but is number", "invalid_type", None, None),
+        ("Field 'lora': Error: 'lora' must be an array", "invalid_value", "lora", None),
+        (
+            "Unable to generate parser for this template. Automatic parser generation failed: "
+            "JSON schema error at #: unrecognized type x",
+            "invalid_json_schema",
+            None,
+            "JSON schema error at #: unrecognized type x",
+        ),
+        (
+            ALTERNATE,
+            "invalid_value",
+            "messages",
+            "Conversation roles must alternate user/assistant/user/assistant/...",
+        ),
+        (
+            "input (600 tokens) is too large to process. increase the physical batch size "
+            "(current batch size: 512)",
+            "context_length_exceeded",
+            None,
+            None,
+        ),
+    ],
+)
+def test_what_the_client_did_is_no_fault_of_the_server(
+    message: str, code: str, param: str | None, told: str | None
+) -> None:
+    failure = from_error({"code": 500, "message": message, "type": "server_error"})
+    assert (failure.status, failure.kind) == (400, "invalid_request_error")
+    assert (failure.code, failure.param, failure.message) == (code, param, told or message)
+    if code == "context_length_exceeded":
+        assert failure.extra == {"n_prompt_tokens": 600, "n_ctx": 512}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Compute error.",
+        "Failed to parse input at pos 5: <tool_call>",
+        "failed to decode: CUDA error",
+        "Unable to restore slot: no such file",
+        "Failed to tokenize prompt",
+    ],
+)
+def test_faults_of_the_server_stay_its_own(message: str) -> None:
+    failure = from_error({"code": 500, "message": message, "type": "server_error"})
+    assert (failure.status, failure.kind, failure.code) == (500, "server_error", None)
