@@ -155,9 +155,9 @@ def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the answer had begun")
+    headers = {**exchange.headers, **error.headers}
     dialect = dialect_of(request.path)
     error = dialect.reword(error, exchange.model or "")
-    headers = exchange.headers
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:

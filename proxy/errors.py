@@ -25,6 +25,8 @@ class ApiError(Exception):
         self.retry_after = retry_after
         self.extra: dict[str, object] = {}
         """Further fields of the error, as its server named them."""
+        self.headers: dict[str, str] = {}
+        """Further headers of the answer."""
 
 
 def default_kind(status: int) -> str:
