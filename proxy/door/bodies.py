@@ -90,6 +90,8 @@ class Bodies:
         if not any_type:
             _check_type(request.headers.get("Content-Type"))
         body = await self.read(request)
+        if not body:
+            raise ApiError(400, "missing request body", code="invalid_json")
         await check_json(body)
         return body
 
