@@ -62,6 +62,9 @@ TRANSITIONS: dict[tuple[State, Move], State] = {
 RUNNING = frozenset({State.STARTING, State.READY, State.DRAINING, State.STOPPING})
 """States in which a process of the model may exist, so that the model counts against the pool's size."""
 
+AT_REST = (State.STOPPED, State.FAILED)
+"""States in which nothing is to be done for a model that nobody waits for."""
+
 
 class InvalidTransitionError(Exception):
     """A move that is not in the table, with the moves before it."""

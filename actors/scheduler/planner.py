@@ -60,7 +60,7 @@ from actors.placement.fit import Placement
 from actors.placement.ledger import LAG, Holding, Ledger
 from actors.placement.options import Demand
 from actors.scheduler.allocator import Allocator, Decision, MakeRoom, Refuse, Seat, Wait
-from actors.scheduler.lifecycle import RUNNING, Move, State
+from actors.scheduler.lifecycle import AT_REST, RUNNING, Move, State
 from actors.scheduler.model_states import ModelSpec, ModelState, ModelStatus, Outlook, Policy, Roster, Ticket
 from actors.scheduler.promotion import SETTLED, due, is_better, is_stuck
 from actors.scheduler.tickets import TicketQueue
@@ -94,6 +94,8 @@ class Planner:
         self._tickets = TicketQueue()
         self._leases: dict[int, tuple[ModelState, int, bool]] = {}
         self._effects: list[Effect] = []
+        self._awake: list[ModelState] = []
+        """All models but those at rest, which are nearly all where many are configured."""
         self._look_again = math.inf
         self._asked_at = -math.inf
         self._promote_at = math.inf
@@ -316,6 +318,9 @@ class Planner:
     # Reconciliation
 
     def _reconcile(self, now: float) -> None:
+        self._awake = [
+            model for model in self._models if model.life.state not in AT_REST or model.queue or model.moving
+        ]
         self._expire(now)
         self._fetch_wanted(now)
         self._resume()
@@ -329,21 +334,21 @@ class Planner:
 
     def _resume(self) -> None:
         """Stop draining a model if no request waits for the room any more."""
-        for model in self._models:
+        for model in self._awake:
             if model.life.state is State.DRAINING and self._closing_at is None:
                 heir = model.yields_to
                 if heir is None or not heir.queue or heir.life.state is not State.FETCHED:
                     model.life.move(Move.RESUME)
 
     def _grant_waiting(self, now: float) -> None:
-        for model in self._models:
+        for model in self._awake:
             if model.queue and model.life.state in (State.READY, State.DRAINING):
                 for ticket in [queued for queued in model.queue if model.accepts(queued, now)]:
                     if model.accepts(ticket, now):
                         self._grant(ticket, now)
 
     def _stop_unwanted(self, now: float) -> None:
-        for model in self._models:
+        for model in self._awake:
             if self._fetch_until(model) <= now:
                 self._stop(model, "nobody waits for its files any more", now)
             elif model.life.state is State.DRAINING and not model.holders:
@@ -367,7 +372,7 @@ class Planner:
 
     def _fetch_wanted(self, now: float) -> None:
         """Start the downloads that requests wait for, and note since when no request has waited for one."""
-        for model in self._models:
+        for model in self._awake:
             state = model.life.state
             if state in (State.FETCHING, State.FETCHED, State.STARTING):
                 if model.queue or (model.moving and state is not State.STARTING and self._closing_at is None):
@@ -395,7 +400,7 @@ class Planner:
         """Return the models to start, and since when they are wanted; those with impatient requests first."""
         found = [
             (model, model.oldest())
-            for model in self._models
+            for model in self._awake
             if model.queue and model.life.state is State.FETCHED
         ]
 
@@ -410,7 +415,7 @@ class Planner:
         self._look_again = math.inf
         wanted = self._wanted(now)
         if not self._tickets:
-            moving = [model for model in self._models if model.moving]
+            moving = [model for model in self._awake if model.moving]
             wanted = [(model, now) for model in moving if model.life.state is State.FETCHED]
         if not wanted or self._awaits_sample(wanted, now):
             return
@@ -517,7 +522,7 @@ class Planner:
 
     def _close(self, now: float) -> None:
         overdue = self.overdue(now)
-        for model in self._models:
+        for model in self._awake:
             state = model.life.state
             if state in (State.STARTING, State.FETCHING) or (
                 state in (State.READY, State.DRAINING) and (overdue or not model.holders)
@@ -525,7 +530,7 @@ class Planner:
                 self._stop(model, "the gateway is shutting down", now)
             elif state is State.READY:
                 model.life.move(Move.DRAIN)
-        if not self._finished and not any(model.life.state in RUNNING for model in self._models):
+        if not self._finished and not any(model.life.state in RUNNING for model in self._awake):
             self._finished = True
             self._effects.append(ShutDownComplete())
 
@@ -608,7 +613,7 @@ class Planner:
         times = [self._look_again, self._promote_at, self._tickets.next_deadline()]
         if self._closing_at is not None:
             times.append(self._closing_at)
-        for model in self._models:
+        for model in self._awake:
             if model.queue:
                 times += (model.suspect_until, model.retry_at)
             times += (self._idle_until(model), self._fetch_until(model))
