@@ -1,14 +1,14 @@
-"""Everything that the author of an agent imports. docs/agents.md explains an example step by step.
+"""All that the author of an agent imports. docs/agents.md walks through an example.
 
-An agent is a class in the file `agent.py` of its own folder, whose name is the agent's name:
+An agent is a class in the file `agent.py` of a folder of its own, whose name is the agent's:
 
 ```
  request --before--> model --events through stream--> client ...... after
 ```
 
-Agents run on the gateway's event loop. Blocking work (files, SQLite, long computations) must run in `await
-asyncio.to_thread(...)`, otherwise all clients wait. One instance serves all requests at the same time, so
-keep the data of a request in its `ctx.state`, never on `self`.
+Everything runs on the gateway's event loop: what blocks (files, SQLite, numbers by the million) belongs into
+`await asyncio.to_thread(...)`, or all clients wait. One instance serves all the requests at the same time, so
+what belongs to one request is kept in its `ctx.state`, never on `self`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -66,10 +66,10 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Json]])
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options of every agent. An agent's own `Config` adds fields, each with a default.
+    """The options that every agent has; an agent's own `Config` adds fields to them, each with a default.
 
-    A field of type `Secret` is never shown. A `FilePath` is relative to the configuration file's folder, and
-    `~` is expanded.
+    A field of the type `Secret` is text that is shown nowhere; one of `FilePath` is taken from the folder of
+    the configuration file, and has `~` replaced.
     """
 
     timeout: Annotated[
@@ -88,21 +88,20 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Clock(Protocol):
-    """Two clocks: seconds since the epoch, and monotonic seconds."""
+    """Seconds: since the epoch, and of a clock that is never set."""
 
     def time(self) -> float:
         """Seconds since the epoch."""
 
     def monotonic(self) -> float:
-        """Monotonic seconds, for measuring durations."""
+        """Seconds for measuring."""
 
 
 class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """The memory of a load on one card, in bytes; None or 0 where unknown.
+    """What a load took on one card: bytes, None or 0 where nobody told.
 
-    `predicted` covers llama.cpp's buffers alone, before any correction; `buffers` is their size in
-    llama.cpp's log. `measured` is the driver's figure for the process after the load, `peak` the highest one
-    since.
+    `predicted` is of llama.cpp's buffers alone, before any correction; `buffers` is the same by llama.cpp's
+    log. `measured` is the driver's figure for the process after the load, `peak` the highest until now.
     """
 
     gpu: str
@@ -114,10 +113,10 @@ class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """A successful load of a model, which took `seconds`.
+    """A load of a model that succeeded, in `seconds`.
 
-    `file` and `settings` are opaque keys that identify what was loaded. `build` is the model server's
-    version, `certainty` describes the prediction in words.
+    `file` and `settings` tell two loads apart, and say nothing else. `build` is the model server's version,
+    `certainty` the prediction's: in words.
     """
 
     model: str
@@ -132,7 +131,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Services:
-    """The services that the gateway gives an agent for as long as it runs."""
+    """What the gateway gives an agent for as long as it runs."""
 
     def __init__(
         self,
@@ -145,16 +144,16 @@ class Services:
         memory: Callable[[str], Load | None],
     ) -> None:
         self.llm = Client(llm)
-        """The models, without a budget, for work that belongs to no request."""
+        """The models, without a budget: for work that belongs to no request."""
         self.http = http
-        """An HTTP client for other services."""
+        """A client for other services."""
         self.folder = folder
-        """The agent's own folder, which exists."""
+        """A folder for the agent alone, which exists."""
         self.log = log
-        """The gateway's log. Each line carries the agent's name."""
+        """The gateway's log; each line has the agent's name."""
         self.clock = clock
         self.memory = memory
-        """Returns the memory of a model's present or last load, by the model's name; None if unknown."""
+        """What the present or last load of a model took, by the model's name; None if that is not known."""
 
 
 class Context:
@@ -175,11 +174,11 @@ class Context:
         self.model = model
         """The model's name, as the client gave it."""
         self.argument = argument
-        """The text after the agent's name: `vote` in `/parallel:vote`."""
+        """What was written behind the agent's name: `vote` in `/parallel:vote`."""
         self.key = key
-        """The client's key; "" if there are no keys."""
+        """Whose request it is, "" where there are no keys."""
         self.later = later
-        """The later agents of this request, with their arguments; guards are always last."""
+        """The agents that come after this one, with their arguments; guards always do."""
         self.llm = llm
         """The models, within this agent's budget for this request."""
         self.http = services.http
@@ -188,23 +187,23 @@ class Context:
         self.clock = services.clock
         self.memory = services.memory
         self.state: Any = None
-        """Data that `before` leaves for `stream` and `after`."""
+        """For what `before` leaves to `stream` and `after`."""
         self.note = ""
-        """A short description of the agent's work, for the log."""
+        """What the agent did, in a few words, for the log."""
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An agent's own answer, instead of the model's. No later agent's `before` runs, but all filters do.
+    """An agent's own answer, instead of the model's. No later agent's `before` runs; all the filters do.
 
-    Only the pieces of the answer are needed: missing `AnswerStarted`, `Finish` and `Done` are added. The
-    iterator is closed when the client leaves.
+    The pieces of the answer are enough: missing `AnswerStarted`, `Finish` and `Done` are added. The iterator
+    is closed when the client leaves.
     """
 
     events: AsyncIterator[Event]
 
     @staticmethod
     def of(events: Iterable[Event]) -> "Reply":
-        """Make a reply from a complete text."""
+        """A reply that is at hand."""
 
         async def iterate() -> AsyncIterator[Event]:
             for event in events:
@@ -217,17 +216,14 @@ class Filter(Protocol):
     """Changes an answer on its way to the client, event by event."""
 
     def feed(self, event: Event) -> Iterable[Event]:
-        """Return the events to pass on for `event`.
-
-        The last one is `Done` or `AnswerFailed`; hold nothing longer.
-        """
+        """What is passed on for `event`. The last one is `Done` or `AnswerFailed`; hold nothing longer."""
 
 
 class TextFilter:
-    """A filter of the answer's text alone. `rest` returns the text held back until the end."""
+    """A filter of the answer's text alone. `rest` is what was held back until the text's end."""
 
     def feed(self, event: Event) -> Iterable[Event]:
-        """Pass text through `text`, and other events unchanged."""
+        """Pass the text through `text`, and everything else on."""
         if isinstance(event, Text):
             if changed := self.text(event.text):
                 yield Text(changed)
@@ -237,16 +233,16 @@ class TextFilter:
         yield event
 
     def text(self, piece: str) -> str:
-        """Return the text to pass on for a piece of text."""
+        """What is passed on for a piece of text."""
         raise NotImplementedError
 
     def rest(self) -> str:
-        """Return the remaining text at the end; a second call returns nothing."""
+        """What is left to say at the end; called again, nothing."""
         return ""
 
 
 class AtEnd:
-    """A filter that only adds fields to the answer, computed at its end."""
+    """A filter that only adds fields to the answer, asked for when it ends."""
 
     def __init__(self, fields: Callable[[], Json]) -> None:
         self._fields = fields
@@ -259,11 +255,11 @@ class AtEnd:
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished request.
+    """A request that is over.
 
-    `request` is the request that the model got, `answer` the answer that the client got. `raw` is the
-    model's or the replying agent's answer before any filter; None if it was not read completely. `place`:
-    where the model ran, in words. `failure`: why the client's answer is incomplete; None if it is complete.
+    `request` is what the model got, `answer` what the client got. `raw` is what the model said, or the agent
+    that replied, before any filter; None if that was not read to its end. `place`: where the model ran, in
+    words. `failure`: why the client's answer is not whole; None: it is.
     """
 
     request_id: str
@@ -277,12 +273,12 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def usage(self) -> Usage:
-        """The tokens and durations of the answer."""
+        """Tokens and durations of the answer."""
         return self.answer.usage
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A call of an operation: the parameters of path and query, and the body, parsed by its media type."""
+    """A call of an operation: what its path and query named, and its body, as the media type says."""
 
     parameters: Mapping[str, str] = {}
     body: bytes = b""
@@ -290,10 +286,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def operation(method: str, path: str) -> Callable[[F], F]:
-    """Mark a method `async (self, call: Call) -> dict` as an operation: `@operation("GET", "things/{id}")`.
+    """Make a method `async (self, call: Call) -> dict` an operation: `@operation("GET", "things/{id}")`.
 
-    Operations are an agent's HTTP endpoints, here `/v1/agents/{agent}/things/7`. A part in braces is a
-    parameter. The first line of the method's docstring describes the operation.
+    It is what the agent offers beside its requests, under `/v1/agents/{agent}/things/7`. A part in braces
+    is a parameter. The first line of the docstring describes it.
     """
 
     def mark(function: F) -> F:
@@ -304,10 +300,10 @@ def operation(method: str, path: str) -> Callable[[F], F]:
 
 
 class Agent:
-    """Base of all agents: override the methods you need. All except `stream` are asynchronous.
+    """Base of all agents: override what you need. All methods but `stream` are asynchronous.
 
-    `Config` is the type of `self.config`: a subclass of `AgentConfig`. An exception from a method is logged
-    with the agent's name, counted, and handled as `on_error` says; only `DeniedError` always reaches the
+    `Config` is the type of `self.config`: a subclass of `AgentConfig`. Whatever a method raises is logged
+    with the agent's name, counted, and becomes what `on_error` says; only `DeniedError` always reaches the
     client.
     """
 
@@ -326,30 +322,27 @@ class Agent:
         self.services = services
 
     async def start(self) -> None:
-        """Open resources, before the first request. An exception keeps the gateway from starting."""
+        """Open what is needed, before the first request. What it raises keeps the gateway from starting."""
 
     async def run(self) -> None:
-        """Work in the background until cancelled, or return. After an exception the agent is restarted.
+        """Work in the background until cancelled, or return; if it raises, the agent is started anew.
 
-        It is cancelled as soon as the gateway begins to stop, while requests still finish.
+        It is cancelled as soon as the gateway is to stop, while requests are still finished.
         """
 
     async def close(self) -> None:
-        """Close resources."""
+        """Close what was opened."""
 
     async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
-        """Return the request for the next agent or the model, or a reply."""
+        """The request as the next agent, or the model, shall see it; or an answer."""
         return request
 
     def stream(self, ctx: Context) -> Filter | None:
-        """Return a filter for this answer, or None.
-
-        Called when the answer begins, even if `before` did not run.
-        """
+        """A filter for this request's answer. Asked for when it begins, though `before` may not have run."""
         return None
 
     async def after(self, ctx: Context, finished: Finished) -> None:
-        """Called, one call at a time, when the client has its last byte or has left. No request waits.
+        """The client has had its last byte, or left. One call after the other; the requests do not wait.
 
-        If an earlier agent replied, `before` did not run, but this agent's filter did.
+        `before` may not have run, if an earlier agent replied, but then there was a filter of this one's.
         """

@@ -1,8 +1,8 @@
 """`run.py migrate`: the config.json of the first version becomes a config.yaml.
 
-Nothing is dropped in silence. Each value is tried in the new configuration together with the values taken so
-far. A value that is refused, or has no key any more, is printed with the reason and kept in the new file as a
-comment. So the written file always loads.
+Nothing is dropped in silence. Each value is offered to the present settings, as one more key of what was
+taken so far: what they refuse, and what they have no key for, is told with the reason and kept in the new
+file as a comment. So the file that is written always loads.
 """
 
 import copy
@@ -35,14 +35,14 @@ ELSEWHERE = {
     "hf_token": "hub.token",
     "models": "llama_cpp.models",
 }
-"""Keys that have moved, with their new places."""
+"""Keys that have another place now."""
 
 GONE = {
     "llama_cpp.host": "the gateway starts the model servers itself, where server_pool.host says",
     "llama_cpp.port": "the gateway starts the model servers itself, on ports from server_pool.port_start",
     "ollama.timeout": "it was the time of a whole answer; server_pool.request_timeout limits silences now",
 }
-"""Keys without a successor, with the reason."""
+"""Keys that have no successor, and why."""
 
 RENAMED_AGENTS = {"gpu": "vram"}
 
@@ -54,13 +54,13 @@ MODEL_KEYS = {
     "parallel": ("parallel", "n_parallel", "slots"),
     "gpu_layers": ("gpu_layers", "n_gpu_layers"),
 }
-"""The older names of a model's keys, by the present name."""
+"""What a model's keys may have been called, by what they are called now."""
 
 SOURCE = {"path", "repo", "variant", "revision"}
-"""The keys that identify a model; without one of them the rest of the entry is useless."""
+"""The keys that say which model it is: without them nothing else of it is worth having."""
 
 ALL_LAYERS = 99
-"""A number of GPU layers from this one on meant all layers."""
+"""From here on a number of GPU layers meant all of them."""
 
 DIFFERENT = (
     "of repositories that are not listed, requests may name those in hub.allow only; any was loaded before",
@@ -70,7 +70,7 @@ DIFFERENT = (
 
 
 class Migration(msgspec.Struct):
-    """The new file's text, the changes made, and the values left out, each by path with the reason."""
+    """The new file's text; what changed on the way; what was not carried over, by its path, and why."""
 
     text: str
     changed: list[str]
@@ -78,7 +78,7 @@ class Migration(msgspec.Struct):
 
 
 def migrate(text: str, agents: Collection[str] = ()) -> Migration:
-    """Turn the text of a config.json into that of a config.yaml. `agents` are the names of today's agents.
+    """Turn the text of a config.json into that of a config.yaml; `agents` are those that there are now.
 
     Raises `ConfigError`.
     """
@@ -94,7 +94,7 @@ def migrate(text: str, agents: Collection[str] = ()) -> Migration:
 
 
 class _Migrator:
-    """Collects the values taken so far and the remarks about them."""
+    """What was taken so far, and what is to be told about it."""
 
     def __init__(self, agents: Collection[str]) -> None:
         self._agents = agents
@@ -105,10 +105,10 @@ class _Migrator:
         self._sections = {key.rpartition(".")[0] for key in self._known} - {""}
 
     def take(self, old: Mapping[str, Any], section: str) -> None:
-        """Take the keys of a section and of its subsections."""
+        """Take the keys of one section, and of those in it."""
 
         def order(key: str) -> tuple[bool, bool]:
-            """Sort newer names first, since they win, and models last, since they may need other keys."""
+            """A newer name counts, so it is taken first; models may need what stands beside them."""
             return f"{section}.{key}".lstrip(".") in ELSEWHERE, key == "models"
 
         for key in sorted(old, key=order):
@@ -161,7 +161,7 @@ class _Migrator:
                 self.changed += [f"{where}: {line}" for line in changed]
 
     def _offer(self, path: str, place: list[str], value: Any, *, replace: bool = False) -> bool:
-        """Put the value in its place if the configuration stays valid; otherwise note why not."""
+        """Take the value to its place if the settings are still valid with it; else tell why not."""
         *sections, key = place
         trial = copy.deepcopy(self.new)
         section = trial
@@ -206,12 +206,12 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _line(text: str) -> str:
-    """Write a value in one line, without characters that YAML forbids even in comments."""
+    """In one line, without what YAML does not take even in a comment."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _llama_model(key: str | None, item: Any) -> tuple[str, dict[str, Any], list[str]]:
-    """Read a model's entry in any of its forms: name, settings, and changes. Raises `ValueError`."""
+    """Name, settings and what changed, of one entry in any of its forms. Raises `ValueError`."""
     fields = dict(item) if isinstance(item, dict) else {"path" if _is_file(item) else "repo": item}
     own_name = fields.pop("name", None) or fields.pop("id", None) if isinstance(item, dict) else None
     model: dict[str, Any] = {}
@@ -254,7 +254,7 @@ def _ollama_model(key: str | None, item: Any) -> tuple[str, dict[str, Any], list
 
 
 def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
-    """`run.py migrate`: write `target` and print the changes. Return the exit status.
+    """`run.py migrate`: write `target`, and say what changed. Returns the exit status.
 
     A `target` that is there already is kept beside it as `<name>.old`.
     """
@@ -268,7 +268,7 @@ def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
             target.rename(old)
             kept = f"{target} was there already; it is {old.name} now"
         target.write_text(migration.text, encoding="utf-8")
-        shutil.copymode(source, target)  # the file may hold a token
+        shutil.copymode(source, target)  # there may be a token in it
     except ConfigError as error:
         complain(f"{source}: {error}")
         return 1

@@ -1,4 +1,4 @@
-"""`run.py rm`: remove a downloaded model."""
+"""`run.py rm`: a downloaded model, removed."""
 
 import argparse
 

@@ -1,7 +1,7 @@
-"""`${NAME}` in the settings, replaced after the YAML is parsed, so that no value can become structure. Pure.
+"""`${NAME}` in the settings: replaced in text, after the YAML is read, so that no value can change it. Pure.
 
-`${NAME:-default}` gives the default where NAME is unset or empty, as in a shell; a default may contain
-references. `$${` is a literal `${`. Keys are not replaced.
+`${NAME:-default}` gives the default where NAME is unset or empty, as in a shell; a default may have
+references too. `$${` is a literal `${`. Names of keys are not replaced.
 """
 
 import re
@@ -19,11 +19,11 @@ MOST_LEVELS = 20
 
 
 class Substituted(str):
-    """Text in which references were replaced.
+    """Text in which something was replaced.
 
-    `loose`: the text was a single reference without quotes, so the field's type decides what it means.
-    `given`: the value came from a variable, not from a default. `secret`: it came from a variable whose name
-    looks like that of a secret.
+    `loose`: it is nothing else than one reference without quotes, so that the field's type decides what it
+    is. `given`: a variable gave it, not a default. `secret`: a variable gave it whose name looks like that
+    of a secret.
     """
 
     loose: bool = False
@@ -37,14 +37,11 @@ class _Reference(NamedTuple):
 
 
 class _MalformedError(ValueError):
-    """A reference is malformed. The message says what was expected."""
+    """The message says what was expected."""
 
 
 class Substitution:
-    """Replaces references in data and collects the faults.
-
-    `secrets`: values of variables that look secret.
-    """
+    """Replaces references in data, and keeps what went wrong. `secrets`: the values that look like some."""
 
     def __init__(self, environment: Environment[str, str]) -> None:
         self._environment = environment
@@ -52,7 +49,7 @@ class Substitution:
         self.secrets: set[str] = set()
 
     def replaced(self, data: Any, path: Path = ()) -> Any:
-        """Return the data with all references replaced; values with a fault are left out."""
+        """The data with everything replaced; what cannot be is left out."""
         if isinstance(data, dict):
             return self._mapping(data, path)
         if isinstance(data, list):
@@ -119,7 +116,7 @@ class Substitution:
 
 
 def _unusable(text: str) -> str | None:
-    """Say why no file, program or terminal could take this text; None if they can."""
+    """Why no file, program or terminal could take a text."""
     if "\0" in text:
         return "the text has a NUL character"
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
@@ -128,7 +125,7 @@ def _unusable(text: str) -> str | None:
 
 
 def _parse(text: str, start: int, level: int) -> tuple[list[str | _Reference], int]:
-    """Split a text, from `start` to its end or to a default's closing brace; return the parts and the end."""
+    """The parts of a text from `start` on, up to its end, or of a default up to its brace; where that is."""
     parts: list[str | _Reference] = []
     position, literal, open_braces = start, "", 0
     while match := _SPECIAL.search(text, position):

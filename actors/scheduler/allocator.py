@@ -1,17 +1,18 @@
-"""Decides where a model goes, and which models make room for it. Pure; the planner carries it out.
+"""Where a model goes, and who makes room for it. Pure: the planner carries out what is decided here.
 
-A model with waiting requests gets, in this order:
+A model that somebody waits for gets, in this order:
 
-1. free memory, if there is enough (`placement.fit`); 2. the memory of models that are already leaving; 3.
-the memory of idle models: the set that costs least, by the seconds of a reload and the chance of being used;
-4. the memory of busy models, which take no new requests, finish their work, and leave.
+1. its place, if there is room for it (`placement.fit`);
+2. the memory of models that are on their way out already;
+3. that of idle models: the set whose loss costs least, by its reload's seconds and the chance of its use;
+4. that of busy models, which take no new requests, finish, and yield.
 
-Swaps are weighed. A model in demand stays for `STAY` times the seconds that its swap costs, so that A B A B
-becomes A A B B, but at most until a request has waited for `patience`. A model that is not in demand is
-evicted at once.
+Swaps are weighed. A model that is in demand stays for `STAY` times the seconds that the swap costs, so that
+A B A B becomes A A B B; but no longer than until somebody has waited for `patience`. One that is not in
+demand is evicted at once.
 
-Memory for an older request is set aside before a younger one is considered. Models that need different
-memory load at the same time.
+What an older request needs is set aside before a younger one is looked at; models with disjoint needs load at
+the same time.
 """
 
 import math
@@ -27,49 +28,49 @@ from actors.scheduler.lifecycle import RUNNING, State
 from actors.scheduler.model_states import ModelState, Policy
 
 STAY = 6.0
-"""A model in demand stays for this multiple of its swap's seconds, so that little time goes to swaps."""
+"""A model in demand stays for so many times the seconds that its swap costs: few of them go to swaps."""
 
 LEAST = 0.5
-"""Least such multiple, even for an impatient request; otherwise slow loads would leave no time for work."""
+"""... and stays at least, although somebody has lost patience: or else slow loads leave no time for work."""
 
 SOON = 2.0
-"""A model with a request every n seconds is expected to be used again within this multiple of n."""
+"""A model whose requests come every n seconds is expected to be asked again for so many times n."""
 
 BREATH = 0.5
-"""Least seconds without a request after which a model in demand counts as idle."""
+"""Seconds without a request, at least, after which a model in demand counts as idle."""
 
 ANYWHERE = Demand(options=(Option(how="host", context=0),))
-"""The demand of a model of which nothing is known: no memory."""
+"""What is taken for a model's demand when nothing is known of it: no memory at all."""
 
 
 class Seat(msgspec.Struct, frozen=True):
-    """There is room: start the model at `placement`."""
+    """There is room: start it here."""
 
     placement: Placement
 
 
 class MakeRoom(msgspec.Struct, frozen=True):
-    """Stop the idle and drain the busy models, so that there will be room."""
+    """Stop the idle ones and drain the busy ones, so that there will be room."""
 
     idle: tuple[ModelState, ...]
     busy: tuple[ModelState, ...]
     why: str
     placement: Placement | None = None
-    """The placement once there is room."""
+    """Where it will go."""
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Wait. `until`: when to decide again if no event comes before."""
+    """Not now; `until` is when to look again although nothing happens."""
 
     why: str
     until: float = math.inf
     placement: Placement | None = None
     victims: tuple[ModelState, ...] = ()
-    """The models that will make room then."""
+    """Who will make room then."""
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """The model can never run on this machine as it is."""
+    """Never, as things are."""
 
     reason: Rejection
     placement: None = None
@@ -79,7 +80,7 @@ Decision = Seat | MakeRoom | Wait | Refuse
 
 
 class Allocator:
-    """Decides for one wanted model after the other, the oldest request first, on the state of one moment."""
+    """Decides for one wanted model after the other, the oldest first, on the state of one moment."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Allocator:
         now: float,
         moves: str | None = None,
     ) -> None:
-        """`moves`: a model that is being moved, so its present memory counts as free."""
+        """`moves`: a model that is not among the others, and whose memory will be free."""
         self._policy = policy
         self._ledger = ledger
         self._now = now
@@ -100,7 +101,7 @@ class Allocator:
         self._alone = [device.id for device in ledger.devices.values() if device.alone]
         size = policy.size or math.inf
         leaving = [model for model in self._running if model.life.state in (State.STOPPING, State.DRAINING)]
-        # The memory free now, and the memory free when all leaving models have left.
+        # What is free now, and what will be when all who are leaving have left.
         self._rooms = ledger.rooms()
         self._moves = frozenset([moves] if moves is not None else [])
         if moves is not None:
@@ -117,10 +118,7 @@ class Allocator:
         self._host_capacity = ledger.host_capacity(self._kept)
 
     def decide(self, model: ModelState, since: float) -> Decision:
-        """Decide for a model whose oldest request has waited since `since`.
-
-        Sets aside the memory it will get.
-        """
+        """What to do for a model that somebody waits for since then. Sets aside what it will get."""
         chosen = self._choose(model)
         if not isinstance(chosen, Option):
             return chosen
@@ -133,12 +131,12 @@ class Allocator:
             return Wait("the memory that it needs is being freed", placement=placement)
         return self._evict(model, chosen, since)
 
-    # Choosing an option
+    # Which way
 
     def _choose(self, model: ModelState) -> Option | Wait | Refuse:
         demand = model.demand or ANYWHERE
         ways = demand.on_gpus if self._policy.managed else ()
-        # If there is no GPU to place it on, a server that needs one chooses by itself.
+        # Where there is no GPU for it to be put on, a server that must have one finds its own.
         host = demand.on_host or (() if self._placing else demand.options[:1])
         if demand.no_gpu and self._placing:
             return self._without_gpu(model, demand.no_gpu, host, NoGpu)
@@ -155,7 +153,7 @@ class Allocator:
             missing = f"{how_many} of its devices ({', '.join(wished.devices)}) is there"
             return self._without_gpu(model, missing, host, NoGpu)
         for option in ways:
-            # The first option is the one that the user's settings describe.
+            # The first is what the user's settings say.
             allowed = option is ways[0] or option.how == "whole" or self._policy.partial != "never"
             if allowed and self._fit(model, option, rooms) is not None:
                 return self._on_host(model, [option])
@@ -164,7 +162,7 @@ class Allocator:
             f"it needs {mib(needed)} of a GPU at least, and the GPUs have at most "
             f"{mib(max(0, *rooms.values()))} for it"
         )
-        # Memory in use by others may be returned.
+        # What others have now they may give back.
         empty = {device: room + self._ledger.foreign[device] for device, room in rooms.items()}
         later = any(self._fit(model, option, empty) is not None for option in ways)
         return self._without_gpu(model, why, demand.on_host, NoGpu if later else NeverFits)
@@ -175,7 +173,7 @@ class Allocator:
         message = (
             f"model {model.spec.name!r} cannot run on a GPU: {why} (gpu.on_no_gpu: {self._policy.on_no_gpu})"
         )
-        barred = model.demand is not None and model.demand.no_gpu  # no such GPU will ever come
+        barred = model.demand is not None and model.demand.no_gpu  # for which no GPU will ever come
         if self._policy.on_no_gpu == "queue" and not barred:
             return Wait(message)
         if self._policy.on_no_gpu == "cpu" and host:
@@ -183,7 +181,7 @@ class Allocator:
         return Refuse(kind(message=message))
 
     def _on_host(self, model: ModelState, options: Sequence[Option]) -> Option | Refuse:
-        """Return the first option whose pinned memory the host could ever provide."""
+        """The first of which the host could ever have what must be in its memory."""
         room = self._host_capacity
         for option in options:
             if option.pinned <= room:
@@ -196,10 +194,10 @@ class Allocator:
         )
         return Refuse(NeverFits(message=message))
 
-    # Fitting
+    # Whether it fits
 
     def _ordered(self, model: ModelState, rooms: dict[str, int]) -> dict[str, int]:
-        """Return the rooms of the devices that the model may use, in the order of its wish."""
+        """The rooms of the devices that it may have, in the order of its wish."""
         wished = model.spec.wish.devices
         if not wished:
             return rooms
@@ -222,15 +220,15 @@ class Allocator:
         )
 
     def _places(self, model: ModelState) -> bool:
-        """Whether the gateway places the model; otherwise its server chooses its GPUs."""
+        """Whether it is put somewhere, or its server finds its own GPUs."""
         return self._placing and not (model.demand is not None and model.demand.elsewhere)
 
     def _host_fits(self, option: Option, gone: Collection[str] = ()) -> bool:
         gone = self._moves.union(gone)
         if not self._claimed_host and self._ledger.holdings.keys() <= gone:
-            return True  # it has the host for itself, so any size is accepted
+            return True  # it has the host for itself, whatever it takes
         room = self._ledger.host_room(gone) - self._claimed_host
-        # A model larger than all memory runs from the disk, whoever makes room.
+        # What is larger than the whole memory runs from the disk, whoever makes room.
         whole = option.pinned + option.mapped <= self._host_capacity
         return (option.pinned + option.mapped if whole else option.pinned) <= room
 
@@ -282,7 +280,7 @@ class Allocator:
             self._rooms[share.device] -= taken
             self._later[share.device] -= taken
 
-    # Choosing who makes room
+    # Who makes room
 
     def _evict(self, model: ModelState, option: Option, since: float) -> Decision:
         def fits(victims: Sequence[ModelState]) -> tuple[Share, ...] | None:
@@ -298,7 +296,7 @@ class Allocator:
         victims = _cheapest(idle, self._cost, fits) or _cheapest([*idle, *busy], self._cost, fits)
         late = self._now - since >= self._policy.patience
         if not victims:
-            # No request overtakes an impatient one: its memory is set aside.
+            # Who has lost patience is passed by nobody: what it will get is set aside.
             if late and (shares := self._fit(model, option, self._capacities)) is not None:
                 self._claim(option, shares)
             return Wait("it waits for models that have only just been loaded", protected_until)
@@ -326,7 +324,7 @@ class Allocator:
         )
 
     def _candidates(self, model: ModelState) -> tuple[list[ModelState], list[ModelState], float]:
-        """Return the idle and busy models that could make room, and when the next protected one could."""
+        """Idle and busy models that could make room, and when the next one could that is protected now."""
         idle, busy, protected_until = [], [], math.inf
         for other in self._running:
             if other is model or other.spec.never_evict or other.spec.name in self._gone:
@@ -348,7 +346,7 @@ class Allocator:
         return idle, busy, protected_until
 
     def _cost(self, model: ModelState) -> float:
-        """Return the cost of evicting a model: its reload's seconds, times the chance of a request."""
+        """Of losing it: seconds of its reload, less the longer nobody is expected to ask for it."""
         if model.life.state is State.STARTING or not model.used:
             return 0.0
         idle = 0.0 if model.holders else self._now - model.last_used
@@ -356,9 +354,9 @@ class Allocator:
         return 2.0**model.spec.priority * max(model.mean_load, 0.001) / away
 
     def _due(self, victim: ModelState, model: ModelState, since: float) -> float:
-        """Return when the model has stayed long enough."""
+        """When it has stayed for long enough."""
         swap = model.mean_load + victim.mean_unload + (victim.mean_hold if victim.holders else 0.0)
-        # A model that has not been idle yet has no measured gap.
+        # Of one that has not been idle yet, nothing is known.
         gap = victim.gap if math.isfinite(victim.gap) else 0.0
         idle_until = victim.last_used + max(SOON * gap, BREATH)
         in_demand = victim.holders or (victim.used and gap < swap and idle_until > self._now)
@@ -384,7 +382,7 @@ def _cheapest(
     cost: Callable[[ModelState], float],
     fits: Callable[[Sequence[ModelState]], object | None],
 ) -> list[ModelState]:
-    """Return the cheapest single model that frees enough, or a set, without those that are not needed."""
+    """The cheapest single one that will do; else as many as it takes, less those that are not needed."""
     ranked = sorted(candidates, key=cost)
     for model in ranked:
         if fits([model]) is not None:

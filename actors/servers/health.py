@@ -1,4 +1,4 @@
-"""The gateway's own requests to a model server: whether it is healthy, and whether it has our key."""
+"""What a model server says to questions of the gateway's own: whether it is healthy, and whose it is."""
 
 from typing import Literal
 
@@ -11,19 +11,19 @@ _DENIED = (401, 403)
 
 
 async def answers(session: aiohttp.ClientSession, host: str, port: int) -> bool:
-    """Whether GET /health answers 200 at this address."""
+    """Whether GET /health answers 200 there."""
     return await health(session, host, port) == 200
 
 
 async def health(session: aiohttp.ClientSession, host: str, port: int) -> int | None:
-    """Return the status of GET /health at this address; None without an answer."""
+    """The status of GET /health there; None if it does not answer."""
     return await _status(session, host, port, "/health", {})
 
 
 async def ask_for_key(
     session: aiohttp.ClientSession, endpoint: ServerAddress
 ) -> Literal["needed", "ignored", "refused"]:
-    """Check whether the server knows the endpoint's key, with a path that needs a key, unlike /health."""
+    """What a server makes of the endpoint's key. The health check and the names of models need none."""
     if endpoint.key is None:
         return "ignored"
     host, port = endpoint.host, endpoint.port

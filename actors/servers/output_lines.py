@@ -1,4 +1,4 @@
-"""Splits a program's output into lines, whatever it writes and however much."""
+"""The output of a program as lines, whatever it writes and however much."""
 
 import asyncio
 import re
@@ -7,23 +7,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 LINE_LIMIT = 8192
-"""Most bytes of one line. The rest of a longer line is dropped, to limit memory and work."""
+"""Bytes of one line; the rest of a longer one is left out, so that memory and work stay bounded."""
 
 PIECE = 4096
-"""Most bytes handled without a pause: some milliseconds of work, even for short lines."""
+"""Bytes that are taken in one go: some milliseconds of work, however short the lines."""
 
 SHARE = 0.2
-"""Largest share of the event loop's time for one program's output. A program that writes more waits."""
+"""The most of the loop's time that one program's output gets; a program that writes more has to wait."""
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*\x07?|[@-Z\\-_])")
-"""Escape sequences of terminals: colours, cursor, title."""
+"""A terminal's sequences: colours, cursor, title."""
 _CONTROLS = {code: " " if code == 9 else None for code in (*range(32), *range(127, 160))}
 
 
 class Lines:
-    """Passes each line to `on_line` and keeps the last ones. A carriage return ends a line too.
+    """Gives each line to `on_line`, and keeps the last ones. A carriage return ends a line too.
 
-    Control characters are removed; bytes that are not UTF-8 are replaced.
+    Lines are without control characters; what is no UTF-8 is replaced.
     """
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
@@ -32,22 +32,22 @@ class Lines:
         self._skips = False
         self._tail: deque[bytes] = deque(maxlen=60)
         self.last_progress = time.monotonic()
-        """Monotonic time of the latest output, or of the start."""
+        """When anything came, or this began."""
 
     @property
     def tail(self) -> Sequence[str]:
-        """Return the latest lines."""
+        """The latest lines."""
         return [text for line in self._tail if (text := clean(line))]
 
     async def take(self, data: bytes) -> None:
-        """Handle a piece of the output, cut anywhere, with pauses for other tasks."""
+        """Take a piece of the output, wherever it was cut; others get the loop in between."""
         for piece in _pieces(data):
             began = time.monotonic()
             self.feed(piece)
             await asyncio.sleep((time.monotonic() - began) * (1 / SHARE - 1))
 
     def feed(self, data: bytes) -> None:
-        """Handle a piece of the output without a pause."""
+        """Take a piece of the output at once."""
         self.last_progress = time.monotonic()
         *lines, rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
         for line in lines:
@@ -61,7 +61,7 @@ class Lines:
             self._rest = b""
 
     def end(self) -> None:
-        """Handle the end of the output."""
+        """There is no more."""
         rest, self._rest = self._rest, b""
         self._take(rest)
 
@@ -79,7 +79,7 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 
 def clean(line: bytes) -> str:
-    """Decode a line, without sequences that would control a terminal."""
+    """The text of a line, without what would control a terminal."""
     text = line.decode("utf-8", "replace")
     if not text.isprintable():
         text = _ESCAPE.sub("", text).translate(_CONTROLS)

@@ -1,4 +1,4 @@
-"""Redacts whole texts and whole requests. Blocking, since patterns may be slow."""
+"""Whole texts, and all of a request, as they may be shown. Blocking: patterns may take their time."""
 
 import binascii
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from agents.guard.scanner import TIMEOUT
 from agents.guard.strings import clean_text, clean_value
 
 CHARACTERS_PER_SECOND = 2_000_000
-"""Least speed of a sane pattern, so that a long text gets more time than `TIMEOUT`."""
+"""What every sane pattern does at least, so a long text has longer than `TIMEOUT`."""
 
 
 SMALLEST_PICTURE = 36
-"""Characters of base64 in the smallest GIF."""
+"""Characters of base64 that the least GIF has."""
 
 
 class ForbiddenError(Exception):
-    """A text matches the denying pattern with this number."""
+    """A text has what the pattern of this number denies."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -29,10 +29,8 @@ class ForbiddenError(Exception):
 
 
 class Cleaner:
-    """Cleans one request, or one event of an answer, within `seconds`.
-
-    All methods raise `ForbiddenError`, and `TimeoutError` when one pattern is too slow on a text, or all
-    patterns together are.
+    """For one request, or one event of an answer, within `seconds`. All methods raise `ForbiddenError`, and
+    `TimeoutError` when a pattern takes too long for a text, or all of them for everything.
     """
 
     def __init__(
@@ -50,9 +48,9 @@ class Cleaner:
         self._ids: dict[str, str] = {}
 
     def text(self, text: str) -> str:
-        """Redact a text."""
+        """A whole text as it may be shown."""
         if not text:
-            return text  # most fields of a request are empty, and no pattern matches an empty text
+            return text  # most fields of a request are empty, and no pattern matches that
         self._check(text)
         for pattern in self._redact:
             text = pattern.sub(lambda _: self._replacement, text, timeout=self._limit(text), concurrent=True)
@@ -70,18 +68,18 @@ class Cleaner:
         return min(left, TIMEOUT + len(text) / CHARACTERS_PER_SECOND)
 
     def value(self, value: Any) -> Any:
-        """Redact a JSON value."""
+        """JSON."""
         return clean_value(value, self.text)
 
     def call(self, call: ToolCall) -> ToolCall:
-        """Redact a tool call. The raw text of the arguments is checked too."""
+        """A tool call. The arguments are checked as they are written, too."""
         self._check(call.arguments)
         return msgspec.structs.replace(
             call, name=self.text(call.name), arguments=clean_text(call.arguments, self.text)
         )
 
     def request(self, request: Chat) -> Chat:
-        """Redact every text of a request that the model or its server can read."""
+        """A request, with all of it cleaned that a model or its server may read."""
         choice = request.tool_choice
         return msgspec.structs.replace(
             request,
@@ -124,17 +122,15 @@ class Cleaner:
         return Image(self.text(image.mime), data, self.text(image.url))
 
     def _sampling(self, sampling: Sampling) -> Sampling:
-        """Redact sampling parameters: numbers that match are dropped, texts are cleaned."""
+        """Numbers that do not match, and texts. What matches has no meaning as a number."""
         cleaned = self.value(msgspec.structs.asdict(sampling))
         stop = cleaned.pop("stop")
         numbers = {name: None if isinstance(value, str) else value for name, value in cleaned.items()}
         return Sampling(stop=stop, **numbers)
 
     def _id(self, given: str) -> str:
-        """Replace a tool call's id that matches a pattern with nine letters, as some templates need.
-
-        An id is arbitrary text of the client, which may match by chance.
-        """
+        """A call's id is any text of the client's, but by chance an innocent one matches: one that does gets
+        another, of nine letters as some templates want it, at each place where it stands."""
         try:
             if self.text(given) == given:
                 return given
@@ -146,7 +142,7 @@ class Cleaner:
 
 
 def _is_picture(data: str) -> bool:
-    """Whether the data is a base64 image, and not some text in its place."""
+    """Whether it is base64, in which letters mean nothing by themselves, and not a text in its place."""
     if len(data) < SMALLEST_PICTURE:
         return False
     try:

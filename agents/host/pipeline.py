@@ -183,6 +183,8 @@ class Step:
 class Run:
     """The agents of one request, in the order of their ranks. `chat` is the request as it stands.
 
+    `asked` is what the client has sent.
+
     `guards` makes the steps of the guards that a model has by default, by any of its names. They join in
     where an agent has chosen another model.
     """
@@ -196,7 +198,7 @@ class Run:
         clock: Clock,
         guards: Callable[[str], Awaitable[Iterable[Step]]],
     ) -> None:
-        self.chat = chat
+        self.chat = self.asked = chat
         self.ended = False
         """The answer is over: whoever writes it may stop."""
         self._steps = list(steps)

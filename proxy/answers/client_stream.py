@@ -47,6 +47,9 @@ class Content(Protocol):
     def end(self, relay: Relay, call: ModelCall) -> None:
         """Write the rest, when all has come. Raises `ApiError` for what the client must be told."""
 
+    def fail(self, error: ApiError) -> bytes | None:
+        """The event that ends an answer which is broken off; None if its API's is always the same."""
+
     def is_whole(self, relay: Relay) -> bool:
         """Whether a client that leaves now has its whole answer."""
 
@@ -143,10 +146,10 @@ class ClientStream:
         except AnswerOverError:
             call.lease.served = True
         except ApiError as error:
-            self._fail(relay, blame(error, call.lease))
+            self._fail(relay, content, blame(error, call.lease))
         except (UpstreamError, EventTooLongError) as error:
             call.lease.broken = isinstance(error, UpstreamError) and error.hung_up
-            self._fail(relay, blame(broken(error, self._exchange), call.lease))
+            self._fail(relay, content, blame(broken(error, self._exchange), call.lease))
         except ClientStalledError as error:
             self._give_up(error)
         except asyncio.CancelledError:
@@ -159,15 +162,16 @@ class ClientStream:
 
     # Errors
 
-    def _last_event(self, error: ApiError) -> bytes:
+    def _last_event(self, error: ApiError, content: Content | None = None) -> bytes:
         self._exchange.failed(error)
         if self._dialect is None:
             return b""
         error = self._dialect.reword(error, self._exchange.model or "")
-        return self._dialect.frame(error, self._exchange.request_id)
+        event = content.fail(error) if content is not None else None
+        return self._dialect.frame(error, self._exchange.request_id) if event is None else event
 
-    def _fail(self, relay: Relay, error: ApiError) -> None:
-        relay.end_with(self._last_event(error))
+    def _fail(self, relay: Relay, content: Content, error: ApiError) -> None:
+        relay.end_with(self._last_event(error, content))
         if self._dialect is None:
             self._cut()
 

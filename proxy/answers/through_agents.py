@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import msgspec
 from aiohttp import web
 
 from agents.chat import Chat
@@ -103,16 +104,18 @@ class AgentAnswers:
                         break
         if run.failure is not None:
             raise to_api_error(run.failure)
-        return translate.whole_answer(exchange, codec, run.chat.model, run.answer)
+        return translate.whole_answer(exchange, codec, _as_asked(run), run.answer)
 
     async def _stream(self, stream: ClientStream, exchange: Exchange, codec: Codec, run: Run) -> None:
         outcome = await _before(exchange, run)
         if not isinstance(outcome, Chat):
             async with aclosing(outcome) as events:
-                await _reply(stream, exchange, events, run, translate.encoder_of(exchange, codec, run.chat))
+                await _reply(
+                    stream, exchange, events, run, translate.encoder_of(exchange, codec, _as_asked(run))
+                )
             return
         async with self._caller.call(exchange, await self._question(exchange, outcome)) as call:
-            encoder = translate.encoder_of(exchange, codec, run.chat)
+            encoder = translate.encoder_of(exchange, codec, _as_asked(run))
             await translate.relay(stream, call, encoder, _Filtered(call, run))
 
     async def _question(self, exchange: Exchange, chat: Chat) -> UpstreamRequest:
@@ -168,6 +171,11 @@ async def _reply(
     finally:
         translation.account(exchange)
     await stream.end()
+
+
+def _as_asked(run: Run) -> Chat:
+    """The request with what its answer is to repeat, even if an agent has made another one."""
+    return msgspec.structs.replace(run.chat, echo=run.asked.echo)
 
 
 async def _before(exchange: Exchange, run: Run) -> Chat | AsyncGenerator[Event, None]:

@@ -1,5 +1,6 @@
 """An answer whose client and whose model's server do not speak the same: through events, as they come."""
 
+import secrets
 import time
 from collections.abc import Callable
 
@@ -52,7 +53,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
             if collector.failure is not None:
                 raise to_api_error(collector.failure)
             call.lease.served = True
-        return whole_answer(exchange, codec, chat.model, collector.answer())
+        return whole_answer(exchange, codec, chat, collector.answer())
 
     async def write() -> None:
         async with caller.call(exchange, question) as call:
@@ -91,20 +92,22 @@ def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequ
 # Answers
 
 
-def answer_context(exchange: Exchange, model: str, *, include_usage: bool = False) -> AnswerContext:
+def answer_context(exchange: Exchange, model: str, chat: Request | None = None) -> AnswerContext:
     """What the answer needs to know, once the model is granted."""
     return AnswerContext(
         model=model,
         request_id=exchange.request_id,
         started=exchange.started,
         load_seconds=exchange.loaded,
-        include_usage=include_usage,
+        include_usage=chat is not None and chat.include_usage,
+        token=secrets.token_hex(16),
+        echo=chat.echo if chat is not None else {},
     )
 
 
 def encoder_of(exchange: Exchange, codec: Codec, chat: Request) -> Encoder:
     """What writes the client's stream, once the model is granted."""
-    return codec.encoder(answer_context(exchange, chat.model, include_usage=chat.include_usage))
+    return codec.encoder(answer_context(exchange, chat.model, chat))
 
 
 def decoder_of(call: ModelCall) -> Decoder:
@@ -208,6 +211,9 @@ class _Translated:
     def end(self, relay: Relay, _call: ModelCall) -> None:
         relay.end_with(self._translation.encode(self._decoder.end()))
 
+    def fail(self, error: ApiError) -> bytes:
+        return self._translation.encode([of_api_error(error)])
+
     def is_whole(self, _relay: Relay) -> bool:
         return self._translation.is_complete
 
@@ -243,11 +249,11 @@ async def gather(call: ModelCall, decoder: Decoder, take: Callable[[Event], None
         take(event)
 
 
-def whole_answer(exchange: Exchange, codec: Codec, model: str, answer: Answer) -> web.Response:
+def whole_answer(exchange: Exchange, codec: Codec, chat: Request, answer: Answer) -> web.Response:
     """An answer that is no stream."""
     exchange.status = 200
     exchange.tokens = tokens_of(answer.usage)
-    asked = answer_context(exchange, model)
+    asked = answer_context(exchange, chat.model, chat)
     return json_response(msgspec.json.encode(codec.encode_answer(answer, asked, time.time())))
 
 

@@ -30,6 +30,7 @@ from proxy.apis.requests import with_fields
 from proxy.apis.server_errors import to_api_error
 from proxy.apis.stream_end import StreamEnd, is_whole, outcome
 from proxy.apis.table import STREAM_ENDS
+from proxy.errors import ApiError
 from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
 from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse
 
@@ -66,6 +67,9 @@ class Unchanged(msgspec.Struct, frozen=True):
             call.exchange.failed(broken_off(to_api_error(came.failure)))
         else:
             raise named(broken_off(to_api_error(came.failure)), call.exchange)
+
+    def fail(self, _error: ApiError) -> None:
+        """Nothing that is passed on unparsed says how it would go on."""
 
     def is_whole(self, relay: Relay) -> bool:
         """Whether its end has come; without a `stream_end` that of any API."""
@@ -158,7 +162,6 @@ class _Prelude:
     def __init__(self, *, keep_progress: bool) -> None:
         self._keep_progress = keep_progress
         self._splitter = BlockSplitter()
-        self._announced = False
         self._kept_size = 0
         self._kept: list[bytes] = []
         """Whole events to pass on."""
@@ -177,14 +180,8 @@ class _Prelude:
 
     def _is_first(self, block: bytes) -> bool:
         if PROGRESS in block:
-            if self._keep_progress:
-                return True
-            # The Responses API hangs the progress on an event of its own that the client expects once.
-            if block.startswith(b"event: response.in_progress") and not self._announced:
-                self._announced = True
-                self._kept.append(_without_progress(block))
-            return False
-        if block.startswith(b"event: response.created") or _NO_CHOICES.search(block):
+            return self._keep_progress
+        if _NO_CHOICES.search(block):
             self._kept.append(block)
             self._kept_size += len(block)
             if self._kept_size > BUFFER_LIMIT:
@@ -196,10 +193,6 @@ class _Prelude:
     def first_bytes(self) -> bytes:
         """Everything to pass on that has come so far."""
         return b"".join(self._kept) + self._splitter.rest()
-
-
-def _without_progress(block: bytes) -> bytes:
-    return re.sub(rb',"prompt_progress":\{[^}]*\}', b"", block)
 
 
 def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:

@@ -8,8 +8,8 @@
  a server's error --server_errors--> agents.events.AnswerFailed --client_errors--> the client's words
 ```
 
-So N clients and M servers take N + M translators, not N x M. A folder for each API: `openai`, `anthropic`,
-`ollama`, `llama_cpp`. In each of them, as far as it has clients, servers or both:
+So N clients and M servers take N + M translators, not N x M. A folder for each API: `openai`, `responses`,
+`anthropic`, `ollama`, `llama_cpp`. In each of them, as far as it has clients, servers or both:
 
 * endpoints      `API`: the paths, and which of the following answer them; what `table` collects
 * body           what is checked of a client's body before a model is loaded

@@ -75,6 +75,10 @@ class AnswerContext(msgspec.Struct, frozen=True, kw_only=True):
     started: float
     load_seconds: float
     include_usage: bool = False
+    token: str = ""
+    """Letters and digits that nobody guesses, for the ids in it."""
+    echo: Json = {}
+    """What the request has for its answer: `Chat.echo`."""
 
 
 class Codec(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,6 +53,15 @@ def sampling_of(fields: SamplingFields, max_tokens: Number, limit: str, path: st
     return Sampling(max_tokens=_whole(max_tokens, path + limit), stop=stop, **values)
 
 
+_EFFORTS: dict[str, bool | str] = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
+"""OpenAI's scale goes on beyond both ends of Ollama's."""
+
+
+def thinking(effort: str | None) -> bool | str | None:
+    """How a model is to think, for OpenAI's word for it."""
+    return _EFFORTS.get(effort, effort) if effort else None
+
+
 def _whole(value: Number, field: str) -> int | None:
     if value is None:
         return None

@@ -6,8 +6,9 @@ from proxy.apis.interface import Dialect, ServerApi
 from proxy.apis.llama_cpp import endpoints as llama_cpp
 from proxy.apis.ollama import endpoints as ollama
 from proxy.apis.openai import endpoints as openai
+from proxy.apis.responses import endpoints as responses
 
-APIS = (openai.API, anthropic.API, llama_cpp.API, ollama.API)
+APIS = (openai.API, responses.API, anthropic.API, llama_cpp.API, ollama.API)
 
 ENDPOINTS = tuple(endpoint for api in APIS for endpoint in api.endpoints)
 
@@ -23,10 +24,6 @@ _DIALECTS = {
 
 
 def dialect_of(path: str) -> Dialect:
-    """The dialect for the errors of a path, whether or not the path exists: OpenAI's if no API has it.
-
-    Below `/upstream/` the name of a model, which may have slashes, comes before the path.
-    """
-    below, is_upstream = f"{path}/", path.startswith("/upstream/")
-    known = [prefix for prefix in _DIALECTS if below.startswith(prefix) or (is_upstream and prefix in below)]
+    """The dialect for the errors of a path, whether or not the path exists: OpenAI's if no API has it."""
+    known = [prefix for prefix in _DIALECTS if f"{path}/".startswith(prefix)]
     return _DIALECTS[max(known, key=len)] if known else openai.API.dialect

@@ -18,7 +18,7 @@ PATHS = (
 )
 ENDS = {
     "/v1/messages": b'"message_stop"',
-    "/v1/responses": b'"status":"completed"',
+    "/v1/responses": b"event: response.completed",
     "/completion": b'"stop":true',
     "/api/chat": b'"done":true',
     "/api/generate": b'"done":true',
@@ -61,7 +61,7 @@ def tells_whole(path: str, answer: httpx.Response, stream: bool) -> bool:
     """Whether a client of this API takes the answer for a whole one."""
     if answer.status_code != 200:
         return False
-    content = answer.content.replace(b'": ', b'":')
+    content = answer.content.replace(b'": ', b'":').replace(b'"error":null', b"")
     if any(error in content for error in ERRORS):
         return False
     return not stream or ENDS.get(path, b"data: [DONE]") in content

@@ -9,7 +9,6 @@ from tests.attack.streams import (
     DONE,
     GOOD,
     MESSAGE,
-    RESPONSE,
     USAGE,
     chat_event,
     chunks,
@@ -20,7 +19,7 @@ from tests.attack.streams import (
 )
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
+MESSAGES = "/v1/messages"
 
 _MESSAGE_START = typed_event(
     "message_start", message={**MESSAGE, "usage": {"input_tokens": 9, "output_tokens": 0}}
@@ -44,29 +43,18 @@ def _message(reason: str, kind: str = "", **delta: str) -> list[bytes]:
     return [_MESSAGE_START, *block, *end]
 
 
-def _response(status: str, item: str, **more: object) -> list[bytes]:
-    whole = {**RESPONSE, "status": status, "output": [{"type": item}], **more}
-    return [
-        typed_event("response.created", response={**RESPONSE, "status": "in_progress", "output": []}),
-        typed_event(f"response.{status}", response=whole),
-    ]
-
-
 TABLES: dict[str, dict[str, list[bytes]]] = {
     "tools-only": {
         CHAT: [_ROLE, chat_event({"tool_calls": [_CALL]}), chat_event({}, "tool_calls"), DONE],
         MESSAGES: _message("tool_use", "tool_use", type="input_json_delta", partial_json="{}"),
-        RESPONSES: _response("completed", "function_call"),
     },
     "reasoning-only": {
         CHAT: [_ROLE, chat_event({"reasoning_content": "hm"}), chat_event({}, "length"), DONE],
         MESSAGES: _message("max_tokens", "thinking", type="thinking_delta", thinking="hm"),
-        RESPONSES: _response("completed", "reasoning"),
     },
     "refusal-only": {
         CHAT: [chat_event({"role": "assistant", "refusal": "no"}), chat_event({}, "content_filter"), DONE],
         MESSAGES: _message("refusal"),
-        RESPONSES: _response("completed", "message"),
     },
     "nothing-said": {
         CHAT: [_ROLE, chat_event({}, "stop"), DONE],

@@ -39,8 +39,6 @@ MESSAGE: Json = {
     "model": "x",
     "stop_reason": None,
 }
-RESPONSE = {"id": "r", "object": "response", "created_at": 1, "model": "x"}
-ITEM = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a b c"}]}
 
 GOOD: dict[str, list[bytes]] = {
     "/v1/chat/completions": [
@@ -61,11 +59,6 @@ GOOD: dict[str, list[bytes]] = {
         typed_event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 3}),
         typed_event("message_stop"),
     ],
-    "/v1/responses": [
-        typed_event("response.created", response={**RESPONSE, "status": "in_progress", "output": []}),
-        *(typed_event("response.output_text.delta", delta=text, item_id="i") for text in "abc"),
-        typed_event("response.completed", response={**RESPONSE, "status": "completed", "output": [ITEM]}),
-    ],
     "/completion": [
         *(event({"content": text, "stop": False}) for text in ("a ", "b ", "c")),
         event({"content": "", "stop": True, "tokens_predicted": 3, "tokens_evaluated": 9}),
@@ -77,7 +70,6 @@ ENDS = {
     "/v1/chat/completions": 2,
     "/v1/completions": 2,
     "/v1/messages": 2,
-    "/v1/responses": 1,
     "/completion": 1,
 }
 """How many of its last events make it a whole one."""

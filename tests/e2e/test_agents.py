@@ -285,9 +285,10 @@ def test_a_guarded_model_has_no_other_way_in(begin: Callable[..., Gateway]) -> N
         refused = gateway.chat(name, messages=say("tell docker"))
         assert refused.status_code == 400, name
         assert refused.json()["error"]["code"] == "content_filter"
+    refused = gateway.client.post("/v1/responses", json={"model": "guarded", "input": "tell docker"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "content_filter")
     for path, body in (
         ("/v1/completions", {"prompt": "tell docker"}),
-        ("/v1/responses", {"input": "tell docker"}),
         ("/completion", {"prompt": "tell docker"}),
         ("/api/generate", {"prompt": "tell docker", "raw": True}),
         ("/upstream/guarded/v1/chat/completions", {"messages": say("tell docker")}),
@@ -297,6 +298,20 @@ def test_a_guarded_model_has_no_other_way_in(begin: Callable[..., Gateway]) -> N
         assert gateway.client.post(
             path.replace("guarded", "free"), json={"model": "free", "max_tokens": 2, "stream": False, **body}
         ).is_success, path
+
+
+def test_agents_on_responses(begin: Callable[..., Gateway]) -> None:
+    gateway = begin(["shout", "vram"])
+    for fields in ({"input": "/shout /vram hello"}, {"input": "hello", "agents": ["shout", "vram"]}):
+        body = {"model": "demo", "max_output_tokens": 8, "temperature": 0, **fields}
+        whole = gateway.client.post("/v1/responses", json=body)
+        assert whole.json()["output"][0]["content"][0]["text"].startswith("HELLO! I AM")
+        assert whole.json()["vram"]["model"] == "demo"
+        assert whole.headers["X-Agents"].startswith("shout;")
+        events = gateway.client.post("/v1/responses", json={**body, "stream": True}).text.split("\n\n")[:-1]
+        last = json.loads(events[-1].partition("data: ")[2])
+        assert last["response"]["output"][0]["content"][0]["text"].startswith("HELLO! I AM")
+        assert last["response"]["vram"]["model"] == "demo"
 
 
 def test_what_only_looks_like_a_call_changes_nothing(begin: Callable[..., Gateway]) -> None:

@@ -47,8 +47,6 @@ def stable(value: Any) -> Any:
         ("/completion", {"prompt": "A llama is", "n_predict": 5}),
         ("/completion", {"prompt": "A llama is", "n_predict": 5, "return_tokens": True, "n_probs": 2}),
         ("/completion", {"prompt": ["A llama", "Docker is"], "n_predict": 3}),
-        ("/v1/responses", {"input": "hello", "max_output_tokens": 12}),
-        ("/v1/responses", {"input": "weather", "tools": [{"type": "function", **FUNCTION}]}),
         ("/v1/messages", {"messages": HELLO, "max_tokens": 12}),
         ("/v1/messages", {"messages": HELLO, "max_tokens": 60, "stop_sequences": ["model"]}),
         (
@@ -115,10 +113,10 @@ def test_usage_and_progress_come_when_asked_for(gateway: Gateway) -> None:
     assert "prompt_progress" in chunks[0]
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/completion", "/v1/completions"])
+@pytest.mark.parametrize("path", ["/v1/messages", "/completion", "/v1/completions"])
 def test_streams_equal_the_model_servers_own(gateway: Gateway, path: str) -> None:
-    request = {"model": "demo", "input": "hello", "messages": HELLO, "prompt": "A llama", "stream": True}
-    request |= {"max_tokens": 6, "max_output_tokens": 6, "n_predict": 6, **PLAIN}
+    request = {"model": "demo", "messages": HELLO, "prompt": "A llama", "stream": True}
+    request |= {"max_tokens": 6, "n_predict": 6, **PLAIN}
     through = gateway.client.post(path, json=request)
     with gateway.direct("demo") as client:
         direct = client.post(path, json=request)

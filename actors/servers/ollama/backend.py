@@ -1,4 +1,4 @@
-"""Finds or pulls, appraises, and loads the models of Ollama daemons."""
+"""Ollama's models under the supervisor: found or pulled, appraised, and loaded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +24,9 @@ log = structlog.get_logger("model")
 class OllamaBackend:
     """One model of one daemon. Implements `actors.servers.Backend`.
 
-    `pull`: the model may be downloaded. `context`: tokens; None leaves them to the Modelfile and the daemon.
-    `gpus` returns the bytes of all GPUs of the daemon, from which the daemon chooses a context. `elsewhere`:
-    the daemon uses none of this machine's memory.
+    `pull`: it may be downloaded. `context`: tokens; None leaves them to the Modelfile and the daemon.
+    `gpus`: gives the bytes of all the daemon's GPUs, by which it chooses a context. `elsewhere`: it takes
+    none of this machine's memory.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class OllamaBackend:
         self._elsewhere = elsewhere
         self._unload_timeout = unload_timeout
         self._measured: dict[bool, Running] = {}
-        """The measured memory: on GPUs, and on the host alone."""
+        """What it took: on GPUs, and on the host alone."""
         self._seconds: float | None = None
         self._surcharge = 0
         self._shown = Shown()
         self._digest = ""
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
-        """Find the model in the daemon, or let the daemon pull it."""
+        """Find it in the daemon, or have the daemon pull it."""
         if (files := await self.find()) is not None:
             return files
         if not self._pull:
@@ -73,7 +73,7 @@ class OllamaBackend:
         return files
 
     async def find(self) -> ModelFiles | None:
-        """Return the model's name as a path, if the daemon has the model."""
+        """Its name as a path, if the daemon has it."""
         return None if await self._tag() is None else ModelFiles(path=Path(self._model))
 
     async def _tag(self) -> Tag | None:
@@ -89,7 +89,7 @@ class OllamaBackend:
         return tag
 
     async def appraise(self, files: ModelFiles) -> Demand | None:
-        """Return the measured demand, or an estimate by size and header; None for a daemon elsewhere."""
+        """What it took the last time, else an estimate by its size and header; None if it is elsewhere."""
         tag = await self._tag()
         if tag is None:
             message = f"Ollama daemon {self._daemon.name!r} no longer has the model {self._model!r}"
@@ -118,15 +118,15 @@ class OllamaBackend:
         )
 
     def predict(self, placement: Placement) -> Prediction | None:
-        """Return None: the components are unknown."""
+        """The parts of the sum are not known."""
         return None
 
     def learn(self, file: str, settings: str, surcharge: int) -> None:
-        """Raise predictions by `surcharge` bytes per GPU, because memory ran out."""
+        """It ran out of memory: so many bytes more of each GPU from now on."""
         self._surcharge += surcharge
 
     async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> OllamaServer:
-        """Load the model. The daemon chooses among GPUs; only a placement on the host is passed on."""
+        """Have it loaded. Among several GPUs the daemon chooses; the host alone it is told."""
         options: dict[str, int] = {}
         if self._context is not None:
             options["num_ctx"] = self._context

@@ -15,7 +15,6 @@ MESSAGES = Codec(
 ENDPOINTS = (
     Endpoint(
         path="/v1/messages",
-        aliases=("/messages",),
         request=MessagesRequest,
         dialect=ANTHROPIC,
         api="llama.cpp",
@@ -25,7 +24,6 @@ ENDPOINTS = (
     ),
     Endpoint(
         path="/v1/messages/count_tokens",
-        aliases=("/messages/count_tokens",),
         request=MessagesRequest,
         dialect=ANTHROPIC,
         api="llama.cpp",

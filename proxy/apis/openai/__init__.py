@@ -1,8 +1,7 @@
 """OpenAI's API, as clients speak it; the others may know it, for a llama.cpp server speaks all of them.
 
-* `endpoints`              chat, older completions, Responses, embeddings, reranking
+* `endpoints`              chat, older completions, embeddings, reranking
 * `request`, `answer`      chat, read from a client and written for one; `completion` is both for older ones
-* `responses`              the Responses, which are passed on as they are
 * `client_errors`          how a client is told of an error
 * `server_errors`          a llama.cpp server's errors, read
 * `embeddings`             as in `proxy.apis`, like `body` and `stream`

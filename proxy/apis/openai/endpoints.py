@@ -1,7 +1,7 @@
 """OpenAI's endpoints."""
 
 from proxy.apis.interface import Api, Codec, Embedder, Endpoint
-from proxy.apis.openai import answer, completion, embeddings, request, responses
+from proxy.apis.openai import answer, completion, embeddings, request
 from proxy.apis.openai.body import (
     ChatRequest,
     CompletionRequest,
@@ -40,22 +40,12 @@ ENDPOINTS = (
     ),
     Endpoint(
         path="/v1/completions",
-        aliases=("/completions",),
         request=CompletionRequest,
         dialect=OPENAI,
         api="llama.cpp",
         assembler=lambda request: CompletionAssembler(request.answers),
         codec=COMPLETION,
         stream_end=STREAM_END,
-    ),
-    Endpoint(
-        path="/v1/responses",
-        aliases=("/responses",),
-        request=responses.ResponsesRequest,
-        dialect=responses.RESPONSES,
-        api="llama.cpp",
-        assembler=lambda _: responses.ResponseAssembler(),
-        stream_end=responses.STREAM_END,
     ),
     Endpoint(
         path="/v1/embeddings",

@@ -16,7 +16,7 @@ from agents.chat import (
 from proxy.apis import images
 from proxy.apis.durations import keep_alive
 from proxy.apis.fields import FieldError, Json, decode, encode, unknown
-from proxy.apis.sampling import Number, SamplingFields, sampling_of
+from proxy.apis.sampling import Number, SamplingFields, sampling_of, thinking
 
 
 class _ImageUrl(msgspec.Struct):
@@ -100,10 +100,6 @@ class _Body(SamplingFields, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     keep_alive: Any = None
-
-
-# OpenAI's scale goes on beyond both ends of Ollama's.
-_THINK: dict[str, bool | str] = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
 
 
 def decode_request(body: bytes) -> Chat:
@@ -204,5 +200,5 @@ def _format(wire: _Format | None) -> Literal["json"] | Json | None:
 def _think(wire: _Body) -> bool | str | None:
     effort = wire.reasoning_effort or (wire.reasoning.effort if wire.reasoning else None)
     if effort:
-        return _THINK.get(effort, effort)
+        return thinking(effort)
     return wire.chat_template_kwargs.enable_thinking if wire.chat_template_kwargs else None

@@ -13,13 +13,12 @@ from proxy.apis.anthropic.stream import MessageAssembler
 from proxy.apis.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
 from proxy.apis.llama_cpp.stream import NativeAssembler
 from proxy.apis.ollama.stream import LineAssembler
-from proxy.apis.openai.responses import ResponseAssembler
 from proxy.apis.openai.stream import ChatAssembler, CompletionAssembler
 from proxy.wire.sse import ServerSentEvent
 from tests.proxy.apis.assembled import assembled, chunk
 
 
-@pytest.mark.parametrize("assembler", [ChatAssembler, MessageAssembler, NativeAssembler, ResponseAssembler])
+@pytest.mark.parametrize("assembler", [ChatAssembler, MessageAssembler, NativeAssembler])
 def test_an_error_in_the_middle(assembler: type[Assembler]) -> None:
     with pytest.raises(StreamedError, match="out of luck"):
         assembled(assembler(), {"error": {"message": "out of luck", "code": 500}})
@@ -104,7 +103,6 @@ def test_a_long_answer_costs_what_it_is_long(assembler: Assembler, start: Any, e
         (NativeAssembler(), [{"content": "x", "stop": False}]),
         (MessageAssembler(), [{"type": "message_start", "message": {"id": "m"}}]),
         (MessageAssembler(), [{"type": "message_stop"}]),
-        (ResponseAssembler(), [{"type": "response.created", "response": {"id": "r"}}]),
         (LineAssembler(), [{"message": {"content": "x"}, "done": False}]),
     ],
 )
@@ -132,7 +130,6 @@ ASSEMBLERS = [
     CompletionAssembler,
     MessageAssembler,
     NativeAssembler,
-    ResponseAssembler,
     LineAssembler,
 ]
 
@@ -142,7 +139,7 @@ ASSEMBLERS = [
     st.lists(
         st.tuples(
             st.dictionaries(st.sampled_from(KEYS), SHAPES, max_size=5),
-            st.sampled_from([*TYPES, "response.completed", None]),
+            st.sampled_from([*TYPES, None]),
         ),
         max_size=4,
     )

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.apis.anthropic.client_errors import ANTHROPIC
 from proxy.apis.openai.client_errors import OPENAI
-from proxy.apis.openai.responses import RESPONSES
+from proxy.apis.responses.client_errors import RESPONSES
 from proxy.errors import ApiError
 
 

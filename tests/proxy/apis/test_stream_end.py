@@ -7,7 +7,6 @@ import pytest
 from proxy.apis.anthropic.stream import STREAM_END as ANTHROPIC
 from proxy.apis.llama_cpp.stream import STREAM_END as NATIVE
 from proxy.apis.ollama.stream import STREAM_END as OLLAMA
-from proxy.apis.openai.responses import STREAM_END as RESPONSES
 from proxy.apis.openai.stream import STREAM_END as OPENAI
 from proxy.apis.stream_end import StreamEnd, is_whole, outcome
 from proxy.apis.table import STREAM_ENDS
@@ -23,7 +22,7 @@ def choice(**fields: object) -> dict[str, object]:
     return {"choices": [{"index": 0, "delta": {}, **fields}]}
 
 
-MARKS = '"finish_reason":"stop" data: [DONE] "type":"message_stop" "stop":true "done":true response.completed'
+MARKS = '"finish_reason":"stop" data: [DONE] "type":"message_stop" "stop":true "done":true'
 
 
 @pytest.mark.parametrize(
@@ -37,9 +36,6 @@ MARKS = '"finish_reason":"stop" data: [DONE] "type":"message_stop" "stop":true "
         (OPENAI, sse(choice(), "[DONE]").rstrip(b"\n")),
         (NATIVE, sse({"content": "", "stop": True})),
         (ANTHROPIC, sse({"type": "message_stop"}, kind="message_stop")),
-        (RESPONSES, sse({"type": "response.completed", "response": {"output": []}})),
-        (RESPONSES, sse({"type": "response.incomplete"})),
-        (RESPONSES, sse({"type": "response.failed"})),
         (OLLAMA, b'{"done":false}\n{"done": true}\n'),
         (OLLAMA, b'{"done": true}'),
     ],
@@ -56,7 +52,6 @@ def test_whole_answers(end: StreamEnd, tail: bytes) -> None:
         choice(delta={"content": MARKS}, finish_reason=None),
         {"content": MARKS, "stop": False},
         {"type": "content_block_delta", "delta": {"text": MARKS, "stop": True}},
-        {"type": "response.output_text.delta", "delta": MARKS},
         {"message": {"content": MARKS, "tool_calls": [{"arguments": {"done": True}}]}, "done": False},
         {"choices": "none", "done": "true", "stop": 1, "type": ["message_stop"]},
         "{no json",
@@ -77,7 +72,6 @@ def test_what_a_model_says_is_no_end(end: StreamEnd, data: object) -> None:
         (OPENAI, sse(choice(), {"error": "out of luck"}, "[DONE]"), True),
         (ANTHROPIC, sse({"type": "error", "error": {"message": "out of luck"}}, kind="error"), True),
         (ANTHROPIC, sse({"error": {"message": "out of luck"}}), False),
-        (RESPONSES, sse({"code": 500, "message": "out of luck"}, kind="error"), True),
         (OLLAMA, b'{"error":"out of luck"}\n', True),
         (OPENAI, b'data: {}\n\nerror: {"message":"out of luck"}\n\n', False),
         (ANTHROPIC, b'error: {"error":{"message":"out of luck"}}\n\n', False),

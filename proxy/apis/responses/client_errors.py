@@ -1,0 +1,21 @@
+"""How the Responses word an error: before the first byte like OpenAI's chat, in a stream by an event."""
+
+from proxy.apis.fields import encode
+from proxy.apis.interface import Dialect
+from proxy.apis.openai.client_errors import OPENAI
+from proxy.errors import ApiError
+
+
+def _frame(error: ApiError, _request_id: str) -> bytes:
+    """The event of a stream that has told nothing else yet; later errors are in `response.failed`."""
+    data = {
+        "type": "error",
+        "code": error.code or error.kind,
+        "message": error.message,
+        "param": error.param,
+        "sequence_number": 0,
+    }
+    return b"event: error\ndata: " + encode(data) + b"\n\n"
+
+
+RESPONSES = Dialect("responses", OPENAI.body, _frame)

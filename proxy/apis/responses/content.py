@@ -1,0 +1,103 @@
+"""Parts of messages and of tools' outputs, read from a client: texts, images, files."""
+
+import base64
+import binascii
+from typing import Any
+
+from agents.chat import Image
+from proxy.apis import images
+from proxy.apis.fields import FieldError, Json, encode
+
+_TEXT_FIELDS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+_TEXT_FIELDS |= {"summary_text": "text", "reasoning_text": "text"}
+_IMAGES = ("input_image", "image_url", "computer_screenshot")
+
+
+class Content:
+    """The texts and images of one item. `ignored` names its parts that no model here can read.
+
+    With `refuses` such a part raises `FieldError` instead: what is new must not be lost. Older ones, which
+    another model could read, leave a note in the text.
+    """
+
+    def __init__(self, ignored: list[str], *, refuses: bool) -> None:
+        self.images: list[Image] = []
+        self._texts: list[str] = []
+        self._ignored = ignored
+        self._refuses = refuses
+
+    @property
+    def text(self) -> str:
+        """All the texts, one on each line."""
+        return "\n".join(self._texts)
+
+    def read(self, content: Any, field: str) -> None:
+        """Take a text, a part, a list of them, or any other JSON, which is kept as such. None is nothing."""
+        match content:
+            case None:
+                pass
+            case str():
+                self._texts.append(content)
+            case list() if all(isinstance(part, str) or _is_part(part) for part in content):
+                for index, part in enumerate(content):
+                    if isinstance(part, str):
+                        self._texts.append(part)
+                    else:
+                        self._read_part(part, f"{field}[{index}]")
+            case dict() if _is_part(content):
+                self._read_part(content, field)
+            case _:
+                self._texts.append(encode(content).decode())
+
+    def _read_part(self, part: Json, field: str) -> None:
+        kind = part["type"]
+        try:
+            if kind in _TEXT_FIELDS:
+                self._texts.append(_text(part.get(_TEXT_FIELDS[kind]), f"{field}.{_TEXT_FIELDS[kind]}"))
+            elif kind in _IMAGES:
+                self.images.append(_image(part, field))
+            elif kind == "input_file":
+                self._read_file(part, field)
+            else:
+                raise FieldError(f"{field}.type", f"{kind!r} is not supported for this model")
+        except FieldError as error:
+            if self._refuses:
+                raise
+            self._ignored.append(error.field or field)
+            self._texts.append(f"[{kind}]")
+
+    def _read_file(self, part: Json, field: str) -> None:
+        """A file with text in it is that text, and an image is one."""
+        data, name = part.get("file_data"), part.get("filename")
+        if not isinstance(data, str):
+            raise FieldError(field, "files by id or URL are not supported for this model, send file_data")
+        if data.startswith("data:image/"):
+            self.images.append(images.from_url(data, f"{field}.file_data"))
+            return
+        encoded = data.partition(",")[2] if data.startswith("data:") else data
+        try:
+            text = base64.b64decode(encoded, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            text = "\0"
+        if "\0" in text:
+            raise FieldError(f"{field}.file_data", "is no text in UTF-8, which is all that a model can read")
+        self._texts.append(f"{name}:\n{text}" if isinstance(name, str) and name else text)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("type"), str)
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise FieldError(field, "must be a text")
+    return value
+
+
+def _image(part: Json, field: str) -> Image:
+    url = part.get("image_url")
+    if isinstance(url, dict):
+        url = url.get("url")
+    if not isinstance(url, str):
+        raise FieldError(field, "images by id are not supported for this model, send image_url")
+    return images.from_url(url, f"{field}.image_url")
