@@ -15,7 +15,7 @@ import msgspec
 
 from actors.config.masking import shown
 from actors.config.schema import BUILTIN, Config, Model, ServerPool
-from actors.demo.model import CONTEXT
+from actors.demo.model import ARCHITECTURE, CONTEXTS
 from actors.errors import ConfigError, Failure, Fault
 from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import take_sample_in_time
@@ -206,8 +206,10 @@ def _look_at_files(
 
 
 def _look_at_builtin(predictor: Predictor, name: str, model: Model, place: Place) -> list[Finding]:
-    """It is not written before somebody asks for it, but what it was trained for is known."""
-    metadata = {"general.architecture": "llama", "llama.context_length": CONTEXT}
+    """Check a built-in model: its file is written on demand, but its context length is known."""
+    assert model.path is not None
+    context = CONTEXTS[model.path.removeprefix(BUILTIN)]
+    metadata = {"general.architecture": ARCHITECTURE, f"{ARCHITECTURE}.context_length": context}
     header = Header(version=3, size=0, data_offset=0, metadata=metadata, lengths={}, tensors=())
     try:
         predictor.check_context(model, header)

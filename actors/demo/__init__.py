@@ -1,5 +1,7 @@
-"""The built-in models: GGUF files of a megabyte or two that answer, made without training.
+"""The built-in models: GGUF files of a few megabytes that answer, made without training.
 
-* `model`   the weights, in closed form, and the file
-* `corpus`  what it says
+* `model`       the files
+* `weights`     the weights, in closed form
+* `tokenizer`   the tokens of a text; made from `vocabulary` and the corpus
+* `corpus`      what it says
 """

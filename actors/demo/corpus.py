@@ -20,7 +20,7 @@ ANSWERS: tuple[tuple[str, str, str], ...] = (
         "memory",
         "memory vram ram gpu gpus",
         "Memory is what decides how many models fit. The proxy reads the header of the file, adds the cache "
-        "for every slot, and keeps some room free on each card.",
+        "for every slot, then keeps some room free on each card.",
     ),
     (
         "slots",
@@ -44,7 +44,7 @@ ANSWERS: tuple[tuple[str, str, str], ...] = (
         "ollama",
         "ollama upstream backend backends",
         "Ollama can be used as another backend. Requests are passed on as they are, and the answer comes "
-        "back in the same form as from a llama server.",
+        "back in the same form as from any other server.",
     ),
     (
         "llama",

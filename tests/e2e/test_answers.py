@@ -177,7 +177,7 @@ def test_unknown_fields_and_context_overflow(gateway: Gateway) -> None:
     response = gateway.chat(messages=long, unknown_field={"a": [1, 2]})
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (400, "context_length_exceeded")
-    assert error["n_ctx"] == 4096
+    assert error["n_ctx"] == 16384
 
 
 def test_the_log_line_of_a_request(gateway: Gateway) -> None:

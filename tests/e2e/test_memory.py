@@ -1,11 +1,13 @@
 """Predictions beside what a real llama.cpp server says that it allocates, on the CPU."""
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from actors.demo.model import ARCHITECTURE, CONTEXTS, write_demo
 from actors.memory.gguf import read_file
 from actors.memory.predict import LoadSettings, predict
 from actors.memory.shape import Shape
@@ -58,6 +60,20 @@ def test_the_embedded_server_allocates_what_was_predicted(
         assert told["compute"] == pytest.approx(host.compute / MIB, rel=0.06), name
 
 
+@pytest.fixture(scope="module")
+def trained_for_4096(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model, whose file says that it was trained for a short context."""
+    path = tmp_path_factory.mktemp("short") / "short.gguf"
+    write_demo(path, embedding=False)
+    key = f"{ARCHITECTURE}.context_length".encode() + struct.pack("<I", 4)  # the type: 32 bits
+    content = path.read_bytes()
+    assert content.count(key) == 1
+    path.write_bytes(
+        content.replace(key + struct.pack("<I", CONTEXTS["demo"]), key + struct.pack("<I", 4096))
+    )
+    return path
+
+
 @pytest.mark.parametrize(
     ("settings", "slot"),
     [
@@ -69,9 +85,9 @@ def test_the_embedded_server_allocates_what_was_predicted(
     ],
 )
 def test_a_slot_has_the_context_that_is_promised(
-    settings: dict[str, Any], slot: int, start: Start, real_server: None
+    settings: dict[str, Any], slot: int, start: Start, trained_for_4096: Path, real_server: None
 ) -> None:
-    gateway = start({"m": {"path": "builtin:demo", **settings}})
+    gateway = start({"m": {"path": str(trained_for_4096), **settings}})
     props = gateway.client.get("/props?model=m").json()
     told = props["default_generation_settings"]["n_ctx"]
     placement = gateway.model("m")["placement"]
@@ -89,8 +105,8 @@ def test_a_slot_has_the_context_that_is_promised(
     assert answer.status_code == (200 if tokens < slot else 400), answer.text
 
 
-def test_a_context_that_cannot_be_is_refused(start: Start, real_server: None) -> None:
-    gateway = start({"m": {"path": "builtin:demo", "ctx_size": 8192, "parallel": 1}})
+def test_a_context_that_cannot_be_is_refused(start: Start, trained_for_4096: Path, real_server: None) -> None:
+    gateway = start({"m": {"path": str(trained_for_4096), "ctx_size": 8192, "parallel": 1}})
     refused = gateway.chat("m")
     assert refused.status_code == 503
     assert "8,192 tokens is more than the 4,096 that the model was trained for" in refused.text

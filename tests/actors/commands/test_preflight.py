@@ -41,11 +41,15 @@ def faults(models: Any, folder: Path, **sections: Any) -> list[str]:
     [
         ({"path": "good.gguf"}, None),
         ({"path": "builtin:demo"}, None),
-        ({"path": "builtin:demo", "ctx_size": 16384}, None),
-        ({"path": "builtin:demo", "ctx_size": 16385, "longer_context": True}, None),
+        ({"path": "builtin:demo", "ctx_size": 524288}, None),
+        ({"path": "builtin:demo", "ctx_size": 524289, "longer_context": True}, None),
         (
-            {"path": "builtin:demo", "ctx_size": 16385},
-            "m: a context of 16,385 tokens, 4,096 for each of 4 slots",
+            {"path": "builtin:demo", "ctx_size": 524289},
+            "m: a context of 524,289 tokens, 131,072 for each of 4 slots",
+        ),
+        (
+            {"path": "builtin:demo-embed", "ctx_size": 4097, "parallel": 1},
+            "m: a context of 4,097 tokens is more than the 4,096",
         ),
         ({"repo": "org/not-downloaded"}, None),
         ({"path": "good.gguf", "devices": [0, "GPU-a"]}, None),

@@ -1,15 +1,18 @@
 """The built-in models: written whole or not at all, and known to be whole when they are used."""
 
 import os
+import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from actors.demo.corpus import ANSWERS, LOOP
 from actors.demo.model import demo_path, is_whole_demo, write_demo
 from tests.conftest import DEMO
-from tests.gateway import running
+from tests.gateway import CHECKOUT, Gateway, running
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +26,10 @@ def truncated(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
-def zeros(path: Path) -> None:
+def overwritten(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
-        file.write(bytes(4096))
+        file.write(b"\xff" * 4096)
 
 
 def without_digest(path: Path) -> None:
@@ -37,7 +40,7 @@ def gone(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("damage", [truncated, zeros, without_digest, gone])
+@pytest.mark.parametrize("damage", [truncated, overwritten, without_digest, gone])
 def test_what_is_not_whole_is_known(tmp_path: Path, written: Path, damage: Callable[[Path], None]) -> None:
     path = tmp_path / "demo.gguf"
     for file in written.parent.iterdir():
@@ -70,3 +73,41 @@ def test_a_damaged_one_is_written_anew_when_it_is_asked_for(tmp_path: Path, real
         assert gateway.chat().status_code == 200
         gateway.wait_for("the built-in model is damaged", path=str(path))
     assert is_whole_demo(path)
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory, cache: str, real_server: None) -> Iterator[Gateway]:
+    """The model as the settings of the checkout have it."""
+    settings = yaml.safe_load((CHECKOUT / "config.yaml").read_text())["llama_cpp"]["models"]["demo"]
+    config = {"llama_cpp": {"models": {"demo": settings}}}
+    with running(config, tmp_path_factory.mktemp("shipped"), XDG_CACHE_HOME=cache) as gateway:
+        yield gateway
+
+
+def asked(question: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}]
+
+
+@pytest.mark.parametrize(("keywords", "answer"), [rest for _, *rest in ANSWERS])
+def test_each_answer_is_given_to_the_letter(keywords: str, answer: str, shipped: Gateway) -> None:
+    body = shipped.chat(messages=asked(f"Tell me: {keywords.partition(' ')[0]}"), max_tokens=200).json()
+    said = body["choices"][0]["message"]["content"]
+    once = answer.removeprefix(LOOP)
+    assert said.startswith(f"{once} {once} Around" if answer.startswith(LOOP) else once)
+    assert answer.startswith(LOOP) or said == once
+
+
+def test_each_slot_has_a_long_context(shipped: Gateway) -> None:
+    reports = "".join(f"Report {number}: nothing of note happened here.\n" for number in range(700))
+    told = shipped.chat(messages=asked(f"{reports}Tell me about docker"), max_tokens=5).json()
+    assert told["usage"]["prompt_tokens"] > 8192
+    assert told["choices"][0]["message"]["content"].startswith("Docker is one")
+    (slot, *_) = shipped.client.get("/slots?model=demo").json()
+    assert slot["n_ctx"] == 131072
+
+
+def test_the_cache_does_not_grow_with_the_context(shipped: Gateway) -> None:
+    assert shipped.chat().status_code == 200
+    lines = [line["line"] for line in shipped.log if line["event"] == "server log"]
+    (size,) = (match[1] for line in lines if (match := re.search(r"KV buffer size = +([0-9.]+) MiB", line)))
+    assert float(size) < 4

@@ -1,0 +1,335 @@
+"""The weights of the built-in models, in closed form.
+
+A gemma3 of two layers, all of whose attention has a sliding window: what it keeps of a text does not grow
+with the text, and neither does the work for a token. The residual stream is divided into slots.
+
+* Layer 0, attention. Heads 0 and 1 copy the codes of the last two tokens: their queries and keys are
+  constants whose rotary phases agree at that distance only. Head 2 copies the topic of the last keyword.
+  The others count: each sees the three tokens of the last marker under phases 120 degrees apart, so that
+  the mixture of their values is the hand of a clock, which says how far away the marker is. Hands of three
+  speeds make the place unique.
+* Layer 0, feed-forward. Within a plan (after `PLAN`) it copies the token's code to where layer 1 can see
+  it. It also squares the hands.
+* Layer 1, attention. After `SAY` a head finds the token of the plan with the same place, that is the one
+  whose hands are the least squares away, and writes its code as the next token: the model recites the plan.
+  Elsewhere it finds nothing.
+* Layer 1, feed-forward, is a key-value memory: one unit for each place in the corpus, which fires when the
+  last three tokens and the topic match and writes the next token's code.
+* The output layer has the codes once more: the token whose code was written wins.
+
+Every RMS norm of the architecture sees one constant that is far larger than the rest, and its weight takes
+the norm of that back: norms change nothing but by a percent.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from actors.demo.corpus import ANSWERS, LOOP
+from actors.demo.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.float64]
+
+PLAN = ("<|plan|>", "<|plan+1|>", "<|plan+2|>")
+SAY = ("<|say|>", "<|say+1|>", "<|say+2|>")
+
+LAYERS = 2
+WIDTH = 320
+HEADS, HEAD_SIZE = 6, 64
+WINDOW = 1024
+"""Tokens that a layer sees. A plan and what was recited of it must fit."""
+ROPE_BASE = 10000.0
+EPSILON = 1e-6
+
+CODE, TOPIC_CODE, LIKENESS = 44, 16, 0.45
+"""Sizes of the codes of tokens and topics; the largest product of two tokens' codes."""
+ROTATED = 48
+"""Dimensions of a head that turn with the position; the others stand still."""
+PAIRS = ROTATED // 2
+SPEEDS = (1, 6, 12)
+"""Rotary pairs of the hands: they turn by 0.7, 0.1 and 0.01 a token, the last one once in 628."""
+NEAR = (0, 2, 3, 4, 5, 7)
+"""Rotary pairs by which a token at a small distance is found."""
+TOPICAL, MEMORY = 16, 150
+"""A slow pair: the latest keyword within so many tokens is found by it."""
+MARKED, QUERY_NORM, KEY_NORM, SQUARED, COMPARED = 48, 49, 50, 51, 52
+"""Dimensions that do not turn: the marker's, the norms' constants, the squares', the first of the hands'."""
+
+_starts = count()
+
+
+def _slot(size: int) -> slice:
+    first = next(_starts)
+    for _ in range(size - 1):
+        next(_starts)
+    return slice(first, first + size)
+
+
+CURRENT = _slot(CODE)
+PREVIOUS = tuple(_slot(CODE) for _ in range(2))
+PLANNED = _slot(CODE)
+"""The token's own code, within a plan."""
+NEXT = _slot(CODE)
+OWN_TOPIC, TOPIC = _slot(TOPIC_CODE), _slot(TOPIC_CODE)
+MARK = _slot(len(PLAN) + len(SAY))
+HANDS = _slot(2 * len(SPEEDS))
+SQUARE, WHERE = _slot(1).start, _slot(1).start
+"""Half the square of the hands; 1 after PLAN, -1 after SAY."""
+ONE, FLAG, FILL = _slot(1).start, _slot(1).start, _slot(1).start
+"""Constant 1; marks a keyword; the constant of the norms."""
+
+FULL = 20.0
+"""What is in FILL."""
+
+
+def half(pair: int) -> tuple[int, int]:
+    """The two dimensions of a rotary pair."""
+    return pair, pair + PAIRS
+
+
+def phase(pair: int) -> float:
+    """How far a pair turns from one token to the next."""
+    return float(ROPE_BASE ** (-pair / PAIRS))
+
+
+RECENT = (CURRENT, *PREVIOUS)
+
+_Place = tuple[int | None, tuple[int, ...]]
+"""The topic, and the last tokens."""
+
+
+class Layer:
+    """The matrices of a layer, as (outputs, inputs), named as in the file."""
+
+    def __init__(self, units: int) -> None:
+        self.attn_q = np.zeros((HEADS * HEAD_SIZE, WIDTH))
+        self.attn_k = np.zeros((HEAD_SIZE, WIDTH))
+        self.attn_v = np.zeros((HEAD_SIZE, WIDTH))
+        self.attn_output = np.zeros((WIDTH, HEADS * HEAD_SIZE))
+        self.ffn_gate, self.ffn_up = np.zeros((units, WIDTH)), np.zeros((units, WIDTH))
+        self.ffn_down = np.zeros((WIDTH, units))
+        self.attn_norm = self.ffn_norm = _undoing(FULL, WIDTH)
+        self.attn_q_norm, self.attn_k_norm = _undoing(QUERY, HEAD_SIZE), _undoing(KEY, HEAD_SIZE)
+        # What the branches add to FILL is for their norms only.
+        self.post_attention_norm, self.post_ffw_norm = _undoing(BRANCH, WIDTH), _undoing(BRANCH, WIDTH)
+        self.post_attention_norm[FILL] = self.post_ffw_norm[FILL] = 0
+
+
+QUERY, KEY, BRANCH = 20000.0, 200.0, 4000.0
+"""The constants of the norms of queries, of keys, and of what a layer's two branches add."""
+
+
+def _undoing(constant: float, size: int) -> "Matrix":
+    weight: Matrix = np.full(size, constant / np.sqrt(size))
+    return weight
+
+
+class Weights:
+    """All the matrices."""
+
+    def __init__(self, tokenizer: Tokenizer, *, embedding: bool) -> None:
+        self.tokenizer = tokenizer
+        self.embedding = embedding
+        self.codes = _unlike(len(tokenizer.tokens))
+        self.topic_codes = _hadamard(TOPIC_CODE) / np.sqrt(TOPIC_CODE)
+        self.topic_of = self._keyword_tokens()
+        self.token_embd = self._embed()
+        units = [] if embedding else self._units()
+        size = -(-(max(len(units), CODE + 4 * len(SPEEDS)) + 2) // 32) * 32
+        self.layers = [Layer(size) for _ in range(LAYERS)]
+        for layer in self.layers:
+            self._add_constants(layer)
+        self._look_back(self.layers[0])
+        self._copy_planned(self.layers[0])
+        if not embedding:
+            self._recite(self.layers[1])
+            self._remember(self.layers[1], units)
+        self.output_norm = np.zeros(WIDTH)
+        if embedding:
+            self.output_norm[CURRENT] = 1
+            self.output_norm[PREVIOUS[0]] = 0.3
+        else:
+            self.output_norm[NEXT] = 40 / np.sqrt(WIDTH)
+        self.output = np.zeros_like(self.token_embd)
+        self.output[:, NEXT] = self.codes
+
+    def _keyword_tokens(self) -> dict[int, int]:
+        topics: dict[int, int] = {}
+        for topic, (_, keywords, _) in enumerate(ANSWERS):
+            for keyword in keywords.split():
+                for form in keyword_forms(keyword):
+                    ids = self.tokenizer.encode(form)
+                    assert len(ids) == 1, f"keyword {form!r} is not one token"
+                    topics[ids[0]] = topic
+        return topics
+
+    def _embed(self) -> "Matrix":
+        embedding = np.zeros((len(self.tokenizer.tokens), WIDTH))
+        embedding[:, CURRENT] = self.codes
+        embedding[:, ONE] = 1
+        embedding[:, FILL] = FULL
+        for token, topic in self.topic_of.items():
+            embedding[token, OWN_TOPIC] = self.topic_codes[topic]
+            embedding[token, FLAG] = 1
+        for place, marker in enumerate((*PLAN, *SAY)):
+            embedding[self.tokenizer.ids[marker], MARK.start + place] = 1
+        embedding /= np.sqrt(WIDTH)  # which the architecture multiplies with
+        return embedding
+
+    @staticmethod
+    def _add_constants(layer: Layer) -> None:
+        """The constants of the norms."""
+        layer.attn_k[KEY_NORM, FILL] = KEY / FULL
+        layer.attn_q[QUERY_NORM::HEAD_SIZE, FILL] = QUERY / FULL
+        layer.attn_v[-1, FILL] = BRANCH / FULL / 1000
+        layer.attn_output[FILL, HEAD_SIZE - 1] = 1000
+        layer.ffn_gate[-1, ONE], layer.ffn_up[-1, ONE], layer.ffn_down[FILL, -1] = 10, 10, BRANCH / 100
+
+    def _look_back(self, layer: Layer) -> None:
+        query, key, value, output = layer.attn_q, layer.attn_k, layer.attn_v, layer.attn_output
+        value[:CODE, CURRENT] = np.eye(CODE)
+        value[CODE : CODE + TOPIC_CODE, OWN_TOPIC] = np.eye(TOPIC_CODE)
+        hand, where = slice(CODE + TOPIC_CODE, CODE + TOPIC_CODE + 2), CODE + TOPIC_CODE + 2
+        scale = np.sqrt(HEAD_SIZE)  # by which the architecture divides the scores
+        for pair in NEAR:
+            key[half(pair)[0], ONE] = 1
+        for head, to in enumerate(PREVIOUS):
+            first = head * HEAD_SIZE
+            for pair in NEAR:
+                angle = -(head + 1) * phase(pair)
+                for where_to, part in zip(half(pair), (np.cos(angle), np.sin(angle)), strict=True):
+                    query[first + where_to, ONE] = 20 * scale * part
+            output[to, first : first + CODE] = np.eye(CODE)
+        first = len(PREVIOUS) * HEAD_SIZE
+        key[half(TOPICAL)[0], FLAG] = 1
+        angle = np.pi / 2 - MEMORY * phase(TOPICAL)
+        for where_to, part in zip(half(TOPICAL), (np.cos(angle), np.sin(angle)), strict=True):
+            query[first + where_to, ONE] = 1000 * scale * part
+        output[TOPIC, first + CODE : first + CODE + TOPIC_CODE] = np.eye(TOPIC_CODE)
+        for place in range(len(PLAN) + len(SAY)):
+            nth, mark = place % 3, MARK.start + place
+            key[MARKED, mark] = 1 if place < len(PLAN) else 2
+            value[hand, mark] = np.cos(2 * np.pi * nth / 3), np.sin(2 * np.pi * nth / 3)
+            value[where, mark] = 1 if place < len(PLAN) else -1
+            for pair in SPEEDS:
+                angle = 2 * np.pi * nth / 3 - nth * phase(pair)
+                key[half(pair)[0], mark], key[half(pair)[1], mark] = np.cos(angle), np.sin(angle)
+        for number, pair in enumerate(SPEEDS):
+            first = (len(PREVIOUS) + 1 + number) * HEAD_SIZE
+            query[first + half(pair)[0], ONE] = scale
+            query[first + MARKED, ONE] = 40 * scale
+            side = HANDS.start + 2 * number
+            output[side : side + 2, first + hand.start : first + hand.stop] = np.eye(2)
+        output[WHERE, (HEADS - 1) * HEAD_SIZE + where] = 1
+
+    @staticmethod
+    def _copy_planned(layer: Layer) -> None:
+        for place in range(CODE):
+            layer.ffn_gate[place, WHERE], layer.ffn_up[place, CURRENT.start + place] = 10, 1
+            layer.ffn_down[PLANNED.start + place, place] = 0.1
+        # GELU(x) x and GELU(-x) -x are the square of x together.
+        for place, hand in enumerate(range(2 * HANDS.start, 2 * HANDS.stop), CODE):
+            layer.ffn_gate[place, hand // 2] = layer.ffn_up[place, hand // 2] = 1 - hand % 2 * 2
+            layer.ffn_down[SQUARE, place] = 0.5
+
+    @staticmethod
+    def _recite(layer: Layer) -> None:
+        scale = np.sqrt(HEAD_SIZE)
+        hands = slice(COMPARED, COMPARED + 2 * len(SPEEDS))
+        layer.attn_k[hands, HANDS] = 10 * np.eye(2 * len(SPEEDS))
+        layer.attn_q[hands, HANDS] = 200 * scale * np.eye(2 * len(SPEEDS))
+        layer.attn_k[SQUARED, SQUARE], layer.attn_q[SQUARED, WHERE] = 10, 200 * scale
+        layer.attn_k[MARKED, WHERE], layer.attn_q[MARKED, WHERE] = 5, -20 * scale
+        layer.attn_v[:CODE, PLANNED] = np.eye(CODE)
+        layer.attn_output[NEXT, :CODE] = np.eye(CODE)
+        layer.post_attention_norm[NEXT] *= 1e5
+
+    def _remember(self, layer: Layer, units: "list[tuple[Matrix, float, int]]") -> None:
+        for row, (key, gain, following) in enumerate(units):
+            layer.ffn_gate[row] = layer.ffn_up[row] = 6.0 * key
+            layer.ffn_down[NEXT, row] = gain * self.codes[following]
+        # The last resort, where nothing fires.
+        last = len(units)
+        layer.ffn_gate[last, ONE], layer.ffn_up[last, ONE] = 10, 1
+        layer.ffn_down[NEXT, last] = 0.002 * self.codes[self.tokenizer.encode("I")[0]]
+        layer.post_ffw_norm[NEXT] *= 30
+
+    def _units(self) -> "list[tuple[Matrix, float, int]]":
+        """One unit per place of the corpus, and a weak one for each token's most frequent follower."""
+        places: dict[_Place, int] = {}
+        followers: dict[int, Counter[int]] = {}
+        for _, keywords, answer in ANSWERS:
+            for place, following in self._places(keywords, answer):
+                places.setdefault(place, following)
+                followers.setdefault(place[1][-1], Counter())[following] += 1
+        units = []
+        for (topic, tokens), following in places.items():
+            parts = [
+                (where, self.codes[token]) for where, token in zip(RECENT, reversed(tokens), strict=True)
+            ]
+            if topic is not None:
+                parts.append((TOPIC, 1.4 * self.topic_codes[topic]))
+            units.append((_key(parts, 2.6), 4.0 if topic is None else 1.0, following))
+        for token, counts in followers.items():
+            _, following = max((times, token) for token, times in counts.items())
+            units.append((_key([(CURRENT, self.codes[token])], 0.75), 0.6, following))
+        return units
+
+    def _places(self, keywords: str, answer: str) -> "Iterator[tuple[_Place, int]]":
+        """Each place of an answer, and the token that follows it."""
+        encode = self.tokenizer.encode
+        loops = answer.startswith(LOOP)
+        answer = answer.removeprefix(LOOP)
+        question = [
+            *encode("<|im_start|>user\n"),
+            *(encode(keywords.split(maxsplit=1)[0]) if keywords else ()),
+            *encode("<|im_end|>\n<|im_start|>assistant\n"),
+        ]
+        # An endless answer is complete when it has begun a second time.
+        body = encode(answer)
+        body += encode(f" {answer}")[: len(RECENT) + 1] if loops else [self.tokenizer.ids["<|im_end|>"]]
+        text = question + body
+        topic: int | None = None
+        for place, (token, following) in enumerate(pairwise(text)):
+            topic = self.topic_of.get(token, topic)
+            if place >= len(question) - 1:
+                yield (topic, tuple(text[place + 1 - len(RECENT) : place + 1])), following
+
+
+def keyword_forms(keyword: str) -> tuple[str, ...]:
+    """How a keyword may be written."""
+    return keyword, keyword.capitalize(), f" {keyword}", f" {keyword.capitalize()}"
+
+
+def _unlike(size: int) -> "Matrix":
+    """So many codes of length 1, no two of which are much alike."""
+    random = np.random.default_rng(7)
+    found = np.zeros((0, CODE))
+    while len(found) < size:
+        candidates = random.choice([-1.0, 1.0], (4 * size, CODE)) / np.sqrt(CODE)
+        for candidate in candidates[(candidates @ found.T).max(1, initial=-1) < LIKENESS]:
+            if (found @ candidate).max(initial=-1) < LIKENESS:
+                found = np.vstack((found, candidate))
+    return found[:size]
+
+
+def _hadamard(size: int) -> "Matrix":
+    """Rows of 1 and -1, each at a right angle to all others."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
+
+
+def _key(parts: "list[tuple[slice, Matrix]]", threshold: float) -> "Matrix":
+    key = np.zeros(WIDTH)
+    for where, code in parts:
+        key[where] += code
+    key[ONE] = -threshold
+    return key
