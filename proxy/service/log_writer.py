@@ -7,6 +7,7 @@ stopped terminal or a full disk blocks nobody else.
 import errno
 import os
 import select
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
@@ -14,12 +15,14 @@ MOST_LINES = 10_000
 MOST_BYTES = 4 << 20
 """What the queue holds. As much again may be on its way in the thread."""
 
-PAUSE = 0.01
-"""Seconds between two looks at the queue: under load one look takes many lines."""
+PAUSE = 0.1
+"""Seconds between two looks at the queue: under load one look takes many lines, which is cheaper."""
 RETRY = 0.25
 """Seconds after which a descriptor that failed is tried again: its disk may have been freed."""
 WHOLE = getattr(select, "PIPE_BUF", 512)
 """Bytes that a pipe takes all at once or not at all."""
+FILE_WHOLE = 256 << 10
+"""Bytes that are written to a file at once."""
 
 _NEWLINE = ord("\n")
 
@@ -32,6 +35,7 @@ class LogWriter:
 
     def __init__(self, descriptor: int, notice: Callable[[int], bytes]) -> None:
         self._descriptor = descriptor
+        self._is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._notice = notice
         self._lines: list[bytes] = []
         self._bytes = 0
@@ -69,7 +73,7 @@ class LogWriter:
                 lines, self._lines = self._lines, []
                 self._bytes = 0
                 dropped, self._dropped = self._dropped, 0
-            for piece in _pieces(lines):
+            for piece in _pieces(lines, FILE_WHOLE if self._is_file else WHOLE):
                 self._write(piece)
             if dropped:  # after `lines`: they filled the queue
                 self._write(self._notice(dropped))
@@ -99,10 +103,12 @@ class LogWriter:
 
     def _has_room(self) -> bool:
         """Wait for it, for a while: a pipe that does not block would say EAGAIN."""
-        return os.name == "nt" or bool(select.select([], [self._descriptor], [], RETRY)[1])
+        return self._is_file or os.name == "nt" or bool(select.select([], [self._descriptor], [], RETRY)[1])
 
     def _end(self) -> int | None:
         """The end of a file, which becomes the place of the next write; None for a pipe or a terminal."""
+        if not self._is_file:
+            return None
         try:
             return os.lseek(self._descriptor, 0, os.SEEK_END)
         except OSError:
@@ -114,13 +120,15 @@ class LogWriter:
             self._wake.set()
 
 
-def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Join lines as long as a pipe takes them whole."""
-    piece = b""
+def _pieces(lines: Iterable[bytes], most: int) -> Iterator[bytes]:
+    """Join lines to pieces of at most so many bytes; a longer line is one of its own."""
+    piece: list[bytes] = []
+    size = 0
     for line in lines:
-        if piece and len(piece) + len(line) > WHOLE:
-            yield piece
-            piece = b""
-        piece += line
+        if piece and size + len(line) > most:
+            yield b"".join(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
     if piece:
-        yield piece
+        yield b"".join(piece)

@@ -145,6 +145,22 @@ def test_a_reader_that_leaves_and_another_that_comes(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count writes")
+def test_a_file_takes_many_lines_at_once(tmp_path: Path) -> None:
+    def writes() -> int:
+        return int(Path("/proc/self/io").read_text().partition("syscw: ")[2].split()[0])
+
+    with (tmp_path / "log").open("wb") as file:
+        writer = LogWriter(file.fileno(), notice)
+        before = writes()
+        for number in range(5000):
+            writer.write(line(number, 400))
+        writer.close(5)
+        assert writes() - before < 100
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [json.loads(text)["n"] for text in lines] == list(range(5000))
+
+
 def _read(descriptor: int, count: int = 1 << 20) -> bytes:
     try:
         return os.read(descriptor, count)
