@@ -1,8 +1,8 @@
-"""The models, as agents may call them: the protocol that the front door implements, and its budgeted client.
+"""The models, for agents: the protocol that the front door implements, and a client with a budget.
 
-A call takes a lease of its own. So it belongs into `before`, where the request holds none yet, or into
-`after`, where it holds none any more: a request that held one model while it waited for another could wait
-for ever.
+A call takes its own lease. So it belongs in `before`, where the request does not hold a lease yet, or in
+`after`, where it no longer does. A request that held one model while it waited for another could wait for
+ever.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ Limit = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that may be called, by its name or an alias. `slots`: requests that it answers at a time."""
+    """A model that can be called by its name or an alias. `slots`: requests that it answers at a time."""
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -40,14 +40,14 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LLM(Protocol):
-    """The gateway's models. `key` is whose request the call belongs to: turns are shared between keys.
+    """The gateway's models. `key` is the key of the call's request: turns are shared between keys.
 
-    Every call waits for its turn and its model's load. Raises `ModelCallError`. Agents get it through their
-    guards (`agents.host.guarded`); no other agents run for a call.
+    Every call waits for its turn and for its model's load. Raises `ModelCallError`. Agents' calls pass the
+    guards (`agents.host.guarded`), but no other agents.
     """
 
     def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
-        """The answer's events, to `Done` or an `AnswerFailed`. Closed, it gives its lease back."""
+        """Yield the answer's events, up to `Done` or `AnswerFailed`. Closing the iterator ends the lease."""
 
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
         """A vector for each text."""
@@ -56,16 +56,16 @@ class LLM(Protocol):
         """How relevant each text is to the query: larger is more."""
 
     async def own_name(self, model: str) -> str:
-        """The name that a model is configured by, for any of its names; an unknown one stays as it is."""
+        """Return a model's configured name, given any of its names; an unknown name is returned unchanged."""
 
     def models(self) -> list[ModelInfo]:
         """The models there are, loaded or not."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an agent's calls to models may cost for one request; None: no limit.
+    """Limits of an agent's calls to models for one request; None: no limit.
 
-    `tokens`: of prompts and answers together. `seconds`: from the first call on.
+    `tokens` counts prompts and answers. `seconds` counts from the first call.
     """
 
     calls: Limit | None = None
@@ -74,10 +74,10 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Client:
-    """The models for one agent and one request, within its budget. Raises `BudgetError` beyond it.
+    """The models, for one agent and one request, within a budget. Raises `BudgetError` beyond it.
 
-    Calls pass the guards of the request and of the model that is called: one that they refuse raises
-    `DeniedError`, and has reached no model.
+    Calls pass the guards of the request and of the called model. A refused call raises `DeniedError` and
+    does not reach the model.
     """
 
     def __init__(self, llm: LLM, *, agent: str = "", budget: Budget | None = None, key: str = "") -> None:
@@ -92,16 +92,16 @@ class Client:
 
     @property
     def tokens(self) -> int:
-        """Tokens used so far, those of answers that are under way included."""
+        """Tokens used so far, including answers in progress."""
         usage = self.usage
         return usage.prompt + usage.completion
 
     @property
     def usage(self) -> Usage:
-        """What all the chats cost together, judges and failures too.
+        """The tokens and durations of all chats together, including judges and failures.
 
-        Prompts, answers and cached tokens are added, and so are durations, though chats may run side by side.
-        Of one that was broken off, what it had written is known, and its prompt is not.
+        Durations are added although chats may run in parallel. For an interrupted chat the written tokens
+        are known, but not those of its prompt.
         """
         each = [
             own or Usage(completion=count) for own, count in zip(self._reported, self._written, strict=True)
@@ -113,7 +113,7 @@ class Client:
         return self._llm.models()
 
     async def chat(self, request: Chat) -> Answer:
-        """The whole answer. Raises `ModelCallError` if it broke off."""
+        """Return the whole answer. Raises `ModelCallError` if it failed."""
         collector = AnswerCollector()
         async with aclosing(self.stream(request)) as events:
             async for event in events:
@@ -121,7 +121,7 @@ class Client:
         return collector.answer()
 
     async def stream(self, request: Chat) -> AsyncGenerator[Event, None]:
-        """The answer's events, to `Done`. Raises `ModelCallError` if it breaks off."""
+        """Yield the answer's events, up to `Done`. Raises `ModelCallError` if it fails."""
         self._begin_call()
         index = len(self._written)
         self._written.append(0)
@@ -159,7 +159,7 @@ class Client:
 
     def _count(self, index: int, event: Event | None) -> None:
         if isinstance(event, Text | Reasoning | ToolCallDelta):
-            self._written[index] += 1  # model servers send an event for each token
+            self._written[index] += 1  # model servers send one event per token
             self._check_tokens()
         elif isinstance(event, Usage):
             self._reported[index] = event

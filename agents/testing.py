@@ -1,4 +1,4 @@
-"""The test kit for authors of agents: scripted models, and a request's whole way through real machinery.
+"""The test kit for authors of agents: scripted models, and the real machinery around an agent.
 
 ```python
 async def test_shout(tmp_path):
@@ -6,8 +6,7 @@ async def test_shout(tmp_path):
     assert outcome.answer.text == "HI THERE"
 ```
 
-Nothing here stands in for the gateway: requests pass the same host, pipeline, budgets and supervision. Only
-the models are played, and only as far as the script goes.
+Requests pass the gateway's own host, pipeline, budgets and supervision. Only the models are scripted.
 """
 
 import asyncio
@@ -35,11 +34,11 @@ DIMENSIONS = 64
 
 
 class ScriptedLLM:
-    """Models that say what they are told to: each call the next of `scripts`, the last one again and again.
+    """Models that answer by script: each call takes the next of `scripts`; the last one is repeated.
 
     A script is a text, an answer, a failure, or a function of the request that returns one of these. A text
-    is streamed word by word. `requests` are the chats that were asked for, in order; `busy` are the models
-    that answer at the moment, `most_busy` how many did at most. While `hold` is not set nobody says a word.
+    is streamed word by word. `requests` are the chats so far, in order; `busy` are the models that answer at
+    present, `most_busy` is their largest number. While `hold` is not set, no model answers.
     """
 
     def __init__(self, *scripts: Script, models: Mapping[str, ModelInfo] | None = None) -> None:
@@ -53,7 +52,7 @@ class ScriptedLLM:
         self._models = models or {}
 
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
-        """The next script's events."""
+        """Yield the next script's events."""
         script = self._scripts[min(len(self.requests), len(self._scripts) - 1)]
         self.requests.append(request)
         self.keys.append(key)
@@ -70,27 +69,27 @@ class ScriptedLLM:
             self.busy.remove(request.model)
 
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
-        """Vectors of words: texts that share words are near each other."""
+        """Return vectors of words: texts that share words are near each other."""
         await self.hold.wait()
         return [_vector(text) for text in texts]
 
     async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
-        """The share of the query's words that a text has."""
+        """Rate each text by the share of the query's words in it."""
         await self.hold.wait()
         words = set(query.lower().split())
         return [len(words & set(text.lower().split())) / max(1, len(words)) for text in texts]
 
     async def own_name(self, model: str) -> str:
-        """That of the model of the constructor with this alias."""
+        """Return the name of the constructor's model with this alias."""
         return next((one.name for one in self._models.values() if model in one.aliases), model)
 
     def models(self) -> list[ModelInfo]:
-        """The models of the constructor."""
+        """Return the constructor's models."""
         return list(self._models.values())
 
 
 def played(request: Chat, scripted: Scripted) -> list[Event]:
-    """The events by which a model says it: a text word by word, with a token for each."""
+    """Yield the events of a scripted answer: a text word by word, one token each."""
     if isinstance(scripted, AnswerFailed):
         return [scripted]
     answer = scripted if isinstance(scripted, Answer) else Answer(id="a", model=request.model, text=scripted)
@@ -109,10 +108,11 @@ def played(request: Chat, scripted: Scripted) -> list[Event]:
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a request.
+    """The outcome of a request.
 
-    `request` is what the model got; None: an agent answered, or nobody did. `events` and `answer` are what
-    the client got. `refused` is what it was told instead. `report` is the log's: name, outcome, note.
+    `request` is the request that the model got; None if an agent answered or nobody did. `events` and
+    `answer` are what the client got; `refused` is the error that it got instead. `report` is the log's:
+    name, outcome, note.
     """
 
     request: Chat | None
@@ -124,7 +124,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def chat(text: str = "hello", *, model: str = "demo", **fields: Any) -> Chat:
-    """A request with one user message."""
+    """Make a request with one user message."""
     return Chat(model=model, messages=[Message("user", text)], **fields)
 
 
@@ -136,9 +136,9 @@ async def hosted(
     config: Mapping[str, Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> "AsyncGenerator[AgentHost, None]":
-    """A host of these agents, started; each is called by its class's name in small letters.
+    """Yield a started host of these agents. Each agent is named by its class's name in lower case.
 
-    `config` has the options of each by its name. Other `options` are `AgentHost`'s.
+    `config` contains each agent's options by name. Other `options` are those of `AgentHost`.
     """
     loaded = []
     for kind in agents:
@@ -155,7 +155,7 @@ async def hosted(
 
 
 async def run_request(host: AgentHost, request: Chat, llm: ScriptedLLM, **asked: Any) -> Outcome:
-    """A request's way, as the front door leads it. `asked` are `AgentHost.plan`'s."""
+    """Run a request as the front door does. `asked` are the arguments of `AgentHost.plan`."""
     run = host.plan(request, **{"request_id": "test", **asked})
     collector = AnswerCollector()
     events: list[Event] = []
@@ -200,7 +200,7 @@ async def run_agent(
     argument: str = "",
     memory: Callable[[str], object] = lambda model: None,
 ) -> Outcome:
-    """One request through one agent; its `after` has been done when this returns."""
+    """Run one request through one agent; return when its `after` is done."""
     name = agent.__name__.lower()
     asked = f"{name}:{argument}" if argument else name
     whole = chat(request) if isinstance(request, str) else request

@@ -1,17 +1,17 @@
-"""How agents are found, asked and kept alive.
+"""Finds agents, calls them, and restarts them.
 
-* `host`          all of them: which a request has, what they offer beside it, what they are
-* `pipeline`      one request's way: `before`, the filters of its answer, `after`
-* `guarded`       what agents ask of models, through the guards
-* `supervision`   one actor per agent: limits, crashes, restarts, the work after a request
-* `discovery`     folders and entry points that have agents, and what is broken
-* `settings`      pure. The section `agents` of config.yaml
-* `commands`      pure. Slash commands, in a message and in the bytes of a body
-* `operations`    what an agent offers beside requests
+* `host`          all agents: starts them, selects those of a request, calls their operations
+* `pipeline`      one request's way through its agents: `before`, the filters of its answer, `after`
+* `guarded`       agents' calls of models, through the guards
+* `supervision`   one actor per agent: time limits, crashes, restarts, the work after a request
+* `discovery`     finds agents in folders and entry points, and reports broken ones
+* `settings`      pure: the section `agents` of config.yaml
+* `commands`      pure: slash commands, in a message and in the bytes of a body
+* `operations`    the HTTP endpoints of agents
 
-Commands of `run.py` that know of agents:
+Commands of `run.py` that use agents:
 
-* `check`         `run.py check`, and what `serve` looks at before it starts
+* `check`         `run.py check`, and the checks of `serve` before it starts
 * `command_line`  `run.py agents`
 * `migrate`       `run.py migrate`
 """

@@ -1,4 +1,4 @@
-"""All that is wrong with the settings, by line: `run.py check`, and what `serve` knows before it serves."""
+"""Reports all faults of the settings by line: `run.py check`, and the checks of `serve` before it starts."""
 
 import argparse
 import asyncio
@@ -24,14 +24,14 @@ log = structlog.get_logger("gateway")
 
 
 class Checked(msgspec.Struct):
-    """What there is to serve with, if there are no `faults`."""
+    """The checked settings and agents; usable if there are no `faults`."""
 
     agents: LoadedAgents
     faults: list[Fault]
 
 
 def look(settings: ConfigFile, config: Config) -> Checked:
-    """Load the agents, and find what keeps the gateway from serving, beside the faults of `settings`."""
+    """Load the agents, and find further faults that keep the gateway from serving."""
     faults = look_at_pool(config)
     try:
         agents = load_agents(config, settings.folder)
@@ -41,9 +41,9 @@ def look(settings: ConfigFile, config: Config) -> Checked:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the settings in effect, without secrets, or all that is wrong; return the exit status.
+    """Print the settings in effect, without secrets, or all faults; return the exit status.
 
-    2: they cannot be used. 1: they can, but some model cannot.
+    2: the settings are unusable. 1: the settings are usable, but some model is not.
     """
     settings, config = read(options)
     faults = look(settings, config).faults
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def look_ahead(settings: ConfigFile, config: Config, supervisor: Supervisor) -> None:
-    """Tell the log and the supervisor which models cannot be used, while the others are served."""
+    """Report unusable models to the log and the supervisor, while the others are served."""
     devices = list(supervisor.ledger.devices.values())
     for finding in await asyncio.to_thread(look_at_models, config, devices):
         (reason,) = settings.describe([finding.fault])
@@ -65,7 +65,7 @@ async def look_ahead(settings: ConfigFile, config: Config, supervisor: Superviso
 
 
 def _found_in_models(config: Config, faults: Iterable[Fault]) -> list[Fault]:
-    """What is wrong with each model on this machine, of those whose settings have no fault."""
+    """Find the problems of each model on this machine, except models with faulty settings."""
     places = [fault.path for fault in faults if fault.path[:2] == ("llama_cpp", "models")]
     faulty = {path[2] for path in places if len(path) > 2}
     models = {name: model for name, model in config.llama_cpp.models.items() if name not in faulty}
@@ -74,7 +74,7 @@ def _found_in_models(config: Config, faults: Iterable[Fault]) -> list[Fault]:
 
 
 def _as_yaml(settings: ConfigFile, config: Config) -> str:
-    """The configuration as a file that can be loaded; it escapes what could steer a terminal."""
+    """Write the configuration as YAML that can be loaded; control characters are escaped."""
     shown = settings.shown(config)
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip()
     if printable(text, keep="\n") == text:

@@ -1,4 +1,4 @@
-"""`run.py agents`: what agents there are, what they do, and their options."""
+"""`run.py agents`: lists the agents, with descriptions and options."""
 
 import argparse
 from typing import Any
@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def list_agents(config: Config) -> int:
-    """Print all the agents that could be enabled; return the exit status: 1 if one of them is broken."""
+    """Print all agents that could be enabled; return the exit status: 1 if one of them is broken."""
     try:
         enabled = {entry.name: entry.options for entry in enabled_agents(config)}
         found = sources(config.agent_folders)
@@ -46,6 +46,6 @@ def list_agents(config: Config) -> int:
 
 
 def _option(name: str, schema: dict[str, Any], given: dict[str, Any]) -> str:
-    """One option: what is in force, and what it means."""
+    """Describe one option: its value in effect, and its meaning."""
     value = masked({name: plain(given[name])})[name] if name in given else schema.get("default")
     return f"{name}: {value!r}".ljust(24) + f"  # {schema.get('description', '')}"

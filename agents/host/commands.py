@@ -1,4 +1,4 @@
-"""Slash commands: how a user names agents at the start of a message. Pure."""
+"""Slash commands: names of agents at the start of a message. Pure."""
 
 import re
 from collections.abc import Container, Iterable
@@ -10,14 +10,14 @@ from agents.chat import Chat
 
 _COMMAND = re.compile(r"[ \t\r\n]*/([a-z][a-z0-9_-]*)(?::(\S*))?(?=\s|\Z)\s*")
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
-"""Of an agent."""
+"""The form of an agent's name."""
 
 
 MOST_COMMANDS = 32
-"""More are text: nobody means them, and each costs its time."""
+"""Most commands in a message; further ones are text."""
 
 _START = 64 * 1024
-"""Bytes of a message in which its commands are looked for before it is decoded."""
+"""Number of leading bytes in which commands are searched before a message is decoded."""
 
 _IN_JSON = (
     rb'"(?:agents"|(?:[ \t\r\n]|\\[nrt]|\\u00(?:0[9aAdD]|20))*'
@@ -26,9 +26,9 @@ _IN_JSON = (
 
 
 def pattern_in_json(names: Iterable[str]) -> re.Pattern[bytes]:
-    """What a JSON body has, however it is escaped, if it names agents: the field, or a text with a command.
+    """Return a pattern that matches every JSON body that names agents, by the field or by a command.
 
-    It begins with a quotation mark, by which it is found at the speed of `memchr`.
+    The pattern begins with a quotation mark, so that the search runs at the speed of `memchr`.
     """
     return re.compile(_IN_JSON % b"|".join(re.escape(name.encode()) for name in sorted(names)))
 
@@ -66,7 +66,7 @@ def asks_for_agents(body: bytes, known: Container[str]) -> bool:
 
 
 def _first_text(content: msgspec.Raw) -> str:
-    """The start of the first text of a message that has one."""
+    """Return the start of a message's first text."""
     raw = bytes(memoryview(content)[:1])
     if raw != b"[":
         return _start(content)
@@ -78,10 +78,10 @@ def _first_text(content: msgspec.Raw) -> str:
 
 
 def _start(string: msgspec.Raw) -> str:
-    """The start of a JSON string, where commands are; to decode 50 MB takes long. Empty for another value."""
+    """Decode only the start of a JSON string, since 50 MB take long. Empty for any other value."""
     view = memoryview(string)
     cuts = [bytes(view)] if len(view) <= _START else [bytes(view[: _START - n]) + b'"' for n in range(12)]
-    for cut in cuts:  # one that is no part of an escape or of a character
+    for cut in cuts:  # a cut that is not inside an escape or a character
         try:
             return msgspec.json.decode(cut, type=str)
         except (ValueError, RecursionError):
@@ -103,10 +103,10 @@ def parse_name(text: str) -> AgentCall:
 
 
 def parse_commands(text: str, known: Container[str]) -> tuple[list[AgentCall], str]:
-    """The commands that a message begins with, in order, and the message without them.
+    """Split a message into its leading commands, in order, and the rest.
 
-    The first word that is not a command of `known` ends them: a user may write of /etc/hosts. A message
-    without a command keeps its exact text.
+    The first word that is not a command in `known` ends the commands, since a message may begin with
+    /etc/hosts. A message without a command keeps its exact text.
     """
     calls: list[AgentCall] = []
     position = 0
@@ -117,10 +117,10 @@ def parse_commands(text: str, known: Container[str]) -> tuple[list[AgentCall], s
 
 
 def take_commands(chat: Chat, known: Container[str]) -> tuple[list[AgentCall], Chat]:
-    """The commands of the last user message, and the conversation without any.
+    """Return the commands of the last user message, and the conversation without commands.
 
-    Those of earlier turns were carried out then; a client sends them again, and the model must see the same
-    text as before, or its server could not use what it kept of the conversation.
+    Commands of earlier turns were carried out then, but clients send them again. They are removed, so that
+    the model sees the same text as before and its server can use the cached prompt.
     """
     calls: list[AgentCall] = []
     messages = list(chat.messages)

@@ -1,8 +1,8 @@
-"""Where agents come from, and how one's class is loaded.
+"""Finds agents, and loads their classes.
 
-A folder is an agent if it has an `agent.py`; its name is the agent's. They are looked for beside this file,
-in the folders of `agent_folders` (each an agent, or full of agents), and among the entry points of installed
-packages. The gateway imports none that is not enabled.
+A folder with an `agent.py` is an agent, named like the folder. Agents are searched in this package, in the
+folders of `agent_folders` (each an agent, or a folder of agents), and among the entry points of installed
+packages. Only enabled agents are imported.
 """
 
 import difflib
@@ -26,7 +26,7 @@ from agents.host.commands import NAME
 from agents.host.settings import OLDER_NAMES, read_agents
 
 ENTRY_POINTS = "llama_smart_proxy.agents"
-"""The group of entry points; each names a class."""
+"""The group of entry points for agents' classes."""
 
 REMEDY = "Mend it, take it out of `agents`, or set skip_broken_agents to start without it"
 FILE = "agent.py"
@@ -38,7 +38,7 @@ class BrokenAgentError(ConfigError):
 
 
 class AgentSource(msgspec.Struct, frozen=True):
-    """An agent that there is. `load` imports it and returns its class; raises `BrokenAgentError`."""
+    """An agent that was found. `load` imports it and returns its class; raises `BrokenAgentError`."""
 
     name: str
     file: str
@@ -55,7 +55,7 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 def sources(folders: list[str]) -> dict[str, AgentSource]:
-    """All the agents there are, by name. Raises `ConfigError` for an empty folder, or a name of two."""
+    """Find all agents, by name. Raises `ConfigError` for a folder without agents, or a name used twice."""
     found: dict[str, AgentSource] = {}
     for source in (*_in_folder(HERE), *_in_folders(folders), *_in_packages()):
         if source.name in OLDER_NAMES:
@@ -70,17 +70,17 @@ def sources(folders: list[str]) -> dict[str, AgentSource]:
 
 
 def options_of(kind: type[Agent]) -> dict[str, Any]:
-    """An agent's options as the properties of a JSON schema. Raises `TypeError` for types that have none."""
+    """Return an agent's options as properties of a JSON schema. Raises `TypeError` for unsupported types."""
     ((reference,), schemas) = msgspec.json.schema_components([kind.Config])
     properties: dict[str, Any] = schemas[reference["$ref"].rpartition("/")[2]]["properties"]
     return properties
 
 
 def load_agents(config: Config, folder: Path | None = None) -> tuple[list[Loaded], list[BrokenAgentError]]:
-    """The enabled agents, and those that are left out because they are broken.
+    """Load the enabled agents; return them, and the broken ones that are left out.
 
-    Relative paths among their options are taken from `folder`. Raises `ConfigError` with all that is wrong;
-    agents that are broken are a part of it, unless `skip_broken_agents` is set.
+    Relative paths in options start in `folder`. Raises `ConfigError` with all faults; broken agents are
+    faults, unless `skip_broken_agents` is set.
     """
     enabled, faults = read_agents(config)
     loaded: list[Loaded] = []
@@ -152,7 +152,7 @@ def _source(folder: Path) -> AgentSource:
 
 
 def _package(folder: Path) -> str:
-    """A package of our own for a folder that is on no path, so that its files can import each other."""
+    """Make a package for a folder outside of the path, so that its files can import each other."""
     name = f"agents_of_folders.{folder.name}"
     for parent, paths in (("agents_of_folders", []), (name, [str(folder)])):
         module = ModuleType(parent)
@@ -173,7 +173,7 @@ def _in_packages() -> Iterator[AgentSource]:
 
 
 def _guarded(name: str, file: str, load: Callable[[], Any]) -> Any:
-    """Whatever an import raises, as one error that names the place."""
+    """Raise every exception of an import as one error that names the place."""
     try:
         return load()
     except SyntaxError as error:
@@ -188,7 +188,7 @@ def _guarded(name: str, file: str, load: Callable[[], Any]) -> Any:
 
 
 def _checked(name: str, file: str, kind: Any) -> type[Agent]:
-    """Find out now what would fail with the first request."""
+    """Check a class for faults that would otherwise fail with the first request."""
     faults = []
     if not (inspect.isclass(kind) and issubclass(kind, Agent)):
         raise _broken(name, file, f"expected a subclass of agents.api.Agent, found {kind!r}")

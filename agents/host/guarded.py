@@ -1,8 +1,8 @@
-"""Calls that agents make of models, through the guards.
+"""Passes agents' calls of models through the guards.
 
-A request meets its guards after all its other agents. What these ask of models meanwhile is no part of the
-request yet, so each such call is a request of its own to the guards: those of the request, and those that
-the model that is called has by default.
+A request passes its guards after all other agents. A call that these agents make in the meantime is not part
+of the request, so it passes the guards like a request of its own: the request's guards, and the default
+guards of the called model.
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -16,9 +16,9 @@ from agents.llm import LLM, ModelInfo
 
 
 class GuardedLLM:
-    """Implements `LLM` by another one. `guard` makes the run of a call, or None where nothing guards it.
+    """Implements `LLM` on top of another one. `guard` makes the run of a call; None if no guard applies.
 
-    Beside `ModelCallError` it raises what a guard refuses with, `DeniedError`, before the model is asked.
+    Besides `ModelCallError` it raises a guard's `DeniedError`, before the model is called.
     """
 
     def __init__(self, llm: LLM, guard: Callable[[str, Chat], Run | None]) -> None:
@@ -26,14 +26,14 @@ class GuardedLLM:
         self._guard = guard
 
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
-        """The answer's events as the guards pass them on, to `Done` or an `AnswerFailed`."""
+        """Yield the answer's events after the guards, up to `Done` or `AnswerFailed`."""
         run = self._guard(await self.own_name(request.model), request)
         if run is None:
             async with aclosing(self._llm.stream(request, key=key)) as events:
                 async for event in events:
                     yield event
             return
-        check_chat(request)  # or it would look like the guards' error
+        check_chat(request)  # otherwise it would look like an error of the guards
         try:
             asked = await run.before()
             answer = self._llm.stream(asked, key=key) if isinstance(asked, Chat) else asked
@@ -47,16 +47,16 @@ class GuardedLLM:
             run.finish()
 
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
-        """A vector for each text, as the guards leave it."""
+        """Return a vector for each text, after the guards."""
         return await self._llm.embed(model, await self.guard_texts(model, texts), key=key)
 
     async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
-        """How relevant each text is to the query, both as the guards leave them."""
+        """Rate each text's relevance to the query, both after the guards."""
         query, *texts = await self.guard_texts(model, [query, *texts])
         return await self._llm.rerank(model, query, texts, key=key)
 
     async def guard_texts(self, model: str, texts: Sequence[str]) -> list[str]:
-        """The texts as the model may read them. Raises `AgentError` if it may not."""
+        """Pass texts through the guards. Raises `AgentError` if one is refused."""
         request = Chat(model=model, messages=[Message("user", text) for text in texts])
         run = self._guard(await self.own_name(model), request)
         if run is None or not texts:
@@ -71,9 +71,9 @@ class GuardedLLM:
         raise AgentError(message, status=400, code="content_filter")
 
     async def own_name(self, model: str) -> str:
-        """The name that a model is configured by."""
+        """Return the name under which a model is configured."""
         return await self._llm.own_name(model)
 
     def models(self) -> list[ModelInfo]:
-        """The models there are, loaded or not."""
+        """Return all models, loaded or not."""
         return self._llm.models()

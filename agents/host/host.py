@@ -1,4 +1,4 @@
-"""The agents of a gateway: started and stopped, asked which of them a request has, and described."""
+"""The host of all agents: starts and stops them, selects a request's agents, and describes them."""
 
 import asyncio
 import types
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger("agents")
 
 FIELD = "agents"
-"""The field of a request's body that names agents, in a list."""
+"""The field of a request's body that lists agents."""
 
 
 class CallContext(msgspec.Struct, frozen=True):
-    """The request for which agents call models: its guards, with their arguments, its key and its id.
+    """The request for which an agent calls models: its guards with their arguments, its key and its id.
 
-    `excluded`: guards that make the call themselves, and would wait for their own judgement.
+    `excluded`: guards that make the call themselves, and would wait for their own decision.
     """
 
     guards: dict[str, str]
@@ -52,16 +52,16 @@ class CallContext(msgspec.Struct, frozen=True):
     excluded: frozenset[str] = frozenset()
 
     def without(self, name: str) -> "CallContext":
-        """The context of the calls that this agent makes."""
+        """Return the context for calls by this agent."""
         return msgspec.structs.replace(self, excluded=self.excluded | {name})
 
 
 _CALL_CONTEXT: ContextVar[CallContext] = ContextVar("calls", default=CallContext({}))  # noqa: B039 (it is frozen)
-"""Of the request at hand, for agents that ask models by `Services.llm` in its course."""
+"""The context of the present request, for agents that call models through `Services.llm`."""
 
 
 def _current(agent: str) -> CallContext:
-    """The context of a call by an agent that does not say for which request it is."""
+    """Return the context of a call that does not name its request."""
     calls = _CALL_CONTEXT.get().without(agent)
     return msgspec.structs.replace(calls, excluded=calls.excluded | AT_WORK.get())
 
@@ -70,18 +70,17 @@ SYSTEM_CLOCK = cast("Clock", types.SimpleNamespace(time=time, monotonic=monotoni
 
 
 def _load_of(memory: Callable[[str], object], model: str) -> Load | None:
-    """The gateway's own record as an author sees it."""
+    """Convert the gateway's own record for authors."""
     found = memory(model)
     return None if found is None else msgspec.convert(found, Load, from_attributes=True)
 
 
 class AgentHost:
-    """All the enabled agents (`discovery.load_agents`), one actor each.
+    """All enabled agents (`discovery.load_agents`), one actor each.
 
-    `folder` is where each has a folder of its own; `memory` gives what has the
-    fields of a `Load`, or None. `defaults` are the agents
-    of each model's requests (`settings.default_agents`); `skip_broken`: start without those that cannot be
-    started.
+    `folder` contains a folder for each agent. `memory` returns an object with the fields of a `Load`, or
+    None. `defaults` are the agents of each model's requests (`settings.default_agents`). `skip_broken`:
+    start without agents that fail to start.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class AgentHost:
         self._index()
 
     def _index(self) -> None:
-        """Set up what `may_apply` and `plan` look at."""
+        """Build the lookup tables of `may_apply` and `plan`."""
         self._names = set(self._actors) | {old for old, name in OLDER_NAMES.items() if name in self._actors}
         self._always = [AgentCall(actor.name) for actor in self._actors.values() if actor.config.always]
         self._defaults = {
@@ -125,7 +124,7 @@ class AgentHost:
         self._mark = pattern_in_json(self._names)
 
     async def start(self) -> None:
-        """Start them all. Raises `BrokenAgentError` for one that cannot be, unless it may be skipped."""
+        """Start all agents. Raises `BrokenAgentError` if one fails to start, unless it may be skipped."""
         for name, actor in list(self._actors.items()):
             error: Exception | None
             try:
@@ -144,15 +143,15 @@ class AgentHost:
         self._index()
 
     def rest(self) -> None:
-        """Cancel the agents' own work, which holds models that a gateway about to stop would wait for.
+        """Cancel the agents' background work, so that a stopping gateway does not wait for its leases.
 
-        Requests still pass the agents. The work goes on with the next start.
+        Requests still pass the agents. The work continues after the next start.
         """
         for actor in self._actors.values():
             actor.rest()
 
     async def stop(self) -> None:
-        """Let them finish their `after` work, for a few seconds, and close them."""
+        """Let the agents finish their `after` work, for a few seconds, and close them."""
         async with asyncio.TaskGroup() as group:
             for actor in self._actors.values():
                 group.create_task(actor.stop())
@@ -160,21 +159,21 @@ class AgentHost:
     # Requests
 
     def guards_of(self, model: str) -> list[str]:
-        """The agents of every request to a model that must not be gone around."""
+        """Return the guards of every request to a model, which must not be bypassed."""
         return list(self._guards_of(model))
 
     def _guards_of(self, model: str) -> dict[str, str]:
-        """Their arguments by their names."""
+        """Return the guards' arguments by their names."""
         called = [*self._always, *self._defaults.get(model, ())]
         named = {OLDER_NAMES.get(call.agent, call.agent): call.argument for call in called}
         return {name: argument for name, argument in named.items() if self._actors[name].kind.guards}
 
     def asks_for(self, body: bytes) -> bool:
-        """Whether a chat's body asks for agents itself, however odd the rest of it is."""
+        """Whether a chat's body itself names agents, even if the rest of it is invalid."""
         return asks_for_agents(body, self._names)
 
     def may_apply(self, body: bytes, header: str | None, model: str) -> bool:
-        """Whether a request could have agents, by its bytes; if not, it need not be parsed for them."""
+        """Whether a request may have agents, judged by its bytes. If not, it need not be parsed."""
         if header or self._always or self._defaults.get(model):
             return True
         return self._mark.search(body) is not None
@@ -189,14 +188,13 @@ class AgentHost:
         key: str = "",
         request_id: str = "",
     ) -> Run | None:
-        """The agents of a request; None if it has none, and no command to be taken out of it.
+        """Select the agents of a request; None if it has neither agents nor commands to be removed.
 
-        `model` is the canonical name, whatever the request calls it.
+        `model` is the canonical name, even if the request uses an alias.
 
-        In this order: those that always run, the model's, `defaults` (the key's), the header's (names with
-        commas between them), the body's, the commands. Each runs once, where it is named first, with the
-        argument that was given last; guards run after all others. Raises `AgentError` for a name that is no
-        agent's.
+        The order is: agents that always run, the model's, `defaults` (the key's), the header's (names
+        separated by commas), the body's, the commands. Each agent runs once, where it is named first, with
+        the argument given last; guards run after all others. Raises `AgentError` for an unknown name.
         """
         if not chat.messages and not self._guards_of(model or chat.model):
             return None
@@ -237,7 +235,7 @@ class AgentHost:
         return called
 
     def _step(self, chain: Sequence[tuple[str, str]], model: str, calls: CallContext) -> Step:
-        """The step of the first agent of a chain."""
+        """Make the step of the first agent of a chain."""
         (name, argument), *later = chain
         actor = self._actors[name]
         client = Client(
@@ -263,7 +261,7 @@ class AgentHost:
     # Calls of models
 
     def _guarded(self, which: Callable[[], CallContext]) -> GuardedLLM:
-        """The models, for calls with these guards and those of the model that is called."""
+        """Return the models, for calls with these guards and those of the called model."""
 
         def guard(model: str, request: Chat) -> Run | None:
             calls = which()
@@ -281,16 +279,16 @@ class AgentHost:
         ]
 
     async def guard_texts(self, model: str, texts: Sequence[str], *, request_id: str = "") -> list[str]:
-        """Texts for a model, as the guards of all its requests leave them. Raises `AgentError`.
+        """Pass texts for a model through the guards of all its requests. Raises `AgentError`.
 
         `model` is the canonical name.
         """
         return await self._guarded(lambda: CallContext({}, "", request_id)).guard_texts(model, texts)
 
-    # What they are, and what they offer
+    # Descriptions and operations
 
     def describe(self) -> list[Json]:
-        """Every agent: name, description, options, counters, state."""
+        """Describe every agent: name, description, options, counters, state."""
         return [
             {
                 **describe_agent(actor.name, actor.kind),
@@ -309,7 +307,7 @@ class AgentHost:
     async def operate(self, agent: str, method: str, path: str, call: Call) -> Json:
         """Carry out an agent's operation, such as `POST documents`. Raises `AgentError`.
 
-        `call.parameters` are those of the query; the path's are added to them.
+        `call.parameters` are those of the query; those of the path are added.
         """
         _CALL_CONTEXT.set(CallContext({}))
         _check_text("the path", path)
@@ -356,7 +354,7 @@ class AgentHost:
 
 
 def _check_text(where: str, *texts: str) -> None:
-    """Raise `AgentError` for what is no UTF-8: headers, say, may be any bytes."""
+    """Raise `AgentError` for text that is not UTF-8: headers, for example, may contain any bytes."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
@@ -364,5 +362,5 @@ def _check_text(where: str, *texts: str) -> None:
 
 
 def describe_agent(name: str, kind: type[Agent]) -> Json:
-    """Name, description, and the options as a JSON schema's properties."""
+    """Return name, description, and the options as a JSON schema's properties."""
     return {"name": name, "description": kind.description, "options": options_of(kind)}

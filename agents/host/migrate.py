@@ -1,4 +1,4 @@
-"""`run.py migrate`, which knows which agents there are."""
+"""`run.py migrate`, with the names of today's agents."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from agents.host.discovery import sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the command's own arguments."""
     parser.add_argument("source", type=Path, metavar="CONFIG.JSON", help="the old configuration")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write (default: config.yaml beside it)"
@@ -16,6 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the new configuration, and say what changed; return the exit status."""
+    """Write the new configuration and print the changes; return the exit status."""
     target = options.output or options.source.with_name("config.yaml")
     return migrate_file(options.source, target, sources([]).keys())

@@ -1,4 +1,4 @@
-"""What agents offer beside requests: which methods of a class are marked as operations."""
+"""Operations, the HTTP endpoints of agents: finds the methods of a class that are marked as such."""
 
 import inspect
 import re
@@ -9,7 +9,7 @@ from agents.api import Agent
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """A method of an agent that is called by a verb and a path, whose parameters `pattern` finds."""
+    """An agent's method that is called by an HTTP verb and a path. `pattern` parses the path's parameters."""
 
     method: str
     path: str
@@ -19,7 +19,7 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 def operations_of(kind: type[Agent]) -> list[Operation]:
-    """The operations of an agent's class, in the order of their paths."""
+    """Return the operations of an agent's class, in the order of their paths."""
     found = []
     for name, function in inspect.getmembers(kind, inspect.iscoroutinefunction):
         if (marked := getattr(function, "_operation", None)) is not None:

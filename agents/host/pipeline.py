@@ -1,12 +1,12 @@
-"""One request's way through its agents, in and out: in the order in which they were asked for, guards last.
+"""Runs a request and its answer through the agents, in the order in which they were named, guards last.
 
-Guards must see what the others make of the request, and of the answer.
+Guards must see the request and the answer as the other agents leave them.
 
 ```
  before() -> Chat, or an answer's events      feed(event) -> events      finish(...)
 ```
 
-What an agent does wrong costs its request what `on_error` says, and nothing else.
+A fault of an agent affects only its request, as `on_error` says.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
@@ -26,10 +26,10 @@ from agents.host.supervision import AgentActor, OverdueError, contained, run_wit
 StepOutcome = Literal["not run", "done", "replied", "denied", "skipped", "failed"]
 
 AT_WORK: ContextVar[frozenset[str]] = ContextVar("at work", default=frozenset())
-"""The agents whose `before` has led here, by calls of models."""
+"""The agents whose `before` has led to the present call, through calls of models."""
 
 BLOCKING = 0.05
-"""Seconds that a filter may take for one event: meanwhile everybody waits, so a longer one is told."""
+"""Seconds that a filter may take for one event before it is logged, because all clients wait meanwhile."""
 
 
 class Step:
@@ -47,7 +47,7 @@ class Step:
         self._is_counted = False
 
     async def before(self, request: Chat) -> Chat | Reply:
-        """What the agent makes of the request. Raises `AgentError` for what the client must be told."""
+        """Call the agent's `before`. Raises `AgentError` for errors that the client must see."""
         counters = self.actor.counters
         counters.requests += not self._is_counted
         self._is_counted = True
@@ -89,7 +89,7 @@ class Step:
         return result
 
     def feed(self, events: list[Event]) -> list[Event]:
-        """What the agent's filter passes on. One that fails is left out, or ends the answer."""
+        """Pass an event through the agent's filter. A failing filter is skipped, or ends the answer."""
         begun = perf_counter()
         if not self._has_begun:
             self._has_begun = True
@@ -115,7 +115,7 @@ class Step:
 
     @property
     def guards(self) -> bool:
-        """Whether its agent is a guard."""
+        """Whether this step's agent is a guard."""
         return self.actor.kind.guards
 
     def _begin(self) -> AnswerFailed | None:
@@ -131,7 +131,7 @@ class Step:
         return None
 
     def record_error(self, method: str, error: Exception, *, skippable: bool = True) -> AgentError | None:
-        """Log and count an error; return it as the client is told it, or None if the agent is skipped."""
+        """Log and count an error; return the error for the client, or None if the agent is skipped."""
         name, counters = self.actor.name, self.actor.counters
         error = unwrapped(error)
         match error:
@@ -163,11 +163,11 @@ class Step:
 
     @property
     def has_part(self) -> bool:
-        """Whether the agent did its part, if only by its filter, because an earlier one replied."""
+        """Whether the agent took part, perhaps only with its filter, because an earlier agent replied."""
         return self.outcome in ("done", "replied") or (self.outcome == "not run" and self._filter is not None)
 
     def describe(self) -> dict[str, Any]:
-        """What the agent did, for the log. Times in milliseconds."""
+        """Describe the agent's work for the log. Times are in milliseconds."""
         llm = self.ctx.llm
         fields = {
             "before_ms": round(self.seconds * 1000, 1),
@@ -181,12 +181,10 @@ class Step:
 
 
 class Run:
-    """The agents of one request, in the order of their ranks. `chat` is the request as it stands.
+    """The agents of one request, in the order of their ranks. `chat` is the request in its present form.
 
-    `asked` is what the client has sent.
-
-    `guards` makes the steps of the guards that a model has by default, by any of its names. They join in
-    where an agent has chosen another model.
+    `asked` is the request as the client sent it. `guards` makes the steps of a model's default guards, by
+    any of its names. They are added if an agent has chosen another model.
     """
 
     def __init__(
@@ -200,7 +198,7 @@ class Run:
     ) -> None:
         self.chat = self.asked = chat
         self.ended = False
-        """The answer is over: whoever writes it may stop."""
+        """Whether the answer is over, so that its writer can stop."""
         self._steps = list(steps)
         self._guards_of = guards
         self._request_id = request_id
@@ -211,16 +209,16 @@ class Run:
         self._is_finished = False
 
     async def before(self) -> Chat | AsyncGenerator[Event, None]:
-        """The request for the model, or the events of an agent's answer, which go through `feed` too.
+        """Return the request for the model, or the events of an agent's reply, which also go through `feed`.
 
-        Raises `AgentError` for what the client must be told. The generator is to be closed: it may have calls
-        of models under way.
+        Raises `AgentError` for errors that the client must see. Close the generator, because it may have
+        running calls of models.
         """
         model = self.chat.model
         guards = [step for step in self._steps if step.guards]
         others = self._steps[: len(self._steps) - len(guards)]
         for step in guards if others else ():
-            # One that refuses the request itself does so before anybody works for it.
+            # A guard that refuses the client's own request does so before any other work.
             if isinstance(result := await step.before(self.chat), Reply):
                 return self._whole(step, result.events)
         reply = await self._pass(others)
@@ -232,7 +230,7 @@ class Run:
         return reply or await self._pass(guards) or self.chat
 
     async def _pass(self, steps: Iterable[Step]) -> AsyncGenerator[Event, None] | None:
-        """Have the steps change the request, until one of them replies."""
+        """Let the steps change the request, until one of them replies."""
         for step in steps:
             result = await step.before(self.chat)
             if isinstance(result, Reply):
@@ -241,7 +239,10 @@ class Run:
         return None
 
     async def _whole(self, step: Step, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-        """An agent's answer, with whatever it left out. If it breaks off there is nothing to skip to."""
+        """Complete an agent's reply with missing events.
+
+        If it fails, the agent cannot be skipped any more.
+        """
         started = finished = False
         try:
             with contained():
@@ -275,7 +276,10 @@ class Run:
         return AnswerStarted(f"chatcmpl-{self._request_id}", self.chat.model, int(self._clock.time()))
 
     def feed(self, event: Event) -> list[Event]:
-        """What the client gets for the answer's next event. Nothing follows `Done` or `AnswerFailed`."""
+        """Return the client's events for the answer's next event.
+
+        Nothing follows `Done` or `AnswerFailed`.
+        """
         if self.ended:
             return []
         self._raw.feed(event)
@@ -289,7 +293,7 @@ class Run:
                 return events[:count]
         if isinstance(
             event, Done | AnswerFailed
-        ):  # a filter that keeps the end to itself must not keep the client
+        ):  # a filter that swallows the end must not keep the client waiting
             self.ended = True
             self._sent.feed(event)
             events.append(event)
@@ -297,21 +301,21 @@ class Run:
 
     @cached_property
     def answer(self) -> Answer:
-        """All that the client was given, once it is over."""
+        """The complete answer that the client got, at the end."""
         return self._sent.answer()
 
     @property
     def failure(self) -> AnswerFailed | None:
-        """What the answer broke off with."""
+        """The failure of the answer, if it failed."""
         return self._sent.failure
 
     def finish(
         self, *, model: str | None = None, place: str | None = None, failure: str | None = None
     ) -> None:
-        """The request is over: hand it to its agents' `after`. Never waits; a second call does nothing.
+        """Pass the finished request to its agents' `after`. Never waits; a second call has no effect.
 
-        `model` is the one that answered, `place` where it ran. `failure`, such as that the client left,
-        counts only if the answer had not been written to its end.
+        `model` is the model that answered, `place` where it ran. `failure`, such as a client that left,
+        counts only if the answer was not written completely.
         """
         if self._is_finished:
             return
@@ -338,7 +342,7 @@ class Run:
 
     @property
     def header(self) -> str:
-        """What each agent did so far, as `rag;dur=12.3, guard;dur=0.1`. `dur` is in milliseconds."""
+        """The agents so far with their times, as `rag;dur=12.3, guard;dur=0.1`. `dur` is in milliseconds."""
         return ", ".join(
             f"{step.actor.name};dur={step.seconds * 1000:.1f}"
             + ("" if step.outcome == "done" else f";outcome={step.outcome.replace(' ', '-')}")
@@ -347,7 +351,7 @@ class Run:
 
     @property
     def log_field(self) -> list[dict[str, Any]]:
-        """What each agent did, for the request's line in the log."""
+        """The work of each agent, for the request's log line."""
         return [step.describe() for step in self._steps]
 
 
@@ -356,9 +360,9 @@ def _failure(error: AgentError) -> AnswerFailed:
 
 
 def check_chat(made: Chat, known: Iterable[Message] = ()) -> None:
-    """Raise `TypeError` or `ValueError` if an agent has made a request that can be written down nowhere.
+    """Raise `TypeError` or `ValueError` if an agent returned a request that cannot be encoded.
 
-    The messages that are `known` are not looked at again.
+    Messages in `known` are not checked again.
     """
     if not isinstance(made.messages, list):
         raise TypeError(f"expected a list of messages, got {type(made.messages).__name__}")

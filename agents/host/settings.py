@@ -1,4 +1,4 @@
-"""The section `agents` of the configuration: which are enabled, in which order, with what options. Pure."""
+"""Reads the section `agents` of the configuration: the enabled agents, their order and options. Pure."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ from actors.errors import ConfigError, Fault
 from agents.host.commands import NAME
 
 OLDER_NAMES = {"gpu": "vram"}
-"""Names by which agents are known too."""
+"""Older names of agents, which still work."""
 
 
 class Enabled(msgspec.Struct, frozen=True):
-    """An agent that the configuration names, with its options as they stand there."""
+    """An agent in the configuration, with its options unconverted."""
 
     name: str
     options: dict[str, Any]
 
 
 def enabled_agents(config: Config) -> list[Enabled]:
-    """The agents of the configuration, in its order. Raises `ConfigError`, with all that is wrong."""
+    """Return the agents of the configuration, in its order. Raises `ConfigError` with all faults."""
     found, faults = read_agents(config)
     if faults:
         raise ConfigError.of(faults)
@@ -29,9 +29,9 @@ def enabled_agents(config: Config) -> list[Enabled]:
 
 
 def read_agents(config: Config) -> tuple[list[Enabled], list[Fault]]:
-    """The agents of the configuration, in its order, and what is wrong there.
+    """Return the agents of the configuration, in its order, and the faults.
 
-    Each of the list is a name or a mapping from one name to its options; the section may be one mapping too.
+    Each item is a name or a mapping from one name to its options. The section may also be one mapping.
     """
     found: dict[str, Enabled] = {}
     faults: list[Fault] = []
@@ -60,7 +60,7 @@ def read_agents(config: Config) -> tuple[list[Enabled], list[Fault]]:
 
 
 def default_agents(config: Config) -> dict[str, list[str]]:
-    """The agents that run for every request to a model, by each of its names."""
+    """Return the agents that run for every request to a model, by each of the model's names."""
     return {
         name: model.agents
         for known, model in config.llama_cpp.models.items()

@@ -1,12 +1,12 @@
-"""One supervised actor per agent: owns its instance, does its `after` work, starts it anew when it crashes.
+"""One supervised actor per agent: owns the instance, runs its `after` work, restarts it after crashes.
 
-A crash while a request is served costs that request what `on_error` says, and no other one anything: a single
-poisonous request must not keep an agent from all the others. Only after several in a row without a success
-between them is the instance thought broken. A crash in `run`, `start` or `after` restarts it at once, with
-back-off. Meanwhile its requests are told, or skip it, and its `after` work waits.
+A crash during a request affects only that request, as `on_error` says, so that a single bad request does not
+disable an agent for all others. Several crashes in a row without a success restart the instance. A crash in
+`run`, `start` or `after` restarts it at once, with back-off. Meanwhile requests fail or skip the agent, and
+its `after` work waits.
 
-It is no `runtime.Actor`: the handlers of that one never wait, and each message here is somebody else's
-coroutine, which is awaited for a limited time and may end the agent's present life.
+`runtime.Actor` is not used, because its handlers never wait. Here each message runs a foreign coroutine,
+which is awaited for a limited time and may end the instance.
 """
 
 import asyncio
@@ -24,23 +24,23 @@ from agents.host.discovery import Loaded
 T = TypeVar("T")
 
 GRACE = 0.2
-"""Seconds that work has to end when it is cancelled; then it is left behind."""
+"""Seconds that cancelled work has to end; then it is abandoned."""
 
 FAULTY_AFTER = 3
-"""Requests in a row."""
+"""Number of crashed requests in a row after which an instance is restarted."""
 
 BACKOFF, BACKOFF_MAX = 1.0, 60.0
-"""Seconds before an agent is started again: doubled with each crash, until it lives longer than the most."""
+"""Seconds before a restart, doubled with each crash until an instance lives longer than the maximum."""
 
 MAILBOX_LIMIT = 1000
-"""Requests whose `after` may wait; those of more are dropped, and counted."""
+"""Most requests whose `after` may wait; further ones are dropped and counted."""
 
 DRAIN = 5.0
-"""Seconds that waiting `after` work has when the gateway stops."""
+"""Seconds for waiting `after` work when the gateway stops."""
 
 
 class Counters(msgspec.Struct):
-    """What became of an agent's requests, and of itself, since the gateway's start."""
+    """Counts an agent's requests by outcome, and its crashes and restarts, since the gateway's start."""
 
     requests: int = 0
     denied: int = 0
@@ -54,14 +54,14 @@ class Counters(msgspec.Struct):
 
 
 class FinishedRequest(msgspec.Struct, frozen=True):
-    """A request that has ended, for an agent's `after`."""
+    """A finished request, for an agent's `after`."""
 
     ctx: Context
     finished: Finished
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """An instance that has to make way for another. One of an earlier life is no news."""
+    """Reports a broken instance, to be replaced. Ignored if that instance is already gone."""
 
     agent: Agent
     error: Exception
@@ -72,16 +72,16 @@ class OverdueError(Exception):
 
 
 class FaultyError(Exception):
-    """Requests have crashed the instance, one after the other. They were counted then."""
+    """Several requests in a row crashed the instance. They are counted already."""
 
 
 class ExitError(Exception):
-    """Somebody else's code tried to end the process."""
+    """An agent's code tried to end the process."""
 
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Make an error like any other of the one that asyncio would end the gateway for, `SystemExit`."""
+    """Turn `SystemExit`, for which asyncio would end the gateway, into an ordinary error."""
     try:
         yield
     except SystemExit as error:
@@ -89,9 +89,9 @@ def contained() -> Iterator[None]:
 
 
 async def run_within(work: Coroutine[Any, Any, T], limit: float, *, name: str, services: Services) -> T:
-    """Await an agent's coroutine for `limit` seconds at most. Raises `OverdueError`, or what it raises.
+    """Await an agent's coroutine for at most `limit` seconds. Raises `OverdueError`, or its exception.
 
-    If we are cancelled so is it, but if it ignores that it holds nobody up for longer than `GRACE`.
+    A cancellation is passed on to the coroutine. If it ignores that, the caller waits no longer than `GRACE`.
     """
 
     async def outcome() -> T | Exception:
@@ -112,7 +112,7 @@ async def run_within(work: Coroutine[Any, Any, T], limit: float, *, name: str, s
             if not task.done():
                 services.log.error("ignores its cancellation and is left behind", work=name)
         if task.done():
-            work.close()  # it may have been cancelled before it began
+            work.close()  # the task may have been cancelled before it began
     if overdue:
         raise OverdueError(f"took longer than {limit:g} s")
     if task.cancelled():
@@ -124,19 +124,19 @@ async def run_within(work: Coroutine[Any, Any, T], limit: float, *, name: str, s
 
 
 class AgentActor:
-    """An agent, alive. `agent` raises `AgentError` while it is not."""
+    """An agent's actor. `agent` raises `AgentError` while the agent does not run."""
 
     def __init__(self, loaded: Loaded, services: Services) -> None:
         self.name = loaded.name
         self.config = loaded.config
         self.kind = loaded.kind
         self.rank = 2 if loaded.kind.guards else int(loaded.kind.last)
-        """Agents come in the order of their ranks, then in that in which they were asked for."""
+        """Agents are ordered by rank, then by the order in which they were named."""
         self.file = loaded.file
         self.services = services
         self.counters = Counters()
         self.down = "it is starting"
-        """Why it is not running; empty if it is."""
+        """Why the agent does not run; empty if it runs."""
         self._agent: Agent | None = None
         self._again_at = 0.0
         self._failures = 0
@@ -151,7 +151,7 @@ class AgentActor:
 
     @property
     def agent(self) -> Agent:
-        """The instance. Raises `AgentError` while there is none."""
+        """The running instance. Raises `AgentError` if there is none."""
         if self._agent is None:
             seconds = max(1, round(self._again_at - self.services.clock.monotonic()))
             message = f"agent {self.name!r} is down ({self.down}) and is started again in {seconds} s"
@@ -159,19 +159,19 @@ class AgentActor:
         return self._agent
 
     async def start(self) -> Exception | None:
-        """Start the agent; return what kept it from starting, in which case it is not tried again."""
+        """Start the agent; return the error if it fails, after which it is not tried again."""
         self._started = asyncio.get_running_loop().create_future()
         self._task = spawn(self._supervise(), name=f"agent {self.name}")
         return await self._started
 
     def rest(self) -> None:
-        """Cancel what the agent does by itself (`run`), for good: the gateway is about to stop."""
+        """Cancel the agent's background work (`run`) for good, because the gateway stops."""
         self._rests = True
         if self._background is not None:
             self._background.cancel()
 
     async def stop(self) -> None:
-        """Do the `after` work that waits, for `DRAIN` seconds at most, and close the agent."""
+        """Finish the waiting `after` work, within `DRAIN` seconds, and close the agent."""
         if self._task is None or self._task.done():
             return
         if self._agent is not None:
@@ -182,7 +182,7 @@ class AgentActor:
         await asyncio.wait([self._task])
 
     def tell(self, ctx: Context, finished: Finished) -> None:
-        """Have `after` called for a request that is over. Never waits."""
+        """Queue a finished request for `after`. Never waits."""
         if self._mailbox.qsize() >= MAILBOX_LIMIT:
             self.counters.dropped += 1
             self.services.log.warning("after is too slow: a request is dropped", request_id=ctx.request_id)
@@ -191,11 +191,11 @@ class AgentActor:
         self._mailbox.put_nowait(FinishedRequest(ctx, finished))
 
     def succeeded(self) -> None:
-        """It has served a request."""
+        """Note that the agent has served a request."""
         self._in_a_row = 0
 
     def crashed(self, where: str, error: BaseException, *, request_id: str | None = None) -> None:
-        """Log and count what nobody expected; restart it if no request succeeds any more."""
+        """Log and count an unexpected exception; restart the agent if no request succeeds any more."""
         self.counters.crashes += 1
         self.services.log.error("crashed", method=where, request_id=request_id, exc_info=error)
         if request_id is not None:
@@ -225,7 +225,7 @@ class AgentActor:
             self.counters.restarts += 1
 
     async def _live(self) -> None:
-        """One life of the instance. Returns never; raises what ended it, after it was logged and counted."""
+        """Run one instance until it ends. Never returns; raises the logged and counted cause of its end."""
         assert self._started is not None
         agent: Agent | None = None
         try:

@@ -1,8 +1,8 @@
-"""One request answered several ways at once, and one answer made of these.
+"""Parallel: several answers to one request at the same time, combined into one.
 
-* `agent`        the agent: options, and the four ways to make one answer
-* `candidates`   asks the models: within their slots, one model after the other, the loaded one first
-* `choice`       one answer of several: the judge's, the majority's, or one written anew
-* `voting`       pure: which answers are the same
-* `prompts`      pure: what the judge, and who merges, is asked
+* `agent`        the agent: options, and the four ways to combine answers
+* `candidates`   calls the models, within their slots, one model after the other, loaded ones first
+* `choice`       combines answers: the judge's choice, the majority's, or a merged one
+* `voting`       pure: which answers are equal
+* `prompts`      pure: the prompts for judging and merging
 """

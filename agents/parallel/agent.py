@@ -1,7 +1,7 @@
-"""Parallel: answers a request several ways at once, and makes one answer of these.
+"""Parallel: makes several answers to a request at the same time, and combines them into one.
 
-The calls take leases of their own, each for as long as it runs, and the request itself never has one: so
-nobody holds one model while waiting for another.
+Each call takes its own lease while it runs, and the request itself has none, so no lease is held while
+another one is awaited.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ def _about(text: str, **limits: Any) -> msgspec.Meta:
 
 
 class ParallelConfig(AgentConfig, frozen=True, kw_only=True):
-    """What is asked, and what becomes of the answers."""
+    """Which models are called how often, and how the answers are combined."""
 
     timeout: Annotated[float, _about("seconds for all the answers and their judgement", gt=0)] = 600.0
     on_error: Annotated[Literal["skip", "fail"], _about("skip would pass a plain answer off")] = "fail"
@@ -65,7 +65,7 @@ class Parallel(Agent):
     config: ParallelConfig
 
     async def before(self, ctx: Context, request: Chat) -> Reply:
-        """Have it answered, and reply."""
+        """Get the answers, and reply."""
         now, limit = asyncio.get_running_loop().time(), self.config.timeout
         deadline = now + limit
         mode, n = self._chosen(ctx.argument)
@@ -73,7 +73,7 @@ class Parallel(Agent):
         judge = self.config.judge or request.model
         if mode == "all":
             return Reply(self._in_time(_stream_each(ctx, requests, judge), deadline))
-        # What has come by then is not lost: the rest of the time is the judge's, and a little nobody's.
+        # Answers that have arrived by then are used; the rest of the time is for the judge, with a reserve.
         candidates, errors = await self._ask_candidates(ctx, requests, judge, mode, now + 0.7 * limit)
         report: dict[str, Any] = {"mode": mode, "asked": len(requests), "answers": len(candidates)}
         if errors:
@@ -81,7 +81,7 @@ class Parallel(Agent):
         ctx.note = f"{mode} of {len(candidates)} answers"
         if len(candidates) == 1:
             return one_reply(ctx, candidates[0], report)
-        # Tool calls cannot be judged or merged as texts, but they can be counted.
+        # Tool calls cannot be judged or merged as text, but votes for them can be counted.
         if mode == "vote" or any(one.answer.tool_calls for one in candidates):
             chosen, votes = majority(candidates)
             return one_reply(ctx, chosen, {**report, "votes": votes})
@@ -94,7 +94,10 @@ class Parallel(Agent):
     async def _ask_candidates(
         self, ctx: Context, requests: Sequence[Chat], judge: str, mode: Mode, deadline: float
     ) -> tuple[list[Candidate], list[AgentError]]:
-        """The answers that come in time, in their order, and why others do not. Raises if there is none."""
+        """Return the answers that arrive in time, in order, and the errors of others.
+
+        Raises if there is none.
+        """
         pattern = regex.compile(self.config.vote_on) if self.config.vote_on else None
         errors: list[AgentError] = []
         candidates: list[Candidate] = []
@@ -125,10 +128,10 @@ class Parallel(Agent):
     async def _in_time(
         self, events: AsyncGenerator[Event, None], deadline: float
     ) -> AsyncGenerator[Event, None]:
-        """The events, as long as there is time: `before` is over by now, and its limit with it.
+        """Pass on events within the time limit, since the limit of `before` no longer applies.
 
-        The limit is on each event's coming, not on the whole: to the reader, who has the task while we do not
-        run, it would look as if the client had left.
+        The limit applies to the wait for each event. A limit on the whole would cancel the reader's task
+        between events, which would look as if the client had left.
         """
         async with aclosing(events):
             while True:
@@ -176,9 +179,9 @@ class Parallel(Agent):
 
 
 async def _stream_each(ctx: Context, requests: Sequence[Chat], judge: str) -> AsyncGenerator[Event, None]:
-    """Every answer under a heading, in order, each as soon as it and all before it are there.
+    """Yield every answer under a heading, in order, each as soon as all before it are complete.
 
-    Raises the first error if there is none.
+    Raises the first error if there is no answer.
     """
     results: dict[int, Answer | AgentError] = {}
     errors: list[AgentError] = []

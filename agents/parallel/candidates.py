@@ -1,4 +1,4 @@
-"""Asks models for answers: all of one model's before the next one's, so that each is loaded once at most."""
+"""Calls the models for answers, one model after the other, so that each is loaded at most once."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -8,9 +8,9 @@ from agents.api import AgentError, Answer, Chat, Client, ModelInfo
 
 
 def groups(requests: Sequence[Chat], models: Sequence[ModelInfo], last: str) -> list[tuple[list[int], int]]:
-    """The places of each model's requests, and how many it takes at a time.
+    """Group the requests' places by model, with the number that each model answers at a time.
 
-    What is loaded comes first; the model `last`, which is asked once more afterwards, comes last of the rest.
+    Loaded models come first. Of the rest, the model `last`, which is called again afterwards, comes last.
     """
     known = {name: info for info in models for name in (info.name, *info.aliases)}
     by_model: dict[str, list[int]] = {}
@@ -30,7 +30,7 @@ def groups(requests: Sequence[Chat], models: Sequence[ModelInfo], last: str) -> 
 async def ask_each(
     llm: Client, requests: Sequence[Chat], last: str
 ) -> AsyncGenerator[tuple[int, Answer | AgentError], None]:
-    """Send the requests; yield the place and the answer or error of each. Closing it cancels the rest."""
+    """Send the requests; yield the place and the answer or error of each. Closing cancels the rest."""
     for places, slots in groups(requests, llm.models(), last):
         free = asyncio.Semaphore(slots)
 

@@ -1,8 +1,7 @@
-"""Makes one answer of several: chosen by a judge, written anew from all, or the one that most gave.
+"""Combines several answers into one: a judge's choice, a merged answer, or the majority's answer.
 
-Whatever becomes of the judge, the answers are there: one that fails, takes too long or names none is
-overruled by the majority. Answers that were cut off count only where there are no others; of equals the
-earliest wins.
+If the judge fails, takes too long or names no answer, the majority decides. Answers that were cut off count
+only if there are no others; among equals the earliest wins.
 """
 
 import asyncio
@@ -18,11 +17,11 @@ from agents.parallel.prompts import LITTLE_ROOM, ROOM, judged, judging, merging
 from agents.parallel.voting import winner
 
 ReportFields = dict[str, Any]
-"""What the client is told beside the answer."""
+"""The fields that are added to the client's answer."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """An answer, its place among all that were asked for, and what it votes for."""
+    """An answer, its place among the requested answers, and its vote."""
 
     place: int
     answer: Answer
@@ -30,21 +29,21 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def is_whole(self) -> bool:
-        """It was not cut off, and says something."""
+        """Whether the answer was not cut off and is not empty."""
         return self.answer.reason in ("stop", "tool_calls") and bool(
             self.answer.text or self.answer.tool_calls
         )
 
 
 def majority(candidates: Sequence[Candidate]) -> tuple[Candidate, int]:
-    """The answer that most whole ones are like, and how many are."""
+    """Return the answer with the most equal whole answers, and their number."""
     counted = [candidate for candidate in candidates if candidate.is_whole] or candidates
     place, votes = winner([candidate.ballot for candidate in counted])
     return counted[place], votes
 
 
 def one_reply(ctx: Context, candidate: Candidate, report: ReportFields) -> Reply:
-    """This answer, with what all of them cost."""
+    """Reply with this answer, and the usage of all."""
     return Reply.of(_events(ctx, candidate, report))
 
 
@@ -65,7 +64,7 @@ async def choose_reply(
     report: ReportFields,
     deadline: float,
 ) -> Reply:
-    """Have the judge choose an answer by the `deadline` of the loop's clock, else take the majority's."""
+    """Let the judge choose an answer before `deadline` (the loop's clock); otherwise take the majority's."""
     verdict, error = await _ask_judge(ctx, request, candidates, judge, deadline)
     chosen = judged(verdict, len(candidates))
     report = {**report, "judge": judge, "judged": chosen is not None}
@@ -80,7 +79,7 @@ async def choose_reply(
 async def _ask_judge(
     ctx: Context, request: Chat, candidates: Sequence[Candidate], judge: str, deadline: float
 ) -> tuple[str, str]:
-    """The judge's text and an empty error, or an empty text and why there is none."""
+    """Return the judge's text and an empty error, or an empty text and the error."""
     answers = [candidate.answer for candidate in candidates]
     error = ""
     for room in (ROOM, LITTLE_ROOM):
@@ -104,7 +103,7 @@ async def merge_answers(
     report: ReportFields,
     deadline: float,
 ) -> AsyncGenerator[Event, None]:
-    """Have a model make one answer of all, and stream it; the majority's answer if it writes nothing."""
+    """Let a model merge all answers and stream the result; the majority's answer if it writes nothing."""
     answers = [candidate.answer for candidate in candidates]
     reason = ""
     for room in (ROOM, LITTLE_ROOM):
@@ -129,7 +128,7 @@ async def merge_answers(
 
 
 class _NothingError(Exception):
-    """A model failed before it had written anything."""
+    """The model failed before it wrote anything."""
 
     def __init__(self, reason: str, *, may_be_too_long: bool = False) -> None:
         super().__init__(reason)
@@ -138,7 +137,10 @@ class _NothingError(Exception):
 
 
 async def _stream_merged(ctx: Context, request: Chat, deadline: float) -> AsyncGenerator[Event, None]:
-    """The model's events from its first word on, with what all calls cost. Raises `_NothingError`."""
+    """Yield the model's events from its first text on, with the usage of all calls.
+
+    Raises `_NothingError`.
+    """
     held: list[Event] = []
     begun = False
     async with aclosing(ctx.llm.stream(request)) as events:
@@ -168,5 +170,5 @@ def _overruled(ctx: Context, judge: str, error: str, **more: str) -> None:
 
 
 def _may_be_too_long(error: AgentError) -> bool:
-    """Whether less may be taken: a prompt beyond the context is a client's error."""
+    """Whether a shorter prompt may succeed: a prompt beyond the context is reported as a client error."""
     return error.status in (400, 413, 422)

@@ -1,4 +1,4 @@
-"""What a model is asked that judges answers, or makes one of them. Pure."""
+"""Prompts for a model that judges or merges answers. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ you. Do not mention them, or that there were several.
 {answers}"""
 
 ROOM = 24_000
-"""Characters of all the answers together; of longer ones the middles are left out."""
+"""Most characters of all answers together. The middles of longer answers are left out."""
 
 LITTLE_ROOM = 4_000
-"""The same, where the model has refused more: it gets the last message alone then, in as many characters."""
+"""The same after the model refused more. Then it gets only the last message, with as many characters."""
 
 GAP = "\n[...]\n"
 
@@ -56,7 +56,7 @@ def judging(request: Chat, answers: Sequence[Answer], model: str, room: int = RO
 
 
 def judged(verdict: str, count: int) -> int | None:
-    """The place, from 0, of the answer that the judge names; None if it names none of so many, or several."""
+    """Return the place, from 0, of the answer that the judge names; None if it names none or several."""
     numbers = _VERDICT.findall(verdict) or _NUMBER.findall(verdict)
     named = {number.lstrip("0")[:4] for number in numbers}
     places = [place for place in range(count) if str(place + 1) in named]
@@ -77,7 +77,7 @@ def merging(request: Chat, answers: Sequence[Answer], model: str, room: int = RO
 
 
 def shortened(text: str, room: int) -> str:
-    """The text in so many characters: its beginning, and half as much of its end."""
+    """Shorten a text to `size` characters: its beginning, and half as much of its end."""
     if len(text) <= room:
         return text
     end = max(0, (room - len(GAP)) // 3)
@@ -85,7 +85,7 @@ def shortened(text: str, room: int) -> str:
 
 
 def _with(messages: Sequence[Message], text: str, answers: Sequence[Answer], room: int) -> list[Message]:
-    """The conversation with the task at its end; in the last turn: many templates take no two of a role."""
+    """Append the task to the last user message, since many templates refuse two messages of one role."""
     each = room // len(answers)
     shown = [
         f'<answer number="{number}">\n{shortened(answer.text.strip(), each)}\n</answer>'

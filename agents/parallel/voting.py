@@ -1,4 +1,4 @@
-"""Which answers are the same, and which most models gave. Pure."""
+"""Compares answers and counts votes. Pure."""
 
 import re
 import unicodedata
@@ -16,20 +16,20 @@ _SPACE = re.compile(r"\s+")
 _ENDS = " .!?,;:\"'()[]$"
 
 TIMEOUT = 0.2
-"""Seconds that the operator's pattern may take for an answer; everybody waits for it."""
+"""Seconds that the operator's pattern may take for one answer, because all clients wait."""
 
 
 def normalised(text: str) -> str:
-    """The text without what makes no difference: case, markup, space, punctuation at its ends."""
+    """Return the text without case, markup, extra space, and punctuation at its ends."""
     plain = _MARKUP.sub("", unicodedata.normalize("NFKC", text)).casefold()
     return _SPACE.sub(" ", plain).strip(_ENDS)
 
 
 def ballot(answer: Answer, pattern: "regex.Pattern[str] | None" = None) -> str:
-    """What an answer votes for: its tool calls if it has some, or its text.
+    """Return an answer's vote: its tool calls if it has some, otherwise its text.
 
-    With a pattern, what its last match has in its first group, if there is one, or in all; where it does not
-    match, or not in time, the whole text counts.
+    With a pattern, the vote is the first group of its last match, or the whole match without groups. If it
+    does not match in time, the whole text counts.
     """
     if answer.tool_calls:
         return repr([(call.name, _canonical(call.arguments)) for call in answer.tool_calls])
@@ -54,12 +54,12 @@ def _canonical(arguments: str) -> str:
 
 
 def winner(ballots: Sequence[str]) -> tuple[int, int]:
-    """The place of the winning ballot, and how many are like it. Of equals, the earliest wins."""
+    """Return the place of the winning vote, and the number of equal votes. Among equals the earliest wins."""
     (choice, votes) = Counter(ballots).most_common(1)[0]
     return ballots.index(choice), votes
 
 
 def is_decided(ballots: Sequence[str], expected: int) -> bool:
-    """Whether the ballots still to come, of so many in all, could not change who wins."""
+    """Whether the missing ones of `count` votes can no longer change the winner."""
     counts = [votes for _, votes in Counter(ballots).most_common(2)]
     return bool(counts) and counts[0] > (counts[1] if len(counts) > 1 else 0) + expected - len(ballots)

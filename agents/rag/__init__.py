@@ -1,22 +1,22 @@
-"""Retrieval for `/rag`: documents in, numbered sources out. No HTTP; models come in as protocols.
+"""Retrieval for `/rag`: turns documents into numbered sources. No HTTP; models are passed in as protocols.
 
-The rooms, in the order in which a document meets them:
+The packages, in the order in which a document passes them:
 
-* `reading`    a document's bytes become chunks, in a child process, since documents may be hostile
-* `indexing`   documents and folders go into the index, what changed only, and whenever it changes
-* `store`      SQLite: documents, chunks, words and vectors, written and searched
-* `asking`     a question becomes passages, and passages become numbered sources
+* `reading`    splits a document's bytes into chunks, in a child process, since documents may be hostile
+* `indexing`   puts documents and folders into the index, only changes, and whenever they change
+* `store`      the SQLite database of documents, chunks, words and vectors, and its searches
+* `asking`     finds passages for a question, and makes numbered sources of them
 
-What they share:
+Shared by them:
 
-* `passage`    pure. What retrieval is about: an excerpt of a document, and where it stands
-* `embedding`  an embedding model that may be absent, may fail, and may come back
-* `trouble`    says that something fails, once, and that it works again
+* `passage`    pure: an excerpt of a document, with its place
+* `embedding`  an embedding model that may be absent, fail, and come back
+* `trouble`    logs once that something fails, and once that it works again
 
 Above them:
 
-* `library`       all of these for a gateway: opened, kept in step, and begun anew when damaged
-* `agent`         the agent: options, requests, operations; `bodies`: what these bring
+* `library`       the index of a gateway: opened, kept up to date, and replaced when damaged
+* `agent`         the agent: options, requests, operations; `bodies` reads their bodies
 * `command_line`  `run.py rag`
 
     index = await asyncio.to_thread(Index, path)

@@ -1,4 +1,4 @@
-"""Rag: looks a question up in documents, and has the model answer from what it found, with citations."""
+"""Rag: searches documents for a question, and lets the model answer from the passages, with citations."""
 
 import asyncio
 from contextvars import ContextVar
@@ -44,7 +44,7 @@ from agents.rag.store.schema import IndexUnusableError
 
 INDEX = "index.sqlite3"
 MAX_DIGITS = 18
-"""Of a document's number: as many as SQLite's integers hold, whatever they are."""
+"""Most digits of a document's number; SQLite's integers hold all such numbers."""
 
 
 def _about(text: str, **limits: Any) -> msgspec.Meta:
@@ -52,7 +52,7 @@ def _about(text: str, **limits: Any) -> msgspec.Meta:
 
 
 class RagConfig(AgentConfig, frozen=True, kw_only=True):
-    """Where documents come from, which models help, and how much of them a prompt gets."""
+    """Where documents come from, which models are used, and how large the sources in a prompt may be."""
 
     on_error: Annotated[Literal["skip", "fail"], _about("skip would answer without any source")] = "fail"
     folders: Annotated[dict[str, FilePath], _about("watched folders, by the collection they go into")] = (
@@ -79,16 +79,16 @@ class RagConfig(AgentConfig, frozen=True, kw_only=True):
                 raise ValueError(f"folders.{collection}: expected an absolute path, got {str(folder)!r}")
 
     def expanded_folders(self) -> dict[str, Path]:
-        """The folders, with ~ replaced."""
+        """The folders, with `~` expanded."""
         return {collection: Path(folder).expanduser() for collection, folder in self.folders.items()}
 
 
 _client: ContextVar[Client | None] = ContextVar("client", default=None)
-"""The request's, so that its budget is charged for the request's calls."""
+"""The client of the present request, so that its calls count against the request's budget."""
 
 
 class _Models:
-    """The models of the gateway, as retrieval asks them."""
+    """The gateway's models, behind the protocols of retrieval."""
 
     def __init__(self, client: Client, model: str) -> None:
         self._client = client
@@ -99,7 +99,7 @@ class _Models:
         try:
             return await (_client.get() or self._client).embed(self.model, texts)
         except DeniedError as error:
-            raise TextRefusedError(error.message) from error  # by a guard, not by the model
+            raise TextRefusedError(error.message) from error  # refused by a guard, not by the model
         except ModelCallError as error:
             # llama-server says 500 of a text that is longer than its batch.
             if error.status in (400, 413) or "too large to process" in error.message:
@@ -107,19 +107,19 @@ class _Models:
             raise
 
     async def rerank(self, query: str, texts: list[str]) -> list[float]:
-        """How relevant each is."""
+        """Rate each text's relevance."""
         return await (_client.get() or self._client).rerank(self.model, query, texts)
 
 
 class Rag(Agent):
-    """`/rag question`, or `/rag:papers question` for one collection; without it, all are searched."""
+    """`/rag question` searches all collections, `/rag:papers question` only one."""
 
     description = "Answers from your documents, with citations"
     Config = RagConfig
     config: RagConfig
 
     async def start(self) -> None:
-        """Open the index, if that is possible now."""
+        """Open the index, if possible now."""
         config, client = self.config, self.services.llm
         self._library = Library(
             self.services.folder / INDEX,
@@ -138,15 +138,15 @@ class Rag(Agent):
         await self._library.open()
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the index."""
         await self._library.close()
 
     async def run(self) -> None:
-        """Keep collections in step with their folders, and make the vectors that are missing."""
+        """Keep collections up to date with their folders, and make missing vectors."""
         await self._library.run()
 
     async def before(self, ctx: Context, request: Chat) -> Chat:
-        """Put what is found before the question."""
+        """Put the passages before the question."""
         wanted, request = take_question(request)
         last = max((n for n, one in enumerate(request.messages) if one.role == "user"), default=None)
         if last is None:
@@ -181,7 +181,7 @@ class Rag(Agent):
 
     @operation("POST", "documents")
     async def add_documents(self, call: Call) -> dict[str, Any]:
-        """Take documents in: a file as it is, with ?name=, or {"documents": [{"name", "text", ...}]}."""
+        """Add documents: a raw file, with ?name=, or {"documents": [{"name", "text", ...}]}."""
         total = IngestReport()
         refused: dict[str, str] = {}
         for name, data, media_type, collection, metadata in given_documents(call):
@@ -209,7 +209,7 @@ class Rag(Agent):
 
     @operation("DELETE", "documents")
     async def delete_named_document(self, call: Call) -> dict[str, Any]:
-        """Delete the document that is called ?name= in ?collection=."""
+        """Delete the document ?name= in ?collection=."""
         refuse_others(call, "name", "collection")
         if not call.parameters.get("name"):
             raise AgentError("name the document: ?name=file.pdf", status=400, param="name")
@@ -240,12 +240,12 @@ class Rag(Agent):
 
     @operation("GET", "collections")
     async def list_collections(self, call: Call) -> dict[str, Any]:
-        """List the collections, with their documents, chunks and vectors counted."""
+        """List the collections, with the numbers of their documents, chunks and vectors."""
         return {"collections": msgspec.to_builtins(await self._library.ask(Index.collections))}
 
     @operation("DELETE", "collections/{name}")
     async def delete_collection(self, call: Call) -> dict[str, Any]:
-        """Delete all the documents of a collection."""
+        """Delete all documents of a collection."""
         refuse_others(call, "name")
         name = checked(check_collection, call.parameters["name"], "name")
         deleted = await self._library.ask(lambda index: index.delete_collection(name))
@@ -255,12 +255,12 @@ class Rag(Agent):
 
     @operation("GET", "folders")
     async def list_folders(self, call: Call) -> dict[str, Any]:
-        """List the watched folders, and why one is not in step with its collection."""
+        """List the watched folders, with the reason if one differs from its collection."""
         return {"folders": msgspec.to_builtins(self._library.watched)}
 
     @operation("DELETE", "folders/{collection}/missing")
     async def prune_folder(self, call: Call) -> dict[str, Any]:
-        """Delete the documents of a watched folder whose files are gone, however many these are."""
+        """Delete the documents of a watched folder whose files are gone, however many."""
         refuse_others(call, "collection")
         collection = checked(check_collection, call.parameters["collection"], "collection")
         return {"deleted": await self._library.prune(collection)}

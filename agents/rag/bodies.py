@@ -1,4 +1,4 @@
-"""What requests and operations bring, as msgspec types, and how it is read. Pure."""
+"""Reads the bodies of requests and operations into msgspec types. Pure."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -12,16 +12,16 @@ from agents.rag.reading.documents import check_collection, check_name
 from agents.rag.reading.formats.structure import DocumentError
 
 DEFAULT = "default"
-"""The collection of documents that name none."""
+"""The collection of documents without a collection."""
 
 MAX_DOCUMENTS = 10_000
-"""In one body: each has a turn of its own, for which others wait."""
+"""Most documents in one body, because other writers wait for all of them."""
 
 MAX_COLLECTIONS = 1000
-"""That a question names."""
+"""Most collections in a question."""
 
 MAX_FIELDS = 100
-"""Of metadata that a question filters by: each costs a look at every document."""
+"""Most fields of metadata to filter by, because each is compared with every document."""
 
 Wanted = dict[str, Scalar | list[Scalar]]
 Sent = tuple[str, bytes | str, str, str, Metadata]
@@ -29,7 +29,7 @@ Sent = tuple[str, bytes | str, str, str, Metadata]
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The field `rag` of a request: which collections, documents with which metadata, how many passages."""
+    """The field `rag` of a request: collections, a filter by metadata, and the number of passages."""
 
     collections: Annotated[list[str], msgspec.Meta(max_length=MAX_COLLECTIONS)] = []
     where: Annotated[Wanted, msgspec.Meta(max_length=MAX_FIELDS)] = {}
@@ -37,13 +37,13 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Search(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question without a model."""
+    """A search for passages without a model's answer."""
 
     query: str
 
 
 class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document that is sent as text."""
+    """A document sent as text."""
 
     name: str
     text: str
@@ -52,13 +52,13 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Some of them."""
+    """Several documents sent as text."""
 
     documents: Annotated[list[Given], msgspec.Meta(max_length=MAX_DOCUMENTS)]
 
 
 def take_question(request: Chat) -> tuple[Question, Chat]:
-    """What the request asks of retrieval, and the request without it. Raises `DeniedError`."""
+    """Split a request into its question for retrieval and the rest. Raises `DeniedError`."""
     if "rag" not in request.extra:
         return Question(), request
     try:
@@ -70,7 +70,7 @@ def take_question(request: Chat) -> tuple[Question, Chat]:
 
 
 def given_documents(call: Call) -> list[Sent]:
-    """The documents of a body. Raises `AgentError` for what is none, and for names that cannot be used."""
+    """Read the documents of a body. Raises `AgentError` for invalid documents and names."""
     parameters = call.parameters
     default = parameters.get("collection") or DEFAULT
     sent: list[Sent]
@@ -89,7 +89,7 @@ def given_documents(call: Call) -> list[Sent]:
 
 
 def checked(check: Callable[[str], None], value: str, param: str) -> str:
-    """The value. Raises `AgentError` if the check raises `DocumentError`."""
+    """Return the checked value. Raises `AgentError` if the check raises `DocumentError`."""
     try:
         check(value)
     except DocumentError as error:
@@ -98,7 +98,7 @@ def checked(check: Callable[[str], None], value: str, param: str) -> str:
 
 
 def decoded(body: bytes, kind: Any) -> Any:
-    """A body of JSON as this type. Raises `AgentError`."""
+    """Decode a JSON body as this type. Raises `AgentError`."""
     try:
         return msgspec.json.decode(body, type=kind)
     except UNREADABLE as error:
@@ -106,7 +106,7 @@ def decoded(body: bytes, kind: Any) -> Any:
 
 
 def refuse_others(call: Call, *known: str) -> None:
-    """Raise `AgentError` if an operation that deletes was given more than it looks at: more was meant."""
+    """Raise `AgentError` if a deleting operation got unknown parameters, which may limit it."""
     for name in call.parameters:
         if name not in known:
             message = f"{name[:80]!r} means nothing here, so nothing was deleted; known: {', '.join(known)}"

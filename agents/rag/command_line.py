@@ -1,6 +1,6 @@
-"""`run.py rag`: documents into the index, and out of it, beside a gateway or without one.
+"""`run.py rag`: adds documents to the index, lists and deletes them, with or without a running gateway.
 
-Words go in here; vectors follow when a gateway with an embedding model runs, which looks for what has none.
+Words are indexed here. A gateway with an embedding model adds the missing vectors later.
 """
 
 import argparse
@@ -27,7 +27,7 @@ COUNTS = ("added", "changed", "unchanged", "deleted")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the command's own arguments."""
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument(
         "paths",
@@ -43,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it in the folder of the agent `rag`; return the exit status."""
+    """Run the command on the folder of the agent `rag`; return the exit status."""
     return rag(data_folder(read_sound(options).agent_data) / "rag", options)
 
 
 def rag(folder: Path, options: argparse.Namespace) -> int:
     """Add, list, or delete documents in the agent's `folder`; return the exit status.
 
-    1: something was refused, or is not there; the rest was done. 2: it is not clear what is meant, and
+    1: something was refused or does not exist; the rest was done. 2: the arguments are ambiguous, and
     nothing was done.
     """
     paths, collection = options.paths, options.collection
@@ -133,7 +133,7 @@ async def _prune(index: Index, folders: list[Path], collection: str | None) -> i
         deleted = 0
         try:
             for name in collections if collection is None else [collection]:
-                # Whatever was once a document: with which patterns it was found is not known here.
+                # All files that were documents, since the patterns that found them are unknown here.
                 deleted += await ingester.prune_folder(folder, name, patterns=["*"])
         except DocumentError as error:
             status = _failed(str(error))
@@ -146,7 +146,7 @@ async def _prune(index: Index, folders: list[Path], collection: str | None) -> i
 
 
 def _delete(index: Index, paths: list[Path], collection: str) -> int:
-    """Delete the documents that are named, as `list` shows them."""
+    """Delete the named documents, by the names that `list` shows."""
     listed = index.documents(collection)
     status = 0
     for path in paths:

@@ -1,8 +1,8 @@
-"""The index of a gateway for as long as it runs: opened, kept in step with its folders, and mended.
+"""The index of a running gateway: opened, kept up to date with its folders, and repaired.
 
-An index that is damaged is set aside, and another begun, into which the folders go again; so they do if its
-file was deleted or replaced while it was open. One that cannot be
-opened now, because it is locked or its disk is full, is tried again. Meanwhile requests are told so.
+A damaged index is set aside, and a new one is filled from the folders, as it is after its file was deleted
+or replaced. An index that cannot be opened at present, because it is locked or the disk is full, is tried
+again. Meanwhile requests fail with this reason.
 """
 
 import asyncio
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 PENDING = 60.0
-"""Seconds after which it is looked whether another process put documents in, which have no vectors then."""
+"""Seconds between checks for documents without vectors, which another process may have added."""
 
 TELL = 10.0
-"""Seconds between two lines in the log about an ingest."""
+"""Least seconds between two log lines about an ingest."""
 
 RETRY = 1.0
-"""Seconds until an index that cannot be used is tried again, or another one is begun."""
+"""Seconds until an unusable index is tried again, or a new one is begun."""
 
 T = TypeVar("T")
 
 
 class Watched(msgspec.Struct):
-    """A folder, and what became of it. `missing`: documents that are kept though their files are gone.
+    """A watched folder and its state. `missing`: documents kept although their files are gone.
 
-    `trouble`: why it is not in step; empty if it is.
+    `trouble`: why the collection is not up to date; empty if it is.
     """
 
     collection: str
@@ -54,7 +54,7 @@ class Watched(msgspec.Struct):
 
 
 class Library:
-    """The index at `path`, with what fills and searches it. `folders` are watched, by their collections."""
+    """The index at `path`, with its ingester and retriever. `folders` are watched, by their collections."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Library:
         return self._retriever
 
     async def ask(self, work: Callable[[Index], T]) -> T:
-        """What something blocking finds in the index. Raises `AgentError` if that cannot be used."""
+        """Run a blocking query on the index. Raises `AgentError` if the index is unusable."""
         index = self._index
         if index is None:
             raise _unusable(self._reason)
@@ -108,7 +108,7 @@ class Library:
             raise _unusable(str(error)) from error
 
     async def open(self) -> None:
-        """Open the index if that is possible now."""
+        """Open the index if possible now."""
         loop = asyncio.get_running_loop()
 
         def on_damage() -> None:
@@ -134,7 +134,7 @@ class Library:
             return Index(self._path, on_damage=on_damage)
 
     async def close(self) -> None:
-        """Close the index; one that turned out to be damaged is not opened again."""
+        """Close the index; a damaged one is not opened again."""
         index, self._index, self._ingester, self._retriever = self._index, None, None, None
         if index is None:
             return
@@ -160,7 +160,7 @@ class Library:
         )
 
     async def run(self) -> None:
-        """Keep collections in step with their folders, and make the vectors that are missing."""
+        """Keep collections up to date with their folders, and make missing vectors."""
         while True:
             while self._index is None:
                 await asyncio.sleep(RETRY)
@@ -203,7 +203,7 @@ class Library:
         await watch(folder, ingest)
 
     async def prune(self, collection: str) -> int:
-        """Delete the documents of a watched folder whose files are gone; return how many.
+        """Delete the documents of a watched folder whose files are gone; return their number.
 
         Raises `AgentError`.
         """
@@ -220,7 +220,7 @@ class Library:
         raise AgentError(f"no folder of collection {collection!r} is watched", status=404, code="not_found")
 
     def _progress(self, folder: Path) -> OnProgress:
-        """Tell of a long ingest now and then."""
+        """Log the progress of a long ingest."""
         told_at = self._clock.monotonic()
 
         def tell(progress: IngestProgress) -> None:

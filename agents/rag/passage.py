@@ -1,4 +1,4 @@
-"""What a search is asked for and finds: a leaf."""
+"""The results and filters of a search."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,18 +6,18 @@ import msgspec
 
 Scalar = str | int | float | bool
 Metadata = Mapping[str, Scalar | Sequence[Scalar]]
-"""What is known of a document beside its text."""
+"""Data about a document besides its text."""
 
 Filter = Mapping[str, Scalar | Sequence[Scalar]]
-"""A document passes if, for every key, its metadata has that value, or one of those values; where its
-metadata has a list, one in it is enough. `name`, `title`, `kind` and `source` are metadata too."""
+"""A document passes if, for every key, its metadata has that value, or one of those values. If its metadata
+has a list, one match in it is enough. `name`, `title`, `kind` and `source` are metadata too."""
 
 
 class Passage(msgspec.Struct, frozen=True, kw_only=True):
-    """A chunk that was found.
+    """A chunk found by a search.
 
-    `chunk`: its number in the index; `position`: its place in the document, from 0; `start`, `end`: in
-    characters of the document's text; `line` and `page`, from 1: where it begins. `score`: higher is better;
+    `chunk`: its number in the index; `position`: its place in the document, from 0; `start`, `end`:
+    characters of the document's text; `line` and `page`: where it begins, from 1. `score`: higher is better;
     only comparable within one answer.
     """
 

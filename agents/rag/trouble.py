@@ -1,4 +1,4 @@
-"""What fails is said once, and again when it works: not with every request."""
+"""Logs a continuing failure once, and once again when it is over, instead of with every request."""
 
 import structlog
 
@@ -6,7 +6,7 @@ log = structlog.get_logger("rag")
 
 
 class Trouble:
-    """`message`: what fails, and what is done instead."""
+    """`message` says what fails, and what is done instead."""
 
     def __init__(self, message: str, **fields: object) -> None:
         self._message = message
@@ -14,13 +14,13 @@ class Trouble:
         self._is_told = False
 
     def met(self, error: Exception) -> None:
-        """It failed."""
+        """Note a failure."""
         if not self._is_told:
             log.warning(self._message, reason=str(error) or type(error).__name__, **self._fields)
         self._is_told = True
 
     def over(self) -> None:
-        """It worked."""
+        """Note a success."""
         if self._is_told:
             log.info("works again", trouble=self._message, **self._fields)
         self._is_told = False

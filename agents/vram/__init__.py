@@ -1,1 +1,1 @@
-"""What the model that answered takes, and what was predicted: the agent is all there is."""
+"""Adds the predicted and the measured memory of the answering model to each answer."""

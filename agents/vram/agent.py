@@ -1,4 +1,4 @@
-"""Adds to each answer what memory its model was predicted to take, and what it took."""
+"""Adds the predicted and the measured memory of the answering model to each answer."""
 
 from typing import Any
 
@@ -6,20 +6,21 @@ from agents.api import Agent, AtEnd, Context, Filter, Load
 
 
 class Vram(Agent):
-    """The figures are those of calibration: of the model's present load, if it has been measured by now."""
+    """The figures are those of calibration, for the model's present load if it is measured by then."""
 
     description = "Adds the memory that the model takes, predicted and measured, to the answer"
 
     def stream(self, ctx: Context) -> Filter:
-        """Look the figures up when the answer ends: by then a model that was loaded for it is measured."""
+        """Look up the figures at the end of the answer, when a newly loaded model is measured."""
         return AtEnd(lambda: {"vram": report(ctx.model, ctx.memory(ctx.model))})
 
 
 def report(model: str, load: Load | None) -> dict[str, Any]:
-    """Bytes; null where nobody told.
+    """Return the figures in bytes; null where unknown.
 
-    `predicted` and `buffers` are of llama.cpp's buffers alone, the latter by its log; `measured` is what the
-    driver says the process takes of the card. `error` compares the first two, as a part of the second.
+    `predicted` and `buffers` cover llama.cpp's buffers alone, the latter by its log; `measured` is the
+    driver's figure for the process on the card. `error` is the difference of the first two, as a part of the
+    second.
     """
     if load is None:
         return {"model": model, "note": "no load of this model has been measured yet"}

@@ -1,5 +1,5 @@
-"""A question's answer in the documents.
+"""Finds sources for a question.
 
 * `retrieve`  a question's passages: both searches, fused, filtered, reranked
-* `prompt`    pure. Passages become numbered sources within a budget, and citations
+* `prompt`    pure: numbered sources within a budget, and citations
 """

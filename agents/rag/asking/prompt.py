@@ -1,4 +1,4 @@
-"""Passages become numbered sources of a prompt, and the citations that go with the answer. Pure."""
+"""Turns passages into numbered sources for a prompt, and into citations for the answer. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ NOTHING = (
     "The user's documents were searched for what follows, and nothing was found in them."
     " Say so first, and name no source: whatever you answer then is not from the documents."
 )
-"""What goes before the question in the sources' place."""
+"""The text before the question if there are no sources."""
 
 EXCERPT = 300
-"""Characters of a passage that a citation shows."""
+"""Most characters of a passage in a citation."""
 
 LEAST = 200
-"""Characters: what fits of a passage must be worth reading."""
+"""Least characters of a cut passage that is worth including."""
 
 _TAG = re.compile(r"<(?=\s*/?\s*sources?\b)", re.IGNORECASE)
-"""What would end a source, or begin one, inside of a document."""
+"""Tags in a document that would begin or end a source."""
 
 
 class Citation(msgspec.Struct, frozen=True, kw_only=True):
-    """A source as the client gets it: `n` is its number in the prompt; `page` and `line` are from 1."""
+    """A source for the client: `n` is its number in the prompt; `page` and `line` count from 1."""
 
     n: int
     document: str
@@ -51,9 +51,9 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 def build_prompt(passages: Sequence[Passage], budget: int) -> Prompt:
-    """The passages, in their order, as far as they fit into `budget` characters, all of the text counted.
+    """Make a prompt of the passages, in order, as far as the whole text fits into `budget` characters.
 
-    The last one may be cut at a word; what of it would be less than `LEAST` characters is left out.
+    The last passage may be cut at a word, and is left out if fewer than `LEAST` characters would remain.
     """
     head, tail = f"{INSTRUCTION}\n\n<sources>\n", "</sources>"
     left = budget - len(head) - len(tail)
@@ -83,7 +83,7 @@ def _frame(number: int, passage: Passage) -> tuple[str, str]:
 
 
 def _attribute(value: str) -> str:
-    """Names are from documents too."""
+    """Escape a name for an attribute, since names come from documents too."""
     return " ".join(value.replace('"', "'").replace("<", "(").split())[:200]
 
 

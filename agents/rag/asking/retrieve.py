@@ -1,4 +1,4 @@
-"""A question's passages: found by words and by vectors, fused by rank, filtered, reranked."""
+"""Retrieves passages for a question: searched by words and by vectors, fused by rank, filtered, reranked."""
 
 import asyncio
 from collections.abc import Hashable, Sequence
@@ -18,18 +18,18 @@ systems; of two, it puts what both found late before what one found first. Recal
 perlfaq; recall@3 and @10 rose as well."""
 
 CANDIDATES = 50
-"""Chunks that each of the searches gives to the fusion."""
+"""Most chunks that each search contributes to the fusion."""
 
 RERANKED = 20
-"""Passages that the reranker reads, at most; it costs more for each than all the rest together."""
+"""Most passages for the reranker, which costs more per passage than all other steps together."""
 
 T = TypeVar("T", bound=Hashable)
 
 
 def fuse(rankings: Sequence[Sequence[T]], k: int = RRF_K) -> list[tuple[T, float]]:
-    """Reciprocal rank fusion: each ranking gives its item at rank r, from 1, 1 / (k + r); the best sum first.
+    """Reciprocal rank fusion: the item at rank r (from 1) of each ranking scores 1 / (k + r); best sum first.
 
-    Of equal sums that one is first which was met first. Within a ranking an item counts once.
+    Among equal sums the item seen first wins. Within a ranking an item counts once.
     """
     scores: dict[T, float] = {}
     for ranking in rankings:
@@ -39,7 +39,7 @@ def fuse(rankings: Sequence[Sequence[T]], k: int = RRF_K) -> list[tuple[T, float
 
 
 class Retriever:
-    """Finds passages. Whatever model is missing or fails, the words are still searched."""
+    """Finds passages. If a model is missing or fails, the search by words still works."""
 
     def __init__(self, searcher: Searcher, embedding: Embedding, reranker: Reranker | None = None) -> None:
         self._searcher = searcher
@@ -49,11 +49,11 @@ class Retriever:
     async def retrieve(
         self, query: str, collections: Sequence[str], *, k: int = 5, where: Filter | None = None
     ) -> list[Passage]:
-        """The best `k` passages of these collections, the best first; no text comes twice.
+        """Return the best `k` passages of these collections, best first, without duplicate texts.
 
-        `score` is the reranker's where there is one that works, else the fusion's.
+        `score` is the reranker's if it works, otherwise the fusion's.
         """
-        query = query[:MAX_QUERY]  # models refuse one that is longer, or read its beginning too
+        query = query[:MAX_QUERY]  # models refuse longer queries, or read only their beginning
         candidates = max(CANDIDATES, k)
         searcher = self._searcher
         rankings = [await asyncio.to_thread(searcher.by_words, query, collections, candidates, where)]
@@ -83,5 +83,5 @@ class Retriever:
 
 
 def _unique(passages: list[Passage]) -> list[Passage]:
-    """The first of those with the same text: one file may be in several folders."""
+    """Keep the first passage of each text, since one file may be in several folders."""
     return list({passage.text: passage for passage in reversed(passages)}.values())[::-1]

@@ -1,7 +1,7 @@
-"""Documents go into the index.
+"""Puts documents into the index.
 
-* `ingest`    documents and folders, what changed only; vectors after the words
-* `folders`   which files of a folder are documents
-* `vanished`  which documents stay though their files are gone
-* `watch`     a folder, ingested whenever it changes
+* `ingest`    adds changed documents of folders and uploads; first the words, then the vectors
+* `folders`   finds the documents of a folder
+* `vanished`  decides which documents stay although their files are gone
+* `watch`     ingests a folder whenever it changes
 """

@@ -1,4 +1,4 @@
-"""Which files of a folder are documents, and what is in them. Blocking."""
+"""Finds and reads the documents of a folder. Blocking."""
 
 import errno
 import os
@@ -13,11 +13,11 @@ from agents.rag.reading.documents import kind_of_name
 from agents.rag.reading.formats.structure import DocumentError, PassingError, clean
 
 SKIPPED = frozenset(("__pycache__", "node_modules"))
-"""Folders of what others wrote, beside all that begin with a dot."""
+"""Folders of third-party files, which are skipped like hidden ones."""
 
 
 class File(msgspec.Struct, frozen=True):
-    """A file of a folder. `name`: its path below the folder, with slashes; `size` in bytes."""
+    """A file of a folder. `name`: its path in the folder, with slashes; `size` in bytes."""
 
     name: str
     path: Path
@@ -26,23 +26,23 @@ class File(msgspec.Struct, frozen=True):
 
 
 class FolderListing(msgspec.Struct, frozen=True):
-    """The documents of a folder by name, the folders below it, and what below it could not be looked at."""
+    """The documents of a folder by name, its subfolders, and the paths that could not be read."""
 
     files: dict[str, File]
     unreadable: tuple[str, ...]
     folders: frozenset[str] = frozenset()
 
     def hides(self, name: str) -> bool:
-        """A file of this name may be there, and could not be seen."""
+        """Whether a file of this name may exist in a path that could not be read."""
         return any(name == one or name.startswith(f"{one}/") for one in self.unreadable)
 
 
 def list_folder(folder: Path, patterns: Sequence[str] = ()) -> FolderListing:
-    """The folder's documents, in order of their names. Raises `DocumentError` for one that cannot be read.
+    """List a folder's documents, sorted by name. Raises `DocumentError` if the folder cannot be read.
 
-    `patterns` are shell patterns for names, or for paths below the folder if they have a slash in them; those
-    that begin with "!" exclude. Without any that include, files are documents whose format their name tells.
-    What is hidden is not looked at, nor what a link leads to outside of the folder.
+    `patterns` are shell patterns for names, or for paths in the folder if they contain a slash; those that
+    begin with "!" exclude. Without including patterns, files with a known suffix are documents. Hidden
+    files, and links that lead out of the folder, are skipped.
     """
     unreadable: list[str] = []
 
@@ -69,14 +69,14 @@ def _walk(
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED)
         for file_name in sorted(names):
             path = Path(where, file_name)
-            name = clean(path.relative_to(folder).as_posix())  # names on a disk may be any bytes
+            name = clean(path.relative_to(folder).as_posix())  # names on a disk may contain any bytes
             if file_name.startswith(".") or not _matches(name, patterns):
                 continue
             try:
                 status = path.stat()
                 inside = not path.is_symlink() or path.resolve().is_relative_to(root)
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ELOOP):  # gone since, or a link to nothing
+                if error.errno not in (errno.ENOENT, errno.ELOOP):  # deleted meanwhile, or a dangling link
                     note(OSError(error.errno, error.strerror, str(path)))
                 continue
             if stat.S_ISREG(status.st_mode) and inside:
@@ -85,7 +85,7 @@ def _walk(
 
 
 def read_file(file: File, limit: int) -> bytes:
-    """Its bytes. Raises `DocumentError` for more than `limit`, and for what cannot be read."""
+    """Read a file's bytes. Raises `DocumentError` if it is larger than `limit` or cannot be read."""
     too_large = DocumentError(f"{file.name} is larger than the {limit} bytes allowed")
     if file.size > limit:
         raise too_large

@@ -1,11 +1,11 @@
-"""Documents and folders go into the index: what changed only, words first, vectors after.
+"""Puts documents and folders into the index: only changes, first the words, then the vectors.
 
-A document is in with its words as soon as it is read. The vectors follow, a batch at a time, for whatever has
-none: because it is new, because there was no embedding model before, or another one, or because the process
-was killed. So nothing is ever half there, and what is missing is known.
+A document can be found by its words as soon as it is read. Vectors follow in batches, for every chunk
+without one: new chunks, chunks from before there was an embedding model or from another model, and chunks
+whose process was killed. So no document is ever half indexed, and missing vectors are known.
 
-Words have their turn and vectors another, so a few words are in at once while somebody else's book gets its
-vectors, which may take minutes.
+Words and vectors are written by separate turns, so that a small document is indexed at once while the
+vectors of a book take minutes.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ from agents.rag.store.index import Entry, Index, ListedDocument
 log = structlog.get_logger("rag")
 
 BATCH = 32
-"""Texts that the embedding model gets at a time."""
+"""Most texts in one call of the embedding model."""
 
 TRIES = 5
-"""Ingests that try to read a document for which the time was not enough; then it is the document's fault."""
+"""Most attempts to read a document that takes too long; then the document is refused."""
 
 
 class IngestProgress(msgspec.Struct, frozen=True):
-    """`done` of `total` files are read, or chunks embedded; `name` is the file at hand."""
+    """`done` of `total` files are read, or chunks embedded; `name` is the present file."""
 
     stage: Literal["reading", "embedding"]
     done: int
@@ -47,10 +47,10 @@ class IngestProgress(msgspec.Struct, frozen=True):
 
 
 class IngestReport(msgspec.Struct):
-    """What an ingest did, in documents; `embedded` and `pending` in chunks: with and still without a vector.
+    """The result of an ingest, in documents; `embedded` and `pending` are chunks with and without a vector.
 
-    `missing`: those whose files are gone, which are kept, for there are suspiciously many. `refused`: names
-    of documents that could not be taken, and why.
+    `missing`: documents kept although their files are gone, because suspiciously many are gone. `refused`:
+    documents that could not be added, with reasons.
     """
 
     added: int = 0
@@ -71,13 +71,13 @@ def _ignore(_: IngestProgress) -> None:
 
 
 class Ingester:
-    """Puts documents into an index. One reads and writes at a time; others wait for their turn.
+    """Puts documents into an index, one call at a time; others wait for their turn.
 
-    Vectors have a turn of their own, for which nobody waits but `add_vectors`: an ingest that finds it taken
-    leaves its chunks pending, and to that.
+    Vectors have a separate turn, for which only `add_vectors` waits. An ingest that finds it taken leaves
+    its chunks to `add_vectors`.
 
-    `timeout` and `patience`: seconds of CPU, and by the clock, that reading a document may take. All methods
-    raise `IndexUnusableError` when the database fails.
+    `timeout` and `patience`: CPU seconds and real seconds for reading a document. All methods raise
+    `IndexUnusableError` when the database fails.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Ingester:
         self._timeout = timeout
         self._patience = patience
         self._tries: dict[tuple[str, str, str], tuple[str, int]] = {}
-        """How often each document could not be taken for a reason that may pass, and which one that was."""
+        """For each document, how often it failed for a temporary reason, and its digest."""
         self._turn = asyncio.Lock()
         self._embedding_turn = asyncio.Lock()
         self._left_over = asyncio.Event()
@@ -111,11 +111,11 @@ class Ingester:
         media_type: str = "",
         metadata: Metadata | None = None,
     ) -> IngestReport:
-        """Take in what somebody sent, in place of what was sent by this name before.
+        """Add an uploaded document, replacing an earlier one of this name.
 
-        `media_type`: the Content-Type it came with. A text is encoded when its turn comes: until then it is
-        in memory once. Of the vectors that are missing only the document's own are made. Raises
-        `DocumentError` for what cannot be taken; what was there by this name then stays.
+        `media_type`: its Content-Type. A text is encoded only when its turn comes, so that it is in memory
+        once. Only the document's own missing vectors are made. Raises `DocumentError` if it cannot be added;
+        then an earlier document of this name stays.
         """
         check_name(name)
         check_collection(collection)
@@ -149,12 +149,12 @@ class Ingester:
         metadata: Metadata | None = None,
         on_progress: OnProgress = _ignore,
     ) -> IngestReport:
-        """Bring a collection in step with a folder: new and changed files in, vanished ones out.
+        """Update a collection from a folder: add new and changed files, remove vanished ones.
 
-        A folder that is empty, or has lost most of its files, may be a mount that is missing, and so may one
-        below it that is empty: their documents are kept (`prune_folder` deletes them). `patterns`: as in
-        `folders.list_folder`, which also says what is a document. Files that cannot be taken are in the
-        report, and what they were before is not in the index any more, unless the reason may pass. Raises
+        A folder that is empty or has lost most of its files may be a missing mount, and so may an empty
+        subfolder: their documents are kept (`prune_folder` deletes them). `patterns` are those of
+        `folders.list_folder`, which finds the documents. Files that cannot be added are in the report, and
+        their earlier contents are removed from the index, unless the reason is temporary. Raises
         `DocumentError` if the folder itself cannot be read; then nothing is changed.
         """
         check_collection(collection)
@@ -176,9 +176,9 @@ class Ingester:
         return report
 
     async def prune_folder(self, folder: Path, collection: str, *, patterns: Sequence[str] = ()) -> int:
-        """Delete the documents of a folder whose files are gone, however many; return how many.
+        """Delete the documents of a folder whose files are gone; return their number.
 
-        A folder that is gone has no files. Raises `DocumentError` for one that is there and cannot be read.
+        A folder that does not exist has no files. Raises `DocumentError` if an existing one cannot be read.
         """
         folder = await asyncio.to_thread(_absolute, folder)
         async with self._turn:
@@ -198,7 +198,7 @@ class Ingester:
         source: str,
         report: IngestReport,
     ) -> None:
-        """Delete what is gone, unless that is suspiciously much. What only has another name is not gone."""
+        """Delete vanished documents, unless they are suspiciously many. A renamed file has not vanished."""
         vanished = _vanished(known, listing)
         if not vanished:
             return
@@ -218,9 +218,9 @@ class Ingester:
         metadata: Metadata | None = None,
         on_progress: OnProgress = _ignore,
     ) -> IngestReport:
-        """Take in one file, as one of its folder's, of which nothing else is touched.
+        """Add one file of a folder, without changing the folder's other documents.
 
-        One that cannot be taken is in the report. Raises `DocumentError` if there is no such file.
+        If it cannot be added, the report says so. Raises `DocumentError` if there is no such file.
         """
         check_collection(collection)
         path = await asyncio.to_thread(_absolute, path)
@@ -243,7 +243,8 @@ class Ingester:
         return report
 
     async def add_vectors(self, on_progress: OnProgress = _ignore) -> IngestReport:
-        """Make the vectors that are missing: to be called when an embedding model has come, or come back.
+        """Make missing vectors. To be called when an embedding model has become available, and
+        after `wait_for_left_over`.
 
         And after `wait_for_left_over`.
         """
@@ -253,7 +254,7 @@ class Ingester:
         return report
 
     async def wait_for_left_over(self) -> None:
-        """Until an ingest has left its vectors to `add_vectors`, if none has since this returned last."""
+        """Wait until an ingest has left vectors to `add_vectors`, unless one has since the last return."""
         await self._left_over.wait()
         self._left_over.clear()
 
@@ -261,7 +262,7 @@ class Ingester:
         return Reader(self._limits, self._sizes, timeout=self._timeout, patience=self._patience)
 
     def _recipe(self, *, refused: bool) -> str:
-        """What else decides on how a document is read; on whether it is refused, its limits do too."""
+        """Return the further inputs of reading a document; for a refused one, the limits too."""
         recipe: list[object] = [READING, self._sizes.chunk, self._sizes.overlap]
         if refused:
             recipe += [self._limits.bytes, self._limits.characters, f"{self._timeout} of CPU"]
@@ -286,7 +287,7 @@ class Ingester:
     async def _add_file(
         self, reader: Reader, file: File, entry: Entry, known: ListedDocument | None, report: IngestReport
     ) -> None:
-        """A file that could not be opened has no digest, and is tried each time."""
+        """Add a file. One that cannot be opened has no digest, and is tried each time."""
         if known is not None and known.digest and (known.size, known.mtime_ns) == (file.size, file.mtime_ns):
             recipe = self._recipe(refused=bool(known.refused))
             if _is_same(known, msgspec.structs.replace(entry, digest=known.digest, recipe=recipe)):
@@ -317,9 +318,9 @@ class Ingester:
         return await asyncio.to_thread(self._index.put, entry, reading.chunks)
 
     async def _put_off(self, entry: Entry, reason: str, known: ListedDocument | None) -> str:
-        """Keep what was there, to try again with each ingest; return the reason.
+        """Keep the earlier contents and try again with the next ingest; return the reason.
 
-        What can be opened is not tried for ever.
+        A file that can be opened is tried `TRIES` times.
         """
         key, version = (entry.collection, entry.source, entry.name), f"{entry.size} {entry.mtime_ns}"
         last, tries = self._tries.get(key, ("", 0))
@@ -330,7 +331,7 @@ class Ingester:
             reason = f"{reason} (tried {tries} times)"
             await self._refuse(entry, reason, known)
         elif known is None or known.refused:
-            # Without a digest it is no document that is known, and so is looked at again.
+            # Without a digest the document counts as unknown, and is read again.
             await self._refuse(msgspec.structs.replace(entry, digest=""), reason, known)
         elif tries == 1:
             source = entry.source
@@ -360,7 +361,7 @@ class Ingester:
     async def _embed(
         self, report: IngestReport, on_progress: OnProgress, document: int | None = None
     ) -> None:
-        """Make the vectors that are missing, of one or of whatever document, as long as the model works."""
+        """Make the missing vectors of one document or of all, as long as the model works."""
         model = self._embedding.model
         if model is None:
             return
@@ -377,7 +378,7 @@ class Ingester:
         report.pending = await asyncio.to_thread(self._index.count_pending, model)
 
     async def _embed_batch(self, model: str, batch: Sequence[tuple[int, str]], report: IngestReport) -> bool:
-        """False: the model is not to be had. A text that it does not take is found by halves and left out."""
+        """Return false if the model is not available. A refused text is found by halving and left out."""
         vectors: Vectors | None
         try:
             vectors = await self._embedding.embed_texts([text for _, text in batch])
@@ -397,7 +398,7 @@ class Ingester:
 
 
 def _vanished(known: Mapping[str, ListedDocument], listing: FolderListing) -> list[ListedDocument]:
-    """The documents whose files were looked for and are not there."""
+    """Return the documents whose files were searched and are gone."""
     return [one for name, one in known.items() if name not in listing.files and not listing.hides(name)]
 
 
@@ -410,7 +411,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _plain(metadata: Metadata | None) -> dict[str, Any]:
-    """As it comes back from the index."""
+    """Return metadata in the form in which the index returns it."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(metadata or {}))
     return plain
 

@@ -1,17 +1,17 @@
-"""Which documents stay though their files are gone: so many at once that a mount may be missing."""
+"""Decides which documents stay although their files are gone, because a mount may be missing."""
 
 from collections.abc import Collection
 
 from agents.rag.indexing.folders import FolderListing
 
 FEW = 3
-"""Files that may always vanish at once, as long as others are left in their folder."""
+"""Number of files that may always vanish at once, if others are left in their folder."""
 
 
 def kept_documents(lost: Collection[str], count: int, listing: FolderListing) -> set[str]:
-    """Those of the `lost` documents, of `count` that there were, that had better be kept. All are names.
+    """Return the names among `lost`, of `count` documents, that should be kept.
 
-    All of them, if most of the folder is gone; else those of folders below it that are there, and empty.
+    If most of the folder is gone, all of them; otherwise those in existing but empty subfolders.
     """
     if not listing.files or (len(lost) >= FEW and 2 * len(lost) > count):
         return set(lost)

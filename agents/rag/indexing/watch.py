@@ -1,9 +1,8 @@
-"""Folders are watched: whatever changes in one is ingested soon after.
+"""Watches folders, and ingests changes soon after they happen.
 
-By watchfiles: it has the system tell it (inotify and its like) instead of asking about every file again and
-again, and waits until a burst of changes is over. What it tells is a hint only: each time the whole folder is
-compared with the index. So nothing depends on no hint being lost; and now and then it is compared without
-one, for network file systems, which tell nothing.
+The package watchfiles uses the system's notifications (such as inotify) and waits until a burst of changes
+is over. A notification is only a hint: each time the whole folder is compared with the index, so a lost one
+does no harm. The folder is also compared from time to time, for network file systems without notifications.
 """
 
 import asyncio
@@ -23,16 +22,16 @@ from agents.rag.trouble import Trouble
 log = structlog.get_logger("rag")
 
 RESCAN = 300.0
-"""Seconds."""
+"""Seconds between comparisons without a notification."""
 RETRY = 10.0
-"""Seconds until a folder that cannot be read, as one of a mount that is missing, is looked for again."""
+"""Seconds until an unreadable folder, such as a missing mount, is tried again."""
 
 
 async def watch(folder: Path, ingest: Callable[[], Awaitable[object]], *, rescan: float = RESCAN) -> None:
-    """Call `ingest` now, when something changes in the folder, and every `rescan` seconds; until cancelled.
+    """Call `ingest` now, after each change in the folder, and every `rescan` seconds, until cancelled.
 
-    A folder that cannot be read (`ingest` raises `DocumentError`) or watched is told once, and tried again
-    every `RETRY` or `rescan` seconds. Another one in its place is watched from then on.
+    A folder that cannot be read (`ingest` raises `DocumentError`) or watched is logged once, and tried again
+    every `RETRY` or `rescan` seconds. A new folder in its place is watched from then on.
     """
     trouble = Trouble(f"folder {folder} is not watched, only looked at now and then")
     while True:
@@ -52,9 +51,9 @@ async def watch(folder: Path, ingest: Callable[[], Awaitable[object]], *, rescan
 async def _follow(
     folder: Path, ingest: Callable[[], Awaitable[object]], rescan: float, trouble: Trouble
 ) -> None:
-    """Watch until another folder is in its place, as a mount puts it there: the system tells of the old one.
+    """Watch until another folder takes its place, as a mount does: notifications only concern the old one.
 
-    Raises what keeps it from that, which may be that the folder went away.
+    Raises the error that prevents watching, such as that the folder is gone.
     """
 
     def is_of_interest(_: Change, path: str) -> bool:
@@ -66,7 +65,7 @@ async def _follow(
 
     watched = await asyncio.to_thread(file_id, folder)
     loop = asyncio.get_running_loop()
-    due = loop.time()  # at once: what changed before the watch began has told nobody
+    due = loop.time()  # at once, because changes before the watch began were not notified
     hints = awatch(
         folder,
         watch_filter=is_of_interest,
