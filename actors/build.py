@@ -32,7 +32,7 @@ from actors.supervisor import Adopted, Supervisor
 
 
 def uses_containers(config: Config) -> bool:
-    """Whether any model's server may be a container."""
+    """Whether the server of any model may run in a container."""
     pool = config.server_pool
     return pool.runtime == "docker" or any(
         runs_in_container(pool, model) for model in config.llama_cpp.models.values()
@@ -40,7 +40,11 @@ def uses_containers(config: Config) -> bool:
 
 
 def make_containers(config: Config, session: aiohttp.ClientSession, observer: Observer) -> Containers:
-    """The containers of this gateway. It has them by its address, or if that is any, as long as it lives."""
+    """The containers of this gateway.
+
+    A later gateway finds them by the gateway's address, or, if its port is
+    chosen by the system, only by this process.
+    """
     server, machine = config.server, socket.gethostname()
     process = f"process of {machine} "
     identity = f"{machine} {server.host}:{server.port}" if server.port else f"{process}{owner_mark()}"
@@ -102,14 +106,14 @@ class _Factory:
             PortBook(pool.host, pool.port_start),
             Predictor(config, observer.calibration, self._gpus),
             cache,
-            # Where the GPUs are not managed the monitor knows of none.
+            # Without management of GPUs the monitor reports no GPU.
             lambda: observer.monitor.gpus,
         )
         self.supervisor = Supervisor(Planner(Policy.of(config), []), {}, self._adopt, observer)
         taken = {name for known, model in config.llama_cpp.models.items() for name in (known, *model.aliases)}
         taken |= {name for known, model in config.ollama.models.items() for name in (known, *model.aliases)}
         for name, model in config.llama_cpp.models.items():
-            # One of a hub answers to its name there too.
+            # A model from a hub can also be asked for by its name on the hub.
             more = [str(model.hub_name)] if model.hub_name else []
             aliases = [*model.aliases, *_free(more, taken)]
             self.supervisor.add(ModelSpec.of(name, model, aliases), self._of_llama_cpp(name, model))
@@ -146,7 +150,7 @@ class _Factory:
         return ModelSpec.of_ollama(name, model, aliases, settings.parallel), self._actor(name, backend)
 
     def _adopt(self, name: str) -> Adopted | None:
-        """A model that a request names by its repository, if `hub.allow` lets it, or that a daemon has."""
+        """Add a model that a request names: a repository that `hub.allow` permits, or a model of a daemon."""
         hub_name = parse_name(name)
         if hub_name is not None and self._hub.allows(hub_name):
             model = Model(repo=hub_name.repo, variant=hub_name.variant)
@@ -162,13 +166,13 @@ class _Factory:
 
 
 def _names(model: str) -> list[str]:
-    """What clients call one of Ollama's models: with its tag, and without if it is the usual one."""
+    """The names of an Ollama model: with its tag, and without the tag if it is `latest`."""
     full = ollama_name(model)
     return [model, full, full.removesuffix(":latest")]
 
 
 def _free(names: Iterable[str], taken: set[str]) -> list[str]:
-    """Those that are not taken, each once; they are taken from now on."""
+    """Return the names that are not taken yet, each once, and mark them as taken."""
     free = [name for name in dict.fromkeys(names) if name not in taken]
     taken.update(free)
     return free

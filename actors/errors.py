@@ -9,11 +9,11 @@ from typing import Literal
 import msgspec
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""What msgspec raises for something that is not what was expected."""
+"""The exceptions of msgspec for data that does not fit the expected type."""
 
 
 def located(error: msgspec.ValidationError) -> tuple[str, str]:
-    """What msgspec found wrong; and where, such as `messages[0].role`, empty for the whole."""
+    """Split msgspec's message into the problem and its path, such as `messages[0].role`, or empty."""
     message, _, path = str(error).partition(" - at `$")
     return message.replace("`", ""), path.rstrip("`").lstrip(".")
 
@@ -22,9 +22,9 @@ FailureKind = Literal["failed", "not_found", "forbidden", "too_large", "out_of_m
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a model server is not running. `retryable` is false when only the operator can mend it.
+    """Why a model server is not running. `retryable` is false if only the operator can fix it.
 
-    `lacking`: bytes that could not be had, where memory ran out and that was told.
+    `lacking`: bytes that could not be allocated, if memory ran out and the server reported the amount.
     """
 
     message: str
@@ -35,7 +35,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Base of all the ways in which the supervisor says no. `retry_after` is in seconds."""
+    """Base of the supervisor's refusals. `retry_after` is in seconds."""
 
     message: str
     retry_after: int | None = None
@@ -68,7 +68,7 @@ class Forbidden(Rejection, frozen=True, kw_only=True):
 
 
 class NeverFits(Rejection, frozen=True, kw_only=True):
-    """This machine has not the memory for the model, however empty it is."""
+    """The model needs more memory than this machine has in all."""
 
 
 class NoGpu(Rejection, frozen=True, kw_only=True):
@@ -88,10 +88,10 @@ class RejectedError(Exception):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One thing that is wrong with the settings.
+    """A fault in the settings.
 
-    `path`: of the key, as keys and indices. `also`: of another key that has a part in it; its name ends the
-    message. `about`: the keys below `path` that the message speaks of; none: all of them.
+    `path` leads to the key, as keys and indices. `also` leads to a second key that is involved; its name ends
+    the message. `about`: the keys below `path` that the message concerns; empty: all of them.
     """
 
     path: tuple[str | int, ...]
@@ -103,12 +103,12 @@ class Fault(msgspec.Struct, frozen=True):
         return f"{dotted(self.path) or 'the top level'}: {self.text()}"
 
     def text(self, of_also: str = "") -> str:
-        """The message without its place; `of_also` is more about the other key."""
+        """Return the message without its place. `of_also` is added after the name of the second key."""
         return self.message if self.also is None else f"{self.message} {dotted(self.also)}{of_also}"
 
 
 def dotted(path: Iterable[object]) -> str:
-    """A key's path as the errors name it, such as `llama_cpp.models.coder.aliases[0]`."""
+    """Write a key's path as errors do, such as `llama_cpp.models.coder.aliases[0]`."""
     steps = (f"[{step}]" if type(step) is int else f".{_one_word(step)}" for step in path)
     return "".join(steps).removeprefix(".")
 
@@ -121,7 +121,7 @@ def _one_word(step: object) -> str:
 class ConfigError(Exception):
     """The configuration cannot be used. The message names the key's path and what was expected.
 
-    `faults`: what is wrong, where that is known by key.
+    `faults`: the faults, if they are known by key.
     """
 
     def __init__(self, message: str, faults: Iterable[Fault] = ()) -> None:
@@ -130,6 +130,6 @@ class ConfigError(Exception):
 
     @classmethod
     def of(cls, faults: Iterable[Fault]) -> "ConfigError":
-        """All of these, each in a line."""
+        """Make one error of these faults, each in a line."""
         faults = tuple(faults)
         return cls("\n".join(map(str, faults)), faults)

@@ -1,4 +1,4 @@
-"""The program's own folders, and of any that must be written to: whether they can be, and what cures it."""
+"""The program's own folders, and checks whether folders can be written to."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Unwritable(msgspec.Struct, frozen=True, kw_only=True):
-    """A folder in which nothing can be made. `needed_for` says by whom."""
+    """A folder that cannot be written to, and who needs it."""
 
     folder: str
     reason: str
@@ -17,9 +17,9 @@ class Unwritable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unwritable(folders: Iterable[tuple[str, Path]]) -> list[Unwritable]:
-    """Those of `folders` (who needs it, and which) that cannot be written to. None is made here.
+    """Return those of `folders` (purpose and path) that cannot be written to. No folder is created.
 
-    Of one that is not there yet, the folder in which it would have to be made is told; each is told once.
+    A missing folder is reported by the folder in which it would be created; each folder is reported once.
     """
     found: dict[str, list[str]] = {}
     for needed_for, folder in folders:
@@ -30,7 +30,7 @@ def unwritable(folders: Iterable[tuple[str, Path]]) -> list[Unwritable]:
 
 
 def _nearest(folder: Path) -> str:
-    """The folder, or else the deepest above it that is there."""
+    """Return the folder, or its deepest parent that exists."""
     return str(next((one for one in (folder, *folder.parents) if os.path.lexists(one)), folder))
 
 
@@ -46,18 +46,18 @@ def _explain(folder: str, needed_for: list[str]) -> Unwritable:
             mode = f"{owner.st_mode & 0o7777:04o}"
             reason = f"it belongs to uid {owner.st_uid} (mode {mode}), and this process is uid {user}"
             cure = f"as root: chown -R {user}:{group} {folder}"
-    except OSError as error:  # a link that leads nowhere, for one
+    except OSError as error:  # a dangling link, for example
         reason, cure = error.strerror or str(error), "make or mount it"
     return Unwritable(folder=folder, reason=reason, cure=cure, needed_for=needed_for)
 
 
 def cache_folder() -> Path:
-    """Where built-in models are, and what was learned of loads."""
+    """Return the folder of built-in models and of measured loads."""
     return _home("XDG_CACHE_HOME", "~/.cache")
 
 
 def data_folder(agent_data: str | None) -> Path:
-    """Where each agent has a folder of its own, of its name: `agent_data`, or the user's data folder."""
+    """Return the folder of all agents' folders: `agent_data`, or one in the user's data folder."""
     return _home("XDG_DATA_HOME", "~/.local/share") / "agents" if agent_data is None else Path(agent_data)
 
 

@@ -1,7 +1,7 @@
-"""All that crosses mailboxes. Facts are in the past tense, orders in the imperative.
+"""All messages between actors. Facts are in the past tense, orders in the imperative.
 
-Everything about a process carries the epoch of the start it belongs to, so that a late message about
-an earlier process can be told from one about the present one. Times are seconds of the monotonic clock.
+A message about a process carries the epoch of its start, so that a late message about an earlier process is
+not taken for one about the present process. Times are seconds of the monotonic clock.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ ServerApiName = Literal["llama.cpp", "ollama"]
 
 
 KEY_VARIABLE = "LLAMA_API_KEY"
-"""In which a llama-server finds the key that it asks for. Older ones ignore it."""
+"""The environment variable from which llama-server takes its key. Older versions ignore it."""
 
 
 class ApiKey:
-    """The secret by which a model server knows its gateway. It is not shown, and cannot be encoded."""
+    """The secret by which a model server recognizes its gateway. It is never shown and cannot be encoded."""
 
     __slots__ = ("secret",)
 
@@ -41,12 +41,12 @@ class ApiKey:
 
 
 class ServerAddress(msgspec.Struct, frozen=True):
-    """Where a model's server answers HTTP, on this machine or another, and what a request to it needs.
+    """The HTTP address of a model's server, on any machine, and what a request to it must contain.
 
-    A server of several models calls this one `model`, and loads it anew for a request with other `options`.
-    `thinks`: it may be asked to reason. `key` goes with each request; `refuses`: requests without the key are
-    known to be refused. `sockets`: the inodes of the listening sockets, known where another program could
-    begin to listen on the same port.
+    `model`: the name of the model on a server of several models, which reloads it for a request with other
+    `options`. `thinks`: the model can reason. `key` is sent with each request; `refuses`: the server is
+    known to refuse requests without the key. `sockets`: the inodes of the listening sockets, known where
+    another program could listen on the same port.
     """
 
     host: str
@@ -61,17 +61,17 @@ class ServerAddress(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Base of everything that is put into a mailbox."""
+    """Base of all messages."""
 
 
 # From the front door to the supervisor
 
 
 class Acquire(Message, frozen=True, kw_only=True):
-    """Ask for a lease. `slot` is false for work that occupies no generation slot (tokenizing).
+    """Request a lease. `slot` is false for work that occupies no slot, such as tokenizing.
 
-    `client` is whose request it is: turns are shared between clients. `keep_alive`: seconds that the model
-    stays loaded after it, instead of the policy's idle time-out.
+    `client` identifies the requester: turns are shared between clients. `keep_alive`: seconds that the model
+    stays loaded after the request, instead of the policy's idle time-out.
     """
 
     ticket: int
@@ -84,13 +84,16 @@ class Acquire(Message, frozen=True, kw_only=True):
 
 
 class Cancel(Message, frozen=True, kw_only=True):
-    """The requester left. Takes the ticket out of the queue, or gives back what it was granted."""
+    """The requester has left. Removes the ticket from the queue, or ends its lease."""
 
     ticket: int
 
 
 class Released(Message, frozen=True, kw_only=True):
-    """The lease is over. `served`: the model server answered to the end. `broken`: it hung up."""
+    """The lease is over.
+
+    `served`: the model server answered completely. `broken`: it closed the connection.
+    """
 
     ticket: int
     served: bool
@@ -98,7 +101,7 @@ class Released(Message, frozen=True, kw_only=True):
 
 
 class Shutdown(Message, frozen=True, kw_only=True):
-    """Grant nothing more; stop each model when its leases end, and all of them at `deadline`."""
+    """Grant no more leases. Stop each model when its leases end, and all models at `deadline`."""
 
     deadline: float
 
@@ -107,7 +110,7 @@ class Shutdown(Message, frozen=True, kw_only=True):
 
 
 class Spawned(Message, frozen=True, kw_only=True):
-    """The model's process group exists, so that its memory can be told from that of others."""
+    """The model's process group exists, by which its memory is recognized."""
 
     model: str
     epoch: int
@@ -115,9 +118,9 @@ class Spawned(Message, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of a loaded model: predicted, and as its server told, for each GPU of its placement.
+    """Bytes of a loaded model for each GPU of its placement: as predicted, and as its server reported.
 
-    `devices` are those that the server says its weights are on, in its own words, besides the host.
+    `devices`: the server's own names of the devices that hold weights, besides the host.
     """
 
     predicted: tuple[int, ...] = ()
@@ -126,13 +129,13 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     host_buffers: int | None = None
     devices: tuple[str, ...] = ()
     on_host: bool = False
-    """It uses none of the GPUs that it was given, by its own word."""
+    """Whether the server reported that it uses none of its GPUs."""
     taken_over: bool = False
-    """It was running already, so that its load says nothing of another one."""
+    """The server was running already, so its load time says nothing about other loads."""
 
 
 class BecameReady(Message, frozen=True, kw_only=True):
-    """The server of this epoch answers its health check. `variant` names the file that was chosen."""
+    """The server of this epoch passes its health check. `variant` names the chosen file."""
 
     model: str
     epoch: int
@@ -142,7 +145,7 @@ class BecameReady(Message, frozen=True, kw_only=True):
 
 
 class Fetched(Message, frozen=True, kw_only=True):
-    """The model's files are on the disk, and this is what they will take; None: nothing is known of it."""
+    """The model's files are on the disk. `demand` is the memory that they will take; None if unknown."""
 
     model: str
     epoch: int
@@ -150,16 +153,16 @@ class Fetched(Message, frozen=True, kw_only=True):
 
 
 class Hung(Message, frozen=True, kw_only=True):
-    """The server of this epoch does not answer any more, and is being ended."""
+    """The server of this epoch has stopped answering and is being killed."""
 
     model: str
     epoch: int
 
 
 class Exited(Message, frozen=True, kw_only=True):
-    """The server of this epoch is gone, with all its processes; or its files could not be had.
+    """The server of this epoch is gone with all its processes, or its files could not be fetched.
 
-    No failure: it was told to stop.
+    `failure` is None if the server was told to stop.
     """
 
     model: str
@@ -168,7 +171,7 @@ class Exited(Message, frozen=True, kw_only=True):
 
 
 class Unusable(Message, frozen=True, kw_only=True):
-    """The model was looked at, and cannot run as things are; a request will try all the same."""
+    """A check found that the model cannot run at present. A request will try nevertheless."""
 
     model: str
     failure: Failure
@@ -178,7 +181,7 @@ class Unusable(Message, frozen=True, kw_only=True):
 
 
 class MemorySampled(Message, frozen=True, kw_only=True):
-    """What was measured at `asked_at` (monotonic seconds). GPUs that do not answer are not in it."""
+    """The memory measured at `asked_at`, without GPUs that do not answer."""
 
     asked_at: float
     devices: tuple[Device, ...] = ()
@@ -189,14 +192,14 @@ class MemorySampled(Message, frozen=True, kw_only=True):
 
 
 class FetchFiles(Message, frozen=True):
-    """Have the model's files on the disk. Begins the epoch."""
+    """Make sure that the model's files are on the disk. Begins the epoch."""
 
     model: str
     epoch: int
 
 
 class StartServer(Message, frozen=True):
-    """Run the model's server, whose files were fetched in this epoch. `place` is `placement` in words."""
+    """Start the model's server; its files were fetched in this epoch. `place` is `placement` in words."""
 
     model: str
     epoch: int
@@ -206,7 +209,7 @@ class StartServer(Message, frozen=True):
 
 
 class StopServer(Message, frozen=True):
-    """End the server of this epoch, or the download of its files. `evicts`: to make room for another."""
+    """Stop the server of this epoch, or the download of its files. `evicts`: another model needs the room."""
 
     model: str
     epoch: int
@@ -215,7 +218,7 @@ class StopServer(Message, frozen=True):
 
 
 class Learn(Message, frozen=True, kw_only=True):
-    """The model ran out of memory: from now on, predict so many bytes more of each GPU for such settings."""
+    """The model ran out of memory: add `surcharge` bytes per GPU to predictions for these settings."""
 
     file: str
     settings: str
@@ -223,7 +226,7 @@ class Learn(Message, frozen=True, kw_only=True):
 
 
 class Tick(Message, frozen=True, kw_only=True):
-    """Time has passed: whatever was due may be due now."""
+    """Time has passed, so something may be due."""
 
 
 Event = (
@@ -247,33 +250,33 @@ Order = FetchFiles | StartServer | StopServer | Learn
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """The ticket has a lease. `model` is the canonical name, whatever alias was asked for."""
+    """The ticket has a lease. `model` is the canonical name, even if the request named an alias."""
 
     ticket: int
     model: str
     epoch: int
     endpoint: ServerAddress
     variant: str | None = None
-    """Which file of a repository it is."""
+    """The chosen file of a repository."""
     queued: float
-    """Seconds of waiting for a turn: what is neither of the other two."""
+    """Seconds of waiting for a turn, without `fetched` and `loaded`."""
     fetched: float
-    """Seconds of the download that this ticket waited for."""
+    """Seconds for which the ticket waited for a download."""
     loaded: float
-    """Seconds of the load that this ticket waited for; 0 when the model was ready."""
+    """Seconds for which the ticket waited for the load; 0 if the model was ready."""
     place: str = "host"
-    """Where the model runs, in words."""
+    """The model's place in words."""
 
 
 class Reject(msgspec.Struct, frozen=True):
-    """The ticket will get no lease."""
+    """The ticket gets no lease."""
 
     ticket: int
     reason: Rejection
 
 
 class Drain(msgspec.Struct, frozen=True):
-    """The model takes no new requests, finishes its work, and yields. Only to be told: no order."""
+    """The model takes no new requests, finishes its work, and makes room. For the log: not an order."""
 
     model: str
     epoch: int
@@ -281,9 +284,10 @@ class Drain(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What a load really took, to learn from.
+    """The measured memory of a load, to be recorded.
 
-    `seen`: the most bytes of each device that NVML saw it have. `ended`: it is gone, this is the last of it.
+    `seen`: the most bytes that NVML reported on each device. `ended`: the server is gone; the figures are
+    final.
     """
 
     model: str
@@ -297,7 +301,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RanOut(msgspec.Struct, frozen=True):
-    """The model ran out of memory: it takes so many bytes more of each GPU than was predicted."""
+    """The model ran out of memory: it takes `surcharge` bytes per GPU more than predicted."""
 
     model: str
     surcharge: int
@@ -306,7 +310,7 @@ class RanOut(msgspec.Struct, frozen=True):
 
 
 class Misplaced(msgspec.Struct, frozen=True):
-    """The model does not run where it was put, but at `place`. Only to be told: no order."""
+    """The model does not run where it was placed, but at `place`. For the log: not an order."""
 
     model: str
     epoch: int
@@ -315,13 +319,13 @@ class Misplaced(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """Have the memory measured again, in so many seconds."""
+    """Measure the memory again in `delay` seconds."""
 
     delay: float
 
 
 class ShutDownComplete(msgspec.Struct, frozen=True):
-    """Shut down is complete: nothing runs any more."""
+    """The shutdown is complete: no model runs."""
 
 
 Effect = (

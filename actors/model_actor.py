@@ -1,4 +1,4 @@
-"""The actor of one model: owns the process of its server, and reports what becomes of it."""
+"""The actor of one model: owns its server, and reports the server's state to the supervisor."""
 
 import asyncio
 import time
@@ -34,16 +34,16 @@ from actors.servers.ports import PORT_TRIES
 log = structlog.get_logger("model")
 
 POLL_FIRST = 0.01
-"""Seconds between the first health checks; they grow to `POLL_LAST`, because big models load slowly."""
+"""Seconds between the first health checks. The pauses grow to `POLL_LAST`, since large models load slowly."""
 POLL_LAST = 0.25
 POLL_GROWTH = 1.2
 
 
 class ModelActor(Actor[Order]):
-    """Runs at most one server, under the epoch that the supervisor gave it.
+    """Runs at most one server, in the epoch that the supervisor set.
 
-    Loading is judged by progress: it fails when the server has neither logged nor become healthy for
-    `stall_timeout` seconds, however long the whole of it takes.
+    Loading is judged by progress: it fails when the server has logged nothing for `stall_timeout` seconds
+    without becoming healthy. The whole load may take any time.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class ModelActor(Actor[Order]):
         self._demand: Demand | None = None
         self._cleaning_up = False
         self.progress: Progress | None = None
-        """How far the download of its files is; None when there is none."""
+        """The progress of the files' download; None if there is no download."""
 
     def handle(self, message: Order) -> None:
-        """Start or stop the server; an order about another epoch than the present one is stale."""
+        """Start or stop the server. Orders of another epoch are ignored."""
         match message:
             case FetchFiles(epoch=epoch):
                 if epoch > self._epoch:
@@ -93,11 +93,11 @@ class ModelActor(Actor[Order]):
     def _begin(self, work: Coroutine[Any, Any, Failure | None], what: str, epoch: int) -> None:
         self._cleaning_up = False
         self._task = spawn(work, name=f"{what} of {self.model}, epoch {epoch}")
-        # Not at the end of the work: a task that is cancelled before its first step never runs.
+        # Not at the end of the task itself: a task that is cancelled before its first step never runs.
         self._task.add_done_callback(lambda task: self._ended(epoch, task))
 
     async def stop(self) -> None:
-        """End the loop, the server, and the fetching of its files."""
+        """Stop the mailbox loop, the server, and any download of its files."""
         await super().stop()
         if self._task is not None and not self._task.done():
             if not self._cleaning_up:
@@ -123,7 +123,7 @@ class ModelActor(Actor[Order]):
         self._report(Exited(model=self.model, epoch=epoch, failure=failure))
 
     async def _fetch(self, epoch: int, previous: "asyncio.Task[Failure | None] | None") -> Failure | None:
-        """Have the files. What an earlier epoch left behind ends first."""
+        """Fetch the files, after the work of an earlier epoch has ended."""
         if previous is not None and not previous.done():
             await asyncio.wait([previous])
 
@@ -143,23 +143,23 @@ class ModelActor(Actor[Order]):
         return None
 
     async def files(self) -> ModelFiles | None:
-        """Its files, if they are on the disk. Raises `StartError`."""
+        """Return the model's files if they are on the disk. Raises `StartError`."""
         return await self._backend.find()
 
     async def appraise(self) -> Demand | None:
-        """What the model would take, by its files on the disk; None if they are not there.
+        """Return the memory that the model would take, by its files; None if they are not on the disk.
 
-        Raises `StartError` for files that are no model.
+        Raises `StartError` if the files are not a model.
         """
         files = await self._backend.find()
         return None if files is None else await self._backend.appraise(files)
 
     def predict(self, placement: Placement) -> Prediction | None:
-        """What llama.cpp will allocate there, of the files last looked at. Some milliseconds."""
+        """Predict llama.cpp's allocation at a placement, for the latest files. Takes some milliseconds."""
         return self._backend.predict(placement)
 
     async def _run(self, epoch: int, files: ModelFiles, placement: Placement | None) -> Failure | None:
-        """The whole life of one server; when it returns, no process of it is left."""
+        """Run one server from start to end. When this returns, none of its processes is left."""
         server: ModelServer | None = None
         hung = False
         started = time.monotonic()
@@ -205,7 +205,7 @@ class ModelActor(Actor[Order]):
         except StartError as error:
             return error.failure
         except asyncio.CancelledError:
-            # Only StopServer and `stop` cancel it; `_ended` reports the end of the server.
+            # Only StopServer and `stop` cancel this task; `_ended` reports the end of the server.
             return None
         finally:
             self._cleaning_up = True

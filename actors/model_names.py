@@ -1,7 +1,7 @@
-"""What the name of a model means: on a hub, to Ollama's clients, in an Ollama daemon.
+"""The meaning of model names: on a hub, for Ollama's clients, and in an Ollama daemon.
 
-On a hub a name is `org/repo` or `org/repo:variant`; a variant is a quantisation (`Q4_K_M`), a file's name
-with or without its folder and ending, or a glob. Letter case does not matter.
+On a hub a name is `org/repo` or `org/repo:variant`. A variant is a quantisation (`Q4_K_M`), a file's name
+with or without folder and suffix, or a glob. Letter case does not matter.
 """
 
 import fnmatch
@@ -19,15 +19,14 @@ DEFAULT_ORDER = (
     "Q8_0", "Q8_K_XL", "Q3_K_S", "IQ3_S", "IQ3_XS", "IQ3_XXS", "Q2_K", "Q2_K_L", "Q2_K_XL", "IQ2_M", "IQ2_S",
     "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0", "BF16", "F16", "F32",
 )  # fmt: skip
-"""Without a variant, the first of these that a repository has: Q4_K_M, then what is nearest in quality for
-about its size, the larger before the smaller."""
+"""The preferred quantisations if no variant is named: Q4_K_M, then those of similar quality and size."""
 
 PROJECTOR_ORDER = ("F16", "BF16", "Q8_0", "F32")
 
 HUBS = ("hf.co/", "huggingface.co/")
-"""Ollama's clients put one before the name of a repository."""
+"""Host names that Ollama's clients put before the name of a repository."""
 LATEST = ":latest"
-"""The tag that Ollama's clients add to a name without one."""
+"""The tag that Ollama's clients add to a name without a tag."""
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?::([^:\s][^:]{0,199}))?", re.ASCII)
 _TAG = re.compile(
@@ -41,11 +40,11 @@ _SHOWN = 30
 
 
 class NoSuchVariantError(LookupError):
-    """The repository has no such file. The message says what it has."""
+    """The repository has no such variant. The message lists the existing ones."""
 
 
 class HubName(msgspec.Struct, frozen=True):
-    """A repository, and which of its models is meant; None for the default."""
+    """A repository, and the variant of its model; None for the default."""
 
     repo: str
     variant: str | None = None
@@ -55,7 +54,7 @@ class HubName(msgspec.Struct, frozen=True):
 
 
 class RepoFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of a repository; `size` is in bytes, `etag` is the sha256 when it has 64 digits."""
+    """A file of a repository. `size` is in bytes; an `etag` of 64 digits is the sha256."""
 
     path: str
     size: int
@@ -63,7 +62,7 @@ class RepoFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The files of one model: its parts in their order, and the projector of a model that sees."""
+    """The files of one model: its parts in order, and the projector of a vision model."""
 
     label: str
     parts: tuple[RepoFile, ...]
@@ -71,17 +70,20 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def files(self) -> tuple[RepoFile, ...]:
-        """All of them."""
+        """All files: the parts and the projector."""
         return (*self.parts, self.projector) if self.projector else self.parts
 
     @property
     def size(self) -> int:
-        """Bytes of all of them."""
+        """Bytes of all files."""
         return sum(file.size for file in self.files)
 
 
 def parse_name(text: str) -> HubName | None:
-    """What `text` names, or None when it is no name on a hub. No name leads out of the cache's folder."""
+    """Parse a name; None if it cannot be a name on a hub.
+
+    No accepted name leads out of the cache's folder.
+    """
     match = _NAME.fullmatch(text)
     if match is None or ".." in text or "--" in match[1] or match[1].endswith((".git", ".", "-")):
         return None
@@ -92,19 +94,19 @@ def parse_name(text: str) -> HubName | None:
 
 
 def without_hub(name: str) -> str:
-    """The name of a repository as the gateway knows it: without the hub, and the tag that is no variant."""
+    """Return a repository's name as the gateway knows it: without the hub's host and without `latest`."""
     for hub in HUBS:
         name = name.removeprefix(hub)
     return name.removesuffix(LATEST) if "/" in name else name
 
 
 def with_tag(name: str) -> str:
-    """A name as Ollama shows it, which always has a tag."""
+    """Return a name as Ollama shows it: always with a tag."""
     return name if ":" in name.rpartition("/")[2] else name + LATEST
 
 
 def ollama_name(name: str) -> str:
-    """What Ollama tells models apart by: the name in lower case, with its tag, without the usual registry."""
+    """Return the name by which Ollama identifies a model: lower case, tagged, no default registry."""
     name = name.strip().casefold()
     for prefix in ("registry.ollama.ai/", "library/"):
         name = name.removeprefix(prefix)
@@ -112,21 +114,21 @@ def ollama_name(name: str) -> str:
 
 
 def allowed(repo: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the globs of `hub.allow` has the repository."""
+    """Whether a glob of `hub.allow` matches the repository."""
     return any(fnmatch.fnmatchcase(repo.casefold(), pattern.casefold()) for pattern in patterns)
 
 
 def tag_of(path: str) -> str | None:
-    """The quantisation that a file's name, or else its folder's, tells, in upper case."""
+    """Return the quantisation in a file's name, or else in its folder's name, in upper case."""
     tags = _TAG.findall(_PART.sub("", path).removesuffix(".gguf"))
     return str(tags[-1]).upper().replace("FP16", "F16").replace("FP32", "F32") if tags else None
 
 
 def choose(files: Sequence[RepoFile], variant: str | None = None, *, projector: str | None = None) -> Choice:
-    """The model that a variant means. Raises `NoSuchVariantError`.
+    """Choose the model of a variant. Raises `NoSuchVariantError`.
 
-    A projector (`mmproj` files) comes with it when the repository has one; `projector` chooses another one
-    by name or glob, and "none" goes without.
+    A projector (an `mmproj` file) is included if the repository has one. `projector` chooses one by name or
+    glob; "none" leaves it out.
     """
     models = _models(files)
     if not models:
@@ -146,7 +148,7 @@ def choose(files: Sequence[RepoFile], variant: str | None = None, *, projector: 
 
 
 def choices(files: Sequence[RepoFile]) -> list[Choice]:
-    """Every model of a repository whose parts are all there."""
+    """Return every model of a repository whose parts are complete."""
     found = []
     for model in _models(files):
         try:
@@ -157,7 +159,7 @@ def choices(files: Sequence[RepoFile]) -> list[Choice]:
 
 
 def _models(files: Iterable[RepoFile]) -> list[RepoFile]:
-    """Each model's first part."""
+    """Return the first part of each model."""
     return [
         file
         for file in files
@@ -169,7 +171,7 @@ def _models(files: Iterable[RepoFile]) -> list[RepoFile]:
 
 
 def is_projector(path: str) -> bool:
-    """Whether a file is the projector of a model that sees, and no model itself."""
+    """Whether a file is the projector of a vision model, and not a model itself."""
     return "mmproj" in path.rpartition("/")[2].lower()
 
 
@@ -177,7 +179,7 @@ def _matching(models: Sequence[RepoFile], variant: str) -> list[RepoFile]:
     wanted = variant.casefold().removesuffix(".gguf")
 
     def closeness(file: RepoFile) -> int:
-        """0 for none at all; only the closest match counts."""
+        """Rank how closely a file matches the variant; 0 means no match."""
         tag = (tag_of(file.path) or "").casefold()
         if wanted in _own_names(file):
             return 4
@@ -237,7 +239,7 @@ def _shown(files: Sequence[RepoFile]) -> str:
 
 
 def part_names(name: str) -> list[str]:
-    """All the files of a split model, given any of them; of another, itself."""
+    """Return the names of all parts of a split model, given one; for an unsplit model, its own name."""
     if not (match := _SPLIT.fullmatch(name)):
         return [name]
     stem, _, count = match.groups()

@@ -1,8 +1,8 @@
-"""Which processes belong to which gateway and to which of its children, wherever they went.
+"""Finds the processes of a gateway and of its children, even those that left their session.
 
-A child may be a wrapper that starts the server in a session of its own, or as a daemon. It is found by what
-it inherits: its parent, or a mark in its environment. Each child adopts the orphans among its descendants
-(Linux), so ancestry holds while it lives; the mark holds after its end.
+A child may be a wrapper that starts the server in a new session, or as a daemon. The server is found by its
+ancestors or by a mark in its environment. Each child adopts the orphans among its descendants (Linux), so
+ancestry holds while the child lives; the mark holds after the child has ended.
 """
 
 import asyncio
@@ -18,24 +18,24 @@ from typing import TypeVar
 import psutil
 
 OWNER = "LLAMA_SMART_PROXY_OWNER"
-"""Environment variable that marks our children, and theirs, with the gateway they belong to."""
+"""Environment variable that marks all descendants with the gateway they belong to."""
 START = "LLAMA_SMART_PROXY_START"
-"""Environment variable that marks a child, and all that it starts, with this one start."""
+"""Environment variable that marks a child and its descendants with this one start."""
 
 LOOK_LIMIT = 5.0
-"""Seconds for a look at processes. One that hangs in a driver may make who reads its /proc hang too."""
+"""Seconds for a scan of processes. Reading /proc may hang for a process that hangs in a driver."""
 
 T = TypeVar("T")
 
 _leaders: dict[str, int] = {}
-"""The pids of the children that run, by the marks of their starts."""
+"""The pids of running children, by the marks of their starts."""
 
 
 async def run_off_loop(look: Callable[[], T], otherwise: T) -> T:
-    """What `look` returns, or `otherwise` after `LOOK_LIMIT`.
+    """Run `look` in a thread; return its result, or `otherwise` after `LOOK_LIMIT`.
 
-    Not in the loop's pool of threads: a model must be ended although others keep that busy, and a look that
-    hangs must neither take a place there nor hold up the gateway's exit.
+    The loop's pool of threads is not used: a model must be stopped even when the pool is busy, and a scan
+    that hangs must neither occupy the pool nor delay the gateway's exit.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -48,7 +48,7 @@ async def run_off_loop(look: Callable[[], T], otherwise: T) -> T:
         found = otherwise
         with suppress(psutil.Error, OSError):
             found = look()
-        with suppress(RuntimeError):  # the loop has ended
+        with suppress(RuntimeError):  # the event loop has ended
             loop.call_soon_threadsafe(tell, found)
 
     Thread(target=run, name="look at processes", daemon=True).start()
@@ -60,12 +60,12 @@ async def run_off_loop(look: Callable[[], T], otherwise: T) -> T:
 
 @functools.cache
 def owner_mark() -> str:
-    """Identity of this gateway: its pid alone could be that of another process by tomorrow."""
+    """Return the identity of this gateway: its pid and its start time, because pids are reused."""
     return f"{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
 def is_alive(mark: str) -> bool:
-    """Whether the gateway with this `owner_mark` runs, on this machine."""
+    """Whether the gateway with this `owner_mark` runs on this machine."""
     pid, _, created = mark.partition(":")
     try:
         owner = psutil.Process(int(pid))
@@ -77,7 +77,7 @@ def is_alive(mark: str) -> bool:
 def sweep_orphans() -> list[int]:
     """Kill processes whose gateway is dead; return their pids. Blocking: call it in a thread.
 
-    Those in containers, which the machine sees too, are left to the gateways there: pids differ there.
+    Processes in containers are left to the gateways there, because their pids differ.
     """
     swept = []
     for process, mark in _marked(OWNER):
@@ -93,22 +93,22 @@ def _is_elsewhere(pid: int) -> bool:
     """Whether the process counts pids in a namespace of its own."""
     try:
         return Path(f"/proc/{pid}/ns/pid").readlink() != Path("/proc/self/ns/pid").readlink()
-    except OSError:  # it is gone, or this is not Linux, where there are none
+    except OSError:  # the process is gone, or this is not Linux, which alone has namespaces
         return False
 
 
 def register(start: str, leader: int) -> None:
-    """A child was started under this mark."""
+    """Note that a child was started under this mark."""
     _leaders[start] = leader
 
 
 def forget(start: str) -> None:
-    """Nothing of this start is left."""
+    """Note that no process of this start is left."""
     _leaders.pop(start, None)
 
 
 def leader_of(pid: int) -> int | None:
-    """The child of ours that a process of this machine belongs to, itself included; None: to none."""
+    """Return the pid of our child that is this process or an ancestor of it; None if there is none."""
     leaders = set(_leaders.values())
     if pid in leaders:
         return pid
@@ -120,7 +120,7 @@ def leader_of(pid: int) -> int | None:
 
 
 def descendants(leader: int) -> list[psutil.Process]:
-    """The process and all below it that run. Blocking, some milliseconds."""
+    """Return the running descendants of a process, itself included. Blocking, some milliseconds."""
     found: list[psutil.Process] = []
     with suppress(psutil.Error):
         process = psutil.Process(leader)
@@ -129,12 +129,15 @@ def descendants(leader: int) -> list[psutil.Process]:
 
 
 def of_start(start: str) -> list[psutil.Process]:
-    """All that run of one start, by its mark. Blocking: it looks at all the processes of the machine."""
+    """Return the running processes with the mark of a start.
+
+    Blocking: it scans all processes of the machine.
+    """
     return [process for process, mark in _marked(START) if mark == start and is_running(process)]
 
 
 def is_running(process: psutil.Process) -> bool:
-    """Whether it has not ended. What only waits to be looked after by its parent has."""
+    """Whether the process runs. A zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -142,13 +145,13 @@ def is_running(process: psutil.Process) -> bool:
 
 
 def reap(pid: int) -> None:
-    """Look after one that has ended: as a container's first process the gateway is the parent of orphans."""
+    """Reap a zombie: as the first process of a container the gateway is the parent of orphans."""
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
 
 def processor_seconds(leader: int) -> float:
-    """The processor time of a process and its descendants. Blocking."""
+    """Return the processor seconds of a process and its descendants. Blocking."""
     used = 0.0
     for process in descendants(leader):
         with suppress(psutil.Error):
@@ -158,7 +161,7 @@ def processor_seconds(leader: int) -> float:
 
 
 def _marked(name: str) -> Iterator[tuple[psutil.Process, str]]:
-    """The processes with this variable in their environment, and what it says."""
+    """Return the processes with this environment variable, and its values."""
     for pid in psutil.pids():
         if mark := _mark_of(pid, name):
             with suppress(psutil.Error):
@@ -166,11 +169,11 @@ def _marked(name: str) -> Iterator[tuple[psutil.Process, str]]:
 
 
 def _mark_of(pid: int, name: str) -> str:
-    """One variable of a process's environment; empty if it is not there, or not to be seen."""
+    """Read one variable of a process's environment; empty if it is unset or not readable."""
     try:
         if sys.platform != "linux":
             return psutil.Process(pid).environ().get(name, "")
-        # psutil takes ten times as long, and all of the machine's processes are looked at.
+        # psutil takes ten times as long, and this runs for every process of the machine.
         _, found, rest = b"\0".join([b"", Path(f"/proc/{pid}/environ").read_bytes()]).partition(
             f"\0{name}=".encode()
         )

@@ -1,4 +1,4 @@
-"""How far a download is, and who is told."""
+"""The progress of a download, and its reports to a callback and the log."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 LOG_STEP = 0.1
-"""Share of the whole after which the log is told, or else after `LOG_SECONDS`."""
+"""Share of the download after which a log line is written; at the latest after `LOG_SECONDS`."""
 LOG_SECONDS = 30.0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a download is; bytes, and bytes per second when it is known."""
+    """The progress of a download, in bytes; and its rate in bytes per second, if known."""
 
     have: int
     total: int
@@ -19,7 +19,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present rate."""
+        """Seconds until the end at the present rate; None if unknown."""
         return (self.total - self.have) / self.rate if self.rate else None
 
     def __str__(self) -> str:
@@ -32,9 +32,9 @@ OnProgress = Callable[[Progress], None]
 
 
 class Reporter:
-    """Adds up the parts of a download, and tells of it: to the callback always, to the log at sensible steps.
+    """Adds up the parts of a download and reports progress: to the callback, and in larger steps to the log.
 
-    `sizes`: of the parts that are known before. `log` is None where somebody else writes one.
+    `sizes`: bytes of the parts known beforehand. `log` is None if the caller logs by itself.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class Reporter:
 
     @property
     def parts(self) -> int:
-        """How many there are, as far as it is known."""
+        """The number of parts known so far."""
         return len(self._sizes)
 
     @property
     def total(self) -> int:
-        """Bytes of all of them."""
+        """Bytes of all parts."""
         return sum(self._sizes.values())
 
     def at(self, part: str, have: int, size: int | None = None) -> None:
-        """So many bytes of this part are there."""
+        """Note how many bytes of a part have arrived."""
         self._have[part] = have
         self._sizes[part] = max(have, self._sizes.get(part, 0) if size is None else size)
         done, total = sum(self._have.values()), self.total
@@ -73,19 +73,19 @@ class Reporter:
             self._log(progress)
 
     def whole(self, part: str) -> None:
-        """This part is there, if it was downloaded at all."""
+        """Note that a part is complete, if it had to be downloaded."""
         if part in self._sizes:
             self.at(part, self._sizes[part])
 
 
 class _Speedometer:
-    """Bytes per second over the last seconds, from a count that grows."""
+    """Computes bytes per second over the last seconds from a growing count."""
 
     def __init__(self) -> None:
         self._samples: list[tuple[float, int]] = []
 
     def rate(self, have: int) -> float | None:
-        """Take a sample; the rate is None until there are two of them."""
+        """Add a sample and return the rate; None until there are two samples."""
         now = time.monotonic()
         self._samples.append((now, have))
         while len(self._samples) > 2 and now - self._samples[0][0] > 10:
@@ -95,5 +95,5 @@ class _Speedometer:
 
 
 def readable_size(count: int) -> str:
-    """Bytes for people."""
+    """Write a number of bytes for people, such as 4.1 GiB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

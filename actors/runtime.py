@@ -1,7 +1,7 @@
 """The actor's mailbox loop and the one way to start a task.
 
-`tell` is synchronous and never waits; handlers are synchronous and short; slow work is a task that
-reports an event. Only the front door asks, and waits for the reply with a deadline of its own.
+`tell` is synchronous and never waits. Handlers are synchronous and short; slow work is a task that reports
+an event when it is done. Only the front door waits for replies, with its own deadline.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import structlog
 log = structlog.get_logger("actors.runtime")
 
 MAILBOX_LIMIT = 100_000
-"""Requests are bounded at the door, so a mailbox that reaches this is a defect and says so."""
+"""Most messages in a mailbox. The door limits requests, so a full mailbox is a defect and raises."""
 
 _tasks: set[asyncio.Task[Any]] = set()
 
@@ -32,7 +32,7 @@ async def occurs(event: asyncio.Event, timeout: float | None = None) -> bool:
 
 
 def spawn(work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-    """Start a task, keep it from being collected, and log the exception that nobody expected."""
+    """Start a task, keep a reference to it, and log an unexpected exception."""
     task = asyncio.get_running_loop().create_task(work, name=name)
     _tasks.add(task)
     task.add_done_callback(_finished)
@@ -76,5 +76,7 @@ class Actor(Generic[M]):
             message = await self._mailbox.get()
             try:
                 self.handle(message)
-            except Exception:  # the boundary of an actor: one bad message must not end all the others
+            except (
+                Exception
+            ):  # the boundary of an actor: one bad message must not stop the handling of others
                 log.exception("message could not be handled", actor=self.name, message=repr(message)[:500])

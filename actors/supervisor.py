@@ -1,6 +1,6 @@
-"""The supervisor: one mailbox in front of the planner, and the effects it orders.
+"""The supervisor: a mailbox in front of the planner, and the execution of its effects.
 
-`Supervisor.lease` is the only thing that a request needs:
+A request only needs `Supervisor.lease`:
 
     async with supervisor.lease("demo") as lease:
         ...  # speak HTTP with lease.grant.endpoint
@@ -56,8 +56,9 @@ log = structlog.get_logger("supervisor")
 class Lease:
     """The right to use a model's server until the end of the `async with` block.
 
-    Set `served` when the server answered to the end: it tells a working server from a failing one. Set
-    `broken` when it hung up or took no connection: it may be dying, and gets no lease until that is clear.
+    Set `served` when the server has answered completely: it distinguishes a working server from a failing
+    one. Set `broken` when the server closed or refused the connection: it may be dying, and gets no lease
+    for a while.
     """
 
     __slots__ = ("_is_overdue", "broken", "grant", "served")
@@ -70,21 +71,21 @@ class Lease:
 
     @property
     def overdue(self) -> bool:
-        """Whether the supervisor stops the server in spite of it, so as to shut down."""
+        """Whether the supervisor stops the server in spite of this lease, because of the shutdown."""
         return self._is_overdue()
 
 
 Adopted = tuple[ModelSpec, ModelActor]
 
 ADOPTED_LIMIT = 64
-"""Models that only requests named, at the same time."""
+"""Most models at a time that are known only from requests."""
 
 
 class Supervisor(Actor[Event]):
     """Owns the planner and the model actors. All times are those of the monotonic clock.
 
-    `adopt` makes a model of a name that is not configured, if it may be had. Without an `observer` nothing is
-    known of any memory.
+    `adopt` makes a model for a name that is not configured, if it is allowed. Without an `observer` no
+    memory is measured.
     """
 
     def __init__(
@@ -106,15 +107,15 @@ class Supervisor(Actor[Event]):
         self._timer_at = float("inf")
         self.finished = asyncio.Event()
         self.on_message: Callable[[Event | Effect], None] = lambda _: None
-        """Told of each event and effect; it raises nothing."""
+        """Called with each event and effect; must not raise."""
 
     def add(self, spec: ModelSpec, actor: ModelActor) -> None:
-        """One more model that is configured, whose names are free; before `start`."""
+        """Add a configured model, before `start`. Its names must be free."""
         self._planner.add(spec)
         self._models[spec.name] = actor
 
     def start(self) -> None:
-        """Start the model actors, then this one."""
+        """Start the model actors, then this actor."""
         for model in self._models.values():
             model.start()
         super().start()
@@ -132,7 +133,7 @@ class Supervisor(Actor[Event]):
             self._timer.cancel()
 
     def hasten(self) -> None:
-        """End the leases that `shut_down` still waits for."""
+        """End the leases for which `shut_down` still waits."""
         self.tell(Shutdown(deadline=time.monotonic()))
 
     @asynccontextmanager
@@ -146,11 +147,11 @@ class Supervisor(Actor[Event]):
         keep_alive: float | None = None,
         on_ticket: Callable[[int], None] = lambda _: None,
     ) -> AsyncIterator[Lease]:
-        """Wait for a lease on a model, at most `timeout` seconds; it is given back when the block ends.
+        """Wait at most `timeout` seconds for a lease on a model; it ends with the block.
 
-        `on_ticket` is told the number by which `outlook` knows what is waited for. `keep_alive`: seconds that
-        the model stays loaded after it.
-        Raises `RejectedError`. A requester that is cancelled while it waits leaves the queue at once.
+        `on_ticket` is called with the ticket's number, for `outlook`. `keep_alive`: seconds that the model
+        stays loaded after this request. Raises `RejectedError`. A requester that is cancelled while it waits
+        leaves the queue at once.
         """
         ticket = next(self._tickets)
         reply: asyncio.Future[Grant | Rejection] = asyncio.get_running_loop().create_future()
@@ -169,7 +170,7 @@ class Supervisor(Actor[Event]):
         try:
             answer = await reply
         except asyncio.CancelledError:
-            # The grant may have been made in the same breath; Cancel gives it back in either case.
+            # The grant may have been made at the same time; Cancel returns it in either case.
             self._replies.pop(ticket, None)
             self.tell(Cancel(ticket=ticket))
             raise
@@ -182,38 +183,38 @@ class Supervisor(Actor[Event]):
             self.tell(Released(ticket=ticket, served=lease.served, broken=lease.broken))
 
     def resolve(self, name: str) -> str | None:
-        """The canonical name of a known model or alias."""
+        """Return the canonical name of a known model or alias."""
         return self._planner.resolve(name)
 
     def api_of(self, name: str) -> ServerApiName | None:
-        """What the server of a known model or alias speaks."""
+        """Return the API that the server of a known model or alias speaks."""
         return self._planner.api_of(name)
 
     def would_adopt(self, name: str) -> bool:
-        """Whether a request for this unknown name would be let in."""
+        """Whether a request for this unknown name would be accepted."""
         return self._adopt(name) is not None
 
     async def files(self, name: str) -> ModelFiles | None:
-        """A known model's files, if they are on the disk. Raises `StartError`."""
+        """Return a known model's files, if they are on the disk. Raises `StartError`."""
         canonical = self.resolve(name)
         return await self._models[canonical].files() if canonical is not None else None
 
     def progress(self, model: str) -> Progress | None:
-        """How far the download of a model's files is; None when there is none."""
+        """Return the progress of a model's download; None if there is no download."""
         return self._models[model].progress
 
     def outlook(self, ticket: int) -> Outlook | None:
-        """What a request waits for; None if it does not."""
+        """Return a waiting request's place and time; None if it does not wait."""
         return self._planner.outlook(ticket, time.monotonic())
 
     def describe(self) -> list[ModelStatus]:
-        """Every model's status now. Reading it changes nothing and keeps nothing alive."""
+        """Return every model's present status. Reading it does not reset idle time-outs."""
         return self._planner.describe(time.monotonic())
 
     async def plan(self, name: str) -> dict[str, Any] | None:
-        """What would be decided if somebody asked for this model now; None if its files are not on the disk.
+        """Return the decision for this model if a request came now; None if its files are not on the disk.
 
-        Nothing is changed or downloaded. Raises `StartError` for files that are no model.
+        Changes and downloads nothing. Raises `StartError` if the files are not a model.
         """
         actor = self._models[name]
         if self._observer is not None and self._planner.measures_first:
@@ -230,21 +231,21 @@ class Supervisor(Actor[Event]):
 
     @property
     def ledger(self) -> Ledger:
-        """Who has what memory. To be read, not to be kept or changed."""
+        """The ledger of memory. Do not change or keep it."""
         return self._planner.ledger
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a lease."""
+        """The number of requests that wait for a lease."""
         return self._planner.waiting
 
     @property
     def closing(self) -> bool:
-        """Whether shut down has begun."""
+        """Whether the shutdown has begun."""
         return self._planner.closing
 
     def handle(self, message: Event) -> None:
-        """Let the planner decide, do what it says, and set the timer for its next concern."""
+        """Let the planner decide, carry out its effects, and set the timer for its next `Tick`."""
         now = time.monotonic()
         if isinstance(message, Acquire) and self._planner.resolve(message.model) is None:
             self._adopt_model(message.model)
@@ -255,7 +256,7 @@ class Supervisor(Actor[Event]):
         self._set_timer(self._planner.next_wake(now))
 
     def _adopt_model(self, name: str) -> None:
-        """Take a model in that a request named; the longest known one that nobody uses makes room."""
+        """Add a model that a request named. If there are too many, the oldest unused one is removed."""
         if self.closing or (adopted := self._adopt(name)) is None:
             return
         if len(self._adopted) >= ADOPTED_LIMIT:
@@ -337,7 +338,7 @@ class Supervisor(Actor[Event]):
 
     def _answer(self, ticket: int, answer: Grant | Rejection) -> None:
         reply = self._replies.pop(ticket, None)
-        # A reply that nobody awaits any more has sent its Cancel, which gives the grant back.
+        # A requester that no longer waits has sent its Cancel, which returns the grant.
         if reply is not None and not reply.done():
             reply.set_result(answer)
 

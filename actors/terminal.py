@@ -1,6 +1,6 @@
-"""What is written for people: it cannot steer a terminal, and a reader that leaves causes no traceback.
+"""Output for people: it cannot control a terminal, and a closed pipe causes no traceback.
 
-Names, paths and the words of other programs may contain any character. Commands print with `say` and
+Names, paths and other programs' messages may contain any character, so commands print with `say` and
 `complain`, and run under `exit_status`.
 """
 
@@ -13,21 +13,21 @@ from pathlib import Path
 
 INTERRUPTED = 130
 READER_LEFT = 141
-"""The exit statuses which a shell shows for programs that SIGINT and SIGPIPE ended."""
+"""The exit statuses that a shell shows for programs ended by SIGINT and SIGPIPE."""
 
 
 INSTALLED = "llama-smart-proxy"
-"""The command that an installation brings."""
+"""The name of the installed command."""
 
 
 class OutputError(Exception):
-    """Standard output cannot be written; the message says why."""
+    """Standard output cannot be written. The message says why."""
 
 
 def open_missing_streams() -> None:
     """Open the null device on each of the descriptors 0 to 2 that is closed.
 
-    Otherwise the next file or socket gets that number, and receives what is printed.
+    Otherwise the next file or socket would get that number, and receive printed output.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
@@ -35,7 +35,7 @@ def open_missing_streams() -> None:
 
 
 def program() -> str:
-    """What the user calls this program."""
+    """Return the name under which the user called this program."""
     return INSTALLED if Path(sys.argv[0]).name == INSTALLED else "run.py"
 
 
@@ -50,7 +50,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def wants_colour(descriptor: int) -> bool:
-    """Whether it is a terminal that may show colours (https://no-color.org)."""
+    """Whether the stream is a terminal that may show colours (https://no-color.org)."""
     return os.isatty(descriptor) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -63,7 +63,7 @@ def say(text: str = "") -> None:
 
 
 def complain(text: str) -> None:
-    """Print an error on standard error, where that can be written."""
+    """Print an error on standard error, if that can be written."""
     if sys.stderr is not None:
         with suppress(OSError):
             print(f"{program()}: {printable(text, keep=chr(10))}", file=sys.stderr, flush=True)
@@ -73,11 +73,11 @@ def exit_status(work: Callable[[], int]) -> int:
     """Run a command and flush its output; return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name may have what the locale cannot express
+            stream.reconfigure(errors="backslashreplace")  # the locale may lack a name's characters
     try:
         try:
             status = work()
-        except SystemExit as error:  # argparse's, after --help too
+        except SystemExit as error:  # raised by argparse, also after --help
             status = error.code if isinstance(error.code, int) else 1
         if sys.stdout is not None:
             with _output_errors():
@@ -85,7 +85,7 @@ def exit_status(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OutputError as error:
-        # The interpreter tries again at its end what could not be written.
+        # At its end the interpreter would try again to write the rest.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error.__cause__, BrokenPipeError):

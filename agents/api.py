@@ -1,14 +1,14 @@
-"""All that the author of an agent imports. docs/agents.md walks through an example.
+"""Everything that the author of an agent imports. docs/agents.md explains an example step by step.
 
-An agent is a class in the file `agent.py` of a folder of its own, whose name is the agent's:
+An agent is a class in the file `agent.py` of its own folder, whose name is the agent's name:
 
 ```
  request --before--> model --events through stream--> client ...... after
 ```
 
-Everything runs on the gateway's event loop: what blocks (files, SQLite, numbers by the million) belongs into
-`await asyncio.to_thread(...)`, or all clients wait. One instance serves all the requests at the same time, so
-what belongs to one request is kept in its `ctx.state`, never on `self`.
+Agents run on the gateway's event loop. Blocking work (files, SQLite, long computations) must run in `await
+asyncio.to_thread(...)`, otherwise all clients wait. One instance serves all requests at the same time, so
+keep the data of a request in its `ctx.state`, never on `self`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -66,10 +66,10 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Json]])
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options that every agent has; an agent's own `Config` adds fields to them, each with a default.
+    """The options of every agent. An agent's own `Config` adds fields, each with a default.
 
-    A field of the type `Secret` is text that is shown nowhere; one of `FilePath` is taken from the folder of
-    the configuration file, and has `~` replaced.
+    A field of type `Secret` is never shown. A `FilePath` is relative to the configuration file's folder, and
+    `~` is expanded.
     """
 
     timeout: Annotated[
@@ -88,20 +88,21 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Clock(Protocol):
-    """Seconds: since the epoch, and of a clock that is never set."""
+    """Two clocks: seconds since the epoch, and monotonic seconds."""
 
     def time(self) -> float:
         """Seconds since the epoch."""
 
     def monotonic(self) -> float:
-        """Seconds for measuring."""
+        """Monotonic seconds, for measuring durations."""
 
 
 class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """What a load took on one card: bytes, None or 0 where nobody told.
+    """The memory of a load on one card, in bytes; None or 0 where unknown.
 
-    `predicted` is of llama.cpp's buffers alone, before any correction; `buffers` is the same by llama.cpp's
-    log. `measured` is the driver's figure for the process after the load, `peak` the highest until now.
+    `predicted` covers llama.cpp's buffers alone, before any correction; `buffers` is their size in
+    llama.cpp's log. `measured` is the driver's figure for the process after the load, `peak` the highest one
+    since.
     """
 
     gpu: str
@@ -113,10 +114,10 @@ class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """A load of a model that succeeded, in `seconds`.
+    """A successful load of a model, which took `seconds`.
 
-    `file` and `settings` tell two loads apart, and say nothing else. `build` is the model server's version,
-    `certainty` the prediction's: in words.
+    `file` and `settings` are opaque keys that identify what was loaded. `build` is the model server's
+    version, `certainty` describes the prediction in words.
     """
 
     model: str
@@ -131,7 +132,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Services:
-    """What the gateway gives an agent for as long as it runs."""
+    """The services that the gateway gives an agent for as long as it runs."""
 
     def __init__(
         self,
@@ -144,16 +145,16 @@ class Services:
         memory: Callable[[str], Load | None],
     ) -> None:
         self.llm = Client(llm)
-        """The models, without a budget: for work that belongs to no request."""
+        """The models, without a budget, for work that belongs to no request."""
         self.http = http
-        """A client for other services."""
+        """An HTTP client for other services."""
         self.folder = folder
-        """A folder for the agent alone, which exists."""
+        """The agent's own folder, which exists."""
         self.log = log
-        """The gateway's log; each line has the agent's name."""
+        """The gateway's log. Each line carries the agent's name."""
         self.clock = clock
         self.memory = memory
-        """What the present or last load of a model took, by the model's name; None if that is not known."""
+        """Returns the memory of a model's present or last load, by the model's name; None if unknown."""
 
 
 class Context:
@@ -174,11 +175,11 @@ class Context:
         self.model = model
         """The model's name, as the client gave it."""
         self.argument = argument
-        """What was written behind the agent's name: `vote` in `/parallel:vote`."""
+        """The text after the agent's name: `vote` in `/parallel:vote`."""
         self.key = key
-        """Whose request it is, "" where there are no keys."""
+        """The client's key; "" if there are no keys."""
         self.later = later
-        """The agents that come after this one, with their arguments; guards always do."""
+        """The later agents of this request, with their arguments; guards are always last."""
         self.llm = llm
         """The models, within this agent's budget for this request."""
         self.http = services.http
@@ -187,23 +188,23 @@ class Context:
         self.clock = services.clock
         self.memory = services.memory
         self.state: Any = None
-        """For what `before` leaves to `stream` and `after`."""
+        """Data that `before` leaves for `stream` and `after`."""
         self.note = ""
-        """What the agent did, in a few words, for the log."""
+        """A short description of the agent's work, for the log."""
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An agent's own answer, instead of the model's. No later agent's `before` runs; all the filters do.
+    """An agent's own answer, instead of the model's. No later agent's `before` runs, but all filters do.
 
-    The pieces of the answer are enough: missing `AnswerStarted`, `Finish` and `Done` are added. The iterator
-    is closed when the client leaves.
+    Only the pieces of the answer are needed: missing `AnswerStarted`, `Finish` and `Done` are added. The
+    iterator is closed when the client leaves.
     """
 
     events: AsyncIterator[Event]
 
     @staticmethod
     def of(events: Iterable[Event]) -> "Reply":
-        """A reply that is at hand."""
+        """Make a reply from a complete text."""
 
         async def iterate() -> AsyncIterator[Event]:
             for event in events:
@@ -216,14 +217,17 @@ class Filter(Protocol):
     """Changes an answer on its way to the client, event by event."""
 
     def feed(self, event: Event) -> Iterable[Event]:
-        """What is passed on for `event`. The last one is `Done` or `AnswerFailed`; hold nothing longer."""
+        """Return the events to pass on for `event`.
+
+        The last one is `Done` or `AnswerFailed`; hold nothing longer.
+        """
 
 
 class TextFilter:
-    """A filter of the answer's text alone. `rest` is what was held back until the text's end."""
+    """A filter of the answer's text alone. `rest` returns the text held back until the end."""
 
     def feed(self, event: Event) -> Iterable[Event]:
-        """Pass the text through `text`, and everything else on."""
+        """Pass text through `text`, and other events unchanged."""
         if isinstance(event, Text):
             if changed := self.text(event.text):
                 yield Text(changed)
@@ -233,16 +237,16 @@ class TextFilter:
         yield event
 
     def text(self, piece: str) -> str:
-        """What is passed on for a piece of text."""
+        """Return the text to pass on for a piece of text."""
         raise NotImplementedError
 
     def rest(self) -> str:
-        """What is left to say at the end; called again, nothing."""
+        """Return the remaining text at the end; a second call returns nothing."""
         return ""
 
 
 class AtEnd:
-    """A filter that only adds fields to the answer, asked for when it ends."""
+    """A filter that only adds fields to the answer, computed at its end."""
 
     def __init__(self, fields: Callable[[], Json]) -> None:
         self._fields = fields
@@ -255,11 +259,11 @@ class AtEnd:
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that is over.
+    """A finished request.
 
-    `request` is what the model got, `answer` what the client got. `raw` is what the model said, or the agent
-    that replied, before any filter; None if that was not read to its end. `place`: where the model ran, in
-    words. `failure`: why the client's answer is not whole; None: it is.
+    `request` is the request that the model got, `answer` the answer that the client got. `raw` is the
+    model's or the replying agent's answer before any filter; None if it was not read completely. `place`:
+    where the model ran, in words. `failure`: why the client's answer is incomplete; None if it is complete.
     """
 
     request_id: str
@@ -273,12 +277,12 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def usage(self) -> Usage:
-        """Tokens and durations of the answer."""
+        """The tokens and durations of the answer."""
         return self.answer.usage
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A call of an operation: what its path and query named, and its body, as the media type says."""
+    """A call of an operation: the parameters of path and query, and the body, parsed by its media type."""
 
     parameters: Mapping[str, str] = {}
     body: bytes = b""
@@ -286,10 +290,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def operation(method: str, path: str) -> Callable[[F], F]:
-    """Make a method `async (self, call: Call) -> dict` an operation: `@operation("GET", "things/{id}")`.
+    """Mark a method `async (self, call: Call) -> dict` as an operation: `@operation("GET", "things/{id}")`.
 
-    It is what the agent offers beside its requests, under `/v1/agents/{agent}/things/7`. A part in braces
-    is a parameter. The first line of the docstring describes it.
+    Operations are an agent's HTTP endpoints, here `/v1/agents/{agent}/things/7`. A part in braces is a
+    parameter. The first line of the method's docstring describes the operation.
     """
 
     def mark(function: F) -> F:
@@ -300,10 +304,10 @@ def operation(method: str, path: str) -> Callable[[F], F]:
 
 
 class Agent:
-    """Base of all agents: override what you need. All methods but `stream` are asynchronous.
+    """Base of all agents: override the methods you need. All except `stream` are asynchronous.
 
-    `Config` is the type of `self.config`: a subclass of `AgentConfig`. Whatever a method raises is logged
-    with the agent's name, counted, and becomes what `on_error` says; only `DeniedError` always reaches the
+    `Config` is the type of `self.config`: a subclass of `AgentConfig`. An exception from a method is logged
+    with the agent's name, counted, and handled as `on_error` says; only `DeniedError` always reaches the
     client.
     """
 
@@ -322,27 +326,30 @@ class Agent:
         self.services = services
 
     async def start(self) -> None:
-        """Open what is needed, before the first request. What it raises keeps the gateway from starting."""
+        """Open resources, before the first request. An exception keeps the gateway from starting."""
 
     async def run(self) -> None:
-        """Work in the background until cancelled, or return; if it raises, the agent is started anew.
+        """Work in the background until cancelled, or return. After an exception the agent is restarted.
 
-        It is cancelled as soon as the gateway is to stop, while requests are still finished.
+        It is cancelled as soon as the gateway begins to stop, while requests still finish.
         """
 
     async def close(self) -> None:
-        """Close what was opened."""
+        """Close resources."""
 
     async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
-        """The request as the next agent, or the model, shall see it; or an answer."""
+        """Return the request for the next agent or the model, or a reply."""
         return request
 
     def stream(self, ctx: Context) -> Filter | None:
-        """A filter for this request's answer. Asked for when it begins, though `before` may not have run."""
+        """Return a filter for this answer, or None.
+
+        Called when the answer begins, even if `before` did not run.
+        """
         return None
 
     async def after(self, ctx: Context, finished: Finished) -> None:
-        """The client has had its last byte, or left. One call after the other; the requests do not wait.
+        """Called, one call at a time, when the client has its last byte or has left. No request waits.
 
-        `before` may not have run, if an earlier agent replied, but then there was a filter of this one's.
+        If an earlier agent replied, `before` did not run, but this agent's filter did.
         """

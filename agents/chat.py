@@ -1,4 +1,4 @@
-"""The canonical request: what a client wants of a model, in no dialect's words."""
+"""The canonical request, independent of any API. Every API's request is read into it."""
 
 import itertools
 from collections import defaultdict, deque
@@ -11,9 +11,9 @@ Json = dict[str, Any]
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How tokens are chosen; None is left to the model server.
+    """The sampling parameters. None leaves a parameter to the model server.
 
-    `num_ctx`, tokens of context, only a model's start can grant.
+    `num_ctx`, the context in tokens, takes effect only when the model starts.
     """
 
     max_tokens: int | None = None
@@ -32,7 +32,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Image(msgspec.Struct, frozen=True):
-    """A picture: base64 `data` with its `mime` type, or else a `url` that its reader must fetch."""
+    """An image: base64 `data` with its `mime` type, or a `url` that its reader must fetch."""
 
     mime: str = ""
     data: str = ""
@@ -40,7 +40,10 @@ class Image(msgspec.Struct, frozen=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A call that a model made. `arguments` is the text of a JSON object, as far as the model wrote one."""
+    """A tool call by a model.
+
+    `arguments` should be the text of a JSON object, but models may write other text.
+    """
 
     id: str
     name: str
@@ -48,9 +51,9 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One turn. `role` is system, user, assistant or tool, or a name that only the model's template knows.
+    """One message. `role` is system, user, assistant or tool, or a role that only the model's template knows.
 
-    A tool's result is `text`, with the id and the name of the call that it answers.
+    For a tool's result, `text` is the result, and id and name are those of the answered call.
     """
 
     role: str
@@ -72,13 +75,13 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class NamedTool(msgspec.Struct, frozen=True):
-    """The one tool that must be called."""
+    """A tool choice that forces one tool."""
 
     name: str
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What every generating request has.
+    """The common part of all generating requests.
 
     `format` is "json", or the JSON schema of the answer. `keep_alive` is in seconds, infinite for ever.
     `extra` holds the fields that have no name here, for a backend that knows them. `ignored` names what the
@@ -99,7 +102,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chat(Request, frozen=True, kw_only=True):
-    """A conversation to go on with. `think` is a level's name where it is not yes or no."""
+    """A conversation to be continued. `think` is on, off, or the name of a level."""
 
     messages: list[Message]
     tools: list[Tool] = []
@@ -108,14 +111,14 @@ class Chat(Request, frozen=True, kw_only=True):
 
 
 class Completion(Request, frozen=True, kw_only=True):
-    """A bare text to go on with, or with a `suffix` to fill in before."""
+    """A plain text to be continued, or to be filled in before `suffix`."""
 
     prompt: str
     suffix: str = ""
 
 
 def linked(messages: Iterable[Message]) -> list[Message]:
-    """Give every tool call an id, and every result the id and name of its call.
+    """Give every tool call an id, and every tool result the id and name of its call.
 
     A result belongs to the call with its id; without one to the oldest unanswered call with its name;
     without either to the oldest unanswered call.
@@ -129,7 +132,7 @@ def linked(messages: Iterable[Message]) -> list[Message]:
         calls: list[ToolCall] = []
         for call in message.tool_calls:
             count += 1
-            # Nine letters and digits: all that the templates of Mistral's models accept.
+            # Nine letters and digits: the templates of Mistral's models accept nothing else.
             calls.append(call if call.id else msgspec.structs.replace(call, id=f"call{count:05d}"))
             names[calls[-1].id] = unanswered[calls[-1].id] = call.name
             by_name[call.name].append(calls[-1].id)

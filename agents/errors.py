@@ -1,10 +1,10 @@
-"""What an agent, or what it asked for, says no with. The front door tells it in its client's words."""
+"""Errors of agents and of their calls. The front door writes them in the client's API."""
 
 
 class AgentError(Exception):
     """A request cannot be answered. `status` is HTTP's, `code` a short word for programs.
 
-    `retry_after` is in seconds. Raised by an agent it is subject to its `on_error`.
+    `retry_after` is in seconds. If an agent raises it, the agent's `on_error` applies.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class AgentError(Exception):
 
 
 class DeniedError(AgentError):
-    """The agent refuses the request, on purpose: `on_error` does not apply, the client is told."""
+    """The agent refuses the request on purpose: it reaches the client whatever `on_error` says."""
 
     def __init__(
         self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None
@@ -34,7 +34,7 @@ class DeniedError(AgentError):
 
 
 class ModelCallError(AgentError):
-    """A model that an agent called gave no answer, or broke it off."""
+    """A model that an agent called gave no answer, or an incomplete one."""
 
 
 class BudgetError(AgentError):
@@ -42,7 +42,7 @@ class BudgetError(AgentError):
 
 
 def unwrapped(error: Exception) -> Exception:
-    """The error itself, of a TaskGroup in which one task failed."""
+    """Return the single error in an exception group; otherwise the error itself."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

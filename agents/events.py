@@ -1,8 +1,8 @@
-"""The canonical stream: what a model server says while it answers, and the whole answer made of it.
+"""The canonical stream: the events of an answer, and the whole answer collected from them.
 
 The order is that of OpenAI's stream: `AnswerStarted`, then any of `Text`, `Reasoning` and `ToolCallDelta`,
-each after its `Logprobs` if there are some, then `Extra` if an agent adds something, `Finish`, `Usage`,
-`Done`. `AnswerFailed` may come at any time and is the last.
+each after its `Logprobs` if there are any, then `Extra` if an agent adds fields, `Finish`, `Usage`, `Done`.
+`AnswerFailed` may come at any time and is the last event.
 """
 
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ class Text(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reasoning(msgspec.Struct, frozen=True, gc=False):
-    """A piece of what the model thinks before it answers."""
+    """A piece of the model's reasoning before the answer."""
 
     text: str
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of a tool call: id and name come with its first, `arguments` are pieces of JSON text."""
+    """A piece of a tool call. The first piece has id and name; `arguments` is a piece of JSON text."""
 
     index: int
     id: str = ""
@@ -45,29 +45,29 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Logprobs(msgspec.Struct, frozen=True):
-    """Probabilities of the tokens in the next piece: `token`, `logprob`, `bytes`, `top_logprobs` of each."""
+    """Log probabilities of the next piece's tokens: `token`, `logprob`, `bytes`, `top_logprobs` of each."""
 
     tokens: list[Any]
 
 
 class Extra(msgspec.Struct, frozen=True):
-    """Fields that an agent adds to a whole answer, or to the event of a stream that says why it ended.
+    """Fields that an agent adds to a whole answer, or to the last event of a stream before usage.
 
-    Each is named for the agent, or for what it is ("citations"), and is JSON. A field of the
-    API is never replaced.
+    Each field is named after the agent or its content ("citations"), and is JSON. A field of the API is
+    never replaced.
     """
 
     fields: dict[str, Any]
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """The model has ended, and why."""
+    """The end of the model's output, with the reason."""
 
     reason: Reason
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens, those of the prompt with the `cached` ones; durations in seconds, 0 where unknown."""
+    """Tokens, where the prompt's include the `cached` ones; durations in seconds, 0 if unknown."""
 
     prompt: int = 0
     completion: int = 0
@@ -79,7 +79,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class AnswerFailed(msgspec.Struct, frozen=True):
-    """The answer broke off. The fields are those of `proxy.errors.ApiError`; `kind` may be empty."""
+    """The answer failed. The fields are those of `proxy.errors.ApiError`; `kind` may be empty."""
 
     status: int
     message: str
@@ -99,7 +99,7 @@ Event = (
 
 
 def checked(event: Any) -> Event:
-    """The event, if it is one, and can be written down. Raises `TypeError` or `ValueError`."""
+    """Return the event, if it is one and can be encoded. Raises `TypeError` or `ValueError`."""
     if not isinstance(event, Event):
         raise TypeError(f"expected an event, and got {type(event).__name__}")
     try:
@@ -125,7 +125,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCalls:
-    """Tool calls, gathered from their pieces."""
+    """Collects tool calls from their pieces."""
 
     __slots__ = ("_parts",)
 
@@ -133,21 +133,21 @@ class ToolCalls:
         self._parts: dict[int, list[str]] = {}
 
     def feed(self, delta: ToolCallDelta) -> None:
-        """Take the next piece."""
+        """Add the next piece."""
         parts = self._parts.setdefault(delta.index, ["", ""])
         parts[0] = parts[0] or delta.id
         parts[1] = parts[1] or delta.name
         parts.append(delta.arguments)
 
     def take(self) -> list[ToolCall]:
-        """The calls so far, whole, and begin anew."""
+        """Return the calls so far, complete, and reset."""
         calls = [ToolCall(parts[0], parts[1], "".join(parts[2:])) for _, parts in sorted(self._parts.items())]
         self._parts.clear()
         return calls
 
 
 class AnswerCollector:
-    """Makes an answer of its events. `failure` is set if it broke off, `complete` if it came to its end."""
+    """Collects an answer from its events. `failure` is set if it failed, `complete` if it reached its end."""
 
     def __init__(self) -> None:
         self.failure: AnswerFailed | None = None
@@ -162,7 +162,7 @@ class AnswerCollector:
         self._extra: dict[str, Any] = {}
 
     def feed(self, event: Event) -> None:
-        """Take the next event."""
+        """Add the next event."""
         match event:
             case Text():
                 self._text.append(event.text)
@@ -186,7 +186,7 @@ class AnswerCollector:
                 self.complete = True
 
     def answer(self) -> Answer:
-        """The whole answer; what there is of it if it is not complete."""
+        """Return the answer, or the part of it that has arrived."""
         return Answer(
             id=self._start.id,
             model=self._start.model,
@@ -202,7 +202,7 @@ class AnswerCollector:
 
 
 def replayed(answer: Answer) -> Iterator[Event]:
-    """The events of a whole answer, each of its parts in one piece."""
+    """Yield the events of a whole answer, each of its parts in one piece."""
     yield AnswerStarted(answer.id, answer.model, answer.created)
     if answer.reasoning:
         yield Reasoning(answer.reasoning)

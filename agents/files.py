@@ -1,6 +1,6 @@
-"""Databases of agents: when the file itself is no good or another one, and what becomes of it then.
+"""Handles damaged, deleted and replaced database files of agents.
 
-Blocking.
+All functions block.
 """
 
 import sqlite3
@@ -8,16 +8,16 @@ from datetime import datetime
 from pathlib import Path
 
 _PRIMARY = 0xFF
-"""What of an SQLite error code is the kind; the rest are details."""
+"""The bits of an SQLite error code that give its kind."""
 
 BESIDE = ("-wal", "-shm", "-journal")
-"""SQLite's own files beside a database; without it they are worth nothing, and with another one they harm."""
+"""SQLite's own files beside a database. Beside another database they do damage."""
 
 
 def is_damaged(error: sqlite3.Error) -> bool:
-    """Whether asking again is useless: what is in the file is no database, or not the one it should be.
+    """Whether the file is damaged, no database, or a database of another schema, so that a retry is useless.
 
-    A file that is locked, cannot be written or has no room is another matter: that passes.
+    A locked or unwritable file, or a full disk, may be only temporary, so it does not count.
     """
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
@@ -28,11 +28,11 @@ def is_damaged(error: sqlite3.Error) -> bool:
 
 
 FileId = tuple[int, int]
-"""Which file it is: one in the place of another that was deleted has another."""
+"""Identifies a file: a new file in the place of a deleted one has another id."""
 
 
 def file_id(path: Path) -> FileId | None:
-    """That of the file that is there; None if there is none, or nobody can say."""
+    """Return the id of the file; None if it does not exist or the id is unknown."""
     try:
         found = path.stat()
     except OSError:
@@ -41,7 +41,7 @@ def file_id(path: Path) -> FileId | None:
 
 
 def is_still_there(path: Path, opened: FileId | None) -> bool:
-    """Whether the file that was opened was neither deleted nor replaced, as far as can be said."""
+    """Whether the opened file was neither deleted nor replaced, as far as known."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def is_still_there(path: Path, opened: FileId | None) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a database that is no good; return where it is now. Raises `OSError`."""
+    """Rename an unusable database; return its new path. Raises `OSError`."""
     stem = f"{path.name}.broken-{datetime.now():%Y%m%d-%H%M%S}"
     names = (stem, *(f"{stem}.{number}" for number in range(1, 1000)))
     aside = next(one for name in names if not (one := path.with_name(name)).exists())

@@ -1,6 +1,7 @@
 """The aiohttp application: routes, and the one middleware."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -11,9 +12,9 @@ from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
 from proxy.apis.table import ENDPOINTS, dialect_of
 from proxy.door.bodies import BODIES, Bodies
-from proxy.door.connections import OTHER_VERSION
-from proxy.door.origins import Origins
-from proxy.errors import ApiError
+from proxy.door.origins import METHODS, Origins
+from proxy.door.parsing import OTHER_VERSION, other_version
+from proxy.errors import ApiError, not_allowed
 from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
 from proxy.handlers.agents import AgentViews
 from proxy.handlers.generate import Generate
@@ -62,6 +63,7 @@ def make_app(handlers: Handlers, origins: Origins) -> web.Application:
         ("/v1/models", views.models),
         ("/models", views.models),
         ("/v1/models/{name:.+}", views.model),
+        ("/models/{name:.+}", views.model),
         ("/admin/plan", views.plan),
         ("/metrics", handlers.metrics.page),
     ):
@@ -101,6 +103,9 @@ def _quiet(view: Handler) -> Handler:
     return handle
 
 
+_TWO_BASES = re.compile("(/v1|/api)/(v1|api)/")
+
+
 @web.middleware
 async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every request its id, its one line in the log, and its error in its dialect."""
@@ -112,7 +117,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     origins = request.app[ORIGINS]
     try:
         if OTHER_VERSION in request:
-            raise ApiError(505, "this is HTTP/1.1; HTTP/2 needs a proxy in front", code="bad_http")
+            raise other_version()
         origins.admit(request)
         response = origins.preflight(request) or await handler(request)
         exchange.status = exchange.status or response.status
@@ -139,25 +144,31 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _from_http(request: web.Request, error: web.HTTPException) -> ApiError:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return not_allowed(request.method, request.path, error.allowed_methods)
+    if request.path == "*":
+        return not_allowed(request.method, "*", METHODS.split(", "))
     if error.status == 404:
-        return ApiError(404, f"there is no {request.method} {request.path}", code="not_found")
-    if error.status == 405:
-        allowed = error.headers.get("Allow", "")
-        message = f"{request.path} takes {allowed}, not {request.method}"
-        return ApiError(405, message, code="method_not_allowed")
+        hint = ""
+        if (twice := _TWO_BASES.match(request.path)) is not None:
+            hint = f"; leave {twice[1]} out of the base URL of the client"
+        return ApiError(404, f"there is no {request.method} {request.path}{hint}", code="not_found")
     return ApiError(error.status, error.reason)
 
 
 def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -> web.Response:
+    if request.method == "OPTIONS" and "Allow" in error.headers:
+        exchange.status, exchange.quiet = 204, True
+        return web.Response(status=204, headers={**exchange.headers, **error.headers})
     exchange.failed(error)
     if request.writer.output_size > 0:
         # The answer has begun. Only a cut can tell now that it is not whole.
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the answer had begun")
+    headers = {**exchange.headers, **error.headers}
     dialect = dialect_of(request.path)
     error = dialect.reword(error, exchange.model or "")
-    headers = exchange.headers
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:

@@ -1,5 +1,7 @@
 """What goes wrong, as the client is told: one exception, and one table from the supervisor's rejections."""
 
+from collections.abc import Iterable
+
 import actors.errors as rejections
 from actors.errors import Rejection
 
@@ -25,6 +27,8 @@ class ApiError(Exception):
         self.retry_after = retry_after
         self.extra: dict[str, object] = {}
         """Further fields of the error, as its server named them."""
+        self.headers: dict[str, str] = {}
+        """Further headers of the answer."""
 
 
 def default_kind(status: int) -> str:
@@ -36,6 +40,15 @@ def default_kind(status: int) -> str:
     if status == 429:
         return "rate_limit_error"
     return "server_error" if status >= 500 else "invalid_request_error"
+
+
+def not_allowed(method: str, path: str, allowed: Iterable[str]) -> ApiError:
+    """The answer to a method that a path does not take; `Allow` has those that it takes."""
+    methods = set(allowed)
+    message = f"{path} takes {', '.join(sorted(methods))}, not {method}"
+    error = ApiError(405, message, code="method_not_allowed")
+    error.headers["Allow"] = ", ".join(sorted({*methods, "OPTIONS"}))
+    return error
 
 
 REJECTIONS: dict[type[Rejection], tuple[int, str]] = {

@@ -31,6 +31,9 @@ ENGINE = (
 )
 """Where the tests with a real Docker Engine are: they count what it has."""
 
+CONFORMANCE = "tests/conformance/"
+"""Where the tests are that share one gateway for all their files."""
+
 DEMO: dict[str, Any] = {
     "path": "builtin:demo",
     "ctx_size": 16384,
@@ -51,6 +54,8 @@ class InGroups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         file = nodeid.partition("::")[0]
         if file.startswith(ENGINE):
             return "engine"
+        if file.startswith(CONFORMANCE):
+            return "conformance"
         return nodeid if file == "tests/e2e/test_hung.py" else file  # each of those waits half a minute
 
 

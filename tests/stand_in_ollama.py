@@ -279,11 +279,12 @@ async def _main() -> None:
         parser.add_argument(flag, action="append", default=[])
     for flag in ("--load-seconds", "--word-seconds"):
         parser.add_argument(flag, type=float, default=0.0)
-    parser.add_argument("--thinking", action="store_true")
+    parser.add_argument("--thinking-model", action="append", default=[])
     told = parser.parse_args()
-    capabilities = ["completion", "tools"] + ["thinking"] * told.thinking
+    thinks = Model(capabilities=["completion", "tools", "thinking"])
     daemon = StandInOllama(
-        models={full_name(name): Model(capabilities=capabilities) for name in told.model or ["tiny"]},
+        models={full_name(name): Model() for name in told.model or ["tiny"]}
+        | {full_name(name): thinks for name in told.thinking_model},
         remote={full_name(name): Model() for name in told.remote},
         orders=set(told.do),
         load_seconds=told.load_seconds,

@@ -191,7 +191,14 @@ def answer(name: str, text: str, body: dict[str, Any]) -> tuple[list[str], list[
             for index, city in enumerate(cities)
         ]
     said = json.dumps(example(body["format"])) if body.get("format") else f"I am {name} and you said: {text}"
-    return re.findall(r"\s*\S+", said), []
+    for end in _stops(body):
+        said = said.partition(end)[0]
+    return re.findall(r"\s*\S+|\s+$", said), []
+
+
+def _stops(body: dict[str, Any]) -> list[str]:
+    given = (body.get("options") or {}).get("stop") or []
+    return [given] if isinstance(given, str) else given
 
 
 def vector(text: str, length: int = 8) -> list[float]:

@@ -13,7 +13,7 @@ VERSION = "0.1.0"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Does not keep it to itself when the help cannot be written."""
+    """Fails with an error when the help text cannot be written."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if file is sys.stdout:
@@ -23,12 +23,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _CommandParser(_Parser):
-    """The parser of one command, whose module is imported when it is asked to parse."""
+    """The parser of one command. It imports the command's module only when it parses."""
 
     module = ""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As the parser of any program does."""
+        """Import the command's module, let it add its arguments, and parse."""
         module = import_module(self.module)
         if hasattr(module, "add_arguments"):
             module.add_arguments(self)
@@ -39,9 +39,9 @@ class _CommandParser(_Parser):
 def parse(
     commands: Mapping[str, tuple[str, str]], *, config: Path, arguments: list[str] | None = None
 ) -> argparse.Namespace:
-    """What the command line says: `command`, `run` of its module, and the options.
+    """Parse the command line into `command`, `run` of its module, and the options.
 
-    `commands` are what each does and its module, by its name; the first is the default. `config` is the
+    `commands` maps each name to a summary and a module; the first one is the default. `config` is the
     configuration file where the command line names none.
     """
     parser = _Parser(
@@ -55,7 +55,7 @@ def parse(
         command = subparsers.add_parser(name, help=what, description=what)
         command.module = module
         command.set_defaults(command=name)
-        _add_common(command, config)  # before or after the command, as one likes
+        _add_common(command, config)  # so that they can stand before or after the command
     options = parser.parse_args(arguments)
     if not hasattr(options, "command"):
         options.command, (_, module) = next(iter(commands.items()))
@@ -64,7 +64,10 @@ def parse(
 
 
 def _add_common(parser: argparse.ArgumentParser, shown: Path, config: Path | None = None) -> None:
-    """The options of every command. Without a default, one given before the command stands."""
+    """Add the options that every command has.
+
+    Without defaults a command's parser does not overwrite an option given before the command.
+    """
     default = None if config else argparse.SUPPRESS
     parser.add_argument(
         "--config",

@@ -1,4 +1,4 @@
-"""The configuration that the command line names, with what it says instead."""
+"""The configuration file that the command line names, with the options that override it."""
 
 import argparse
 
@@ -14,7 +14,10 @@ UNUSABLE = 2
 
 
 def read(options: argparse.Namespace) -> tuple[ConfigFile, Config]:
-    """The file, and the settings in effect. One that cannot be read at all is told, and ends the command."""
+    """Read the configuration file; return it and the settings in effect.
+
+    If the file cannot be read at all, print why and exit.
+    """
     try:
         settings = read_config_file(options.config)
         return settings, with_overrides(settings.config, options)
@@ -24,7 +27,7 @@ def read(options: argparse.Namespace) -> tuple[ConfigFile, Config]:
 
 
 def read_sound(options: argparse.Namespace) -> Config:
-    """The settings in effect. Where there are faults, they are told, and end the command."""
+    """Return the settings in effect. If the file has faults, print them and exit."""
     settings, config = read(options)
     if lines := settings.report():
         raise SystemExit(tell(lines))
@@ -32,14 +35,14 @@ def read_sound(options: argparse.Namespace) -> Config:
 
 
 def tell(lines: list[str]) -> int:
-    """Print what is wrong; return the exit status."""
+    """Print these faults; return the exit status."""
     for line in lines:
         complain(line)
     return UNUSABLE if lines else 0
 
 
 def with_overrides(config: Config, options: argparse.Namespace) -> Config:
-    """The settings with what the command line says instead. Raises `ConfigError`."""
+    """Return the settings with the command line's options applied. Raises `ConfigError`."""
     server = config.server
     if options.host is not None:
         server = msgspec.structs.replace(server, host=options.host)

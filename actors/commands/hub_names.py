@@ -1,4 +1,4 @@
-"""The model of a hub that the argument of a command names."""
+"""The hub model that a command's argument names."""
 
 import argparse
 
@@ -8,14 +8,14 @@ from actors.terminal import complain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The argument."""
+    """Add the argument."""
     parser.add_argument("name", metavar="NAME", help="org/repo:variant, or a configured model")
 
 
 def look_up(config: Config, name: str) -> tuple[HubName, str, str | None]:
-    """A configured model's name, or else a hub's: with its revision and projector.
+    """Resolve the name of a configured model, or of a model on a hub, with its revision and projector.
 
-    What is no model of a hub is told, and ends the command.
+    If the name is not a model of a hub, print why and exit.
     """
     model = config.llama_cpp.find(name)
     found = model.hub_name if model else parse_name(name)

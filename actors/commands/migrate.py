@@ -1,8 +1,8 @@
 """`run.py migrate`: the config.json of the first version becomes a config.yaml.
 
-Nothing is dropped in silence. Each value is offered to the present settings, as one more key of what was
-taken so far: what they refuse, and what they have no key for, is told with the reason and kept in the new
-file as a comment. So the file that is written always loads.
+Nothing is dropped in silence. Each value is tried in the new configuration together with the values taken so
+far. A value that is refused, or has no key any more, is printed with the reason and kept in the new file as a
+comment. So the written file always loads.
 """
 
 import copy
@@ -35,14 +35,14 @@ ELSEWHERE = {
     "hf_token": "hub.token",
     "models": "llama_cpp.models",
 }
-"""Keys that have another place now."""
+"""Keys that have moved, with their new places."""
 
 GONE = {
     "llama_cpp.host": "the gateway starts the model servers itself, where server_pool.host says",
     "llama_cpp.port": "the gateway starts the model servers itself, on ports from server_pool.port_start",
     "ollama.timeout": "it was the time of a whole answer; server_pool.request_timeout limits silences now",
 }
-"""Keys that have no successor, and why."""
+"""Keys without a successor, with the reason."""
 
 RENAMED_AGENTS = {"gpu": "vram"}
 
@@ -54,13 +54,13 @@ MODEL_KEYS = {
     "parallel": ("parallel", "n_parallel", "slots"),
     "gpu_layers": ("gpu_layers", "n_gpu_layers"),
 }
-"""What a model's keys may have been called, by what they are called now."""
+"""The older names of a model's keys, by the present name."""
 
 SOURCE = {"path", "repo", "variant", "revision"}
-"""The keys that say which model it is: without them nothing else of it is worth having."""
+"""The keys that identify a model; without one of them the rest of the entry is useless."""
 
 ALL_LAYERS = 99
-"""From here on a number of GPU layers meant all of them."""
+"""A number of GPU layers from this one on meant all layers."""
 
 DIFFERENT = (
     "of repositories that are not listed, requests may name those in hub.allow only; any was loaded before",
@@ -70,7 +70,7 @@ DIFFERENT = (
 
 
 class Migration(msgspec.Struct):
-    """The new file's text; what changed on the way; what was not carried over, by its path, and why."""
+    """The new file's text, the changes made, and the values left out, each by path with the reason."""
 
     text: str
     changed: list[str]
@@ -78,7 +78,7 @@ class Migration(msgspec.Struct):
 
 
 def migrate(text: str, agents: Collection[str] = ()) -> Migration:
-    """Turn the text of a config.json into that of a config.yaml; `agents` are those that there are now.
+    """Turn the text of a config.json into that of a config.yaml. `agents` are the names of today's agents.
 
     Raises `ConfigError`.
     """
@@ -94,7 +94,7 @@ def migrate(text: str, agents: Collection[str] = ()) -> Migration:
 
 
 class _Migrator:
-    """What was taken so far, and what is to be told about it."""
+    """Collects the values taken so far and the remarks about them."""
 
     def __init__(self, agents: Collection[str]) -> None:
         self._agents = agents
@@ -105,10 +105,10 @@ class _Migrator:
         self._sections = {key.rpartition(".")[0] for key in self._known} - {""}
 
     def take(self, old: Mapping[str, Any], section: str) -> None:
-        """Take the keys of one section, and of those in it."""
+        """Take the keys of a section and of its subsections."""
 
         def order(key: str) -> tuple[bool, bool]:
-            """A newer name counts, so it is taken first; models may need what stands beside them."""
+            """Sort newer names first, since they win, and models last, since they may need other keys."""
             return f"{section}.{key}".lstrip(".") in ELSEWHERE, key == "models"
 
         for key in sorted(old, key=order):
@@ -161,7 +161,7 @@ class _Migrator:
                 self.changed += [f"{where}: {line}" for line in changed]
 
     def _offer(self, path: str, place: list[str], value: Any, *, replace: bool = False) -> bool:
-        """Take the value to its place if the settings are still valid with it; else tell why not."""
+        """Put the value in its place if the configuration stays valid; otherwise note why not."""
         *sections, key = place
         trial = copy.deepcopy(self.new)
         section = trial
@@ -206,12 +206,12 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _line(text: str) -> str:
-    """In one line, without what YAML does not take even in a comment."""
+    """Write a value in one line, without characters that YAML forbids even in comments."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _llama_model(key: str | None, item: Any) -> tuple[str, dict[str, Any], list[str]]:
-    """Name, settings and what changed, of one entry in any of its forms. Raises `ValueError`."""
+    """Read a model's entry in any of its forms: name, settings, and changes. Raises `ValueError`."""
     fields = dict(item) if isinstance(item, dict) else {"path" if _is_file(item) else "repo": item}
     own_name = fields.pop("name", None) or fields.pop("id", None) if isinstance(item, dict) else None
     model: dict[str, Any] = {}
@@ -254,7 +254,7 @@ def _ollama_model(key: str | None, item: Any) -> tuple[str, dict[str, Any], list
 
 
 def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
-    """`run.py migrate`: write `target`, and say what changed. Returns the exit status.
+    """`run.py migrate`: write `target` and print the changes. Return the exit status.
 
     A `target` that is there already is kept beside it as `<name>.old`.
     """
@@ -268,7 +268,7 @@ def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
             target.rename(old)
             kept = f"{target} was there already; it is {old.name} now"
         target.write_text(migration.text, encoding="utf-8")
-        shutil.copymode(source, target)  # there may be a token in it
+        shutil.copymode(source, target)  # the file may hold a token
     except ConfigError as error:
         complain(f"{source}: {error}")
         return 1

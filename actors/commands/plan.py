@@ -39,19 +39,19 @@ from actors.terminal import complain, printable, say
 
 GATEWAY_TIMEOUT = ENGINE_TIMEOUT = 5.0
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "localhost"}  # noqa: S104
-"""Seconds for a running gateway, or a container engine, to answer."""
+"""Seconds within which a running gateway, or a container engine, must answer."""
 
 
 ANSWER_LIMIT = 1 << 20
-"""Bytes of its answer."""
+"""Most bytes of the gateway's answer."""
 
 
 class PlanError(Exception):
-    """The plan cannot be made; the message says why, and what to do."""
+    """No plan can be made. The message says why, and what to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the command's own arguments."""
     parser.add_argument("name", metavar="NAME", help="a configured model, a downloaded one, or a GGUF file")
     parser.add_argument("--ctx", type=int, metavar="N", help="tokens of context, over all slots")
     parser.add_argument("--parallel", type=int, metavar="N", help="slots")
@@ -82,14 +82,14 @@ def _with_title(answer: dict[str, Any]) -> str:
 
 
 def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] | None:
-    """The answer of the gateway that runs on this machine, which knows who would have to make room."""
+    """Ask the gateway that runs on this machine, since it knows which models would have to make room."""
     changed = options.gpus is not None or options.ctx or options.parallel or options.kv
     if changed or config.llama_cpp.find(options.name) is None or not config.server.port:
         return None
     host = _ANY_ADDRESS.get(config.server.host, config.server.host)
     url = f"http://{authority(host, config.server.port)}/admin/plan?model={quote(options.name)}"
     try:
-        # Not by the environment's proxy: it is this machine's.
+        # Without the environment's proxy: the gateway is on this machine.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(url, timeout=GATEWAY_TIMEOUT) as answer:
             plan = json.loads(answer.read(ANSWER_LIMIT))
@@ -98,7 +98,7 @@ def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] 
     except (OSError, http.client.HTTPException):
         return None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None  # another program listens there
+        return None  # another program listens on that port
     return plan
 
 
@@ -131,7 +131,7 @@ def _plan_for(
 async def _server(
     config: Config, model: Model, predictor: Predictor, gpus: Sequence[str], *, on_gpu: bool
 ) -> tuple[str, Reach | None]:
-    """The version of the model's server, as a gateway knows it, and which of the GPUs it can use."""
+    """Find the version of the model's server and the GPUs that it can use."""
     pool = config.server_pool
     if not runs_in_container(pool, model):
         try:
@@ -190,7 +190,7 @@ def _find(config: Config, name: str, cache: Path) -> tuple[Model, ModelFiles]:
 
 
 def _changed(model: Model, options: argparse.Namespace) -> Model:
-    """With what the command line says instead."""
+    """Return the model's settings with the command line's options applied."""
     if any(number is not None and number < 1 for number in (options.ctx, options.parallel)):
         raise PlanError("--ctx and --parallel: expected numbers above 0")
     arguments = list(model.arguments)
@@ -202,7 +202,7 @@ def _changed(model: Model, options: argparse.Namespace) -> Model:
 
 
 def _devices(pretended: str | None, calibration: Calibration, build: str) -> tuple[list[Device], str]:
-    """The GPUs, and where the figures come from."""
+    """Return the GPUs, and where their figures come from."""
     if pretended is not None:
         try:
             sizes = [int(float(word) * MIB) for word in pretended.split(",") if word.strip()]

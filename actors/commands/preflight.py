@@ -1,7 +1,7 @@
-"""What can be known at the start: settings that are valid, and cannot work on this machine. Blocking.
+"""Checks before a start: settings that are valid but cannot work on this machine. Blocking.
 
-What keeps the gateway from serving at all is a fault of the settings. What concerns one model is a finding:
-`run.py check` fails by it, and the gateway starts and tells it, because the other models work.
+A problem that keeps the gateway from serving at all is a `Fault`. A problem of one model is a `Finding`:
+`run.py check` fails, but the gateway starts and logs it, because the other models work.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from actors.servers.llama.embedded import unknown_flag
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What is wrong with a model. `failure`: why a request for it would fail now; None if it may work."""
+    """A problem of one model. `failure`: why a request for the model fails now; None if it may work."""
 
     model: str
     fault: Fault
@@ -41,7 +41,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def look_at_pool(config: Config) -> list[Fault]:
-    """What keeps the gateway from serving, or all models from running that have no command of their own."""
+    """Find the faults that keep the gateway from serving, or every model that has no command of its own."""
     pool = config.server_pool
     faults = [
         Fault((section, "host"), "expected an address, got ''; 0.0.0.0 is all of them")
@@ -56,11 +56,11 @@ def look_at_pool(config: Config) -> list[Fault]:
 
 
 def look_at_models(config: Config, gpus: Sequence[Device] | None = None) -> list[Finding]:
-    """What is wrong with each model. `gpus`: those of this machine; None: NVML is asked if it matters."""
+    """Find the problems of each model. `gpus`: this machine's GPUs; None: ask NVML where that matters."""
     models = config.llama_cpp.models
     found: list[Finding] = []
     if gpus is None:
-        # On two GPUs whatever could collide does.
+        # With two GPUs every possible collision shows.
         asked = config.gpu.managed and any(
             model.devices or _collisions(config.server_pool, model, 2) for model in models.values()
         )
@@ -101,7 +101,7 @@ def _look_at_runtime(config: Config, name: str, model: Model, place: Place) -> l
 
 
 def _look_at_arguments(config: Config, name: str, model: Model, place: Place) -> list[Finding]:
-    """Flags that the embedded server does not have."""
+    """Find flags that the embedded server does not have."""
     with suppress(ConfigError):
         if find_command(config.server_pool, model) != EMBEDDED:
             return []
@@ -118,7 +118,7 @@ def _look_at_arguments(config: Config, name: str, model: Model, place: Place) ->
 
 
 def _command_fault(config: Config, model: Model, place: Place) -> Fault | None:
-    """Why the model's command cannot be run; `place` is the section that says which it is."""
+    """Say why the model's command cannot be run. `place` is the section that sets the command."""
     try:
         program = find_command(config.server_pool, model)[0]
     except ConfigError as error:
@@ -134,7 +134,7 @@ def _command_fault(config: Config, model: Model, place: Place) -> Fault | None:
 
 
 def _collisions(pool: ServerPool, model: Model, gpus: int) -> list[tuple[Place, Collision]]:
-    """What collides with a placement on so many GPUs, and its key, below the model or of the pool."""
+    """Find the arguments that collide with a placement on `gpus` GPUs, and the keys that set them."""
     found: list[tuple[Place, Collision]] = []
     with suppress(ConfigError):
         key: Place = ("command",) if model.command else ("server_pool", "command")
@@ -146,7 +146,7 @@ def _collisions(pool: ServerPool, model: Model, gpus: int) -> list[tuple[Place, 
 
 
 def _reach(config: Config, model: Model, gpus: Sequence[Device]) -> Reach | None:
-    """Which GPUs its server can use, where that matters: a program is asked, which takes it a second."""
+    """Find the GPUs that the model's server can use, where it matters: asking the program takes a second."""
     pool = config.server_pool
     if runs_in_container(pool, model) or not _collisions(pool, model, len(gpus)):
         return None
@@ -185,7 +185,7 @@ def _look_at_files(
         files: ModelFiles | None = ModelFiles(
             path=Path(model.path), projector=Path(model.mmproj) if model.mmproj else None
         )
-    elif model.hub_name is None:  # a fault of the settings
+    elif model.hub_name is None:  # reported as a fault of the settings
         return []
     else:
         try:

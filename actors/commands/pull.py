@@ -1,4 +1,4 @@
-"""`run.py pull`: a model from the hub to the disk, from a terminal."""
+"""`run.py pull`: download a model from the hub, in a terminal."""
 
 import argparse
 import asyncio
@@ -18,7 +18,7 @@ __all__ = ["add_arguments", "run"]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Download a model, or what is new of it, with a progress bar; return the exit status."""
+    """Download a model, or the files that changed, with a progress bar; return the exit status."""
     return asyncio.run(_pull(read_sound(options), options.name))
 
 

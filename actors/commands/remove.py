@@ -1,4 +1,4 @@
-"""`run.py rm`: a downloaded model, removed."""
+"""`run.py rm`: remove a downloaded model."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""What makes no sense in settings whose fields are each valid: pairs of fields, names, addresses. Pure."""
+"""Checks across fields that are each valid: pairs of fields, names, addresses. Pure."""
 
 import re
 import unicodedata
@@ -22,7 +22,7 @@ from actors.model_names import parse_name
 
 
 def check(config: Config) -> list[Fault]:
-    """All that is wrong."""
+    """Return all faults of the configuration."""
     checks = _Checks()
     checks.server(config.server)
     checks.docker(config.server_pool.docker)
@@ -62,14 +62,14 @@ _OWN_FLAGS = {
 
 
 class _Checks:
-    """Keeps what was found."""
+    """Collects the faults."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self._taken: dict[str, tuple[str, Path, Path]] = {}
 
     def add(self, path: Path, message: str, *about: str, also: Path | None = None) -> None:
-        """One more fault."""
+        """Add a fault."""
         self.faults.append(Fault(path, message, also, about))
 
     def server(self, server: Server) -> None:
@@ -89,7 +89,7 @@ class _Checks:
                 self.add(("server", "allowed_hosts", index), message)
 
     def arguments(self, place: Path, arguments: list[str]) -> None:
-        """Flags without which a model server cannot be found are the gateway's to give."""
+        """Refuse arguments that only the gateway may give, such as the server's address."""
         for index, word in enumerate(arguments):
             flag = word.partition("=")[0]
             if (instead := _OWN_FLAGS.get(flag)) is not None:
@@ -140,13 +140,13 @@ class _Checks:
                 self.add((*place, "daemon"), message)
             pair = (served.daemon or next(iter(addresses)), alike(served.model or name))
             if pair in entries:
-                # The daemon would load it anew for each of them in turn.
+                # The daemon would load the model again for each of them in turn.
                 message = f"{served.model or name!r} of daemon {pair[0]!r} is already"
                 self.add(place, message, "daemon", "model", also=entries[pair])
             entries.setdefault(pair, place)
 
     def names(self, place: Path, name: str, aliases: list[str]) -> None:
-        """A model's names: each must be usable in paths and commands, and mean no other model."""
+        """Check a model's names: each must be usable in paths and commands, and belong to no other model."""
         for own, path in [(name, place), *((a, (*place, "aliases", n)) for n, a in enumerate(aliases))]:
             if fault := _faulty_name(own):
                 self.add(path, fault, "name")
@@ -197,12 +197,12 @@ class _Checks:
 
 
 def alike(name: str) -> str:
-    """What names have in common that people, and Ollama, take for the same."""
+    """Return a key that is equal for names that people, and Ollama, take for the same."""
     return unicodedata.normalize("NFKC", name).casefold().removesuffix(":latest")
 
 
 def _faulty_name(name: str) -> str | None:
-    """What is wrong with a model's name. It must come through a path of `/upstream`, a log and a terminal."""
+    """Say what is wrong with a model's name: it must fit into a path of `/upstream`, a log and a terminal."""
     if not name.strip():
         return f"a model needs a name, got {name!r}"
     if name != name.strip():

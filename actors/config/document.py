@@ -1,7 +1,7 @@
 """YAML text as plain data whose mappings and lists know their lines. Pure.
 
-PyYAML parses; what it would make of the events is not wanted: it takes the last of duplicate keys in
-silence, replaces nothing, forgets the lines, and unfolds aliases without a limit.
+PyYAML only parses into events. Its own loader is not used, because it takes the last of duplicate keys in
+silence, forgets the lines, and expands aliases without a limit.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from actors.config.masking import shown
 from actors.errors import ConfigError, Fault
 
 MOST_VALUES = 100_000
-"""Values of a document, those of an alias counted each time; a long text counts as several."""
+"""Most values of a document. An alias counts each time it is used; a long text counts as several values."""
 LONG = 64
 """Characters of a text that count as one value."""
 MOST_LEVELS = 100
@@ -44,21 +44,21 @@ class Sequence(list[Any]):
 
 
 class Quoted(str):
-    """Text that stands in quotes or in a block, so that it is text whatever it looks like."""
+    """Text in quotes or in a block: it stays text, whatever it looks like."""
 
     __slots__ = ()
 
 
 class ConfigDocument(NamedTuple):
-    """What a text says, and what is wrong with it that does not keep it from being read."""
+    """The data of a YAML text, and the faults that did not prevent reading it."""
 
     data: Any
     faults: list[tuple[int, Fault]]
-    """Each with its line."""
+    """The faults, each with its line."""
 
 
 def read_document(text: str) -> ConfigDocument:
-    """Read one YAML document. Raises `ConfigError`, which tells the line, for what cannot be read."""
+    """Read one YAML document. Raises `ConfigError`, with the line, if it cannot be read."""
     builder = None
     try:
         builder = _Builder(text)
@@ -68,7 +68,7 @@ def read_document(text: str) -> ConfigDocument:
         message = f"the character U+{int(error.character):04X} is not allowed in YAML"
         raise ConfigError(f"line {line}: {message}") from None
     except yaml.MarkedYAMLError as error:
-        # Never with the snippet that PyYAML would show: a secret may stand there.
+        # Without PyYAML's snippet of the text, which may show a secret.
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         what = ", ".join(filter(None, [error.context, error.problem]))
@@ -82,9 +82,9 @@ def read_document(text: str) -> ConfigDocument:
 
 
 def line_of(data: Any, path: Path) -> int | None:
-    """The line of a key, or of what is nearest above it; None where no line is known.
+    """Return the line of a key, or of the nearest key above it; None if no line is known.
 
-    An item of a list may also be named by what it is, or by the key that it has.
+    An item of a list may be named by its index, its value, or a key that it has.
     """
     line: int | None = None
     for step in path:
@@ -109,10 +109,10 @@ def _is_called(item: Any, name: str) -> bool:
 
 
 class _Builder:
-    """Builds data of PyYAML's events."""
+    """Builds data from PyYAML's events."""
 
     def __init__(self, text: str) -> None:
-        self._loader: Any = yaml.SafeLoader(text)  # its methods have no types
+        self._loader: Any = yaml.SafeLoader(text)  # PyYAML's methods have no types
         self._anchors: dict[str, Any] = {}
         self._unfinished: set[str] = set()
         self._values = 0
@@ -120,7 +120,7 @@ class _Builder:
 
     @property
     def line(self) -> int:
-        """The line that was come to."""
+        """The line of the latest event."""
         return int(self._loader.get_mark().line) + 1
 
     def document(self) -> Any:
@@ -215,7 +215,7 @@ class _Builder:
         return found
 
     def _merge(self, found: Mapping, part: Any, event: Any, path: Path) -> None:
-        """Take what a merge key brings, and the mapping has not itself."""
+        """Add the keys of a YAML merge (`<<`) that the mapping does not have itself."""
         if not isinstance(part, Mapping):
             self._fault(event, path, "<<: expected a mapping, or a list of mappings")
             return

@@ -1,7 +1,7 @@
-"""`${NAME}` in the settings: replaced in text, after the YAML is read, so that no value can change it. Pure.
+"""`${NAME}` in the settings, replaced after the YAML is parsed, so that no value can become structure. Pure.
 
-`${NAME:-default}` gives the default where NAME is unset or empty, as in a shell; a default may have
-references too. `$${` is a literal `${`. Names of keys are not replaced.
+`${NAME:-default}` gives the default where NAME is unset or empty, as in a shell; a default may contain
+references. `$${` is a literal `${`. Keys are not replaced.
 """
 
 import re
@@ -19,11 +19,11 @@ MOST_LEVELS = 20
 
 
 class Substituted(str):
-    """Text in which something was replaced.
+    """Text in which references were replaced.
 
-    `loose`: it is nothing else than one reference without quotes, so that the field's type decides what it
-    is. `given`: a variable gave it, not a default. `secret`: a variable gave it whose name looks like that
-    of a secret.
+    `loose`: the text was a single reference without quotes, so the field's type decides what it means.
+    `given`: the value came from a variable, not from a default. `secret`: it came from a variable whose name
+    looks like that of a secret.
     """
 
     loose: bool = False
@@ -37,11 +37,14 @@ class _Reference(NamedTuple):
 
 
 class _MalformedError(ValueError):
-    """The message says what was expected."""
+    """A reference is malformed. The message says what was expected."""
 
 
 class Substitution:
-    """Replaces references in data, and keeps what went wrong. `secrets`: the values that look like some."""
+    """Replaces references in data and collects the faults.
+
+    `secrets`: values of variables that look secret.
+    """
 
     def __init__(self, environment: Environment[str, str]) -> None:
         self._environment = environment
@@ -49,7 +52,7 @@ class Substitution:
         self.secrets: set[str] = set()
 
     def replaced(self, data: Any, path: Path = ()) -> Any:
-        """The data with everything replaced; what cannot be is left out."""
+        """Return the data with all references replaced; values with a fault are left out."""
         if isinstance(data, dict):
             return self._mapping(data, path)
         if isinstance(data, list):
@@ -116,7 +119,7 @@ class Substitution:
 
 
 def _unusable(text: str) -> str | None:
-    """Why no file, program or terminal could take a text."""
+    """Say why no file, program or terminal could take this text; None if they can."""
     if "\0" in text:
         return "the text has a NUL character"
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
@@ -125,7 +128,7 @@ def _unusable(text: str) -> str | None:
 
 
 def _parse(text: str, start: int, level: int) -> tuple[list[str | _Reference], int]:
-    """The parts of a text from `start` on, up to its end, or of a default up to its brace; where that is."""
+    """Split a text, from `start` to its end or to a default's closing brace; return the parts and the end."""
     parts: list[str | _Reference] = []
     position, literal, open_braces = start, "", 0
     while match := _SPECIAL.search(text, position):

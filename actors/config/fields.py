@@ -1,6 +1,7 @@
-"""Plain data into the structures of the schema, field by field, so that all the faults are told at once.
+"""Converts plain data into the schema's structures, field by field, so that all faults are reported at once.
 
-msgspec checks each value; it would stop at the first fault, and name neither the value nor what was meant.
+msgspec checks each value. On a whole structure it would stop at the first fault, and name neither the value
+nor the expected type.
 """
 
 import difflib
@@ -26,9 +27,9 @@ _FAULTY: Any = object()
 
 
 class Fields:
-    """Converts; `faults` are what was wrong. Relative paths are taken from `folder`.
+    """Converts data and collects `faults`. Relative paths are taken from `folder`.
 
-    `raw`: what has any type stays as it came, for somebody who knows its type.
+    `raw`: fields of type Any keep their data unconverted, for a caller that knows their types.
     """
 
     def __init__(self, folder: FilePath | None = None, *, raw: bool = False) -> None:
@@ -37,7 +38,7 @@ class Fields:
         self.faults: list[Fault] = []
 
     def take(self, value: Any, kind: Any, path: Path = ()) -> Any:
-        """An instance of the struct `kind`, with defaults for what is faulty; None where it cannot be one."""
+        """Return a struct of type `kind`, with defaults for faulty fields; None if it cannot be built."""
         found = self._take(value, kind, path, secret=False)
         return None if found is _FAULTY else found
 
@@ -65,7 +66,7 @@ class Fields:
             self._convert(msgspec.to_builtins(found), hint, path, secret=secret)
         return found
 
-    # What the type has parts of
+    # Types with parts
 
     def _take_union(self, value: Any, base: Any, hint: Any, path: Path, *, secret: bool) -> Any:
         members = get_args(base)
@@ -102,7 +103,7 @@ class Fields:
             return _FAULTY
         try:
             return kind(**found)
-        except (TypeError, ValueError) as error:  # of the struct's own __post_init__
+        except (TypeError, ValueError) as error:  # raised by the struct's own __post_init__
             if len(self.faults) == before:
                 self.faults.append(Fault(path, str(error)))
             return _FAULTY
@@ -125,7 +126,7 @@ class Fields:
     # Single values
 
     def _settled(self, value: Substituted, base: Any, path: Path, *, secret: bool) -> Any:
-        """What a reference without quotes stands for, where its field has this type."""
+        """Interpret the value of a reference without quotes for a field of this type."""
         kinds = [_unwrapped(kind)[0] for kind in (get_args(base) if _is_union(base) else (base,))]
         if type(None) in kinds and value in NULLS and not (value.given and _takes_text(kinds)):
             return None
@@ -181,7 +182,7 @@ class Fields:
 
 
 def _reads_as_other(text: str) -> bool:
-    """Whether a text without its quotes would be a number, a list or the like."""
+    """Whether YAML would read this text, without quotes, as a number, a list or the like."""
     try:
         return not isinstance(read_document(text).data, str | None)
     except ConfigError:
@@ -189,7 +190,7 @@ def _reads_as_other(text: str) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Data as it is without a type that says more: of a reference without quotes, what YAML makes of it."""
+    """Return data for a field of type Any; a reference without quotes is read as YAML would."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -204,7 +205,7 @@ def plain(value: Any) -> Any:
 
 
 def absolute(path: str, folder: FilePath) -> str:
-    """A path from the settings, with `~` replaced, from `folder` on. Raises `ValueError`."""
+    """Make a path of the settings absolute, from `folder`, with `~` expanded. Raises `ValueError`."""
     if not path or any(character in path for character in "\0\n\r"):
         raise ValueError(f"expected a path, got {path[:60]!r}")
     try:
@@ -229,7 +230,7 @@ def _is_union(base: Any) -> bool:
 
 
 def _is_section(base: Any) -> bool:
-    """Whether it is a struct that is written as a mapping of its fields, and as nothing else."""
+    """Whether the type is a struct that is always written as a mapping of its fields."""
     if not (isinstance(base, type) and issubclass(base, msgspec.Struct)):
         return False
     config = base.__struct_config__
@@ -257,7 +258,7 @@ def _takes_text(kinds: Iterable[Any]) -> bool:
 
 
 def _choices(hint: Any) -> list[str]:
-    """The texts that a field may have, where they are few."""
+    """The texts that a field accepts, if they are few."""
     base, _ = _unwrapped(hint)
     if _is_union(base):
         return [text for member in get_args(base) for text in _choices(member)]
@@ -265,7 +266,7 @@ def _choices(hint: Any) -> list[str]:
 
 
 def _expected(hint: Any) -> str | None:
-    """A type in words; None for one that has none here."""
+    """Describe a type in words; None if there are no words for it."""
     try:
         return _in_words(msgspec.inspect.type_info(hint))
     except TypeError:
@@ -300,7 +301,7 @@ def _in_words(kind: msgspec.inspect.Type) -> str | None:
 
 
 def _limits(kind: msgspec.inspect.IntType | msgspec.inspect.FloatType) -> str:
-    """The limits of a number; one so large that nobody means it is not worth a word."""
+    """Describe the limits of a number, except a limit that is only a technical maximum."""
     most = kind.le if kind.le is not None and kind.le < MOST_MEANT else None
     if kind.ge is not None:
         least = _number(kind.ge)

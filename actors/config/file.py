@@ -1,4 +1,4 @@
-"""How config.yaml becomes a `Config`, and how its faults are told: all of them, by key and line."""
+"""Reads config.yaml into a `Config`, and reports all its faults by key and line."""
 
 import os
 import re
@@ -24,28 +24,28 @@ MOST_CHARACTERS = 1000
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
-    """A configuration that was read. Where something is faulty, `config` has the default."""
+    """A configuration file that was read. `config` has defaults in place of faulty values."""
 
     file: FilePath
     config: Config
     faults: list[Fault]
     secrets: set[str]
     data: Any
-    """The file's contents, which know their lines."""
+    """The file's contents, with line numbers."""
     early: list[tuple[int, Fault]] = []
-    """Faults whose line the contents do not know any more."""
+    """Faults found while parsing, with their lines."""
 
     @property
     def folder(self) -> FilePath:
-        """The folder that relative paths are taken from."""
+        """The folder from which relative paths are taken."""
         return self.file.absolute().parent
 
     def report(self, more: Iterable[Fault] = ()) -> list[str]:
-        """A line for each fault, these ones included, in the order of the file."""
+        """Return a line of text for each fault, `more` included, in the order of the file."""
         return self._describe([*self.faults, *more], self.early)
 
     def describe(self, faults: Iterable[Fault]) -> list[str]:
-        """A line for each of these faults alone."""
+        """Return a line of text for each of these faults."""
         return self._describe(faults, [])
 
     def _describe(self, faults: Iterable[Fault], early: list[tuple[int, Fault]]) -> list[str]:
@@ -63,14 +63,14 @@ class ConfigFile(msgspec.Struct, frozen=True):
         return place + (message if len(message) <= MOST_CHARACTERS else f"{message[:MOST_CHARACTERS]}...")
 
     def shown(self, config: Config) -> dict[str, Any]:
-        """The settings in effect as plain data, without secrets. Read again they are the same."""
+        """Return the settings in effect as plain data without secrets, which could be read again."""
         whole = msgspec.structs.replace(config, agents=plain(config.agents))
         found: dict[str, Any] = _escaped(masked(whole, self.secrets))
         return found
 
 
 def read_config_file(file: FilePath, *, environment: Environment[str, str] | None = None) -> ConfigFile:
-    """Read a configuration file. Raises `ConfigError`, in a line, for one that cannot be read at all."""
+    """Read a configuration file. Raises `ConfigError`, of one line, if it cannot be read at all."""
     try:
         text = _read(file)
         document = read_document(text)
@@ -104,7 +104,7 @@ def _read(file: FilePath) -> str:
             content = opened.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}") from None
-    except ValueError as error:  # a NUL in the name
+    except ValueError as error:  # a NUL in the file's name
         raise ConfigError(f"cannot be read: {error}") from None
     if len(content) > MOST_BYTES:
         raise ConfigError(f"has more than {MOST_BYTES >> 20} MiB, which is no configuration")
@@ -132,7 +132,7 @@ def _settings(
 
 
 def _covers(earlier: Fault, fault: Fault) -> bool:
-    """Whether a fault may be no more than what an earlier one leads to."""
+    """Whether a fault may only be a consequence of an earlier one."""
     above, below = earlier.path, fault.path
     if below[: len(above)] == above:
         return True
@@ -141,7 +141,7 @@ def _covers(earlier: Fault, fault: Fault) -> bool:
 
 
 def _with_paths(config: Config, folder: FilePath, faults: list[Fault]) -> Config:
-    """With the paths whose meaning depends on other fields made absolute."""
+    """Make those paths absolute whose meaning depends on other fields."""
 
     def resolve(path: str, place: Path) -> str:
         try:
@@ -188,7 +188,7 @@ def _with_paths(config: Config, folder: FilePath, faults: list[Fault]) -> Config
 
 
 def _escaped(data: Any) -> Any:
-    """With references as they are written to stay text."""
+    """Escape `${` so that the text stays text when it is read again."""
     if isinstance(data, dict):
         return {key: _escaped(item) for key, item in data.items()}
     if isinstance(data, list):

@@ -1,4 +1,4 @@
-"""What must not be shown of the settings. Pure.
+"""Hides the secrets of the settings wherever they are shown. Pure.
 
 A field of the schema that is a secret says so in its type (`actors.config.schema.Secret`). Beyond those:
 options and variables whose names look like it, the argument of such a flag, and passwords in addresses.
@@ -14,7 +14,7 @@ import msgspec
 
 MASK = "***"
 SHORTEST = 4
-"""Characters of a secret that is looked for inside of other text: shorter ones are in every word."""
+"""Least characters of a secret that is searched inside other text; shorter ones occur in ordinary words."""
 _SHOWN = 60
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -41,7 +41,7 @@ _VARIABLE = re.compile(
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a variable, an option or a flag of this name is a secret: HF_TOKEN, api-key, PGPASSWORD."""
+    """Whether a variable, option or flag of this name holds a secret: HF_TOKEN, api-key, PGPASSWORD."""
     words = [word.lower() for word in _WORDS.findall(name)]
     if not words or name == _WORKING_DIRECTORY or words[-1] in _PLACES or _OTHER_WORDS.intersection(words):
         return False
@@ -62,7 +62,7 @@ def is_secret(hint: Any) -> bool:
 
 
 def mask_text(text: str, secrets: Iterable[str] = ()) -> str:
-    """A text without passwords in addresses, without what follows secret flags, and without these secrets."""
+    """Return the text without passwords in addresses, arguments of secret flags, and these `secrets`."""
     for secret in sorted(secrets, key=len, reverse=True):
         if text == secret:
             return MASK
@@ -76,12 +76,12 @@ def mask_text(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def mask_command(words: Iterable[str]) -> str:
-    """A command as it may be shown: like `mask_text`, by its words."""
+    """Return a command's words as they may be shown; see `mask_text`."""
     return shlex.join(_masked_list(words, ())).replace(f"'{MASK}'", MASK)
 
 
 def masked(value: Any, secrets: Iterable[str] = ()) -> Any:
-    """Settings, or a part of them, as plain data that may be shown."""
+    """Return settings, or a part of them, as plain data that may be shown."""
     if isinstance(value, msgspec.Struct):
         fields = msgspec.structs.fields(type(value))
         return {
@@ -100,7 +100,7 @@ def masked(value: Any, secrets: Iterable[str] = ()) -> Any:
 
 
 def secrets_of(value: Any) -> set[str]:
-    """The secrets that settings have, wherever the schema says so."""
+    """Return the values of all fields that the schema marks as secret."""
     if isinstance(value, msgspec.Struct):
         found: set[str] = set()
         for field in msgspec.structs.fields(type(value)):
@@ -120,7 +120,7 @@ def _texts(value: Any) -> set[str]:
 
 
 def _hidden(value: Any) -> Any:
-    """Every text of it; numbers and the like are limits, not secrets."""
+    """Hide every text in a value; numbers are limits, not secrets."""
     if isinstance(value, dict):
         return {key: _hidden(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -129,7 +129,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _masked_list(items: Iterable[Any], secrets: Iterable[str]) -> list[Any]:
-    """A list, in which what follows a secret flag is hidden too."""
+    """Mask a list; the item after a secret flag is hidden too."""
     found: list[Any] = []
     hides = False
     for item in items:
@@ -147,13 +147,13 @@ def _masked_list(items: Iterable[Any], secrets: Iterable[str]) -> list[Any]:
 
 
 def shown(value: Any) -> str:
-    """A value in an error: containers by their kind, long ones cut."""
+    """Show a value in an error: containers by their kind, long texts cut."""
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     if value is None or isinstance(value, bool):
         return "nothing (null)" if value is None else str(value).lower()
     try:
         text = repr(mask_text(value)) if isinstance(value, str) else str(value)
-    except ValueError:  # a number with more digits than Python writes
+    except ValueError:  # a number with more digits than Python converts to text
         return "a number of thousands of digits"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,4 +1,4 @@
-"""The settings: their types, defaults and limits. `actors.config` makes them of config.yaml.
+"""The schema of config.yaml: all settings with their types, defaults and limits.
 
 `config.yaml` in the checkout documents every key in place; a test holds the two together.
 """
@@ -15,13 +15,13 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1_000_000_000)]
 Patience = Annotated[float, msgspec.Meta(gt=0, le=1_000_000_000)]
-"""Seconds that cannot be none."""
+"""Seconds, more than 0."""
 Strategy = Literal["single-gpu-preferred", "distribute"]
 Runtime = Literal["auto", "llama-server", "embedded", "docker"]
 Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
-"""Shown to nobody: not by `run.py check`, not in errors."""
+"""A text that is never shown: not by `run.py check`, not in errors."""
 FilePath = Annotated[str, msgspec.Meta(extra={"path": True})]
-"""A relative one is taken from the configuration file's folder, and `~` is the user's."""
+"""A path. A relative one starts in the configuration file's folder; `~` is the user's home."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 BUILTIN = "builtin:"
@@ -29,7 +29,7 @@ BUILTIN_MODELS = ("demo", "demo-embed")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all the sections."""
+    """Base of all sections. Unknown keys are errors."""
 
 
 class Log(Section, frozen=True, kw_only=True):
@@ -116,7 +116,7 @@ class Model(Section, frozen=True, kw_only=True):
 
     @property
     def hub_name(self) -> HubName | None:
-        """What it is called on the hub; None for one that is a file."""
+        """The model's name on the hub; None for a file."""
         return HubName(self.repo, self.variant) if self.repo is not None else None
 
 
@@ -126,7 +126,7 @@ class LlamaCpp(Section, frozen=True, kw_only=True):
     models: dict[str, Model] = {}
 
     def find(self, name: str) -> Model | None:
-        """The model of this name or alias."""
+        """Return the name and settings of the model with this name or alias."""
         for known, model in self.models.items():
             if name in (known, *model.aliases):
                 return model
@@ -166,19 +166,19 @@ class Ollama(Section, frozen=True, kw_only=True):
 
 
 def address_of(host: str, port: int) -> str:
-    """A daemon's address; `host` may be one already, or have a port, as in `OLLAMA_HOST`."""
+    """Return a daemon's address. `host` may already be an address, or contain a port, as in `OLLAMA_HOST`."""
     if "://" in host or re.search(r"[^:]:\d+$|\]:\d+$", host):
         return host
     return f"http://{authority(host, port)}"
 
 
 def authority(host: str, port: int) -> str:
-    """Host and port as an address of the web has them: IPv6 in brackets."""
+    """Return host and port as in a URL: IPv6 addresses in brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def daemon_address(url: str) -> tuple[str, int]:
-    """Host and port of an Ollama daemon's address. Raises `ValueError` for what is not http://host[:port]."""
+    """Split an Ollama daemon's address. Raises `ValueError` if it is not of the form http://host[:port]."""
     wrong = f"{url!r} is no address of an Ollama daemon: expected http://host[:port]"
     try:
         base = URL(url if "://" in url else f"http://{url}")
@@ -187,12 +187,12 @@ def daemon_address(url: str) -> tuple[str, int]:
         raise ValueError(wrong) from error
     if base.scheme != "http" or not base.host or base.path != "/" or base.query_string or base.user:
         raise ValueError(wrong)
-    # As Ollama's own clients read OLLAMA_HOST.
+    # Ollama's own clients read OLLAMA_HOST like this.
     return base.host, port or (80 if "://" in url else 11434)
 
 
 class HubSettings(Section, frozen=True, kw_only=True):
-    """Where models that are named by repository come from, and who may name them."""
+    """The hub: where models named by repository come from, and which ones a request may name."""
 
     allow: list[str] = []
     endpoint: str | None = None
@@ -204,7 +204,7 @@ class HubSettings(Section, frozen=True, kw_only=True):
 
 
 class GpuSettings(Section, frozen=True, kw_only=True):
-    """The GPUs of this machine. Some keys have two names, of which the second is older."""
+    """The GPUs of this machine. Some keys have an older second name."""
 
     enabled: bool = True
     enable_gpu_monitoring: bool = True
@@ -219,17 +219,17 @@ class GpuSettings(Section, frozen=True, kw_only=True):
 
     @property
     def managed(self) -> bool:
-        """Whether models are placed on GPUs by the gateway."""
+        """Whether the gateway places models on GPUs."""
         return self.enabled and self.enable_gpu_monitoring
 
     @property
     def strategy(self) -> Strategy:
-        """The one that counts."""
+        """The strategy in effect, by either of its names."""
         return self.gpu_allocation_strategy or self.allocation_strategy
 
     @property
     def without_gpu(self) -> Literal["cpu", "queue", "fail"]:
-        """What becomes of a model that cannot run on a GPU."""
+        """The policy for a model that cannot run on a GPU, by either of its names."""
         return self.on_no_gpu or ("cpu" if self.cpu_fallback else "fail")
 
 

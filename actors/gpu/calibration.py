@@ -1,12 +1,12 @@
-"""What loads really took, remembered in SQLite, so that the next prediction is better.
+"""Remembers in SQLite how much memory loads took, and corrects the next predictions.
 
-A prediction is llama.cpp's buffers, by the byte where their graph is known, and nothing of what CUDA takes
-beside them. Two figures are learned:
+A prediction covers llama.cpp's buffers, exact to the byte where their graph is known, but not the memory that
+CUDA takes besides. Two figures are learned:
 
-    what it will take on a card = predicted + correction (this file, these settings) + overhead (this card)
+    memory on a card = predicted + correction (this file, these settings) + overhead (this card)
 
-All of this is blocking, and may be called from any thread. Nothing of it raises for a database that fails:
-without memory the gateway predicts as on its first day.
+All functions block, and may be called from any thread. None raises when the database fails: without
+it the gateway predicts as on its first day.
 """
 
 import sqlite3
@@ -28,27 +28,27 @@ from actors.placement.ledger import GROWTH
 log = structlog.get_logger("calibration")
 
 CALIBRATION = "calibration.sqlite3"
-"""The name of its file."""
+"""The name of the database file."""
 
 MIB = 1 << 20
 
 START = 500 * MIB
-"""Overhead of a card that nobody knows. Public logs have 107 to 560 MiB, and growth on top of that."""
+"""Overhead of an unknown card. Public logs show 107 to 560 MiB, and growth on top of that."""
 
 LEAST = 64 * MIB
-"""No CUDA process takes less."""
+"""Least overhead: no CUDA process takes less."""
 
 ENOUGH = 5
-"""Loads after which a card, with this driver and build, is known."""
+"""Number of loads after which a card with its driver and build counts as known."""
 
 RECENT = 50
-"""Loads that an overhead is learned from."""
+"""Number of latest loads from which an overhead is learned."""
 
 ROUNDING = MIB
-"""llama.cpp's log tells of each of its buffers in hundredths of a MiB."""
+"""llama.cpp's log rounds the size of each buffer to hundredths of a MiB."""
 
 OTHERS = 10
-"""Loads of a file in other ways, or unmeasured, after which a way is tried without its surcharge again."""
+"""Number of loads of a file in other ways, or unmeasured, after which a surcharge is dropped."""
 
 RESIDUALS = """
 SELECT max(
@@ -82,10 +82,10 @@ DEVICES = (
 
 
 class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """What a load took on one card: bytes, None or 0 where nobody told.
+    """The memory of a load on one card, in bytes; None or 0 where unknown.
 
-    `predicted` is of llama.cpp's buffers alone, before any correction; `buffers` is the same by llama.cpp's
-    log. `measured` is NVML's figure for the process after the load, `peak` the highest until now.
+    `predicted` covers llama.cpp's buffers alone, before any correction; `buffers` is their size in
+    llama.cpp's log. `measured` is NVML's figure for the process after the load, `peak` the highest one since.
     """
 
     gpu: str
@@ -97,10 +97,10 @@ class DeviceLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """A load that succeeded, in `seconds`.
+    """A successful load, which took `seconds`.
 
-    `file` and `settings` are opaque: the file's identity; and all that the buffers depend on beside it, the
-    way it was placed included. `build` is the model server's version, `certainty` the prediction's.
+    `file` and `settings` are opaque keys: the file's identity, and everything else that the buffers depend
+    on, the placement included. `build` is the model server's version, `certainty` the prediction's.
     """
 
     model: str
@@ -115,9 +115,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Surcharge(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of each GPU that loads get more because memory ran out: of this file, with these settings.
+    """Additional bytes per GPU for loads of this file with these settings, because memory ran out.
 
-    `model` had it, whose files were at `paths`; both are empty where that was not told.
+    `model` is the model to which it happened, `paths` its files; both are empty if unknown.
     """
 
     file: str
@@ -128,7 +128,7 @@ class Surcharge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """How far predictions were off: parts of what it really was, either way; and bytes too few, at worst."""
+    """Errors of predictions: as parts of the real size, in both directions; and the most bytes too few."""
 
     median: float
     largest: float
@@ -138,8 +138,8 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
 class CardAccuracy(msgspec.Struct, frozen=True, kw_only=True):
     """How accurate predictions were on one model of GPU, with one driver and one build of llama.cpp.
 
-    `buffers` compares the predictions with the buffers in llama.cpp's log; `measured` compares what was set
-    aside for each load, correction and overhead included, with the most that NVML reported. None: no figures.
+    `buffers` compares predictions with the buffers in llama.cpp's log; `measured` compares the reserved
+    memory, correction and overhead included, with the most that NVML reported. None: no figures.
     """
 
     gpu: str
@@ -152,7 +152,7 @@ class CardAccuracy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Calibration:
-    """The memory of loads: a file, or only this run's where there is none or it cannot be written."""
+    """The database of loads: a file, or in memory if there is no file or it cannot be written."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -160,14 +160,14 @@ class Calibration:
         self._connection = self._open()
 
     def close(self) -> None:
-        """Write no more. What is told afterwards is lost, and what is asked is unknown."""
+        """Close the database. Later records are lost, and later questions have no answer."""
         with self._lock:
             self._connection.close()
 
     # Loads
 
     def record(self, load: Load) -> int:
-        """Remember a load, when it has succeeded; return its number, for `peaked`."""
+        """Record a successful load; return its number, for `peaked`."""
         corrections = self.correction(load.file, load.settings, len(load.devices))
         reserved = [
             device.predicted + correction + self.overhead(device.gpu, device.driver, load.build)
@@ -190,7 +190,7 @@ class Calibration:
                         "load": number,
                         "position": position,
                         "reserved": reserved[position],
-                        # What has no figure, NVML may call 0.
+                        # NVML may report 0 for an unknown figure.
                         "measured": device.measured or None,
                         "peak": device.peak or None,
                     }
@@ -203,20 +203,20 @@ class Calibration:
                 database.execute(
                     "UPDATE surcharges SET successes = successes + 1 WHERE file = ? AND settings = ?", of_this
                 )
-            # It runs in other ways meanwhile, or nobody measures it: some day it is worth another try.
+            # The model has run in other ways since, or unmeasured: the surcharge is worth another try.
             database.execute(
                 "UPDATE surcharges SET others = others + 1 WHERE file = ? AND (settings != ? OR NOT ?)",
                 (load.file, load.settings, is_measured),
             )
             database.execute("DELETE FROM surcharges WHERE successes >= 2 OR others >= ?", (OTHERS,))
-            database.commit()  # here, because the number of one that is lost goes to the next
+            database.commit()  # only now, because the number of a lost record goes to the next one
             return number or 0
         return 0
 
     def peaked(self, number: int, peaks: Sequence[int | None]) -> None:
-        """The bytes that NVML told at most of each device of a load: at its end, or each time that it grew.
+        """Record the most bytes that NVML reported for each device of a load, at its end or when they grew.
 
-        From then on it is not expected to grow by `GROWTH`.
+        From then on the load is not expected to grow by `GROWTH`.
         """
         with self._database() as database:
             database.executemany(
@@ -225,9 +225,9 @@ class Calibration:
             )
 
     def ran_out(self, surcharge: Surcharge) -> None:
-        """This load, or its process, ran out of memory: the next gets so many bytes more on each device.
+        """Record that a load, or its process, ran out of memory: the next one gets `surcharge` per device.
 
-        It ran out in spite of the surcharges before, so they add up.
+        The load failed in spite of earlier surcharges, so they add up.
         """
         fields = msgspec.structs.asdict(surcharge)
         with self._database() as database:
@@ -240,7 +240,7 @@ class Calibration:
             )
 
     def surcharges(self) -> list[Surcharge]:
-        """All that are remembered, of whatever gateway on this machine."""
+        """Return all recorded surcharges, of any gateway on this machine."""
         rows = self._rows("SELECT file, settings, bytes, model, paths FROM surcharges ORDER BY rowid")
         return [
             Surcharge(
@@ -254,7 +254,7 @@ class Calibration:
         ]
 
     def forgive(self, surcharge: Surcharge) -> None:
-        """Forget that memory ran out there."""
+        """Delete a surcharge."""
         with self._database() as database:
             database.execute(
                 "DELETE FROM surcharges WHERE file = ? AND settings = ?", (surcharge.file, surcharge.settings)
@@ -263,13 +263,12 @@ class Calibration:
     # What they teach
 
     def overhead(self, gpu: str, driver: str, build: str) -> int:
-        """Bytes that a process takes on such a card beside llama.cpp's buffers, growth under work included.
+        """Return the bytes that a process takes on such a card besides llama.cpp's buffers, with its growth.
 
-        A load's figure is its peak beyond its buffers, on the card of this kind where that was most. While
-        its peak is not known it may yet grow, by `GROWTH`; 5 % of the compute buffer, where that is more, is
-        left to the peaks. Of the last `RECENT` figures their 99th percentile is taken, which of so few is the
-        largest. Until there are `ENOUGH` with this driver and build, those with any other count too, and
-        it is at least `START`: a small card's context with its growth.
+        A load's figure is its peak minus its buffers, on the card of this kind where the difference was
+        largest. Without a known peak, `GROWTH` is added. The result is the 99th percentile of the last
+        `RECENT` figures, which is the largest of so few. Until there are `ENOUGH` figures with this driver
+        and build, figures of other drivers and builds count too, and the result is at least `START`.
         """
         own = self._residuals(gpu, driver, build, any_build=False)
         if len(own) >= ENOUGH:
@@ -282,16 +281,15 @@ class Calibration:
         return [residual for (residual,) in rows]
 
     def correction(self, file: str, settings: str, devices: int) -> tuple[int, ...]:
-        """Signed bytes to add to the prediction for each of so many devices; zeros where nothing is known.
+        """Return signed bytes to add to the prediction for each of `devices`; zeros if nothing is known.
 
-        By all the loads of just this that are remembered, with as many devices and all their buffers told.
-        Too little is worse than too much: of what was too little the most is added, of what was always too
-        much half of the least is taken off, and nothing is taken off where memory ran out. Exact predictions
-        are never made smaller.
+        The correction uses all recorded loads of this file with these settings and as many devices, if all
+        their buffers were reported. Too little is worse than too much: the largest shortfall is added; of an
+        excess in all loads, half of the smallest is subtracted, and nothing after memory ran out. Exact
+        predictions are never made smaller.
 
-        A surcharge for memory that ran out is in it until two later loads were measured, and then their
-        figures rule; or until `OTHERS` loads of the file had other settings, ran in another way, or could not
-        be measured.
+        A surcharge is included until two later loads were measured, whose figures then count, or until
+        `OTHERS` loads of the file had other settings, ran in another way, or could not be measured.
         """
         of_this = (file, settings)
         loads = groupby(self._rows(DIFFERENCES, of_this), key=itemgetter(0))
@@ -303,17 +301,17 @@ class Calibration:
         return tuple(difference if difference > 0 else -(-difference // 2) for difference in worst)
 
     def surcharge(self, file: str, settings: str) -> int:
-        """Bytes of each device that are in the correction because memory ran out."""
+        """Return the part of the correction, in bytes per device, that is there because memory ran out."""
         found = self._rows("SELECT bytes FROM surcharges WHERE file = ? AND settings = ?", (file, settings))
         return int(found[0][0]) if found else 0
 
     def load_seconds(self, file: str) -> float | None:
-        """How long a load of this file will take: the median of the last nine."""
+        """Return the expected seconds of a load of this file: the median of the last nine."""
         rows = self._rows("SELECT seconds FROM loads WHERE file = ? ORDER BY id DESC LIMIT 9", (file,))
         return median(seconds for (seconds,) in rows) if rows else None
 
     def last_loads(self) -> dict[str, Load]:
-        """The last load of each model, by the model's name."""
+        """Return the last load of each model, by the model's name."""
         loads = {}
         for number, model, file, settings, build, certainty, seconds, host, buffers in self._rows(LAST_LOADS):
             devices = self._rows(DEVICES, (number,))
@@ -331,7 +329,7 @@ class Calibration:
         return loads
 
     def summary(self) -> list[CardAccuracy]:
-        """What is known of each card, driver and build, for people. Reads all there is."""
+        """Return the accuracy for each card, driver and build, for people. Reads the whole database."""
         cards = []
         for (gpu, driver, build), group in groupby(self._rows(BY_CARD), key=itemgetter(0, 1, 2)):
             rows = list(group)
@@ -351,12 +349,12 @@ class Calibration:
     # Dry runs
 
     def dry_run(self, key: str) -> bytes | None:
-        """What was remembered by this key."""
+        """Return the dry run recorded under this key."""
         rows = self._rows("SELECT value FROM dry_runs WHERE key = ?", (key,))
         return rows[0][0] if rows else None
 
     def remember_dry_run(self, key: str, value: bytes) -> None:
-        """Remember what a dry run told, opaque; the oldest of a thousand makes room."""
+        """Record the result of a dry run, opaque; beyond a thousand the oldest is dropped."""
         with self._database() as database:
             database.execute("INSERT OR REPLACE INTO dry_runs VALUES (?, ?)", (key, value))
 
@@ -369,7 +367,7 @@ class Calibration:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. If it fails that is logged, the block is left, and it had no effect."""
+        """Run a transaction. If it fails, log that, leave the block, and change nothing."""
         with self._lock:
             try:
                 yield self._connection
@@ -380,7 +378,7 @@ class Calibration:
                     self._connection.close()
                     self._connection = self._open()
             finally:
-                with suppress(sqlite3.Error):  # a closed one has nothing to take back
+                with suppress(sqlite3.Error):  # a closed connection has nothing to roll back
                     self._connection.rollback()
 
     def _open(self) -> sqlite3.Connection:
@@ -414,7 +412,7 @@ def _difference(difference: int | None, is_exact: bool) -> int | None:
 
 
 def _accuracy(pairs: list[tuple[int, int | None]]) -> Accuracy | None:
-    """Of predictions and what it really was."""
+    """Compare pairs of predicted and real sizes."""
     known = [(predicted, actual) for predicted, actual in pairs if actual is not None]
     if not known:
         return None

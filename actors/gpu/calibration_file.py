@@ -1,11 +1,11 @@
-"""The database of `actors.gpu.calibration`: its schema, older ones that are brought up to it, and damage."""
+"""The database file of `actors.gpu.calibration`: its schema, migrations, and damage."""
 
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
 VERSION = 2
-"""Of the schema: of those before, 1 is brought up to it; another one's database is not read."""
+"""Version of the schema. Version 1 is migrated; a database of any other version is not read."""
 
 # The bounds are triggers, so that no way of writing gets around them. A load's number is never used again,
 # or a late peak might be taken for another load's.
@@ -75,7 +75,7 @@ SCHEMA = (
 )
 """Of version 1."""
 
-# Of the loads that make room, those stay that lacked the most: a correction must not be forgotten.
+# Old loads are deleted except those with the largest shortfall, because a correction must not be forgotten.
 NEWS = (
     "DROP TRIGGER bound_loads",
     """
@@ -101,16 +101,19 @@ NEWS = (
     "ALTER TABLE surcharges ADD COLUMN paths TEXT NOT NULL DEFAULT ''",
     f"PRAGMA user_version = {VERSION}",
 )
-"""What version 2 has beside that: why a surcharge may go."""
+"""Additions of version 2: the counts by which a surcharge is dropped."""
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Python's module has no class of its own for what is malformed or no database, but one for all else."""
+    """Whether the file is damaged or no database: the one error without a subclass in Python's module."""
     return type(error) is sqlite3.DatabaseError
 
 
 def connect(database: Path | str) -> sqlite3.Connection:
-    """Raises `sqlite3.DatabaseError` itself, no subclass, for what is damaged or of another schema."""
+    """Open the database.
+
+    Raises `sqlite3.DatabaseError`, no subclass, if it is damaged or of another schema.
+    """
     connection = sqlite3.connect(database, isolation_level="IMMEDIATE", check_same_thread=False)
     try:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -127,7 +130,7 @@ def connect(database: Path | str) -> sqlite3.Connection:
             elif version != VERSION:
                 raise sqlite3.DatabaseError(f"its schema is of version {version}, not {VERSION}")
         with suppress(sqlite3.OperationalError):
-            # Another process may be changing it just now, and for that SQLite does not wait.
+            # Another process may be switching the journal mode, for which SQLite does not wait.
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -138,7 +141,7 @@ def connect(database: Path | str) -> sqlite3.Connection:
 
 
 def move_aside(path: Path) -> Path:
-    """Its log goes first: the next database of that name must not find it."""
+    """Rename a damaged database. Its journal goes first, so that the next database does not read it."""
     aside = path.with_name(f"{path.name}.broken")
     for suffix in ("-wal", "-shm", ""):
         source, target = Path(f"{path}{suffix}"), Path(f"{aside}{suffix}")

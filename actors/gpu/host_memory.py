@@ -1,4 +1,4 @@
-"""The memory of this machine, as far as its control groups let the gateway use it."""
+"""The main memory that this process may use, by its control groups."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,11 +17,11 @@ _CGROUPS = {
         "total_inactive_file",
     ),
 }
-"""Of v2 and v1, by the controller in /proc/self/cgroup: mount, limit, use, what of that can be dropped."""
+"""Files of cgroup v2 and v1, by controller in /proc/self/cgroup: mount, limit, use, droppable use."""
 
 
 def host_memory(root: Path = Path("/")) -> HostMemory:
-    """The host's memory, as far as the own control group lets it be used. Blocking."""
+    """Return the host's memory within the limits of this process's control groups. Blocking."""
     memory = psutil.virtual_memory()
     total, available = int(memory.total), int(memory.available)
     for limit, left in _limits(root):
@@ -30,7 +30,7 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and rest, in bytes, of the own control group and of those above it, which limit it too."""
+    """Yield limit and remaining bytes of the process's control group and of its parents."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -40,9 +40,9 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
         for controller in _CGROUPS.keys() & controllers.split(","):
             mount, limit_file, use_file, droppable = _CGROUPS[controller]
             folder = Path(path.lstrip("/"))
-            # In a container the path may be the host's, of which only the top is to be seen.
+            # In a container the path may be the host's, of which only the top is visible.
             for place in (folder, *folder.parents):
-                with suppress(OSError, ValueError, KeyError):  # not there, or "max"
+                with suppress(OSError, ValueError, KeyError):  # missing, or "max"
                     limit, used = (
                         int((root / mount / place / name).read_text()) for name in (limit_file, use_file)
                     )

@@ -1,7 +1,7 @@
-"""The GPUs of this machine, as NVML tells of them.
+"""The GPUs of this machine, as NVML reports them.
 
-NVML's own order is that of the PCI bus, CUDA's is not unless CUDA_DEVICE_ORDER=PCI_BUS_ID is set; GPUs are
-named by UUID where it matters. A GPU with MIG on cannot be used as a whole: its instances take its place.
+NVML orders GPUs by PCI bus; CUDA does so only with CUDA_DEVICE_ORDER=PCI_BUS_ID, so GPUs are identified by
+UUID. A GPU in MIG mode cannot be used as a whole: its instances take its place.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from actors.runtime import spawn
 log = structlog.get_logger("gpu")
 
 WITHOUT_DRIVER = 60.0
-"""Seconds between questions where NVML does not answer: a driver may be loaded, or come back."""
+"""Seconds between attempts while NVML does not answer: a driver may be loaded later."""
 
 PATIENCE = 10.0
-"""Seconds after which a call of NVML that has not returned counts as hung."""
+"""Seconds after which a call to NVML counts as hung."""
 
 _NOT_TOLD = (None, -1, (1 << 64) - 1)
-"""Bytes of a process that are not known: pynvml's None, and NVML_VALUE_NOT_AVAILABLE as C reads it."""
+"""Values for unknown bytes of a process: pynvml's None, and NVML_VALUE_NOT_AVAILABLE."""
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU at one moment: bytes, percent, degrees Celsius, watts. None is what it does not tell.
+    """One GPU at one moment, in bytes, percent, degrees Celsius, watts; None for values not reported.
 
-    `index` is NVML's. A MIG instance's is "<its GPU's>:<its own>", as NVIDIA_VISIBLE_DEVICES has it; its
-    utilization, temperature and power are its GPU's.
+    `index` is NVML's; for a MIG instance "<GPU>:<instance>", as in NVIDIA_VISIBLE_DEVICES. Utilization,
+    temperature and power of an instance are those of its GPU.
     """
 
     index: int | str
@@ -50,13 +50,13 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     temperature: int | None = None
     power: float | None = None
     processes: dict[int, int] = {}
-    """Bytes by pid; 0 also where NVML does not tell them."""
+    """Bytes by pid; 0 also where NVML does not report them."""
     groups: dict[int, int] = {}
-    """Bytes by session id: all of a model server, since each has a session of its own; also what left it.
+    """Bytes by session id. Each model server has its own session; processes that left it are added to it.
 
-    Only of processes whose bytes NVML tells and whose pid this machine knows. There may be none of them:
-    with Windows' drivers, without the permission, in a container whose pids are not the host's. So a
-    session that is missing takes nothing, or nobody knows what; `used` has it in either case.
+    Only processes whose bytes NVML reports and whose pid is known are included. With Windows drivers, without
+    permission, or in a container with its own pids there may be none. So a missing session uses no memory or
+    an unknown amount; `used` includes it in either case.
     """
     driver: str = ""
     mig: str = ""
@@ -64,10 +64,10 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine at one moment. `asked_at` is of the monotonic clock, before the question.
+    """The machine at one moment. `asked_at`: monotonic seconds just before NVML was asked.
 
-    `lost` has the GPUs that NVML knows and that cannot be used, by index, and why; CUDA_VISIBLE_DEVICES does
-    not narrow it, since the UUID of such a GPU may be lost too. `error` says why NVML cannot be asked.
+    `lost` maps the index of each GPU that NVML knows but that cannot be used to the reason; it ignores
+    CUDA_VISIBLE_DEVICES, since such a GPU may not report its UUID. `error` says why NVML cannot be asked.
     """
 
     asked_at: float
@@ -84,13 +84,13 @@ class GpuError(Exception):
 def probe(nvml: Any = None) -> list[Gpu]:
     """Ask NVML once for the GPUs that this process may use. Raises `GpuError`. Blocking.
 
-    `nvml` is a module like pynvml, which is imported when it is first needed.
+    `nvml` is a module like pynvml; None imports pynvml.
     """
     return _ask(nvml)[0]
 
 
 def take_sample(nvml: Any = None) -> Sample:
-    """Ask NVML and the operating system once. Raises nothing. Blocking."""
+    """Ask NVML and the operating system once. Never raises. Blocking."""
     asked_at = time.monotonic()
     gpus: list[Gpu] = []
     lost: dict[str, str] = {}
@@ -99,14 +99,14 @@ def take_sample(nvml: Any = None) -> Sample:
         gpus, lost = _ask(nvml)
     except GpuError as failure:
         error = str(failure)
-    except Exception as failure:  # the boundary to somebody else's library, of any version
+    except Exception as failure:  # the boundary to a foreign library of any version
         log.exception("NVML answers what is not understood")
         error = f"NVML is not understood: {failure!r}"
     return Sample(asked_at=asked_at, gpus=tuple(gpus), lost=lost, host=host_memory(), error=error)
 
 
 def host_sample() -> Sample:
-    """The host's memory alone, where NVML shall not be asked. Blocking."""
+    """Sample the host's memory only, without NVML. Blocking."""
     return Sample(
         asked_at=time.monotonic(),
         gpus=(),
@@ -116,7 +116,7 @@ def host_sample() -> Sample:
 
 
 def _ask(nvml: Any) -> tuple[list[Gpu], dict[str, str]]:
-    """The GPUs that may be used; why others cannot be, by index. Raises `GpuError`."""
+    """Return the usable GPUs, and why others are not usable, by index. Raises `GpuError`."""
     if nvml is None:
         import pynvml  # noqa: PLC0415
 
@@ -152,7 +152,7 @@ def _ask(nvml: Any) -> tuple[list[Gpu], dict[str, str]]:
 
 
 def _handles(nvml: Any, number: int, whole: Any) -> dict[int | str, Any]:
-    """What can be used of a GPU, by index: itself, or its MIG instances."""
+    """Return the usable handles of a GPU, by index: the GPU itself, or its MIG instances."""
     mode = 0
     with suppress(nvml.NVMLError):
         mode = nvml.nvmlDeviceGetMigMode(whole)[0]
@@ -160,17 +160,20 @@ def _handles(nvml: Any, number: int, whole: Any) -> dict[int | str, Any]:
         return {number: whole}
     handles: dict[int | str, Any] = {}
     for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole)):
-        with suppress(nvml.NVMLError_NotFound):  # an instance may be in any of the places
+        with suppress(nvml.NVMLError_NotFound):  # an instance may be at any of the indices
             handles[f"{number}:{place}"] = nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, place)
     return handles
 
 
 def _read(nvml: Any, index: int | str, handle: Any, whole: Any, driver: str) -> Gpu:
-    """`handle` is the GPU's own, or that of an instance of the GPU `whole`. Raises NVMLError."""
+    """Read one GPU.
+
+    `handle` is that of the GPU, or of a MIG instance of the GPU `whole`. Raises NVMLError.
+    """
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
 
     def ask(question: Callable[[], Any]) -> Any:
-        """Many a GPU does not tell everything."""
+        """Ask for a value that not every GPU reports; None if it does not."""
         with suppress(nvml.NVMLError):
             return question()
         return None
@@ -207,7 +210,7 @@ def _read(nvml: Any, index: int | str, handle: Any, whole: Any, driver: str) -> 
 def _by_session(processes: Mapping[int, int]) -> dict[int, int]:
     groups: dict[int, int] = {}
     for pid, used in processes.items():
-        if pid > 0:  # 0 would be this process
+        if pid > 0:  # session 0 would mean this process
             with suppress(OSError, AttributeError):  # gone, or another namespace's; Windows has no sessions
                 session = leader_of(pid) or os.getsid(pid)
                 groups[session] = groups.get(session, 0) + used
@@ -215,10 +218,10 @@ def _by_session(processes: Mapping[int, int]) -> dict[int, int]:
 
 
 def visible(gpus: Sequence[Gpu], setting: str | None, lost: Collection[str] = ()) -> list[Gpu]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, in its order; as in CUDA, a wrong entry ends the list.
+    """Select GPUs by CUDA_VISIBLE_DEVICES, in its order. As in CUDA, a wrong entry ends the list.
 
-    One of `lost` does not: it is passed over. A GPU with MIG on stands for its first instance. Of several
-    compute instances in one GPU instance the first counts: CUDA uses one, and they share the memory.
+    An entry that names a lost GPU is skipped. A GPU in MIG mode stands for its first instance. Of several
+    compute instances in a GPU instance only the first counts: CUDA uses one, and they share memory.
     """
     chosen = list(gpus)
     if setting is not None:
@@ -248,9 +251,9 @@ def _begins(gpu: Gpu, word: str) -> bool:
 
 
 class _Question:
-    """One call of `ask` in a daemon thread of its own, which never holds up the end of the program.
+    """One call of `ask` in its own daemon thread, which never delays the end of the program.
 
-    The threads of an executor would: both the event loop and the interpreter wait for those.
+    Threads of an executor would: the event loop and the interpreter wait for them.
     """
 
     def __init__(self, ask: Callable[[], Sample], on_end: Callable[[], object] = lambda: None) -> None:
@@ -265,12 +268,12 @@ class _Question:
             self.answer = self._ask()
         finally:
             self.ended.set()
-            with suppress(RuntimeError):  # the loop is closed by now
+            with suppress(RuntimeError):  # the event loop is closed by now
                 self._on_end()
 
 
 def take_sample_in_time() -> Sample:
-    """As `take_sample`, but a driver that hangs is given up after `PATIENCE`. Blocking."""
+    """Take a sample, but give up on a driver that hangs after `PATIENCE`. Blocking."""
     question = _Question(take_sample)
     question.ended.wait(PATIENCE)
     return question.answer or _hung_sample()
@@ -286,11 +289,11 @@ def _hung_sample() -> Sample:
 
 
 class GpuMonitor:
-    """Asks every `interval` seconds (0: not by itself) and when told to, off the loop, one at a time.
+    """Samples the GPUs every `interval` seconds (0: only on request), in a thread, one sample at a time.
 
-    `sample` is the latest answer; `on_sample` gets each, on the loop. When NVML does not answer, for no
-    driver or while one is reloaded, the sample says so, and it goes on asking. A call that hangs counts as no
-    answer after `PATIENCE`; until it returns no other is made, and the samples are of the host alone.
+    `sample` is the latest one; `on_sample` is called with each, on the event loop. When NVML does not answer,
+    without a driver or while it is reloaded, the sample says so, and the monitor tries again. A call that
+    hangs counts as no answer after `PATIENCE`; until it returns, samples cover only the host.
     """
 
     def __init__(self, interval: float, ask: Callable[[], Sample] = take_sample) -> None:
@@ -306,43 +309,43 @@ class GpuMonitor:
         self._taken = asyncio.Event()
         self.on_sample: Callable[[Sample], None] | None = None
         self.sample = Sample(asked_at=-math.inf, gpus=(), host=HostMemory(total=0, available=0))
-        """Before the first answer it knows nothing, since for ever."""
+        """The latest sample; before the first answer an empty one from the distant past."""
 
     @property
     def gpus(self) -> Sequence[Gpu]:
-        """Of the latest answer."""
+        """The GPUs of the latest sample."""
         return self.sample.gpus
 
     @property
     def error(self) -> str | None:
-        """Why NVML could not be asked."""
+        """Why NVML could not be asked for the latest sample; None if it was."""
         return self.sample.error
 
     @property
     def asked_at(self) -> float | None:
-        """When, by the monotonic clock; None before the first answer."""
+        """Monotonic seconds of the latest sample; None before the first one."""
         return self.sample.asked_at if self._answered.is_set() else None
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start sampling."""
         self.ask_soon()
         self._task = spawn(self._watch(), name="GPU monitor")
 
     async def wait_first(self) -> Sample:
-        """Wait for the first answer. It must have been started; a driver may take its time."""
+        """Wait for the first sample, which a slow driver may delay. The monitor must have been started."""
         await self._answered.wait()
         return self.sample
 
     def ask_soon(self, delay: float = 0.0) -> None:
-        """Have a sample that is asked for `delay` seconds from now or later, and soon then.
+        """Request a sample taken at least `delay` seconds from now.
 
-        One question answers all that want it by then; one under way does not count.
+        One sample serves all requests that are due; a sample in progress does not count.
         """
         self._wanted.append(time.monotonic() + delay)
         self._wake.set()
 
     async def wait_fresh(self, patience: float) -> None:
-        """Return when there is a sample that was asked for from now on, or after so many seconds."""
+        """Wait for a sample taken from now on, at most `timeout` seconds."""
         wanted = time.monotonic()
         self.ask_soon()
         with suppress(TimeoutError):
@@ -352,7 +355,7 @@ class GpuMonitor:
                     await self._taken.wait()
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Stop sampling."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -371,7 +374,7 @@ class GpuMonitor:
     async def _answer(self) -> Sample:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         if self._question is not None and self._question.ended.is_set():
-            self._question = None  # it hung; its answer is too old by now
+            self._question = None  # the call hung; its answer is too old by now
         if self._question is None:
             self._hangs = False
             self._question = _Question(self._ask, lambda: loop.call_soon_threadsafe(self._ended, ended))
@@ -409,5 +412,5 @@ class GpuMonitor:
 
 
 def _known(sample: Sample) -> tuple[object, ...]:
-    """What is worth a line when it changes."""
+    """Return the parts of a sample whose change is worth a log line."""
     return [gpu.uuid for gpu in sample.gpus], sample.lost, sample.error

@@ -1,6 +1,6 @@
-"""Between GPU monitor, calibration and supervisor: what is measured, and what is learned.
+"""Connects GPU monitor, calibration and supervisor.
 
-NVML and SQLite block, so both are asked in threads; the supervisor only ever gets messages.
+NVML and SQLite block, so both are called in threads; the supervisor only gets messages.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ log = structlog.get_logger("memory")
 
 
 def device_of(gpu: Gpu, overhead: int, left_over: Collection[int] = ()) -> Device:
-    """A GPU as the ledger knows it. What the sessions in `left_over` have of it is as good as free."""
+    """Describe a GPU for the ledger. Memory of the sessions in `left_over` counts as free."""
     return Device(
         id=gpu.uuid,
         index=gpu.index,
@@ -27,14 +27,14 @@ def device_of(gpu: Gpu, overhead: int, left_over: Collection[int] = ()) -> Devic
         used=gpu.used - sum(gpu.groups.get(session, 0) for session in left_over),
         groups=gpu.groups,
         overhead=overhead,
-        alone=bool(gpu.mig),  # CUDA does not let a process use several instances
+        alone=bool(gpu.mig),  # CUDA does not let a process use several MIG instances
     )
 
 
 class Observer:
-    """Turns samples into messages, and measured loads into knowledge.
+    """Turns samples into messages, and records measured loads.
 
-    `manages`: GPUs are for models to be placed on; else the supervisor hears of the host's memory alone.
+    `manages`: the gateway places models on GPUs; otherwise the supervisor hears of the host's memory only.
     """
 
     def __init__(self, monitor: GpuMonitor, calibration: Calibration, *, manages: bool) -> None:
@@ -46,14 +46,14 @@ class Observer:
         self._overheads: dict[tuple[str, str], int] = {}
         self._numbers: dict[tuple[str, int], int] = {}
         self.left_over: Callable[[], Collection[int]] = tuple
-        """Sessions of servers that a dead gateway left, whose memory is to be had."""
+        """Sessions of servers that a dead gateway left; their memory counts as free."""
         self.cards: list[CardAccuracy] = []
-        """What is known of each kind of card, for /health."""
+        """The accuracy for each kind of card, for /health."""
         self.loads: dict[str, Load] = {}
-        """The last load of each model that was measured, by the model's name, of earlier runs too."""
+        """The last measured load of each model, by the model's name, also from earlier runs."""
 
     def attach(self, report: Callable[[MemorySampled], None]) -> None:
-        """Report each sample from now on, and the present one."""
+        """Report the present sample and each later one."""
 
         def on_sample(sample: Sample) -> None:
             unknown = {(gpu.name, gpu.driver) for gpu in sample.gpus} - self._overheads.keys()
@@ -67,16 +67,16 @@ class Observer:
             on_sample(self.monitor.sample)
 
     def report_again(self) -> None:
-        """Report the present sample once more: it is seen with other eyes now."""
+        """Report the present sample again, because `left_over` has changed."""
         if self.monitor.on_sample is not None and self.monitor.asked_at is not None:
             self.monitor.on_sample(self.monitor.sample)
 
     def last_load(self, model: str) -> Load | None:
-        """What the present or last load of a model took, if that was measured."""
+        """Return the memory of a model's present or last load, if it was measured."""
         return self.loads.get(model)
 
     async def refresh(self) -> None:
-        """Look up anew what is known of the cards."""
+        """Read the accuracy of the cards again."""
         for name, driver in {(gpu.name, gpu.driver) for gpu in self.monitor.gpus}:
             overhead = await asyncio.to_thread(self.calibration.overhead, name, driver, self.build)
             self._overheads[name, driver] = overhead
@@ -97,7 +97,7 @@ class Observer:
         return MemorySampled(asked_at=sample.asked_at, devices=devices, host=host)
 
     def learn(self, measured: Measured) -> None:
-        """Remember a load, and how much it came to take."""
+        """Record a load, and its peak of memory."""
         _ = spawn(self._learn(measured), name=f"figures of {measured.model}")
 
     async def _learn(self, measured: Measured) -> None:
@@ -113,7 +113,7 @@ class Observer:
         if not demand.file or figures.taken_over or any(share.device not in cards for share in shares):
             return
         if len(figures.predicted) != len(shares):
-            return  # there is nothing to compare with
+            return  # nothing to compare with
         devices = tuple(
             DeviceLoad(
                 gpu=cards[share.device].name,

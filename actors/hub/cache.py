@@ -1,12 +1,12 @@
-"""The hub's cache on the disk, in huggingface_hub's own layout: what either one fetched the other finds.
+"""The hub's cache on the disk, in huggingface_hub's own layout, so that both can use the same files.
 
     <cache>/models--<org>--<repo>/refs/<revision>              the commit that a revision was at
                                   snapshots/<commit>/<path>    links to
                                   blobs/<etag>                 the files
-                                  blobs/<etag>.incomplete      what has arrived of one
+                                  blobs/<etag>.incomplete      the part of a file that has arrived
     <cache>/.locks/models--<org>--<repo>/<etag>.lock
 
-https://huggingface.co/docs/huggingface_hub/guides/manage-cache describes it. All of this is blocking.
+https://huggingface.co/docs/huggingface_hub/guides/manage-cache describes the layout. All functions block.
 """
 
 import os
@@ -23,7 +23,7 @@ PREFIX = "models--"
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """A model on the disk: the first of its parts, its projector, and the name of what was chosen."""
+    """A model on the disk: its first part, its projector, and the name of the chosen variant."""
 
     path: Path
     projector: Path | None = None
@@ -31,7 +31,7 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CachedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole model in the cache."""
+    """A complete model in the cache."""
 
     name: HubName
     path: Path
@@ -39,7 +39,7 @@ class CachedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def default_folder() -> Path:
-    """Where huggingface_hub keeps its cache, by the same variables."""
+    """Return the folder of huggingface_hub's cache, by the same environment variables."""
     if folder := os.environ.get("HF_HUB_CACHE"):
         return Path(folder).expanduser()
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
@@ -47,25 +47,25 @@ def default_folder() -> Path:
 
 
 class ModelCache:
-    """One folder of it."""
+    """A cache of models in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def blob(self, repo: str, etag: str) -> Path:
-        """Where a file's bytes lie."""
+        """Return the path of a file's bytes."""
         return self._repo_folder(repo) / "blobs" / etag
 
     def lock(self, repo: str, etag: str) -> Path:
-        """The lock of a file that is downloaded."""
+        """Return the lock of a file's download."""
         return self.folder / ".locks" / self._repo_folder(repo).name / f"{etag}.lock"
 
     def pointer(self, repo: str, commit: str, path: str) -> Path:
-        """Where a file lies under its own name."""
+        """Return the path of a file under its own name."""
         return self._repo_folder(repo) / "snapshots" / commit / path
 
     def link(self, repo: str, commit: str, file: RepoFile) -> Path:
-        """Give a blob its own name."""
+        """Link a blob to its own name."""
         assert file.etag is not None
         blob, pointer = self.blob(repo, file.etag), self.pointer(repo, commit, file.path)
         pointer.parent.mkdir(parents=True, exist_ok=True)
@@ -73,18 +73,18 @@ class ModelCache:
             pointer.unlink(missing_ok=True)
             try:
                 pointer.symlink_to(os.path.relpath(blob, pointer.parent))
-            except OSError:  # a file system without links
+            except OSError:  # the file system has no links
                 shutil.move(blob, pointer)
         return pointer
 
     def set_revision(self, repo: str, revision: str, commit: str) -> None:
-        """Remember which commit a revision is at."""
+        """Record the commit of a revision."""
         reference = self._repo_folder(repo) / "refs" / revision
         reference.parent.mkdir(parents=True, exist_ok=True)
         reference.write_text(commit)
 
     def find(self, name: HubName, revision: str, projector: str | None) -> ModelFiles | None:
-        """The model as it was last fetched at this revision, if all of it is here."""
+        """Return the model as it was last fetched at this revision, if it is complete."""
         snapshot = self._snapshot(self._repo_folder(name.repo), revision)
         if snapshot is None:
             return None
@@ -99,7 +99,7 @@ class ModelCache:
         )
 
     def models(self) -> list[CachedModel]:
-        """Every whole model of every repository, at the revision `main`."""
+        """Return every complete model of every repository, at the revision `main`."""
         found = []
         for repo, folder in self._repos():
             if snapshot := self._snapshot(folder, "main"):
@@ -109,11 +109,11 @@ class ModelCache:
         return found
 
     def size(self) -> int:
-        """Bytes of all blobs, whole and partial."""
+        """Return the bytes of all blobs, complete and partial."""
         return sum(_blob_bytes(folder) for _, folder in self._repos())
 
     def remove(self, name: HubName) -> int:
-        """Remove a model, or without a variant the whole repository; return the bytes that this freed.
+        """Remove a model, or the whole repository if no variant is named; return the freed bytes.
 
         Raises `NoSuchVariantError`.
         """
@@ -154,7 +154,7 @@ class ModelCache:
                 yield repo, folder
 
     def _repo_folder(self, repo: str) -> Path:
-        """Repositories are found in any letter case, as on the hub."""
+        """Return the folder of a repository, whose letter case does not matter, as on the hub."""
         exact = self.folder / (PREFIX + repo.replace("/", "--"))
         if exact.is_dir():
             return exact
@@ -167,7 +167,7 @@ class ModelCache:
     def _snapshot(folder: Path, revision: str) -> Path | None:
         try:
             commit = (folder / "refs" / revision).read_text().strip()
-        except (OSError, ValueError):  # ValueError: what is there is no text, or the revision no file's name
+        except (OSError, ValueError):  # ValueError: the content is no text, or the revision no file's name
             commit = revision
         snapshot = folder / "snapshots" / commit
         return snapshot if commit and "/" not in commit and snapshot.is_dir() else None
@@ -182,11 +182,11 @@ def _files(snapshot: Path) -> list[RepoFile]:
 
 
 def _blob_bytes(folder: Path) -> int:
-    """Of the blobs that are this repository's own, and no links into a store that others share."""
+    """Return the bytes of the repository's own blobs, without links into a shared store."""
     blobs = (folder / "blobs").glob("*")
     return sum(blob.stat().st_size for blob in blobs if not blob.is_symlink())
 
 
 def cache_of(settings: HubSettings) -> ModelCache:
-    """The cache that these settings mean."""
+    """Return the cache for these settings."""
     return ModelCache(Path(settings.cache_dir).expanduser() if settings.cache_dir else default_folder())

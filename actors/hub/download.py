@@ -1,9 +1,9 @@
-"""One file over HTTP, such that nothing that arrived is lost.
+"""Downloads one file over HTTP without losing any bytes that have arrived.
 
-What has arrived lies in `<target>.incomplete` and is appended to: after a cut connection, a 503, a full disk
-or a kill, the next attempt goes on from there by Range. Only when the length and the sha256 are those that
-the hub announced does the file get its own name. huggingface_hub's own download starts from zero when its
-process was killed (measured with 2.4.0), which is why this is not its business.
+Bytes are appended to `<target>.incomplete`. After a cut connection, a 503, a full disk or a kill the next
+attempt continues from there by Range. The file gets its own name only when its length and sha256 are those
+that the hub announced. huggingface_hub's own download is not used, because it starts from zero after a kill
+(measured with 2.4.0).
 """
 
 import asyncio
@@ -29,11 +29,11 @@ log = structlog.get_logger("hub")
 
 CHUNK = 1 << 20
 TRIES = 6
-"""Attempts in a row without a byte of progress."""
+"""Most attempts in a row without a byte of progress."""
 SILENCE_LIMIT = 30.0
-"""Seconds without a byte after which a connection is given up."""
+"""Seconds without a byte after which a connection is abandoned."""
 REASON_LIMIT = 300
-"""Characters of a hub's own words that are passed on."""
+"""Most characters of a hub's error message that are passed on."""
 LOCK_POLL = 0.25
 RETRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -42,11 +42,11 @@ _KINDS: dict[int, FailureKind] = {401: "forbidden", 403: "forbidden", 404: "not_
 T = TypeVar("T")
 
 OnBytes = Callable[[int], None]
-"""Told how many bytes of the file are there."""
+"""Called with the number of bytes of the file that have arrived."""
 
 
 class HubError(Exception):
-    """A model could not be had from the hub; carries the `Failure`."""
+    """A model could not be fetched from the hub. Carries the `Failure`."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -54,12 +54,12 @@ class HubError(Exception):
 
 
 def failed(message: str, *, retryable: bool = True, kind: FailureKind = "failed") -> HubError:
-    """The error with this message, without a password that an address in it has."""
+    """Make an error with this message, with passwords in addresses removed."""
     return HubError(Failure(message=mask_text(message), retryable=retryable, kind=kind))
 
 
 class DownloadSource(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a file is, and what the hub said of it: bytes, and the sha256 in digits if it is known."""
+    """The address of a file, its bytes, and its sha256 in hexadecimal if the hub announced it."""
 
     url: str
     headers: Mapping[str, str]
@@ -68,7 +68,7 @@ class DownloadSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _InterruptedError(Exception):
-    """The transfer stopped early; another attempt may go on. `pause`: what the hub asked for, in seconds."""
+    """The transfer stopped early and may be resumed. `pause`: the seconds to wait that the hub asked for."""
 
     def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
@@ -76,7 +76,7 @@ class _InterruptedError(Exception):
 
 
 def download_session() -> aiohttp.ClientSession:
-    """A session that goes by the environment's proxies, as huggingface_hub does when it lists."""
+    """Open a session that uses the environment's proxies, as huggingface_hub does."""
     return aiohttp.ClientSession(trust_env=True)
 
 
@@ -89,9 +89,9 @@ async def download(
     on_bytes: OnBytes,
     retry_delay: float = 1.0,
 ) -> None:
-    """Have the file at `target`. Raises `HubError`, which says what failed and what was kept.
+    """Download the file to `target`. Raises `HubError`, which says what failed and how much was kept.
 
-    Of several processes that want the same file one downloads it; the others wait and follow.
+    If several processes want the same file, one downloads it and the others wait.
     """
     await asyncio.to_thread(_make_folders, lock.parent, target.parent)
     incomplete = target.with_name(target.name + ".incomplete")
@@ -130,7 +130,7 @@ def _make_folders(*folders: Path) -> None:
 
 
 async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
-    """Like `asyncio.to_thread`, but a cancelled caller waits too: the thread uses its open file."""
+    """Run in a thread. Even a cancelled caller waits, because the thread uses the caller's open file."""
     future = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
@@ -139,13 +139,13 @@ async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        future.exception()  # looked at, so that nobody complains
+        future.exception()  # retrieved, so that asyncio does not log it
         raise cancelled
     return future.result()
 
 
 class _Transfer:
-    """Fills the partial file. Its hash is kept up to date while bytes arrive: nothing is read twice."""
+    """Writes the partial file. Its hash is updated as bytes arrive, so that nothing is read twice."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class _Transfer:
     def _goes_on(self, content_range: str) -> bool:
         return content_range == f"bytes {self._have}-{self._source.size - 1}/{self._source.size}"
 
-    # In threads
+    # Run in threads
 
     def _open(self) -> None:
         self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

@@ -1,4 +1,4 @@
-"""`Hub.find`: the files of a model, from the cache, or fetched from the hub."""
+"""`Hub.find`: returns the files of a model, from the cache or downloaded from the hub."""
 
 import asyncio
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
 class Hub:
     """A hub, its cache, and the operator's policy.
 
-    `memory` tells the bytes that models can have on this machine; larger ones are not downloaded.
+    `memory` returns the bytes that models can have on this machine; larger models are not downloaded.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Hub:
         return allowed(name.repo, self._settings.allow)
 
     def listed(self) -> list[CachedModel]:
-        """The models in the cache that a request may name. Blocking."""
+        """Return the models in the cache that a request may name. Blocking."""
         return [model for model in self.cache.models() if self.allows(model.name)]
 
     async def find(
@@ -68,9 +68,9 @@ class Hub:
         refresh: bool = False,
         on_progress: OnProgress = lambda _: None,
     ) -> ModelFiles:
-        """The model's files; they are fetched if they are not all here, or `refresh` asks for news.
+        """Return the model's files; download them if any is missing, or if `refresh` asks for changes.
 
-        Raises `HubError`. What has arrived is kept, however this ends.
+        Raises `HubError`. Bytes that have arrived are kept in any case.
         """
         if not refresh and (found := await asyncio.to_thread(self.cache.find, name, revision, projector)):
             return found
@@ -144,7 +144,7 @@ class Hub:
         return await asyncio.to_thread(self._finish, listing, choice, revision)
 
     def _jobs(self, listing: RepoListing, choice: Choice) -> list[_Job]:
-        """What is to be downloaded; blocking."""
+        """Return the files that must be downloaded. Blocking."""
         jobs = []
         for file in choice.files:
             source = self._site.source(listing, file)

@@ -1,6 +1,6 @@
-"""A hub over HTTP: what a repository has, where its files are, and the header of a model file.
+"""A hub over HTTP: the files of a repository, their addresses, and the header of a model file.
 
-This is the one reader of what a hub says. Whatever it says or does instead is a `HubError`.
+All answers of a hub are read here. Any other answer or fault is a `HubError`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from actors.model_names import RepoFile
 from actors.terminal import printable
 
 ANSWER_LIMIT = 16 << 20
-"""Bytes of a listing; one with 10,000 files has about 4 MiB."""
+"""Most bytes of a listing; 10,000 files take about 4 MiB."""
 LIST_TIMEOUT = 60.0
 HEADER_WINDOW = 4 << 20
 
@@ -33,7 +33,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
 
 
 class RepoListing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a repository has at a commit; `repo` in the hub's own letter case."""
+    """The files of a repository at a commit; `repo` in the hub's own letter case."""
 
     repo: str
     commit: str
@@ -58,14 +58,14 @@ class _Info(msgspec.Struct, frozen=True):
 
 
 class Site:
-    """One hub, and the token for it. `session` goes by the environment's proxies (`download_session`)."""
+    """One hub and its token. `session` uses the environment's proxies (`download_session`)."""
 
     def __init__(self, settings: HubSettings, session: aiohttp.ClientSession) -> None:
         self._settings = settings
         self._session = session
 
     async def list(self, repo: str, revision: str) -> RepoListing:
-        """The files of a repository. Raises `HubError`."""
+        """List the files of a repository. Raises `HubError`."""
         endpoint, headers = await asyncio.to_thread(self._access)
         url = f"{endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
         limit = aiohttp.ClientTimeout(total=LIST_TIMEOUT, sock_connect=SILENCE_LIMIT)
@@ -78,7 +78,10 @@ class Site:
         return await asyncio.to_thread(_read_listing, repo, bytes(data))
 
     def source(self, listing: RepoListing, file: RepoFile) -> DownloadSource:
-        """Where a file of a listing is. Raises `HubError` if its content is not told. Blocking."""
+        """Return the address of a listed file.
+
+        Raises `HubError` if the listing has no hash or size. Blocking.
+        """
         if file.etag is None or not _ETAG.fullmatch(file.etag):
             raise failed(f"{listing.repo}: the hub says nothing of the content of {file.path!r}")
         endpoint, headers = self._access()
@@ -90,7 +93,7 @@ class Site:
         )
 
     async def read_header(self, source: DownloadSource) -> Header:
-        """Read a GGUF header where it is, so that what can never be served is not downloaded.
+        """Read the header of a GGUF file on the hub, to avoid downloading a model that can never be served.
 
         Raises `HubError`.
         """
@@ -106,7 +109,7 @@ class Site:
             raise failed(f"{source.url}: {error}", retryable=False) from error
 
     async def _read_part(self, source: DownloadSource, offset: int, count: int) -> bytes:
-        """At most `count` bytes of a file. Raises `HubError`, `HeaderError`."""
+        """Read at most `count` bytes of a file. Raises `HubError`, `HeaderError`."""
         headers = {**source.headers, "Range": f"bytes={offset}-{offset + count - 1}"}
         headers["Accept-Encoding"] = "identity"
         limit = aiohttp.ClientTimeout(total=LIST_TIMEOUT, sock_connect=SILENCE_LIMIT, sock_read=SILENCE_LIMIT)
@@ -129,7 +132,10 @@ class Site:
         timeout: aiohttp.ClientTimeout,
         revision: str = "",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A good answer; `what` is asked for. Raises `HubError`, inside too."""
+        """Send a request and yield a good response; `what` names the request.
+
+        Raises `HubError`, in the block too.
+        """
         try:
             async with self._session.get(url, headers=headers, timeout=timeout) as response:
                 if response.status not in (200, 206):
@@ -142,7 +148,7 @@ class Site:
             raise failed(f"{what}: the hub cannot be reached: {reason}") from error
 
     def _access(self) -> tuple[str, dict[str, str]]:
-        """The hub's address, and what it is told with each request. Raises `HubError`. Blocking."""
+        """Return the hub's address and the headers of each request. Raises `HubError`. Blocking."""
         from huggingface_hub import constants, get_token
 
         if constants.HF_HUB_OFFLINE:
@@ -170,7 +176,7 @@ def _read_listing(repo: str, data: bytes) -> RepoListing:
 
 
 def _is_safe(path: str) -> bool:
-    """Whether it stays in its folder, and is a name that people can read."""
+    """Whether a path stays in its folder and has only readable characters."""
     parts = PurePosixPath(path).parts
     return (
         bool(parts)
@@ -182,7 +188,7 @@ def _is_safe(path: str) -> bool:
 
 
 def _refusal(what: str, revision: str, response: aiohttp.ClientResponse) -> HubError:
-    """A status that is no answer, in words for the client. The codes are the hub's own."""
+    """Describe an error status for the client. The codes are the hub's own."""
     status, code = response.status, response.headers.get("X-Error-Code")
     reason = printable(response.headers.get("X-Error-Message", ""))[:REASON_LIMIT]
     if code == "GatedRepo":
@@ -191,7 +197,7 @@ def _refusal(what: str, revision: str, response: aiohttp.ClientResponse) -> HubE
         return failed(message, retryable=False, kind="forbidden")
     if code == "RevisionNotFound":
         return failed(f"{what}: it has no revision {revision!r}", retryable=False, kind="not_found")
-    # Without a token, the hub answers 401 for what is not there too.
+    # Without a token, the hub answers 401 also for a repository that does not exist.
     if code == "RepoNotFound" or (status == 401 and not reason.startswith("Invalid credentials")):
         message = f"{what}: there is no such repository on the hub, or it is private and hub.token is not set"
         return failed(message, retryable=False, kind="not_found")

@@ -1,10 +1,11 @@
-"""Where a way to run a model goes: on one GPU, over several, or on the host. Pure, microseconds.
+"""Finds a placement for a way to run a model: one GPU, several, or the host. Pure; takes microseconds.
 
-* `single-gpu-preferred`: the one GPU that it fits with the least left over, so that large gaps stay for large
-  models; else the fewest GPUs, those with the most room first.
-* `distribute`: over as many GPUs as possible, which leaves each of them the most room.
+* `single-gpu-preferred`: the GPU on which the least room is left over, so that large gaps stay for large
+models;
+  otherwise the fewest GPUs, those with the most room first.
+* `distribute`: as many GPUs as possible, so that each keeps the most room.
 
-Layers are whole, so a split is a number of layers for each GPU, and llama.cpp is told just these numbers.
+A split is a number of whole layers for each GPU, and llama.cpp gets exactly these numbers.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +17,7 @@ from actors.placement.options import MIB, Option
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """What one GPU gets: so many layers, the output counted as one, and so many bytes."""
+    """The part of one GPU: its number of layers, where the output counts as one, and its bytes."""
 
     device: str
     layers: int
@@ -24,16 +25,16 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's settings say of its place: the only devices that it may have, and shares of them."""
+    """The placement that a model's settings ask for: the only devices it may use, and their shares."""
 
     devices: tuple[str, ...] = ()
-    """UUIDs, or NVML's indices as text; empty: all."""
+    """UUIDs, or NVML's indices as text; empty: all devices."""
     split: tuple[float, ...] = ()
-    """Of its layers, for each of the devices in turn; empty: by the room on each."""
+    """The proportion of layers for each device; empty: by the room on each."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision. Without shares it is the host; `managed` is false where llama.cpp decides for itself."""
+    """A decision where to run. No shares: the host. `managed` is false if llama.cpp decides by itself."""
 
     option: Option
     shares: tuple[Share, ...]
@@ -42,7 +43,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def how(self) -> str:
-        """One word or two for people."""
+        """The kind of placement in one or two words, for people."""
         if not self.shares:
             return "host"
         if self.option.how == "whole":
@@ -56,7 +57,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def arguments(self) -> list[str]:
-        """llama-server's arguments that say the same, so that it does not guess for itself."""
+        """The arguments that make llama-server use exactly this placement."""
         if not self.managed:
             return []
         flags = ["--fit", "off"]
@@ -73,7 +74,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes the process see its own GPUs and no others, so that it takes nothing of those."""
+        """The environment variables that limit the process to its own GPUs."""
         if not self.managed:
             return {}
         return {"CUDA_VISIBLE_DEVICES": ",".join(share.device for share in self.shares)}
@@ -87,11 +88,11 @@ def fit(
     wish: Wish | None = None,
     alone: Collection[str] = (),
 ) -> tuple[Share, ...] | None:
-    """Shares of GPUs with so many bytes of room for it, or None.
+    """Find the shares of GPUs, given the bytes of room on each; None if the option does not fit.
 
-    Those in `alone` take a model whole or not at all.
+    GPUs in `alone` take a model whole or not at all.
 
-    With a wish for devices, `rooms` has only these, in the order of the wish.
+    With a wish for devices, `rooms` contains only these, in the order of the wish.
     """
     if option.how == "host":
         return ()
@@ -134,14 +135,14 @@ def _over_several(
 
 
 def _by_room(layers: Sequence[int], free: Sequence[int]) -> list[int] | None:
-    """Layers for each GPU in proportion to its room, if they fit so."""
+    """Divide the layers in proportion to each GPU's room; None if they do not fit that way."""
     total, room = sum(layers), sum(free)
     counts, at, done = [], 0, 0
     bound = 0.0
     for space in free:
         bound += total * space / room
         count = used = 0
-        # A layer goes where its middle is.
+        # A layer goes to the GPU on which its middle falls.
         while at < len(layers) and done + layers[at] / 2 <= bound:
             used += layers[at]
             done += layers[at]
@@ -154,11 +155,11 @@ def _by_room(layers: Sequence[int], free: Sequence[int]) -> list[int] | None:
 
 
 def _filled_up(layers: Sequence[int], free: Sequence[int]) -> list[int] | None:
-    """As many layers as fit on each GPU in turn: if any split fits in this order, this one does."""
+    """Fill each GPU in turn with as many layers as fit: if any split fits in this order, this one does."""
     counts, at = [], 0
     for nth, space in enumerate(free):
         count = used = 0
-        # Each of those that follow needs a layer too.
+        # Each of the following GPUs needs a layer too.
         while at < len(layers) - (len(free) - nth - 1) and used + layers[at] <= space:
             used += layers[at]
             count += 1
@@ -196,5 +197,5 @@ def _shares(option: Option, devices: Sequence[str], counts: Sequence[int]) -> tu
 
 
 def mib(size: int) -> str:
-    """Bytes in words, rounded up."""
+    """Write bytes in MiB, rounded up."""
     return f"{-(-size // MIB):,} MiB"

@@ -1,8 +1,9 @@
-"""Who has what memory, on each GPU and on the host. Pure.
+"""The ledger of memory: the bytes of each model, on each GPU and on the host. Pure.
 
-A model's bytes are reserved from the decision to start it until its memory is *seen* back: what was predicted
-at first, then what NVML says that its processes have. Everything else that is used is foreign, and respected:
-desktops, other people's jobs, a process of ours that ended but whose memory has not been returned yet.
+A model's bytes are reserved from the decision to start it until a sample shows that its memory has been
+returned. At first the predicted bytes are reserved, then the bytes that NVML reports for its processes. All
+other used memory is *foreign* and left alone: desktops, other people's jobs, an ended process whose memory
+is not returned yet.
 """
 
 import math
@@ -13,16 +14,17 @@ import msgspec
 from actors.placement.fit import Placement, Share
 
 LAG = 5.0
-"""Seconds in which the memory of a process that ended may come back."""
+"""Seconds within which the memory of an ended process may be returned."""
 
 GROWTH = 300 << 20
-"""Bytes that a server may yet take of a GPU while it works; public logs have 294 to 298 MiB."""
+"""Bytes of a GPU that a server may take later, while it works; public logs show 294 to 298 MiB."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU at one moment, in bytes. `groups`: what each process group has of it, as far as NVML tells.
+    """One GPU at one moment, in bytes. `groups`: bytes of each process group, as far as NVML reports them.
 
-    `overhead` is what a process takes beside llama.cpp's buffers. `alone`: a model has it and no other GPU.
+    `overhead`: bytes of a process besides llama.cpp's buffers. `alone`: a model on this GPU can use no other
+    one.
     """
 
     id: str
@@ -36,14 +38,14 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of main memory that this process may use, and that it could get now, caches included."""
+    """Main memory in bytes: the total that this process may use, and the part available, caches included."""
 
     total: int
     available: int
 
 
 class Holding:
-    """What one model has reserved, by device; `seen` is what NVML says that it has."""
+    """The memory that one model has reserved, by device; `seen` is the memory that NVML reports for it."""
 
     __slots__ = (
         "is_loaded", "left_at", "overheads", "peaks", "pinned", "placement", "process", "ready_at",
@@ -62,7 +64,7 @@ class Holding:
         self.process: int | None = None
         self.ready_at: float | None = None
         self.is_loaded = False
-        """As of the latest sample: what was seen before is not all that it takes."""
+        """Whether the model was loaded at the latest sample: memory seen earlier is incomplete."""
         self.left_at = -math.inf
 
     @property
@@ -72,7 +74,7 @@ class Holding:
 
 
 class Ledger:
-    """The memory of all devices, as of the latest sample and of what was decided since."""
+    """The memory of all devices: the latest sample, and the decisions since."""
 
     def __init__(self, headroom: int = 0) -> None:
         self._headroom = headroom
@@ -85,18 +87,18 @@ class Ledger:
         self._foreign_host = 0
         self._rooms: dict[str, int] | None = None
         self.sampled_at = -math.inf
-        """When the latest sample was asked for."""
+        """Monotonic seconds at which the latest sample was requested."""
 
-    # What happens
+    # Changes
 
     def sample(self, devices: Iterable[Device], host: HostMemory | None, asked_at: float) -> None:
-        """Take what was measured at `asked_at`. What models had that had ended is back, or foreign."""
+        """Take a sample requested at `asked_at`. Memory of ended models is then free, or foreign."""
         if asked_at < self.sampled_at:
-            return  # it was overtaken
+            return  # a later sample has been taken already
         self.sampled_at = asked_at
         self.devices = {device.id: device for device in devices}
         self.host = host
-        # What was asked for before a process ended says nothing about its memory's return.
+        # A sample requested before a process ended says nothing about the return of its memory.
         self._leaving = [holding for holding in self._leaving if holding.left_at > asked_at]
         self._left = [holding for holding in self._left if asked_at - holding.left_at < LAG]
         present = [*self.holdings.values(), *self._leaving]
@@ -120,22 +122,25 @@ class Ledger:
 
     @staticmethod
     def _counted(holding: Holding, device: str) -> int:
-        """How much of what is used is the holding's. Where NVML does not tell, a loaded model has it all."""
+        """Return the holding's part of the used memory.
+
+        If NVML does not report it, a loaded model has all of it.
+        """
         if device in holding.seen:
             return holding.seen[device]
         return holding.reserved.get(device, 0) if holding.is_loaded else 0
 
     def reserve(self, model: str, placement: Placement) -> None:
-        """The model is about to start there."""
+        """Reserve memory for a model that is about to start."""
         overheads = {device.id: device.overhead for device in self.devices.values()}
         self.holdings[model] = Holding(placement, overheads)
         self._rooms = None
 
     def spawned(self, model: str, process: int) -> None:
-        """The model's processes are in this group, of which the latest sample may have memory already."""
+        """Note the process group of a model; the latest sample may already include its memory."""
         holding = self.holdings[model]
         if holding.process == process:
-            return  # what it has was told from what is foreign already
+            return  # the sample has already separated the group's memory from foreign memory
         holding.process = process
         for share in holding.placement.shares:
             device = self.devices.get(share.device)
@@ -145,7 +150,7 @@ class Ledger:
         self._rooms = None
 
     def move_to_host(self, model: str, placement: Placement) -> None:
-        """The model turned out to run there, and not on the GPUs that it was given."""
+        """Move a model's reservation to the host, because it does not use its GPUs."""
         holding = self.holdings[model]
         holding.placement, holding.pinned = placement, placement.option.pinned
         for of_gpus in (holding.reserved, holding.overheads, holding.seen, holding.peaks):
@@ -153,7 +158,7 @@ class Ledger:
         self._rooms = None
 
     def release(self, model: str, now: float) -> Holding | None:
-        """The model's processes are gone; what it had of GPUs stays reserved until the next sample."""
+        """Note that a model's processes are gone. Its GPU memory stays reserved until the next sample."""
         holding = self.holdings.pop(model, None)
         if holding is not None and holding.reserved and self.devices:
             self._leaving.append(holding)
@@ -164,13 +169,13 @@ class Ledger:
 
     @property
     def leaving(self) -> bool:
-        """Whether memory of ended processes has not been looked for yet."""
+        """Whether some ended model's memory has not been sampled since its end."""
         return bool(self._leaving)
 
-    # What there is
+    # Questions
 
     def taken(self, holding: Holding, device: str) -> int:
-        """Bytes that it has or may still take: what was seen, with room to grow up to the prediction."""
+        """Return the bytes that a holding uses or may still take: the seen bytes, grown to the prediction."""
         reserved = holding.reserved.get(device, 0)
         seen = holding.seen.get(device, 0)
         if not seen or not holding.is_loaded:
@@ -178,7 +183,7 @@ class Ledger:
         return max(seen, min(reserved, seen + GROWTH))
 
     def rooms(self) -> dict[str, int]:
-        """Bytes of llama.cpp's buffers that one more process could have on each GPU."""
+        """Return the bytes on each GPU that the buffers of one more process could take."""
         if self._rooms is None:
             self._rooms = {
                 device.id: device.total - self._headroom - device.overhead - self.foreign[device.id]
@@ -191,9 +196,9 @@ class Ledger:
         return dict(self._rooms)
 
     def returns(self) -> dict[str, int]:
-        """Bytes on each GPU that are expected back, of processes that have ended.
+        """Return the bytes on each GPU that ended processes are expected to return.
 
-        Where they have been looked for and were not back, they are a part of what is foreign.
+        Bytes that a later sample did not show as returned count as foreign instead.
         """
         back: dict[str, int] = {}
         late: dict[str, int] = {}
@@ -206,28 +211,28 @@ class Ledger:
         return back
 
     def frees(self, model: str) -> dict[str, int]:
-        """Bytes on each GPU that are free when this model is gone."""
+        """Return the bytes on each GPU that become free when this model is gone."""
         holding = self.holdings.get(model)
         if holding is None:
             return {}
         return {device: self.taken(holding, device) for device in holding.reserved if device in self.devices}
 
     def host_room(self, without: Collection[str] = ()) -> float:
-        """Bytes of the host's memory that one more model could have; infinity while that is not known."""
+        """Return the bytes of main memory that one more model could take; infinity if unknown."""
         if self.host is None:
             return float("inf")
         taken = sum(holding.host for model, holding in self.holdings.items() if model not in without)
         return self.host.total - self._foreign_host - taken
 
     def host_capacity(self, kept: Collection[str]) -> float:
-        """The same if all models but those that are kept were gone."""
-        # What one that loads has by now was taken for foreign.
+        """Return `host_room` as if all models except those in `kept` were gone."""
+        # The memory that a loading model already has was counted as foreign.
         loading = sum(holding.pinned for holding in self.holdings.values() if not holding.is_loaded)
         gone = [model for model in self.holdings if model not in kept]
         return self.host_room(gone) + min(loading, self._foreign_host)
 
     def untold(self) -> dict[str, int]:
-        """Bytes on each GPU that one that loads may have by now and that were taken for foreign."""
+        """Return the bytes on each GPU that a loading model may already have, but that counted as foreign."""
         sums: dict[str, int] = {}
         for holding in self.holdings.values():
             for device, size in holding.reserved.items():
@@ -236,7 +241,7 @@ class Ledger:
         return sums
 
     def capacities(self, kept: Collection[str]) -> dict[str, int]:
-        """The rooms if all models but those that are kept were gone."""
+        """Return `rooms` as if all models except those in `kept` were gone."""
         rooms = self.rooms()
         for device, size in self.returns().items():
             if device in rooms:
@@ -251,7 +256,7 @@ class Ledger:
         return rooms
 
     def where(self, shares: Iterable[Share]) -> str:
-        """The GPUs of a placement in words."""
+        """Describe the GPUs of a placement."""
         names = [
             str(self.devices[share.device].index) if share.device in self.devices else share.device
             for share in shares

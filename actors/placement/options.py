@@ -1,7 +1,7 @@
-"""The ways in which a model can run, and what each takes. Pure; made once for each load, by `demand_of`.
+"""The ways to run a model, each with its memory. Pure; made once for each load, by `demand_of`.
 
-The prediction of one way takes milliseconds. Here they are made in advance, in the order of preference, so
-that the planner, which looks at many placements in each decision, only adds up numbers.
+The prediction of one way takes milliseconds. All ways are predicted in advance, in the order of preference,
+so that the planner, which compares many placements in each decision, only adds up numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,22 +24,22 @@ from actors.memory.shape import Shape
 MIB = 1 << 20
 
 SMALLEST_CONTEXT = 8192
-"""Tokens below which an automatic context does not shrink."""
+"""Least tokens of an automatic context."""
 
 AMPLE = 4
-"""A model that takes less than this part of all the GPUs will hardly have to do with less."""
+"""Part of all GPUs' memory below which a model will hardly have to be shrunk."""
 
 SERVER = 55 * MIB
-"""What a model server's process takes of the host beside llama.cpp's buffers (measured)."""
+"""Bytes of main memory that a server's process takes besides llama.cpp's buffers (measured)."""
 
 UNKNOWN_MARGIN = 1.25
-"""On the size of a file of which nothing more is known."""
+"""Margin on the size of a file of unknown structure."""
 
 How = Literal["whole", "experts on host", "partial", "host"]
 
 
 class Projector(msgspec.Struct, frozen=True, kw_only=True):
-    """What a projector takes on its device and on the host, at most."""
+    """The most bytes that a projector takes on its device and on the host."""
 
     device: MemoryUsage = msgspec.field(default_factory=MemoryUsage)
     host: MemoryUsage = msgspec.field(default_factory=MemoryUsage)
@@ -48,14 +48,13 @@ class Projector(msgspec.Struct, frozen=True, kw_only=True):
 class Option(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a model. All sizes are bytes.
 
-    `layers`: each layer on a GPU, with its cache, the output last; those on the host are not in it.
-    `compute` is what one GPU takes beside that, `shared` what each of several takes at most (None: it
-    does not run on several), `projector` what the first of them takes more. `pinned` must be in the host's
-    memory, `mapped` is the part of the file that the system may drop and read again. `gpu_layers` None: all.
-    `slot`: tokens of the context that one request can have; None: all of it.
-    `shrunk`: the context is smaller than the model's own, for want of memory. `learned` is what earlier loads
-    added to `compute` and `shared`, or took off; `surcharge` is the part of it that is there because memory
-    ran out.
+    `layers`: each layer on GPUs with its cache, the output last, without the layers on the host. `compute`:
+    bytes of a single GPU besides the layers; `shared`: the most bytes of each of several GPUs (None: a split
+    is impossible); `projector`: additional bytes of the first GPU. `pinned` must stay in main memory;
+    `mapped` is the part of the file that the system may drop and read again. `gpu_layers` None: all layers.
+    `slot`: tokens of the context for one request; None: all of them. `shrunk`: memory is short, so the
+    context is smaller than the model's own. `learned`: the correction by earlier loads in `compute` and
+    `shared`, of which `surcharge` is the part for memory that ran out.
     """
 
     how: How
@@ -76,22 +75,22 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> str:
-        """What is learned of one way to run a model holds for all the ways of its kind."""
+        """The kind of this way. A correction learned for one way applies to all ways of its kind."""
         return f"{self.how} {self.context}"
 
     @property
     def on_one(self) -> int:
-        """Bytes on a single GPU."""
+        """Bytes when the model runs on a single GPU."""
         return sum(self.layers) + self.compute + self.projector
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model takes, in the order of preference; the host alone comes last, if the settings allow it.
+    """The ways to run a model, best first; the host alone is last, if the settings allow it.
 
-    `load_seconds`: what earlier loads took. `file`, `settings` and `build` say what was predicted for: the
-    model's files, how it is run, and by which version of the server. `other_gpus`: its server may know of
-    GPUs that NVML does not, other makers' for example; `elsewhere`: it knows of such alone. `no_gpu`: why its
-    server can use none.
+    `load_seconds`: the time of earlier loads. `file`, `settings` and `build` identify the prediction: the
+    model's files, the settings, and the server's version. `other_gpus`: the server may use GPUs that NVML
+    does not know, such as other makers'; `elsewhere`: it uses only such GPUs. `no_gpu`: why the server can
+    use no GPU.
     """
 
     options: tuple[Option, ...]
@@ -104,17 +103,17 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     no_gpu: str = ""
 
     def settings_key(self, option: Option) -> str:
-        """The key of these settings, and this kind of way, among the measured loads of the file."""
+        """Return the key under which loads with these settings, in this kind of way, are recorded."""
         return f"{self.settings} {option.kind}"
 
     @property
     def on_gpus(self) -> tuple[Option, ...]:
-        """Those that need a GPU."""
+        """The options that need a GPU."""
         return tuple(option for option in self.options if option.how != "host")
 
     @property
     def on_host(self) -> tuple[Option, ...]:
-        """Those that are the host alone."""
+        """The options on the host alone."""
         return tuple(option for option in self.options if option.how == "host")
 
 
@@ -126,10 +125,10 @@ def demand_of(
     projector: Projector | None = None,
     capacity: int = 0,
 ) -> Demand:
-    """Predict every way that could be chosen. Some 10 to 200 ms.
+    """Predict every way that could be chosen. Takes about 10 to 200 ms.
 
-    `automatic`: the context may shrink. `capacity`: bytes of all GPUs; ways that such GPUs will not need are
-    left out. Raises `ValueError` for settings that llama.cpp would refuse.
+    `automatic`: the context may shrink. `capacity`: bytes of all GPUs; ways that GPUs of this size will not
+    need are left out. Raises `ValueError` for settings that llama.cpp would refuse.
     """
     options = _options(shape, settings, automatic, projector or Projector(), capacity)
     return Demand(
@@ -142,14 +141,14 @@ def demand_of(
 def demand_of_size(
     size: int, settings: LoadSettings, layers: Sequence[int] = (), *, capacity: int = 0
 ) -> Demand:
-    """For a file of so many bytes whose header does not say what a prediction needs.
+    """Estimate the demand of a file of `size` bytes whose header is not sufficient for a prediction.
 
-    `layers`: bytes of the weights of each layer, if the header has that much; such a model can be split, and
-    a part of it can stay on the host. For cache and compute each device gets half of the margin on the
-    whole file, each layer its part of the other half. `capacity` as in `demand_of`.
+    `layers`: bytes of each layer's weights, if the header has them; such a model can be split or stay partly
+    on the host. Cache and compute are estimated by a margin on the file: half of it counts on each device,
+    the other half is divided among the layers. `capacity` as in `demand_of`.
     """
     margin = int(size * UNKNOWN_MARGIN) - size
-    # What belongs to no layer goes with the last one, as the output does.
+    # Weights that belong to no layer are added to the last one, as the output is.
     weights = [*layers, max(0, size - sum(layers))] if len(layers) > 1 else [size]
     cache = margin // 2 if len(weights) > 1 else 0
     sizes = tuple(weight + cache * weight // max(1, size) for weight in weights)
@@ -217,14 +216,14 @@ def _options(
 
 
 def _spilled(shape: Shape, settings: LoadSettings, projector: Projector) -> Iterator[Option]:
-    """With a part on the host: the experts, or more and more layers."""
+    """Yield options with a part on the host: the experts, or more and more layers."""
     if shape.number("expert_count"):
         yield _option(shape, msgspec.structs.replace(settings, overrides=EXPERTS), projector)
     layers = layer_usages(shape, settings)
     sizes = [usage.total for usage in layers]
     quarters = sorted({max(1, shape.layers * part // 4) for part in range(5)}, reverse=True)
     for most, least in zip([shape.layers + 1, *quarters], quarters, strict=False):
-        # What is computed in is nearly the same throughout a range: its ends bound it.
+        # The compute buffer is nearly constant within a range, so the ends of the range bound it.
         bound, top = (
             _option(shape, msgspec.structs.replace(settings, gpu_layers=end), projector)
             for end in (least, most - 1)
@@ -245,7 +244,7 @@ def _spilled(shape: Shape, settings: LoadSettings, projector: Projector) -> Iter
 
 
 def _contexts(settings: LoadSettings) -> list[int]:
-    """The whole context, then halves of it."""
+    """Yield the whole context, then halves of it."""
     floor = max(SMALLEST_CONTEXT, 2048 * settings.parallel)
     contexts = [settings.context]
     while contexts[-1] // 2 >= floor and len(contexts) < 5:
@@ -268,7 +267,7 @@ def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Optio
         overrides=whole.overrides,
         layers=on_gpu,
         compute=compute,
-        # With several GPUs and a part on the host, no one has more to compute than a single GPU would.
+        # With several GPUs and a part on the host, no GPU needs more for compute than a single one would.
         shared=None if not whole.split else compute if spilled else _shared(shape, whole, layers),
         projector=projector.device.total,
         pinned=SERVER + alone.host.kv + alone.host.compute + alone.host.output + projector.host.total,
@@ -278,7 +277,7 @@ def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Optio
 
 
 def _shared(shape: Shape, settings: LoadSettings, layers: Sequence[int]) -> int:
-    """What each of several GPUs takes beside its layers, at most: a first, a middle, or a last one."""
+    """Return the most bytes besides layers on each of several GPUs: a first, a middle, or a last one."""
     most = 0
     for shares in ((1.0, 1.0), (1.0, 1.0, 1.0)):
         divided = msgspec.structs.replace(settings, tensor_split=shares)
@@ -286,7 +285,7 @@ def _shared(shape: Shape, settings: LoadSettings, layers: Sequence[int]) -> int:
         for gpu, usage in enumerate(split.gpus):
             own = sum(size for size, at in zip(layers, split.layers, strict=True) if at == gpu)
             most = max(most, usage.total - own)
-    return most + 4096  # and some padding
+    return most + 4096  # and padding
 
 
 def _on_host(shape: Shape, settings: LoadSettings, projector: Projector) -> Option:

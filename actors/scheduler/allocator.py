@@ -1,18 +1,17 @@
-"""Where a model goes, and who makes room for it. Pure: the planner carries out what is decided here.
+"""Decides where a model goes, and which models make room for it. Pure; the planner carries it out.
 
-A model that somebody waits for gets, in this order:
+A model with waiting requests gets, in this order:
 
-1. its place, if there is room for it (`placement.fit`);
-2. the memory of models that are on their way out already;
-3. that of idle models: the set whose loss costs least, by its reload's seconds and the chance of its use;
-4. that of busy models, which take no new requests, finish, and yield.
+1. free memory, if there is enough (`placement.fit`); 2. the memory of models that are already leaving; 3.
+the memory of idle models: the set that costs least, by the seconds of a reload and the chance of being used;
+4. the memory of busy models, which take no new requests, finish their work, and leave.
 
-Swaps are weighed. A model that is in demand stays for `STAY` times the seconds that the swap costs, so that
-A B A B becomes A A B B; but no longer than until somebody has waited for `patience`. One that is not in
-demand is evicted at once.
+Swaps are weighed. A model in demand stays for `STAY` times the seconds that its swap costs, so that A B A B
+becomes A A B B, but at most until a request has waited for `patience`. A model that is not in demand is
+evicted at once.
 
-What an older request needs is set aside before a younger one is looked at; models with disjoint needs load at
-the same time.
+Memory for an older request is set aside before a younger one is considered. Models that need different
+memory load at the same time.
 """
 
 import math
@@ -28,49 +27,49 @@ from actors.scheduler.lifecycle import RUNNING, State
 from actors.scheduler.model_states import ModelState, Policy
 
 STAY = 6.0
-"""A model in demand stays for so many times the seconds that its swap costs: few of them go to swaps."""
+"""A model in demand stays for this multiple of its swap's seconds, so that little time goes to swaps."""
 
 LEAST = 0.5
-"""... and stays at least, although somebody has lost patience: or else slow loads leave no time for work."""
+"""Least such multiple, even for an impatient request; otherwise slow loads would leave no time for work."""
 
 SOON = 2.0
-"""A model whose requests come every n seconds is expected to be asked again for so many times n."""
+"""A model with a request every n seconds is expected to be used again within this multiple of n."""
 
 BREATH = 0.5
-"""Seconds without a request, at least, after which a model in demand counts as idle."""
+"""Least seconds without a request after which a model in demand counts as idle."""
 
 ANYWHERE = Demand(options=(Option(how="host", context=0),))
-"""What is taken for a model's demand when nothing is known of it: no memory at all."""
+"""The demand of a model of which nothing is known: no memory."""
 
 
 class Seat(msgspec.Struct, frozen=True):
-    """There is room: start it here."""
+    """There is room: start the model at `placement`."""
 
     placement: Placement
 
 
 class MakeRoom(msgspec.Struct, frozen=True):
-    """Stop the idle ones and drain the busy ones, so that there will be room."""
+    """Stop the idle and drain the busy models, so that there will be room."""
 
     idle: tuple[ModelState, ...]
     busy: tuple[ModelState, ...]
     why: str
     placement: Placement | None = None
-    """Where it will go."""
+    """The placement once there is room."""
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Not now; `until` is when to look again although nothing happens."""
+    """Wait. `until`: when to decide again if no event comes before."""
 
     why: str
     until: float = math.inf
     placement: Placement | None = None
     victims: tuple[ModelState, ...] = ()
-    """Who will make room then."""
+    """The models that will make room then."""
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Never, as things are."""
+    """The model can never run on this machine as it is."""
 
     reason: Rejection
     placement: None = None
@@ -80,7 +79,7 @@ Decision = Seat | MakeRoom | Wait | Refuse
 
 
 class Allocator:
-    """Decides for one wanted model after the other, the oldest first, on the state of one moment."""
+    """Decides for one wanted model after the other, the oldest request first, on the state of one moment."""
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class Allocator:
         now: float,
         moves: str | None = None,
     ) -> None:
-        """`moves`: a model that is not among the others, and whose memory will be free."""
+        """`moves`: a model that is being moved, so its present memory counts as free."""
         self._policy = policy
         self._ledger = ledger
         self._now = now
@@ -101,7 +100,7 @@ class Allocator:
         self._alone = [device.id for device in ledger.devices.values() if device.alone]
         size = policy.size or math.inf
         leaving = [model for model in self._running if model.life.state in (State.STOPPING, State.DRAINING)]
-        # What is free now, and what will be when all who are leaving have left.
+        # The memory free now, and the memory free when all leaving models have left.
         self._rooms = ledger.rooms()
         self._moves = frozenset([moves] if moves is not None else [])
         if moves is not None:
@@ -118,7 +117,10 @@ class Allocator:
         self._host_capacity = ledger.host_capacity(self._kept)
 
     def decide(self, model: ModelState, since: float) -> Decision:
-        """What to do for a model that somebody waits for since then. Sets aside what it will get."""
+        """Decide for a model whose oldest request has waited since `since`.
+
+        Sets aside the memory it will get.
+        """
         chosen = self._choose(model)
         if not isinstance(chosen, Option):
             return chosen
@@ -131,12 +133,12 @@ class Allocator:
             return Wait("the memory that it needs is being freed", placement=placement)
         return self._evict(model, chosen, since)
 
-    # Which way
+    # Choosing an option
 
     def _choose(self, model: ModelState) -> Option | Wait | Refuse:
         demand = model.demand or ANYWHERE
         ways = demand.on_gpus if self._policy.managed else ()
-        # Where there is no GPU for it to be put on, a server that must have one finds its own.
+        # If there is no GPU to place it on, a server that needs one chooses by itself.
         host = demand.on_host or (() if self._placing else demand.options[:1])
         if demand.no_gpu and self._placing:
             return self._without_gpu(model, demand.no_gpu, host, NoGpu)
@@ -153,7 +155,7 @@ class Allocator:
             missing = f"{how_many} of its devices ({', '.join(wished.devices)}) is there"
             return self._without_gpu(model, missing, host, NoGpu)
         for option in ways:
-            # The first is what the user's settings say.
+            # The first option is the one that the user's settings describe.
             allowed = option is ways[0] or option.how == "whole" or self._policy.partial != "never"
             if allowed and self._fit(model, option, rooms) is not None:
                 return self._on_host(model, [option])
@@ -162,7 +164,7 @@ class Allocator:
             f"it needs {mib(needed)} of a GPU at least, and the GPUs have at most "
             f"{mib(max(0, *rooms.values()))} for it"
         )
-        # What others have now they may give back.
+        # Memory in use by others may be returned.
         empty = {device: room + self._ledger.foreign[device] for device, room in rooms.items()}
         later = any(self._fit(model, option, empty) is not None for option in ways)
         return self._without_gpu(model, why, demand.on_host, NoGpu if later else NeverFits)
@@ -173,7 +175,7 @@ class Allocator:
         message = (
             f"model {model.spec.name!r} cannot run on a GPU: {why} (gpu.on_no_gpu: {self._policy.on_no_gpu})"
         )
-        barred = model.demand is not None and model.demand.no_gpu  # for which no GPU will ever come
+        barred = model.demand is not None and model.demand.no_gpu  # no such GPU will ever come
         if self._policy.on_no_gpu == "queue" and not barred:
             return Wait(message)
         if self._policy.on_no_gpu == "cpu" and host:
@@ -181,7 +183,7 @@ class Allocator:
         return Refuse(kind(message=message))
 
     def _on_host(self, model: ModelState, options: Sequence[Option]) -> Option | Refuse:
-        """The first of which the host could ever have what must be in its memory."""
+        """Return the first option whose pinned memory the host could ever provide."""
         room = self._host_capacity
         for option in options:
             if option.pinned <= room:
@@ -194,10 +196,10 @@ class Allocator:
         )
         return Refuse(NeverFits(message=message))
 
-    # Whether it fits
+    # Fitting
 
     def _ordered(self, model: ModelState, rooms: dict[str, int]) -> dict[str, int]:
-        """The rooms of the devices that it may have, in the order of its wish."""
+        """Return the rooms of the devices that the model may use, in the order of its wish."""
         wished = model.spec.wish.devices
         if not wished:
             return rooms
@@ -220,15 +222,15 @@ class Allocator:
         )
 
     def _places(self, model: ModelState) -> bool:
-        """Whether it is put somewhere, or its server finds its own GPUs."""
+        """Whether the gateway places the model; otherwise its server chooses its GPUs."""
         return self._placing and not (model.demand is not None and model.demand.elsewhere)
 
     def _host_fits(self, option: Option, gone: Collection[str] = ()) -> bool:
         gone = self._moves.union(gone)
         if not self._claimed_host and self._ledger.holdings.keys() <= gone:
-            return True  # it has the host for itself, whatever it takes
+            return True  # it has the host for itself, so any size is accepted
         room = self._ledger.host_room(gone) - self._claimed_host
-        # What is larger than the whole memory runs from the disk, whoever makes room.
+        # A model larger than all memory runs from the disk, whoever makes room.
         whole = option.pinned + option.mapped <= self._host_capacity
         return (option.pinned + option.mapped if whole else option.pinned) <= room
 
@@ -280,7 +282,7 @@ class Allocator:
             self._rooms[share.device] -= taken
             self._later[share.device] -= taken
 
-    # Who makes room
+    # Choosing who makes room
 
     def _evict(self, model: ModelState, option: Option, since: float) -> Decision:
         def fits(victims: Sequence[ModelState]) -> tuple[Share, ...] | None:
@@ -296,7 +298,7 @@ class Allocator:
         victims = _cheapest(idle, self._cost, fits) or _cheapest([*idle, *busy], self._cost, fits)
         late = self._now - since >= self._policy.patience
         if not victims:
-            # Who has lost patience is passed by nobody: what it will get is set aside.
+            # No request overtakes an impatient one: its memory is set aside.
             if late and (shares := self._fit(model, option, self._capacities)) is not None:
                 self._claim(option, shares)
             return Wait("it waits for models that have only just been loaded", protected_until)
@@ -324,7 +326,7 @@ class Allocator:
         )
 
     def _candidates(self, model: ModelState) -> tuple[list[ModelState], list[ModelState], float]:
-        """Idle and busy models that could make room, and when the next one could that is protected now."""
+        """Return the idle and busy models that could make room, and when the next protected one could."""
         idle, busy, protected_until = [], [], math.inf
         for other in self._running:
             if other is model or other.spec.never_evict or other.spec.name in self._gone:
@@ -346,7 +348,7 @@ class Allocator:
         return idle, busy, protected_until
 
     def _cost(self, model: ModelState) -> float:
-        """Of losing it: seconds of its reload, less the longer nobody is expected to ask for it."""
+        """Return the cost of evicting a model: its reload's seconds, times the chance of a request."""
         if model.life.state is State.STARTING or not model.used:
             return 0.0
         idle = 0.0 if model.holders else self._now - model.last_used
@@ -354,9 +356,9 @@ class Allocator:
         return 2.0**model.spec.priority * max(model.mean_load, 0.001) / away
 
     def _due(self, victim: ModelState, model: ModelState, since: float) -> float:
-        """When it has stayed for long enough."""
+        """Return when the model has stayed long enough."""
         swap = model.mean_load + victim.mean_unload + (victim.mean_hold if victim.holders else 0.0)
-        # Of one that has not been idle yet, nothing is known.
+        # A model that has not been idle yet has no measured gap.
         gap = victim.gap if math.isfinite(victim.gap) else 0.0
         idle_until = victim.last_used + max(SOON * gap, BREATH)
         in_demand = victim.holders or (victim.used and gap < swap and idle_until > self._now)
@@ -382,7 +384,7 @@ def _cheapest(
     cost: Callable[[ModelState], float],
     fits: Callable[[Sequence[ModelState]], object | None],
 ) -> list[ModelState]:
-    """The cheapest single one that will do; else as many as it takes, less those that are not needed."""
+    """Return the cheapest single model that frees enough, or a set, without those that are not needed."""
     ranked = sorted(candidates, key=cost)
     for model in ranked:
         if fits([model]) is not None:

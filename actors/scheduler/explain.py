@@ -1,4 +1,4 @@
-"""A decision in figures and words: for `run.py plan`, `GET /admin/plan`, and whoever reads them. Pure."""
+"""Explains a decision in figures and words, for `run.py plan` and `GET /admin/plan`. Pure."""
 
 from typing import Any
 
@@ -23,9 +23,9 @@ def explain(
     predicted: Prediction | None,
     ledger: Ledger,
 ) -> dict[str, Any]:
-    """For programs; sizes are bytes. No decision: the model runs there already.
+    """Explain a decision for programs; sizes are bytes. Without a decision the model runs already.
 
-    What is `free` of a GPU counts neither the model itself nor what would make room for it.
+    `free` of a GPU includes the memory of the model itself and of models that would make room for it.
     """
     answer: dict[str, Any] = {"model": name, "action": _action(decision), "reason": _why(decision, placement)}
     answer["load_seconds"] = demand.load_seconds
@@ -98,7 +98,7 @@ def _victims(decision: Decision | None, ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _learned(placement: Placement) -> dict[str, int]:
-    """What is set aside of each GPU beside the prediction, by earlier loads."""
+    """Explain the memory that is reserved per GPU in addition to the prediction, because of earlier loads."""
     if not placement.shares:
         return {"by_loads": 0, "ran_out": 0}
     option = placement.option
@@ -138,7 +138,7 @@ def _bytes(usage: MemoryUsage | None) -> dict[str, int | None]:
 
 
 def in_words(answer: dict[str, Any]) -> str:
-    """For people: a table, and a bar for each GPU."""
+    """Explain a decision for people: a table, and a bar for each GPU."""
     lines = []
     if answer["action"] not in ("start", "runs"):
         lines += [f"{answer['action']}: {answer['reason']}", ""]
@@ -185,7 +185,7 @@ def _row(title: str, device: dict[str, Any]) -> str:
 
 
 def _bar(gpu: dict[str, Any]) -> str:
-    """What others have, what it will have, and what is left."""
+    """Draw a GPU's memory: that of others, that of the model, and the rest."""
     size = max(1, gpu["size"] or 1)
     others = round(BAR * (size - (gpu["free"] or 0)) / size)
     own = min(BAR - others, max(1, round(BAR * (gpu["set_aside"] + (gpu["overhead"] or 0)) / size)))

@@ -1,10 +1,10 @@
-"""The one table of a model's life. A pair that is not in it is a defect, and raises with its story.
+"""The table of a model's states and moves. Any other move is a defect and raises an error.
 
 STOPPED -> FETCHING -> FETCHED -> STARTING -> READY -> DRAINING -> STOPPING -> STOPPED
 FETCHING, STARTING, READY, DRAINING -> FAILED -> FETCHING
-STOPPED -> FAILED, when it is known beforehand
+STOPPED -> FAILED, if a check finds the fault beforehand
 
-Fetching comes first, also for a file on the disk: it finds the file and reads what the model will need.
+Fetching comes first even for a file on the disk: it finds the file and predicts the memory.
 """
 
 import enum
@@ -12,7 +12,7 @@ from collections import deque
 
 
 class State(enum.StrEnum):
-    """Where a model is. The values are what `/health` shows."""
+    """The state of a model. `/health` shows these values."""
 
     STOPPED = "stopped"
     FETCHING = "fetching"
@@ -25,7 +25,7 @@ class State(enum.StrEnum):
 
 
 class Move(enum.StrEnum):
-    """What may happen to a model."""
+    """A change of a model's state."""
 
     FETCH = "fetch"
     FETCHED = "fetched"
@@ -60,15 +60,18 @@ TRANSITIONS: dict[tuple[State, Move], State] = {
 }
 
 RUNNING = frozenset({State.STARTING, State.READY, State.DRAINING, State.STOPPING})
-"""States in which a process of the model may exist, so that it counts against the pool's size."""
+"""States in which a process of the model may exist, so that the model counts against the pool's size."""
+
+AT_REST = (State.STOPPED, State.FAILED)
+"""States in which nothing is to be done for a model that nobody waits for."""
 
 
 class InvalidTransitionError(Exception):
-    """A move that the table does not know, with the moves that led there."""
+    """A move that is not in the table, with the moves before it."""
 
 
 class Life:
-    """The state of one model, the epoch of its present run from fetching to its end, and its last moves."""
+    """The state of one model, the epoch of its present run (from fetching to its end), and its last moves."""
 
     __slots__ = ("epoch", "name", "state", "story")
 
@@ -79,7 +82,7 @@ class Life:
         self.story: deque[str] = deque(maxlen=12)
 
     def move(self, move: Move) -> None:
-        """Follow the table, or raise `InvalidTransitionError`."""
+        """Change the state by the table. Raises `InvalidTransitionError`."""
         target = TRANSITIONS.get((self.state, move))
         if target is None:
             story = " | ".join(self.story)

@@ -1,4 +1,4 @@
-"""What the planner keeps in its head: its policy, each model, and each waiting request."""
+"""The planner's state: its policy, each model, and each waiting request."""
 
 import math
 from bisect import insort
@@ -20,18 +20,18 @@ OnNoGpu = Literal["cpu", "queue", "fail"]
 Partial = Literal["last", "first", "never"]
 
 OFTEN = 5.0
-"""Seconds between two samples, at most, that are often enough for decisions to rest on the latest."""
+"""Largest interval between samples, in seconds, at which decisions may rely on the latest sample."""
 
 MANY_CLIENTS = 1000
-"""Clients whose turns a model remembers; beyond it, those that have had theirs are forgotten."""
+"""Number of clients whose turns a model remembers; beyond it, clients without requests are forgotten."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of the planner; all times in seconds. See `server_pool` and `gpu` in config.yaml.
+    """The planner's settings, with times in seconds. See `server_pool` and `gpu` in config.yaml.
 
-    `size` 0: memory alone decides how many models run. `weights`: of clients; one that is not in it has 1.
-    `managed` false: models are not placed, llama.cpp decides for itself. `headroom`: bytes of each GPU.
-    `measures_first`: samples are too seldom, so one is taken before each decision about a place.
+    `size` 0: only memory limits how many models run. `weights`: shares of clients; the default is 1.
+    `managed` false: the gateway does not place models, llama.cpp decides. `headroom`: bytes of each GPU.
+    `measures_first`: samples are too rare, so one is taken before each decision about a place.
     """
 
     size: int
@@ -53,7 +53,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, settings: Config) -> "Policy":
-        """As config.yaml says."""
+        """Make the policy from the configuration."""
         pool, gpu = settings.server_pool, settings.gpu
         return cls(
             size=pool.size,
@@ -75,10 +75,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What the planner knows of a model before it runs. `slots`: requests that it serves at once.
+    """A model's settings, as the planner needs them. `slots`: number of requests served at once.
 
-    Of two models that wait for room, that of the higher `priority` comes first; it also stays longer. `api`
-    is what its server speaks.
+    Of two models that wait for room, the one with the higher `priority` comes first; it also stays longer.
     """
 
     name: str
@@ -91,7 +90,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, name: str, model: config.Model, aliases: Iterable[str] = ()) -> "ModelSpec":
-        """As its settings say."""
+        """Make the spec of a llama.cpp model."""
         return cls(
             name=name,
             aliases=tuple(aliases),
@@ -105,7 +104,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def of_ollama(
         cls, name: str, model: config.OllamaModel, aliases: Iterable[str], parallel: int
     ) -> "ModelSpec":
-        """As its settings say; `parallel` counts where they do not."""
+        """Make the spec of an Ollama model; `parallel` is the default number of slots."""
         return cls(
             name=name,
             aliases=tuple(aliases),
@@ -117,7 +116,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One model in `Planner.describe`. Seconds count from now; `error` is its last failure."""
+    """One model in `Planner.describe`. Seconds count from now; `error` is the last failure."""
 
     name: str
     aliases: tuple[str, ...]
@@ -132,19 +131,19 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float | None
     idle_seconds: float | None
     keep_alive: float | None
-    """Seconds that it stays without work, as its latest request wished; None: as the policy says."""
+    """Idle seconds before the unload, from the latest request; None: the policy's."""
     failures: int
     retry_in: float | None
     error: str | None
     place: str | None
-    """Where it runs, in words."""
+    """The model's place in words."""
     placement: Placement | None
     memory: Mapping[str, int]
-    """Bytes that are set aside for it on each GPU."""
+    """Bytes reserved for the model on each GPU."""
 
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request waits for: its place in its model's queue (1 is next), and seconds until its turn."""
+    """A waiting request's place in its model's queue (1 is next), and the seconds until its turn."""
 
     model: str
     state: State
@@ -154,9 +153,9 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ticket:
-    """A request that waits for a lease. `turn` is its place in the queue of its model: lower comes first.
+    """A request that waits for a lease. `turn` orders the queue of its model: lower comes first.
 
-    `since` is when it began to wait for its turn: the time of a download is not counted.
+    `since` is when it began to wait for its turn, not counting the time of a download.
     """
 
     __slots__ = (
@@ -186,15 +185,14 @@ class Ticket:
 class ModelState:
     """The planner's state of one model. Times are monotonic seconds.
 
-    `holders`: when the lease of each ticket began. `queue`: the waiting tickets, in the order of their turns.
-    `gap`: mean seconds from the end of its work to its next request. `used`: it has served since its load.
-    `keep_alive`: seconds it stays loaded when idle, if its latest request gave a number. `outlook`: the last
-    decision about its place. `yields_to`: the model it drains for; requests from before `yields_since` are
-    still served. `worked`: seconds of all its requests since its load.
-    `moving`: it is being loaded again in a better place, though nobody waits for it; `moved_at`: when it was
-    last moved. `better_since`: since when there has been a better place, `compared_at`: the last sample that
-    was compared. `finish`: for each client, when its latest request would be done if all shared fairly, in
-    turns of this model.
+    `holders`: the start of each ticket's lease. `queue`: the waiting tickets, in the order of their turns.
+    `gap`: mean seconds from the end of the model's work to its next request. `used`: it has served since its
+    load. `keep_alive`: idle seconds before the unload, if the latest request set them. `outlook`: the last
+    decision about its place. `yields_to`: the model for which it drains; requests from before `yields_since`
+    are still served. `worked`: seconds of all requests since its load. `moving`: it is being reloaded in a
+    better place without a waiting request; `moved_at`: its last move. `better_since`: when a better place
+    appeared; `compared_at`: the last sample that was checked for one. `finish`: the virtual finish time of
+    each client's latest request under fair sharing, in turns of this model.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -238,7 +236,7 @@ class ModelState:
         self.outlook: str | None = None
 
     def enqueue(self, message: Acquire, now: float, weight: float) -> Ticket:
-        """Queue a ticket: between clients by start-time fair queueing, of one client by arrival."""
+        """Queue a ticket: between clients by start-time fair queueing, within one client by arrival."""
         if not self.queue and not self.holders:
             self.finish.clear()
         if len(self.finish) > MANY_CLIENTS:
@@ -250,7 +248,7 @@ class ModelState:
         return ticket
 
     def take_back(self, ticket: int, now: float, *, slot: bool, served: bool) -> None:
-        """A lease is over."""
+        """Note that a lease is over."""
         held = now - self.holders.pop(ticket)
         self.worked += held
         self.busy -= slot
@@ -261,7 +259,7 @@ class ModelState:
                 self.mean_hold += 0.2 * (held - self.mean_hold)
 
     def became_ready(self, event: BecameReady, now: float) -> None:
-        """Its server answers."""
+        """Note that the server answers."""
         self.life.move(Move.READY)
         self.endpoint, self.variant, self.figures = event.endpoint, event.variant, event.figures
         self.ready_at = now
@@ -277,7 +275,7 @@ class ModelState:
             self.mean_load = now - self.started_at
 
     def ended(self, failure: Failure | None, now: float, policy: Policy) -> None:
-        """Its server is gone, or its files could not be had."""
+        """Note that the server is gone, or that the files could not be fetched."""
         was = self.life.state
         self.endpoint = None
         self.holders.clear()
@@ -290,8 +288,9 @@ class ModelState:
         self.life.move(Move.FAIL)
         self.failure = failure or Failure(message="the model server ended without being told to")
         self.failures += 1
-        # A server that had been working gets its first restart at once; one that does not even start,
-        # or dies again before it has answered anything, backs off.
+        # A server that had been working is restarted at once the first time. A server that does not
+        # start, or dies
+        # again before it has answered anything, backs off.
         doublings = self.failures - (2 if was in (State.READY, State.DRAINING) else 1)
         at_once = doublings < 0 or not self.failure.retryable or self.tries_again
         delay = min(policy.retry_delay * 2.0 ** min(doublings, 30), policy.retry_delay_max)
@@ -299,30 +298,30 @@ class ModelState:
 
     @property
     def tries_again(self) -> bool:
-        """Whether it ran out of memory for the first time, and gets one more try with what was learned."""
+        """Whether the model ran out of memory for the first time, so that it gets one more try."""
         return self.ran_out == 1 and self.failure is not None and self.failure.kind == "out_of_memory"
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Remove a ticket that will have no turn; its client's next one does not pay for it."""
+        """Remove a ticket that will have no turn, without charging its client for it."""
         self.queue.remove(ticket)
         if self.finish.get(ticket.client) == ticket.end:
             ends = [queued.end for queued in self.queue if queued.client == ticket.client]
             self.finish[ticket.client] = max(ends, default=ticket.turn)
 
     def asked(self, now: float) -> None:
-        """Somebody asks for it: note how often that is while it is loaded."""
+        """Note a request, to estimate how often the loaded model is used."""
         if self.last_used and not self.holders and not self.queue:
             gap = now - self.last_used
             self.gap = gap if math.isinf(self.gap) else self.gap + 0.5 * (gap - self.gap)
 
     def oldest(self) -> float:
-        """Since when the oldest of its waiting tickets waits for its turn."""
+        """Since when the oldest waiting ticket has waited for its turn."""
         return min(ticket.since for ticket in self.queue)
 
     def accepts(self, ticket: Ticket, now: float) -> bool:
-        """Whether the ticket could have a lease at once."""
+        """Whether the ticket can have a lease at once."""
         if self.life.state is State.DRAINING:
-            # Whoever came before the one that it yields to is not overtaken.
+            # Requests from before the one that it yields to are not overtaken.
             if ticket.since >= self.yields_since:
                 return False
         elif self.life.state is not State.READY:
@@ -330,7 +329,7 @@ class ModelState:
         return now >= self.suspect_until and (not ticket.slot or self.busy < self.spec.slots)
 
     def status(self, ledger: Ledger, now: float) -> ModelStatus:
-        """What is told of it."""
+        """Describe the model for `/health`."""
         holding = ledger.holdings.get(self.spec.name)
         state = self.life.state
         up = state in (State.READY, State.DRAINING)
@@ -357,7 +356,7 @@ class ModelState:
         )
 
     def place(self, ledger: Ledger) -> str | None:
-        """Where it runs, in words; None if it does not."""
+        """The model's place in words; None if it does not run."""
         if (holding := ledger.holdings.get(self.spec.name)) is None:
             return None
         placement = holding.placement
@@ -367,7 +366,7 @@ class ModelState:
         return f"{where} and host" if placement.how in ("partial", "experts on host") else where
 
     def refusal(self, now: float) -> Rejection:
-        """What its failure means for a request."""
+        """Return the refusal that a request gets for the model's failure."""
         failure = self.failure or Failure(message="unknown reason")
         if failure.kind == "not_found":
             return UnknownModel(message=failure.message)
@@ -383,11 +382,11 @@ class ModelState:
 
 
 class Roster:
-    """The models that are known, by name and alias, in the order in which they came."""
+    """The known models by name and alias, in the order in which they were added."""
 
     def __init__(self, specs: Iterable[ModelSpec]) -> None:
         self.named: dict[str, ModelState] = {}
-        """By their canonical names."""
+        """The models by their canonical names."""
         self._names: dict[str, ModelState] = {}
         for spec in specs:
             self.add(spec)
@@ -396,18 +395,18 @@ class Roster:
         return iter(self.named.values())
 
     def add(self, spec: ModelSpec) -> None:
-        """One more model, whose names are free."""
+        """Add a model. Its names must be free."""
         model = self.named[spec.name] = ModelState(spec)
         for name in (spec.name, *spec.aliases):
             self._names[name] = model
-            if "/" in name:  # as on the hub, where letter case does not matter
+            if "/" in name:  # as on the hub, letter case does not matter
                 self._names.setdefault(name.casefold(), model)
 
     def find(self, name: str) -> ModelState | None:
-        """The model of this name or alias."""
+        """Return the model with this name or alias."""
         return self._names.get(name) or self._names.get(name.casefold() if "/" in name else name)
 
     def remove(self, model: ModelState) -> None:
-        """It is not known any more."""
+        """Remove a model."""
         del self.named[model.spec.name]
         self._names = {known: other for known, other in self._names.items() if other is not model}

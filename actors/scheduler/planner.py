@@ -1,16 +1,16 @@
-"""The supervisor's decisions, pure: `handle(event, now)` returns what is to be done.
+"""The supervisor's decisions. Pure: `handle(event, now)` returns the effects to carry out.
 
 Every event ends in one idempotent reconciliation over the whole state, in this order:
 
 1. Tickets whose deadline has passed are rejected.
-2. Each model that somebody waits for and that does not run has its files fetched, and what it will take
-   predicted. When nobody has waited for `fetch_grace` any more, a download is given up.
-3. Waiting tickets are granted where their model is ready and has a free slot: between clients by their
-   shares, of one client in the order of arrival.
-4. Models that somebody waits for and whose files are there get a place, the oldest waiter's first: see
-   `actors.scheduler.allocator`, which also says who makes room for it.
-5. Drained models, models idle for `idle_timeout`, and on shut down all of them, are stopped.
-6. When nobody waits, idle models that run worse than they could are loaded again where there is room by now.
+2. For each model with waiting requests that does not run, the files are fetched and the memory is predicted.
+   A download is given up when nobody has waited for it for `fetch_grace`.
+3. Waiting tickets get a lease if their model is ready and has a free slot: between clients by their shares,
+   within one client in the order of arrival.
+4. Models with waiting requests and fetched files get a place, the oldest request's model first.
+   `actors.scheduler.allocator` decides where, and which models make room.
+5. Drained models and models idle for `idle_timeout` are stopped; on shutdown, all models.
+6. When no request waits, idle models in a worse place than possible are reloaded in a better one.
 """
 
 import math
@@ -60,32 +60,32 @@ from actors.placement.fit import Placement
 from actors.placement.ledger import LAG, Holding, Ledger
 from actors.placement.options import Demand
 from actors.scheduler.allocator import Allocator, Decision, MakeRoom, Refuse, Seat, Wait
-from actors.scheduler.lifecycle import RUNNING, Move, State
+from actors.scheduler.lifecycle import AT_REST, RUNNING, Move, State
 from actors.scheduler.model_states import ModelSpec, ModelState, ModelStatus, Outlook, Policy, Roster, Ticket
 from actors.scheduler.promotion import SETTLED, due, is_better, is_stuck
 from actors.scheduler.tickets import TicketQueue
 
 WORTH_WAITING = 5.0
-"""Seconds of a failed model's back-off that a request waits for, rather than being rejected."""
+"""Longest back-off of a failed model, in seconds, for which a request waits instead of being rejected."""
 
 SUSPICION = 0.5
-"""Seconds without new leases after a server hung up: a dead one's connections end before its process."""
+"""Seconds without new leases after a server closed a connection: a dying server's connections end first."""
 
 FRESH = 1.0
-"""Seconds for which a sample is good where the memory is measured before decisions alone."""
+"""Seconds for which a sample is valid if memory is only measured before decisions."""
 
 SAMPLE_WAIT = 2.0
-"""Seconds that a decision waits for its sample, at most."""
+"""Most seconds that a decision waits for its sample."""
 
 LOOKAHEAD = 16
-"""So many waiting models are looked at for a place in one go, the oldest first."""
+"""Most waiting models that are considered for a place at a time, the oldest first."""
 
 LEARNED = 512 << 20
-"""Bytes more of each GPU, at least, that a model is given after it ran out of memory."""
+"""Least additional bytes per GPU for a model that ran out of memory."""
 
 
 class Planner:
-    """Owns the queue, the leases, the ledger of memory, and its view of every model's life."""
+    """Owns the queue, the leases, the ledger of memory, and the state of every model."""
 
     def __init__(self, policy: Policy, specs: Iterable[ModelSpec]) -> None:
         self._policy = policy
@@ -94,6 +94,8 @@ class Planner:
         self._tickets = TicketQueue()
         self._leases: dict[int, tuple[ModelState, int, bool]] = {}
         self._effects: list[Effect] = []
+        self._awake: list[ModelState] = []
+        """All models but those at rest, which are nearly all where many are configured."""
         self._look_again = math.inf
         self._asked_at = -math.inf
         self._promote_at = math.inf
@@ -104,11 +106,11 @@ class Planner:
     # Models
 
     def add(self, spec: ModelSpec) -> None:
-        """One more model, whose names are free."""
+        """Add a model. Its names must be free."""
         self._models.add(spec)
 
     def forget(self, name: str) -> bool:
-        """Drop a model that does not run and that nobody waits for; false if it is not so."""
+        """Remove a model; return false if it runs or a request waits for it."""
         model = self._models.named[name]
         idle = model.life.state in (State.STOPPED, State.FAILED) and not model.queue
         if idle:
@@ -116,19 +118,19 @@ class Planner:
         return idle
 
     def api_of(self, name: str) -> ServerApiName | None:
-        """What the server of a model or alias speaks."""
+        """Return the API that the server of a model or alias speaks."""
         model = self._models.find(name)
         return model.spec.api if model else None
 
     def resolve(self, name: str) -> str | None:
-        """The canonical name of a model or alias."""
+        """Return the canonical name of a model or alias."""
         model = self._models.find(name)
         return model.spec.name if model else None
 
     # Events
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take one event at the monotonic time `now`; return the effects, in the order to perform them."""
+        """Handle one event at the monotonic time `now`; return the effects in the order to carry them out."""
         self._effects = []
         match event:
             case Acquire():
@@ -155,7 +157,7 @@ class Planner:
         return self._effects
 
     def _happened(self, event: Fetched | Spawned | BecameReady | Hung | Exited, now: float) -> None:
-        """Something about a model's run; stale if it is of an earlier epoch, or of a model forgotten."""
+        """Handle an event about a model's run; ignore it if its epoch or model is gone."""
         model = self._models.named.get(event.model)
         if model is None or model.life.epoch != event.epoch:
             return
@@ -168,7 +170,7 @@ class Planner:
             case BecameReady() if state is State.STARTING:
                 self._became_ready(model, event, now)
             case Hung() if state in RUNNING:
-                model.suspect_until = math.inf  # until it is started anew
+                model.suspect_until = math.inf  # until it is started again
             case Exited() if state in (*RUNNING, State.FETCHING):
                 self._exited(model, event, now)
             case _:
@@ -187,7 +189,7 @@ class Planner:
             self._effects.append(Reject(event.ticket, model.refusal(now)))
         else:
             model.asked(now)
-            # One that could be served at once does not count against the queue.
+            # A request that can be served at once does not count against the queue.
             full = len(self._tickets) >= self._policy.queue_size
             if full and not model.accepts(Ticket(event, model, now, 0.0), now):
                 self._effects.append(Reject(event.ticket, self._queue_full(model)))
@@ -222,7 +224,7 @@ class Planner:
             if demand.load_seconds is not None and not model.ready_at:
                 model.mean_load = demand.load_seconds
         for ticket in model.queue:
-            # The time in which a request waits for its turn does not run while its model downloads.
+            # The time limit of a waiting request does not run while its model downloads.
             self._tickets.delay(ticket, now - max(ticket.asked_at, model.fetch_began))
 
     def _became_ready(self, model: ModelState, event: BecameReady, now: float) -> None:
@@ -236,7 +238,7 @@ class Planner:
             self._measure(model, holding)
 
     def _move_to_host(self, model: ModelState, holding: Holding) -> None:
-        """Believe a server that says that it uses none of its GPUs: it has memory of the host instead."""
+        """Move the reservation of a server to the host, because it reported that it uses none of its GPUs."""
         given = model.place(self.ledger) or ""
         wrong = holding.placement.option
         ways = model.demand.on_host if model.demand is not None else ()
@@ -267,7 +269,7 @@ class Planner:
             self._effects.append(Look(0.1))
 
     def _measure(self, model: ModelState, holding: Holding, *, ended: bool = False) -> None:
-        """Tell what the load took, to learn from."""
+        """Report the measured memory of a load, to be recorded."""
         if model.demand is None or model.measured > ended:
             return
         self._effects.append(
@@ -289,7 +291,7 @@ class Planner:
         if state is not State.FETCHING:
             self._release(model, event.failure, now)
         model.ended(event.failure, now, self._policy)
-        # Requests wait for a restart at once; what could not even start is told.
+        # Requests wait for an immediate restart; a failure to start is reported to them.
         if (
             model.life.state is State.FAILED
             and state in (State.FETCHING, State.STARTING)
@@ -298,7 +300,7 @@ class Planner:
             self._reject_waiting(model.queue, model.refusal(now))
 
     def _release(self, model: ModelState, failure: Failure | None, now: float) -> None:
-        """Its processes are gone: look for their memory, and learn if they ran out of it."""
+        """Release the memory of an ended model, and record it if memory ran out."""
         holding = self.ledger.release(model.spec.name, now)
         self._last_exit = now
         if holding is not None and model.measured and holding.peaks:
@@ -316,6 +318,9 @@ class Planner:
     # Reconciliation
 
     def _reconcile(self, now: float) -> None:
+        self._awake = [
+            model for model in self._models if model.life.state not in AT_REST or model.queue or model.moving
+        ]
         self._expire(now)
         self._fetch_wanted(now)
         self._resume()
@@ -328,22 +333,22 @@ class Planner:
             self._promote(now)
 
     def _resume(self) -> None:
-        """A model that drains for one that nobody waits for any more goes on."""
-        for model in self._models:
+        """Stop draining a model if no request waits for the room any more."""
+        for model in self._awake:
             if model.life.state is State.DRAINING and self._closing_at is None:
                 heir = model.yields_to
                 if heir is None or not heir.queue or heir.life.state is not State.FETCHED:
                     model.life.move(Move.RESUME)
 
     def _grant_waiting(self, now: float) -> None:
-        for model in self._models:
+        for model in self._awake:
             if model.queue and model.life.state in (State.READY, State.DRAINING):
                 for ticket in [queued for queued in model.queue if model.accepts(queued, now)]:
                     if model.accepts(ticket, now):
                         self._grant(ticket, now)
 
     def _stop_unwanted(self, now: float) -> None:
-        for model in self._models:
+        for model in self._awake:
             if self._fetch_until(model) <= now:
                 self._stop(model, "nobody waits for its files any more", now)
             elif model.life.state is State.DRAINING and not model.holders:
@@ -354,7 +359,7 @@ class Planner:
                 self._stop(model, f"idle for {self._keep_alive(model):g} s", now)
 
     def _expire(self, now: float) -> None:
-        """Reject what has waited for too long. The end of a download sets new deadlines."""
+        """Reject tickets that have waited too long. The end of a download sets new deadlines."""
         for ticket in self._tickets.overdue(now):
             if ticket.model.life.state is State.FETCHING:
                 continue
@@ -366,8 +371,8 @@ class Planner:
             self._reject_waiting([ticket], reason)
 
     def _fetch_wanted(self, now: float) -> None:
-        """Begin to fetch what somebody waits for; note since when nobody waits for what is on its way."""
-        for model in self._models:
+        """Start the downloads that requests wait for, and note since when no request has waited for one."""
+        for model in self._awake:
             state = model.life.state
             if state in (State.FETCHING, State.FETCHED, State.STARTING):
                 if model.queue or (model.moving and state is not State.STARTING and self._closing_at is None):
@@ -392,10 +397,10 @@ class Planner:
         return model.unwanted_since + self._policy.fetch_grace
 
     def _wanted(self, now: float) -> list[tuple[ModelState, float]]:
-        """Models that could be started for somebody, and since when; those past their patience come first."""
+        """Return the models to start, and since when they are wanted; those with impatient requests first."""
         found = [
             (model, model.oldest())
-            for model in self._models
+            for model in self._awake
             if model.queue and model.life.state is State.FETCHED
         ]
 
@@ -410,7 +415,7 @@ class Planner:
         self._look_again = math.inf
         wanted = self._wanted(now)
         if not self._tickets:
-            moving = [model for model in self._models if model.moving]
+            moving = [model for model in self._awake if model.moving]
             wanted = [(model, now) for model in moving if model.life.state is State.FETCHED]
         if not wanted or self._awaits_sample(wanted, now):
             return
@@ -432,7 +437,10 @@ class Planner:
                     self._look_again = min(self._look_again, until, sampled_again)
 
     def _gives_up_move(self, model: ModelState, decision: Decision, now: float) -> bool:
-        """Nobody makes room for a model that is only moved, and it waits for no more than its own memory."""
+        """Whether the model is only being moved.
+
+        The move is given up unless its own old memory is still expected.
+        """
         if model.queue:
             return False
         if not isinstance(decision, Wait) or now - self._last_exit > LAG:
@@ -441,7 +449,7 @@ class Planner:
         return True
 
     def _promote(self, now: float) -> None:
-        """Load idle models again that have a better place now: see `actors.scheduler.promotion`."""
+        """Reload idle models that have a better place now: see `actors.scheduler.promotion`."""
         self._promote_at = math.inf
         if self._tickets or self._closing_at is not None:
             return
@@ -452,12 +460,12 @@ class Planner:
                 continue
             at = due(model)
             if self._idle_until(model) <= max(at, now) + model.mean_load:
-                continue  # by then it would be stopped
+                continue  # by then its idle time-out stops it
             if at > now:
                 self._promote_at = min(self._promote_at, at)
             elif self.ledger.sampled_at < at:
                 if model.compared_at < at:
-                    model.compared_at = at  # asked for once
+                    model.compared_at = at  # requested once
                     self._effects.append(Look(0.0))
             elif self.ledger.sampled_at > model.compared_at:
                 model.compared_at = self.ledger.sampled_at
@@ -480,7 +488,7 @@ class Planner:
             self._effects.append(Look(SETTLED))
 
     def _awaits_sample(self, wanted: Iterable[tuple[ModelState, float]], now: float) -> bool:
-        """Whether the memory is to be measured before anybody gets a place; has that done."""
+        """Whether memory must be measured before a model gets a place; if so, request it."""
         needed = max(model.fetch_ended for model, _ in wanted)
         sampled_at = self.ledger.sampled_at
         if not self._policy.measures_first or sampled_at >= max(needed, now - FRESH):
@@ -509,12 +517,12 @@ class Planner:
         return model.last_used + self._keep_alive(model)
 
     def _keep_alive(self, model: ModelState) -> float:
-        """Seconds that it stays without work."""
+        """Return the seconds that an idle model stays loaded."""
         return self._policy.idle_timeout or math.inf if model.keep_alive is None else model.keep_alive
 
     def _close(self, now: float) -> None:
         overdue = self.overdue(now)
-        for model in self._models:
+        for model in self._awake:
             state = model.life.state
             if state in (State.STARTING, State.FETCHING) or (
                 state in (State.READY, State.DRAINING) and (overdue or not model.holders)
@@ -522,7 +530,7 @@ class Planner:
                 self._stop(model, "the gateway is shutting down", now)
             elif state is State.READY:
                 model.life.move(Move.DRAIN)
-        if not self._finished and not any(model.life.state in RUNNING for model in self._models):
+        if not self._finished and not any(model.life.state in RUNNING for model in self._awake):
             self._finished = True
             self._effects.append(ShutDownComplete())
 
@@ -579,7 +587,7 @@ class Planner:
             self._effects.append(Reject(ticket.id, reason))
 
     def _estimate(self, model: ModelState) -> int:
-        """Seconds, from measured times, until a newcomer to this model would have its turn."""
+        """Estimate, from measured times, the seconds until a new request to this model has its turn."""
         return max(1, min(120, math.ceil(self._seconds(model, len(model.queue)))))
 
     def _seconds(self, model: ModelState, ahead: int) -> float:
@@ -598,22 +606,22 @@ class Planner:
         known = ", ".join(repr(known) for known in sorted(self._models.named)[:20]) or "none"
         return UnknownModel(message=f"model {name[:200]!r} not found; there are: {known}")
 
-    # Views
+    # Questions
 
     def next_wake(self, now: float) -> float:
-        """When the next `Tick` is due although nothing happens; infinity for never."""
+        """Return when the next `Tick` is due if no event comes before; infinity for never."""
         times = [self._look_again, self._promote_at, self._tickets.next_deadline()]
         if self._closing_at is not None:
             times.append(self._closing_at)
-        for model in self._models:
+        for model in self._awake:
             if model.queue:
                 times += (model.suspect_until, model.retry_at)
             times += (self._idle_until(model), self._fetch_until(model))
-        # What was due by now has been seen to, as far as it could be; it must not wake anybody again.
+        # Everything due by now has been handled as far as possible, and must not cause another wake.
         return min((time for time in times if time > now), default=math.inf)
 
     def plan(self, name: str, demand: Demand | None, now: float) -> Decision:
-        """What would be decided if somebody asked for this model now and it did not run. Changes nothing."""
+        """Return the decision for this model if a request came now and it did not run. Changes nothing."""
         return self._probe(self._models.named[name], demand, now)
 
     def _probe(
@@ -628,7 +636,7 @@ class Planner:
         return Allocator(self._policy, self.ledger, others, now, moves).decide(probe, now)
 
     def outlook(self, ticket_id: int, now: float) -> Outlook | None:
-        """What a waiting request waits for; None if it does not wait."""
+        """Return a waiting request's place and time; None if it does not wait."""
         ticket = self._tickets.get(ticket_id)
         if ticket is None:
             return None
@@ -643,26 +651,26 @@ class Planner:
         )
 
     def describe(self, now: float) -> list[ModelStatus]:
-        """Every model, in the order of the configuration."""
+        """Describe every model, in the order of the configuration."""
         return [model.status(self.ledger, now) for model in self._models]
 
     @property
     def measures_first(self) -> bool:
-        """Whether the latest sample may be an old one."""
+        """Whether memory is measured only before decisions, so that the latest sample may be old."""
         return self._policy.measures_first
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """The number of waiting requests."""
         return len(self._tickets)
 
     @property
     def closing(self) -> bool:
-        """Whether shut down has begun."""
+        """Whether the shutdown has begun."""
         return self._closing_at is not None
 
     def overdue(self, now: float) -> bool:
-        """Whether servers are stopped although somebody has a lease on them, so as to shut down."""
+        """Whether the shutdown's deadline has passed, so that servers are stopped in spite of leases."""
         return self._closing_at is not None and now >= self._closing_at
 
 

@@ -1,14 +1,15 @@
-"""When a model that runs worse than it could, for want of room, is moved to a better place. Pure.
+"""Decides when a model that was placed badly, because memory was short, moves to a better place. Pure.
 
-A part of it may be on the host, or its context be smaller than its own, because others had the memory when it
-was loaded. To move it means to load it again, so:
+When the model was loaded, others had the memory, so a part of it is on the host or its context is smaller. A
+move is a reload, so:
 
-* it is moved while it is idle, and nobody waits for any model;
-* either it has worked in the worse place for as long as a reload takes: then as much may have been lost as
-  the reload costs, and it may go on being lost; or it has been idle for much longer than a reload takes, so
-  that the next request will hardly come in the middle of it;
-* the room must have been there for a while, and the gain be more than a few layers;
-* it is not moved again soon, however the memory comes and goes.
+* the model moves only while it is idle and no request waits for any model;
+* it must have worked in the worse place for as long as a reload takes, so that as much time may have been
+lost
+  as the reload costs; or it must have been idle for much longer than a reload takes, so that a request is
+  unlikely to come during the move;
+* the room must have been free for a while, and the gain must be more than a few layers;
+* it does not move again soon, even if free memory changes often.
 """
 
 import math
@@ -20,26 +21,26 @@ from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import ModelState
 
 BREATH = 0.5
-"""Seconds without a request, at least, after which a model that works a lot counts as idle."""
+"""Least seconds without a request after which a model that works a lot counts as idle."""
 
 QUIET = 3.0
-"""Seconds without a request, at least, after which one that has hardly worked may be moved."""
+"""Least seconds without a request after which a model that has hardly worked may be moved."""
 
 SETTLED = 2.0
-"""Seconds for which the room must have been there."""
+"""Seconds for which the room must have been free."""
 
 PAUSE = 60.0
-"""Seconds between two moves of a model, at least."""
+"""Least seconds between two moves of a model."""
 
 SELDOM = 10.0
-"""... and so many times what a move takes."""
+"""Least time between two moves, as a multiple of a move's duration."""
 
 PART = 8
-"""One in so many of its layers is the least that more layers on GPUs are worth."""
+"""A move must bring at least one in this many layers onto GPUs."""
 
 
 def is_stuck(model: ModelState, holding: Holding) -> bool:
-    """Whether it is idle, and runs in a worse way than its best."""
+    """Whether a model is idle and runs in a worse place than its best one."""
     placement = holding.placement
     return (
         model.life.state is State.READY
@@ -47,13 +48,13 @@ def is_stuck(model: ModelState, holding: Holding) -> bool:
         and model.used
         and model.demand is not None
         and placement.managed
-        and not model.figures.on_host  # there it stays, whatever it is given
+        and not model.figures.on_host  # it stays on the host, whatever GPUs it is given
         and _rank(model.demand, placement.option) > 0
     )
 
 
 def due(model: ModelState) -> float:
-    """When it may be moved, if it stays idle until then and there is room."""
+    """Return when the model may be moved, if it stays idle until then and there is room."""
     cost = model.mean_load + model.mean_unload
     idle = BREATH if model.worked >= cost else max(QUIET, 2 * cost)
     again = model.moved_at + max(PAUSE, SELDOM * cost)
@@ -73,7 +74,7 @@ def is_better(demand: Demand, old: Placement, new: Placement) -> bool:
 
 
 def _rank(demand: Demand, option: Option) -> float:
-    """How far down it is in the order of preference; of a way that is not in it any more nothing is known."""
+    """Return an option's position in the order of preference; NaN if it is no longer an option."""
     same = (option.how, option.context, option.gpu_layers, option.overrides)
     for rank, way in enumerate(demand.options):
         if (way.how, way.context, way.gpu_layers, way.overrides) == same:

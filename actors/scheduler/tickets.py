@@ -21,26 +21,26 @@ class TicketQueue:
         return iter(list(self._tickets.values()))
 
     def get(self, number: int) -> Ticket | None:
-        """The ticket of this number, if it waits."""
+        """Return the ticket with this number, if it waits."""
         return self._tickets.get(number)
 
     def add(self, ticket: Ticket) -> None:
-        """Add a ticket that begins to wait."""
+        """Add a ticket."""
         self._tickets[ticket.id] = ticket
         heapq.heappush(self._deadlines, (ticket.deadline, ticket.id))
 
     def remove(self, ticket: Ticket) -> None:
-        """Remove a ticket that no longer waits."""
+        """Remove a ticket."""
         del self._tickets[ticket.id]
 
     def delay(self, ticket: Ticket, seconds: float) -> None:
-        """Exclude so many seconds from its wait: its deadline is later by them."""
+        """Move a ticket's deadline by the seconds that do not count as waiting."""
         ticket.since += seconds
         ticket.deadline += seconds
         heapq.heappush(self._deadlines, (ticket.deadline, ticket.id))
 
     def next_deadline(self) -> float:
-        """The earliest deadline, or infinity. Drops entries of the heap that are out of date."""
+        """Return the earliest deadline, or infinity. Drops outdated entries of the heap."""
         while self._deadlines:
             deadline, number = self._deadlines[0]
             ticket = self._tickets.get(number)

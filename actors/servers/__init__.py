@@ -1,16 +1,16 @@
-"""How a model's server comes to run, behind two protocols that the model actor drives.
+"""Starts, watches and stops model servers, behind two protocols that the model actor uses.
 
 * `llama`          llama.cpp's servers as processes: the binary and the embedded one
-* `docker`         the same in containers, by the Docker Engine
+* `docker`         llama.cpp's servers in containers, through the Docker Engine
 * `ollama`         models in Ollama daemons
 
-What these share:
+Shared by these:
 
-* `liveness`       whether a server that runs still answers; one that hangs is ended
-* `health`         what a server says to questions of the gateway's own
-* `child_process`  processes in sessions of their own, their output, and their end
-* `environment`    which of the gateway's environment variables they get
-* `ports`          ports for them, and `sockets`: whose a port is, as Linux tells
+* `liveness`       whether a running server still answers; a hung one is stopped
+* `health`         the gateway's own requests to a server
+* `child_process`  child processes in their own sessions: start, output, end
+* `environment`    the environment variables that model servers inherit
+* `ports`          ports for model servers, and `sockets`: the owner of a port, on Linux
 * `output_lines`   the output of a program as lines
 """
 
@@ -27,7 +27,7 @@ from actors.progress import Progress
 
 
 class StartError(Exception):
-    """A server could not be started; carries the `Failure`."""
+    """A server could not be started. Carries the `Failure`."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -39,52 +39,55 @@ class ModelServer(Protocol):
 
     @property
     def endpoint(self) -> ServerAddress:
-        """Where it answers HTTP."""
+        """The address at which the server answers HTTP."""
 
     @property
     def exited(self) -> bool:
-        """Whether it is gone."""
+        """Whether the server is gone."""
 
     @property
     def last_progress(self) -> float:
-        """The monotonic time of its start or of its latest log line."""
+        """Monotonic time of the server's start or of its latest log line."""
 
     @property
     def lost_port(self) -> bool:
-        """Whether it ended because another process took its port first, so that a second try may do."""
+        """Whether the server ended because another process took its port, so that a retry may succeed."""
 
     @property
     def process(self) -> int:
-        """The id of its session, by which its memory is known; 0 if it is not this machine's."""
+        """The id of the server's session, by which its memory is recognized; 0 on another machine."""
 
     def became_ready(self) -> None:
-        """Told once, when it has become healthy."""
+        """Called once, when the server has become healthy."""
 
     def figures(self) -> Figures:
-        """What was predicted for it, and what it told that it allocated."""
+        """Return the predicted memory, and the memory that the server reported."""
 
     def log_tail(self) -> tuple[str, ...]:
-        """Its latest log lines."""
+        """Return the latest log lines."""
 
     def explain_exit(self, when: str) -> Failure:
-        """Why it ended, in words for the client; `when` completes "the model server ended ..."."""
+        """Say why the server ended, for the client; `when` completes "the model server ended ..."."""
 
     async def is_healthy(self) -> bool:
-        """Whether its health check answers 200."""
+        """Whether the health check answers 200."""
 
     async def is_alive(self, timeout: float) -> bool:
-        """Whether its health check answers anything in so many seconds. One not ours to end always is."""
+        """Whether the health check answers within `timeout` seconds.
+
+        True for a server that is not ours to stop.
+        """
 
     async def processor_seconds(self) -> float:
-        """The processor time that it has used; 0 where that is not known."""
+        """Return the processor seconds that the server has used; 0 if unknown."""
 
     async def wait_exited(self, timeout: float | None = None) -> None:
-        """Return when it is gone, or after `timeout` seconds."""
+        """Wait until the server is gone, at most `timeout` seconds."""
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """End it and everything it started; returns when all is gone. May be called at any time.
+        """Stop the server and everything that it started; return when all is gone. May be called at any time.
 
-        `at_once`: it does not listen to TERM.
+        `at_once`: kill it, because it does not react to TERM.
         """
 
 
@@ -92,19 +95,19 @@ class Backend(Protocol):
     """Fetches the files of one model, and starts its server."""
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
-        """Have the files on the disk. Raises `StartError`."""
+        """Make sure that the files are on the disk. Raises `StartError`."""
 
     async def find(self) -> ModelFiles | None:
-        """The files if they are on the disk already. Raises `StartError`."""
+        """Return the files if they are on the disk. Raises `StartError`."""
 
     async def appraise(self, files: ModelFiles) -> Demand | None:
-        """Look into the files: what the model will take; None if that is not known. Raises `StartError`."""
+        """Read the files and return the model's demand of memory; None if unknown. Raises `StartError`."""
 
     def predict(self, placement: Placement) -> Prediction | None:
-        """What llama.cpp will allocate there, of the files last looked at; None if that is not known."""
+        """Predict llama.cpp's allocation at a placement, for the latest files; None if unknown."""
 
     def learn(self, file: str, settings: str, surcharge: int) -> None:
-        """It ran out of memory: predict so many bytes more of each GPU for such settings."""
+        """Add `surcharge` bytes per GPU to predictions for these settings, because memory ran out."""
 
     async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> ModelServer:
-        """Start it there without waiting until it is healthy. Raises `StartError`."""
+        """Start the server at a placement, without waiting until it is healthy. Raises `StartError`."""

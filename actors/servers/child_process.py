@@ -1,4 +1,4 @@
-"""Child processes that never outlive the gateway, nor their own stop: see `actors.processes`."""
+"""Child processes that outlive neither the gateway nor their own stop: see `actors.processes`."""
 
 import asyncio
 import ctypes
@@ -32,9 +32,9 @@ from actors.servers.output_lines import Lines
 log = structlog.get_logger("model")
 
 LINGER = 2.0
-"""The most seconds that what a child started may outlive it after TERM."""
+"""Most seconds that a child's descendants may outlive it after TERM."""
 LAST_WAIT = 10.0
-"""Seconds for a process to end after KILL. One that hangs in a driver does not, and nobody can end it."""
+"""Seconds for a process to end after KILL. A process that hangs in a driver cannot be ended."""
 _POLL = 0.01
 
 _PR_SET_PDEATHSIG = 1
@@ -45,12 +45,12 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 def _before_exec() -> None:
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # What it starts as a daemon stays below it, so that it can be found.
+        # Daemons that the child starts remain its descendants, so that they can be found.
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 class Child:
-    """One child process in its own session. Its output lines go to `on_line` and into a short tail."""
+    """A child process in its own session. Its output lines go to `on_line` and into a short tail."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, start: str, on_line: Callable[[str], None]
@@ -64,7 +64,7 @@ class Child:
         _ = spawn(self._note_end(), name=f"end of process {process.pid}")
 
     async def _note_end(self) -> None:
-        """One question: whoever asks the process again and again leaves a future there each time."""
+        """Wait once for the end: each call of the process's own `wait` would leave a future behind."""
         await self._process.wait()
         self._ended.set()
 
@@ -74,7 +74,7 @@ class Child:
     ) -> "Child":
         """Start `argv`. Raises `OSError` when it cannot be executed. `read_output` must be run as a task.
 
-        Of the gateway's own environment it gets what is `inherited`.
+        It inherits only the variables of `environment.inherited`.
         """
         start = secrets.token_hex(8)
         process = await asyncio.create_subprocess_exec(
@@ -91,12 +91,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its pid, which is also the id of its session and group."""
+        """The pid, which is also the id of the child's session and process group."""
         return self._process.pid
 
     @property
     def tail(self) -> Sequence[str]:
-        """Its latest lines."""
+        """The latest output lines."""
         return self.lines.tail
 
     @property
@@ -115,30 +115,30 @@ class Child:
             self._drained.set()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has exited and its output is read; false when `timeout` seconds pass first."""
+        """Wait until the child has exited and its output is read; false if `timeout` seconds pass first."""
         if not await occurs(self._ended, timeout):
             return False
-        # A grandchild may hold the pipe open for ever; the last words come at once or not at all.
+        # A grandchild may hold the pipe open for ever; the last lines come at once or not at all.
         await occurs(self._drained, 0.5)
         return True
 
     def family(self) -> list[psutil.Process]:
-        """It and all that it started, wherever that went, as far as it runs. Blocking, some milliseconds.
+        """Return the running processes of the child, itself included. Blocking, some milliseconds.
 
-        What was seen once is known even when its parents and its environment are gone.
+        A process found once is remembered, even when its parents and its environment are gone.
         """
         known = filter(is_running, self._known.values())
         roots = {process.pid for process in (*known, *of_start(self._start))}
-        if self.returncode is None:  # afterwards its pid may be another's
+        if self.returncode is None:  # afterwards the pid may be reused
             roots.add(self.pid)
         self._known = {process.pid: process for root in roots for process in descendants(root)}
         return list(self._known.values())
 
     async def stop(self, grace: float) -> None:
-        """TERM it and all that it started, and KILL what is left after `grace` seconds."""
+        """Send TERM to the child and its descendants, and KILL to those left after `grace` seconds."""
         family = await run_off_loop(self.family, list(self._known.values()))
         self._signal(signal.SIGTERM, family)
-        self._signal(signal.SIGCONT, family)  # one that is stopped would not hear of it
+        self._signal(signal.SIGCONT, family)  # a stopped process would not receive TERM
         deadline = time.monotonic() + grace
         await self.wait(grace)
         if self._process.returncode is not None:
@@ -146,7 +146,7 @@ class Child:
         self._signal(signal.SIGKILL, family)
         deadline = time.monotonic() + LAST_WAIT
         nobody: list[psutil.Process] = []
-        while family := await run_off_loop(self.family, nobody):  # something may have been forked meanwhile
+        while family := await run_off_loop(self.family, nobody):  # a process may have been forked meanwhile
             self._signal(signal.SIGKILL, family)
             await self._until_gone(family, deadline)
             if time.monotonic() >= deadline:
@@ -158,7 +158,7 @@ class Child:
         forget(self._start)
 
     async def _until_gone(self, family: Collection[psutil.Process], deadline: float) -> None:
-        """Return when all have ended, or at the monotonic time `deadline`."""
+        """Wait until all processes have ended, at most until the monotonic time `deadline`."""
         while any(map(is_running, family)) and time.monotonic() < deadline:  # noqa: ASYNC110 (nobody tells)
             await asyncio.sleep(_POLL)
         for process in family:
@@ -166,7 +166,7 @@ class Child:
                 reap(process.pid)
 
     def _signal(self, number: signal.Signals, family: Collection[psutil.Process]) -> None:
-        """Each once: of a second TERM llama-server ends as it is."""
+        """Send the signal once to each process: on a second TERM llama-server aborts."""
         elsewhere = [process for process in family if _group_of(process.pid) != self.pid]
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)

@@ -1,9 +1,9 @@
-"""Which of the gateway's environment variables its model servers get.
+"""The environment variables that model servers inherit from the gateway.
 
-What a server may need is known: where programs and libraries are, the language, and how CUDA, ROCm, Vulkan
-and the like behave. What is secret is not, so nothing else is passed on. llama.cpp's own variables are not
-either: what a server does is said by its flags, and the memory that it takes is reckoned from them. A command
-may set more: `command: env NAME=value llama-server`.
+The list contains only variables that a server may need: paths of programs and libraries, the language, and
+settings of CUDA, ROCm, Vulkan and the like. All others may be secret. llama.cpp's own variables are left
+out, because the memory prediction relies on flags alone. A command may set more: `command: env NAME=value
+llama-server`.
 """
 
 import re
@@ -32,7 +32,7 @@ _WITH_CREDENTIALS = re.compile(r"://[^/@\s]*@")
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those that a child process gets."""
+    """Return the environment variables that a child process inherits."""
     return {name: value for name, value in environment.items() if _is_harmless(name.upper(), value)}
 
 

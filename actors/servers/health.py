@@ -1,4 +1,4 @@
-"""What a model server says to questions of the gateway's own: whether it is healthy, and whose it is."""
+"""The gateway's own requests to a model server: whether it is healthy, and whether it has our key."""
 
 from typing import Literal
 
@@ -11,19 +11,19 @@ _DENIED = (401, 403)
 
 
 async def answers(session: aiohttp.ClientSession, host: str, port: int) -> bool:
-    """Whether GET /health answers 200 there."""
+    """Whether GET /health answers 200 at this address."""
     return await health(session, host, port) == 200
 
 
 async def health(session: aiohttp.ClientSession, host: str, port: int) -> int | None:
-    """The status of GET /health there; None if it does not answer."""
+    """Return the status of GET /health at this address; None without an answer."""
     return await _status(session, host, port, "/health", {})
 
 
 async def ask_for_key(
     session: aiohttp.ClientSession, endpoint: ServerAddress
 ) -> Literal["needed", "ignored", "refused"]:
-    """What a server makes of the endpoint's key. The health check and the names of models need none."""
+    """Check whether the server knows the endpoint's key, with a path that needs a key, unlike /health."""
     if endpoint.key is None:
         return "ignored"
     host, port = endpoint.host, endpoint.port

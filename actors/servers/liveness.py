@@ -1,9 +1,9 @@
-"""Whether a server that runs still answers. Its actor asks; it alone decides, since it owns the process.
+"""Detects a running server that has stopped answering. The model actor, which owns the process, decides.
 
-A process may stand still (stopped, deadlocked, a paused container) without ending. What looks like that and
-is not: a server whose HTTP threads are all taken by streams; a slow or swapped machine; a gateway that stood
-still itself. So a server is given up only when nothing has come on any of its streams and several health
-checks in a row were not answered, for `PATIENCE` seconds in all.
+A process may hang without ending: stopped, deadlocked, or in a paused container. Three cases look alike but
+are not hangs: all HTTP threads of the server are busy with streams; the machine is slow or swapping; the
+gateway itself stood still. So a server counts as hung only if none of its streams has received a byte and
+several health checks in a row were not answered, for `PATIENCE` seconds in all.
 """
 
 import math
@@ -18,49 +18,49 @@ from actors.servers import ModelServer
 log = structlog.get_logger("model")
 
 LOOK = 0.5
-"""Seconds between looks; each is a dictionary's entry, unless a health check is due."""
+"""Seconds between checks, which are cheap unless a health check is due."""
 SILENCE = 3.0
-"""Seconds without a byte on any of its streams after which a server is asked, and between the questions."""
+"""Seconds without a byte on any stream after which a health check is sent, and between health checks."""
 IDLE = 10.0
-"""Seconds between questions to a server that nobody asks for anything."""
+"""Seconds between health checks of an idle server."""
 ANSWER = 2.5
-"""Seconds that a health check may take."""
+"""Time-out of a health check, in seconds."""
 CHECKS = 4
-"""Unanswered in a row. All of llama-server's threads may be waiting, for 5 s, on idle connections."""
+"""Unanswered health checks in a row. All of llama-server's threads may wait 5 s on idle connections."""
 PATIENCE = 11.0
-"""Seconds from the first of them; a swapped server needs some to come back."""
+"""Seconds since the first unanswered check; a swapped server needs some time to return."""
 BUSY_PATIENCE = 120.0
-"""The same of one that computes for somebody: with `--threads-http 1` a prompt takes all threads."""
+"""The same for a server that computes: with `--threads-http 1` a prompt occupies all threads."""
 BUSY = 0.1
-"""Seconds of processor time in a second that are work."""
+"""Processor seconds per second from which a server counts as computing."""
 STANDSTILL = 1.5
-"""Seconds that a look comes late after which the gateway, or the machine, stood still itself."""
+"""Delay of a check, in seconds, from which the gateway or the machine counts as having stood still."""
 
 
 class Requests(Protocol):
-    """What the front door knows of the requests that model servers work on."""
+    """The front door's knowledge of the requests that model servers work on."""
 
     def asked_since(self, endpoint: ServerAddress) -> float | None:
-        """Since when there have been requests there (monotonic); -inf after a refusal, None if none are."""
+        """Return since when a server has had requests (monotonic); -inf after a refusal, None for none."""
 
     def last_heard(self, endpoint: ServerAddress) -> float:
-        """When anything last came from there; -inf if that is long ago."""
+        """Return when a server last sent anything; -inf if long ago."""
 
     def abandon(self, endpoint: ServerAddress, reason: str) -> None:
-        """End all of its requests: the server is ended."""
+        """End all requests of a server that is being killed."""
 
     def abandon_silent(self, endpoint: ServerAddress, reason: str) -> None:
-        """End those of its requests that nothing comes for: it counts as gone, and may be somebody else's."""
+        """End a server's silent requests: it counts as gone, and another program may have its port."""
 
 
 class NoRequests:
-    """Where there is no front door. Implements `Requests`."""
+    """Implements `Requests` without a front door."""
 
     def asked_since(self, endpoint: ServerAddress) -> float | None:
-        """Nothing is asked."""
+        """Return None: there are no requests."""
 
     def last_heard(self, endpoint: ServerAddress) -> float:
-        """Nothing comes."""
+        """Return -inf: nothing is ever received."""
         return -math.inf
 
     def abandon(self, endpoint: ServerAddress, reason: str) -> None:
@@ -74,7 +74,7 @@ NO_REQUESTS = NoRequests()
 
 
 class Watch:
-    """Looks after one server that is ready. `scale` makes all times shorter, for tests."""
+    """Watches one ready server. `scale` shortens all times, for tests."""
 
     def __init__(self, server: ModelServer, requests: Requests, *, scale: float = 1.0) -> None:
         self._server = server
@@ -86,7 +86,7 @@ class Watch:
         self._used = 0.0
 
     async def until_gone(self) -> str | None:
-        """Return None when the server has ended; or why it has to be, since it does not answer any more."""
+        """Wait until the server has ended (None) or hangs; then return the reason to kill it."""
         while True:
             expected = time.monotonic() + LOOK * self._scale
             await self._server.wait_exited(timeout=LOOK * self._scale)
@@ -103,7 +103,7 @@ class Watch:
                 return reason
 
     def _stood_still(self, expected: float) -> bool:
-        """Whether the gateway or the whole machine did, so that what was seen before says nothing."""
+        """Whether the gateway or the machine stood still, so that earlier checks are void."""
         late = time.monotonic() - expected > STANDSTILL
         if late:
             self._misses = 0
@@ -120,7 +120,7 @@ class Watch:
         return now - self._asked_at >= pause * self._scale
 
     async def _answers(self) -> bool:
-        """Ask once. True also if the gateway itself stood still meanwhile."""
+        """Send one health check. True also if the gateway itself stood still meanwhile."""
         self._asked_at = began = time.monotonic()
         limit = ANSWER * self._scale
         if await self._server.is_alive(limit) or self._stood_still(began + limit):

@@ -1,4 +1,4 @@
-"""The output of a program as lines, whatever it writes and however much."""
+"""Splits a program's output into lines, whatever it writes and however much."""
 
 import asyncio
 import re
@@ -7,23 +7,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 LINE_LIMIT = 8192
-"""Bytes of one line; the rest of a longer one is left out, so that memory and work stay bounded."""
+"""Most bytes of one line. The rest of a longer line is dropped, to limit memory and work."""
 
 PIECE = 4096
-"""Bytes that are taken in one go: some milliseconds of work, however short the lines."""
+"""Most bytes handled without a pause: some milliseconds of work, even for short lines."""
 
 SHARE = 0.2
-"""The most of the loop's time that one program's output gets; a program that writes more has to wait."""
+"""Largest share of the event loop's time for one program's output. A program that writes more waits."""
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*\x07?|[@-Z\\-_])")
-"""A terminal's sequences: colours, cursor, title."""
+"""Escape sequences of terminals: colours, cursor, title."""
 _CONTROLS = {code: " " if code == 9 else None for code in (*range(32), *range(127, 160))}
 
 
 class Lines:
-    """Gives each line to `on_line`, and keeps the last ones. A carriage return ends a line too.
+    """Passes each line to `on_line` and keeps the last ones. A carriage return ends a line too.
 
-    Lines are without control characters; what is no UTF-8 is replaced.
+    Control characters are removed; bytes that are not UTF-8 are replaced.
     """
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
@@ -32,22 +32,22 @@ class Lines:
         self._skips = False
         self._tail: deque[bytes] = deque(maxlen=60)
         self.last_progress = time.monotonic()
-        """When anything came, or this began."""
+        """Monotonic time of the latest output, or of the start."""
 
     @property
     def tail(self) -> Sequence[str]:
-        """The latest lines."""
+        """Return the latest lines."""
         return [text for line in self._tail if (text := clean(line))]
 
     async def take(self, data: bytes) -> None:
-        """Take a piece of the output, wherever it was cut; others get the loop in between."""
+        """Handle a piece of the output, cut anywhere, with pauses for other tasks."""
         for piece in _pieces(data):
             began = time.monotonic()
             self.feed(piece)
             await asyncio.sleep((time.monotonic() - began) * (1 / SHARE - 1))
 
     def feed(self, data: bytes) -> None:
-        """Take a piece of the output at once."""
+        """Handle a piece of the output without a pause."""
         self.last_progress = time.monotonic()
         *lines, rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
         for line in lines:
@@ -61,7 +61,7 @@ class Lines:
             self._rest = b""
 
     def end(self) -> None:
-        """There is no more."""
+        """Handle the end of the output."""
         rest, self._rest = self._rest, b""
         self._take(rest)
 
@@ -79,7 +79,7 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 
 def clean(line: bytes) -> str:
-    """The text of a line, without what would control a terminal."""
+    """Decode a line, without sequences that would control a terminal."""
     text = line.decode("utf-8", "replace")
     if not text.isprintable():
         text = _ESCAPE.sub("", text).translate(_CONTROLS)

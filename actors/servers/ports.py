@@ -6,14 +6,14 @@ from actors.errors import Failure
 from actors.servers import StartError
 
 PORT_TRIES = 3
-"""Starts of a server: between the check that a port is free and the bind, another process can take it."""
+"""Most starts of a server: another process can take a port between the check and the server's bind."""
 
 
 class PortBook:
-    """Hands out ports that nobody listens on, upwards from `start`; 0 leaves the choice to the system.
+    """Reserves free ports, upwards from `start`; 0 leaves the choice to the system.
 
-    Other gateways do not try a port that this one has handed out: it holds the UDP port of the same number,
-    for which model servers have no use. Unlike a lock file that needs no common folder, and ends with it.
+    Other gateways skip a reserved port, because this one holds the UDP port of the same number, which model
+    servers do not use. Unlike a lock file, this needs no common folder and ends with the process.
     """
 
     def __init__(self, host: str, start: int) -> None:
@@ -41,12 +41,12 @@ class PortBook:
         raise StartError(Failure(message=f"no free port on {self._host} from {self._start} upwards"))
 
     def give_back(self, port: int) -> None:
-        """The port's server is gone."""
+        """Release the port of a stopped server."""
         if (lock := self._taken.pop(port, None)) is not None:
             socket.close(lock)
 
     def _lock(self, family: int, port: int) -> int | None:
-        """The descriptor of the UDP socket; None if another gateway has it."""
+        """Bind the UDP port and return its descriptor; None if another gateway has it."""
         with socket.socket(family, socket.SOCK_DGRAM) as lock:
             try:
                 lock.bind((self._host, port))

@@ -1,4 +1,4 @@
-"""Who listens on a port of this machine, as Linux tells. Elsewhere nothing is known. All of it blocks."""
+"""Finds the owner of a listening port, on Linux only. All functions block."""
 
 import ipaddress
 import os
@@ -12,16 +12,16 @@ from typing import Literal
 import psutil
 
 Owner = Literal["ours", "shared", "others", "unknown"]
-"""Whose the sockets are that a connection may be given to."""
+"""The owner of the sockets to which a connection may go."""
 
 _LISTEN = "0A"
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
 def listening(host: str, port: int) -> frozenset[int] | None:
-    """The inodes of the sockets to which the kernel gives connections; None where it is not told.
+    """Return the inodes of the sockets that accept connections to an address; None if unknown.
 
-    With SO_REUSEPORT there may be several. Those of an address go before those of any address.
+    With SO_REUSEPORT there may be several. Sockets bound to the address win over those bound to any address.
     """
     exact: set[int] = set()
     wild: set[int] = set()
@@ -41,7 +41,7 @@ def listening(host: str, port: int) -> frozenset[int] | None:
 
 
 def whose(sockets: frozenset[int], family: Iterable[psutil.Process]) -> Owner:
-    """Whether a family of processes has these sockets."""
+    """Find out whether these sockets belong to a family of processes."""
     if not sockets:
         return "unknown"
     held: set[int] = set()
@@ -49,9 +49,9 @@ def whose(sockets: frozenset[int], family: Iterable[psutil.Process]) -> Owner:
     for process in family:
         try:
             held |= _held_by(process.pid)
-        except FileNotFoundError:  # it has ended
+        except FileNotFoundError:  # the process has ended
             continue
-        except OSError:  # it is another user's
+        except OSError:  # the process belongs to another user
             hidden = True
     if sockets & held:
         return "ours" if sockets <= held else "shared"
@@ -59,7 +59,7 @@ def whose(sockets: frozenset[int], family: Iterable[psutil.Process]) -> Owner:
 
 
 def shareable(host: str, port: int) -> bool:
-    """Whether another program of this user could begin to listen there too."""
+    """Whether another program of this user could start to listen on the same port."""
     if not hasattr(socket, "SO_REUSEPORT"):
         return False
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -85,7 +85,7 @@ def _held_by(pid: int) -> set[int]:
 
 
 def _addresses(host: str) -> set[str]:
-    """As the kernel writes them: words of four bytes, each as a number of this machine."""
+    """Return an address in the kernel's notation: words of four bytes in the machine's byte order."""
     found: set[str] = set()
     with suppress(OSError, ValueError):
         for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):

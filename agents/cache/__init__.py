@@ -1,5 +1,5 @@
-"""Answers that were given before, to the same request.
+"""The cache: repeats earlier answers to identical requests.
 
-* `agent`   the agent: which requests are the same, and which answers are kept
-* `store`   answers in SQLite, with an age
+* `agent`   the agent: which requests count as identical, and which answers are stored
+* `store`   answers in SQLite, with their age
 """

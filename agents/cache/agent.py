@@ -1,4 +1,4 @@
-"""The cache: a request that was answered before gets the same answer, without a model."""
+"""The cache: repeats the stored answer of an identical request, without a model."""
 
 import asyncio
 import hashlib
@@ -29,7 +29,7 @@ FILE = "answers.sqlite3"
 
 
 class CacheConfig(AgentConfig, frozen=True, kw_only=True):
-    """How long answers are kept, and how many."""
+    """How long answers are stored, and how many."""
 
     ttl: Annotated[float, msgspec.Meta(gt=0, description="seconds that an answer is kept")] = 3600.0
     max_entries: Annotated[int, msgspec.Meta(ge=1, description="answers that are kept")] = 10_000
@@ -37,12 +37,11 @@ class CacheConfig(AgentConfig, frozen=True, kw_only=True):
 
 
 class Cache(Agent):
-    """Answers are kept as the model gave them, so a hit passes the same filters as the first time.
+    """Stores answers as the model gave them, so that a hit passes the same filters as the first answer.
 
-    Requests are the same if they are the same as earlier agents have left them, whether streamed or not, and
-    the same agents with the same arguments come after: these may change a request, or answer it themselves.
-    Guards always come after, so what was answered without one is no answer with one. Keys do not share
-    answers.
+    Requests are identical if they are equal after the earlier agents, streamed or not, and if the same
+    agents with the same arguments follow, because these may change a request or answer it. Guards always
+    follow, so an answer given without a guard is not used with one. Keys do not share answers.
     """
 
     description = "Answers a request that was answered before, without a model"
@@ -54,21 +53,21 @@ class Cache(Agent):
         self._store = Store(services.folder / FILE, ttl=config.ttl, max_entries=config.max_entries)
 
     async def start(self) -> None:
-        """Open the database. Without it, requests go on as if nothing had been kept."""
+        """Open the database. Without it, requests are served as if nothing were stored."""
         try:
             await asyncio.to_thread(self._store.open)
         except (sqlite3.Error, OSError) as error:
             self.services.log.warning("the cache cannot be opened", reason=str(error))
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the database."""
         await asyncio.to_thread(self._store.close)
 
     async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
-        """Reply with the kept answer, if there is one."""
+        """Reply with the stored answer, if there is one."""
 
         def look_up() -> tuple[bytes, tuple[bytes, float] | None]:
-            key = key_of(request, ctx.key, ctx.later)  # of megabytes, it takes a while
+            key = key_of(request, ctx.key, ctx.later)  # slow for megabytes
             return key, self._store.get(key, ctx.clock.time())
 
         try:
@@ -85,12 +84,12 @@ class Cache(Agent):
         return Reply.of(_replayed(answer, age, int(ctx.clock.time())))
 
     async def after(self, ctx: Context, finished: Finished) -> None:
-        """Keep the answer, if it is whole and not too large."""
+        """Store the answer, if it is complete and not too large."""
         answer = finished.raw
         if ctx.state is None or answer is None or answer.reason not in ("stop", "tool_calls"):
             return
         if finished.request.model != ctx.model:
-            return  # a hit would not meet the guards that the other model has of its own
+            return  # a hit would bypass the guards that the other model has by default
         encoded = msgspec.json.encode(answer)
         if len(encoded) <= self.config.max_kb * 1024:
             try:
@@ -100,7 +99,7 @@ class Cache(Agent):
 
     @operation("DELETE", "answers")
     async def clear(self, call: Call) -> dict[str, Any]:
-        """Forget all the answers."""
+        """Delete all answers."""
         try:
             return {"deleted": await asyncio.to_thread(self._store.clear)}
         except (sqlite3.Error, OSError) as error:
@@ -108,7 +107,7 @@ class Cache(Agent):
 
 
 def key_of(request: Chat, key: str, later: Sequence[tuple[str, str]] = ()) -> bytes:
-    """What is the same for requests that have the same answer."""
+    """Return a key that is equal for identical requests."""
     same = msgspec.structs.replace(
         request, stream=False, include_usage=False, keep_alive=None, ignored=[], echo={}
     )
@@ -116,7 +115,7 @@ def key_of(request: Chat, key: str, later: Sequence[tuple[str, str]] = ()) -> by
 
 
 def _replayed(answer: Answer, age: float, now: int) -> list[Event]:
-    """The answer's events. Its tokens are told as before, but all of the prompt was at hand, in no time."""
+    """Yield a stored answer's events. Its tokens are reported again, with the whole prompt as cached."""
     usage = msgspec.structs.replace(
         answer.usage,
         cached=answer.usage.prompt,

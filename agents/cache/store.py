@@ -1,4 +1,4 @@
-"""Answers in SQLite. All of this blocks, and may be called from any thread."""
+"""Answers in SQLite. All methods block, and may be called from any thread."""
 
 import sqlite3
 from collections.abc import Callable
@@ -24,9 +24,9 @@ T = TypeVar("T")
 class Store:
     """At most `max_entries` answers, none older than `ttl` seconds.
 
-    The file is opened when it is needed, and again after it could not be, or when it was deleted or replaced.
-    One that is damaged is set aside, and another begun. All methods raise `sqlite3.Error` or `OSError` when
-    that does not help either.
+    The file is opened on first use, and again after a failure or when it was deleted or replaced. A damaged
+    file is set aside and a new one is begun. All methods raise `sqlite3.Error` or `OSError` if that fails
+    too.
     """
 
     def __init__(self, path: Path, *, ttl: float, max_entries: int) -> None:
@@ -43,7 +43,7 @@ class Store:
             self._close()
 
     def get(self, key: bytes, now: float) -> tuple[bytes, float] | None:
-        """The answer, and the seconds since it was given. `now` is in seconds since the epoch."""
+        """Return an answer and its age in seconds. `now` is in seconds since the epoch."""
         query = "SELECT answer, created FROM answers WHERE key = ? AND created > ?"
 
         def read(database: sqlite3.Connection) -> tuple[bytes, float] | None:
@@ -54,7 +54,7 @@ class Store:
         return self._run(read)
 
     def put(self, key: bytes, answer: bytes, now: float) -> None:
-        """Keep an answer; what is too old, and the oldest of too many, make room."""
+        """Store an answer. Expired answers, and the oldest of too many, are deleted."""
 
         def write(database: sqlite3.Connection) -> None:
             database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, now, answer))
@@ -68,11 +68,11 @@ class Store:
         self._run(write)
 
     def clear(self) -> int:
-        """Forget all the answers; return how many there were."""
+        """Delete all answers; return their number."""
         return self._run(lambda database: database.execute("DELETE FROM answers").rowcount)
 
     def open(self) -> None:
-        """Find out whether the file can be used."""
+        """Check that the file can be used."""
         self._run(lambda _: None)
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -1,7 +1,7 @@
-"""Patterns that may not be asked, or answered: refused, or made unreadable.
+"""The guard: refuses or redacts text that matches patterns, in requests and in answers.
 
 * `agent`    the agent: options, requests, and the filter of an answer
-* `cleaner`  whole texts, and all of a request
-* `scanner`  pure: finds patterns in a text that comes in pieces, and holds back no more than it must
-* `strings`  pure: every string in JSON, in values and in texts
+* `cleaner`  redacts whole texts, and every text of a request
+* `scanner`  pure: finds patterns in a text that arrives in pieces, holding back as little as possible
+* `strings`  pure: redacts every string in JSON values and in JSON text
 """

@@ -1,4 +1,4 @@
-"""The guard: refuses what matches a pattern, or makes it unreadable, in requests and in answers."""
+"""The guard: refuses or redacts text that matches patterns, in requests and in answers."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +41,7 @@ def _about(text: str) -> msgspec.Meta:
 
 
 class GuardConfig(AgentConfig, frozen=True, kw_only=True):
-    """Patterns are regular expressions, as of the package `regex`."""
+    """Patterns are regular expressions of the package `regex`."""
 
     on_error: Annotated[Literal["skip", "fail"], _about("skip would let everything pass")] = "fail"
     deny: Annotated[tuple[str, ...], _about("patterns that end a request, or an answer")] = ()
@@ -55,12 +55,12 @@ class GuardConfig(AgentConfig, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for pattern in (*self.deny, *self.redact):
             if compile_pattern(pattern).search(self.replacement):
-                # A text passes more than once: the answer that a candidate gave, say, and what is made of it.
+                # A text may pass more than once, for example a candidate's answer and the reply made of it.
                 raise ValueError(f"{pattern!r} matches the replacement {self.replacement!r} itself")
 
 
 class Guard(Agent):
-    """Refuses or redacts by patterns; an answer is held back only where one could be in the making."""
+    """Refuses or redacts by patterns. An answer is held back only where a match may have begun."""
 
     guards = True
     description = "Refuses or redacts what matches patterns, in requests and answers"
@@ -73,15 +73,15 @@ class Guard(Agent):
         self._redact = [compile_pattern(pattern) for pattern in config.redact]
 
     async def start(self) -> None:
-        """Have threads of our own: what a slow pattern takes, only guarded requests wait for."""
+        """Start the guard's own threads, so that only guarded requests wait for a slow pattern."""
         self._threads = ThreadPoolExecutor(THREADS, "guard")
 
     async def close(self) -> None:
-        """Leave the threads, which have a limit on their time."""
+        """Abandon the threads, whose work has a time limit."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def before(self, ctx: Context, request: Chat) -> Chat:
-        """Look through all the messages: what was denied once is not to be asked in the next turn."""
+        """Check all messages, so that a denied text does not return in a later turn's history."""
         if self.config.where == "out":
             return request
         cleaner = self.cleaner(self.config.timeout)
@@ -100,17 +100,17 @@ class Guard(Agent):
         return checked
 
     def cleaner(self, seconds: float) -> Cleaner:
-        """For something that may take so long."""
+        """Return a cleaner with a limit of `seconds`."""
         return Cleaner(self._deny, self._redact, self.config.replacement, seconds=seconds)
 
     def stream(self, ctx: Context) -> Filter | None:
-        """A filter of all that a client may read in an answer."""
+        """Return a filter of everything that a client can read in an answer."""
         if self.config.where == "in" or not (self._deny or self._redact):
             return None
         return _Filter(self, ctx)
 
     def screen(self, tick: Callable[[], None]) -> "Screen":
-        """For one text of an answer. `tick` is `Scanner`'s."""
+        """Return a screen for one text of an answer. `tick` is that of `Scanner`."""
         deny, redact = (
             Scanner(patterns, self.config.longest, tick) for patterns in (self._deny, self._redact)
         )
@@ -127,7 +127,7 @@ def _in_time() -> Iterator[None]:
 
 
 class Screen:
-    """Makes of a text what may be shown of it. `denied`: it has come to what may not, and there it ends."""
+    """Redacts one text as it arrives. `denied`: the text has reached a denied match, and ends there."""
 
     def __init__(self, deny: Scanner, redact: Scanner, replacement: str) -> None:
         self.denied: Found | None = None
@@ -137,7 +137,7 @@ class Screen:
         self._replacement = replacement
 
     def feed(self, piece: str, *, last: bool = False) -> str:
-        """What may be shown now."""
+        """Return the text that may be shown now."""
         return "".join(self._shown(piece, last=last))
 
     def _shown(self, piece: str, *, last: bool) -> Iterator[str]:
@@ -158,12 +158,12 @@ class Screen:
 
 
 class _Filter:
-    """What a client may see of one answer.
+    """Filters one answer.
 
-    Text and thoughts are a text each, which ends with the answer: so what is held back of one may come after
-    the beginning of the other. A tool call is held until the end, since its arguments are JSON: what its
-    strings say can be told, and replaced, only when they are whole. Log probabilities would spell out what is
-    held back, and are left out.
+    Answer and reasoning are one text each, and end with the answer, so held-back reasoning may come after
+    the beginning of the answer. A tool call is held until the end, because strings in its JSON arguments can
+    be matched and replaced only when they are complete. Log probabilities are left out, because they would
+    reveal held-back text.
     """
 
     def __init__(self, guard: Guard, ctx: Context) -> None:
@@ -180,7 +180,7 @@ class _Filter:
             raise TimeoutError
 
     def feed(self, event: Event) -> Iterable[Event]:
-        """Pass on what may be shown; what may not be ends the answer with `content_filter`."""
+        """Pass on text that may be shown; a denied match ends the answer with `content_filter`."""
         begun = thread_time()
         self._until = begun + self._left
         try:
@@ -206,7 +206,7 @@ class _Filter:
             case Logprobs():
                 pass
             case Extra():
-                # As the client will read it, whatever it is made of.
+                # The text as the client will read it, across pieces.
                 fields = msgspec.json.decode(msgspec.json.encode(event.fields))
                 yield Extra(self._noted(fields, self._guard.cleaner(self._left).value(fields)))
             case Finish() | AnswerFailed() | Done():
@@ -232,7 +232,7 @@ class _Filter:
             raise ForbiddenError(screen.denied.index + 1)
 
     def _failure(self, failure: AnswerFailed, cleaner: Cleaner) -> AnswerFailed:
-        """What a server says of an answer that broke off may quote it."""
+        """Redact a failure's message, because it may quote the answer."""
         try:
             message, extra = cleaner.text(failure.message), cleaner.value(failure.extra)
         except ForbiddenError as error:

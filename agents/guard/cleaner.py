@@ -1,4 +1,4 @@
-"""Whole texts, and all of a request, as they may be shown. Blocking: patterns may take their time."""
+"""Redacts whole texts and whole requests. Blocking, since patterns may be slow."""
 
 import binascii
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from agents.guard.scanner import TIMEOUT
 from agents.guard.strings import clean_text, clean_value
 
 CHARACTERS_PER_SECOND = 2_000_000
-"""What every sane pattern does at least, so a long text has longer than `TIMEOUT`."""
+"""Least speed of a sane pattern, so that a long text gets more time than `TIMEOUT`."""
 
 
 SMALLEST_PICTURE = 36
-"""Characters of base64 that the least GIF has."""
+"""Characters of base64 in the smallest GIF."""
 
 
 class ForbiddenError(Exception):
-    """A text has what the pattern of this number denies."""
+    """A text matches the denying pattern with this number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -29,8 +29,10 @@ class ForbiddenError(Exception):
 
 
 class Cleaner:
-    """For one request, or one event of an answer, within `seconds`. All methods raise `ForbiddenError`, and
-    `TimeoutError` when a pattern takes too long for a text, or all of them for everything.
+    """Cleans one request, or one event of an answer, within `seconds`.
+
+    All methods raise `ForbiddenError`, and `TimeoutError` when one pattern is too slow on a text, or all
+    patterns together are.
     """
 
     def __init__(
@@ -48,9 +50,9 @@ class Cleaner:
         self._ids: dict[str, str] = {}
 
     def text(self, text: str) -> str:
-        """A whole text as it may be shown."""
+        """Redact a text."""
         if not text:
-            return text  # most fields of a request are empty, and no pattern matches that
+            return text  # most fields of a request are empty, and no pattern matches an empty text
         self._check(text)
         for pattern in self._redact:
             text = pattern.sub(lambda _: self._replacement, text, timeout=self._limit(text), concurrent=True)
@@ -68,18 +70,18 @@ class Cleaner:
         return min(left, TIMEOUT + len(text) / CHARACTERS_PER_SECOND)
 
     def value(self, value: Any) -> Any:
-        """JSON."""
+        """Redact a JSON value."""
         return clean_value(value, self.text)
 
     def call(self, call: ToolCall) -> ToolCall:
-        """A tool call. The arguments are checked as they are written, too."""
+        """Redact a tool call. The raw text of the arguments is checked too."""
         self._check(call.arguments)
         return msgspec.structs.replace(
             call, name=self.text(call.name), arguments=clean_text(call.arguments, self.text)
         )
 
     def request(self, request: Chat) -> Chat:
-        """A request, with all of it cleaned that a model or its server may read."""
+        """Redact every text of a request that the model or its server can read."""
         choice = request.tool_choice
         return msgspec.structs.replace(
             request,
@@ -122,15 +124,17 @@ class Cleaner:
         return Image(self.text(image.mime), data, self.text(image.url))
 
     def _sampling(self, sampling: Sampling) -> Sampling:
-        """Numbers that do not match, and texts. What matches has no meaning as a number."""
+        """Redact sampling parameters: numbers that match are dropped, texts are cleaned."""
         cleaned = self.value(msgspec.structs.asdict(sampling))
         stop = cleaned.pop("stop")
         numbers = {name: None if isinstance(value, str) else value for name, value in cleaned.items()}
         return Sampling(stop=stop, **numbers)
 
     def _id(self, given: str) -> str:
-        """A call's id is any text of the client's, but by chance an innocent one matches: one that does gets
-        another, of nine letters as some templates want it, at each place where it stands."""
+        """Replace a tool call's id that matches a pattern with nine letters, as some templates need.
+
+        An id is arbitrary text of the client, which may match by chance.
+        """
         try:
             if self.text(given) == given:
                 return given
@@ -142,7 +146,7 @@ class Cleaner:
 
 
 def _is_picture(data: str) -> bool:
-    """Whether it is base64, in which letters mean nothing by themselves, and not a text in its place."""
+    """Whether the data is a base64 image, and not some text in its place."""
     if len(data) < SMALLEST_PICTURE:
         return False
     try:

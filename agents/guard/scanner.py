@@ -1,14 +1,14 @@
-"""Finds patterns in a text that comes in pieces. However it is cut, what is found and let go is the same.
+"""Finds patterns in a text that arrives in pieces. The result does not depend on how the text is cut.
 
-A character is let go as soon as no match can begin at it, whatever follows. To know that is not easy: what
-does not match yet may match later. The package `regex` can tell whether a text is the beginning of a match
-("partial"), but it takes the end of what is there for the end of the text, where `\\b`, `$` and the like may
-fail, and hold later. So each pattern has a second form for that one question, its foresight, without such
-anchors: where that cannot match or begin to, the pattern cannot either. Patterns with negative look-arounds,
-conditionals or possessive parts have none, and are waited for.
+A character is released as soon as no match can begin at it, whatever follows. The package `regex` can say
+whether a text may be the beginning of a match ("partial"), but it takes the present end for the end of the
+text, where `\\b`, `$` and similar anchors may fail although they hold later. So each pattern has a second
+form without such anchors, its *foresight*: where the foresight cannot match or begin to match, the pattern
+cannot either. Patterns with negative look-arounds, conditionals or possessive parts have no foresight; their
+text is held back.
 
-A match is looked for in the `longest` characters from its beginning, and decided upon when these are there.
-That keeps memory and time bounded, and makes the decision a matter of the text alone.
+A match is searched in the `longest` characters from its beginning, and decided when these have arrived. That
+limits memory and time, and makes the decision depend on the text alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,30 +17,30 @@ import msgspec
 import regex
 
 TIMEOUT = 0.1
-"""Seconds for one look at one pattern; a slower one raises `TimeoutError`."""
+"""Seconds for one search with one pattern; a slower one raises `TimeoutError`."""
 
 CONTEXT = 1024
-"""Characters before the present place that look-behinds can see for certain."""
+"""Characters before the present position that are kept for look-behinds."""
 
 SLICE = 64
 """Characters that are looked at together: each look goes to the end of what is there, so a long piece at once
 would cost the square of its length."""
 
-# A word's border at the very beginning lies before a character that is there, so it does no harm.
+# A word boundary at the very beginning is before an existing character, so it does no harm.
 _TOKENS = regex.compile(r"\A\\b|(?P<anchor>\\[bBAZGmM]|[$^])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", regex.DOTALL)
 _UNFORESEEABLE = regex.compile(r"\(\?(?:!|<!|>|\(|&|P>|R|\d)|[+*?}]\+|\\[KXR]|\(\*")
 _ANYTHING = regex.compile("")
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A match of the pattern number `index`."""
+    """A match of pattern number `index`."""
 
     index: int
     text: str
 
 
 def compile_pattern(pattern: str) -> "regex.Pattern[str]":
-    """Raises `ValueError` for what is no regular expression, or matches even nothing at all."""
+    """Compile a pattern. Raises `ValueError` if it is invalid or matches the empty text."""
     try:
         compiled = regex.compile(pattern)
     except regex.error as error:
@@ -56,14 +56,14 @@ def _foresight(pattern: str) -> "regex.Pattern[str]":
     loose = _TOKENS.sub(lambda token: "" if token["anchor"] else token[0], pattern)
     try:
         return regex.compile(loose)
-    except regex.error:  # without its anchors it may be none
+    except regex.error:  # without its anchors it may be invalid
         return _ANYTHING
 
 
 class Scanner:
-    """One text and some patterns, of which an earlier one wins at the same place.
+    """Scans one text with several patterns. At the same position the earlier pattern wins.
 
-    `tick` is called before each look, and may raise what ends it: many short looks are a long one too.
+    `tick` is called before each search and may raise an exception, to limit the sum of many short searches.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Scanner:
         self._place = 0
 
     def feed(self, piece: str, *, last: bool = False) -> Iterator[str | Found]:
-        """What can be let go with this piece, in order: text without matches, and matches."""
+        """Add a piece; return in order the text and the matches that can be released."""
         for begin in range(0, len(piece), SLICE):
             yield from self._feed(piece[begin : begin + SLICE])
         if last:
@@ -105,12 +105,12 @@ class Scanner:
         self._place -= cut
 
     def _skip(self, *, last: bool) -> bool:
-        """Go on to the next place at which something could be; False if there is none any more."""
+        """Move to the next position at which a match may begin; False if there is none."""
         self._tick()
         size = len(self._text)
         if self._place < size and not any(map(self._foresees, self._foresights)):
             self._place = size
-        # Where all that counts has come there are no partial matches, so the next whole one is next.
+        # Where the window is complete there are no partial matches, so the next whole match counts.
         decided = size if last else size - self._longest
         if self._place < decided:
             matches = [
@@ -120,12 +120,12 @@ class Scanner:
         return self._place < size
 
     def _foresees(self, foresight: "regex.Pattern[str]") -> bool:
-        """Whether a match may begin in what is there. At its very end every text may begin."""
+        """Whether a match may begin in the present text, not counting its very end."""
         found = foresight.search(self._text, self._place, partial=True, timeout=TIMEOUT)
         return found is not None and found.start() < len(self._text)
 
     def _is_open(self) -> bool:
-        """Whether what follows could make a difference to the present place."""
+        """Whether later text could change the decision at the present position."""
         if len(self._text) - self._place >= self._longest:
             return False
         return any(

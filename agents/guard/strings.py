@@ -1,4 +1,4 @@
-"""Every string in JSON, cleaned: in values, and in a text of JSON, which stays one."""
+"""Cleans every string in a JSON value, or in a JSON text, which stays valid JSON."""
 
 import json
 import re
@@ -11,18 +11,18 @@ from actors.errors import UNREADABLE
 
 Clean = Callable[[str], str]
 
-# The arguments of a call may have been cut off, so the last string may lack its end.
+# The arguments of a call may be cut off, so the last string may lack its end.
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)("|\\?\Z)|-?\d[\d.eE+-]*', re.DOTALL)
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 LARGE = 10**12
-"""A number from here on, of 13 digits, is no setting but somebody's: a card, an account, a telephone."""
+"""Numbers of 13 digits and more may be personal, such as card, account or telephone numbers."""
 
 
 def clean_value(value: Any, clean: Clean) -> Any:
-    """Clean a value's strings, names of fields included, and large numbers, which become strings then."""
+    """Clean a value's strings, including field names, and large numbers, which become strings on a match."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, int | float) and abs(value) >= LARGE:
@@ -38,7 +38,7 @@ def clean_value(value: Any, clean: Clean) -> Any:
 
 
 def _are_small_numbers(values: list[Any]) -> bool:
-    """Whether a list has nothing to clean. To look at a million tokens one by one would take a second."""
+    """Whether a list has nothing to clean: checking a million tokens one by one would take a second."""
     return set(map(type, values)) in _NUMBERS and min(values) > -LARGE and max(values) < LARGE
 
 
@@ -46,9 +46,9 @@ _NUMBERS = ({int}, {float}, {int, float})
 
 
 def clean_text(text: str, clean: Clean) -> str:
-    """Clean the strings of a text of JSON, as they read without their escapes. All else stays as it is.
+    """Clean the strings of a JSON text, without their escapes. Everything else stays unchanged.
 
-    A number is cleaned like a string, and becomes one. What is no JSON is cleaned as a whole besides.
+    A number that matches becomes a string. A text that is not JSON is also cleaned as a whole.
     """
 
     def token(match: re.Match[str]) -> str:
@@ -69,7 +69,7 @@ def _unescaped(text: str) -> str:
     if "\\" not in text:
         return text
     plain = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else _plain(found[2]), text)
-    # Two escapes may be one character.
+    # Two escapes may form one character.
     return plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -25,7 +25,7 @@ from agents.host.commands import (
 )
 from agents.host.discovery import REMEDY, BrokenAgentError, Loaded, options_of
 from agents.host.guarded import GuardedLLM
-from agents.host.operations import Operation, operations_of
+from agents.host.operations import Operation, operations_at, operations_of
 from agents.host.pipeline import AT_WORK, Run, Step
 from agents.host.settings import OLDER_NAMES
 from agents.host.supervision import AgentActor, contained
@@ -318,18 +318,14 @@ class AgentHost:
         if name not in self._actors:
             raise AgentError(f"there is no agent {agent[:80]!r}", status=404, code="agent_not_found")
         actor = self._actors[name]
-        matches = [
-            (operation, found)
-            for operation in operations_of(actor.kind)
-            if (found := operation.pattern.fullmatch(path.strip("/")))
-        ]
+        matches = operations_at(actor.kind, path)
         if not matches:
             raise AgentError(f"agent {name!r} has no operation {path!r}", status=404, code="not_found")
         for operation, found in matches:
             if operation.method == method:
-                parameters = {**found.groupdict(), **call.parameters}
-                if parameters != {**parameters, **found.groupdict()}:
-                    twice = min(call.parameters.keys() & found.groupdict().keys())
+                parameters = {**found, **call.parameters}
+                if parameters != {**parameters, **found}:
+                    twice = min(call.parameters.keys() & found.keys())
                     raise AgentError(f"{twice!r} is in the path already", status=400, param=twice)
                 run = getattr(actor.agent, operation.function)
                 return await self._operate(
@@ -337,6 +333,11 @@ class AgentHost:
                 )
         allowed = ", ".join(operation.method for operation, _ in matches)
         raise AgentError(f"{path!r} of agent {name!r} takes {allowed}", status=405, code="method_not_allowed")
+
+    def methods_of(self, agent: str, path: str) -> set[str]:
+        """The methods of an agent's operations at a path; none for an agent or a path that does not exist."""
+        actor = self._actors.get(OLDER_NAMES.get(agent, agent))
+        return {operation.method for operation, _ in operations_at(actor.kind, path)} if actor else set()
 
     async def _operate(
         self, actor: AgentActor, operation: Operation, work: Coroutine[Any, Any, Json]

@@ -31,3 +31,12 @@ def operations_of(kind: type[Agent]) -> list[Operation]:
             ]
             found.append(Operation(method, path, description, name, re.compile("/".join(parts))))
     return sorted(found, key=lambda one: (one.path, one.method))
+
+
+def operations_at(kind: type[Agent], path: str) -> list[tuple[Operation, dict[str, str]]]:
+    """The operations of an agent's class that a path names, each with the parameters in the path."""
+    return [
+        (operation, found.groupdict())
+        for operation in operations_of(kind)
+        if (found := operation.pattern.fullmatch(path.strip("/")))
+    ]

@@ -24,6 +24,10 @@ _DIALECTS = {
 
 
 def dialect_of(path: str) -> Dialect:
-    """The dialect for the errors of a path, whether or not the path exists: OpenAI's if no API has it."""
-    known = [prefix for prefix in _DIALECTS if f"{path}/".startswith(prefix)]
+    """The dialect for the errors of a path, whether or not the path exists: OpenAI's if no API has it.
+
+    Below `/upstream/` the name of a model, which may have slashes, comes before the path.
+    """
+    below, is_upstream = f"{path}/", path.startswith("/upstream/")
+    known = [prefix for prefix in _DIALECTS if below.startswith(prefix) or (is_upstream and prefix in below)]
     return _DIALECTS[max(known, key=len)] if known else openai.API.dialect

@@ -1,6 +1,7 @@
 """What is checked before anybody works for a request.
 
 * `connections`  what listens, how many clients there may be, and which of them have left
+* `parsing`      what aiohttp's parser leaves open, and requests that it cannot read
 * `origins`      which web pages may use the gateway, and under which names it is asked
 * `bodies`       reading bodies: budget, pace, size
 * `encodings`    pure. Bodies that come compressed

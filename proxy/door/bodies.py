@@ -90,6 +90,8 @@ class Bodies:
         if not any_type:
             _check_type(request.headers.get("Content-Type"))
         body = await self.read(request)
+        if not body:
+            raise ApiError(400, "missing request body", code="invalid_json")
         await check_json(body)
         return body
 
@@ -202,13 +204,20 @@ def _check_type(content_type: str | None) -> None:
 
 
 def _decoder_of(request: web.Request) -> Decoder | None:
-    encoding = request.headers.get("Content-Encoding", "").strip().lower()
-    if encoding in ("", "identity"):
+    encodings = [
+        encoding
+        for value in request.headers.getall("Content-Encoding", ())
+        for encoding in map(str.strip, value.lower().split(","))
+        if encoding not in ("", "identity")
+    ]
+    if not encodings:
         return None
-    if (make := DECODERS.get(encoding)) is None:
-        known = ", ".join(DECODERS)
-        raise ApiError(415, f"the body's encoding {encoding[:50]!r} is not known; there are: {known}")
-    return make()
+    if len(encodings) > 1 or encodings[0] not in DECODERS:
+        encoding, known = ", ".join(encodings)[:50], ", ".join(DECODERS)
+        error = ApiError(415, f"the body's encoding {encoding!r} is not known; send one of: {known}")
+        error.headers["Accept-Encoding"] = known
+        raise error
+    return DECODERS[encodings[0]]()
 
 
 async def check_json(body: bytes) -> None:

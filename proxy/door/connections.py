@@ -10,11 +10,12 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
+import msgspec
 from aiohttp import HttpVersion11, web
-from multidict import CIMultiDict, CIMultiDictProxy
+from aiohttp.http import RawRequestMessage
 
 from proxy.apis.table import dialect_of
-from proxy.door.bodies import CONTINUES
+from proxy.door.parsing import BEGINNING, first_line, head_too_long, make_request, refusal
 from proxy.errors import ApiError
 from proxy.exchange import Account, Exchange, request_id_of
 
@@ -26,7 +27,6 @@ SPARE_FILES = 128
 
 HEAD_LIMIT = 64 * 1024
 """Bytes of a request's head."""
-TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 WRITE_GRACE = 1.25
 """Times `write_timeout`: a relay says before that what has become of its stream."""
 
@@ -40,9 +40,6 @@ LINGER = 5.0
 
 READ_AHEAD = 64 * 1024
 """Bytes of a body that are read before anybody asks for them; twice as many at most."""
-
-OTHER_VERSION = web.RequestKey("other version", bool)
-"""Whether a request says to be of another HTTP than 1."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LOOKS = (0.01, 0.01, 0.03, 0.05, 0.1, 0.3, 0.5)
@@ -59,7 +56,15 @@ class _Protocol(web.RequestHandler):
     It tells the relay at once when the client does not keep up, which saves a question per event.
     """
 
-    __slots__ = ("_accounts", "_head_bytes", "_is_watched", "_server", "_unwritten", "on_pause")
+    __slots__ = (
+        "_accounts",
+        "_head_bytes",
+        "_is_watched",
+        "_server",
+        "_unwritten",
+        "beginning",
+        "on_pause",
+    )
 
     def __init__(self, manager: "_Server", **options: Any) -> None:
         super().__init__(manager, **options)
@@ -67,6 +72,8 @@ class _Protocol(web.RequestHandler):
         self._server = manager
         self._head_bytes = 0
         """Of a head that is not whole yet."""
+        self.beginning = b""
+        """Of that head, or of a request that cannot be read."""
         self._is_watched = False
         self._unwritten = 0
         self.on_pause: Callable[[], None] | None = None
@@ -93,13 +100,16 @@ class _Protocol(web.RequestHandler):
         super().data_received(data)
         if self._messages:
             self._head_bytes = 0
+            is_read = isinstance(self._messages[-1][0], RawRequestMessage)
+            self.beginning = b"" if is_read else (self.beginning + data[:BEGINNING])[:BEGINNING]
             if (self._waiter is None or len(self._messages) > 1) and not self._buffer_paused:
                 self._pause_reading_for_buffer()
         elif in_head:
             self._head_bytes += len(data)
+            self.beginning = (self.beginning + data[:BEGINNING])[:BEGINNING]
             if self._head_bytes > HEAD_LIMIT and self.transport is not None:
                 if request is None:
-                    self.transport.write(TOO_LONG)
+                    self.transport.write(self._too_long())
                 self.force_close()
 
     # What a client does not take
@@ -183,15 +193,38 @@ class _Protocol(web.RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the response has begun; no other can follow")
-        exchange = Exchange(request.method, request.path, request_id_of(None), self._accounts)
-        text = next(iter((message or str(exc)).strip().splitlines()), "bad request")[:300]
-        error = ApiError(status, f"the request cannot be read: {text}", code="bad_http")
-        exchange.failed(error)
-        exchange.finish()
-        body = dialect_of(request.path).body(error, exchange.request_id)
-        response = web.json_response(body, status=status, headers={"X-Request-Id": exchange.request_id})
+        error = ApiError(status, "internal error")
+        if status == 400:
+            error = refusal(exc, message or str(exc), self.beginning)
+        request_id, body = self._refuse(request.method, request.path, error)
+        headers = {"X-Request-Id": request_id, "Content-Type": _JSON}
+        response = web.Response(status=error.status, body=body, headers=headers)
         response.force_close()
         return response
+
+    def _too_long(self) -> bytes:
+        """The answer to a head that is longer than the limit, and not whole yet."""
+        request_id, body = self._refuse(*first_line(self.beginning), head_too_long(HEAD_LIMIT))
+        head = (
+            "HTTP/1.1 431 Request Header Fields Too Large",
+            f"X-Request-Id: {request_id}",
+            f"Content-Type: {_JSON}",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        )
+        return "\r\n".join((*head, "", "")).encode() + body
+
+    def _refuse(self, method: str, path: str, error: ApiError) -> tuple[str, bytes]:
+        """Account for a request that cannot be read. Returns its id, and the error as its API words it."""
+        exchange = Exchange(method, path, request_id_of(None), self._accounts)
+        exchange.failed(error)
+        exchange.finish()
+        dialect = dialect_of(path)
+        told = dialect.body(dialect.reword(error, ""), exchange.request_id)
+        return exchange.request_id, msgspec.json.encode(told)
+
+
+_JSON = "application/json; charset=utf-8"
 
 
 class _Server(web.Server):
@@ -243,28 +276,8 @@ class _Runner(web.AppRunner):
         server.most = self._most
         server.head_timeout = self._head_timeout
         server.write_timeout = self._write_timeout
-        server.request_factory = partial(_make_request, server.request_factory)
+        server.request_factory = partial(make_request, server.request_factory)
         return server
-
-
-def _make_request(make: Callable[..., web.BaseRequest], message: Any, *rest: Any) -> web.BaseRequest:
-    """A request that is answered in a version there is.
-
-    Its `Expect` waits until somebody reads its body: aiohttp would answer that at once.
-    """
-    state: dict[web.RequestKey[bool], bool] = {}
-    if message.version[0] != 1:
-        message = message._replace(version=HttpVersion11, should_close=True)
-        state[OTHER_VERSION] = True
-    if "Expect" in message.headers:
-        headers = CIMultiDict(message.headers)
-        expected = map(str.lower, headers.popall("Expect"))
-        message = message._replace(headers=CIMultiDictProxy(headers))
-        state[CONTINUES] = message.version >= HttpVersion11 and "100-continue" in expected
-    request = make(message, *rest)
-    for key, value in state.items():
-        request[key] = value
-    return request
 
 
 def most_connections() -> int:

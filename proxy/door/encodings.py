@@ -1,11 +1,19 @@
 """Bodies that come compressed: decoded piece by piece, never more at a time than is asked for. Pure."""
 
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 SLICE = 256 * 1024
 """Bytes that a decoder gives at a time at most."""
+ZSTD_WINDOW_LOG = 23
+"""Of the largest window of zstd: 8 MiB, the most that HTTP allows (RFC 9659). A decoder holds as much."""
 
 
 class EncodingError(Exception):
@@ -42,17 +50,46 @@ class _Zlib:
                 raise EncodingError(str(error)) from None
             yield piece
             if self._decoder.unused_data:
-                raise EncodingError("more follows its end")
+                raise EncodingError(_MORE)
             data = self._decoder.unconsumed_tail
 
     def end(self) -> None:
         if self._decoder is None or not self._decoder.eof:
-            raise EncodingError("it ends in the middle")
+            raise EncodingError(_CUT)
 
+
+class _Zstd:
+    """One frame."""
+
+    def __init__(self) -> None:
+        options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
+        self._decoder = zstd.ZstdDecompressor(options=options)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._decoder.eof:
+            raise EncodingError(_MORE)
+        while data or not (self._decoder.needs_input or self._decoder.eof):
+            try:
+                piece = self._decoder.decompress(data, SLICE)
+            except zstd.ZstdError as error:
+                raise EncodingError(str(error)) from None
+            yield piece
+            if self._decoder.unused_data:
+                raise EncodingError(_MORE)
+            data = b""
+
+    def end(self) -> None:
+        if not self._decoder.eof:
+            raise EncodingError(_CUT)
+
+
+_MORE = "more follows its end"
+_CUT = "it ends in the middle"
 
 DECODERS: dict[str, Callable[[], Decoder]] = {
     "gzip": lambda: _Zlib(16 + zlib.MAX_WBITS),
     "x-gzip": lambda: _Zlib(16 + zlib.MAX_WBITS),
     "deflate": lambda: _Zlib(0),
+    "zstd": _Zstd,
 }
 """By the values of `Content-Encoding`."""

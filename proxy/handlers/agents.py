@@ -9,7 +9,7 @@ from agents.host.host import AgentHost
 from agents.host.settings import OLDER_NAMES
 from proxy.answers.agent_guards import of_agent
 from proxy.door.bodies import BODIES, check_json
-from proxy.errors import ApiError
+from proxy.errors import ApiError, not_allowed
 
 
 class AgentViews:
@@ -32,13 +32,18 @@ class AgentViews:
 
     async def operate(self, request: web.Request) -> web.Response:
         """What an agent offers: the verb and the rest of the path say what."""
+        agent, path = request.match_info["agent"], request.match_info["path"]
+        method = "GET" if request.method == "HEAD" else request.method
+        methods = self._agents.methods_of(agent, path)
+        if methods and method not in methods:
+            allowed = methods | {"HEAD"} if "GET" in methods else methods
+            raise not_allowed(request.method, request.path, allowed)
         body = await request.app[BODIES].read(request)
         if request.content_type == "application/json":
             await check_json(body)
         call = Call(parameters=dict(request.query), body=body, media_type=request.content_type)
-        agent, path = request.match_info["agent"], request.match_info["path"]
         try:
-            answer = await self._agents.operate(agent, request.method, path, call)
+            answer = await self._agents.operate(agent, method, path, call)
         except AgentError as error:
             raise of_agent(error) from None
         try:

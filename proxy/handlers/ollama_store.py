@@ -236,8 +236,6 @@ class OllamaStore:
 
     async def named(self, request: web.Request) -> tuple[Named, bytes]:
         body = await request.app[BODIES].json(request, any_type=True)
-        if not body:
-            raise ApiError(400, "missing request body")
         named = parse_body(body, Named)
         if not named.wanted and not named.source:
             raise ApiError(400, "model is required", param="model")

@@ -1,13 +1,13 @@
 """Model servers in containers, through the Docker Engine's API.
 
-* `backend`       llama.cpp's server in one, as the model actor drives it
-* `containers`    this gateway's containers: start, log, end (an event), removal, and what a dead one left
-* `container`     one container, from its start to its removal
-* `orphans`       what a dead gateway left running, to be taken over or removed
-* `events`        what the engine tells of our containers; streams that end are asked for anew
-* `images`        whether an image is there, and pulling it, with progress
-* `surroundings`  whether the gateway is a container itself: its name, its networks, its paths on the host
-* `spec`          pure: what a container is made of, and the digest by which it is recognized
-* `engine`        the client: where the engine is, what it says, and its refusals in words
-* `schema`        pure: what the engine answers, as far as it is read
+* `backend`       llama.cpp's server in a container, as the model actor uses it
+* `containers`    this gateway's containers: start, log, end (an event), removal, and those of a dead gateway
+* `container`     one container from start to removal
+* `orphans`       containers that a dead gateway left, to be taken over or removed
+* `events`        the engine's events about our containers; an ended stream is opened again
+* `images`        checks for an image, and pulls it with progress
+* `surroundings`  whether the gateway runs in a container: its name, its networks, its paths on the host
+* `spec`          pure: the settings of a container, and the digest by which it is recognized
+* `engine`        the client: the engine's address, its answers, and its errors in words
+* `schema`        pure: the engine's answers, as far as they are read
 """

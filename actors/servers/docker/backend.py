@@ -1,4 +1,4 @@
-"""llama.cpp servers as containers: one for each, from an image, on the GPUs that were chosen for it."""
+"""Runs each llama.cpp server as a container, from an image, on the GPUs of its placement."""
 
 import asyncio
 import os
@@ -38,23 +38,23 @@ IMAGE = "ghcr.io/ggml-org/llama.cpp:server"
 CUDA_IMAGE = "ghcr.io/ggml-org/llama.cpp:server-cuda"
 
 FOLDER = Path("/models")
-"""Where the files of the model are inside the container."""
+"""The folder of the model's files inside the container."""
 
 GIB = 1 << 30
 
 LOG_PAUSE = 0.05
-"""Seconds without a line after which the last one has come."""
+"""Seconds without a log line after which the log counts as complete."""
 LOG_LAG = 0.5
-"""Seconds that the lines of a server that answers may still be on their way: they come by the engine."""
+"""Seconds by which the engine may deliver a healthy server's log lines late."""
 
 
 def image_of(pool: ServerPool, model: Model, *, on_gpu: bool) -> str:
-    """The name of the image of a model's containers."""
+    """Return the name of the image for a model's containers."""
     return model.image or pool.image or (CUDA_IMAGE if on_gpu else IMAGE)
 
 
 async def build_of_image(engine: Engine, image: str) -> str:
-    """What stands for the version of the server in it; its name while nobody knows more."""
+    """Return a version for the server in an image: the image's name as long as the id is unknown."""
     try:
         return f"docker {await image_id(engine, image) or image}"
     except EngineError:
@@ -65,7 +65,7 @@ class ContainerServer(LlamaServer):
     """A running llama.cpp server in a container. Implements `actors.servers.ModelServer`."""
 
     lost_port = False
-    """A port that is taken is a failed start: the engine tells before there is a server."""
+    """False: the engine reports a taken port as a failed start, before there is a server."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class ContainerServer(LlamaServer):
         self._answers_since: float | None = None
 
     async def is_healthy(self) -> bool:
-        """Whether it answers, and has told what it allocated, which comes on another way and may be late."""
+        """Whether the server answers and has logged its allocation; the log may arrive after the answer."""
         if not await super().is_healthy():
             return False
         now = time.monotonic()
@@ -104,16 +104,16 @@ class ContainerServer(LlamaServer):
         return self._container.end is not None
 
     def became_ready(self) -> None:
-        """It has become healthy."""
+        """Note that the server has become healthy."""
         super().became_ready()
         self._container.serving = True
 
     def figures(self) -> Figures:
-        """What was predicted for it, and what its log tells that it allocated."""
+        """Return the predicted memory, and the allocation in the server's log."""
         return msgspec.structs.replace(super().figures(), taken_over=self._container.taken_over)
 
     def explain_exit(self, when: str) -> Failure:
-        """How the container ended, and the log lines that look like the cause."""
+        """Say how the container ended, with the log lines that look like the cause."""
         end = self._container.end
         assert end is not None
         failure = explain_end(
@@ -125,11 +125,11 @@ class ContainerServer(LlamaServer):
         return msgspec.structs.replace(failure, message=failure.message + advice)
 
     async def wait_exited(self, timeout: float | None = None) -> None:
-        """Return when the container has ended, or after `timeout` seconds."""
+        """Wait until the container has ended, at most `timeout` seconds."""
         await self._container.wait(timeout)
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """End and remove the container, and give its port back."""
+        """Stop and remove the container, and release its port."""
         try:
             await self._containers.remove(self._container, 0.0 if at_once else self._grace)
         finally:
@@ -140,7 +140,7 @@ class DockerBackend(LlamaBackend):
     """Starts the server of one model as a container. Implements `actors.servers.Backend`."""
 
     other_gpus = False
-    """A container has the GPUs that it is given."""
+    """False: a container has only the GPUs that it is given."""
 
     def __init__(
         self,
@@ -155,11 +155,11 @@ class DockerBackend(LlamaBackend):
         self._key = ""
 
     async def _build(self) -> str:
-        """That of the image which it will most likely be; the engine may be away while others look."""
+        """Return the version of the image that will most likely be used; the engine may be away."""
         return await build_of_image(self._containers.engine, self._image(on_gpu=bool(self._gpus())))
 
     async def _reach(self) -> Reach | None:
-        """What an image can use is known by the logs of its containers alone."""
+        """Return the GPUs that the image's server can use, which only the logs of its containers show."""
         self._key = image_key(await self._build(), (gpu.uuid for gpu in self._gpus()))
         return "none" if await asyncio.to_thread(self._predictor.used_no_gpu, self._key) else None
 
@@ -167,7 +167,7 @@ class DockerBackend(LlamaBackend):
         return image_of(self._pool, self._model, on_gpu=on_gpu)
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
-        """The files, and the image: a download of gigabytes must not hold a place on a GPU."""
+        """Fetch the files and the image, because a download of gigabytes must not occupy memory on a GPU."""
         files = await super().fetch(on_progress)
         try:
             await self._containers.prepare()
@@ -178,7 +178,7 @@ class DockerBackend(LlamaBackend):
         return files
 
     async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> ContainerServer:
-        """Start a container at its place, or take over one that is just like it."""
+        """Start a container at a placement, or take over one that is exactly like it."""
         predicted = await self._predict(placement)
         try:
             spec = await self._spec(files, placement)
@@ -266,7 +266,7 @@ class DockerBackend(LlamaBackend):
         for port in ports:
             self._ports.give_back(port)
 
-    # What the container is made of
+    # The container's settings
 
     async def _spec(self, files: ModelFiles, placement: Placement | None) -> ContainerSpec:
         """Raises `EngineError`."""
@@ -294,14 +294,15 @@ class DockerBackend(LlamaBackend):
             devices=devices,
             gpus=gpus,
             network=network,
-            # As the gateway's user it can read what the gateway can. A rootless engine's root is that user.
+            # With the gateway's user the server can read the same files. A rootless engine's
+            # root is that user.
             user="" if info.rootless else f"{os.getuid()}:{os.getgid()}",
             groups=() if info.rootless else tuple(str(group) for group in sorted(os.getgroups())),
             memory=None if settings.memory_limit is None else round(settings.memory_limit * GIB),
         )
 
     def _mounted(self, files: ModelFiles) -> tuple[ModelFiles, tuple[Mount, ...]]:
-        """The files as the container sees them, and how they come there: one by one, nothing beside them.
+        """Return the files' paths in the container, and their mounts: one for each file, no folders.
 
         Blocking.
         """
@@ -316,12 +317,12 @@ class DockerBackend(LlamaBackend):
         return inside, tuple(mounts)
 
     def _mount(self, path: Path, target: str) -> Mount:
-        """In the hub's cache a model's name is a link to its blob, which is what can be mounted."""
+        """Return the mount of a file. In the hub's cache its name is a link to a blob, which is mounted."""
         real = path.resolve()
         try:
             changed = real.stat()
             version = f"{changed.st_size}:{changed.st_mtime_ns}"
-        except OSError:  # the engine's machine may have it nevertheless, and tells if not
+        except OSError:  # the engine's machine may have the file nevertheless, and reports it if not
             version = ""
         return Mount(self._containers.surroundings.on_host(real), target, version)
 
@@ -336,13 +337,16 @@ class DockerBackend(LlamaBackend):
 def _environment(placement: Placement | None, gpus: Gpus | None) -> Mapping[str, str]:
     own = {"HOME": "/tmp", "GGML_NO_BACKTRACE": "1", **NO_UI}  # noqa: S108 (inside the container, where all else is read-only)
     if gpus is None or gpus.driver == "cdi":
-        # CUDA's images ask for all the GPUs, and where NVIDIA's runtime is the default they would get them.
+        # CUDA's images ask for all GPUs, and would get them where NVIDIA's runtime is the default.
         own["NVIDIA_VISIBLE_DEVICES"] = "void"
     return own if placement is None else {**own, **placement.environment}
 
 
 def _given_key(spec: ContainerSpec) -> str | None:
-    """The user's own, from the arguments. A file's path must be the same inside and here (docker.mounts)."""
+    """Return the API key in the user's arguments.
+
+    A key file must have the same path inside (docker.mounts).
+    """
     try:
         return given_key([*(spec.entrypoint or ()), *spec.command])
     except ConfigError as error:

@@ -1,6 +1,6 @@
-"""The containers of this gateway on one engine: start, log, end, removal, and what a dead gateway left.
+"""The containers of this gateway on one engine: start, log, end, removal, and those of a dead gateway.
 
-An end is an event. What happened while nobody could be told is looked up afterwards.
+The end of a container is an event. Events missed while the engine was away are looked up afterwards.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from actors.servers.docker.surroundings import Surroundings, look_around
 log = structlog.get_logger("docker")
 
 START_PATIENCE = 60.0
-"""Seconds in which the engine has to start a container: under load it takes some."""
+"""Seconds within which the engine must start a container, which takes some under load."""
 REMOVAL_PATIENCE = 15.0
-"""Seconds beyond the grace in which the engine has to stop and remove a container."""
+"""Seconds beyond the grace period within which the engine must stop and remove a container."""
 
 _GONE = frozenset(["exited", "dead", "removing"])
 
 
 class Containers:
-    """All of them. `start` begins to watch; whatever needs the engine fails with `EngineError` without one.
+    """All containers of this gateway. `start` begins to watch. Without an engine, calls raise `EngineError`.
 
-    `identity` is this gateway's, if it is neither named nor in a container itself. `is_dead` tells of
-    another gateway's identity whether nobody can have it any more. `answers` is whether a server at an
-    address is healthy. `on_left_over` is called when `left_over` has something.
+    `identity` identifies this gateway, if it has no configured name and does not run in a container.
+    `is_dead` says whether the gateway with another identity is dead. `answers` says whether the server at an
+    address is healthy. `on_left_over` is called when `left_over` changes.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Containers:
         self._work: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
-        """Look for what a dead gateway left, and watch from now on."""
+        """Look for containers of a dead gateway, and start watching."""
         events = Events(self.engine, self._prepare_label, self._resync, self._happened, self._engine_away)
         self._watcher = spawn(events.watch(), name="events of the engine")
 
     async def close(self) -> None:
-        """Remove what nobody took over. The others' servers have been stopped by their actors."""
+        """Remove orphans that were not taken over. The model actors have stopped the other servers."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
@@ -81,18 +81,18 @@ class Containers:
         await self.engine.close()
 
     def left_over(self) -> Collection[int]:
-        """Sessions of a dead gateway's servers. Their memory is as good as free.
+        """The sessions of a dead gateway's servers. Their memory counts as free.
 
-        They are taken over, or removed before anything else is started on their GPUs.
+        These servers are taken over, or removed before another server starts on their GPUs.
         """
         return self._orphans.sessions()
 
     def all(self) -> Collection[Container]:
-        """Those that were started or taken over, and have not been removed."""
+        """The containers that were started or taken over and are not removed."""
         return self._running.values()
 
     async def prepare(self) -> EngineInfo:
-        """Have looked at the engine, and around. Raises `EngineError`."""
+        """Inspect the engine and the gateway's surroundings, once. Raises `EngineError`."""
         async with self._preparing:
             if not self._prepared or self.info is None:
                 self.info = await self.engine.info()
@@ -117,12 +117,12 @@ class Containers:
     async def run(
         self, spec: ContainerSpec, published: Published | None, on_line: Callable[[str], None]
     ) -> Container:
-        """Create and start a container. Raises `EngineError`, and then nothing is left of it."""
+        """Create and start a container. Raises `EngineError`; then nothing of the container is left."""
         await self.prepare()
         for orphan in self._orphans.take(model=spec.model, devices=spec.devices):
             log.info("removing a container of a dead gateway", container=orphan.name, model=orphan.model)
             await self._finish_work(self._remove(orphan.id, 0.0), orphan.name)
-        # Not cancelled with the caller: the engine would go on, and nobody would know of the container.
+        # Not cancelled with the caller: the engine would finish, and the container would be unknown.
         work = self._begin(self._run(spec, published, on_line), spec.model)
         try:
             await asyncio.wait([work])
@@ -135,7 +135,7 @@ class Containers:
         return result
 
     async def take_over(self, spec: ContainerSpec, on_line: Callable[[str], None]) -> Container | None:
-        """A container that a dead gateway left and that is just like this, if there is one that answers.
+        """Return a dead gateway's container that matches this spec and answers; None if there is none.
 
         Raises `EngineError`.
         """
@@ -162,10 +162,13 @@ class Containers:
         return None
 
     async def remove(self, container: Container, grace: float = 0.0) -> None:
-        """TERM, KILL after `grace` seconds, and remove. Never fails: without the engine it is done later."""
+        """Stop (KILL after `grace` seconds) and remove a container.
+
+        Never fails: without the engine, do it later.
+        """
         await self._finish_work(self._remove(container.id, grace), container.name)
 
-    # How it is done
+    # Creation and removal
 
     def _begin(self, work: "Coroutine[Any, Any, Any]", name: str) -> "asyncio.Task[Any]":
         task = spawn(work, name=f"container of {name}")
@@ -174,7 +177,7 @@ class Containers:
         return task
 
     async def _finish_work(self, work: "Coroutine[Any, Any, Any]", name: str) -> None:
-        """Wait for it; it goes on when the caller is cancelled."""
+        """Wait for a task, which continues if the caller is cancelled."""
         await asyncio.wait([self._begin(work, name)])
 
     async def _run(
@@ -200,7 +203,7 @@ class Containers:
                 await self._attach(container, inspected, spec.network)
             return container
         except EngineError as error:
-            # A failed start leaves the container behind, and a creation may succeed after its time-out.
+            # A failed start leaves a container behind, and a creation may still succeed after its time-out.
             if container is not None or error.in_doubt:
                 await self._remove(name, 0.0)
             return error
@@ -213,7 +216,7 @@ class Containers:
     async def _attach(
         self, container: Container, inspected: Inspected, network: str | None, **since: str
     ) -> None:
-        """Raises `ValueError` if it cannot be reached."""
+        """Begin to follow a container. Raises `ValueError` if its server has no address."""
         self._follow(container, **since)
         if not inspected.state.running:
             await container.read_last_words()
@@ -251,10 +254,10 @@ class Containers:
                         stop = {"t": str(math.ceil(grace))}
                         await self.engine.order(doing, "POST", f"{path}/stop", params=stop)
                         if container is not None:
-                            await container.read_last_words()  # which are removed with it
+                            await container.read_last_words()  # which are removed with the container
                     await self.engine.order(doing, "DELETE", path, params={"force": "true", "v": "true"})
         except EngineError as error:
-            if error.status not in (404, 409):  # gone, or being removed
+            if error.status not in (404, 409):  # the container is gone, or being removed
                 self._doomed.add(id_or_name)
                 log.warning("container is removed when the engine is back", reason=str(error))
         if container is not None:
@@ -264,7 +267,7 @@ class Containers:
                 container.follower.cancel()
             container.finish(ContainerEnd(how="was removed"))
 
-    # What a dead gateway left
+    # Containers of a dead gateway
 
     async def _sweep(self) -> None:
         for listed in await self._list(GATEWAY):
@@ -285,7 +288,7 @@ class Containers:
         try:
             inspected = await self.engine.inspect(orphan.id, f"look up the container {orphan.name}")
         except EngineError as error:
-            if error.status == 404:  # it has just gone
+            if error.status == 404:  # the container has just ended
                 return
             raise
         log.info("a container of a dead gateway still runs", container=orphan.name, model=orphan.model)
@@ -309,7 +312,7 @@ class Containers:
             params={"all": "true", "filters": filter_of(label)},
         )
 
-    # What the engine tells
+    # Events
 
     async def _prepare_label(self) -> str:
         await self.prepare()
@@ -321,7 +324,7 @@ class Containers:
                 _ = self._begin(self._check(container), container.name)
 
     async def _resync(self) -> None:
-        """Find out what happened while nobody listened."""
+        """Look up the changes while no events were received."""
         known = dict(self._running)
         listed = {container.id: container for container in await self._list(f"{GATEWAY}={self._identity}")}
         for id_, container in known.items():
@@ -357,11 +360,11 @@ class Containers:
                 async with asyncio.timeout(2):
                     state = (await self.engine.inspect(container.id, "look it up")).state
         except EngineError:
-            pass  # removed in the meantime; the event has its status
+            pass  # removed meanwhile; the event has the exit status
         await container.read_last_words()
         container.finish(end_of(state, oom_seen=container.oom_seen))
 
     async def _check(self, container: Container) -> None:
-        """Without the engine nobody tells that a server ended; but one that does not answer has."""
+        """Without the engine there are no events, so a server that does not answer counts as ended."""
         if not await self._answers(*container.address):
             container.finish(ContainerEnd(how="went away with the Docker Engine"))

@@ -1,4 +1,4 @@
-"""The Docker Engine's API: where it is, what kind of engine it is, and its refusals in words."""
+"""The client of the Docker Engine's API: the engine's address, its kind, and its errors in words."""
 
 import asyncio
 import os
@@ -23,21 +23,21 @@ from actors.terminal import printable
 DEFAULT_SOCKET = "/var/run/docker.sock"
 
 _UNREACHABLE = 900
-"""The status for a connection that could not be made."""
+"""The status for a failed connection."""
 
 ANSWER_LIMIT = 16 << 20
-"""Bytes of a whole answer; the longest lists containers."""
+"""Most bytes of a complete answer; the largest is the list of containers."""
 MESSAGE_LIMIT = 1000
-"""Characters of the engine's own words that are passed on."""
+"""Most characters of the engine's error message that are passed on."""
 
 _PIECE = 65536
-"""Bytes of a log that are read at once."""
+"""Most bytes of a log that are read at once."""
 
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5)
 """A start under load takes seconds; an engine that hangs must not hold a model for ever."""
 
 PING = 2.0
-"""Less than what probes wait for the gateway, who tell of an engine that hangs."""
+"""Seconds for a ping. Less than the time-out of probes, so that the gateway can report a hung engine."""
 
 _ADVICE = (
     (
@@ -66,9 +66,9 @@ _PORT_TAKEN = re.compile(r"port is already allocated|address already in use|fail
 
 
 class EngineError(Exception):
-    """The engine is not there or refuses; the message says what to do.
+    """The engine is away or refuses. The message says what to do.
 
-    `status` is HTTP's, 900 if it could not be reached, and 0 if it did not answer to the end.
+    `status` is HTTP's, 900 for a failed connection, and 0 for an incomplete answer.
     """
 
     def __init__(self, message: str, status: int = 0) -> None:
@@ -77,31 +77,31 @@ class EngineError(Exception):
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the engine may have done it nevertheless."""
+        """Whether the engine may have carried out the request nevertheless."""
         return self.status == 0
 
     @property
     def port_taken(self) -> bool:
-        """Whether somebody else has the port that was to be published."""
+        """Whether the port to be published is taken."""
         return bool(_PORT_TAKEN.search(str(self)))
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What kind of engine it is. `gpus`: how it gives GPUs to containers, as far as it tells.
+    """The kind of engine. `gpus`: the driver by which containers get GPUs, if known.
 
-    `cdi_devices`: the CDI names that it knows; older engines know some and tell none.
+    `cdi_devices`: the CDI names that it reports; older engines have some without reporting them.
     """
 
     version: str
     time: float
-    """Its clock, as Unix seconds."""
+    """The engine's clock, as Unix seconds."""
     rootless: bool
     gpus: GpuDriver
     cdi_devices: frozenset[str] = frozenset()
 
 
 class Engine:
-    """One engine. Nothing is asked of it before the first call."""
+    """One engine. No request is sent before the first call."""
 
     def __init__(self, address: str | None = None) -> None:
         self.address = address or os.environ.get("DOCKER_HOST") or f"unix://{_socket()}"
@@ -109,17 +109,17 @@ class Engine:
 
     @property
     def is_local(self) -> bool:
-        """Whether its processes are those of this machine."""
+        """Whether the engine's processes run on this machine."""
         return self.address.startswith("unix://")
 
     @property
     def shares_loopback(self) -> bool:
-        """Whether a port that it publishes on the loopback address can be reached from here."""
+        """Whether a port that the engine publishes on loopback can be reached from here."""
         return self.is_local or URL(self.address).host in ("localhost", "127.0.0.1", "::1")
 
     @property
     def client(self) -> aiodocker.Docker:
-        """aiodocker's client. Raises `EngineError` for an address that is none."""
+        """aiodocker's client. Raises `EngineError` if the address is invalid."""
         if self._client is None:
             try:
                 self._client = aiodocker.Docker(url=self.address, timeout=_TIMEOUT)
@@ -130,7 +130,7 @@ class Engine:
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
-        """Whatever goes wrong inside is raised as an `EngineError`. `doing` completes "could not"."""
+        """Raise every fault in the block as an `EngineError`. `doing` completes "could not"."""
         try:
             yield
         except TimeoutError as error:
@@ -150,7 +150,7 @@ class Engine:
 
     @staticmethod
     def refused(text: str, status: int, doing: str) -> EngineError:
-        """The error for what the engine says, with advice where there is some."""
+        """Make the error for the engine's message, with advice if there is some."""
         text = printable(text.strip())[:MESSAGE_LIMIT]
         advice = next((advice for pattern, advice in _ADVICE if pattern.search(text)), "")
         return EngineError(f"could not {doing}: {text}{advice and f' ({advice})'}", status)
@@ -165,13 +165,13 @@ class Engine:
         return EngineError(f"the Docker Engine at {self.address} {advice}", _UNREACHABLE)
 
     async def ping(self) -> None:
-        """Return if it answers, within `PING` seconds. Raises `EngineError`."""
+        """Check that the engine answers within `PING` seconds. Raises `EngineError`."""
         with self.errors("be asked"):
             async with asyncio.timeout(PING), self.stream("be asked", "GET", "_ping"):
                 pass
 
     async def info(self) -> EngineInfo:
-        """Ask what kind of engine it is. Raises `EngineError`."""
+        """Ask the engine for its kind. Raises `EngineError`."""
         info = await self.ask("be asked", "GET", "info", answer=schema.Info)
         devices = {device.id for device in info.discovered_devices or () if device.source == "cdi"}
         with self.errors("be asked"):
@@ -185,7 +185,7 @@ class Engine:
         )
 
     async def inspect(self, container: str, doing: str) -> schema.Inspected:
-        """Look a container up, by its id or name. Raises `EngineError`."""
+        """Inspect a container, by its id or name. Raises `EngineError`."""
         return await self.ask(doing, "GET", f"containers/{container}/json", answer=schema.Inspected)
 
     async def ask(
@@ -198,7 +198,10 @@ class Engine:
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> T:
-        """One whole answer, bounded and checked. Raises `EngineError`; `doing` as in `errors`."""
+        """Return one complete answer, of bounded size and checked type.
+
+        Raises `EngineError`; `doing` as in `errors`.
+        """
         with self.errors(doing):
             async with (
                 asyncio.timeout(_TIMEOUT.total),
@@ -209,7 +212,7 @@ class Engine:
     async def order(
         self, doing: str, method: str, path: str, *, params: Mapping[str, str] | None = None
     ) -> None:
-        """Have something done that is not answered. It may take as long as it likes. Raises `EngineError`."""
+        """Send an order that has no answer and no time limit. Raises `EngineError`."""
         async with self.stream(doing, method, path, params=params):
             pass
 
@@ -223,9 +226,9 @@ class Engine:
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer that comes little by little. Raises `EngineError`, inside too; `doing` as in `errors`.
+        """Yield a streamed answer. Raises `EngineError`, in the block too; `doing` as in `errors`.
 
-        aiodocker, which makes the connections, would read an answer of any size and type.
+        aiodocker only makes the connections, because it would read an answer of any size and type.
         """
         with self.errors(doing):
             url = URL(f"{self.client.docker_host}/{path}")
@@ -233,7 +236,7 @@ class Engine:
             async with self.client.session.request(
                 method, url, params=params, json=body, timeout=timeout, allow_redirects=False
             ) as response:
-                # 304: it was so already.
+                # 304: nothing had to be changed.
                 if response.status not in (200, 201, 204, 304):
                     async with asyncio.timeout(_TIMEOUT.total):
                         text = await _read_whole(response)
@@ -244,13 +247,13 @@ class Engine:
                     response.close()
 
     async def close(self) -> None:
-        """Give back its connections."""
+        """Close the connections."""
         if self._client is not None:
             await self._client.close()
 
 
 async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
-    """Raises `ValueError` when it does not end."""
+    """Read a complete body. Raises `ValueError` if it is too long."""
     data = bytearray()
     async for piece in response.content.iter_any():
         data += piece
@@ -267,7 +270,7 @@ def _message(text: bytes) -> str:
 
 
 async def demultiplex(log: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """A container's output, of which the engine writes frames: 8 bytes with a length, then that many."""
+    """Yield a container's output from the engine's frames: 8 bytes with a length, then that many bytes."""
     with suppress(asyncio.IncompleteReadError):
         while True:
             left = int.from_bytes((await log.content.readexactly(8))[4:])
@@ -280,14 +283,14 @@ async def demultiplex(log: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 def _socket() -> Path:
-    """The usual socket, or that of a rootless engine where only this is there."""
+    """Return the usual socket, or a rootless engine's if only that exists."""
     usual = Path(DEFAULT_SOCKET)
     own = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / "docker.sock"
     return own if own.exists() and not usual.exists() else usual
 
 
 def _gpu_driver(info: schema.Info, devices: set[str]) -> GpuDriver:
-    """CDI where the engine knows NVIDIA's devices by it; else the nvidia driver, unless there is only CDI."""
+    """Return CDI if the engine lists NVIDIA's devices by it or has no nvidia driver; else that driver."""
     if any(device.startswith("nvidia.com/") for device in devices):
         return "cdi"
     return "cdi" if "nvidia" not in (info.runtimes or ()) and info.cdi_spec_dirs else "nvidia"

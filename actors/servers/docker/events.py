@@ -1,6 +1,6 @@
-"""What the engine tells of our containers, as it happens.
+"""The engine's events about our containers.
 
-The stream may end without a word, with the engine or without it. Then it is asked for anew.
+The stream may end silently, with or without the engine. Then it is opened again.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from actors.servers.docker.schema import EngineEvent
 log = structlog.get_logger("docker")
 
 RETRY_FIRST = 0.1
-"""Seconds until an engine that went away is asked again; they grow to `RETRY_LAST`."""
+"""Seconds until the first reconnection to a lost engine; the pauses grow to `RETRY_LAST`."""
 RETRY_LAST = 2.0
 
 
 class Events:
-    """One stream of them, again and again.
+    """A stream of events that is opened again whenever it ends.
 
-    `label` gives the label of the containers; `resync` is called when a stream has begun, to look up what
-    happened before; `handle` gets each event; `away` is called when a stream has ended or cannot begin. The
-    first two raise `EngineError`.
+    `label` returns the containers' label; `resync` is called when a stream has begun, to look up earlier
+    changes; `handle` gets each event; `away` is called when a stream has ended or cannot begin. The first
+    two raise `EngineError`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Events:
         self._away = away
 
     async def watch(self) -> None:
-        """Until it is cancelled."""
+        """Watch until cancelled."""
         pause = RETRY_FIRST
         reason = ""
         while True:
@@ -62,10 +62,10 @@ class Events:
             pause = min(RETRY_LAST, pause * 2)
 
     async def _listen(self, label: str, since: float) -> None:
-        """Until the stream ends. Raises `EngineError`.
+        """Read one stream until it ends. Raises `EngineError`.
 
-        The events are asked for from a moment on that is before the containers are listed, so that whatever
-        is not in the list yet comes as an event.
+        The stream starts at a time before the containers are listed, so that every change is either in the
+        list or an event.
         """
         filters = filter_of(label, type=["container"], event=["oom", "die", "destroy"])
         async with self._engine.stream(
@@ -77,5 +77,5 @@ class Events:
 
 
 def filter_of(label: str, **more: list[str]) -> str:
-    """The parameter `filters` of the engine's lists and events."""
+    """Return the parameter `filters` of the engine's lists and events."""
     return msgspec.json.encode({"label": [label], **more}).decode()

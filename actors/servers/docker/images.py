@@ -1,4 +1,4 @@
-"""Images: which one is there, and pulling it."""
+"""Looks up and pulls images."""
 
 import msgspec
 import structlog
@@ -10,11 +10,11 @@ from actors.servers.docker.schema import InspectedImage, PullLine
 log = structlog.get_logger("docker")
 
 MOST_LAYERS = 1000
-"""Of an image; Docker's limit is 127."""
+"""Most layers of an image; Docker's limit is 127."""
 
 
 async def image_id(engine: Engine, image: str) -> str | None:
-    """What the image's name means at present; None if the engine has no such image. Raises `EngineError`."""
+    """Return the id of the image with this name; None if the engine has none. Raises `EngineError`."""
     try:
         return (
             await engine.ask(
@@ -28,7 +28,7 @@ async def image_id(engine: Engine, image: str) -> str | None:
 
 
 async def ensure_image(engine: Engine, image: str, on_progress: OnProgress) -> str:
-    """Pull the image unless it is there; return its id. Raises `EngineError`."""
+    """Pull the image unless the engine has it; return its id. Raises `EngineError`."""
     if found := await image_id(engine, image):
         return found
     log.info("pulling the image", image=image)
@@ -53,13 +53,13 @@ async def ensure_image(engine: Engine, image: str, on_progress: OnProgress) -> s
 
 
 def _reference(image: str) -> dict[str, str]:
-    """Without a tag the engine would pull all there are."""
+    """Return the image's reference with a tag, because without one the engine pulls all tags."""
     named = "@" in image or ":" in image.rpartition("/")[2]
     return {"fromImage": image} if named else {"fromImage": image, "tag": "latest"}
 
 
 class _Layers:
-    """Adds up what the engine tells of each layer. How many there are it tells little by little."""
+    """Adds up the progress of all layers, which the engine announces one by one."""
 
     def __init__(self, image: str, on_progress: OnProgress) -> None:
         self._report = Reporter(
@@ -71,11 +71,11 @@ class _Layers:
 
     @property
     def total(self) -> int:
-        """Bytes of all the layers that had to be downloaded."""
+        """Bytes of all layers that had to be downloaded."""
         return self._report.total
 
     def take(self, update: PullLine) -> None:
-        """One line of the stream. Raises `ValueError` for more layers than an image has."""
+        """Handle one line of the stream. Raises `ValueError` for too many layers."""
         if update.status == "Downloading" and update.progress_detail is not None:
             self._report.at(update.id, update.progress_detail.current, update.progress_detail.total)
             if self._report.parts > MOST_LAYERS:

@@ -1,4 +1,4 @@
-"""Containers that a dead gateway of the same identity left running: to be taken over, or removed."""
+"""Containers that a dead gateway of the same identity left running. They are taken over or removed."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -9,11 +9,11 @@ from actors.servers.docker.schema import ListedContainer
 from actors.servers.docker.spec import DEVICES, DIGEST, MODEL
 
 WINDOW = 600.0
-"""Seconds in which they may be taken over. Meanwhile whoever needs their GPUs gets them all the same."""
+"""Seconds within which orphans may be taken over. A model that needs their GPUs gets them meanwhile."""
 
 
 class Orphan(msgspec.Struct, frozen=True, kw_only=True):
-    """One of them, by its labels."""
+    """An orphaned container, by its labels."""
 
     id: str
     name: str
@@ -23,7 +23,7 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, listed: ListedContainer) -> "Orphan":
-        """One that the engine lists."""
+        """Make an orphan of a listed container."""
         labels = listed.labels or {}
         return cls(
             id=listed.id,
@@ -35,25 +35,25 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Orphans:
-    """All of them."""
+    """All orphans."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Orphan, int]] = {}
         self._expiry: asyncio.TimerHandle | None = None
 
     def keep(self, orphan: Orphan, session: int, expire: Callable[[], None]) -> None:
-        """Keep it; `expire` is called when the time for the last one is up. `session` 0: not known."""
+        """Keep an orphan. `expire` is called when the last one's time is up. `session` 0: unknown."""
         self._known[orphan.id] = (orphan, session)
         if self._expiry is not None:
             self._expiry.cancel()
         self._expiry = asyncio.get_running_loop().call_later(WINDOW, expire)
 
     def sessions(self) -> Collection[int]:
-        """Of their processes."""
+        """The sessions of the orphans' processes."""
         return [session for _, session in self._known.values() if session]
 
     def matching(self, digest: str) -> Orphan | None:
-        """Take the one with this digest out."""
+        """Remove and return the orphan with this digest."""
         for orphan, _ in self._known.values():
             if orphan.digest == digest:
                 del self._known[orphan.id]
@@ -61,7 +61,7 @@ class Orphans:
         return None
 
     def take(self, *, model: str | None = None, devices: Collection[str] = ()) -> list[Orphan]:
-        """Take those of a model and those on any of the devices out; all of them if no model is named."""
+        """Remove and return the orphans of a model and those on any of the devices; without a model, all."""
         taken = [
             orphan
             for orphan, _ in self._known.values()

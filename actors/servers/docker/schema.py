@@ -1,4 +1,4 @@
-"""What the Docker Engine answers, as far as it is read. Pure."""
+"""The Docker Engine's answers, as far as they are read. Pure."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -6,16 +6,16 @@ from typing import Annotated, Any
 import msgspec
 
 Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{1,64}$")]
-"""Of a container. It becomes part of a path of the API."""
+"""A container's id. It becomes part of a path of the API."""
 Port = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,5}$")]
 Pid = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Status = Annotated[int, msgspec.Meta(gt=-(1 << 31), lt=1 << 32)]
-"""On Windows an exit status has 32 bits."""
+"""An exit status, which has 32 bits on Windows."""
 Bytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
 
 
 class _EngineAnswer(msgspec.Struct, frozen=True, rename="pascal"):
-    """Base of what the engine answers with: its field names begin with capitals."""
+    """Base of the engine's answers, whose field names begin with capitals."""
 
 
 class EngineFault(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ class Attachment(_EngineAnswer, frozen=True):
 
 
 class NetworkSettings(_EngineAnswer, frozen=True):
-    """Of a container; a port that is not published has no bindings."""
+    """A container's networks and ports; a port that is not published has no bindings."""
 
     networks: Mapping[str, Attachment | None] | None = None
     ports: Mapping[str, tuple[Binding, ...] | None] | None = None
@@ -101,7 +101,7 @@ class MountPoint(_EngineAnswer, frozen=True):
 
 
 class ContainerSettings(_EngineAnswer, frozen=True):
-    """What a container was created with."""
+    """The settings with which a container was created."""
 
     env: tuple[str, ...] | None = None
 
@@ -131,7 +131,7 @@ class EngineEvent(_EngineAnswer, frozen=True):
 
     @property
     def exit_code(self) -> int:
-        """The status of one that died; 0 if that is not told."""
+        """The exit status of a died container; 0 if missing."""
         code = (self.actor.attributes or {}).get("exitCode", "")
         return int(code) if code.isascii() and code.isdecimal() and len(code) < 11 else 0
 

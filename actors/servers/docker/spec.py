@@ -1,4 +1,4 @@
-"""What a container of a model server is made of. Pure."""
+"""The settings of a model server's container. Pure."""
 
 import hashlib
 import re
@@ -13,16 +13,16 @@ from actors.messages import KEY_VARIABLE
 GpuDriver = Literal["nvidia", "cdi"]
 
 PORT = 8080
-"""Inside the container, where nobody else listens."""
+"""The server's port inside the container, where nothing else listens."""
 
 GATEWAY = "llama-smart-proxy.gateway"
-"""Label: the identity of the gateway whose container it is."""
+"""Label: the identity of the gateway."""
 MODEL = "llama-smart-proxy.model"
 """Label: the name of the model."""
 DIGEST = "llama-smart-proxy.digest"
-"""Label: of all that decides how the server runs."""
+"""Label: the digest of everything that decides how the server runs."""
 DEVICES = "llama-smart-proxy.devices"
-"""Label: the UUIDs of its GPUs, with commas between."""
+"""Label: the UUIDs of the container's GPUs, separated by commas."""
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -34,23 +34,24 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 class Gpus(msgspec.Struct, frozen=True, kw_only=True):
-    """GPUs as the engine is asked for them: names of the driver's devices."""
+    """GPUs as requested from the engine: names of the driver's devices."""
 
     driver: GpuDriver
     names: tuple[str, ...]
 
 
 class Published(msgspec.Struct, frozen=True):
-    """An address of the engine's machine that leads to `PORT`; port 0 is any."""
+    """An address of the engine's machine that leads to `PORT`; port 0: any free port."""
 
     host: str
     port: int
 
 
 class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One model server. `image_id` is what `image` means at present, `entrypoint` None the image's own.
+    """The container of one model server. `image_id` is the present id of `image`.
 
-    `user` is "uid:gid", or empty for the image's own. `memory` is in bytes, swap included.
+    `entrypoint` None and an empty `user` ("uid:gid") are the image's own. `memory` is in bytes, swap
+    included.
     """
 
     model: str
@@ -61,7 +62,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     environment: Mapping[str, str] = {}
     mounts: tuple[Mount, ...] = ()
     devices: tuple[str, ...] = ()
-    """The UUIDs of its GPUs."""
+    """The UUIDs of the container's GPUs."""
     gpus: Gpus | None = None
     network: str | None = None
     user: str = ""
@@ -70,26 +71,26 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """The same for two containers exactly if it does not matter which of them runs."""
+        """A digest that is equal for two containers exactly if they are interchangeable."""
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
 
     def name(self) -> str:
-        """A new one for each container, by which people recognize it."""
+        """Return a new name for a container, readable for people."""
         slug = re.sub(r"[^a-zA-Z0-9_.-]+", "-", self.model).strip("-.")[:40]
         return f"llama-{slug or 'model'}-{secrets.token_hex(3)}"
 
     def config(self, gateway: str, published: Published | None) -> dict[str, Any]:
-        """The body of POST /containers/create. Without `published` it is reached on its network.
+        """Return the body of POST /containers/create. Without `published`, it is reached on its network.
 
-        Each time with a new key, which is no part of the digest. Who may ask the engine can read it.
+        Each call makes a new API key, which is not part of the digest. Users of the engine can read it.
         """
         host: dict[str, Any] = {
-            "Init": True,  # as process 1 the server would ignore TERM while it loads
+            "Init": True,  # otherwise the server, as process 1, would ignore TERM while it loads
             "ReadonlyRootfs": True,
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Tmpfs": {"/tmp": "rw,nosuid,nodev,size=256m"},  # noqa: S108 (inside the container)
-            # Not Binds, which create what is missing, as folders of root.
+            # Not Binds, which create missing paths as folders of root.
             "Mounts": [
                 {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": True}
                 for mount in self.mounts
@@ -119,7 +120,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
             },
             "Healthcheck": {
                 "Test": ["NONE"]
-            },  # the gateway asks; the image's own would run a program each time
+            },  # the gateway checks the health itself; the image's own check would start a program each time
             "HostConfig": host,
         }
         if self.entrypoint is not None:
@@ -144,10 +145,10 @@ def _request(gpus: Gpus) -> dict[str, Any]:
 def gpus_of(
     driver: GpuDriver, devices: Sequence[str], indices: Mapping[str, int | str], known: frozenset[str]
 ) -> Gpus:
-    """The engine's names of GPUs that are known by UUID.
+    """Return the engine's names of GPUs, given their UUIDs.
 
-    The nvidia driver takes UUIDs. CDI's names are those of the engine's specifications: indices always, and
-    UUIDs, which cannot be mistaken, in newer ones; these are taken where the engine tells that it has them.
+    The nvidia driver takes UUIDs. CDI's names come from the engine's specifications: always indices, and in
+    newer ones UUIDs, which are unambiguous and preferred if the engine lists them.
     """
     if driver == "nvidia":
         return Gpus(driver=driver, names=tuple(devices))

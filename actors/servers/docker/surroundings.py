@@ -1,4 +1,4 @@
-"""Where the gateway itself is: on the engine's machine, or in one of its containers."""
+"""Finds out whether the gateway runs on the engine's machine or in one of its containers."""
 
 import asyncio
 import re
@@ -26,7 +26,10 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[tuple[str, str], ...] = ()
 
     def on_host(self, path: Path) -> str:
-        """A path of the gateway's as the engine's machine has it. Raises `EngineError` if it has not."""
+        """Translate a path in the gateway's container to the engine's machine.
+
+        Raises `EngineError` if impossible.
+        """
         if not self.name:
             return str(path)
         for target, source in sorted(self.mounts, key=lambda mount: -len(mount[0])):
@@ -49,18 +52,18 @@ async def look_around(engine: Engine) -> Surroundings:
     try:
         inspected = await engine.inspect(found[1], "look up the gateway's own container")
     except EngineError as error:
-        if error.status == 404:  # of another engine
+        if error.status == 404:  # a container of another engine
             return Surroundings()
         raise
     return surroundings_of(inspected)
 
 
 def surroundings_of(inspected: Inspected) -> Surroundings:
-    """What the engine tells of the gateway's container."""
+    """Return the surroundings, from the inspection of the gateway's container."""
     networks = tuple(inspected.network_settings.networks or ())
     return Surroundings(
         name=inspected.name.lstrip("/"),
-        # On the host's network it reaches published ports as a gateway outside does.
+        # On the host's network, published ports are reached as from outside of containers.
         networks=tuple(network for network in networks if network not in ("host", "none")),
         mounts=tuple((mount.destination, mount.source) for mount in inspected.mounts or () if mount.source),
     )

@@ -1,4 +1,4 @@
-"""What a model will take, by its headers, its settings, and what earlier loads took. Blocking."""
+"""Predicts a model's memory from its headers, its settings, and earlier loads. Blocking."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,19 +26,19 @@ from actors.servers.llama.devices import BELIEF, Reach
 from actors.servers.llama.log import Breakdown
 
 UNKNOWN_CONTEXT = 4096
-"""Tokens, where neither the settings nor the header say."""
+"""Context in tokens if neither the settings nor the header specify one."""
 
 NO_GPU = "its model server was built without support for the GPUs of this machine"
 
 VERSION = 1
-"""Of the predictor: what was learned about another one's errors is not applied."""
+"""Version of the predictor. Corrections learned with another version are not applied."""
 
 
 class Appraisal:
-    """A model's files as they were looked at. `demand` is for the next load, `predicted` before correction.
+    """The result for a model's files. `demand` is for the next load, `predicted` is before correction.
 
-    `limits_images`: the size of images has to be limited, or the memory would grow with each larger one.
-    `stretching`: the flags without which a slot could not have its context.
+    `limits_images`: the size of images must be limited, because memory would grow with larger ones.
+    `stretching`: the flags that extend a slot's context.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Appraisal:
         self._projector = projector
 
     def predict(self, placement: Placement) -> Prediction:
-        """What llama.cpp will allocate there, by component, before any correction by earlier loads."""
+        """Predict llama.cpp's allocation at a placement, by component, before corrections."""
         if self._shape is None:
             return _guess(self.predicted, placement)
         option = placement.option
@@ -86,7 +86,7 @@ class Appraisal:
 
 
 class Predictor:
-    """Makes demands. `capacity` gives the bytes of each GPU."""
+    """Predicts demands. `capacity` returns the bytes of each GPU."""
 
     def __init__(
         self, config: Config, calibration: Calibration, capacity: Callable[[], Sequence[int]]
@@ -103,16 +103,16 @@ class Predictor:
         before: Appraisal | None = None,
         reach: Reach | None = None,
     ) -> Appraisal:
-        """Read the headers and predict, unless that was done `before` for the same files on the same GPUs.
+        """Read the headers and predict, unless `before` is the result for the same files on the same GPUs.
 
-        `reach`: which GPUs the server can use, if that is known.
-        Raises `StartError` for what is no model, and for settings that llama.cpp would refuse.
+        `reach`: the GPUs that the server can use, if known.
+        Raises `StartError` if the file is not a model, or for settings that llama.cpp would refuse.
         """
         with _explained(files):
             return self._appraise(model, files, build, before, reach)
 
     def examine(self, model: Model, files: ModelFiles) -> None:
-        """Raise `StartError` where `appraise` would, without its work."""
+        """Raise `StartError` if `appraise` would, without predicting."""
         with _explained(files):
             header = read_model(files.path)
             settings, _ = self._settings(model, header)
@@ -125,7 +125,7 @@ class Predictor:
         self, model: Model, files: ModelFiles, build: str, before: Appraisal | None, reach: Reach | None
     ) -> Appraisal:
         sizes = sorted(self._capacity())
-        # Of those that it may have we know only how many they are.
+        # Only the number of allowed devices is known here.
         capacity = sum(sizes[: len(model.devices) or None])
         file = _identity(files)
         same = (file, capacity, reach)
@@ -146,7 +146,7 @@ class Predictor:
         """Raise `ValueError` for flags that collide with a placement."""
         if reach in ("others", "none"):
             return
-        with suppress(ConfigError):  # without a server there is no place either
+        with suppress(ConfigError):  # without a server there is no placement either
             for collision in collisions(command_words(self._config.server_pool, model), gpus):
                 raise ValueError(collision.message)
         for collision in collisions([*self._config.server_pool.arguments, *model.arguments], gpus):
@@ -198,14 +198,14 @@ class Predictor:
         self._stretching(model, header, settings)
 
     def _stretching(self, model: Model, header: Header, settings: LoadSettings) -> list[str]:
-        """The flags without which a slot could not have its context. Raises `ValueError` where it cannot."""
+        """Return the flags that extend a slot's context. Raises `ValueError` if it cannot be extended."""
         arguments = self._arguments(model)
         flags = stretching_flags(header, settings, arguments) if model.longer_context else []
         check_context(header, settings, [*flags, *arguments])
         return flags
 
     def _settings(self, model: Model, header: Header) -> tuple[LoadSettings, bool]:
-        """What llama-server will be told of it, and whether the context is ours to choose."""
+        """Return llama-server's load settings, and whether the gateway may choose the context."""
         arguments = self._arguments(model)
         trained = header.context_length or UNKNOWN_CONTEXT
         settings = settings_of(arguments, context=model.ctx_size or trained, parallel=model.parallel)
@@ -219,34 +219,34 @@ class Predictor:
         return settings, automatic
 
     def _arguments(self, model: Model) -> list[str]:
-        """The flags of llama-server that its memory may depend on."""
+        """Return the flags on which llama-server's memory may depend."""
         kind = ["--embeddings"] * model.embeddings + ["--reranking"] * model.reranking
         return [*kind, *self._config.server_pool.arguments, *model.arguments]
 
     def ran_out(self, surcharge: Surcharge) -> None:
-        """Memory ran out with these settings: they take so many bytes more of each GPU."""
+        """Record that memory ran out: these settings take `surcharge` bytes more per GPU."""
         self._calibration.ran_out(surcharge)
 
     def used_no_gpu(self, key: str) -> bool:
-        """Whether the log of a server of this kind said so, of late."""
+        """Whether the log of such a server recently showed that no GPU was used."""
         value = self._calibration.dry_run(f"used no GPU: {key}")
         return value is not None and time.time() - float(value) < BELIEF
 
     def remember_no_gpu(self, key: str) -> None:
-        """A log said that a server of this kind used none of the GPUs that it was given."""
+        """Record that the log of such a server showed that it used none of its GPUs."""
         self._calibration.remember_dry_run(f"used no GPU: {key}", str(time.time()).encode())
 
     def remembered(self, key: str) -> dict[str, Breakdown] | None:
-        """What a dry run found."""
+        """Return the result of an earlier dry run."""
         value = self._calibration.dry_run(key)
         return None if value is None else msgspec.json.decode(value, type=dict[str, Breakdown])
 
     def remember(self, key: str, found: dict[str, Breakdown]) -> None:
-        """Keep what a dry run found."""
+        """Record the result of a dry run."""
         self._calibration.remember_dry_run(key, msgspec.json.encode(found))
 
     def _projector(self, model: Model, files: ModelFiles, settings: LoadSettings) -> tuple[Projector, bool]:
-        """What the projector takes, and whether the size of images has to be limited."""
+        """Return the projector's memory, and whether the size of images must be limited."""
         if files.projector is None:
             return Projector(), False
         header = read_model(files.projector)
@@ -265,7 +265,7 @@ class Predictor:
         return Projector(host=MemoryUsage(weights=device.weights, compute=device.compute + inputs)), limited
 
     def _corrected(self, demand: Demand, gpus: int) -> Demand:
-        """With what earlier loads of the same file and settings took more, or less, than was predicted."""
+        """Correct a demand by the errors of earlier loads of the same file and settings."""
         learned: dict[str, tuple[int, int, int]] = {}
         options = []
         for option in demand.options:
@@ -292,7 +292,7 @@ class Predictor:
 
 
 def _guess(predicted: Demand, placement: Placement) -> Prediction:
-    """Of a model of unknown shape: the figures of the way that was chosen, before they were corrected."""
+    """Return the figures of the chosen option before correction, for a model of unknown shape."""
     chosen = placement.option
     same = (chosen.kind, chosen.gpu_layers)
     option = next((one for one in predicted.options if (one.kind, one.gpu_layers) == same), chosen)
@@ -308,14 +308,14 @@ def _guess(predicted: Demand, placement: Placement) -> Prediction:
 
 
 def forgive_lost(calibration: Calibration, is_known: Callable[[str], bool] = lambda _: True) -> None:
-    """Forget where memory ran out with models that are not known any more, or with files that are gone."""
+    """Delete surcharges of unknown models and of files that no longer exist."""
     for surcharge in calibration.surcharges():
         if surcharge.paths and not (is_known(surcharge.model) and _are_there(surcharge)):
             calibration.forgive(surcharge)
 
 
 def _are_there(surcharge: Surcharge) -> bool:
-    """Whether the files are still those with which memory ran out."""
+    """Whether the files still exist unchanged since memory ran out."""
     path, *projector = map(Path, surcharge.paths)
     try:
         return _identity(ModelFiles(path=path, projector=next(iter(projector), None))) == surcharge.file
@@ -325,7 +325,7 @@ def _are_there(surcharge: Surcharge) -> bool:
 
 @contextmanager
 def _explained(files: ModelFiles) -> Iterator[None]:
-    """Whatever is wrong with the files, or the settings for them, as a `StartError`."""
+    """Raise faults of the files or the settings as `StartError`."""
     try:
         yield
         return
@@ -334,13 +334,13 @@ def _explained(files: ModelFiles) -> Iterator[None]:
         reason = "no such file" if same else f"{error.filename} is missing"
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
-    except ValueError as error:  # HeaderError is one
+    except ValueError as error:  # includes HeaderError
         reason = str(error)
     raise StartError(Failure(message=f"{files.path}: {reason}", retryable=False))
 
 
 def _identity(files: ModelFiles) -> str:
-    """Of the very files: other contents have another size or another time."""
+    """Return an identity of the files' contents: names, sizes and times of change."""
     parts = [files.path, files.projector] if files.projector else [files.path]
     named = [(part.resolve().name, part.stat()) for part in parts]
     return " ".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in named)

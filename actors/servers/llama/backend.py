@@ -1,4 +1,4 @@
-"""What every llama.cpp server has in common, wherever it runs: files, memory, flags, log and health."""
+"""The common part of all llama.cpp servers: files, memory, flags, log and health."""
 
 import asyncio
 import sys
@@ -42,7 +42,7 @@ log = structlog.get_logger("model")
 
 
 class LlamaServer:
-    """A running llama.cpp server; the runtimes' own servers add how it ends."""
+    """A running llama.cpp server. Subclasses for each runtime add how it ends."""
 
     def __init__(
         self,
@@ -60,30 +60,30 @@ class LlamaServer:
         self._placement = placement
         self._predicted = predicted
         self.on_no_gpu: Callable[[], None] = lambda: None
-        """Called when its log says that it uses none of the GPUs that it was given."""
+        """Called when the log shows that the server uses none of its GPUs."""
         self.process = 0
         self._proven = False
 
     @property
     def exited(self) -> bool:
-        """Whether it is gone."""
+        """Whether the server is gone."""
         raise NotImplementedError
 
     @property
     def last_progress(self) -> float:
-        """The monotonic time of its start or of its latest log line."""
+        """Monotonic time of the server's start or of its latest log line."""
         return self._lines.last_progress
 
     def log_tail(self) -> tuple[str, ...]:
-        """Its latest log lines."""
+        """Return the latest log lines."""
         return tuple(self._lines.tail)[-20:]
 
     def became_ready(self) -> None:
-        """It has become healthy."""
+        """Note that the server has become healthy."""
         self._server_log.loaded()
 
     def figures(self) -> Figures:
-        """What was predicted for it, and what its log tells that it allocated."""
+        """Return the predicted memory, and the allocation in the server's log."""
         found = figures(self._placement, self._predicted, self._server_log.buffers)
         if not (self._placement and self._placement.shares and self._server_log.uses_no_gpu):
             return found
@@ -91,9 +91,9 @@ class LlamaServer:
         return msgspec.structs.replace(found, on_host=True)
 
     async def is_healthy(self) -> bool:
-        """Whether GET /health answers 200 (refused, reset and 503 all mean not yet), and it is ours.
+        """Whether GET /health answers 200 and the server is ours (refused, reset and 503 mean not yet).
 
-        Raises `StartError` if it is ours and refuses its key.
+        Raises `StartError` if the server is ours and refuses its key.
         """
         endpoint = self.endpoint
         if not await answers(self._session, endpoint.host, endpoint.port) or self.exited:
@@ -102,7 +102,7 @@ class LlamaServer:
         return self._proven
 
     async def _is_ours(self) -> bool:
-        """Also note whether it refuses requests without its key."""
+        """Whether the server is ours. Also notes whether it refuses requests without its key."""
         match await ask_for_key(self._session, self.endpoint):
             case "refused":
                 message = (
@@ -117,7 +117,7 @@ class LlamaServer:
         return True
 
     async def is_alive(self, timeout: float) -> bool:
-        """Whether GET /health answers anything in so many seconds."""
+        """Whether GET /health answers within `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 return await health(self._session, self.endpoint.host, self.endpoint.port) is not None
@@ -125,27 +125,27 @@ class LlamaServer:
             return False
 
     async def processor_seconds(self) -> float:
-        """Of its process and all that this started; 0 where they are not of this machine."""
+        """Return the processor seconds of the server's processes; 0 on another machine."""
         return await run_off_loop(partial(processor_seconds, self.process), 0.0) if self.process else 0.0
 
 
 class Shared(NamedTuple):
-    """What the backends of all models share."""
+    """The objects that the backends of all models share."""
 
     config: Config
     hub: Hub
     session: aiohttp.ClientSession
-    """For health checks."""
+    """The HTTP session for health checks."""
     ports: PortBook
     predictor: Predictor
     cache: Path
     """The folder of the built-in models."""
     gpus: Callable[[], Sequence[Gpu]] = tuple
-    """Those that models may be placed on."""
+    """The GPUs on which models may be placed."""
 
 
 class LlamaBackend:
-    """All of `actors.servers.Backend` but `start`, which is the runtime's."""
+    """Implements `actors.servers.Backend` except `start`, which each runtime adds."""
 
     def __init__(self, name: str, model: Model, shared: Shared) -> None:
         self._name = name
@@ -163,19 +163,19 @@ class LlamaBackend:
 
     @property
     def other_gpus(self) -> bool:
-        """Whether the server may find GPUs by itself that NVML does not tell of. Raises `StartError`."""
+        """Whether the server may find GPUs that NVML does not report. Raises `StartError`."""
         raise NotImplementedError
 
     async def _build(self) -> str:
-        """The version of the server; empty if it is not known. Raises `StartError`."""
+        """Return the server's version; empty if unknown. Raises `StartError`."""
         raise NotImplementedError
 
     async def _reach(self) -> Reach | None:
-        """Which GPUs the server can use; None if that is not known. Raises `StartError`."""
+        """Return the GPUs that the server can use; None if unknown. Raises `StartError`."""
         raise NotImplementedError
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
-        """Find the files, or fetch them."""
+        """Find the files, or download them."""
         return await self._files(on_progress)
 
     async def _files(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
@@ -193,7 +193,7 @@ class LlamaBackend:
         return ModelFiles(path=Path(model.path), projector=Path(model.mmproj) if model.mmproj else None)
 
     async def find(self) -> ModelFiles | None:
-        """The files, if they are on the disk."""
+        """Return the files if they are on the disk."""
         if name := self._model.hub_name:
             return await asyncio.to_thread(
                 self._hub.cache.find, name, self._model.revision, self._model.mmproj
@@ -201,7 +201,7 @@ class LlamaBackend:
         return await self._files(lambda _: None)
 
     async def appraise(self, files: ModelFiles) -> Demand:
-        """Read the headers, and predict what the model will take."""
+        """Read the headers, and predict the model's demand."""
         build, reach = await self._build(), await self._reach() if self._gpus() else None
         self._appraisal = found = await asyncio.to_thread(self._look, files, build, reach)
         header = found.header
@@ -218,7 +218,7 @@ class LlamaBackend:
         return msgspec.structs.replace(found.demand, other_gpus=self.other_gpus)
 
     def _look(self, files: ModelFiles, build: str, reach: Reach | None) -> Appraisal:
-        """Blocking."""
+        """Appraise the files. Blocking."""
         paths = tuple(str(path) for path in (files.path, files.projector) if path is not None)
         while self._unwritten:
             file, settings, size = self._unwritten.pop()
@@ -227,11 +227,11 @@ class LlamaBackend:
         return self._predictor.appraise(self._model, files, build, self._appraisal, reach)
 
     def predict(self, placement: Placement) -> Prediction | None:
-        """What llama.cpp will allocate there, of the files last looked at."""
+        """Predict llama.cpp's allocation at a placement, for the latest files."""
         return self._appraisal.predict(placement) if self._appraisal else None
 
     def learn(self, file: str, settings: str, surcharge: int) -> None:
-        """It ran out of memory: the next prediction is by so many bytes higher."""
+        """Raise the next predictions by `surcharge` bytes per GPU, because memory ran out."""
         self._unwritten.append((file, settings, surcharge))
 
     def _flags(self, files: ModelFiles, endpoint: ServerAddress, placement: Placement | None) -> list[str]:
@@ -252,7 +252,7 @@ class LlamaBackend:
         return await asyncio.to_thread(self.predict, placement) if placement else None
 
     async def _make_demo(self, name: str) -> Path:
-        """The built-in model's file. A child writes it: numpy would stay in the gateway's memory."""
+        """Write the built-in model's file in a child process, so that numpy does not stay in memory."""
         path = demo_path(name, self._cache)
         if await asyncio.to_thread(is_whole_demo, path):
             return path
@@ -278,7 +278,7 @@ class LlamaBackend:
 def figures(
     placement: Placement | None, predicted: Prediction | None, sizes: Mapping[str, Mapping[str, int]]
 ) -> Figures:
-    """Of a loaded model. CUDA counts the devices that a process sees from 0, in the order that it is told."""
+    """Return a loaded model's figures. CUDA numbers a process's visible devices from 0, in their order."""
     shares = placement.shares if placement is not None else ()
     totals = {device: sum(kinds.values()) for device, kinds in sizes.items()}
     host = [size for device, size in totals.items() if is_host(device)]
@@ -294,7 +294,7 @@ def figures(
 
 
 def in_words(placement: Placement | None, predicted: Prediction | None) -> dict[str, dict[str, int]] | None:
-    """Bytes by device and component, for the log."""
+    """Write bytes by device and component, for the log."""
     if predicted is None or placement is None:
         return None
     devices = [share.device for share in placement.shares]

@@ -1,4 +1,4 @@
-"""The command of a model server: which program, which flags, and which version it is."""
+"""The command of a model server: program, flags and version."""
 
 import asyncio
 import importlib.metadata
@@ -25,19 +25,19 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 EMBEDDED = [sys.executable, "-m", "actors.servers.llama.embedded"]
 
 VERSION_TIMEOUT = 5.0
-"""Seconds for a program to tell its version. A large one on a slow disk takes some the first time."""
+"""Time-out for a program to print its version. A large program on a slow disk takes seconds at first."""
 
 _VERSION = re.compile(r"version: (\S+)")
 
 
 def find_command(pool: ServerPool, model: Model) -> list[str]:
-    """The command of a model's server, without its flags. Raises `ConfigError` when there is none.
+    """Find the command of a model's server, without flags. Raises `ConfigError` if there is none.
 
     A command of the model or the pool comes first, then `llama-server` on the PATH, then the embedded
     server; `runtime`, the model's or the pool's, can insist on either of the last two. Not for containers.
     """
     runtime = model.runtime or pool.runtime
-    # With containers for the others, the pool's command is one inside of their image.
+    # If the other models run in containers, the pool's command is one inside their image.
     command = model.command or (pool.command if pool.runtime != "docker" else None)
     if command and (runtime != "embedded" or model.command):
         return words(command)
@@ -56,12 +56,12 @@ def find_command(pool: ServerPool, model: Model) -> list[str]:
 
 
 def words(command: str | Sequence[str]) -> list[str]:
-    """A command from the settings, as text or as a list."""
+    """Split a command of the settings, which may be a text or a list."""
     return shlex.split(command) if isinstance(command, str) else list(command)
 
 
 def command_words(pool: ServerPool, model: Model) -> list[str]:
-    """The command of a model's server; of one in a container empty where it is the image's entrypoint."""
+    """Return the command of a model's server; empty for a container that uses the image's entrypoint."""
     if not runs_in_container(pool, model):
         return find_command(pool, model)
     command = model.command or (pool.command if pool.runtime == "docker" else None)
@@ -69,7 +69,7 @@ def command_words(pool: ServerPool, model: Model) -> list[str]:
 
 
 def runs_in_container(pool: ServerPool, model: Model) -> bool:
-    """Whether a model's server is a container."""
+    """Whether a model's server runs in a container."""
     return (model.runtime or pool.runtime) == "docker"
 
 
@@ -85,7 +85,7 @@ def server_flags(
     stretching: Sequence[str] = (),
     on_cpu: bool = False,
 ) -> list[str]:
-    """llama-server's flags for a model; the user's own come last, so that they win.
+    """Return llama-server's flags for a model. The user's own come last, so that they win.
 
     Without a placement, or with one that is not managed, llama.cpp decides where the model goes, and how much
     context fits there; but not a server that runs on the CPU alone (`on_cpu`), which takes what it is told.
@@ -105,7 +105,7 @@ def server_flags(
         flags += ["--kv-unified"]
     own = [*pool.arguments, *model.arguments]
     if placement is not None and placement.managed:
-        own = without(own, *LAYER_FLAGS)  # the placement says the same, or what it came to
+        own = without(own, *LAYER_FLAGS)  # the placement sets the same flags
     if (
         placement is not None
         and placement.option.context
@@ -123,7 +123,7 @@ def server_flags(
     if image_tokens is not None:
         flags += ["--image-max-tokens", str(image_tokens)]
     if not is_given(own, "-lv", "--verbosity", "--log-verbosity"):
-        flags += ["--log-verbosity", "4"]  # at which llama.cpp tells the sizes of its buffers
+        flags += ["--log-verbosity", "4"]  # the level at which llama.cpp logs the sizes of its buffers
     if model.embeddings:
         flags += ["--embeddings"]
     if model.reranking:
@@ -134,20 +134,20 @@ def server_flags(
 
 
 async def build_of_pool(pool: ServerPool) -> str:
-    """The version of the server that models have unless they say otherwise; empty if there is none."""
+    """Return the version of the pool's default server; empty if there is none."""
     try:
         command = find_command(pool, Model(path=""))
-    except ConfigError:  # each model may have a command of its own, or be a container
+    except ConfigError:  # each model may have its own command, or run in a container
         return ""
     return await build_of(command)
 
 
 NO_UI = {"LLAMA_ARG_UI": "0", "LLAMA_ARG_WEBUI": "0", "LLAMA_ARG_NO_WEBUI": "1"}
-"""What turns its page off, under the names that it has had. A build that knows none of them ignores them."""
+"""Environment variables, old and new, that turn the server's web page off. Other builds ignore them."""
 
 
 def given_key(argv: Sequence[str]) -> str | None:
-    """The API key that a server's own arguments name. Raises `ConfigError` for a file that cannot be read."""
+    """Return the API key in a server's arguments. Raises `ConfigError` if a key file cannot be read."""
     key = None
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
@@ -166,7 +166,7 @@ _builds: dict[tuple[str, ...], str] = {}
 
 
 async def build_of(command: Sequence[str]) -> str:
-    """The version of a model server, as it tells it; empty if it tells none. Asked once of each program."""
+    """Return the version that a program prints; empty if none. Each program is asked once."""
     if list(command) == EMBEDDED:
         return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
     key = (*command, await asyncio.to_thread(_changed_at, command[0]))
@@ -176,7 +176,7 @@ async def build_of(command: Sequence[str]) -> str:
 
 
 def _changed_at(program: str) -> str:
-    """When a program was last changed: another version has the same name. Blocking."""
+    """Return when a program was last changed, because an update keeps its name. Blocking."""
     found = shutil.which(program)
     return str(Path(found).stat().st_mtime_ns) if found else ""
 
@@ -202,5 +202,5 @@ async def _ask_version(command: Sequence[str]) -> str:
 
 
 def python_path() -> str:
-    """What lets the embedded server, a module of this checkout, be found from anywhere."""
+    """Return the environment that makes the embedded server's module importable from any folder."""
     return os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))

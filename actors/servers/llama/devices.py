@@ -1,6 +1,6 @@
-"""Which GPUs a model server can use: by its own word before it is started, by its log afterwards.
+"""The GPUs that a model server can use: by its device list before the start, by its log afterwards.
 
-NVML tells what the machine has. A build without CUDA runs on the CPU nevertheless, whatever it is told.
+NVML reports the machine's GPUs, but a build without CUDA runs on the CPU in spite of any flags.
 """
 
 import asyncio
@@ -17,44 +17,44 @@ from actors.servers.child_process import Child
 from actors.servers.llama.command import python_path
 
 Reach = Literal["nvidia", "others", "none"]
-"""NVIDIA's GPUs, by CUDA; others, or by other ways, so that it finds its own; no GPU at all."""
+"""GPUs by CUDA; GPUs by another backend, which the server chooses itself; or no GPU."""
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds for a program to list its devices: the driver is initialized for it."""
+"""Time-out for a program to list its devices, which initializes the driver."""
 
 BELIEF = 3600.0
-"""Seconds for which a log is believed that said that no GPU was used: the cause may be mended."""
+"""Seconds for which a log without any GPU counts; afterwards the cause may have been fixed."""
 
 _MOST_LINES = 500
 _TITLE = "Available devices:"
 _DEVICE = re.compile(r"\s+(\S+): (.*) \((\d+) MiB, \d+ MiB free\)")
 
 Key = tuple[tuple[str, ...], tuple[str, ...]]
-"""A program as it is now, and the GPUs of the machine by UUID."""
+"""A program in its present version, and the UUIDs of the machine's GPUs."""
 
 _told: dict[Key, Reach | None] = {}
 _logged: dict[Key, float] = {}
 
 
 async def key_of(command: Sequence[str], gpus: Iterable[str]) -> Key:
-    """That for which the program's answer holds."""
+    """Return the key under which a program's answer is remembered."""
     return (*command, *await asyncio.to_thread(_versions, command)), tuple(gpus)
 
 
 def _versions(command: Sequence[str]) -> list[str]:
-    """Of the program, and of whatever else in its command is a file. Blocking."""
+    """Return the versions of the program and of all other files in its command. Blocking."""
     found = [shutil.which(command[0]), *command[1:]]
     stats = [Path(word).stat() for word in found if word and Path(word).is_file()]
     return [f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats]
 
 
 def image_key(build: str, gpus: Iterable[str]) -> str:
-    """The same of an image."""
+    """Return the key for an image."""
     return " ".join([build, *gpus])
 
 
 async def reach_of(command: Sequence[str], key: Key) -> Reach | None:
-    """What the server that `command` starts can use; None if it does not tell. Asked once of each `key`."""
+    """Ask a server which GPUs it can use; None if it does not say. Each `key` is asked once."""
     if time.monotonic() - _logged.get(key, -BELIEF) < BELIEF:
         return "none"
     if key not in _told:
@@ -63,7 +63,7 @@ async def reach_of(command: Sequence[str], key: Key) -> Reach | None:
 
 
 def used_no_gpu(key: Key) -> None:
-    """Its log says so, and is believed rather than what it told before."""
+    """Record that the log showed no GPU, which overrides the device list."""
     _logged[key] = time.monotonic()
 
 
@@ -82,14 +82,14 @@ async def _ask(command: Sequence[str], gpus: int) -> Reach | None:
     finally:
         await child.stop(0.0)
         reader.cancel()
-    # It may have failed half way through, as CUDA does when a GPU has no memory left.
+    # The program may have failed half-way, as CUDA does when a GPU has no free memory.
     return reach_told(lines, gpus) if ended and status == 0 else None
 
 
 def reach_told(lines: Iterable[str], gpus: int) -> Reach | None:
-    """What the output of `--list-devices` says; None for that of a program without this flag.
+    """Parse the output of `--list-devices`; None if the program does not have this flag.
 
-    Vulkan and its like do not heed which of several (`gpus`) they are given.
+    Vulkan and similar backends ignore the selection among several GPUs (`gpus`).
     """
     listed: list[re.Match[str]] | None = None
     for line in lines:
@@ -101,5 +101,5 @@ def reach_told(lines: Iterable[str], gpus: int) -> Reach | None:
         return None
     if any(found[1].startswith("CUDA") or (gpus == 1 and "NVIDIA" in found[2]) for found in listed):
         return "nvidia"
-    # Libraries for the CPU are listed too, with no memory.
+    # CPU libraries are listed too, without memory.
     return "others" if any(int(found[3]) for found in listed) else "none"

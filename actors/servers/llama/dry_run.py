@@ -1,4 +1,4 @@
-"""What a model server will take, by its own word: llama.cpp measures it without loading any weights."""
+"""Asks a model server for its memory: llama.cpp measures it without loading any weights."""
 
 import asyncio
 import secrets
@@ -17,26 +17,26 @@ log = structlog.get_logger("model")
 
 _SILENCING = frozenset(["--log-disable", "--log-jsonl"])
 _FLAGS = ("--fit", "on", "-lv", "5", "--host", "127.0.0.1", "--port", "0")
-"""The last of several equal flags counts. The port is any: nobody asks this server for anything."""
+"""Flags added at the end, where they win. Any port will do, because no requests are sent."""
 
 _MOST_LINES = 20_000
 _LONGEST = 1000
-"""Lines, and characters of each: more than llama.cpp writes. What writes without end must not fill memory."""
+"""Most lines, and characters of each. llama.cpp writes fewer; endless output must not fill memory."""
 
 
 async def dry_run(
     argv: Sequence[str], *, environment: Mapping[str, str], timeout: float = 20.0
 ) -> dict[str, Breakdown] | None:
-    """Bytes by device of the server that `argv` would start. None, and a line in the log, when it tells none.
+    """Return the bytes by device of the server that `argv` would start; None, with a log line, on failure.
 
-    It starts that server with its fit step on, which measures the settings as they are before it changes
-    any, and kills it when the table is there. What is measured is what `--fit off` would load, except that
-    on several GPUs those after the first are given up to 256 MiB of compute too much, and that without a GPU
-    weights that are repacked for the CPU are only counted as such. `--split-mode tensor` has no fit step.
+    The server is started with its fit step on, which first measures the unchanged settings, and is killed
+    once it has printed the table. The result is the memory that `--fit off` would take, with two exceptions:
+    on several GPUs, all but the first get up to 256 MiB of compute too much; without a GPU, weights repacked
+    for the CPU are counted only in that form. `--split-mode tensor` has no fit step.
 
     Verified with llama-server b11434 and the embedded b11549 on a machine without GPUs: flags of placement,
-    draft, projector, and that nothing of the weights is in memory when it is killed. Rows of GPUs were only
-    verified against logs of others and llama.cpp's source.
+    draft, projector, and that no weights are in memory at the kill. Rows of GPUs were only verified against
+    published logs and llama.cpp's source.
     """
     lines: deque[str] = deque(maxlen=_MOST_LINES)
     reported = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What llama.cpp's log tells of memory: buffers, the table of its dry run, and that there was none left.
+"""Parses llama.cpp's log: buffers, the table of a dry run, and failed allocations.
 
 The formats are those of b11434 and b11549. Lines may begin with llama-server's time and level.
 """
@@ -11,7 +11,7 @@ import msgspec
 
 MIB = 1 << 20
 HOST = "Host"
-"""The table's name for all the buffers in main memory."""
+"""The table's name for main memory."""
 
 Kind = Literal["weights", "kv", "compute", "output"]
 
@@ -20,7 +20,7 @@ _OWNER = re.compile(r" *(?P<device>\S+) +(?P<what>model|LoRA|KV|RS|DSV4 .+ state
 _MIB = re.compile(r" *(\d{1,12}(?:\.\d{1,6})?) MiB")
 _KINDS: dict[str, Kind] = {"model": "weights", "LoRA": "weights", "compute": "compute", "output": "output"}
 _ANEW = ("loading model '", "fitting params to free memory took")
-"""What was told before is of an unloaded model, or of the fit step, which allocates nothing."""
+"""Lines after which earlier sizes are void: they were of an unloaded model, or of the fit step."""
 _PROJECTOR_DEVICE = re.compile(r"CLIP using (\S+) backend")
 _PROJECTOR_WEIGHTS = re.compile(r"load_hparams: model size: +(\d{1,12}(?:\.\d{1,6})?) MiB")
 
@@ -31,14 +31,14 @@ _HOST = re.compile(r"^(CPU|Host|AMX)|Host$|_Host\b")
 
 
 def is_host(buffer: str) -> bool:
-    """Whether a buffer of this name is in the host's memory: CPU, CPU_Mapped, CPU_REPACK, CUDA_Host."""
+    """Whether a buffer of this name is in main memory: CPU, CPU_Mapped, CPU_REPACK, CUDA_Host."""
     return bool(_HOST.search(buffer))
 
 
 class BufferLog:
-    """Bytes that a server has allocated, by the lines that it writes at verbosity 4 and above.
+    """Collects the bytes that a server has allocated, from its log lines at verbosity 4 and above.
 
-    Draft model and projector are in the same process and are counted too. llama.cpp prints hundredths of MiB.
+    Draft model and projector run in the same process and are included. llama.cpp prints hundredths of MiB.
     """
 
     def __init__(self) -> None:
@@ -61,11 +61,12 @@ class BufferLog:
             self._projector_device = found[1]
             self._tower += 1
         elif found := _PROJECTOR_WEIGHTS.search(line):
-            # Each tower prints the size of the whole file.
+            # Each tower of a projector prints the size of the whole file.
             self._sizes["projector", self._projector_device, "weights"] = _bytes(found[1])
 
     def _take_size(self, line: str) -> None:
-        # No search for the beginning of the first word: of a line without blanks it would take minutes.
+        # A regular expression that searches for the first word's start would take minutes on a line
+        # without blanks.
         whose, _, size = line.partition(_SIZE)
         by, colon, where = whose.rpartition(": ")
         owner, mib = _OWNER.fullmatch(where), _MIB.match(size)
@@ -75,9 +76,9 @@ class BufferLog:
 
     def _take(self, by: str, device: str, kind: Kind, size: int) -> None:
         if kind == "output":
-            self._context += 1  # its output buffer is the first thing that a context tells
+            self._context += 1  # a context logs its output buffer first
         if kind == "compute":
-            # Reserved anew, it takes the place of the one before; but every context and tower has its own.
+            # A buffer reserved again replaces the earlier one, but every context and tower has its own.
             owner = f"tower {self._tower}" if by == "reserve_compute_meta" else f"context {self._context}"
             self._sizes[owner, device, kind] = size
         else:
@@ -85,7 +86,7 @@ class BufferLog:
 
     @property
     def uses_no_gpu(self) -> bool:
-        """Whether it is clear that nothing of the model is on a GPU; False too where the log is silent."""
+        """Whether the log shows that no part of the model is on a GPU; false if it does not say."""
         sizes = self.sizes
         if self._offloaded or any(not is_host(device) for device in sizes):
             return False
@@ -93,7 +94,7 @@ class BufferLog:
 
     @property
     def sizes(self) -> dict[str, dict[str, int]]:
-        """Bytes by llama.cpp's name of the buffer's place (CUDA0, CUDA_Host, CPU_Mapped ...) and `Kind`."""
+        """Return bytes by llama.cpp's name of the buffer (CUDA0, CUDA_Host, CPU_Mapped ...) and `Kind`."""
         sums: dict[str, dict[str, int]] = {}
         for (_, device, kind), size in self._sizes.items():
             kinds = sums.setdefault(device, {})
@@ -102,7 +103,7 @@ class BufferLog:
 
 
 class OutOfMemory(msgspec.Struct, frozen=True):
-    """Memory ran out: the backend's number of the device, and the bytes that it had not, where told."""
+    """A failed allocation: the backend's number of the device and the missing bytes, if logged."""
 
     device: int | None = None
     asked: int | None = None
@@ -122,7 +123,7 @@ _NO_MEMORY = re.compile(
 _HARMLESS = re.compile(
     r"pinned|async uploads|buffer context|reorder temp|prompt cache|while reading|Failed ggml_vk_create"
 )
-"""Where llama.cpp does without, or where a broken file asks for the impossible."""
+"""Failed allocations that llama.cpp tolerates, or that a broken file causes."""
 _RETRIED = "retrying without pipeline parallelism"
 _ASKED_MIB = re.compile(r"\b(\d{1,12}(?:\.\d{1,6})?) (?:MiB|MB)\b")
 _ASKED_BYTES = re.compile(r"(?:size|allocate|buffer of) (\d{1,18})\b")
@@ -132,9 +133,9 @@ _DEVICE = re.compile(
 
 
 def out_of_memory(lines: Iterable[str]) -> OutOfMemory | None:
-    """How memory ran out, by the log of a server that could not load or died; None if it did not.
+    """Find the failed allocation in the log of a server that could not load or died; None if there is none.
 
-    Of one failure llama.cpp writes several lines, and only some of them have numbers: the first ones count.
+    llama.cpp logs several lines for one failure, of which only some have numbers; the first numbers count.
     """
     found: OutOfMemory | None = None
     for line in lines:
@@ -162,7 +163,7 @@ def _asked(line: str) -> int | None:
 
 
 class Breakdown(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes that llama.cpp will take on one device. Its table has whole MiB, rounded down."""
+    """Predicted bytes on one device. llama.cpp's table has whole MiB, rounded down."""
 
     model: int = 0
     context: int = 0
@@ -171,14 +172,14 @@ class Breakdown(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return self.model + self.context + self.compute + self.projector
 
 
 FIT_IS_OVER = re.compile(
     r"projected to use|fitting params to free memory took|(?:failed|error while trying) to fit params"
 )
-"""After such a line the fit step tries other settings than those asked for, or loads the model."""
+"""Lines after which the fit step tries other settings than the requested ones, or loads the model."""
 
 _TABLE = "memory breakdown [MiB]"
 _ROW = re.compile(r" +- (\S+)(?: |$)")
@@ -189,10 +190,10 @@ _PROJECTOR = re.compile(r"adding (\d{1,12}(?:\.\d{1,6})?) MiB to fit_params_targ
 
 
 def parse_breakdown(lines: Iterable[str]) -> dict[str, Breakdown] | None:
-    """The table that the fit step prints, by device: CUDA0 ... and `HOST`. None when it is not there, whole.
+    """Parse the fit step's table, by device: CUDA0 ... and `HOST`. None if it is missing or incomplete.
 
-    A draft model has a table of its own, which is added. Its file, and what a projector takes, are only told
-    at verbosity 5. The first table counts: those after it are of settings that nobody asked for.
+    A draft model has its own table, which is added. Its file and the projector's memory are only printed at
+    verbosity 5. The first table counts; later ones are of other settings.
     """
     rows: dict[str, Breakdown] = {}
     projector: dict[str, int] = {}
@@ -229,7 +230,7 @@ def parse_breakdown(lines: Iterable[str]) -> dict[str, Breakdown] | None:
 
 
 def _row(line: str) -> tuple[str, int, int, int] | None:
-    """Device, and bytes of model, context and compute, of a row of the table."""
+    """Parse a row of the table: the device, and the bytes of model, context and compute."""
     _, _, row = line.partition("|")
     cell, _, rest = row.partition("|")
     device, parts = _ROW.match(cell), _PARTS.search(rest)

@@ -1,4 +1,4 @@
-"""llama.cpp servers as child processes: the binary, or the embedded one."""
+"""Runs llama.cpp servers as child processes: the binary, or the embedded server."""
 
 import asyncio
 import re
@@ -65,7 +65,7 @@ class ProcessServer(LlamaServer):
         return self._child.returncode is not None
 
     def explain_exit(self, when: str) -> Failure:
-        """The exit status and the log lines that look like its cause."""
+        """Give the exit status, with the log lines that look like its cause."""
         if self._lost:
             message = f"another program listens on the model server's port {self.endpoint.port}"
             return Failure(message=message, log_tail=self.log_tail())
@@ -77,13 +77,13 @@ class ProcessServer(LlamaServer):
 
     @property
     def lost_port(self) -> bool:
-        """Whether somebody else has its port: took it before its own bind, or listens there beside it."""
+        """Whether another program has the port: it was first to bind it, or listens on it as well."""
         return self._lost or (self.exited and any(_PORT_TAKEN.search(line) for line in self._child.tail))
 
     async def _is_ours(self) -> bool:
-        """Its socket is its own, as far as the system tells; else it asks for the key, which nobody else has.
+        """Whether the listening socket belongs to the server; if unknown, whether it asks for the key.
 
-        A wrapper may have it started by somebody else: an engine, or another user.
+        A wrapper may start the server through an engine, or as another user, whose sockets are not visible.
         """
         self._owner = await run_off_loop(self._whose, self._owner)
         asks = await ask_for_key(self._session, self.endpoint)
@@ -103,14 +103,14 @@ class ProcessServer(LlamaServer):
         return True
 
     async def is_alive(self, timeout: float) -> bool:
-        """Whether it answers its health check; and see that nobody else listens at its port meanwhile."""
+        """Whether the server answers its health check, and no other program listens on its port."""
         alive = await super().is_alive(timeout)
         owner = await run_off_loop(self._whose, self._owner)
         self._lost = owner == "shared" or (owner == "others" and self._owner != owner)
         return alive
 
     def _whose(self) -> Owner:
-        """Blocking; only what has changed is looked into."""
+        """Find the owner of the listening sockets; checks only changes. Blocking."""
         host, port = self.endpoint.host, self.endpoint.port
         sockets = listening(host, port) or frozenset()
         if sockets != self._sockets:
@@ -119,11 +119,11 @@ class ProcessServer(LlamaServer):
         return self._owner
 
     async def wait_exited(self, timeout: float | None = None) -> None:
-        """Return when the process has ended, or after `timeout` seconds."""
+        """Wait until the process has ended, at most `timeout` seconds."""
         await self._child.wait(timeout)
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """End all of its processes and give its port back."""
+        """Stop all processes of the server and release its port."""
         try:
             await self._child.stop(0.0 if at_once else self._grace)
         finally:
@@ -141,7 +141,7 @@ class ProcessBackend(LlamaBackend):
 
     @property
     def other_gpus(self) -> bool:
-        """The embedded server runs on the CPU alone."""
+        """Whether the server may find other GPUs. The embedded server runs on the CPU only."""
         return self._command() != EMBEDDED
 
     async def _build(self) -> str:
@@ -153,7 +153,7 @@ class ProcessBackend(LlamaBackend):
         return await reach_of(command, self._key)
 
     async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> ProcessServer:
-        """Start the server at its place, after its own dry run where the prediction is not exact."""
+        """Start the server at a placement, after a dry run if the prediction is not exact."""
         command = self._command()
         if placement is not None and placement.shares and placement.option.certainty != "exact":
             await self._try_dry(command, files, placement)
@@ -172,7 +172,7 @@ class ProcessBackend(LlamaBackend):
         return own if placement is None else {**own, **placement.environment}
 
     async def _try_dry(self, command: list[str], files: ModelFiles, placement: Placement) -> None:
-        """Raise `StartError` if by its own word the server will take more than is set aside for it, once."""
+        """Run a dry run. Raises `StartError`, once, if it needs more memory than is reserved."""
         if not self._config.gpu.dry_run or command == EMBEDDED or self._appraisal is None:
             return
         argv = [*command, *self._flags(files, ServerAddress("127.0.0.1", 0), placement)]
@@ -198,7 +198,7 @@ class ProcessBackend(LlamaBackend):
     async def _with_key(
         self, argv: list[str], endpoint: ServerAddress
     ) -> tuple[ServerAddress, dict[str, str]]:
-        """A key for this start, and the environment that tells the server; the user's own comes first."""
+        """Return the API key for this start, and the environment that passes it; a key of the user's wins."""
         try:
             given = await asyncio.to_thread(given_key, argv)
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""A model server's output in the gateway's log, and in words for its clients."""
+"""Passes a model server's output to the gateway's log, and explains its end to clients."""
 
 import asyncio
 import logging
@@ -19,29 +19,29 @@ _BAD_NEWS = re.compile(
 )
 _SEVERE = re.compile(r"^(?:[\d.]+ )?[WE]\s|\b(?:error|failed)\b", re.IGNORECASE)
 _ERROR = re.compile(r"^(?:[\d.]+ )?E\s|\b(?:error|failed)\b", re.IGNORECASE)
-"""While it serves, llama-server warns about ordinary things with every request."""
+"""Severities of errors. While serving, llama-server warns about ordinary things with every request."""
 _PROVOKED = re.compile(r"unauthorized: Invalid API Key\s*$")
-"""While it loads the gateway asks without the key, to know whether it is needed (`health.ask_for_key`)."""
+"""Lines that the gateway's own request without a key causes during the load (`health.ask_for_key`)."""
 
 BURST = 2000
-"""Lines that a server may write into the gateway's log at once: it tells much while it loads."""
+"""Most lines of a server that are logged at once; a load writes many."""
 RATE = 100.0
-"""Lines a second after that."""
+"""Most lines per second after `BURST`."""
 REPORT_PAUSE = 10.0
-"""Seconds after which it is said how many lines were left out."""
+"""Seconds between reports of lines left out."""
 LOOKED_AT = 500
-"""Characters of a line in which its severity shows."""
+"""Number of leading characters in which a line's severity is searched."""
 
 
 class _Budget:
-    """So many lines at once, and so many a second."""
+    """Limits lines: `BURST` at once, then `RATE` per second."""
 
     def __init__(self) -> None:
         self._left = float(BURST)
         self._at = time.monotonic()
 
     def allows(self) -> bool:
-        """Whether one more may go."""
+        """Whether one more line may be logged."""
         if self._left < 1:
             now = time.monotonic()
             self._left = min(BURST, self._left + (now - self._at) * RATE)
@@ -53,10 +53,10 @@ class _Budget:
 
 
 class ServerLog:
-    """A server's lines on their way into the gateway's log, and the sizes of its buffers among them.
+    """Passes a server's lines to the gateway's log, and parses the sizes of buffers in them.
 
-    Of a flood only some lines a second get there, severe ones and others counted apart; how many were left
-    out is said.
+    Of a flood only some lines per second are logged, with separate limits for severe and other lines. The
+    number of lines left out is logged.
     """
 
     def __init__(self, model: str, epoch: int) -> None:
@@ -65,11 +65,11 @@ class ServerLog:
         self._loading = True
         self._severe, self._ordinary = _Budget(), _Budget()
         self.left_out = 0
-        """Lines that were, since it was last said."""
+        """Number of lines left out since the last report."""
         self._report: asyncio.TimerHandle | None = None
 
     def take(self, line: str) -> None:
-        """One line."""
+        """Handle one line."""
         severe = self._is_severe(line)
         if not (severe or self._loading or self._log.is_enabled_for(logging.DEBUG)):
             return
@@ -96,32 +96,35 @@ class ServerLog:
             self._report = asyncio.get_running_loop().call_later(REPORT_PAUSE, self.say_left_out)
 
     def say_left_out(self) -> None:
-        """Say how many lines were left out, and begin to count anew."""
+        """Log how many lines were left out, and reset the count."""
         self._log.warning("server log left out", lines=self.left_out, seconds=REPORT_PAUSE)
         self.left_out, self._report = 0, None
 
     def loaded(self) -> None:
-        """Loading is over: from now on it is interesting only when something is wrong."""
+        """Note the end of the load: from now on only warnings and errors are logged at a visible level."""
         self._loading = False
 
     @property
     def buffers(self) -> Mapping[str, Mapping[str, int]]:
-        """Bytes by device and kind, as it told while it loaded."""
+        """Bytes by device and kind, as logged during the load."""
         return self._buffers.sizes
 
     @property
     def uses_no_gpu(self) -> bool:
-        """Whether it told that nothing of the model is on a GPU."""
+        """Whether the log shows that no part of the model is on a GPU."""
         return self._buffers.uses_no_gpu
 
 
 def explain_end(how: str, when: str, tail: Sequence[str]) -> Failure:
-    """Why a server ended, with the log lines that look like its cause. `how` is said of the server."""
+    """Say why a server ended, with the log lines that look like the cause.
+
+    `how` completes "the server ...".
+    """
     cause = [line[:LOOKED_AT] for line in tail if _BAD_NEWS.search(line)][-3:]
     said = f"; its log says: {' / '.join(cause)}" if cause else ""
     message = f"the model server {how} {when}{said}"
     last = tuple(tail)[-20:]
     if out_of_memory(tail) is None:
         return Failure(message=message, log_tail=last)
-    # What was asked for and could not be had is told, but not how much of it was lacking.
+    # The log has the requested bytes, but not how many of them were missing.
     return Failure(message=f"out of memory: {message}", log_tail=last, kind="out_of_memory")

@@ -1,9 +1,9 @@
-"""Ollama daemons, as seen from outside.
+"""Ollama daemons and their models.
 
-* `backend`  a model in one: its files, what it takes, its start
-* `server`   a model in one, as the model actor drives it
-* `daemons`  all of them, and who has which model
-* `daemon`   one of them over time: whether it is there, what it runs, and who is told when that changes
-* `memory`   pure: what a model will take, by what the daemon tells of it
-* `client`   what is asked of one over HTTP, and what it answers
+* `backend`  a model in a daemon: its files, its memory, its start
+* `server`   a loaded model in a daemon, as the model actor uses it
+* `daemons`  all daemons, and which of them has which model
+* `daemon`   watches one daemon: whether it is there, and which models it runs
+* `memory`   pure: predicts a model's memory from the daemon's description
+* `client`   a daemon's HTTP API
 """

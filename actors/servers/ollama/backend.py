@@ -1,4 +1,4 @@
-"""Ollama's models under the supervisor: found or pulled, appraised, and loaded."""
+"""Finds or pulls, appraises, and loads the models of Ollama daemons."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +24,9 @@ log = structlog.get_logger("model")
 class OllamaBackend:
     """One model of one daemon. Implements `actors.servers.Backend`.
 
-    `pull`: it may be downloaded. `context`: tokens; None leaves them to the Modelfile and the daemon.
-    `gpus`: gives the bytes of all the daemon's GPUs, by which it chooses a context. `elsewhere`: it takes
-    none of this machine's memory.
+    `pull`: the model may be downloaded. `context`: tokens; None leaves them to the Modelfile and the daemon.
+    `gpus` returns the bytes of all GPUs of the daemon, from which the daemon chooses a context. `elsewhere`:
+    the daemon uses none of this machine's memory.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class OllamaBackend:
         self._elsewhere = elsewhere
         self._unload_timeout = unload_timeout
         self._measured: dict[bool, Running] = {}
-        """What it took: on GPUs, and on the host alone."""
+        """The measured memory: on GPUs, and on the host alone."""
         self._seconds: float | None = None
         self._surcharge = 0
         self._shown = Shown()
         self._digest = ""
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> ModelFiles:
-        """Find it in the daemon, or have the daemon pull it."""
+        """Find the model in the daemon, or let the daemon pull it."""
         if (files := await self.find()) is not None:
             return files
         if not self._pull:
@@ -73,7 +73,7 @@ class OllamaBackend:
         return files
 
     async def find(self) -> ModelFiles | None:
-        """Its name as a path, if the daemon has it."""
+        """Return the model's name as a path, if the daemon has the model."""
         return None if await self._tag() is None else ModelFiles(path=Path(self._model))
 
     async def _tag(self) -> Tag | None:
@@ -89,7 +89,7 @@ class OllamaBackend:
         return tag
 
     async def appraise(self, files: ModelFiles) -> Demand | None:
-        """What it took the last time, else an estimate by its size and header; None if it is elsewhere."""
+        """Return the measured demand, or an estimate by size and header; None for a daemon elsewhere."""
         tag = await self._tag()
         if tag is None:
             message = f"Ollama daemon {self._daemon.name!r} no longer has the model {self._model!r}"
@@ -118,15 +118,15 @@ class OllamaBackend:
         )
 
     def predict(self, placement: Placement) -> Prediction | None:
-        """The parts of the sum are not known."""
+        """Return None: the components are unknown."""
         return None
 
     def learn(self, file: str, settings: str, surcharge: int) -> None:
-        """It ran out of memory: so many bytes more of each GPU from now on."""
+        """Raise predictions by `surcharge` bytes per GPU, because memory ran out."""
         self._surcharge += surcharge
 
     async def start(self, epoch: int, files: ModelFiles, placement: Placement | None) -> OllamaServer:
-        """Have it loaded. Among several GPUs the daemon chooses; the host alone it is told."""
+        """Load the model. The daemon chooses among GPUs; only a placement on the host is passed on."""
         options: dict[str, int] = {}
         if self._context is not None:
             options["num_ctx"] = self._context

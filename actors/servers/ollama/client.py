@@ -1,4 +1,4 @@
-"""What is asked of an Ollama daemon over HTTP. Every answer is bounded; every fault is an `OllamaError`."""
+"""An Ollama daemon's HTTP API. Every answer is limited in size; every fault is an `OllamaError`."""
 
 import os
 import re
@@ -16,27 +16,28 @@ from actors.model_names import ollama_name
 from actors.progress import OnProgress, Reporter
 
 ANSWER_LIMIT = 8 << 20
-"""Bytes of an answer. With `verbose` off, the largest are the list of models, and the licenses of one."""
+"""Most bytes of an answer. The largest are the list of models, and the licenses of a model."""
 LINE_LIMIT = 64 << 10
-"""Bytes of a line of progress."""
+"""Most bytes of a line of progress."""
 ERROR_LIMIT = 500
-"""Characters of a daemon's error that are passed on."""
+"""Most characters of a daemon's error that are passed on."""
 
 _WEIGHTS = re.compile(r"^FROM\s.*sha256[-:]([0-9a-f]{64})\s*$", re.M)
 
 MOST_FILES = 1000
-"""Files of one model in a pull."""
+"""Most files of one model in a pull."""
 
 T = TypeVar("T")
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 50)]
-"""Bytes or tokens; sums of them stay in what JSON and SQLite can hold."""
+"""A number of bytes or tokens, so limited that sums of them fit into JSON and SQLite."""
 
 
 class OllamaError(Exception):
-    """A daemon did not do as asked; the text names it and the model.
+    """A request to a daemon failed. The message names the daemon and the model.
 
-    `status`: of its answer, 0 without one. `away`: nobody listens there. `late`: it did not answer in time.
+    `status`: HTTP's, 0 without an answer. `away`: nothing listens there. `late`: the answer did not come in
+    time.
     """
 
     def __init__(self, message: str, *, status: int = 0, away: bool = False, late: bool = False) -> None:
@@ -47,7 +48,7 @@ class OllamaError(Exception):
 
 
 class Details(msgspec.Struct, frozen=True):
-    """A model in words, as Ollama has them."""
+    """Ollama's description of a model."""
 
     parent_model: str = ""
     format: str = ""
@@ -60,7 +61,7 @@ class Details(msgspec.Struct, frozen=True):
 
 
 class Tag(msgspec.Struct, frozen=True):
-    """A model that the daemon has; `size` is bytes on its disk. A remote one runs on ollama.com."""
+    """A model of the daemon; `size` is bytes on its disk. A remote model runs on ollama.com."""
 
     name: str
     modified_at: str = ""
@@ -72,9 +73,9 @@ class Tag(msgspec.Struct, frozen=True):
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A model that is loaded, in bytes: all of it, and the part on GPUs. `context_length` is in tokens.
+    """A loaded model: its bytes in all and on GPUs. `context_length` is in tokens.
 
-    Models of the same `weights` share what is loaded, which has the name of the one that came first.
+    Models with the same `weights` share one loaded instance, listed under the name of the first one.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Running(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What /api/show tells of a model's header, without long lists, and of its Modelfile."""
+    """The answer of /api/show: the model's header, without long lists, and its Modelfile."""
 
     model_info: Mapping[str, Any] = {}
     parameters: str = ""
@@ -96,13 +97,13 @@ class Shown(msgspec.Struct, frozen=True):
 
     @property
     def weights(self) -> str:
-        """The blob that it is loaded from; empty where that is not told."""
+        """The blob of the weights; empty if unknown."""
         found = _WEIGHTS.search(self.modelfile)
         return found[1] if found else ""
 
     @property
     def only_embeds(self) -> bool:
-        """Whether it is for embeddings and nothing else."""
+        """Whether the model only makes embeddings."""
         return "embedding" in self.capabilities and "completion" not in self.capabilities
 
 
@@ -135,7 +136,7 @@ class _Fault(msgspec.Struct, frozen=True):
 
 
 def find(running: Mapping[str, Running], model: str, weights: str) -> Running | None:
-    """What is loaded of a model, by its canonical name or by its weights."""
+    """Find a loaded model by its canonical name or by its weights."""
     found = running.get(model)
     if found is None and weights:
         found = next((other for other in running.values() if other.weights == weights), None)
@@ -143,9 +144,9 @@ def find(running: Mapping[str, Running], model: str, weights: str) -> Running | 
 
 
 class OllamaClient:
-    """One daemon's API. `timeout`: seconds for an answer that needs no work.
+    """One daemon's API. `timeout`: seconds for answers that need no computation.
 
-    Raises `ValueError` for an address that is not http://host[:port].
+    Raises `ValueError` if the address is not of the form http://host[:port].
     """
 
     def __init__(self, name: str, url: str, session: aiohttp.ClientSession, *, timeout: float = 10.0) -> None:
@@ -153,46 +154,52 @@ class OllamaClient:
         self.name = name
         self.url = str(URL.build(scheme="http", host=self.host, port=self.port))
         self.seen_at = 0.0
-        """The monotonic time of its latest answer, whatever it was."""
+        """Monotonic time of the daemon's latest answer of any kind."""
         self._session = session
         self._timeout = timeout
 
     async def version(self) -> str:
-        """Such as 0.32.1."""
+        """Return the daemon's version, such as 0.32.1."""
         return (await self._ask("GET", "/api/version", _Version)).version
 
     async def tags(self) -> tuple[Tag, ...]:
-        """The models that it has."""
+        """Return the daemon's models."""
         return (await self._ask("GET", "/api/tags", _Tags)).models or ()
 
     async def ps(self) -> dict[str, Running]:
-        """The models that are loaded, by canonical name. Late, not wrong, while it waits for memory."""
+        """Return the loaded models, by canonical name. The daemon answers late while it waits for memory."""
         running = (await self._ask("GET", "/api/ps", _Ps)).models or ()
         return {ollama_name(model.name): model for model in running}
 
     async def show(self, model: str) -> Shown:
-        """What it tells of a model that it has."""
+        """Return the daemon's description of a model."""
         return await self._ask("POST", "/api/show", Shown, {"model": model}, model=model)
 
     async def load(
         self, model: str, options: Mapping[str, Any], *, embeds: bool = False, timeout: float = 1800.0
     ) -> None:
-        """Load it for as long as nobody says otherwise; returns when it is loaded.
+        """Load a model without an idle time-out; return when it is loaded.
 
-        To leave early ends the load. Ollama's own limit is five minutes without progress. `embeds`: it is for
-        embeddings only, and must be asked for some.
+        Cancelling the call ends the load. Ollama's own limit is five minutes without progress. `embeds`: the
+        model only makes embeddings, so it is loaded by a request for embeddings.
         """
         body = {"model": model, "keep_alive": -1, "options": dict(options), "stream": False}
         path = "/api/embed" if embeds else "/api/generate"
         await self._ask("POST", path, _Anything, body, model=model, timeout=timeout)
 
     async def unload(self, model: str) -> None:
-        """Have it unloaded when its requests are done, without waiting. Does nothing while it loads."""
+        """Ask the daemon to unload a model after its requests, without waiting.
+
+        Has no effect during a load.
+        """
         body = {"model": model, "keep_alive": 0, "stream": False}
         await self._ask("POST", "/api/generate", _Anything, body, model=model)
 
     async def pull(self, model: str, on_progress: OnProgress, *, silence: float = 600.0) -> None:
-        """Have it download the model. Fails after `silence` seconds without a word; leaving ends it."""
+        """Let the daemon download a model.
+
+        Fails after `silence` seconds without progress; cancelling ends it.
+        """
         report = Reporter(on_progress)
         async for line in self._lines("/api/pull", {"model": model, "stream": True}, model, silence):
             if line.error:
@@ -282,7 +289,7 @@ class OllamaClient:
     def _no_answer(self, error: Exception, path: str, model: str, limit: float | None) -> OllamaError:
         if isinstance(error, aiohttp.ClientConnectorError):
             errno = error.os_error.errno or 0
-            # Those of names that cannot be found are negative.
+            # errno values of failed name lookups are negative
             reason = os.strerror(errno) if errno > 0 else error.os_error.strerror or str(error.os_error)
             return self._failed(f"is away: {reason}", model, away=True)
         if isinstance(error, aiohttp.ConnectionTimeoutError):

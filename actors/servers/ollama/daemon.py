@@ -1,4 +1,4 @@
-"""One Ollama daemon over time: a watcher tells when it went, came back, or no longer runs what it ran."""
+"""Watches one Ollama daemon: reports when it goes away, comes back, or no longer runs a model."""
 
 import asyncio
 import time
@@ -14,21 +14,21 @@ from actors.servers.ollama.client import OllamaClient, OllamaError, Running
 log = structlog.get_logger("ollama")
 
 POLL = 2.0
-"""Seconds between looks while models of it run or somebody asks."""
+"""Seconds between checks while models run or the state is requested."""
 IDLE = 60.0
-"""The most seconds between looks when nobody cares."""
+"""Most seconds between checks otherwise."""
 ATTENTION = 30.0
-"""Seconds for which a question about its state counts as somebody who asks."""
+"""Seconds for which a request for the state keeps the checks frequent."""
 MISSES = 3
-"""Looks without an answer after which it counts as away; where nobody listens, one is enough."""
+"""Checks without an answer after which the daemon counts as away; one is enough if nothing listens."""
 PAUSE = 0.05
-"""Seconds between looks however often it is suspected."""
+"""Least seconds between checks, however often one is requested."""
 
 
 class DaemonState(msgspec.Struct, frozen=True, kw_only=True):
-    """For /health. `reachable` is None before the first look; `since`: Unix seconds of its latest change.
+    """The state for /health. `reachable` is None before the first check; `since`: Unix time of the change.
 
-    `models` are loaded, by whomever; `stuck` are those of ours that it did not unload when told.
+    `models` are all loaded models; `stuck` are those of ours that the daemon did not unload on request.
     """
 
     name: str
@@ -42,10 +42,10 @@ class DaemonState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
-    """What one look saw, asked for at `asked_at` (monotonic seconds).
+    """The result of one check, requested at `asked_at` (monotonic seconds).
 
-    `running` is None where that was not told; `trouble` says why the daemon counts as away. `upgraded`: from
-    another version, since the look before.
+    `running` is None if unknown; `trouble` says why the daemon counts as away. `upgraded`: the version has
+    changed since the check before.
     """
 
     asked_at: float
@@ -58,7 +58,7 @@ Watcher = Callable[[Sighting], None]
 
 
 class Daemon(OllamaClient):
-    """A client that also watches. `poll`: seconds between looks while somebody cares."""
+    """A client that also watches its daemon. `poll`: seconds between frequent checks."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Daemon(OllamaClient):
     ) -> None:
         super().__init__(name, url, session, timeout=timeout)
         self.stuck: set[str] = set()
-        """Canonical names of models that it did not unload when told."""
+        """Canonical names of models that the daemon did not unload on request."""
         self._poll = poll
         self._reachable: bool | None = None
         self._version: str | None = None
@@ -86,18 +86,18 @@ class Daemon(OllamaClient):
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self._task = spawn(self._watch(), name=f"watcher of Ollama daemon {self.name}")
 
     async def stop(self) -> None:
-        """End the watching; the daemon itself is not touched."""
+        """Stop watching, without affecting the daemon."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
 
     @property
     def state(self) -> DaemonState:
-        """As of the latest look; that somebody asks makes the next one come soon."""
+        """The state at the latest check. Reading it makes the next check come soon."""
         self._asked_at = time.monotonic()
         if self._asked_at - self._looked_at > self._poll:
             self._wake.set()
@@ -113,29 +113,29 @@ class Daemon(OllamaClient):
         )
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Tell it what every look sees, beginning soon; returns what ends that."""
+        """Call `watcher` with the result of every check, beginning soon; return a function that ends this."""
         self._watchers.add(watcher)
         self.look_soon()
         return lambda: self._watchers.discard(watcher)
 
     def look_soon(self) -> None:
-        """Something is odd, such as a connection that broke: do not wait for the next look's time."""
+        """Check soon, because something is odd, such as a broken connection."""
         self._wake.set()
 
     async def ps(self) -> dict[str, Running]:
-        """The models that are loaded, by canonical name, with their weights where those can be had."""
+        """Return the loaded models, by canonical name, with their weights if known."""
         running = await super().ps()
         for name, model in running.items():
             if model.digest not in self._weights:
                 try:
                     self._weights[model.digest] = (await self.show(model.name)).weights
                 except OllamaError:
-                    continue  # it was deleted while it is loaded
+                    continue  # the model was deleted while it was loaded
             running[name] = msgspec.structs.replace(model, weights=self._weights[model.digest])
         return running
 
     async def look(self) -> Sighting:
-        """Ask for its version and for what it runs, and tell the watchers. Never raises `OllamaError`."""
+        """Ask for the version and the loaded models, and call the watchers. Never raises `OllamaError`."""
         asked_at = time.monotonic()
         upgraded = None
         running: Mapping[str, Running] | None = None
@@ -143,7 +143,7 @@ class Daemon(OllamaClient):
         try:
             version = await self.version()
             upgraded = self._is_back(version)
-            # While it waits for memory to come back, it does not answer this.
+            # While the daemon waits for memory to be freed, it does not answer this.
             running = self._running = await self.ps()
             self.stuck &= running.keys()
         except OllamaError as error:
@@ -159,7 +159,7 @@ class Daemon(OllamaClient):
         return sighting
 
     def _is_back(self, version: str) -> str | None:
-        """It answers. Returns the version that it had, if that was another one."""
+        """Note that the daemon answers. Return its previous version if it has changed."""
         before, self._version = self._version, version
         self._misses, self._error = 0, None
         if not self._reachable:

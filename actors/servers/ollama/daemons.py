@@ -1,4 +1,4 @@
-"""All the Ollama daemons that are configured, and the models that they have."""
+"""All configured Ollama daemons and their models."""
 
 import asyncio
 import time
@@ -14,11 +14,11 @@ from actors.servers.ollama.client import OllamaError, Tag
 from actors.servers.ollama.daemon import Daemon, DaemonState
 
 FRESH = 1.0
-"""Seconds for which a list of models is not asked for again."""
+"""Seconds for which a list of models is reused."""
 
 
 class Daemons:
-    """The daemons by name, in the order of the configuration; the first that has a model serves it."""
+    """The daemons by name, in the order of the configuration. The first that has a model serves it."""
 
     def __init__(self, settings: Ollama, session: aiohttp.ClientSession) -> None:
         self.settings = settings
@@ -27,7 +27,7 @@ class Daemons:
             for name, url in settings.addresses.items()
         }
         self.serving: dict[str, str] = {}
-        """Which daemon a discovered model was first found in, and is served by."""
+        """The daemon in which each discovered model was first found, and which serves it."""
         self._tags: dict[str, dict[str, Tag]] = {}
         self._silent: dict[str, str] = {}
         self._asked_at = float("-inf")
@@ -35,7 +35,7 @@ class Daemons:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Daemons"]:
-        """Watch them while the block lasts."""
+        """Watch all daemons while the block runs."""
         for daemon in self.all.values():
             daemon.start()
         try:
@@ -46,26 +46,26 @@ class Daemons:
 
     @property
     def first(self) -> Daemon | None:
-        """Which one is meant where none is named."""
+        """The daemon that is used if none is named."""
         return next(iter(self.all.values()), None)
 
     @property
     def states(self) -> list[DaemonState]:
-        """For /health."""
+        """Return the states for /health."""
         return [daemon.state for daemon in self.all.values()]
 
     @property
     def silent(self) -> dict[str, str]:
-        """Why a daemon gives no list, by its name."""
+        """Return the errors of daemons that give no list, by name."""
         away = {state.name: state.error or "it is away" for state in self.states if state.reachable is False}
         return self._silent | away
 
     def daemon_of(self, model: OllamaModel) -> Daemon:
-        """The daemon of a configured model."""
+        """Return the daemon of a configured model."""
         return self.all[model.daemon or next(iter(self.all))]
 
     def configured(self, daemon: Daemon, model: str) -> str | None:
-        """The name under which a daemon's model is configured, if it is."""
+        """Return the name under which a daemon's model is configured, if it is."""
         key = ollama_name(model)
         for name, settings in self.settings.models.items():
             if ollama_name(settings.model or name) == key and self.daemon_of(settings) is daemon:
@@ -73,7 +73,7 @@ class Daemons:
         return None
 
     async def refresh(self) -> None:
-        """Have their lists of models, at most `FRESH` seconds old, or the last that a silent one gave."""
+        """Update the lists of models older than `FRESH` seconds. A silent daemon keeps its last list."""
         if not self.all:
             return
         async with self._asking:
@@ -83,7 +83,7 @@ class Daemons:
                 for daemon in self.all.values():
                     if (
                         daemon.state.reachable is not False
-                    ):  # else its watcher asks, and nobody else need wait
+                    ):  # otherwise its watcher asks, and no request has to wait
                         group.create_task(self._list(daemon))
             self._asked_at = time.monotonic()
 
@@ -95,21 +95,21 @@ class Daemons:
             daemon.look_soon()
             return
         self._silent.pop(daemon.name, None)
-        # What runs on ollama.com is not this machine's to serve.
+        # Models that run on ollama.com are not served by this machine.
         self._tags[daemon.name] = {ollama_name(tag.name): tag for tag in tags if not tag.remote_host}
 
     def look_soon(self, endpoint: ServerAddress) -> None:
-        """A connection there broke: see to the daemon, if it is one."""
+        """Check the daemon at this address soon, if there is one, because a connection to it broke."""
         for daemon in self.all.values():
             if endpoint.api == "ollama" and (daemon.host, daemon.port) == (endpoint.host, endpoint.port):
                 daemon.look_soon()
 
     def changed(self) -> None:
-        """A model was pulled, copied, made or deleted: the lists are not what they were."""
+        """Drop a daemon's list, because a model was pulled, copied, created or deleted."""
         self._asked_at = float("-inf")
 
     def listed(self) -> list[tuple[Daemon, Tag]]:
-        """Every model once, as of the latest lists."""
+        """Return every model once, by the latest lists."""
         found: dict[str, tuple[Daemon, Tag]] = {}
         for name, daemon in self.all.items():
             for key, tag in self._tags.get(name, {}).items():
@@ -117,7 +117,7 @@ class Daemons:
         return list(found.values())
 
     def find(self, model: str) -> tuple[Daemon, Tag] | None:
-        """Who has a model, as of the latest lists, and what it calls it."""
+        """Return the daemon that has a model, by the latest lists, and the daemon's name of it."""
         key = ollama_name(model)
         serving = self.serving.get(key)
         for name, daemon in self.all.items():

@@ -10,30 +10,30 @@ from actors.placement.options import SERVER, Demand, Option
 from actors.servers.ollama.client import Running
 
 MARGIN = 1.15
-"""On a sum that knows nothing of windows, latent caches and the graph."""
+"""Margin on an estimate that ignores sliding windows, latent caches and the graph."""
 DEFAULT_CONTEXT = 4096
 MICRO_BATCH = 512
 UNKNOWN_VOCABULARY = 152_000
-"""Tokens, of which the logits have a number each; the larger families have about as many."""
+"""Vocabulary in tokens if unknown; the larger families have about as many."""
 
 _TIERS = ((47 << 30, 262_144), (23 << 30, 32_768))
 _NUM_CTX = re.compile(r"^num_ctx\s+([0-9]{1,9})\s*$", re.M)
 
 _MOST_LAYERS = 1024
-"""llama.cpp takes half as many."""
+"""Most layers in a header; llama.cpp accepts half as many."""
 _MOST = 1 << 30
-"""Of any other number in a header."""
+"""Largest accepted value of any other number in a header."""
 _MOST_CACHE = 1 << 50
-"""Bytes, more than any machine has."""
+"""Most bytes of a cache, more than any machine has."""
 
 
 def default_context(gpus: int) -> int:
-    """Tokens that Ollama (since 0.15) gives a model by default, by the bytes of all its GPUs."""
+    """Return Ollama's default context in tokens (since 0.15), by the bytes of all its GPUs."""
     return next((context for least, context in _TIERS if gpus >= least), DEFAULT_CONTEXT)
 
 
 def context_of(info: Mapping[str, Any], parameters: str, wanted: int | None, default: int) -> int:
-    """Tokens: what is wanted, what the Modelfile says, or the default; never more than it was trained for."""
+    """Return the context in tokens: requested, the Modelfile's, or the default; at most the trained one."""
     modelfile = _NUM_CTX.search(parameters)
     context = wanted or (int(modelfile[1]) if modelfile else default)
     trained = _Header(info).number("context_length")
@@ -41,14 +41,14 @@ def context_of(info: Mapping[str, Any], parameters: str, wanted: int | None, def
 
 
 class _Header:
-    """`<architecture>.<key>` of /api/show; lists are null there."""
+    """Reads `<architecture>.<key>` in the answer of /api/show, where lists are null."""
 
     def __init__(self, info: Mapping[str, Any]) -> None:
         self._info = info
         self._architecture = info.get("general.architecture", "")
 
     def number(self, key: str) -> int:
-        """0 where it is not told, or cannot be."""
+        """Return a number; 0 if it is missing or impossible."""
         value = self._info.get(f"{self._architecture}.{key}")
         if isinstance(value, list):
             value = max((entry for entry in value if isinstance(entry, int)), default=0)
@@ -57,7 +57,7 @@ class _Header:
 
 
 def cache_bytes(info: Mapping[str, Any], context: int) -> int:
-    """Bytes of an f16 cache of so many tokens, as if every layer kept all of them; 0 if that is not told."""
+    """Return the bytes of an f16 cache in which every layer keeps all tokens; 0 if unknown."""
     header = _Header(info)
     heads = header.number("attention.head_count")
     kv_heads = header.number("attention.head_count_kv") or heads
@@ -78,17 +78,17 @@ def demand_of(
     surcharge: int = 0,
     load_seconds: float | None = None,
 ) -> Demand:
-    """A GPU or several, else the host, for a model of so many bytes on the disk.
+    """Estimate the demand of a model with `size` bytes on the disk: on one GPU, on several, or on the host.
 
-    `on_gpus` and `on_host`: what it took so before, which is better than any estimate. `surcharge`: bytes
-    more of each GPU.
+    `on_gpus` and `on_host`: the memory of earlier loads, which replaces the estimate. `surcharge`:
+    additional bytes per GPU.
     """
     header = _Header(info)
     layers = header.number("block_count") + 1
     cache = cache_bytes(info, context)
     vocabulary = header.number("vocab_size") or UNKNOWN_VOCABULARY
     compute = 4 * MICRO_BATCH * (vocabulary + 8 * header.number("embedding_length"))
-    # Where a part stayed on the host, as much more is wanted of the GPU.
+    # The part that stayed on the host is requested from the GPU as well.
     whole = on_gpus.size if on_gpus else int(MARGIN * (size + cache + compute))
     shared = min(int(MARGIN * compute), whole)
     each = -(-(whole - shared) // layers)

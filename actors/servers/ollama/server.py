@@ -1,4 +1,4 @@
-"""A model in an Ollama daemon, driven like a server of our own."""
+"""A loaded model in an Ollama daemon, used like a server of our own."""
 
 import asyncio
 import re
@@ -18,11 +18,11 @@ from actors.servers.ollama.daemon import Daemon, Sighting
 log = structlog.get_logger("model")
 
 UNLOAD_TIMEOUT = 30.0
-"""Seconds for requests to end and memory to come back, after which the model counts as stuck."""
+"""Seconds for requests to end and memory to be freed, after which the model counts as stuck."""
 UNLOAD_AGAIN = 1.0
-"""Seconds after which it is told again."""
+"""Seconds after which the unload is requested again."""
 SETTLE = 0.5
-"""Seconds in which a load that was called off may still succeed: a model that loads is not listed."""
+"""Seconds in which a cancelled load may still succeed, since a loading model is not listed."""
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|requires more system memory|unable to allocate", re.I)
 
@@ -30,12 +30,12 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|requires more system memory|unable t
 class OllamaServer:
     """A model in an Ollama daemon. Implements `actors.servers.ModelServer`.
 
-    Requests to its endpoint must name the model and carry the options that it tells, and keep_alive -1:
-    others make the daemon load the model anew, or drop it when it likes.
+    Requests must contain the model's name, the options in the address, and keep_alive -1. Otherwise the
+    daemon reloads the model, or unloads it at any time.
     """
 
     process = 0
-    """Not known: a daemon's models share a process group, and it may be on another machine."""
+    """0: unknown, since a daemon's models share a process group, perhaps on another machine."""
     lost_port = False
 
     def __init__(
@@ -81,21 +81,21 @@ class OllamaServer:
 
     @property
     def exited(self) -> bool:
-        """Whether it is no longer loaded, or could not be."""
+        """Whether the model is no longer loaded, or could not be loaded."""
         return self._gone.is_set()
 
     @property
     def last_progress(self) -> float:
-        """While it loads, the daemon's latest answer: it ends a load that stands still by itself."""
+        """Monotonic time of the daemon's latest answer. The daemon itself ends a load without progress."""
         return self._changed_at if self._loading.done() else max(self._started, self._daemon.seen_at)
 
     def became_ready(self) -> None:
-        """Remember what it took."""
+        """Record the memory of the load."""
         assert self._running is not None
         self._on_loaded(self._running, self._changed_at - self._started)
 
     def figures(self) -> Figures:
-        """What was expected, and what /api/ps says; how several GPUs share it is not told."""
+        """Return the predicted memory and that in /api/ps, which does not show its division among GPUs."""
         option = self._placement.option if self._placement else None
         shares = self._placement.shares if self._placement else ()
         running = self._running or Running(name=self._model)
@@ -110,17 +110,17 @@ class OllamaServer:
         )
 
     def log_tail(self) -> tuple[str, ...]:
-        """The daemon keeps its log to itself."""
+        """Return no lines: a daemon's log is not accessible."""
         return ()
 
     def explain_exit(self, when: str) -> Failure:
-        """What the daemon said, or what the watcher saw."""
+        """Give the daemon's error, or the watcher's finding."""
         if self._failure is not None:
             return failure_of(self._failure)
         return Failure(message=f"the model {self._model!r} went away {when}: {self._reason}")
 
     async def is_healthy(self) -> bool:
-        """Whether it is loaded by its own word, and by /api/ps."""
+        """Whether the load has succeeded and /api/ps lists the model."""
         if self.exited or not self._loading.done():
             return False
         try:
@@ -133,19 +133,19 @@ class OllamaServer:
         return self._running is not None and not self.exited
 
     async def is_alive(self, timeout: float) -> bool:
-        """The daemon's watcher looks after it, and reports; nobody ends it."""
+        """True: the daemon's watcher reports its state, and the gateway never kills it."""
         return True
 
     async def processor_seconds(self) -> float:
-        """Not known."""
+        """0: unknown."""
         return 0.0
 
     async def wait_exited(self, timeout: float | None = None) -> None:
-        """Return when it is gone, or after `timeout` seconds."""
+        """Wait until the model is unloaded, at most `timeout` seconds."""
         await occurs(self._gone, timeout)
 
     async def stop(self, *, at_once: bool = False) -> None:
-        """Unload it; returns when /api/ps no longer lists it, or after a time-out, as stuck."""
+        """Unload the model; return when /api/ps no longer lists it, or after a time-out, as stuck."""
         settled_at = 0.0
         if not self._loading.done():
             self._loading.cancel()
@@ -154,7 +154,7 @@ class OllamaServer:
         self._unwatch()
         self._daemon.stuck.discard(self._key)
         if self._unreachable:
-            # Others wait for its place. The daemon's state is told by its watcher.
+            # Other models wait for the memory. The daemon's watcher reports its state.
             log.warning("it is not unloaded: the daemon does not answer", model=self._model)
             return
         try:
@@ -179,7 +179,7 @@ class OllamaServer:
             except OllamaError as error:
                 if error.away:
                     return
-                if error.status == 404:  # it was deleted while it was loaded: nobody can unload it now
+                if error.status == 404:  # deleted while it was loaded: it cannot be unloaded now
                     self._daemon.stuck.add(self._key)
                     return
                 log.warning("Ollama refuses to unload", model=self._model, reason=str(error))
@@ -210,11 +210,11 @@ class OllamaServer:
 
 
 def failure_of(error: OllamaError) -> Failure:
-    """The same for the supervisor."""
+    """Convert the error for the supervisor."""
     kind: FailureKind = "failed"
     if error.status == 404:
         kind = "not_found"
     elif _OUT_OF_MEMORY.search(str(error)):
         kind = "out_of_memory"
-    # What the daemon calls a bad request will be one the next time too.
+    # A bad request will fail the next time too.
     return Failure(message=str(error), retryable=error.status not in (400, 404), kind=kind)

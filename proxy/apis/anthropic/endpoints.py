@@ -15,6 +15,7 @@ MESSAGES = Codec(
 ENDPOINTS = (
     Endpoint(
         path="/v1/messages",
+        aliases=("/messages",),
         request=MessagesRequest,
         dialect=ANTHROPIC,
         api="llama.cpp",
@@ -24,6 +25,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         path="/v1/messages/count_tokens",
+        aliases=("/messages/count_tokens",),
         request=MessagesRequest,
         dialect=ANTHROPIC,
         api="llama.cpp",

@@ -18,7 +18,6 @@ def _native(request: Any) -> NativeAssembler:
 ENDPOINTS = (
     Endpoint(
         path="/completion",
-        aliases=("/completions",),
         request=CompletionRequest,
         dialect=OPENAI,
         api="llama.cpp",

@@ -40,6 +40,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         path="/v1/completions",
+        aliases=("/completions",),
         request=CompletionRequest,
         dialect=OPENAI,
         api="llama.cpp",

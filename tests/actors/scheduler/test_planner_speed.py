@@ -1,8 +1,10 @@
-"""A decision takes less than a millisecond, also on a large machine with a long queue."""
+"""A decision takes less than a millisecond, also on a large machine with a long queue or with many models."""
 
 import random
 import statistics
+import sys
 import time
+from types import FrameType
 
 from actors.messages import (
     Acquire,
@@ -137,3 +139,34 @@ def test_a_decision_takes_less_than_a_millisecond() -> None:
             print(f"{kind:9} {len(times):5}: median {statistics.median(times) * 1e3:.3f}, {worst}")
     assert all(crowd.times[kind] for kind in KINDS)
     assert statistics.median(everything) < 1e-3
+
+
+def steps_of_a_request(models: int) -> int:
+    """Function calls that one request to a loaded model costs, where so many are configured."""
+    planner = Planner(Policy(size=1), [ModelSpec(name=f"model-{number}") for number in range(models)])
+    address = ServerAddress("127.0.0.1", 9)
+    steps = 0
+
+    def count(_frame: FrameType, event: str, _what: object) -> None:
+        nonlocal steps
+        steps += event == "call"
+
+    def handle(event: Event) -> None:
+        planner.handle(event, 1.0)
+        planner.next_wake(1.0)
+
+    handle(Acquire(ticket=1, model="model-0", deadline=10))
+    handle(Fetched(model="model-0", epoch=1))
+    handle(BecameReady(model="model-0", epoch=1, endpoint=address))
+    handle(Released(ticket=1, served=True))
+    sys.setprofile(count)
+    try:
+        handle(Acquire(ticket=2, model="model-0", deadline=10))
+        handle(Released(ticket=2, served=True))
+    finally:
+        sys.setprofile(None)
+    return steps
+
+
+def test_models_at_rest_make_no_request_dearer() -> None:
+    assert steps_of_a_request(MODELS) == steps_of_a_request(1)

@@ -48,6 +48,10 @@ def test_a_path_is_one_endpoint_and_has_its_dialect(endpoint: Endpoint) -> None:
         ("/v1/responses/resp_1/cancel", "responses"),
         ("/api", "ollama"),
         ("/api/nothing", "ollama"),
+        ("/upstream/org/model/v1/messages", "anthropic"),
+        ("/upstream/demo/api/chat", "ollama"),
+        ("/upstream/demo", "openai"),
+        ("/upstream/demo/nothing", "openai"),
     ],
 )
 def test_paths_that_are_no_endpoint_have_a_dialect(path: str, name: str) -> None:

@@ -1,0 +1,110 @@
+"""What aiohttp's parser leaves open: stray slashes, other versions, `Expect`, and requests it cannot read."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import ERROR
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from proxy.door.bodies import CONTINUES
+from proxy.errors import ApiError
+
+LINE_LIMIT = 8190
+"""Bytes of a path with its query, and of a header: aiohttp's own limits."""
+BEGINNING = LINE_LIMIT + 100
+"""Bytes of a request that tell its method and its path."""
+
+OTHER_VERSION = web.RequestKey("other version", bool)
+"""Whether a request says to be of another HTTP than 1."""
+
+_SLASHES = re.compile("/{2,}")
+_UPSTREAM = re.compile("/+upstream/+")
+_FIRST_LINE = re.compile(rb"[\r\n]*([A-Za-z]{1,20}) +(?:https?://[^/?# \r\n]*)?(/[!\"$->@-~]*)")
+
+
+def make_request(
+    make: Callable[..., web.BaseRequest], message: Any, payload: Any, protocol: Any, *rest: Any
+) -> web.BaseRequest:
+    """A request that can be routed, and is answered in a version there is.
+
+    Its `Expect` waits until somebody reads its body: aiohttp would answer that at once. One that could not be
+    read has the method and the path which `protocol.beginning` shows, so that its error is its API's.
+    """
+    state: dict[web.RequestKey[bool], bool] = {}
+    if message is ERROR:
+        method, path = first_line(protocol.beginning)
+        url = URL.build(path=path, encoded=True)
+        message = message._replace(method=method, path=path, url=url, version=HttpVersion11)
+    if message.version[0] != 1:
+        message = message._replace(version=HttpVersion11, should_close=True)
+        state[OTHER_VERSION] = True
+    path = message.url.raw_path
+    if "//" in path or (path.endswith("/") and path != "/"):
+        message = _tidied(message, path)
+    if "Expect" in message.headers:
+        headers = CIMultiDict(message.headers)
+        expected = map(str.lower, headers.popall("Expect"))
+        message = message._replace(headers=CIMultiDictProxy(headers))
+        state[CONTINUES] = message.version >= HttpVersion11 and "100-continue" in expected
+    request = make(message, payload, protocol, *rest)
+    for key, value in state.items():
+        request[key] = value
+    return request
+
+
+def _tidied(message: Any, path: str) -> Any:
+    tidy = tidy_path(path)
+    is_whole_url = not message.path.startswith(path)
+    target = message.path if is_whole_url else tidy + message.path[len(path) :]
+    return message._replace(path=target, url=message.url.with_path(tidy, encoded=True, keep_query=True))
+
+
+def tidy_path(path: str) -> str:
+    """A path without doubled slashes, and without one at its end.
+
+    Clients put them there whose base URL ends with a slash. A path below `/upstream/` is the business of the
+    model's own server, and is kept.
+    """
+    if (upstream := _UPSTREAM.match(path)) is not None:
+        return "/upstream/" + path[upstream.end() :]
+    return _SLASHES.sub("/", path).rstrip("/") or "/"
+
+
+def first_line(beginning: bytes) -> tuple[str, str]:
+    """The method and the path of a request that cannot be read, as far as they can be."""
+    if (found := _FIRST_LINE.match(beginning)) is None:
+        return "UNKNOWN", "/"
+    return found[1].decode(), found[2].decode()
+
+
+def other_version() -> ApiError:
+    """The answer to a request of another HTTP."""
+    return _bad_http(505, "this is HTTP/1.1; HTTP/2 needs a proxy in front")
+
+
+def refusal(error: BaseException | None, message: str, beginning: bytes) -> ApiError:
+    """The answer to a request that cannot be read."""
+    if beginning.startswith(b"PRI * HTTP/2"):
+        return other_version()
+    if isinstance(error, LineTooLong):
+        target = beginning.split(maxsplit=2)[1:2]
+        if target and len(target[0]) > LINE_LIMIT:
+            return _bad_http(414, f"the path and the query are longer than {LINE_LIMIT} bytes")
+        return _bad_http(431, f"a header is longer than {LINE_LIMIT} bytes")
+    if "Too many headers" in message:
+        return _bad_http(431, "the request has too many headers")
+    text = next(iter(message.strip().splitlines()), "bad request")[:300].rstrip(":")
+    return _bad_http(400, f"the request cannot be read: {text}")
+
+
+def head_too_long(limit: int) -> ApiError:
+    """The answer to a request whose head has more than `limit` bytes."""
+    return _bad_http(431, f"the head of the request is longer than {limit} bytes")
+
+
+def _bad_http(status: int, message: str) -> ApiError:
+    return ApiError(status, message, code="bad_http")
