@@ -100,8 +100,12 @@ class _Protocol(web.RequestHandler):
         super().data_received(data)
         if self._messages:
             self._head_bytes = 0
-            is_read = isinstance(self._messages[-1][0], RawRequestMessage)
-            self.beginning = b"" if is_read else (self.beginning + data[:BEGINNING])[:BEGINNING]
+            newest = self._messages[-1][0]
+            if isinstance(newest, RawRequestMessage):
+                self.beginning = b""
+            else:
+                self.beginning = (self.beginning + data[:BEGINNING])[:BEGINNING]
+                self._break_bodies(newest.message)
             if (self._waiter is None or len(self._messages) > 1) and not self._buffer_paused:
                 self._pause_reading_for_buffer()
         elif in_head:
@@ -111,6 +115,16 @@ class _Protocol(web.RequestHandler):
                 if request is None:
                     self.transport.write(self._too_long())
                 self.force_close()
+
+    def _break_bodies(self, why: str) -> None:
+        """Have whoever reads a body learn that the rest of it cannot be read: aiohttp says so to nobody."""
+        bodies = [body for _, body in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        for body in bodies:
+            if not body.is_eof():
+                body.set_exception(web.RequestPayloadError(why))
+                self._lingering_time = 0.0  # there is nothing more that can be read
 
     # What a client does not take
 

@@ -21,6 +21,7 @@ from actors.messages import ServerAddress
 from actors.runtime import spawn
 from proxy.door.bodies import BODIES, SMALL
 from tests.proxy.scripted import (
+    PATIENCE,
     Client,
     Do,
     Door,
@@ -264,15 +265,23 @@ async def test_a_bomb_is_left_at_the_limit(encoding: str, make: Callable[[], byt
 
 @pytest.mark.parametrize(
     "framing",
-    [b"zz\r\n", b"5\r\nabc", b"-1\r\n\r\n", b"ffffffffffffffffff\r\nx"],
+    [b"zz\r\n", b"-1\r\n\r\n", b"ffffffffffffffffff\r\nx", b"3\r\nabcdefgh"],
 )
-async def test_framing_that_is_wrong(framing: bytes) -> None:
-    async with scripted(ANSWER) as server, door(server, body_window=0.2) as opened:
+@pytest.mark.parametrize("path", ["/tokenize", "/upstream/demo/x", "/v1/agents/x/y", "/api/pull"])
+async def test_framing_that_is_wrong(framing: bytes, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told at once, whether it comes with the head or later."""
+    begin = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n".encode()
+    async with door(body_window=PATIENCE) as opened:
         client = await opened.connect()
-        await client.send(
-            b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + framing
-        )
-        assert (await client.answer()).status in (400, 408)
+        await client.send(begin + framing)
+        assert (await client.answer()).status == 400
+        client = await opened.connect()
+        await client.send(begin)
+        await reached(lambda: opened.bodies.budget.held == 3)
+        await client.send(framing)
+        assert (await client.answer()).status == 400
+        assert await client.rest() == b""
+    assert not caplog.records
 
 
 # Work that would hold the loop
