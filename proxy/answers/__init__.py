@@ -1,22 +1,22 @@
-"""How a model's answer reaches its client.
+"""Brings a model's answer to its client.
 
-What all ways share:
+Shared by all ways:
 
-* `call`            the request, as its handler has read it; the lease on its model, and the response
+* `call`            the parsed request, the lease on its model, and the server's response
 * `client_stream`   the stream to the client: head, comments, events, errors, end
-* `relay`           bytes from the model server's socket to the client's
-* `whole`           answers that are no stream
+* `relay`           copies bytes from the model server's socket to the client's
+* `whole`           answers that are not streamed
 
 The ways, each with a function `answer`, of which `handlers.generate` chooses one:
 
-* `unchanged`       the server speaks the client's API
-* `translate`       it speaks another one: through events
-* `embed`           vectors
-* `load_only`       no answer, but a model that is loaded, or gone
-* `through_agents`  the request has agents
+* `unchanged`       the server speaks the client's API: bytes are passed on
+* `translate`       the server speaks another API: the answer is translated, event by event
+* `embed`           embeddings
+* `load_only`       Ollama's requests that only load or unload a model
+* `through_agents`  a request with agents
 
-Around agents:
+For agents:
 
-* `agent_guards`    what they forbid
-* `agent_calls`     the models, as agents call them
+* `agent_guards`    enforces guards on other endpoints
+* `agent_calls`     the models, for calls by agents
 """

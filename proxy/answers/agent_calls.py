@@ -1,4 +1,4 @@
-"""The gateway's models, as agents call them: under leases of their own, by the one planner."""
+"""The gateway's models, for calls by agents. Each call takes its own lease, like a client's request."""
 
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -25,7 +25,7 @@ from proxy.exchange import Account, Exchange, request_id_of
 from proxy.wire.upstream_connection import UpstreamResponse
 
 AHEAD = 256
-"""Events that a model may be ahead of the agent that reads it; then it feels its slowness."""
+"""Number of events by which a model may be ahead of the reading agent before it is slowed down."""
 
 
 class _Ranked(msgspec.Struct):
@@ -41,7 +41,7 @@ _read_ranking = reader(_Ranking)
 
 
 class _Events:
-    """Sink of a response: the events that have come, for one who reads them in a task of its own."""
+    """Sink of a response: queues its events for a reader in another task."""
 
     def __init__(self, response: UpstreamResponse, decoder: Decoder) -> None:
         self._response = response
@@ -49,7 +49,7 @@ class _Events:
         self._come: deque[Event] = deque()
 
     def feed(self, payload: bytes, _raw: bytes | None) -> None:
-        """Take what has come."""
+        """Decode a piece of the body."""
         self._come.extend(self._decoder.feed(payload))
         if self._come:
             self._response.notify()
@@ -57,7 +57,7 @@ class _Events:
             self._response.pause()
 
     async def read(self) -> AsyncGenerator[Event, None]:
-        """All of them, to the end."""
+        """Yield all events, to the end."""
         self._response.attach(self.feed)
         while True:
             while self._come:
@@ -76,12 +76,12 @@ class Models:
 
     def __init__(self, caller: ModelCaller, catalog: Catalog) -> None:
         self.accounts: tuple[Account, ...] = ()
-        """Who is told of each finished call."""
+        """Called with each finished call."""
         self._caller = caller
         self._catalog = catalog
 
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
-        """The answer's events, to `Done` or an `AnswerFailed`. Closed, it gives its lease back."""
+        """Yield the answer's events, up to `Done` or `AnswerFailed`. Closing the iterator ends the lease."""
         exchange = self._begin(request.model)
         is_whole = False
         try:
@@ -96,7 +96,7 @@ class Models:
                     elif isinstance(event, AnswerFailed):
                         exchange.failed(to_api_error(event))
                     elif isinstance(event, Done):
-                        call.lease.served = is_whole = True  # whoever reads it need not come back for more
+                        call.lease.served = is_whole = True  # the reader may not come back for more
                     yield event
                 call.lease.served = exchange.status < 500
         except ApiError as error:
@@ -110,7 +110,7 @@ class Models:
             exchange.finish()
 
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
-        """A vector for each text."""
+        """Return a vector for each text."""
         exchange = self._begin(model)
         try:
             known = await self._catalog.find(model)
@@ -126,7 +126,7 @@ class Models:
             exchange.finish()
 
     async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
-        """How relevant each text is to the query: larger is more."""
+        """Rate each text's relevance to the query; higher is more relevant."""
         exchange = self._begin(model)
         body = msgspec.json.encode({"model": model, "query": query, "documents": texts, "top_n": len(texts)})
         try:
@@ -152,14 +152,14 @@ class Models:
         return scores
 
     async def own_name(self, model: str) -> str:
-        """The name that a model is configured by, for any of its names; an unknown one stays as it is."""
+        """Return a model's configured name, given any of its names; an unknown name is returned unchanged."""
         try:
             return (await self._catalog.find(model)).name
         except ApiError:
-            return model  # the call itself will say why
+            return model  # the call itself will report the reason
 
     def models(self) -> list[ModelInfo]:
-        """The models there are, loaded or not."""
+        """Return all models, loaded or not."""
         return [
             ModelInfo(
                 name=model.name,

@@ -1,4 +1,4 @@
-"""What agents forbid: ways around a model's guards, and bodies that generate nothing."""
+"""Enforces a model's guards where no agents run: bypassing paths, and bodies that generate nothing."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from proxy.door.bodies import breathe
 from proxy.errors import ApiError
 
 _MAY_BE_TOKENS = ("input", "content", "prompt")
-"""Fields of texts which llama.cpp takes as token ids too, mixed with texts even."""
+"""Fields of text in which llama.cpp also accepts token ids, even mixed with text."""
 
 
 def refuse_to_go_around(agents: AgentHost, model: str, path: str) -> None:
-    """Raise `ApiError` if a model has agents for all its requests that this path would go around."""
+    """Raise `ApiError` if this path would bypass a model's guards."""
     if guards := agents.guards_of(model):
         message = (
             f"model {model!r} is only served with the agent {guards[0]!r}, which {path} would go around; "
@@ -27,9 +27,9 @@ def refuse_to_go_around(agents: AgentHost, model: str, path: str) -> None:
 
 
 async def guard_body(agents: AgentHost, model: str, body: bytes, request_id: str) -> bytes:
-    """A JSON body for an endpoint that generates nothing, as the guards of the model's requests leave it.
+    """Pass a JSON body for an endpoint that generates nothing through the model's guards.
 
-    Raises `ApiError` if they refuse it.
+    Raises `ApiError` if a guard refuses it.
     """
     texts: list[str] = []
 
@@ -55,7 +55,7 @@ async def guard_body(agents: AgentHost, model: str, body: bytes, request_id: str
 
 
 def _refuse_tokens(model: str, fields: dict[str, Any]) -> None:
-    """Raise `ApiError` if a text is given by the ids of its tokens, which no pattern can read."""
+    """Raise `ApiError` if a text is given as token ids, which no pattern can match."""
     for name in _MAY_BE_TOKENS:
         if _has_numbers(fields.get(name)):
             message = f"the guards of model {model!r} cannot read token ids in {name!r}; send the text"
@@ -70,7 +70,7 @@ def _has_numbers(value: Any) -> bool:
 
 
 def of_agent(error: AgentError) -> ApiError:
-    """What an agent says no with, as the client is told."""
+    """Convert an agent's error for the client."""
     return ApiError(
         error.status, error.message, code=error.code, param=error.param, retry_after=error.retry_after
     )

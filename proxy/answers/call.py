@@ -1,4 +1,4 @@
-"""A request to a model, as its handler has read it; and the call of the model: a lease, and a response."""
+"""A parsed request to a model, and the call of the model: a lease and the server's response."""
 
 import asyncio
 import time
@@ -35,19 +35,19 @@ from proxy.wire.upstream_connection import (
 )
 
 RenderRequest = Callable[[ServerAddress], bytes]
-"""Renders a request for the leased server; its API and its own name for the model are known only then."""
+"""Renders a request for the leased server, whose API and name of the model are known only then."""
 
 UNLOAD_PATIENCE = 10.0
 UNLOAD_POLL = 0.02
-"""Seconds, both."""
+"""Seconds between checks, and in all, while an unload is awaited."""
 
 ANSWER_LIMIT = 512 * 1024 * 1024
-"""Bytes of a whole answer."""
+"""Most bytes of a whole answer."""
 ERROR_LIMIT = 1024 * 1024
 
 
 class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of each request; sizes in bytes, times in seconds."""
+    """The limits of a request; sizes in bytes, times in seconds."""
 
     body: int
     queue_timeout: float
@@ -56,7 +56,7 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversation(msgspec.Struct, frozen=True):
-    """The request with its body, and the model that it names."""
+    """A request with its parsed body and its model."""
 
     request: web.Request
     exchange: Exchange
@@ -72,7 +72,7 @@ class Conversation(msgspec.Struct, frozen=True):
 
     @property
     def keep_alive(self) -> float | None:
-        """Seconds that the model is to stay loaded, if the request says so. Raises `ApiError`."""
+        """The seconds that the model should stay loaded, if the request sets them. Raises `ApiError`."""
         try:
             return keep_alive(self.parsed.keep_alive) if isinstance(self.parsed, OllamaRequest) else None
         except FieldError as error:
@@ -80,10 +80,11 @@ class Conversation(msgspec.Struct, frozen=True):
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
-    """A request to a model's server, and the lease that it needs.
+    """A request to a model's server, and its lease.
 
-    `slot`: the work occupies one of its slots. `load`: it is loaded for that, and stays so for `keep_alive`
-    seconds. `raw`: the body of the response is passed on unread, so it may have any content encoding.
+    `slot`: the work occupies one of the model's slots. `load`: the model is loaded if necessary, and stays
+    loaded for `keep_alive` seconds. `raw`: the response's body is passed on unread, so any content encoding
+    is allowed.
     """
 
     model: str
@@ -95,7 +96,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
 
 
 class ModelCall(msgspec.Struct, frozen=True):
-    """A call of a model under way: the lease on its server, and the server's response."""
+    """A running call of a model: the lease on its server, and the server's response."""
 
     exchange: Exchange
     lease: Lease
@@ -103,13 +104,13 @@ class ModelCall(msgspec.Struct, frozen=True):
 
     @property
     def server(self) -> ServerApi:
-        """How the server is spoken with."""
+        """The API of the server."""
         return SERVERS[self.lease.grant.endpoint.api]
 
     async def collect(self) -> bytes:
-        """The whole body. Raises `ApiError` for an error, in the words of the server.
+        """Return the whole body. Raises `ApiError`, with the server's message, for an error.
 
-        Raises `BadAnswerError` for a redirection, which nobody follows.
+        Raises `BadAnswerError` for a redirection, which is never followed.
         """
         head = self.response.head
         limit = ANSWER_LIMIT if head.status < 400 else ERROR_LIMIT
@@ -126,7 +127,7 @@ class ModelCall(msgspec.Struct, frozen=True):
         return collector.body
 
     async def check_stream(self) -> None:
-        """Raise `ApiError` if the server refuses, or `BadAnswerError` if what it sends is no such stream."""
+        """Raise `ApiError` if the server refuses, `BadAnswerError` if the body is not of this media type."""
         head = self.response.head
         if head.status >= 300:
             await self.collect()
@@ -136,7 +137,7 @@ class ModelCall(msgspec.Struct, frozen=True):
 
 
 class ModelCaller:
-    """Sends requests to models, each under a lease of its own."""
+    """Sends requests to models, each with its own lease."""
 
     def __init__(
         self,
@@ -152,10 +153,10 @@ class ModelCaller:
 
     @asynccontextmanager
     async def call(self, exchange: Exchange, question: UpstreamRequest) -> AsyncIterator[ModelCall]:
-        """Lease the model, send its server the question, and yield the call. Raises `ApiError`.
+        """Lease the model, send the request to its server, and yield the call. Raises `ApiError`.
 
-        A server that refuses the connection died after the grant. It has not seen the request, so it is safe
-        to send it once more; the second lease waits until the server has been started again.
+        A server that refuses the connection has died after the grant without seeing the request, so the
+        request is sent once more. The second lease waits until the server has restarted.
         """
         try:
             for last_try in (False, True):
@@ -204,7 +205,7 @@ class ModelCaller:
         )
 
     async def keep(self, exchange: Exchange, model: str, keep_alive: float | None) -> None:
-        """Have a model loaded for so long; 0 lets it go, and does not load it for that. Raises `ApiError`."""
+        """Keep a model loaded for `keep_alive` seconds; 0 unloads it. Raises `ApiError`."""
         unload = keep_alive == 0
         try:
             async with self._lease(
@@ -220,7 +221,7 @@ class ModelCaller:
             await self._until_unloaded(model)
 
     async def _until_unloaded(self, model: str) -> None:
-        """Return when a model that was let go is gone, or works for somebody, or after a while."""
+        """Wait, for a limited time, until an unloaded model is gone or serves another request."""
         deadline = time.monotonic() + UNLOAD_PATIENCE
         while time.monotonic() < deadline:
             await asyncio.sleep(UNLOAD_POLL)
@@ -229,7 +230,7 @@ class ModelCaller:
                 return
 
     def what_happens(self, exchange: Exchange) -> str:
-        """What a request waits for, in words for its client."""
+        """Describe what a request waits for, for its client."""
         if exchange.phase == "agents":
             return "the agents are at work"
         if exchange.phase != "queue":
@@ -244,7 +245,7 @@ class ModelCaller:
 
 
 def post(exchange: Exchange, path: str, body: bytes, address: ServerAddress) -> bytes:
-    """A request with a JSON body."""
+    """Make a POST request with a JSON body."""
     headers = {
         "Content-Type": "application/json",
         "Accept-Encoding": "identity",
@@ -261,14 +262,14 @@ def _refuse_encoded(response: UpstreamResponse) -> None:
 
 
 def broken(error: Exception, exchange: Exchange) -> ApiError:
-    """An upstream's failure, in words that name the model."""
+    """Convert an upstream's failure into an error that names the model."""
     status = 504 if isinstance(error, UpstreamTimeoutError) else 502
     code = "upstream_timeout" if status == 504 else "upstream_error"
     return ApiError(status, f"model {exchange.model!r}: {error}", code=code)
 
 
 def blame(error: ApiError, lease: Lease) -> ApiError:
-    """The error as it is told: what its server did is not its fault if it was stopped so as to shut down."""
+    """Replace an error if the server was stopped by the gateway's shutdown."""
     if error.code != "upstream_error" or not lease.overdue:
         return error
     message = "the gateway is shutting down, and could not wait longer for this answer (server.drain_timeout)"
@@ -276,19 +277,19 @@ def blame(error: ApiError, lease: Lease) -> ApiError:
 
 
 def broken_off(error: ApiError) -> ApiError:
-    """The model server's error that ends an answer which had begun. A 500 would be taken for our own."""
+    """Make the error for an answer that the server broke off; 502, because 500 would mean our own fault."""
     if error.status == 500:
         error.status = 502
     return error
 
 
 def named(error: ApiError, exchange: Exchange) -> ApiError:
-    """The same error, with the model's name if it is about what its server sent."""
+    """Add the model's name to an error about its server."""
     if error.code == "upstream_error" and not error.message.startswith("model "):
         error.message = f"model {exchange.model!r}: {error.message}"
     return error
 
 
 def invalid_field(error: FieldError) -> ApiError:
-    """The answer to a request that makes no sense."""
+    """Make the error for an invalid field of a request."""
     return ApiError(400, str(error), param=error.field)

@@ -1,9 +1,9 @@
-"""The stream to a client, with one owner: its head, what is written while it waits, errors, and its end.
+"""The stream to a client and its one owner: head, comments during waits, events, errors, and end.
 
-The head goes out with the first event, so that an error before it has a status. But without a byte for a
-minute proxies and clients give up: a client that waits, for its turn, a download, a load or a long prompt,
-gets a comment now and then. Comment lines are no events, and a line of JSON without a text adds nothing, so
-no client is confused. Once the head is out with the first of them, an error can only be the last event.
+The head is sent with the first event, so that an earlier error has a status. But proxies and clients give up
+after a minute without a byte, so a client that waits for its turn, a download, a load or a long prompt gets
+a comment from time to time. Comment lines are not events, and a line of JSON with empty text adds nothing,
+so clients ignore them. Once a comment has sent the head, an error can only be sent as the last event.
 """
 
 import asyncio
@@ -23,42 +23,45 @@ from proxy.wire.sse import EventTooLongError
 from proxy.wire.upstream_connection import UpstreamError
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""So that no cache and no nginx in front of the gateway keeps an event back."""
+"""Headers that keep caches, and nginx in front of the gateway, from buffering events."""
 
 
 class AnswerOverError(Exception):
-    """The client has its whole answer, although the model server has not come to its end."""
+    """The client has its whole answer although the model server's stream has not ended."""
 
 
 class Content(Protocol):
-    """What the bytes of a model server are to its client."""
+    """Converts a model server's bytes for a client."""
 
     @property
     def delimiter(self) -> bytes:
-        """How an event ends or a line, of which only whole ones are passed on; empty if any cut will do."""
+        """The end of an event or line, if only whole ones may be passed on; empty if any cut is allowed."""
 
     @property
     def patch(self) -> Callable[[bytes], bytes] | None:
-        """Makes the client's bytes of a piece of the server's."""
+        """Converts a piece of the server's bytes into the client's bytes."""
 
     def begin(self, relay: Relay, call: ModelCall) -> None:
-        """Write what has come already, and attach the relay to the response."""
+        """Write the bytes received so far, and attach the relay to the response."""
 
     def end(self, relay: Relay, call: ModelCall) -> None:
-        """Write the rest, when all has come. Raises `ApiError` for what the client must be told."""
+        """Write the rest at the end of the response.
+
+        Raises `ApiError` for an error that the client must see.
+        """
 
     def fail(self, error: ApiError) -> bytes | None:
-        """The event that ends an answer which is broken off; None if its API's is always the same."""
+        """Return the event that ends a failed answer; None if the API's dialect makes it."""
 
     def is_whole(self, relay: Relay) -> bool:
-        """Whether a client that leaves now has its whole answer."""
+        """Whether a client that leaves now has the whole answer."""
 
     def account(self, relay: Relay, call: ModelCall) -> None:
-        """Tell the exchange what the answer says of itself, however it ended."""
+        """Report the answer's tokens and failure to the exchange, however it ended."""
 
 
 class ClientStream:
-    """One answer, as its client gets it. Without a `dialect` an error is a cut."""
+    """One answer to a client. Without a `dialect`, an error cuts the connection."""
 
     def __init__(
         self,
@@ -79,12 +82,12 @@ class ClientStream:
 
     @classmethod
     def to(cls, conversation: Conversation, caller: ModelCaller) -> "ClientStream":
-        """The answer to a request for a stream."""
+        """Make the stream that answers a request."""
         request, exchange, endpoint = conversation.request, conversation.exchange, conversation.endpoint
         head = web.StreamResponse(headers={"Content-Type": endpoint.media_type, **STREAM_HEADERS})
         head.headers["X-Request-Id"] = exchange.request_id
         if request.version < HttpVersion11:
-            head.force_close()  # the end of the connection is the end of the body
+            head.force_close()  # the end of the connection marks the end of the body
         stream = cls(request, exchange, head, endpoint.dialect, caller.limits)
         stream._comment = lambda: endpoint.comment(
             exchange.model or "", caller.what_happens(exchange), time.time()
@@ -92,7 +95,7 @@ class ClientStream:
         return stream
 
     async def carry(self, answer: Coroutine[Any, Any, None]) -> web.StreamResponse:
-        """Let `answer` write, with comments until it begins. Raises `ApiError` before the head is out."""
+        """Let `answer` write, with comments until it begins. Raises `ApiError` before the head is sent."""
         self._comment_later()
         try:
             await answer
@@ -109,7 +112,7 @@ class ClientStream:
         return self.head
 
     async def begin(self) -> None:
-        """Send the head, if it is not out yet: the answer begins."""
+        """Begin the answer: send the head, if it is not sent yet."""
         self._stop_comments()
         self._exchange.first_byte()
         self._exchange.status = self.head.status
@@ -127,12 +130,12 @@ class ClientStream:
             raise ClientStalledError(f"the client took nothing for {seconds:g} s") from None
 
     async def end(self) -> None:
-        """End the answer, if the client is still there."""
+        """End the answer, if the client is still connected."""
         if self._request.transport is not None and not self._request.transport.is_closing():
             await self.head.write_eof()
 
     async def relay(self, call: ModelCall, content: Content) -> None:
-        """Pass a model server's answer on as it comes, from its begin to its end or its error."""
+        """Pass on a model server's answer as it arrives, to its end or its error."""
         await self.begin()
         chunked = self.head.headers.get("Transfer-Encoding") == "chunked"
         relay = Relay(
@@ -153,7 +156,7 @@ class ClientStream:
         except ClientStalledError as error:
             self._give_up(error)
         except asyncio.CancelledError:
-            # A client may close at the last event, before the connection's end has come from upstream.
+            # A client may close at the last event, before the upstream connection has ended.
             self._exchange.complete = call.lease.served = content.is_whole(relay)
             raise
         finally:
@@ -181,7 +184,7 @@ class ClientStream:
         self._cut()
 
     def _cut(self) -> None:
-        """Close the client's connection so that it cannot take what it got for the whole."""
+        """Close the client's connection so that it cannot mistake the answer for a complete one."""
         if self._request.transport is not None:
             self._request.transport.abort()
 
@@ -203,10 +206,10 @@ class ClientStream:
             await self.head.prepare(self._request)
             await self.head.write(self._comment())
         except ConnectionError:
-            self._stop_comments()  # the handler learns of it by its own cancellation
+            self._stop_comments()  # the handler is cancelled when the client leaves
 
     def _stop_comments(self) -> None:
-        """Nothing is written after this, and what was written is whole."""
+        """Stop the comments, and wait until the last one is written completely."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

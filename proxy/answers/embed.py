@@ -1,4 +1,4 @@
-"""Answers with vectors, whatever the client and the model's server speak."""
+"""Answers requests for embeddings, for any API of the client and of the model's server."""
 
 import time
 
@@ -52,7 +52,7 @@ async def answer(caller: ModelCaller, conversation: Conversation, embedder: Embe
 
 
 def vectors_question(exchange: Exchange, model: str, embed: Embed) -> UpstreamRequest:
-    """A request for embeddings in the API of the leased server."""
+    """Render a request for embeddings in the API of the leased server."""
 
     def render(address: ServerAddress) -> bytes:
         path, body = SERVERS[address.api].embed(embed, address)
@@ -62,7 +62,10 @@ def vectors_question(exchange: Exchange, model: str, embed: Embed) -> UpstreamRe
 
 
 async def collect_vectors(call: ModelCall, wanted: int) -> Embeddings:
-    """The vectors of so many texts. Raises `ApiError`, or `BadAnswerError` if there are more or less."""
+    """Read the vectors of `count` texts.
+
+    Raises `ApiError`, or `BadAnswerError` for another number of vectors.
+    """
     vectors = call.server.decode_embeddings(await call.collect())
     if isinstance(vectors, AnswerFailed):
         raise named(to_api_error(vectors), call.exchange)

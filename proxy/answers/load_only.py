@@ -1,4 +1,4 @@
-"""Answers to Ollama's requests that say nothing: they load a model, or let it go."""
+"""Answers Ollama's requests without a prompt, which load or unload a model."""
 
 import time
 
@@ -11,7 +11,7 @@ from proxy.apis.ollama.answer import encode_load
 
 
 async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamResponse:
-    """Answer when the model is loaded, or gone."""
+    """Answer when the model is loaded or unloaded."""
     exchange, keep_alive = conversation.exchange, conversation.keep_alive
     await caller.keep(exchange, conversation.known.name, keep_alive)
     exchange.status = 200

@@ -1,4 +1,4 @@
-"""From an upstream's body to the client's socket: unparsed where possible, whole events always."""
+"""Copies an upstream's body to the client's socket: unparsed where possible, always in whole events."""
 
 import asyncio
 import re
@@ -13,45 +13,45 @@ from proxy.wire.sse import BlockSplitter, EventTooLongError
 from proxy.wire.upstream_connection import Splice, UpstreamResponse
 
 RAW_TAIL = 8192
-"""Bytes that are kept of the end of a body that is passed on unread."""
+"""Number of last bytes that are kept of a body passed on unread."""
 
 
 class ClientProtocol(Protocol):
-    """The client's side, as the server of the front door makes it."""
+    """The protocol of the client's connection, which the front door's server makes."""
 
     on_pause: Callable[[], None] | None
-    """Called when the client does not keep up."""
+    """Called when the client reads too slowly."""
 
     @property
     def writing_paused(self) -> bool:
-        """Whether it does not keep up at present."""
+        """Whether the client reads too slowly at present."""
 
 
 class ClientStalledError(Exception):
-    """The client took nothing for `server.write_timeout` seconds."""
+    """The client has read nothing for `server.write_timeout` seconds."""
 
 
 def _chunk_head(length: int) -> bytes:
-    """How a chunk begins that has `length` bytes with its framing."""
+    """Return the first bytes of a chunk that has `length` bytes with its framing."""
     for digits in (2, 3):
         size = length - digits - len("\r\n\r\n")
         if 16 ** (digits - 1) <= size < 16**digits:
             return b"%x\r\n" % size
-    return b"!"  # nothing that begins like this is a chunk
+    return b"!"  # no chunk begins like this
 
 
 CHUNK_HEADS = [_chunk_head(length) for length in range(4096)]
-"""By the length of a whole chunk: comparing is cheaper than parsing."""
+"""The first bytes of a chunk, by its whole length: comparing is cheaper than parsing."""
 
 
 class Relay(Splice):
-    """Writes a body to the client's transport as it comes. Its `feed` is the sink of the response.
+    """Writes a body to the client's transport as it arrives. `feed` is the sink of the response.
 
-    The client's framing is made of whole chunks at every moment, so that an error frame can always
-    follow. With a `delimiter`, it is made of whole events or lines too, which end with that.
+    The client has received whole chunks at every moment, so that an error frame can always follow. With a
+    `delimiter` it has also received only whole events or lines, which end with the delimiter.
 
-    As the protocol of the upstream's connection it copies what llama-server writes nearly always, one
-    event in one chunk, from socket to socket. This is what every token costs.
+    As the protocol of the upstream's connection the relay copies llama-server's usual output, one event in
+    one chunk, from socket to socket. This path determines the cost of a token.
     """
 
     __slots__ = (
@@ -121,7 +121,7 @@ class Relay(Splice):
         return self.chunked and self._splitter is not None and not self._splitter.holds
 
     def feed(self, payload: bytes, raw: bytes | None) -> None:
-        """Pass a piece on: as it came when it is whole, re-framed otherwise."""
+        """Pass on a piece: unchanged if it is whole chunks and events, otherwise re-framed."""
         splitter = self._splitter
         if splitter is None:
             self.last = (self.last + payload)[-RAW_TAIL:] if len(payload) < RAW_TAIL else payload
@@ -149,7 +149,7 @@ class Relay(Splice):
     def _write(self, data: bytes) -> None:
         try:
             self._write_through(data)
-        except RuntimeError:  # uvloop's word for a transport that is closed
+        except RuntimeError:  # raised by uvloop for a closed transport
             raise ConnectionResetError("the client has left") from None
 
     def _emit(self, payload: bytes) -> None:
@@ -157,9 +157,9 @@ class Relay(Splice):
             self._write(b"%x\r\n%b\r\n" % (len(payload), payload) if self.chunked else payload)
 
     async def run(self, write_timeout: float) -> None:
-        """Return when the response has been passed on. Raises `UpstreamError`, `ClientStalledError`."""
+        """Wait until the response is passed on. Raises `UpstreamError`, `ClientStalledError`."""
         self._client.on_pause = self._block
-        if self._client.writing_paused:  # by what was written before it could tell us
+        if self._client.writing_paused:  # by writes before the relay was attached
             self._block()
         try:
             await self._response.until(lambda: self._blocked)
@@ -170,7 +170,7 @@ class Relay(Splice):
             self._client.on_pause = None
 
     async def _drain(self, write_timeout: float) -> None:
-        """Wait until the client takes something; a reader that is dead frees the slot it holds."""
+        """Wait until the client reads, with a limit, so that a dead client does not occupy a slot."""
         try:
             async with asyncio.timeout(write_timeout or None):
                 await self._request.writer.drain()
@@ -181,16 +181,16 @@ class Relay(Splice):
             self._response.resume()
 
     def end_with(self, frame: bytes) -> None:
-        """Write a last event after whatever whole events went before."""
+        """Write a last event after the whole events so far."""
         self._emit(frame)
 
     @property
     def tail(self) -> bytes:
-        """The last two events or more, chunked perhaps; or the end of a body that is passed on unread."""
+        """At least the last two events, perhaps in chunks; or the last bytes of a body passed on unread."""
         return self._before + self.last
 
     def take_held(self) -> bytes:
-        """What has come of an event that has no end, for `end_with`."""
+        """Return the received part of an unfinished event, for `end_with`."""
         return self._splitter.rest() if self._splitter is not None else b""
 
 
@@ -199,11 +199,11 @@ _SPLITTERS: dict[bytes, Callable[[], BlockSplitter | LineSplitter | None]] = {
     b"\n": LineSplitter,
     b"": lambda: None,
 }
-"""By the end of what is only passed on whole."""
+"""The splitter for each delimiter."""
 
 
 def _whole(splitter: BlockSplitter | LineSplitter, payload: bytes) -> bytes:
-    """The events or lines that `payload` completes."""
+    """Return the events or lines that `payload` completes."""
     if isinstance(splitter, LineSplitter):
         return b"".join([line + b"\n" for line in splitter.feed(payload)])
     return b"".join(splitter.feed(payload))
@@ -226,12 +226,12 @@ class BodyCollector:
 
     @property
     def body(self) -> bytes:
-        """All of it."""
+        """The whole body."""
         return b"".join(self._pieces)
 
 
 _ENDS = 64 * 1024
-"""Bytes at each end of an answer in which its counts are looked for."""
+"""Number of bytes at each end of an answer in which token counts are searched."""
 
 _COUNT = re.compile(
     rb'"(prompt_n|cache_n|predicted_n|prompt_tokens|completion_tokens|cached_tokens'
@@ -240,9 +240,9 @@ _COUNT = re.compile(
 
 
 def count_tokens(*places: bytes) -> dict[str, int]:
-    """Prompt, cached and completion tokens as the model server reports them; the last mention wins.
+    """Return prompt, cached and completion tokens as the model server reports them; the last mention wins.
 
-    A quote inside of a JSON string is escaped, so generated text cannot be mistaken for a count.
+    A quote inside a JSON string is escaped, so generated text cannot be mistaken for a count.
     """
     found = {
         name.decode(): int(count)
@@ -250,7 +250,7 @@ def count_tokens(*places: bytes) -> dict[str, int]:
         for part in ([place] if len(place) <= 2 * _ENDS else [place[:_ENDS], place[-_ENDS:]])
         for name, count in _COUNT.findall(part)
     }
-    if "prompt_n" in found:  # llama.cpp's timings, which leave the cached part out
+    if "prompt_n" in found:  # llama.cpp's timings, which do not include cached tokens
         cached = found.get("cache_n", 0)
         counts = {
             "prompt": found["prompt_n"] + cached,
@@ -259,7 +259,7 @@ def count_tokens(*places: bytes) -> dict[str, int]:
         }
     elif "prompt_eval_count" in found or "eval_count" in found:  # Ollama's last line
         counts = {"prompt": found.get("prompt_eval_count"), "completion": found.get("eval_count")}
-    elif "cache_read_input_tokens" in found:  # Anthropic, which leaves it out too
+    elif "cache_read_input_tokens" in found:  # Anthropic, which does not include them either
         cached = found["cache_read_input_tokens"]
         counts = {
             "prompt": found.get("input_tokens", 0) + cached,

@@ -1,7 +1,7 @@
-"""A chat request that has agents: what they make of it, the model's answer through them, or one of their own.
+"""Answers chat requests with agents: passes the request and the model's answer through them.
 
-A model is leased after the last `before`, never while an agent works: one that calls a model itself would
-wait for what its own request holds.
+A model is leased after the last `before`, never while an agent works: an agent that calls a model itself
+would wait for the lease of its own request.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from proxy.exchange import Exchange
 from proxy.wire.upstream_connection import UpstreamResponse
 
 AGENTS_HEADER = "X-Agents"
-"""Names agents, with commas between them; in the answer, what they did."""
+"""The header that names agents, separated by commas; in the answer, it reports their work."""
 
 
 class AgentAnswers:
@@ -42,11 +42,11 @@ class AgentAnswers:
         self._agents = agents
 
     def plan(self, conversation: Conversation) -> Run | None:
-        """The agents of a chat request, if it has some. One that can have none is not even read for them."""
+        """Return the agents of a chat request, if any. A request that cannot have agents is not parsed."""
         body, model = conversation.body, conversation.known.name
         header = conversation.request.headers.get(AGENTS_HEADER)
         codec, agents = conversation.endpoint.codec, self._agents
-        # To search a large body for commands could take seconds; to look at the last message does not.
+        # Searching a large body for commands could take seconds; parsing its last message does not.
         mark = body if len(body) <= LARGE else b""
         if codec is None or not (
             agents.may_apply(mark, header, model) or (mark is not body and agents.asks_for(body))
@@ -55,7 +55,7 @@ class AgentAnswers:
         try:
             chat = translate.decode(codec, body)
         except ApiError:
-            # What is only like a call of an agent must not make a request fail that a model would take.
+            # Text that only resembles a call of an agent must not fail a request that a model would accept.
             if header or agents.may_apply(b"", None, model) or agents.asks_for(body):
                 raise
             return None
@@ -83,7 +83,7 @@ class AgentAnswers:
             exchange.failed(error)
             raise
         finally:
-            # Hands over and returns, so that a client that leaves at the last byte cancels none of it.
+            # Only queues the work, so that a client that leaves at the last byte cancels nothing.
             run.finish(
                 model=exchange.model, place=exchange.place, failure=exchange.error or "the client left"
             )
@@ -92,7 +92,7 @@ class AgentAnswers:
         outcome = await _before(exchange, run)
         if isinstance(outcome, Chat):
             async with self._caller.call(exchange, await self._question(exchange, outcome)) as call:
-                # The run keeps what it passes on.
+                # The run keeps the events that it passes on.
                 await translate.gather(call, _Filtered(call, run), lambda _: None)
                 call.lease.served = True
         else:
@@ -124,7 +124,7 @@ class AgentAnswers:
 
 
 class _Filtered:
-    """A decoder whose events go through the agents. When they end the answer early, its server is left."""
+    """A decoder whose events pass the agents. When these end the answer early, the server is left."""
 
     def __init__(self, call: ModelCall, run: Run) -> None:
         self._decoder: Decoder = translate.decoder_of(call)
@@ -135,12 +135,12 @@ class _Filtered:
         events = self._decoder.feed(data)
         passed = [one for event in events for one in self._run.feed(event)]
         if self._run.ended and not any(isinstance(event, Done | AnswerFailed) for event in events):
-            # Not at once: what they passed on is still to be written.
+            # Later: the events passed on so far are still to be written.
             asyncio.get_running_loop().call_soon(self._leave)
         return passed
 
     def _leave(self) -> None:
-        if not self._response.finished:  # else its connection may serve another request already
+        if not self._response.finished:  # otherwise the connection may already serve another request
             self._response.give_up(AnswerOverError())
 
     def end(self) -> list[Event]:
@@ -174,7 +174,7 @@ async def _reply(
 
 
 def _as_asked(run: Run) -> Chat:
-    """The request with what its answer is to repeat, even if an agent has made another one."""
+    """Copy the fields that the answer must repeat from the client's request to an agent's request."""
     return msgspec.structs.replace(run.chat, echo=run.asked.echo)
 
 

@@ -1,4 +1,4 @@
-"""An answer whose client and whose model's server do not speak the same: through events, as they come."""
+"""Translates an answer, event by event, when client and server speak different APIs."""
 
 import secrets
 import time
@@ -67,7 +67,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
 
 
 def decode(codec: Codec, body: bytes) -> Request:
-    """The canonical request. Raises `ApiError`."""
+    """Read the body into a canonical request. Raises `ApiError`."""
     try:
         return codec.decode(body)
     except FieldError as error:
@@ -75,7 +75,7 @@ def decode(codec: Codec, body: bytes) -> Request:
 
 
 def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequest:
-    """A chat in the API of the leased server; `ApiError`, once it is leased, for what that API cannot say."""
+    """Render a chat in the API of the leased server. Raises `ApiError` for parts that this API lacks."""
 
     def render(address: ServerAddress) -> bytes:
         server = SERVERS[address.api]
@@ -93,7 +93,7 @@ def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequ
 
 
 def answer_context(exchange: Exchange, model: str, chat: Request | None = None) -> AnswerContext:
-    """What the answer needs to know, once the model is granted."""
+    """Return the data that the answer needs of the request and the grant."""
     return AnswerContext(
         model=model,
         request_id=exchange.request_id,
@@ -106,17 +106,17 @@ def answer_context(exchange: Exchange, model: str, chat: Request | None = None) 
 
 
 def encoder_of(exchange: Exchange, codec: Codec, chat: Request) -> Encoder:
-    """What writes the client's stream, once the model is granted."""
+    """Return the writer of the client's stream."""
     return codec.encoder(answer_context(exchange, chat.model, chat))
 
 
 def decoder_of(call: ModelCall) -> Decoder:
-    """What reads the granted server's stream."""
+    """Return the reader of the granted server's stream."""
     return _Naming(call.server.decoder(call.exchange.request_id), call.exchange)
 
 
 class _Naming:
-    """A decoder whose failures name the model, if its server did not tell them itself."""
+    """A decoder that adds the model's name to failures that the server did not report itself."""
 
     def __init__(self, decoder: Decoder, exchange: Exchange) -> None:
         self._decoder = decoder
@@ -142,7 +142,7 @@ class _Naming:
 
 
 class Translation:
-    """From events to the client's bytes, and what an account of the answer needs."""
+    """Encodes events for the client, and keeps the data for the account of the answer."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.is_complete = False
@@ -152,12 +152,12 @@ class Translation:
         self._failure: AnswerFailed | None = None
 
     def hold(self, events: list[Event]) -> bool:
-        """Keep the events for `open`: true if there is something to tell among all that came."""
+        """Keep events for `open`; return whether one of all so far has content for the client."""
         self._held += events
         return any(not isinstance(event, AnswerStarted) for event in self._held)
 
     def open(self) -> bytes:
-        """What was held. Raises `ApiError` if its first real event is an error, which then has its status."""
+        """Encode the held events. Raises `ApiError` if the first is an error, which then gets its status."""
         held, self._held = self._held, []
         first = next((event for event in held if not isinstance(event, AnswerStarted)), None)
         if isinstance(first, AnswerFailed):
@@ -165,7 +165,7 @@ class Translation:
         return self.encode(held)
 
     def encode(self, events: list[Event]) -> bytes:
-        """The events in the client's words."""
+        """Encode events for the client."""
         now = time.time()
         pieces = []
         for event in events:
@@ -182,7 +182,7 @@ class Translation:
         return b"".join(pieces)
 
     def account(self, exchange: Exchange) -> ApiError | None:
-        """Tell the exchange of tokens and of the failure, which is returned."""
+        """Report tokens and the failure to the exchange; return the failure."""
         exchange.tokens = tokens_of(self._usage)
         if self._failure is None:
             return None
@@ -192,7 +192,7 @@ class Translation:
 
 
 class _Translated:
-    """Content that goes through events."""
+    """Content that is translated event by event."""
 
     delimiter = b""
 
@@ -223,7 +223,7 @@ class _Translated:
 
 
 async def relay(stream: ClientStream, call: ModelCall, encoder: Encoder, decoder: Decoder) -> None:
-    """Stream a model's answer to the client, which waits until there is something to tell."""
+    """Stream a model's answer to the client, beginning with the first event that has content."""
     await call.check_stream()
     translation = Translation(encoder)
     if not await call.response.hold(lambda payload: translation.hold(decoder.feed(payload))):
@@ -232,7 +232,7 @@ async def relay(stream: ClientStream, call: ModelCall, encoder: Encoder, decoder
 
 
 async def gather(call: ModelCall, decoder: Decoder, take: Callable[[Event], None]) -> None:
-    """Take all the events of an answer, or as many as the decoder wants."""
+    """Collect the events of an answer, until the decoder has enough."""
     await call.check_stream()
 
     def feed(payload: bytes, _raw: bytes | None) -> None:
@@ -250,7 +250,7 @@ async def gather(call: ModelCall, decoder: Decoder, take: Callable[[Event], None
 
 
 def whole_answer(exchange: Exchange, codec: Codec, chat: Request, answer: Answer) -> web.Response:
-    """An answer that is no stream."""
+    """Make an answer that is not streamed."""
     exchange.status = 200
     exchange.tokens = tokens_of(answer.usage)
     asked = answer_context(exchange, chat.model, chat)
@@ -258,7 +258,7 @@ def whole_answer(exchange: Exchange, codec: Codec, chat: Request, answer: Answer
 
 
 def tokens_of(usage: Usage | None) -> dict[str, int]:
-    """For the account of the exchange."""
+    """Return the token counts for the account of the exchange."""
     if usage is None:
         return {}
     return {

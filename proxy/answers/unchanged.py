@@ -1,4 +1,4 @@
-"""The server speaks the client's API: request and answer pass as they are, but for what the gateway adds."""
+"""Passes request and answer on unchanged, except for the gateway's additions: both sides speak one API."""
 
 import re
 from collections.abc import Callable
@@ -35,13 +35,13 @@ from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse
 from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse
 
 DELIMITERS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
-"""How an event ends or a line, by the media type of its stream."""
+"""The end of an event or line, by the media type of the stream."""
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')
-"""In an event that says nothing yet: OpenAI's way to tell of other things, such as the usage."""
+"""Marks an event without content: OpenAI's form for other data, such as the usage."""
 
 
 class Unchanged(msgspec.Struct, frozen=True):
-    """Content that is passed on unparsed. `first` goes before; `stream_end` must come for it to be whole."""
+    """Content that is passed on unparsed, after `first`. It is whole only if `stream_end` arrives."""
 
     first: bytes = b""
     delimiter: bytes = b""
@@ -49,13 +49,13 @@ class Unchanged(msgspec.Struct, frozen=True):
     stream_end: StreamEnd | None = None
 
     def begin(self, relay: Relay, call: ModelCall) -> None:
-        """From socket to socket, where nothing is to be done."""
+        """Attach the relay, from socket to socket if nothing has to be changed."""
         if self.first:
             relay.feed(self.first, None)
         call.response.attach(relay.feed, relay)
 
     def end(self, relay: Relay, call: ModelCall) -> None:
-        """Look at the last events, once a stream. Raises `ApiError` for what the client must be told."""
+        """Check the last events, once per stream. Raises `ApiError` for an error that the client must see."""
         if self.stream_end is None:
             return
         held = relay.take_held()
@@ -69,19 +69,19 @@ class Unchanged(msgspec.Struct, frozen=True):
             raise named(broken_off(to_api_error(came.failure)), call.exchange)
 
     def fail(self, _error: ApiError) -> None:
-        """Nothing that is passed on unparsed says how it would go on."""
+        """Return None: content that is passed on unparsed has no state of its own."""
 
     def is_whole(self, relay: Relay) -> bool:
-        """Whether its end has come; without a `stream_end` that of any API."""
+        """Whether the end of the stream has arrived; without a `stream_end`, that of any API counts."""
         return is_whole(relay.tail, STREAM_ENDS if self.stream_end is None else (self.stream_end,))
 
     def account(self, relay: Relay, call: ModelCall) -> None:
-        """Tokens, as the server counts them."""
+        """Report the tokens that the server counted."""
         call.exchange.tokens = count_tokens(self.first[:4096], relay.tail)
 
 
 async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamResponse:
-    """Answer as a stream, or as a whole which is made of one."""
+    """Answer as a stream, or as a whole made of a stream."""
     endpoint, parsed, exchange = conversation.endpoint, conversation.parsed, conversation.exchange
     exchange.stream = bool(endpoint.generates and parsed.stream)
     body, kinds = conversation.body, endpoint.kinds
@@ -129,9 +129,9 @@ async def _relay(
 
 
 async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:
-    """What has come when the first real event has. Raises `ApiError` if that is an error.
+    """Return the bytes up to the first real event. Raises `ApiError` if that is an error.
 
-    Raises `BadAnswerError` if it is no JSON object, or if there is none.
+    Raises `BadAnswerError` if it is not a JSON object, or if there is none.
     """
     prelude = _Prelude(keep_progress=keep_progress)
     await response.hold(prelude.feed)
@@ -152,11 +152,11 @@ async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> by
 
 
 class _Prelude:
-    """The events before the first real one.
+    """Reads the events before the first real one.
 
-    Every llama.cpp stream is asked for prompt progress, because only then does the server notice, batch
-    by batch, that its client left during the prompt. Those events are taken out again here; they end
-    with the first token.
+    Every llama.cpp stream is requested with prompt progress, because only then does the server notice
+    between batches that its client left during the prompt. These events end with the first token, and are
+    removed here.
     """
 
     def __init__(self, *, keep_progress: bool) -> None:
@@ -164,12 +164,12 @@ class _Prelude:
         self._splitter = BlockSplitter()
         self._kept_size = 0
         self._kept: list[bytes] = []
-        """Whole events to pass on."""
+        """The whole events to pass on."""
         self.first: bytes | None = None
-        """The first real event, when it has come."""
+        """The first real event, once it has arrived."""
 
     def feed(self, payload: bytes) -> bool:
-        """Take a piece of the body: true if the first real event is in it."""
+        """Read a piece of the body; return whether it contains the first real event."""
         blocks = self._splitter.feed(payload)
         for index, block in enumerate(blocks):
             if self._is_first(block):
@@ -191,18 +191,18 @@ class _Prelude:
 
     @property
     def first_bytes(self) -> bytes:
-        """Everything to pass on that has come so far."""
+        """Return the bytes to pass on so far."""
         return b"".join(self._kept) + self._splitter.rest()
 
 
 def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:
-    """Renders the client's body; a server of several models gets its own name for the model, and options."""
+    """Return a renderer of the client's body, which adds name and options for a server of several models."""
     asked = conversation.parsed.model
 
     def render(address: ServerAddress) -> bytes:
         sent = body
         if (own_name := address.model) is not None:
-            # It answers under the name that it was asked by.
+            # The server answers with the name in the request.
             name = asked if ollama_name(asked) == ollama_name(own_name) else own_name
             sent = rewritten(body, name, dict(address.options))
         return post(conversation.exchange, conversation.endpoint.path, sent, address)
@@ -211,7 +211,7 @@ def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:
 
 
 def _is_answered_with_a_list(conversation: Conversation) -> bool:
-    """llama.cpp gives several answers on its own API as a list, which no stream can be made into."""
+    """Whether llama.cpp's own API will return a list of answers, which cannot be made of a stream."""
     return (
         not conversation.parsed.stream
         and conversation.endpoint.stream_end is NATIVE_STREAM_END

@@ -1,4 +1,4 @@
-"""An answer that is no stream: passed on, or made of a stream's events."""
+"""Answers that are not streamed: passed on, or assembled from a stream's events."""
 
 from collections.abc import Iterable, Iterator
 
@@ -17,25 +17,25 @@ from proxy.wire.sse import EventSplitter, EventTooLongError, ServerSentEvent
 from proxy.wire.upstream_connection import BadAnswerError
 
 PROGRESS = b'"prompt_progress":{'
-"""In events that say how much of the prompt is read, which are no part of the answer."""
+"""Marks events that report the progress of the prompt, which are not part of the answer."""
 ASSEMBLED_LIMIT = 96 * 1024 * 1024
-"""Bytes of the events that a whole answer is made of: to write that down stops all others meanwhile."""
+"""Most bytes of events for an assembled answer, because encoding it blocks the event loop."""
 CHECK_LIMIT = 4 * 1024 * 1024
-"""Bytes. Of a larger body only the first and the last one are looked at, which stops nobody."""
+"""Bytes up to which a body is parsed. Of a larger body only the first and the last byte are checked."""
 
 
 def json_response(body: bytes) -> web.Response:
-    """A whole answer."""
+    """Make a response from a JSON body."""
     return web.Response(body=body, content_type="application/json", charset="utf-8")
 
 
 async def pass_whole(
     call: ModelCall, kinds: tuple[type, ...] = (dict,), end: StreamEnd | None = None
 ) -> web.StreamResponse:
-    """Pass on an answer that is no stream; an error is put into the client's dialect.
+    """Pass on an answer that is not streamed; an error is converted to the client's dialect.
 
-    `end`: it was asked for as a stream. Raises `BadAnswerError` if it is no JSON of one of these `kinds`,
-    an object or a list, or if there is no answer in it.
+    `end`: the answer was requested as a stream. Raises `BadAnswerError` if the body is not JSON of one of
+    these `kinds` (object or list), or contains no answer.
     """
     exchange, head = call.exchange, call.response.head
     body = await call.collect()
@@ -78,7 +78,7 @@ _read_list = reader(list[msgspec.Raw])
 
 
 async def assemble_whole(call: ModelCall, assembler: Assembler) -> web.StreamResponse:
-    """Make the whole answer of a stream. Raises `BadAnswerError` if it is none."""
+    """Assemble a whole answer from a stream. Raises `BadAnswerError` if it is not one."""
     exchange, response = call.exchange, call.response
     splitter = EventSplitter() if is_event_stream(response.head) else _Lines()
     size = taken = 0
@@ -102,7 +102,7 @@ async def assemble_whole(call: ModelCall, assembler: Assembler) -> web.StreamRes
         response.attach(feed)
         await response.finish()
         take(assembler, counted(splitter.end()))
-        exchange.first_byte()  # a short answer may come in one piece with the progress
+        exchange.first_byte()  # a short answer may arrive in one piece with the progress
         body = assemble(assembler)
     except StreamedError as error:
         failure = upstream_error(500, error.error)
@@ -118,7 +118,7 @@ async def assemble_whole(call: ModelCall, assembler: Assembler) -> web.StreamRes
 
 
 class _Lines:
-    """Lines of JSON as events."""
+    """Reads lines of JSON as events."""
 
     def __init__(self) -> None:
         self._splitter = LineSplitter()
