@@ -29,13 +29,13 @@ log = structlog.get_logger("door")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ACCOUNTS = web.AppKey("accounts", tuple[Account, ...])
-"""Who is told of each finished request."""
+"""The accounts that get each finished request."""
 ORIGINS = web.AppKey("origins", Origins)
-"""Who may use the gateway."""
+"""The application's check of origins and hosts."""
 
 
 class Handlers(msgspec.Struct, frozen=True, kw_only=True):
-    """Who answers, each for a group of routes."""
+    """The handlers, each for a group of routes."""
 
     generate: Generate
     passing: Passing
@@ -47,7 +47,10 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_app(handlers: Handlers, origins: Origins) -> web.Application:
-    """All the routes. A path that has none is answered in OpenAI's words, or its API's own."""
+    """Make the application with all routes.
+
+    An unknown path is answered in the dialect of its API, or OpenAI's.
+    """
     views, agents, passing = handlers.views, handlers.agents, handlers.passing
     app = web.Application(middlewares=[_door])
     app[ACCOUNTS] = (handlers.metrics.account,)
@@ -108,7 +111,7 @@ _TWO_BASES = re.compile("(/v1|/api)/(v1|api)/")
 
 @web.middleware
 async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give every request its id, its one line in the log, and its error in its dialect."""
+    """Give every request its id, its log line, and its errors in its API's dialect."""
     request_id = request_id_of(request.headers.get("X-Request-Id"))
     exchange = Exchange(request.method, request.path, request_id, request.app[ACCOUNTS])
     if (resource := request.match_info.route.resource) is not None:
@@ -134,7 +137,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _error_response(request, exchange, error)
     except web.HTTPException as error:
         return _error_response(request, exchange, _from_http(request, error))
-    except Exception:  # the boundary of a request: nobody is shown a traceback
+    except Exception:  # the boundary of a request: a client never sees a traceback
         log.exception("request could not be handled", request_id=request_id, path=request.path)
         message = f"internal error; the log has the reason under request id {request_id}"
         return _error_response(request, exchange, ApiError(500, message))
@@ -162,7 +165,7 @@ def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -
         return web.Response(status=204, headers={**exchange.headers, **error.headers})
     exchange.failed(error)
     if request.writer.output_size > 0:
-        # The answer has begun. Only a cut can tell now that it is not whole.
+        # The answer has begun, so only a closed connection can show that it is incomplete.
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the answer had begun")

@@ -1,4 +1,4 @@
-"""Which models there are, under which names, and what their servers speak."""
+"""The models, their names, and the APIs of their servers."""
 
 import asyncio
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The models that the supervisor knows; and others: names in the hub's cache, and models of daemons."""
+    """A listed model: known to the supervisor, or only found in the hub's cache or in a daemon."""
 
     models: list[ModelStatus]
     cached: list[str]
@@ -36,7 +36,7 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catalog:
-    """The supervisor's models, those in the hub's cache, and those that Ollama's daemons have."""
+    """The supervisor's models, those in the hub's cache, and those of Ollama's daemons."""
 
     def __init__(
         self, supervisor: Supervisor, hub: Hub, daemons: Daemons, configured: Mapping[str, Model]
@@ -47,9 +47,9 @@ class Catalog:
         self._hub = hub
 
     async def find(self, name: str) -> Known:
-        """What a name means; one that means nothing is returned as it is.
+        """Resolve a name; an unknown one is returned unchanged.
 
-        Raises `ApiError` if it means nothing because a daemon that may have it does not answer.
+        Raises `ApiError` if the name is unknown and a daemon that may have it does not answer.
         """
         if (known := self._known(name)) is not None:
             return known
@@ -77,31 +77,31 @@ class Catalog:
         return None
 
     def answers_as(self, name: str, known: Known) -> bool:
-        """Whether the model's own server would call it by this name of it."""
+        """Whether the model's server uses this name in its answers."""
         if known.api != "ollama":
             return True
         found = self._place(known)
         return found is not None and ollama_name(found[1]) == ollama_name(name)
 
     def settings_of(self, name: str) -> Model | None:
-        """Those of one of llama.cpp's models that is configured, by any of its names."""
+        """Return the settings of a configured llama.cpp model, given any of its names."""
         canonical = self._supervisor.resolve(name)
         return self._configured.get(canonical) if canonical is not None else None
 
     async def files_of(self, name: str) -> ModelFiles | None:
-        """A model's files, if they are on the disk."""
+        """Return a model's files, if they are on the disk."""
         if self._supervisor.resolve(name) is not None:
             try:
                 return await self._supervisor.files(name)
             except StartError:
-                return None  # its requests are told why
+                return None  # requests to it report the reason
         hub_name = parse_name(name)
         if hub_name is None or not self._hub.allows(hub_name):
             return None
         return await asyncio.to_thread(self._hub.cache.find, hub_name, "main", None)
 
     async def of_llama_cpp(self, asked: str) -> str:
-        """The canonical name of a model that is not Ollama's. Raises `ApiError`."""
+        """Return the canonical name of a llama.cpp model. Raises `ApiError` for an Ollama model."""
         known = await self.find(asked)
         if (name := self._supervisor.resolve(known.name)) is not None:
             return name
@@ -110,7 +110,10 @@ class Catalog:
         raise not_found(asked)
 
     async def daemon_of(self, name: str) -> tuple[Daemon, str] | None:
-        """Which daemon has a model, and what it calls it; None if it is not Ollama's. Raises `ApiError`."""
+        """Return the daemon of a model and the daemon's name of it; None for other models.
+
+        Raises `ApiError`.
+        """
         known = await self.find(name)
         if known.api != "ollama":
             return None
@@ -127,13 +130,13 @@ class Catalog:
         return (found[0], found[1].name) if found else None
 
     def tag_of(self, model: ModelStatus) -> Tag | None:
-        """What the daemon of one of Ollama's models last told of it."""
+        """Return the latest description of an Ollama model by its daemon."""
         place = self._place(Known(model.name, "ollama"))
         found = self.daemons.find(place[1]) if place is not None else None
         return found[1] if found is not None else None
 
     async def listed(self) -> ListedModel:
-        """Every model that can be asked for."""
+        """Return every model that a request can name."""
         if self.daemons.settings.discover:
             await self.daemons.refresh()
         models = [model for model in self.models if not self._is_gone(model)]
@@ -152,7 +155,7 @@ class Catalog:
         )
 
     def _is_gone(self, model: ModelStatus) -> bool:
-        """Whether it was only known because a daemon had it, which has it no more."""
+        """Whether the model was only known from a daemon that no longer has it."""
         return (
             model.api == "ollama"
             and model.name not in self.daemons.settings.models
@@ -162,10 +165,10 @@ class Catalog:
 
     @property
     def models(self) -> list[ModelStatus]:
-        """Those that the supervisor knows."""
+        """The models that the supervisor knows."""
         return self._supervisor.describe()
 
 
 def not_found(name: str) -> ApiError:
-    """The answer to a question about a model that there is not."""
+    """Make the error for an unknown model."""
     return ApiError(404, f"model {name[:200]!r} not found", code="not_found", param="model")

@@ -1,4 +1,4 @@
-"""What goes wrong, as the client is told: one exception, and one table from the supervisor's rejections."""
+"""Errors as clients see them: one exception, and the table of the supervisor's rejections."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from actors.errors import Rejection
 
 
 class ApiError(Exception):
-    """An answer with an error status. `kind` and `code` are OpenAI's `type` and `code`."""
+    """An error that is answered with a status. `kind` and `code` are OpenAI's `type` and `code`."""
 
     def __init__(
         self,
@@ -26,13 +26,13 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.extra: dict[str, object] = {}
-        """Further fields of the error, as its server named them."""
+        """Further fields of the error, from the model server."""
         self.headers: dict[str, str] = {}
         """Further headers of the answer."""
 
 
 def default_kind(status: int) -> str:
-    """OpenAI's error type for a status."""
+    """Return OpenAI's error type for a status."""
     if status == 401:
         return "authentication_error"
     if status == 403:
@@ -43,7 +43,7 @@ def default_kind(status: int) -> str:
 
 
 def not_allowed(method: str, path: str, allowed: Iterable[str]) -> ApiError:
-    """The answer to a method that a path does not take; `Allow` has those that it takes."""
+    """Make the error for a method that a path does not support; `Allow` lists the supported ones."""
     methods = set(allowed)
     message = f"{path} takes {', '.join(sorted(methods))}, not {method}"
     error = ApiError(405, message, code="method_not_allowed")
@@ -65,7 +65,7 @@ REJECTIONS: dict[type[Rejection], tuple[int, str]] = {
 
 
 def from_rejection(reason: Rejection) -> ApiError:
-    """The answer to a request that got no lease."""
+    """Make the error for a request that got no lease."""
     status, code = REJECTIONS[type(reason)]
     param = "model" if isinstance(reason, rejections.UnknownModel) else None
     return ApiError(status, reason.message, code=code, param=param, retry_after=reason.retry_after)

@@ -1,4 +1,4 @@
-"""One request and what became of it: gathered on the way, accounted in one place."""
+"""The facts of one request: collected on its way, and accounted in one place."""
 
 import os
 import re
@@ -18,16 +18,16 @@ log = structlog.get_logger("request")
 REQUEST_ID_LIMIT = 128
 IGNORED_HEADER = "X-Gateway-Ignored"
 IGNORED_LIMIT = 1000
-"""Characters of that header."""
+"""Most characters of that header."""
 _NOT_IN_HEADERS = re.compile(r"[^ -~]")
 CLIENT_LEFT = 499
-"""nginx's status for a client that closed the connection; it is only ever logged."""
+"""nginx's status for a client that closed the connection. Only used in the log and metrics."""
 
 
 class Exchange:
     """The facts of one request. Times are monotonic seconds.
 
-    Each of `accounts` is told of it when it is finished; they are synchronous and raise nothing.
+    Each of `accounts` is called with the finished exchange; they are synchronous and must not raise.
     """
 
     __slots__ = (
@@ -64,7 +64,7 @@ class Exchange:
         self.method = method
         self.path = path
         self.endpoint = "unknown"
-        """The route's template, of which there are few, unlike paths."""
+        """The route's template: unlike paths there are few."""
         self.request_id = request_id
         self.started_at = time.monotonic()
         self.started = time.time()
@@ -84,18 +84,18 @@ class Exchange:
         self.first_byte_at: float | None = None
         self.tokens: dict[str, int] = {}
         self.ignored: dict[str, None] = {}
-        """What the client asked for and did not get, by names such as `text.verbosity`, in their order."""
+        """Names of the parts of the request that were left out, such as `text.verbosity`, in order."""
         self.run: Run | None = None
-        """Its agents, if it has some."""
+        """The run of the request's agents, if it has any."""
         self.complete = False
-        """The client has all of the answer, although it closed before we did."""
+        """Whether the client has the whole answer although it closed the connection first."""
         self.quiet = False
         """Views and probes: logged at debug level, so that scraping does not fill the log."""
         self.inner = False
-        """A call of an agent's: logged at debug level too, for its request's line tells of it."""
+        """A call by an agent: logged at debug level, because the line of its request includes it."""
 
     def granted(self, grant: Grant) -> None:
-        """The request has its lease, perhaps its second one."""
+        """Note the request's lease, which may be its second one."""
         self.model = grant.model
         self.epoch = grant.epoch
         self.variant = grant.variant
@@ -106,16 +106,16 @@ class Exchange:
         self.phase = "prompt"
 
     def queued_as(self, ticket: int) -> None:
-        """The request waits under this number."""
+        """Note the number under which the request waits."""
         self.ticket = ticket
 
     def ignore(self, names: Iterable[str]) -> None:
-        """The request goes without these fields, tools or parts; the answer's head and the log name them."""
+        """Note the fields, tools or parts that are left out; the answer's head and the log name them."""
         self.ignored.update(dict.fromkeys(names))
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every answer to it tells."""
+        """The headers of every answer to the request."""
         headers = {"X-Request-Id": self.request_id}
         if self.run is not None:
             headers["X-Agents"] = self.run.header
@@ -126,25 +126,25 @@ class Exchange:
         return headers
 
     def first_byte(self) -> None:
-        """The answer begins."""
+        """Note the beginning of the answer."""
         if self.first_byte_at is None:
             self.first_byte_at = time.monotonic()
             self.phase = "answer"
 
     def failed(self, error: ApiError) -> None:
-        """The answer is an error, or ends in one."""
+        """Note that the answer is an error, or ends with one."""
         self.status = error.status
         self.error = error.message
 
     def client_left(self) -> None:
-        """The client closed its connection."""
+        """Note that the client closed its connection."""
         if self.complete:
             return
         self.status = CLIENT_LEFT
         self.error = f"the client left in phase {self.phase}"
 
     def finish(self) -> None:
-        """Account for the request. Synchronous, so that no cancellation can keep it from happening."""
+        """Account for the request. Synchronous, so that a cancellation cannot prevent it."""
         level = "debug" if self.quiet or self.inner else "warning" if self.status >= 500 else "info"
         outcome = "client left" if self.status == CLIENT_LEFT else "error" if self.error else "ok"
         fields: dict[str, object] = {
@@ -185,11 +185,11 @@ Account: TypeAlias = Callable[[Exchange], None]
 
 
 EXCHANGE = web.RequestKey("exchange", Exchange)
-"""Where a request has its exchange."""
+"""The request's exchange."""
 
 
 def request_id_of(header: str | None) -> str:
-    """The client's own id if it is usable, or a new one."""
+    """Return the client's own request id if it is valid, or a new one."""
     if header and len(header) <= REQUEST_ID_LIMIT and header.isascii() and header.isprintable():
         return header
     return os.urandom(16).hex()

@@ -1,12 +1,12 @@
-"""What Prometheus asks for at `/metrics`: counted as it happens, and read off the machine when it asks.
+"""The metrics at `/metrics`: counters of events, and gauges that are read at each scrape.
 
-All names begin with `llama_proxy_`; beside them stand the process's own (`process_*`). A series costs memory
-here and in Prometheus for as long as both run, so no label takes a value that a client can choose: a path is
-the route's template, and a model's name counts once it is configured or has been granted, `LABELS` of them at
-most. All other names are `unknown`.
+All names begin with `llama_proxy_`, except the process's own (`process_*`). A series costs memory here and
+in Prometheus for as long as both run, so a client cannot choose the value of a label: a path is the route's
+template, and a model's name is used only if it is configured or has been granted, for at most `LABELS`
+models. All other names are `unknown`.
 
-A counter whose labels are known before it counts is there with 0 from then on: Prometheus' `increase()`
-compares two values, so it never sees the first event of a series that begins with 1.
+A counter whose labels are known beforehand starts with 0, because Prometheus' `increase()` compares two
+values and would miss the first event of a series that begins with 1.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ from proxy.exchange import CLIENT_LEFT, Exchange
 from proxy.handlers.readiness import Readiness, ReadinessReport
 
 LABELS = 256
-"""Models that get series of their own."""
+"""Most models with their own series."""
 
 OUTCOMES = ("ok", "refused", "client_left", "failed")
-"""What became of a request, by its status: below 400, a client's mistake, 499, and 500 or more."""
+"""The outcome of a request, by status: below 400, a client's mistake, 499, and 500 or more."""
 
 FAILURES: tuple[FailureKind, ...] = get_args(FailureKind)
 TOKENS = ("prompt", "cached", "completion")
@@ -46,10 +46,11 @@ LOAD_SECONDS = (0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 
 
 class Metrics:
-    """The counters, and the page they are on.
+    """The counters, and the page that shows them.
 
-    `account` is told of every finished request, `watch` of every event and effect of the supervisor. Both are
-    synchronous and raise nothing. The models that the supervisor knows now are the configured ones.
+    `account` is called with every finished request, `watch` with every event and effect of the supervisor.
+    Both are synchronous and never raise. The models that the supervisor knows at the start are the
+    configured ones.
     """
 
     def __init__(
@@ -123,14 +124,14 @@ class Metrics:
             self._begin(model)
 
     def _begin(self, model: str) -> None:
-        """Let a model have series, all of them with 0."""
+        """Create a model's series, all with 0."""
         for outcome in OUTCOMES:
             self._outcomes.labels(model, outcome)
         for failure in FAILURES:
             self._failures.labels(model, failure)
         self._evictions.labels(model)
         if model == UNKNOWN:
-            return  # it is never granted
+            return  # this model is never granted
         self._labels.add(model)
         for kind in TOKENS:
             self._tokens.labels(model, kind)
@@ -149,9 +150,9 @@ class Metrics:
         )
 
     async def page(self, request: web.Request) -> web.Response:
-        """GET /metrics, in Prometheus' text format or in OpenMetrics', as the scraper prefers.
+        """Answer GET /metrics, in Prometheus' text format or in OpenMetrics, as the scraper prefers.
 
-        What the supervisor owns is read here, on the loop; thousands of lines are written in a thread.
+        The supervisor's state is read on the event loop; the thousands of lines are written in a thread.
         """
         report = await self._readiness.look()
         self._snapshot.families = [*self._own(report), *self._models(), *self._memory()]
@@ -159,10 +160,10 @@ class Metrics:
         body = await asyncio.to_thread(encode, self.registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    # What happens
+    # Counters
 
     def account(self, exchange: Exchange) -> None:
-        """Count a finished request. Views are not: they would drown what is worth knowing."""
+        """Count a finished request. Views and probes are not counted, since they would hide the others."""
         if exchange.quiet:
             return
         granted = exchange.epoch is not None
@@ -178,7 +179,7 @@ class Metrics:
         if granted:
             series.queued.observe(exchange.queued)
         if not granted:
-            return  # an agent's own answer: what models did for it is told by its calls of them
+            return  # an agent's own answer: its calls of models are counted separately
         for kind, counter in series.tokens.items():
             if (count := exchange.tokens.get(kind, 0)) > 0:
                 counter.inc(count)
@@ -189,7 +190,7 @@ class Metrics:
                 series.token.observe((now - exchange.first_byte_at) / (made - 1))
 
     def watch(self, message: Event | Effect) -> None:
-        """Count what becomes of the models."""
+        """Count the events of the models."""
         match message:
             case StartServer(model=model):
                 self._loading[model] = time.monotonic()
@@ -208,7 +209,7 @@ class Metrics:
                 pass
 
     def _label(self, name: str | None, *, granted: bool = False) -> str:
-        """The model's name where it may be a label. A granted one is canonical, and there is such a model."""
+        """Return the model's name if it may be a label. A granted name is canonical and exists."""
         if name in self._labels:
             return name
         if granted and name is not None and len(self._labels) < LABELS:
@@ -217,7 +218,7 @@ class Metrics:
         canonical = self._supervisor.resolve(name) if name else None
         return canonical if canonical in self._labels else UNKNOWN
 
-    # What is read when the page is asked for
+    # Gauges
 
     def _own(self, report: ReadinessReport) -> Iterator[Metric]:
         build = {"version": self._version, "python": platform.python_version()}
@@ -271,7 +272,7 @@ class Metrics:
 
 
 class _RequestSeries:
-    """The series that one kind of request counts in: to look them up by labels costs more than to count."""
+    """The series of one kind of request, because a lookup by labels costs more than counting."""
 
     __slots__ = ("count", "duration", "first_token", "outcome", "queued", "token", "tokens")
 
@@ -292,7 +293,7 @@ def _outcome(status: int) -> str:
 
 
 class _Snapshot(Collector):
-    """What was read on the loop, for the thread that writes it down."""
+    """The values read on the event loop, for the thread that writes the page."""
 
     def __init__(self) -> None:
         self.families: list[Metric] = []
@@ -311,7 +312,7 @@ def _gauges(
     labels: tuple[str, ...],
     rows: Iterable[tuple[tuple[str, ...], float | None]],
 ) -> Metric:
-    """One family; what is None is left out."""
+    """Make one family of gauges; values of None are left out."""
     family = GaugeMetricFamily(f"llama_proxy_{name}", text, labels=labels)
     for key, value in rows:
         if value is not None:

@@ -1,4 +1,4 @@
-"""What is told of a model's file, in the words of Ollama's API."""
+"""Facts of a model's file, in the terms of Ollama's API."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def card_of(files: ModelFiles, *, embeds: bool = False) -> ModelCard:
-    """Read a model's header. Blocking. One that cannot be read has an empty card."""
+    """Read a model's header. Blocking. An unreadable file has an empty card."""
     try:
         return _read(files.path, files.projector, files.path.stat().st_mtime, embeds=embeds)
     except (HeaderError, OSError):
@@ -92,7 +92,7 @@ def _capabilities(header: Header, template: str, *, vision: bool, embeds: bool) 
 
 
 def human_number(count: int) -> str:
-    """A number of parameters as Ollama writes it: 7.6B, 1.63M."""
+    """Write a number of parameters as Ollama does: 7.6B, 1.63M."""
     for unit, letter, digits in ((1e9, "B", 1), (1e6, "M", 2), (1e3, "K", 0)):
         if count >= unit:
             value = count / unit
@@ -101,5 +101,8 @@ def human_number(count: int) -> str:
 
 
 def digest_of(name: str) -> str:
-    """Clients tell models apart by it. It is not that of the content, which would take minutes to read."""
+    """Return a digest by which clients distinguish models.
+
+    It does not cover the content, which takes minutes.
+    """
     return hashlib.sha256(name.encode()).hexdigest()

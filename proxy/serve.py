@@ -1,4 +1,4 @@
-"""`run.py serve`: everything put together, from the start to the last drain."""
+"""`run.py serve`: builds all parts, and runs them until the shutdown."""
 
 import argparse
 import asyncio
@@ -57,10 +57,10 @@ from proxy.service.signals import Signals
 from proxy.wire.upstream import Upstream
 
 GC_THRESHOLDS = (50_000, 20, 20)
-"""Of Python's collector of cycles; its own would look through 30,000 new messages forty times."""
+"""Thresholds of Python's garbage collector, whose defaults would scan 30,000 new messages forty times."""
 
 FAREWELL = 20.0
-"""Seconds for what comes after the drain and the model servers' end: agents' work, containers."""
+"""Seconds for the rest of the shutdown after the model servers have stopped: agents' work, containers."""
 
 log = structlog.get_logger("gateway")
 
@@ -131,7 +131,7 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
         stack.callback(looking.cancel)
         for one in sockets:
             await web.SockSite(runner, one, backlog=BACKLOG).start()
-        # What is here now stays, and a large request makes many objects in one go, none of which is garbage.
+        # Present objects stay, and a large request makes many objects at once, none of them garbage.
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         addresses = [authority(host, port) for host, port, *_ in runner.addresses]
@@ -139,7 +139,7 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
             log.info("listening", url=f"http://{address}", version=VERSION, pid=os.getpid())
         manager.ready("listening on " + ", ".join(addresses))
         if uses_containers(config):
-            containers.start()  # not before it listens: whoever has the address has the containers
+            containers.start()  # only after it listens: the address identifies the owner of containers
         await signals.stop.wait()
         log.info("shutting down", drain_timeout=config.server.drain_timeout)
         needed = config.server.drain_timeout + config.server_pool.stop_timeout + FAREWELL
@@ -162,7 +162,7 @@ async def _hasten(hurry: asyncio.Event, supervisor: Supervisor) -> None:
 
 
 async def _look_around(config: Config) -> None:
-    """End what a dead gateway left, and tell what this one will miss."""
+    """End a dead gateway's processes, and log missing dependencies."""
     if swept := await asyncio.to_thread(sweep_orphans):
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     for one in await asyncio.to_thread(unwritable, needed_folders(config, cache_folder())):
@@ -172,14 +172,14 @@ async def _look_around(config: Config) -> None:
 async def _build(
     config: Config, agents: LoadedAgents, origins: Origins, stack: AsyncExitStack
 ) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
-    """Everything, put together; what must be closed again is left to `stack`. Nothing is started yet."""
+    """Build all parts without starting them. `stack` closes them again."""
     session = await stack.enter_async_context(health_session())
     observer = await _start_observer(config, stack)
     monitor = observer.monitor
     downloads = await stack.enter_async_context(download_session())
     agents_http = await stack.enter_async_context(aiohttp.ClientSession())
     hub = Hub(config.hub, downloads, memory=lambda: _memory(monitor))
-    # Of their own, and without a limit: a hundred slow downloads must not make a daemon look dead.
+    # A separate session without a limit: a hundred slow downloads must not make a daemon look dead.
     talks, passes = [
         await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         for _ in range(2)
@@ -233,27 +233,27 @@ async def _build(
 
 
 def _may_be_asked(config: Config, hub: Hub, name: str) -> bool:
-    """Whether requests can name this model of llama.cpp."""
+    """Whether a request can name this llama.cpp model."""
     found = parse_name(name)
     return name in config.llama_cpp.models or (found is not None and hub.allows(found))
 
 
 def _memory(monitor: GpuMonitor) -> int:
-    """Bytes that models can have on this machine at most."""
+    """Return the most bytes that models can have on this machine."""
     return psutil.virtual_memory().total + sum(gpu.total for gpu in monitor.gpus)
 
 
 def health_session() -> aiohttp.ClientSession:
-    """For health checks: a server that is still loading may take a while to say so.
+    """Open a session for health checks. A loading server may take a while to answer.
 
-    Connections are not kept: each would take one of the server's threads for 5 s.
+    Connections are not kept alive, because each would occupy one of the server's threads for 5 s.
     """
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5))
 
 
 async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
-    """The one who watches the memory. It has had a first look."""
+    """Start the observer of the memory, and wait for its first sample."""
     gpu = config.gpu
     monitor = GpuMonitor(gpu.monitoring_interval, take_sample if gpu.managed else host_sample)
     calibration = await asyncio.to_thread(Calibration, cache_folder() / CALIBRATION)
@@ -262,7 +262,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
     stack.push_async_callback(monitor.stop)
     observer = Observer(monitor, calibration, manages=gpu.managed)
     observer.build = await build_of_pool(config.server_pool)
-    await monitor.wait_first()  # of the host alone if the driver hangs
+    await monitor.wait_first()  # a sample of the host alone if the driver hangs
     await observer.refresh()
     return observer
 
@@ -270,7 +270,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
 def make_model_caller(
     config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons
 ) -> ModelCaller:
-    """What asks models on behalf of clients and of agents."""
+    """Make the caller that sends requests to models for clients and agents."""
     limits = RequestLimits(
         body=config.server.max_body_mb * 2**20,
         queue_timeout=config.server_pool.queue_timeout,

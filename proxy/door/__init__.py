@@ -1,10 +1,10 @@
-"""What is checked before anybody works for a request.
+"""Checks requests before any other work.
 
-* `connections`        what listens, and how many clients there may be
-* `client_connection`  one client's connection, and whether the client has left
-* `parsing`            what aiohttp's parser leaves open, and requests that it cannot read
-* `origins`            which web pages may use the gateway, and under which names it is asked
-* `bodies`             reading bodies: budget, pace, size
-* `encodings`          pure. Bodies that come compressed
-* `json_bounds`        pure. How much a JSON text holds, before anything decodes it
+* `connections`        listens, and limits the number of clients
+* `client_connection`  one client's connection: limits, slow readers, and clients that have left
+* `parsing`            completes aiohttp's parser: paths, versions, unreadable requests
+* `origins`            decides which web pages may use the gateway, and under which host names
+* `bodies`             reads bodies: budget, pace, size
+* `encodings`          pure: compressed bodies
+* `json_bounds`        pure: limits the contents of a JSON text before it is decoded
 """

@@ -1,7 +1,7 @@
-"""Reading requests' bodies: one way for all routes, that no client can make costly for the others.
+"""Reads request bodies for all routes, so that no client can make them costly for the others.
 
-Their bytes come out of one budget, they have to come at a rate, what is compressed is decoded only as far as
-the limit, and JSON is bounded before anything decodes it. All work on large ones is done in slices.
+All bodies share one budget of bytes and must arrive at a minimum rate. Compressed bodies are decoded only up
+to the limit, and JSON is checked for its size before it is decoded. Work on large bodies is done in slices.
 """
 
 import asyncio
@@ -16,24 +16,24 @@ from proxy.door.json_bounds import Bounds, BoundsError, may_be_deep
 from proxy.errors import ApiError
 
 SMALL = 64 * 1024
-"""Bytes of a body that are given although large bodies have taken all of their part of the budget."""
+"""Bytes of a small body, which is accepted even if large bodies have used their part of the budget."""
 LARGE = 1024 * 1024
-"""Bytes from which on the work on a body is cut into slices."""
+"""Bytes of a body from which work on it is done in slices."""
 SLICE = 256 * 1024
 
 WINDOW = 10.0
-"""Seconds in which a body must make progress."""
+"""Seconds within which a body must make progress."""
 SLOWEST = 1024
-"""Bytes a second that must come: a phone at the edge of its network is faster."""
+"""Minimum rate in bytes per second; a phone at the edge of its network is faster."""
 SLOWEST_IF_SHORT = 32 * 1024
-"""The same while more than half of the budget is taken."""
+"""Minimum rate while more than half of the budget is used."""
 
 CONTINUES = web.RequestKey("continues", bool)
-"""Whether the client waits for a `100 Continue` before it sends its body."""
+"""Set if the client waits for a `100 Continue` before it sends its body."""
 
 
 class ByteBudget:
-    """Bytes of bodies that all requests together may hold. The last eighth is for small ones."""
+    """The budget of bytes for the bodies of all requests. The last eighth is for small ones."""
 
     def __init__(self, size: int) -> None:
         self.held = 0
@@ -42,11 +42,11 @@ class ByteBudget:
 
     @property
     def is_short(self) -> bool:
-        """Whether more than half of it is taken."""
+        """Whether more than half of the budget is used."""
         return self.held > self._size // 2
 
     def take(self, count: int, have: int) -> None:
-        """Take `count` bytes for a body that has `have` already. Raises `ApiError`."""
+        """Reserve `count` bytes for a body that already has `have`. Raises `ApiError`."""
         limit = self._size if have + count <= SMALL else self._for_large
         if self.held + count > limit:
             message = "the gateway holds as many bytes of other requests' bodies as it may; try again soon"
@@ -55,7 +55,7 @@ class ByteBudget:
 
 
 class _Held:
-    """What a request's body has taken of the budget."""
+    """The bytes of the budget that a request's body has reserved."""
 
     __slots__ = ("budget", "count")
 
@@ -72,9 +72,9 @@ _HELD = web.RequestKey("held", _Held)
 
 
 class Bodies:
-    """Reads bodies of at most `limit` bytes, decoded or not; all together may hold eight times as many.
+    """Reads bodies of at most `limit` bytes, encoded and decoded; all together eight times as many.
 
-    `window`: seconds in which each must make progress.
+    `window`: seconds within which each body must make progress.
     """
 
     def __init__(self, limit: int, *, window: float = WINDOW) -> None:
@@ -83,9 +83,9 @@ class Bodies:
         self._window = window
 
     async def json(self, request: web.Request, *, any_type: bool = False) -> bytes:
-        """A body that is JSON, in UTF-8 and bounded. Raises `ApiError`.
+        """Read a JSON body, in UTF-8 and of limited contents. Raises `ApiError`.
 
-        `any_type`: it is JSON whatever its head says, as Ollama takes it; curl says that it is a form.
+        `any_type`: accept any content type, as Ollama does, since curl's default is that of a form.
         """
         if not any_type:
             _check_type(request.headers.get("Content-Type"))
@@ -96,16 +96,16 @@ class Bodies:
         return body
 
     async def read(self, request: web.Request) -> bytes:
-        """A body, whatever it is; empty without one. Raises `ApiError`.
+        """Read a body of any type; empty if there is none. Raises `ApiError`.
 
-        Its bytes count until `release`.
+        Its bytes count against the budget until `release`.
         """
         if (request.content_length or 0) > self.limit:
             raise too_large(self.limit)
         held = request[_HELD] = _Held(self.budget)
         if "Content-Encoding" not in request.headers and request.content.is_eof():
             try:
-                body = request.content.read_nowait()  # it came with its head
+                body = request.content.read_nowait()  # the body arrived together with the head
             except web.RequestPayloadError as error:
                 raise _broken(error) from None
             if len(body) > self.limit:
@@ -122,13 +122,13 @@ class Bodies:
         return b"".join(pieces)
 
     def release(self, request: web.Request) -> None:
-        """The request is done, and holds its body no more."""
+        """Release the budget of a finished request."""
         if (held := request.get(_HELD)) is not None:
             self.budget.held -= held.count
             held.count = 0
 
     async def stream(self, request: web.Request) -> AsyncGenerator[bytes, None]:
-        """A body of any size, piece by piece as it comes. Raises `ApiError`."""
+        """Yield a body of any size as it arrives, piece by piece. Raises `ApiError`."""
         decoder = _decoder_of(request)
         if request.get(CONTINUES) and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -155,11 +155,11 @@ class Bodies:
 
 
 BODIES = web.AppKey("bodies", Bodies)
-"""Where an application has its reader."""
+"""The application's reader of bodies."""
 
 
 class _Pace:
-    """Reads a body as it comes, which must be fast enough. Only the time that is waited for it counts."""
+    """Reads a body and enforces the minimum rate. Only the time spent waiting for the client counts."""
 
     def __init__(self, content: StreamReader, budget: ByteBudget, window: float) -> None:
         self._content = content
@@ -169,7 +169,7 @@ class _Pace:
         self._came = 0
 
     async def read(self) -> bytes:
-        """The next piece, empty at the end. Raises `ApiError`."""
+        """Return the next piece, empty at the end. Raises `ApiError`."""
         now = asyncio.get_running_loop().time
         while True:
             if self._waited >= self._window:
@@ -221,7 +221,7 @@ def _decoder_of(request: web.Request) -> Decoder | None:
 
 
 async def check_json(body: bytes) -> None:
-    """Raise `ApiError` unless a JSON body is UTF-8 and quickly decoded. Large ones in slices."""
+    """Raise `ApiError` unless a JSON body is UTF-8 and quick to decode. Checks large bodies in slices."""
     is_bounded = len(body) <= LARGE and not may_be_deep(body)
     if is_bounded and body.isascii():
         return
@@ -248,18 +248,18 @@ async def check_json(body: bytes) -> None:
 
 
 async def breathe(body: bytes) -> None:
-    """Let the others have the loop between two steps of work on a large body."""
+    """Let other tasks run between two steps of work on a large body."""
     if len(body) > LARGE:
         await asyncio.sleep(0)
 
 
 def too_large(limit: int) -> ApiError:
-    """The answer to a body over the limit of `limit` bytes."""
+    """Make the error for a body of more than `limit` bytes."""
     message = f"the body is larger than {limit // 2**20} MiB (server.max_body_mb)"
     return ApiError(413, message, code="request_too_large")
 
 
 def _broken(error: web.RequestPayloadError) -> ApiError:
-    """The answer to a body whose framing is wrong."""
+    """Make the error for a body with invalid framing."""
     text = str(error).strip().splitlines() or ["its framing is wrong"]
     return ApiError(400, f"the body cannot be read: {text[0][:200]}", code="bad_http")

@@ -17,15 +17,15 @@ from proxy.errors import ApiError
 from proxy.exchange import Account, Exchange, request_id_of
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of a request's head."""
+"""Most bytes of a request's head."""
 WRITE_GRACE = 1.25
-"""Times `write_timeout`: a relay says before that what has become of its stream."""
+"""Multiple of `write_timeout`, so that a relay reports its stalled stream first."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LOOKS = (0.01, 0.01, 0.03, 0.05, 0.1, 0.3, 0.5)
-"""Seconds between looks at a connection whose client sends no more; then every one."""
+"""Seconds between checks of a half-closed connection; then every second."""
 PROBES = (1, 5, 11)
-"""The looks at which something is sent. Go's clients take no more than five such answers."""
+"""The checks at which an interim answer is sent. Go's clients accept at most five."""
 _TCP_CLOSE = 7
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 
@@ -33,7 +33,7 @@ _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 class ClientConnection(web.RequestHandler):
     """One client's connection. Requests that cannot be read are answered, with no traceback in the log.
 
-    It tells the relay at once when the client does not keep up, which saves a question per event.
+    It notifies the relay at once when the client reads too slowly, which saves a check per event.
     """
 
     __slots__ = (
@@ -51,9 +51,9 @@ class ClientConnection(web.RequestHandler):
         self._accounts = manager.accounts
         self._server = manager
         self._head_bytes = 0
-        """Of a head that is not whole yet."""
+        """Bytes of an incomplete head so far."""
         self.beginning = b""
-        """Of that head, or of a request that cannot be read."""
+        """The first bytes of that head, or of an unreadable request."""
         self._is_watched = False
         self._unwritten = 0
         self.on_pause: Callable[[], None] | None = None
@@ -68,13 +68,13 @@ class ClientConnection(web.RequestHandler):
 
     @property
     def waits(self) -> bool:
-        """Whether it is open, and all requests that have come are answered."""
+        """Whether the connection is open and all its requests are answered."""
         return self.transport is not None and self._waiter is not None and not self._waiter.done()
 
-    # What a client sends ahead
+    # Pipelined requests
 
     def data_received(self, data: bytes) -> None:
-        """Read no further than one request ahead: thirty heads of a megabyte each may wait otherwise."""
+        """Read at most one request ahead; otherwise thirty heads of a megabyte each could be queued."""
         request = self._current_request
         in_head = self._waiter is not None if request is None else request.content.is_eof()
         super().data_received(data)
@@ -106,7 +106,7 @@ class ClientConnection(web.RequestHandler):
                 body.set_exception(web.RequestPayloadError(why))
                 self._lingering_time = 0.0  # there is nothing more that can be read
 
-    # What a client does not take
+    # Slow readers
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -122,7 +122,7 @@ class ClientConnection(web.RequestHandler):
         self._loop.call_later(self._server.write_timeout * WRITE_GRACE, self._check_writing)
 
     def _check_writing(self) -> None:
-        """Close the connection if the client has taken nothing since it was looked at."""
+        """Close the connection if the client has read nothing since the last check."""
         self._is_watched = False
         if self.transport is None or not self._paused:
             return
@@ -131,29 +131,31 @@ class ClientConnection(web.RequestHandler):
         else:
             self._watch_writing()
 
-    # A client that sends no more
+    # Half-closed connections
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp's never keeps it open
-        """Tell whether the connection stays open: the client may have left, or only have shut its own side.
+        """Return whether the connection stays open: the client may have left, or closed only its own side.
 
-        TCP says the same for both. One that left resets the connection when something is sent to it, so if
-        its answer has not begun, it is sent a `100 Continue`, which every client of HTTP/1.1 skips.
+        TCP cannot distinguish these cases. A client that has left resets the connection when it is sent something, so before
+        the answer begins it is sent a `100 Continue`, which every HTTP/1.1 client skips.
         """
         request = self._current_request
         has_begun = request is not None and request.writer.output_size > 0 and not self._messages
         if self.waits or has_begun or _TCP_INFO is None:
             return False
         if not self._messages or (len(self._messages) == 1 and self._waiter is not None):
-            self.close()  # after the one request that is under way
+            self.close()  # after the one running request
         self._loop.call_later(LOOKS[0], self._look, 1)
         return True
 
     def _look(self, count: int) -> None:
-        """Close the connection if its client has left, or has all of its answers."""
+        """Close the connection if its client has left or has all its answers."""
         transport, request = self.transport, self._current_request
         if transport is None or transport.is_closing():
             return
-        is_answered = request is None and not self._messages and count > 1  # the first may come too early
+        is_answered = (
+            request is None and not self._messages and count > 1
+        )  # the first check may come too early
         if self.waits or is_answered:
             transport.close()
             return
@@ -173,10 +175,10 @@ class ClientConnection(web.RequestHandler):
         return bool(state[0] == _TCP_CLOSE)
 
     def _is_over(self, request: web.BaseRequest, count: int) -> bool:
-        """Whether a request is not whole, or its client, of HTTP/1.0, has had its time for a short answer."""
+        """Whether the request is incomplete, or an HTTP/1.0 client has waited long enough for a short answer."""
         return not request.content.is_eof() or (count > 4 and request.version < HttpVersion11)
 
-    # What is no HTTP
+    # Data that is not HTTP
 
     def handle_error(
         self,
@@ -197,7 +199,7 @@ class ClientConnection(web.RequestHandler):
         return response
 
     def _too_long(self) -> bytes:
-        """The answer to a head that is longer than the limit, and not whole yet."""
+        """Answer a head that exceeds the limit before it is complete."""
         request_id, body = self._refuse(*first_line(self.beginning), head_too_long(HEAD_LIMIT))
         head = (
             "HTTP/1.1 431 Request Header Fields Too Large",
@@ -209,7 +211,7 @@ class ClientConnection(web.RequestHandler):
         return "\r\n".join((*head, "", "")).encode() + body
 
     def _refuse(self, method: str, path: str, error: ApiError) -> tuple[str, bytes]:
-        """Account for a request that cannot be read. Returns its id, and the error as its API words it."""
+        """Account for an unreadable request. Returns its id, and the error in its API's dialect."""
         exchange = Exchange(method, path, request_id_of(None), self._accounts)
         exchange.failed(error)
         exchange.finish()
@@ -233,7 +235,7 @@ class ConnectionServer(web.Server):
         return ClientConnection(self, loop=self._loop, **self._kwargs)
 
     def make_room(self, newest: ClientConnection) -> None:
-        """If there are too many, close the oldest connection that waits for a request, or else the newest."""
+        """If there are too many connections, close the oldest idle one, or else the newest."""
         if len(self._connections) <= self.most:
             return
         for protocol in self._connections:

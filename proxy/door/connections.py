@@ -13,21 +13,21 @@ from proxy.door.parsing import make_request
 from proxy.exchange import Account
 
 BACKLOG = 1024
-"""Connections that the kernel holds for us."""
+"""Most connections that wait in the kernel to be accepted."""
 MOST_CONNECTIONS = 4096
 SPARE_FILES = 128
-"""Open files that are not connections of clients or to model servers."""
+"""Number of open files reserved for other uses than connections."""
 
 HEAD_TIMEOUT = 20.0
-"""Seconds that a new connection has for the whole head of its first request."""
+"""Seconds within which a new connection must send the whole head of its first request."""
 IDLE_TIMEOUT = 75.0
 """Seconds without a request, or with an unfinished head, after which a connection is closed.
 Proxies before us close theirs after 60."""
 LINGER = 5.0
-"""Seconds in which what a client still sends is thrown away after an answer, so that it can read that."""
+"""Seconds for which further data of a client is discarded after an answer, so that it can read the answer."""
 
 READ_AHEAD = 64 * 1024
-"""Bytes of a body that are read before anybody asks for them; twice as many at most."""
+"""Bytes of a body that are read ahead; at most twice as many."""
 
 
 class _Runner(web.AppRunner):
@@ -62,7 +62,7 @@ class _Runner(web.AppRunner):
 
 
 def most_connections() -> int:
-    """How many clients there may be, which each may need another connection, to a model server."""
+    """Return the most clients, each of which may need a second connection to a model server."""
     try:
         import resource  # noqa: PLC0415 (absent on Windows)
     except ImportError:
@@ -78,9 +78,9 @@ def most_connections() -> int:
 
 
 def listening(host: str, port: int) -> list[socket.socket]:
-    """Sockets for every address of `host`, that take connections from now on. Raises `OSError`.
+    """Listen on every address of `host`. Raises `OSError`.
 
-    Apart from serving them, so that a gateway that cannot have its address has touched nothing.
+    This is separate from serving, so that a gateway whose address is taken has changed nothing yet.
     """
     sockets: list[socket.socket] = []
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -114,12 +114,12 @@ def make_runner(
     head_timeout: float = HEAD_TIMEOUT,
     write_timeout: float = 0,
 ) -> web.AppRunner:
-    """The runner of the front door, for `most` connections. `accounts` are told of requests that are no HTTP.
+    """Make the runner of the front door, for `most` connections. `accounts` also get unreadable requests.
 
-    `write_timeout`: seconds in which a client must take something of its answer; 0: no limit.
+    `write_timeout`: seconds within which a client must read some of its answer; 0: no limit.
 
-    A handler is cancelled when its client leaves: everything behind it relies on that, and aiohttp
-    leaves it off in production although its test server turns it on.
+    A handler is cancelled when its client leaves. The code behind it relies on that; aiohttp's default is
+    off, although its test server turns it on.
     """
     return _Runner(
         app,

@@ -1,4 +1,4 @@
-"""Bodies that come compressed: decoded piece by piece, never more at a time than is asked for. Pure."""
+"""Decodes compressed bodies piece by piece, in slices of limited size. Pure."""
 
 import sys
 import zlib
@@ -11,27 +11,30 @@ else:
     from backports import zstd
 
 SLICE = 256 * 1024
-"""Bytes that a decoder gives at a time at most."""
+"""Most bytes of one decoded slice."""
 ZSTD_WINDOW_LOG = 23
 """Of the largest window of zstd: 8 MiB, the most that HTTP allows (RFC 9659). A decoder holds as much."""
 
 
 class EncodingError(Exception):
-    """What came is not what its encoding says."""
+    """The data is not of the announced encoding."""
 
 
 class Decoder(Protocol):
     """Decodes one body."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the next bytes mean, in slices. Raises `EncodingError`."""
+        """Decode the next bytes, in slices. Raises `EncodingError`."""
 
     def end(self) -> None:
-        """All has come. Raises `EncodingError` if that is not the whole."""
+        """Check that the data is complete. Raises `EncodingError`."""
 
 
 class _Zlib:
-    """`wbits` is zlib's word for the format, 0: deflate, with zlib's head or bare."""
+    """gzip or deflate.
+
+    `wbits` is zlib's parameter for the format; 0: deflate with or without zlib's header.
+    """
 
     def __init__(self, wbits: int) -> None:
         self._wbits = wbits
@@ -42,7 +45,7 @@ class _Zlib:
             zlib_head = data[0] & 0x0F == 8
             self._decoder = zlib.decompressobj(zlib.MAX_WBITS if zlib_head else -zlib.MAX_WBITS)
         piece = b"x"
-        # Without input too, while there is output that fitted into no slice.
+        # Continues without input while there is output beyond a slice.
         while data or (piece and not self._decoder.eof):
             try:
                 piece = self._decoder.decompress(data, SLICE)

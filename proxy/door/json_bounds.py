@@ -1,26 +1,26 @@
-"""How much a JSON text holds and how deep it is, before anything decodes it. Pure.
+"""Limits the contents and the depth of a JSON text before it is decoded. Pure.
 
-A decoder works in one go, and holds the event loop meanwhile. What it needs for that does not depend on the
-bytes of a text but on the objects, texts and values in it.
+A decoder runs without a pause and blocks the event loop. Its time depends on the number of objects, strings
+and values rather than on bytes.
 """
 
 MOST_CONTAINERS = 32_768
-"""Objects and arrays in one text: 5,000 messages with their parts and calls, and some hundred tools."""
+"""Most objects and arrays: enough for 5,000 messages with parts and calls, and some hundred tools."""
 MOST_STRINGS = 131_072
-"""Texts and names of fields."""
+"""Most strings, including names of fields."""
 MOST_VALUES = 1_048_576
-"""Values: two thousand inputs of five hundred tokens each."""
+"""Most values: enough for two thousand inputs of five hundred tokens each."""
 MOST_ESCAPES = 4_194_304
-"""Backslashes: four million Chinese characters, in ASCII. Each is work twice, to read and to write."""
+"""Most backslashes: enough for four million Chinese characters in ASCII. Each costs time twice."""
 MOST_LEVELS = 128
-"""Objects and arrays in each other."""
+"""Most levels of nested objects and arrays."""
 
 _STRUCTURE = b'"[]{},'
 _REST = bytes(set(range(256)) - set(_STRUCTURE))
 
 
 class BoundsError(Exception):
-    """A JSON text holds more than anybody means, or is nested too deeply (`deep`)."""
+    """A JSON text has too many parts, or is nested too deeply (`deep`)."""
 
     def __init__(self, message: str, *, deep: bool = False) -> None:
         super().__init__(message)
@@ -28,9 +28,9 @@ class BoundsError(Exception):
 
 
 class Bounds:
-    """Counts what lies outside of the strings of a JSON text that comes in pieces.
+    """Counts the structure of a JSON text that arrives in pieces, ignoring the contents of strings.
 
-    What is not JSON may be counted wrongly: the decoder refuses it anyway.
+    Invalid JSON may be counted wrongly, but the decoder refuses it anyway.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Bounds:
         self._escapes += piece.count(b"\\")
         if self._escape or piece.endswith(b"\\"):
             piece = self._escape + piece
-            # A backslash that escapes what comes with the next piece.
+            # A backslash that escapes the first character of the next piece.
             odd = (len(piece) - len(piece.rstrip(b"\\"))) % 2
             self._escape = b"\\" * odd
             piece = piece[: len(piece) - odd]
@@ -72,7 +72,7 @@ class Bounds:
             raise BoundsError(f"more than {MOST_ESCAPES} escaped characters")
 
     def end(self) -> None:
-        """All has come. Raises `BoundsError` if it is nested too deeply."""
+        """Check the complete text. Raises `BoundsError` if it is nested too deeply."""
         brackets = b"".join(self._brackets)
         for _ in range(MOST_LEVELS):
             inner = brackets.replace(b"[]", b"").replace(b"{}", b"")
@@ -88,5 +88,5 @@ def _too_deep() -> BoundsError:
 
 
 def may_be_deep(text: bytes) -> bool:
-    """Whether a JSON text has so many brackets, in strings or outside, that it could be nested too deeply."""
+    """Whether a JSON text has enough brackets, in strings or outside, to be nested too deeply."""
     return text.count(b"{") + text.count(b"[") > MOST_LEVELS

@@ -1,8 +1,8 @@
-"""Which web pages may use the gateway, and under which names it is asked.
+"""Decides which web pages may use the gateway, and under which host names.
 
-A browser sends requests of any page to any address, this machine's and those of its network included, and a
-page can have its own name resolve to them (DNS rebinding). So a request of a foreign page is refused, by
-`Origin` and `Sec-Fetch-Site`, and so is one for another host than this one. Programs send neither header.
+A browser sends any page's requests to any address, including this machine and its network, and a page can
+let its own name resolve to such an address (DNS rebinding). So requests of foreign pages are refused, by
+`Origin` and `Sec-Fetch-Site`, and so are requests for a foreign host name. Programs send neither header.
 """
 
 import ipaddress
@@ -17,20 +17,20 @@ from aiohttp import HttpVersion11, web
 from proxy.errors import ApiError
 
 OPEN_TO_LINKS = ("/", "/health", "/health/live", "/health/ready")
-"""What a person may be led to from another page: it changes nothing, and that page cannot read it."""
+"""Paths that other pages may link to: they change nothing, and the other page cannot read them."""
 
 CONTAINER_HOSTS = ("host.docker.internal", "host.containers.internal")
-"""Names that containers have for their machine. Nobody can register them."""
+"""Host names that containers use for their machine. Nobody can register them."""
 
 EXPOSED = "X-Request-Id, X-Agents, X-Model-Place, Retry-After"
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_SECONDS = 7200
-"""For which browsers may keep what a preflight said; Chromium keeps nothing longer."""
+"""Seconds for which browsers may cache a preflight's answer; Chromium's maximum."""
 
 ADDRESSES_STAY = 5.0
-"""Seconds after which this machine's addresses are looked up again."""
+"""Seconds for which this machine's addresses are cached."""
 MOST_KNOWN = 256
-"""Host headers that are remembered as good."""
+"""Most Host headers that are remembered as allowed."""
 
 _AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+(?:%[0-9a-zA-Z._-]+)?\]|[0-9A-Za-z._-]+)(?::[0-9]{0,5})?")
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z, \t-]{1,4000}")
@@ -38,9 +38,9 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Origins:
-    """Decides on each request. `origins` and `hosts` are allowed besides what is this gateway's own.
+    """Checks each request. `origins` and `hosts` are allowed in addition to the gateway's own.
 
-    Hosts are only checked if some are allowed, or if `checks_hosts` says so.
+    Hosts are only checked if `hosts` is not empty or `checks_hosts` is set.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Origins:
         self._addresses_at = float("-inf")
 
     def admit(self, request: web.Request) -> None:
-        """Return if the request may be served. Raises `ApiError`."""
+        """Check whether the request may be served. Raises `ApiError` if not."""
         headers = request.headers
         hosts = headers.getall("Host", ())
         if len(hosts) != 1 or hosts[0] not in self._known or request.raw_path[0] != "/":
@@ -125,16 +125,16 @@ class Origins:
             raise ApiError(403, message, code=_CODE)
 
     def allows(self, request: web.Request) -> bool:
-        """Whether the request is one of a foreign page that may use the gateway."""
+        """Whether the request comes from an allowed foreign page."""
         if self._any_origin:
             return True
         origins = request.headers.getall("Origin", ())
         return len(origins) == 1 and self._allowed.fullmatch(origins[0].lower()) is not None
 
-    # What allowed pages are told
+    # CORS headers
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """The answer to a browser that asks what an allowed page may send; None for any other request."""
+        """Answer a CORS preflight of an allowed page; None for any other request."""
         headers = request.headers
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in headers:
             return None
@@ -152,7 +152,7 @@ class Origins:
         return web.Response(status=204, headers=answer)
 
     async def tell(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Add to an answer's head what lets an allowed page read it. A signal of aiohttp's."""
+        """Add the CORS headers that let an allowed page read the answer. Handler of an aiohttp signal."""
         response.headers.add("Vary", "Origin")
         if "Origin" in request.headers and self.allows(request):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
@@ -167,7 +167,7 @@ def _plain(host: str) -> str:
 
 
 def _origin_pattern(origin: str) -> str:
-    """A pattern of an origin of `server.allowed_origins`: any port for `:*`, any part of a host for `*`."""
+    """Compile an origin of `server.allowed_origins`: `:*` is any port, `*` any part of a host."""
     scheme, _, authority = origin.lower().partition("://")
     any_port = authority.endswith(":*")
     host = authority.removesuffix(":*").removesuffix(_DEFAULT_PORTS.get(scheme, ""))
@@ -176,11 +176,11 @@ def _origin_pattern(origin: str) -> str:
 
 
 def _is_same(origin: str, request: web.Request, *, said_so: bool) -> bool:
-    """Whether a page's origin is the gateway's as the browser sees it.
+    """Whether a page's origin is the gateway itself, as the browser sees it.
 
-    Before a proxy that ends TLS the scheme is another one, and the host may only be in `X-Forwarded-Host`,
-    which no page can send to another origin without asking first. `said_so`: the browser says that it is,
-    and the proxy may have dropped the port.
+    Behind a proxy that terminates TLS the scheme differs, and the host may only be in `X-Forwarded-Host`,
+    which a page cannot send to another origin without a preflight. `said_so`: the browser reports the same
+    origin, and the proxy may have dropped the port.
     """
     scheme, _, authority = origin.lower().partition("://")
     default = _DEFAULT_PORTS.get(scheme)
@@ -197,7 +197,7 @@ def _is_same(origin: str, request: web.Request, *, said_so: bool) -> bool:
 
 
 def _is_link(request: web.Request) -> bool:
-    """Whether a person follows a link to one of the few pages that other pages may lead to."""
+    """Whether a person follows a link to one of the pages that other pages may link to."""
     headers = request.headers
     return (
         request.method in ("GET", "HEAD")

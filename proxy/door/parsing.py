@@ -1,4 +1,4 @@
-"""What aiohttp's parser leaves open: stray slashes, other versions, `Expect`, and requests it cannot read."""
+"""Completes aiohttp's parser: stray slashes, other HTTP versions, `Expect`, and unreadable requests."""
 
 import re
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from proxy.door.bodies import CONTINUES
 from proxy.errors import ApiError
 
 LINE_LIMIT = 8190
-"""Bytes of a path with its query, and of a header: aiohttp's own limits."""
+"""Most bytes of a path with its query, and of a header: aiohttp's own limits."""
 BEGINNING = LINE_LIMIT + 100
-"""Bytes of a request that tell its method and its path."""
+"""Number of leading bytes of a request in which method and path are searched."""
 
 OTHER_VERSION = web.RequestKey("other version", bool)
-"""Whether a request says to be of another HTTP than 1."""
+"""Matches a request line of another HTTP version than 1."""
 
 _SLASHES = re.compile("/{2,}")
 _UPSTREAM = re.compile("/+upstream/+")
@@ -29,10 +29,10 @@ _FIRST_LINE = re.compile(rb"[\r\n]*([A-Za-z]{1,20}) +(?:https?://[^/?# \r\n]*)?(
 def make_request(
     make: Callable[..., web.BaseRequest], message: Any, payload: Any, protocol: Any, *rest: Any
 ) -> web.BaseRequest:
-    """A request that can be routed, and is answered in a version there is.
+    """Make a request that can be routed, and answered in a supported version.
 
-    Its `Expect` waits until somebody reads its body: aiohttp would answer that at once. One that could not be
-    read has the method and the path which `protocol.beginning` shows, so that its error is its API's.
+    `Expect` is answered when the body is read, while aiohttp would answer at once. An unreadable request
+    gets method and path from `protocol.beginning`, so that its error is in its API's dialect.
     """
     state: dict[web.RequestKey[bool], bool] = {}
     if message is ERROR:
@@ -64,10 +64,10 @@ def _tidied(message: Any, path: str) -> Any:
 
 
 def tidy_path(path: str) -> str:
-    """A path without doubled slashes, and without one at its end.
+    """Remove doubled slashes, and a slash at the end.
 
-    Clients put them there whose base URL ends with a slash. A path below `/upstream/` is the business of the
-    model's own server, and is kept.
+    Clients whose base URL ends with a slash send such paths. Paths below `/upstream/` are passed on to the
+    model's own server unchanged.
     """
     if (upstream := _UPSTREAM.match(path)) is not None:
         return "/upstream/" + path[upstream.end() :]
@@ -75,19 +75,19 @@ def tidy_path(path: str) -> str:
 
 
 def first_line(beginning: bytes) -> tuple[str, str]:
-    """The method and the path of a request that cannot be read, as far as they can be."""
+    """Return method and path of an unreadable request, as far as possible."""
     if (found := _FIRST_LINE.match(beginning)) is None:
         return "UNKNOWN", "/"
     return found[1].decode(), found[2].decode()
 
 
 def other_version() -> ApiError:
-    """The answer to a request of another HTTP."""
+    """Make the error for a request of another HTTP version."""
     return _bad_http(505, "this is HTTP/1.1; HTTP/2 needs a proxy in front")
 
 
 def refusal(error: BaseException | None, message: str, beginning: bytes) -> ApiError:
-    """The answer to a request that cannot be read."""
+    """Make the error for an unreadable request."""
     if beginning.startswith(b"PRI * HTTP/2"):
         return other_version()
     if isinstance(error, LineTooLong):
@@ -102,7 +102,7 @@ def refusal(error: BaseException | None, message: str, beginning: bytes) -> ApiE
 
 
 def head_too_long(limit: int) -> ApiError:
-    """The answer to a request whose head has more than `limit` bytes."""
+    """Make the error for a head of more than `limit` bytes."""
     return _bad_http(431, f"the head of the request is longer than {limit} bytes")
 
 

@@ -1,10 +1,10 @@
-"""What answers a group of routes.
+"""Handlers, one module for a group of routes.
 
-* `generate`       the endpoints that a model answers: which way a request goes
+* `generate`       the endpoints that a model answers: chooses the way of the answer
 * `passthrough`    `/upstream/{model}/...` and llama.cpp's probes, unchanged
-* `health`         `/health`, `/v1/models`, `/admin/plan`: what may be looked at
-* `readiness`      `/health/ready`: whether what the configuration needs outside is there
+* `health`         `/health`, `/v1/models`, `/admin/plan`: reports of the present state
+* `readiness`      `/health/ready`: whether the external dependencies are available
 * `agents`         `/v1/agents`
-* `ollama_models`  Ollama's API around the answers: what there is, and what runs
-* `ollama_store`   Ollama's API of models that come and go
+* `ollama_models`  Ollama's API: lists of models, and of loaded ones
+* `ollama_store`   Ollama's API: pull, create, copy, push and delete
 """

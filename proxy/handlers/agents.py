@@ -1,4 +1,4 @@
-"""`/v1/agents`: which agents there are, and what they offer beside requests."""
+"""`/v1/agents`: the enabled agents and their operations."""
 
 import msgspec
 from aiohttp import web
@@ -19,11 +19,11 @@ class AgentViews:
         self._agents = agents
 
     async def listed(self, _request: web.Request) -> web.Response:
-        """All that are enabled, with their descriptions, options, counters and operations."""
+        """List all enabled agents, with descriptions, options, counters and operations."""
         return web.json_response({"object": "list", "data": self._agents.describe()})
 
     async def described(self, request: web.Request) -> web.Response:
-        """One of them."""
+        """Describe one agent."""
         wanted = OLDER_NAMES.get(request.match_info["agent"], request.match_info["agent"])
         for described in self._agents.describe():
             if described["name"] == wanted:
@@ -31,7 +31,7 @@ class AgentViews:
         raise ApiError(404, f"there is no agent {wanted[:200]!r}", code="agent_not_found")
 
     async def operate(self, request: web.Request) -> web.Response:
-        """What an agent offers: the verb and the rest of the path say what."""
+        """Run an agent's operation, named by the HTTP verb and the rest of the path."""
         agent, path = request.match_info["agent"], request.match_info["path"]
         method = "GET" if request.method == "HEAD" else request.method
         methods = self._agents.methods_of(agent, path)

@@ -1,4 +1,4 @@
-"""What may be looked at: health, readiness, the list of models. None of it loads or keeps a model."""
+"""Reports of the present state: health, models, plans. None of them loads a model or keeps it loaded."""
 
 import time
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ STATUS_VALUES = {
     State.STOPPING: "unloaded",
     State.FAILED: "unloaded",
 }
-"""llama.cpp's words for a model's state, which its clients read in `/v1/models`."""
+"""llama.cpp's names for a model's state, which its clients read in `/v1/models`."""
 
 
 class Views:
-    """Answers from one snapshot of the supervisor."""
+    """Handlers that answer from one snapshot of the supervisor."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Views:
         self._created = int(time.time())
 
     async def health(self, _request: web.Request) -> web.Response:
-        """The pool, each model's state, the queue, the version and the uptime."""
+        """Report the pool, each model's state, the queue, the version and the uptime."""
         models = self._supervisor.describe()
         running = [model for model in models if model.state in RUNNING]
         closing = self._supervisor.closing
@@ -77,7 +77,7 @@ class Views:
         return web.json_response(body, status=503 if closing else 200)
 
     def _memory(self) -> dict[str, Any]:
-        """The GPUs and the host: what there is, who has it, and how well that was predicted."""
+        """Report the memory of the GPUs and the host: sizes, holders, and the accuracy of predictions."""
         sample, ledger, gpu = self._observer.monitor.sample, self._supervisor.ledger, self._config.gpu
         return {
             "gpus": [_gpu(gpu, ledger) for gpu in sample.gpus],
@@ -94,7 +94,7 @@ class Views:
         }
 
     async def plan(self, request: web.Request) -> web.Response:
-        """Where `?model=` would go, what it would take, and who would have to make room. Changes nothing."""
+        """Explain where `?model=` would go, its memory, and which models would make room. Changes nothing."""
         asked = request.query.get("model")
         if not asked:
             raise ApiError(400, "name a model: /admin/plan?model=NAME", param="model")
@@ -111,15 +111,15 @@ class Views:
         return web.json_response(answer)
 
     async def live(self, _request: web.Request) -> web.Response:
-        """The process answers. What is missing outside is no reason to start it anew."""
+        """Report that the process answers. A missing dependency is no reason to restart it."""
         return web.json_response({"status": "ok"})
 
     async def models(self, _request: web.Request) -> web.Response:
-        """OpenAI's list of models, with llama.cpp's extras."""
+        """List the models as OpenAI does, with llama.cpp's extra fields."""
         return web.json_response({"object": "list", "data": await self._entries()})
 
     async def model(self, request: web.Request) -> web.Response:
-        """One model by name or alias; both may contain slashes and colons."""
+        """Describe one model, by name or alias; both may contain slashes and colons."""
         asked = request.match_info["name"]
         wanted = (await self._catalog.find(asked)).name.casefold()
         for entry in await self._entries():
@@ -128,7 +128,7 @@ class Views:
         raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
 
     async def _entries(self) -> list[dict[str, Any]]:
-        """The models that are known, and those that a name would find in the hub's cache or in a daemon."""
+        """List the known models, and those that a name would find in the hub's cache or in a daemon."""
         listed = await self._catalog.listed()
         unused = [(name, "llama-smart-proxy") for name in listed.cached]
         unused += [(tag.name, "ollama") for tag in listed.tags]
@@ -203,7 +203,7 @@ def _placement(model: ModelStatus) -> dict[str, Any] | None:
 
 
 def _card(card: CardAccuracy) -> dict[str, Any]:
-    """How far predictions were off on this kind of card: parts of the whole, and bytes too few at worst."""
+    """Report the errors of predictions on this kind of card: as parts, and the most bytes too few."""
     return msgspec.to_builtins(card)  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Ollama's API around the answers: what there is, and what runs."""
+"""Ollama's API: lists of models, of loaded models, and descriptions."""
 
 import asyncio
 import time
@@ -20,15 +20,15 @@ from proxy.handlers.ollama_store import OllamaStore
 from proxy.model_cards import ModelCard, card_of, digest_of
 
 VERSION = "0.32.1"
-"""The version of Ollama whose API this is; clients compare it."""
+"""The version of Ollama whose API is implemented; clients compare it."""
 FOR_EVER = 292 * 365 * 86400.0
-"""Seconds that Ollama says for a model that stays, more or less."""
+"""Seconds that Ollama roughly reports for a model that stays loaded."""
 
 Json = dict[str, Any]
 
 
 class OllamaApi:
-    """What there is, and what runs. `idle_timeout`: seconds that a model stays if nobody says otherwise."""
+    """The handlers. `idle_timeout`: seconds that an idle model stays loaded by default."""
 
     def __init__(self, catalog: Catalog, store: OllamaStore, *, idle_timeout: float) -> None:
         self._catalog = catalog
@@ -44,19 +44,19 @@ class OllamaApi:
         router.add_post("/api/show", quiet(self.show))
         self._store.add_routes(router)
 
-    # What there is
+    # The models
 
     async def root(self, _request: web.Request) -> web.Response:
-        """By this, clients know an Ollama."""
+        """Answer as Ollama does, by which clients recognize it."""
         return web.Response(text="Ollama is running")
 
     async def version(self, _request: web.Request) -> web.Response:
-        """The first daemon's, else that of the API."""
+        """Report the first daemon's version, or that of the API."""
         versions = (state.version for state in self._catalog.daemons.states)
         return web.json_response({"version": next((version for version in versions if version), VERSION)})
 
     async def tags(self, _request: web.Request) -> web.Response:
-        """Every model that can be asked for."""
+        """List every model that a request can name."""
         listed = await self._catalog.listed()
         entries = [await self._entry(model) for model in listed.models]
         entries += [self._tag(name, await self._card(name)) for name in listed.cached]
@@ -87,7 +87,7 @@ class OllamaApi:
         return await asyncio.to_thread(card_of, files, embeds=embeds)
 
     async def running(self, _request: web.Request) -> web.Response:
-        """The models that are loaded, longest-lived first."""
+        """List the loaded models, the one that stays longest first."""
         loaded = [m for m in self._catalog.models if m.state in (State.READY, State.DRAINING)]
         left = {model.name: self._seconds_left(model) for model in loaded}
         loaded.sort(key=lambda model: -left[model.name])
@@ -116,7 +116,7 @@ class OllamaApi:
         return min(FOR_EVER, max(0.0, keep - (model.idle_seconds or 0.0)))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        """One model, by its header or by its daemon."""
+        """Describe one model, from its file's header or from its daemon."""
         named, body = await self._store.named(request)
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
             return await self._store.to_daemon(
@@ -141,7 +141,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _names(name: str) -> Json:
-    """Every name has a tag there."""
+    """Return name and model in Ollama's form, always with a tag."""
     tagged = with_tag(name)
     return {"name": tagged, "model": tagged}
 

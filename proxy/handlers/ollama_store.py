@@ -1,7 +1,7 @@
-"""Ollama's API of models that come and go.
+"""Ollama's API to pull, create, copy, push and delete models.
 
-What only makes sense for Ollama's own store goes to a daemon; of llama.cpp's models, those of a hub can be
-pulled and deleted.
+Requests about Ollama's own store are passed to a daemon. Of llama.cpp's models, those of a hub can be pulled
+and deleted.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from proxy.exchange import EXCHANGE
 from proxy.model_cards import digest_of
 
 STEP = 0.2
-"""Seconds between two lines of a pull's progress."""
+"""Seconds between two lines of progress of a pull."""
 
 Json = dict[str, Any]
 
@@ -49,7 +49,7 @@ class Named(msgspec.Struct):
 
 
 class OllamaStore:
-    """The handlers. `session` is for what daemons are asked on behalf of a client."""
+    """The handlers. `session` is for requests to daemons on behalf of a client."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class OllamaStore:
         self._session = session
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """All of them."""
+        """Add all routes."""
         router.add_post("/api/pull", self.pull)
         router.add_delete("/api/delete", self.delete)
         for name in ("copy", "create", "push"):
@@ -73,7 +73,7 @@ class OllamaStore:
         router.add_post("/api/blobs/{digest}", self.blob)
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
-        """Download a model of the hub, or have a daemon download one of its own."""
+        """Download a model from the hub, or let a daemon download one."""
         named, body = await self.named(request)
         asked = without_hub(named.wanted)
         settings = self._catalog.settings_of(asked) or self._catalog.settings_of(named.wanted)
@@ -93,7 +93,7 @@ class OllamaStore:
         return await self.to_daemon(request, daemon, body)
 
     async def _pulled(self, name: HubName, revision: str, projector: str | None) -> AsyncIterator[Json]:
-        """The lines of a download."""
+        """Yield the lines of a download's progress."""
         yield {"status": "pulling manifest"}
         latest: list[Progress] = []
 
@@ -142,7 +142,7 @@ class OllamaStore:
         """Delete a model from the hub's cache, or from a daemon."""
         named, _ = await self.named(request)
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
-            # Deleted while it is loaded, nobody could unload it any more.
+            # A model that is deleted while it is loaded could not be unloaded any more.
             known = await self._catalog.find(named.wanted)
             await self._caller.keep(request[EXCHANGE], known.name, 0)
             return await self.to_daemon(request, found[0], wire.encode({"model": found[1]}))
@@ -161,7 +161,7 @@ class OllamaStore:
         return web.Response()
 
     async def change(self, request: web.Request) -> web.StreamResponse:
-        """Copy, create or push: of Ollama's models only."""
+        """Copy, create or push one of Ollama's models."""
         named, body = await self.named(request)
         verb = request.path.rpartition("/")[2]
         field, name = {
@@ -179,7 +179,7 @@ class OllamaStore:
         return await self.to_daemon(request, daemon, body)
 
     async def _daemon_for(self, field: str, name: str, body: bytes) -> tuple[Daemon | None, bytes]:
-        """The daemon that has a model, which the body then names as it does; else the first."""
+        """Return the daemon that has the model, or the first one, and a body with its name of the model."""
         try:
             found = await self._catalog.daemon_of(name) if name else None
         except ApiError:
@@ -189,7 +189,7 @@ class OllamaStore:
         return found[0], with_fields(body, {field: wire.encode(found[1])})
 
     async def blob(self, request: web.Request) -> web.StreamResponse:
-        """A file on its way into a daemon's model, however large."""
+        """Pass a file of any size to a daemon, for a model to be created."""
         if not re.fullmatch("sha256[:-][0-9a-fA-F]{64}", request.match_info["digest"]):
             raise ApiError(400, "invalid digest format")
         if (daemon := self._catalog.daemons.first) is None:
@@ -200,7 +200,7 @@ class OllamaStore:
     async def to_daemon(
         self, request: web.Request, daemon: Daemon, body: bytes | AsyncGenerator[bytes, None] | None
     ) -> web.StreamResponse:
-        """Let a daemon answer, as it comes."""
+        """Pass a request to a daemon, and its answer to the client as it arrives."""
         limit = aiohttp.ClientTimeout(total=None, sock_connect=self._catalog.daemons.settings.timeout)
         exchange = request[EXCHANGE]
         try:
@@ -226,7 +226,9 @@ class OllamaStore:
         except (aiohttp.ClientError, ConnectionResetError) as error:
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the client has left") from None
-            if isinstance(error.__cause__, ApiError):  # of the client's body, which was sent on as it came
+            if isinstance(
+                error.__cause__, ApiError
+            ):  # an error of the client's body, which is streamed to the daemon
                 raise error.__cause__ from None
             daemon.look_soon()
             message = f"Ollama daemon {daemon.name!r} ({daemon.url}) does not answer: {error}"

@@ -1,4 +1,4 @@
-"""Any path of a model's own server, unchanged: `/upstream/{model}/...`, and llama.cpp's probes."""
+"""Passes any path to a model's own server unchanged: `/upstream/{model}/...`, and llama.cpp's probes."""
 
 import re
 from functools import partial
@@ -32,7 +32,7 @@ HOP_BY_HOP = {
     "transfer-encoding",
     "upgrade",
 }
-"""Each connection's own, as is whatever a Connection header names."""
+"""Headers of a single connection, in addition to those that a Connection header names."""
 
 CREDENTIALS = re.compile(
     r"(.*[-_])?(authorization|authenticate|cookie2?)([-_]token)?"
@@ -40,18 +40,18 @@ CREDENTIALS = re.compile(
     r"[-_]?(key|token|secret)"
     r"|(x[-_])?(key|token|secret|password|credentials?)"
 )
-"""What clients prove themselves to the gateway with, or to a proxy before it: no model server's business."""
+"""Headers with clients' credentials for the gateway or a proxy, which model servers must not get."""
 
 NOT_ON_THE_WAY_IN = HOP_BY_HOP | {"accept-encoding", "content-encoding", "expect", "host"}
-"""A request's body is decoded when it is read."""
+"""Headers about the encoding of the request's body, which is decoded when it is read."""
 NOT_ON_THE_WAY_OUT = HOP_BY_HOP | {"date", "server", "set-cookie", "set-cookie2"}
 
 NAME_PARTS = 8
-"""Between slashes, at most, of a model's name."""
+"""Most parts, between slashes, of a model's name."""
 
 
 class Passing:
-    """Passes requests on as they are, under a lease."""
+    """Passes requests on unchanged, under a lease."""
 
     def __init__(
         self, supervisor: Supervisor, caller: ModelCaller, catalog: Catalog, agents: AgentHost
@@ -77,7 +77,7 @@ class Passing:
         return await self._forward(request, exchange, target, slot=slot, load=True)
 
     def _split_upstream_path(self, request: web.Request) -> tuple[str, str]:
-        """Find the model whose name, which may contain slashes, the path begins with; the longest wins."""
+        """Find the model with whose name, which may contain slashes, the path begins; the longest wins."""
         raw, _, query = _target_of(request).partition("?")
         parts = raw.split("/", 2)[-1].split("/")
         names = [unquote("/".join(parts[:count])) for count in range(min(len(parts), NAME_PARTS) + 1)]
@@ -107,13 +107,15 @@ class Passing:
 
 
 def _target_of(request: web.Request) -> str:
-    """The path and the query as they came, percent-encoding, dots and double slashes included."""
+    """Return path and query unchanged, with percent-encoding, dots and double slashes."""
     target = request.raw_path.partition("#")[0]
-    return target if target.startswith("/") else request.rel_url.raw_path_qs  # it was a whole URL
+    return (
+        target if target.startswith("/") else request.rel_url.raw_path_qs
+    )  # the request line had a whole URL
 
 
 def headers_in(request: web.Request) -> dict[str, str]:
-    """The headers of a request that go on to the model server. Repeated ones are joined with commas."""
+    """Return the headers of a request for the model server. Repeated ones are joined with commas."""
     named = set(list_of(",".join(request.headers.getall("Connection", ()))))
     headers: dict[str, str] = {"Accept-Encoding": "identity"}
     for name in dict.fromkeys(name.lower() for name in request.headers):
@@ -123,7 +125,7 @@ def headers_in(request: web.Request) -> dict[str, str]:
 
 
 def headers_out(head: Head) -> dict[str, str]:
-    """The headers of a model server's answer that go on to the client."""
+    """Return the headers of a model server's answer for the client."""
     named = set(list_of(head.headers.get("connection", "")))
     return {
         name: value
@@ -136,7 +138,7 @@ def headers_out(head: Head) -> dict[str, str]:
 
 
 def _client_head(request: web.Request, exchange: Exchange, head: Head) -> web.StreamResponse:
-    """The head of an answer that is passed on unread."""
+    """Make the head of an answer that is passed on unread."""
     client = web.StreamResponse(status=head.status, headers=headers_out(head))
     client.headers.update(exchange.headers)
     if (length := length_of(head)) is not None:

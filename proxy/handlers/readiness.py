@@ -1,7 +1,8 @@
-"""`/health/ready`: what the configuration needs outside of the gateway, and what of that is not there.
+"""`/health/ready`: whether the external dependencies of the configuration are available.
 
-A gateway all of whose models need an engine that is away can serve nobody: it is not ready. Anything else
-that is away takes some models with it, whose requests are told why; then the gateway is degraded, and ready.
+If all models need an engine that is away, the gateway cannot serve any request and is not ready. Any other
+missing dependency disables only some models, whose requests fail with the reason; then the gateway is
+degraded but ready.
 """
 
 import asyncio
@@ -24,11 +25,14 @@ from actors.servers.ollama.daemons import Daemons
 from actors.supervisor import Supervisor
 
 FRESH = 1.0
-"""Seconds for which a report holds, so that questions from outside do not become as many to the engine."""
+"""Seconds for which a report is reused, so that probes do not cause as many requests to the engine."""
 
 
 class Dependency(msgspec.Struct, frozen=True, kw_only=True):
-    """Something outside. `error` says why it cannot be used; `models` are configured ones that need it."""
+    """An external dependency.
+
+    `error` says why it is unusable; `models` are the configured ones that need it.
+    """
 
     name: str
     models: Sequence[str] = ()
@@ -36,24 +40,24 @@ class Dependency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadinessReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen."""
+    """The state of all dependencies."""
 
     status: Literal["ok", "degraded", "not ready"]
     dependencies: Sequence[Dependency]
 
     @property
     def ready(self) -> bool:
-        """Whether some model can be served."""
+        """Whether at least one model can be served."""
         return self.status != "not ready"
 
     @property
     def missing(self) -> list[Dependency]:
-        """What cannot be used."""
+        """The unusable dependencies."""
         return [one for one in self.dependencies if one.error is not None]
 
 
 def needed_folders(config: Config, cache: Path) -> list[tuple[str, Path]]:
-    """What is written to, and by whom. `cache` is the gateway's own cache folder."""
+    """Return the folders that must be writable, with their purpose. `cache` is the gateway's cache folder."""
     folders = [("built-in models and what loads took", cache)]
     named = any(model.repo for model in config.llama_cpp.models.values())
     if (named or config.hub.allow) and not config.hub.offline:
@@ -64,7 +68,7 @@ def needed_folders(config: Config, cache: Path) -> list[tuple[str, Path]]:
 
 
 class Readiness:
-    """Looks when it is asked, at most every `FRESH` seconds."""
+    """Checks the dependencies on request, at most every `FRESH` seconds."""
 
     def __init__(
         self,
@@ -84,7 +88,7 @@ class Readiness:
         self._looked_at = float("-inf")
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """New requests are welcome. Models load on demand, so that none need be loaded."""
+        """Report whether new requests can be served. Models load on demand, so none has to be loaded."""
         later = {"Retry-After": "5"}
         if self._supervisor.closing:
             return web.json_response({"status": "shutting down"}, status=503, headers=later)
@@ -97,7 +101,7 @@ class Readiness:
         return web.json_response(body)
 
     async def look(self) -> ReadinessReport:
-        """What there is now. Waits for the engine, for some seconds at most."""
+        """Check all dependencies. Waits at most some seconds for the engine."""
         async with self._looking:
             if self._report is None or time.monotonic() - self._looked_at >= FRESH:
                 self._report = await self._look()
@@ -115,7 +119,7 @@ class Readiness:
 
     @property
     def _serves_without_engine(self) -> bool:
-        """Whether there may be a model that is no container."""
+        """Whether some model may run without a container."""
         config, pool = self._config, self._config.server_pool
         processes = any(not runs_in_container(pool, model) for model in config.llama_cpp.models.values())
         downloaded = bool(config.hub.allow) and pool.runtime != "docker"
@@ -133,7 +137,7 @@ class Readiness:
         return Dependency(name="Docker Engine", models=models)
 
     def _look_at_daemons(self) -> list[Dependency]:
-        """As their watchers saw them last."""
+        """Report the daemons' states, as their watchers last saw them."""
         configured = self._config.ollama.models.items()
         return [
             Dependency(
@@ -147,7 +151,7 @@ class Readiness:
         ]
 
     def _look_at_gpus(self) -> list[Dependency]:
-        """Only where models must run on one."""
+        """Report the GPUs, if models must run on one."""
         gpu, sample = self._config.gpu, self._monitor.sample
         if not gpu.managed or gpu.without_gpu == "cpu":
             return []

@@ -1,7 +1,7 @@
-"""The process around the gateway.
+"""The gateway as a process: log, signals, service manager.
 
-* `logs`             how the log is written
-* `log_writer`       the thread that writes it
-* `signals`          what TERM, INT, QUIT, HUP and USR1 do
-* `service_manager`  what systemd is told
+* `logs`             the format of the log
+* `log_writer`       the thread that writes the log
+* `signals`          the effects of TERM, INT, QUIT, HUP, USR1 and USR2
+* `service_manager`  notifications to systemd
 """

@@ -1,7 +1,7 @@
-"""Lines on their way to a descriptor that may take them late, in pieces, or never.
+"""Writes lines to a descriptor that may accept them late, in pieces, or never.
 
-Whoever logs only appends to a bounded queue. A thread of its own writes, so a pipe that nobody reads, a
-stopped terminal or a full disk blocks nobody else.
+Logging only appends to a bounded queue. A separate thread writes, so that a pipe without a reader, a stopped
+terminal or a full disk blocks nothing else.
 """
 
 import errno
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 MOST_LINES = 10_000
 MOST_BYTES = 4 << 20
-"""What the queue holds. As much again may be on its way in the thread."""
+"""Most bytes in the queue. As many again may be in the thread's hands."""
 
 PAUSE = 0.1
 """Seconds between two looks at the queue: under load one look takes many lines, which is cheaper."""
 RETRY = 0.25
-"""Seconds after which a descriptor that failed is tried again: its disk may have been freed."""
+"""Seconds after which a failed descriptor is tried again: its disk may have free space by then."""
 WHOLE = getattr(select, "PIPE_BUF", 512)
-"""Bytes that a pipe takes all at once or not at all."""
+"""Bytes that a pipe accepts completely or not at all."""
 FILE_WHOLE = 256 << 10
 """Bytes that are written to a file at once."""
 
@@ -28,9 +28,9 @@ _NEWLINE = ord("\n")
 
 
 class LogWriter:
-    """A queue of lines and the thread that writes them.
+    """A queue of lines, and the thread that writes them.
 
-    `notice` makes the line which tells how many were dropped. Nothing here raises, and only `close` waits.
+    `notice` makes the line that reports dropped lines. No method raises, and only `close` waits.
     """
 
     def __init__(self, descriptor: int, notice: Callable[[int], bytes]) -> None:
@@ -40,14 +40,14 @@ class LogWriter:
         self._lines: list[bytes] = []
         self._bytes = 0
         self._dropped = 0
-        self._lock = threading.RLock()  # a finalizer may log while its thread is in `write`
+        self._lock = threading.RLock()  # a finalizer may log while the same thread is inside `write`
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def write(self, line: bytes) -> None:
-        """Take a line, which ends with a newline, or drop it where the queue is full."""
+        """Queue a line, which ends with a newline, or drop it if the queue is full."""
         with self._lock:
             if len(self._lines) >= MOST_LINES or self._bytes + len(line) > MOST_BYTES:
                 self._dropped += 1
@@ -58,7 +58,7 @@ class LogWriter:
             self._wake.set()
 
     def close(self, timeout: float) -> None:
-        """Write what is queued, but for at most `timeout` seconds."""
+        """Write the queued lines, for at most `timeout` seconds."""
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout)
@@ -68,19 +68,19 @@ class LogWriter:
         while not closing:
             self._wake.wait()
             self._wake.clear()
-            closing = self._closing.is_set()  # before the queue is emptied: then nothing comes after
+            closing = self._closing.is_set()  # before the queue is emptied, so that no line follows
             with self._lock:
                 lines, self._lines = self._lines, []
                 self._bytes = 0
                 dropped, self._dropped = self._dropped, 0
             for piece in _pieces(lines, FILE_WHOLE if self._is_file else WHOLE):
                 self._write(piece)
-            if dropped:  # after `lines`: they filled the queue
+            if dropped:  # after `lines`, which filled the queue
                 self._write(self._notice(dropped))
             self._closing.wait(PAUSE)
 
     def _write(self, data: bytes) -> None:
-        """Write whole lines, however long that takes; until the gateway ends."""
+        """Write whole lines, however long that takes, until the gateway ends."""
         end: int | None = None
         cut = False
         while data:
@@ -96,17 +96,18 @@ class LogWriter:
                 now = self._end()
                 shorter = end is not None and now is not None and now < end
                 if cut and (shorter or error.errno == errno.EPIPE):
-                    # The beginning of a line is gone, with its reader or from its file: the rest is no line.
+                    # The beginning of the line is lost, with its reader or from its
+                    # file, so the rest is dropped.
                     data = data[data.index(_NEWLINE) + shorter :]
                     cut = False
                     self._dropped_one()
 
     def _has_room(self) -> bool:
-        """Wait for it, for a while: a pipe that does not block would say EAGAIN."""
+        """Wait for a limited time until a write can succeed: a non-blocking pipe fails with EAGAIN."""
         return self._is_file or os.name == "nt" or bool(select.select([], [self._descriptor], [], RETRY)[1])
 
     def _end(self) -> int | None:
-        """The end of a file, which becomes the place of the next write; None for a pipe or a terminal."""
+        """Seek to the end of a file and return it; None for a pipe or a terminal."""
         if not self._is_file:
             return None
         try:
@@ -121,7 +122,7 @@ class LogWriter:
 
 
 def _pieces(lines: Iterable[bytes], most: int) -> Iterator[bytes]:
-    """Join lines to pieces of at most so many bytes; a longer line is one of its own."""
+    """Join lines into pieces of at most `size` bytes; a longer line is its own piece."""
     piece: list[bytes] = []
     size = 0
     for line in lines:

@@ -1,6 +1,6 @@
-"""How the log is written: JSON lines for machines, a readable form on a terminal.
+"""The format of the log: JSON lines for machines, a readable form on a terminal.
 
-Nothing that is logged raises, or waits for whoever reads the log (`proxy.service.log_writer`).
+Logging never raises, and never waits for the reader of the log (`proxy.service.log_writer`).
 """
 
 import io
@@ -21,11 +21,11 @@ from proxy.service.log_writer import LogWriter
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 LINE_LIMIT = 64 << 10
-"""Bytes of a line, beyond which the middle of its long fields is left out."""
+"""Bytes of a line beyond which the middle of its long fields is left out."""
 FIELD_LIMIT = 4000
-"""Characters of such a field that are kept."""
+"""Characters that are kept of such a field."""
 LAST_WORDS = 1.0
-"""Seconds that the end of the gateway waits for the log."""
+"""Seconds for which the gateway's exit waits for the log."""
 
 _TRACEBACKS = ("exception", "stack")
 _UNTELLABLE = b'{"event":"a log line could not be made","level":"error"}\n'
@@ -36,7 +36,7 @@ log = structlog.get_logger("gateway")
 
 
 def set_up_logging(level: str, form: Literal["auto", "json", "console"], descriptor: int) -> LogWriter:
-    """Configure structlog for the process, to write to this descriptor. The caller closes the writer."""
+    """Configure structlog for the process, writing to this descriptor. The caller closes the writer."""
     console = form == "console" or (form == "auto" and os.isatty(descriptor))
     render = _Renderer(_console_line(colours=wants_colour(descriptor)) if console else _json_line)
     writer = LogWriter(
@@ -49,7 +49,7 @@ def set_up_logging(level: str, form: Literal["auto", "json", "console"], descrip
         logger_factory=lambda *_: _Logger(writer),
         cache_logger_on_first_use=True,
     )
-    # aiohttp and asyncio speak through logging; what they have to say is rare and worth a line.
+    # aiohttp and asyncio log through `logging`; their rare messages are worth a line.
     logging.basicConfig(level=logging.WARNING, handlers=[_Bridge()], force=True)
     logging.raiseExceptions = False
     logging.captureWarnings(True)
@@ -57,7 +57,7 @@ def set_up_logging(level: str, form: Literal["auto", "json", "console"], descrip
 
 
 def take_over_output() -> None:
-    """Log what agents and libraries print, and exceptions that nobody caught: a print may block or raise."""
+    """Log uncaught exceptions, and output printed by agents and libraries: a print may block or raise."""
     sys.stdout, sys.stderr = _Printed("stdout"), _Printed("stderr")
     threading.excepthook = _thread_failed
     sys.unraisablehook = _ignored
@@ -74,14 +74,14 @@ def _ignored(failed: "sys.UnraisableHookArgs") -> None:
 
 
 class _Logger:
-    """What structlog hands a rendered line to."""
+    """The logger that gets structlog's rendered lines."""
 
     def __init__(self, writer: LogWriter) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = writer.write
 
 
 class _Renderer:
-    """The one processor: an event becomes a line, whatever is in it."""
+    """The only processor: renders an event as a line, whatever values it has."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -95,20 +95,20 @@ class _Renderer:
             if len(line) <= LINE_LIMIT:
                 return line
             return self._line({key: _shortened(value) for key, value in event.items()})
-        except Exception:  # of a value that has no JSON or whose repr() fails; the others can be told
+        except Exception:  # a value without JSON, or whose repr() fails; the other values are kept
             return self._salvaged(event)
 
     def _salvaged(self, event: EventDict) -> bytes:
         try:
             return self._line({_text(key): _encodable(value) for key, value in event.items()})
-        except Exception:  # no stack or no memory is left
+        except Exception:  # no stack or no memory left
             return _UNTELLABLE
 
 
 def _json_line(event: EventDict) -> bytes:
     line = msgspec.json.encode(event, enc_hook=repr)
     if not line.isascii() or b"\x7f" in line:
-        # JSON need not escape these, and terminals obey some of them.
+        # JSON does not have to escape these characters, but terminals interpret some of them.
         text = line.decode()
         line = "".join(char if char.isprintable() else _json_escape(char) for char in text).encode()
     return line + b"\n"
@@ -132,26 +132,26 @@ def _console_line(*, colours: bool) -> Line:
 
 
 def _showable(value: Any, keep: str) -> Any:
-    """The value, or its text where that could steer the terminal."""
+    """Return the value, or its escaped text if it could control the terminal."""
     text = value if isinstance(value, str) else repr(value)
     return value if text.isprintable() else printable(text, keep)
 
 
 def _text(value: Any) -> str:
-    """Some text for any object."""
+    """Return a text for any object."""
     try:
         text = value if isinstance(value, str) else repr(value)
         return text.encode(errors="backslashreplace").decode()
-    except Exception:  # somebody else's __repr__
+    except Exception:  # a foreign __repr__
         return f"<{type(value).__name__} whose repr() fails>"
 
 
 def _encodable(value: Any) -> Any:
-    """The value where that can be told, or else some text for it."""
+    """Return the value if it can be encoded, otherwise a text for it."""
     try:
         msgspec.json.encode(value, enc_hook=repr)
         return _shortened(value)
-    except Exception:  # whatever the value's own methods raise
+    except Exception:  # any exception of the value's own methods
         return _shortened(_text(value))
 
 
@@ -164,20 +164,20 @@ def _shortened(value: Any) -> Any:
 
 
 class _Bridge(logging.Handler):
-    """Brings the standard library's log records into ours."""
+    """Passes the standard library's log records to our log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = logging.getLevelName(record.levelno).lower()
         write = getattr(log, level if level in LEVELS else "error")
         try:
             message = record.getMessage()
-        except Exception:  # arguments that do not fit, or whose text cannot be had
+        except Exception:  # arguments that do not fit the format, or that cannot be converted to text
             message = _text(record.msg)
         write(message, logger=record.name, exc_info=record.exc_info or None)
 
 
 class _Printed(io.TextIOBase):
-    """Stands for a standard stream: logs each line that is printed."""
+    """Replaces a standard stream: logs each printed line."""
 
     def __init__(self, name: str) -> None:
         self._name = name

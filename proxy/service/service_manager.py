@@ -1,7 +1,7 @@
-"""What systemd is told of this process: that it serves, that it ends, and that its loop still turns.
+"""Notifies systemd: that the gateway serves, that it stops, and that its event loop runs (watchdog).
 
-The protocol of sd_notify(3): datagrams to the socket that NOTIFY_SOCKET names. Without one nothing is done,
-and nothing of it ever raises.
+The protocol is sd_notify(3): datagrams to the socket in NOTIFY_SOCKET. Without it nothing is sent. No method
+raises.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from actors.runtime import spawn
 log = structlog.get_logger("systemd")
 
 RETRY = 0.1
-"""Seconds until a manager that has too many messages is told again that the gateway is ready."""
+"""Seconds until the notification of readiness is repeated if the manager's socket is full."""
 
 
 class ServiceManager:
-    """Takes its variables out of `environment`, so that model servers do not speak for the gateway."""
+    """Removes its variables from `environment`, so that model servers cannot notify in the gateway's name."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         self._address = environment.pop("NOTIFY_SOCKET", "")
@@ -31,21 +31,21 @@ class ServiceManager:
         self._telling: asyncio.Task[None] | None = None
 
     def ready(self, status: str) -> None:
-        """It serves from now on. The watchdog is fed until `close`."""
+        """Report that the gateway serves. The watchdog is notified until `close`."""
         if self._address:
             self._telling = spawn(self._tell(status), name="service manager")
 
     def stopping(self, status: str, seconds: float) -> None:
-        """It ends, for which it needs so many seconds at most, whatever the unit's TimeoutStopSec."""
+        """Report the shutdown, which may take `seconds`, whatever the unit's TimeoutStopSec."""
         self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
 
     def close(self) -> None:
-        """No more is told."""
+        """Stop all notifications."""
         if self._telling is not None:
             self._telling.cancel()
 
     async def _tell(self, status: str) -> None:
-        """On the loop, so that a loop which hangs is noticed."""
+        """Notify the watchdog from the event loop, so that a hung loop is noticed."""
         while True:
             if self._send("READY=1", f"STATUS={status}"):
                 break
@@ -55,7 +55,7 @@ class ServiceManager:
             await asyncio.sleep(self._watchdog)
 
     def _send(self, *lines: str) -> bool:
-        """Whether it need not be tried again."""
+        """Send a message; return false if it should be tried again."""
         if not self._address:
             return True
         # An abstract address is written with an @.

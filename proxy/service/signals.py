@@ -1,14 +1,15 @@
-"""What signals do to a gateway: TERM, INT, QUIT and HUP drain it; a second one but HUP ends the drain.
+"""Handles signals: TERM, INT, QUIT and HUP start the drain; a second one, except HUP, ends it.
 
-USR1 and USR2, which other daemons rotate their logs for, do nothing: by default they end a process at once.
+USR1 and USR2, on which other daemons rotate logs, have no effect; by default they would end the process.
 
-Not by the loop's own handlers: they end before the process, which a second TERM would then kill.
+The event loop's own handlers are not used, because they end before the process, so that a second TERM would
+kill it.
 """
 
 import asyncio
 import signal
 
-HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows, like the others that are looked up
+HANGUP = getattr(signal, "SIGHUP", None)  # missing on Windows, like the others that are looked up by name
 _NUMBERS = [
     getattr(signal, f"SIG{name}") for name in ("TERM", "INT", "QUIT", "HUP") if hasattr(signal, f"SIG{name}")
 ]
@@ -16,21 +17,21 @@ _MEANINGLESS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasa
 
 
 class Signals:
-    """Handles them from now on, for the running loop. `stop` is set by the first, `hurry` by a later one."""
+    """Handles signals for the running event loop. The first one sets `stop`, a later one `hurry`."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         for number in _NUMBERS:
-            # Under nohup a terminal may close.
+            # Under nohup the terminal may close.
             if number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._came)
         for number in _MEANINGLESS:
-            signal.signal(number, lambda *_: None)  # model servers would inherit SIG_IGN
+            signal.signal(number, lambda *_: None)  # a handler, because model servers would inherit SIG_IGN
 
     def ignore(self) -> None:
-        """All is done, and the interpreter needs a moment to end."""
+        """Ignore further signals while the interpreter ends."""
         for number in _NUMBERS:
             signal.signal(number, signal.SIG_IGN)
 
@@ -39,5 +40,5 @@ class Signals:
             return
         if not self.stop.is_set():
             self._loop.call_soon_threadsafe(self.stop.set)
-        elif number != HANGUP:  # a terminal that closes, and systemd, send it beside another signal
+        elif number != HANGUP:  # a closing terminal, and systemd, send it together with another signal
             self._loop.call_soon_threadsafe(self.hurry.set)

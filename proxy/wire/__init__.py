@@ -1,7 +1,7 @@
-"""Bytes: connections to model servers, and what comes over them.
+"""Bytes: connections to model servers, HTTP, events and lines.
 
-* `upstream`             the pool of connections, and what is known of each server by them
-* `upstream_connection`  one connection, and the response that is read from it
-* `http1`                pure. A response's head and the framing of its body
-* `sse`, `ndjson`        pure. Events and lines, however they are cut
+* `upstream`             the pool of connections, and each server's state as seen through them
+* `upstream_connection`  one connection and its response
+* `http1`                pure: a response's head and the framing of its body
+* `sse`, `ndjson`        pure: events and lines, however their bytes are cut
 """

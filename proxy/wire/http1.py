@@ -1,27 +1,27 @@
-"""HTTP/1.1 as an upstream speaks it, pure and incremental: the response head, and the body's framing.
+"""Parses HTTP/1.1 responses: the head, and the body's framing. Pure and incremental.
 
-Only what the relay needs. Chunk extensions and trailers are accepted and dropped. Anything else that is
-not HTTP raises `ProtocolError`.
+It covers only what the relay needs. Chunk extensions and trailers are accepted and dropped. Anything else
+that is not HTTP raises `ProtocolError`.
 """
 
 import re
 from functools import lru_cache
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of a response's head; of a trailer, too."""
+"""Most bytes of a response's head, and of its trailer."""
 INTERIM_LIMIT = 512 * 1024
-"""Bytes of all interim heads before it. A server may send one every second while it reads a prompt."""
+"""Most bytes of all interim heads. A server may send one every second while it reads a prompt."""
 HEADERS_LIMIT = 256
 CHUNK_LINE_LIMIT = 4096
 SIZE_DIGITS = 16
-"""Of a chunk's size or of a body's length: more cannot be meant."""
+"""Most digits of a chunk's size or of a body's length."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class ProtocolError(Exception):
-    """The upstream sent something that is not an HTTP/1.1 response."""
+    """The upstream sent data that is not an HTTP/1.1 response."""
 
 
 class Head:
@@ -40,21 +40,21 @@ class Head:
 
     @property
     def keeps_alive(self) -> bool:
-        """Whether the connection may be used again after the body."""
+        """Whether the connection may be reused after the body."""
         return "close" not in list_of(self.headers.get("connection", ""))
 
 
 def list_of(value: str) -> list[str]:
-    """The members of a header's list, in lower case."""
+    """Return the members of a list header, in lower case."""
     return [member.strip().lower() for member in value.split(",")]
 
 
 @lru_cache(maxsize=64)
 def parse_head(data: bytes) -> Head:
-    """Parse everything up to, and without, the empty line. Repeated headers are joined with commas.
+    """Parse a head, without its final empty line. Repeated headers are joined with commas.
 
-    A server's heads are nearly all the same, so that the result is kept; nobody changes it. Values stay
-    UTF-8 where they are, so that they can be passed on as they came.
+    A server's heads are nearly all equal, so results are cached and must not be changed. UTF-8 in values is
+    kept, so that values can be passed on unchanged.
     """
     try:
         text = data.decode()
@@ -83,7 +83,7 @@ def parse_head(data: bytes) -> Head:
 
 
 class HeadReader:
-    """Finds the head of a response, however its bytes are cut, and drops the interim ones before it."""
+    """Finds the head of a response, however its bytes are cut, and drops interim heads before it."""
 
     __slots__ = ("_buffer", "_interim", "_searched")
 
@@ -94,11 +94,11 @@ class HeadReader:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a byte of the response has come."""
+        """Whether a byte of the response has arrived."""
         return bool(self._buffer) or self._interim > 0
 
     def feed(self, data: bytes) -> tuple[Head, bytes] | None:
-        """The head, and what follows it, once it is complete. Raises `ProtocolError`."""
+        """Return the head and the bytes after it, once it is complete. Raises `ProtocolError`."""
         buffer = self._buffer
         buffer += data
         while (end := buffer.find(b"\r\n\r\n", self._searched)) >= 0:
@@ -123,25 +123,25 @@ class HeadReader:
 
 
 class ChunkedBody:
-    """Takes the chunk framing off. `whole` tells whether the last `feed` began and ended between chunks."""
+    """Removes the chunk framing. `whole`: whether the last `feed` began and ended between chunks."""
 
     __slots__ = ("_left", "_line", "_trailer", "_trailer_size", "done", "rest", "whole")
 
     def __init__(self) -> None:
         self._trailer_size = 0
         self._left = 0
-        """Bytes of the present chunk still to come, its CRLF included; 0 between chunks."""
+        """Missing bytes of the present chunk, with its CRLF; 0 between chunks."""
         self._line = b""
         self._trailer = False
         self.done = False
         self.whole = False
         self.rest = b""
-        """What came after the end of the body."""
+        """Bytes after the end of the body."""
 
     def feed(self, data: bytes) -> bytes:
         """Return the payload in `data`. After the last chunk `done` is set."""
         if self._left == 0 and not self._line and not self._trailer:
-            # The common case by far: one whole chunk, as llama-server writes an event.
+            # By far the most common case: one whole chunk, as llama-server writes an event.
             end = data.find(b"\r\n")
             if 0 < end < 10:
                 size = _size(data[:end])
@@ -191,7 +191,7 @@ class ChunkedBody:
             self._left = 0
             return end
         piece = data[position:end]
-        # The last two bytes of `_left` are the CRLF behind the chunk.
+        # The last two bytes of `_left` are the CRLF after the chunk.
         payload = min(len(piece), max(0, left - 2))
         if payload:
             pieces.append(piece[:payload])
@@ -204,7 +204,7 @@ class ChunkedBody:
 def _size(line: bytes) -> int:
     digits = line.partition(b";")[0].rstrip()
     try:
-        if len(digits) > SIZE_DIGITS or not digits.isalnum():  # int() would take signs and underscores too
+        if len(digits) > SIZE_DIGITS or not digits.isalnum():  # int() would accept signs and underscores
             raise ValueError
         return int(digits, 16)
     except ValueError:
@@ -249,7 +249,10 @@ Body = ChunkedBody | LengthBody | OpenBody
 
 
 def body_of(head: Head, method: str = "GET") -> Body:
-    """The framing of the body of an answer to `method` (RFC 9112, section 6.3). Raises `ProtocolError`."""
+    """Return the framing of a response's body for `method` (RFC 9112, section 6.3).
+
+    Raises `ProtocolError`.
+    """
     coding, length = head.headers.get("transfer-encoding"), length_of(head)
     if coding is not None and length is not None:
         raise ProtocolError("both a length and a transfer encoding")
@@ -263,7 +266,7 @@ def body_of(head: Head, method: str = "GET") -> Body:
 
 
 def length_of(head: Head) -> int | None:
-    """The announced length of the body. Raises `ProtocolError`."""
+    """Return the announced length of the body. Raises `ProtocolError`."""
     declared = head.headers.get("content-length")
     if declared is None:
         return None

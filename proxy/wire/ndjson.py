@@ -1,10 +1,10 @@
-"""Lines of JSON, pure and incremental."""
+"""Splits bytes into lines of JSON. Pure and incremental."""
 
 from proxy.wire.sse import BUFFER_LIMIT, EventTooLongError
 
 
 class LineSplitter:
-    """Makes lines of bytes, however they were cut."""
+    """Splits bytes into lines, however they are cut."""
 
     __slots__ = ("_rest",)
 
@@ -13,11 +13,11 @@ class LineSplitter:
 
     @property
     def holds(self) -> bool:
-        """Whether a line has begun and not ended."""
+        """Whether an unfinished line is held."""
         return bool(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their ends. Raises `EventTooLongError`."""
+        """Return the lines that `data` completes, without line ends. Raises `EventTooLongError`."""
         first, *lines = data.split(b"\n")
         self._rest += first
         if lines:
@@ -28,7 +28,7 @@ class LineSplitter:
         return lines
 
     def rest(self) -> bytes:
-        """The last line, which has no end."""
+        """Return the last line, which has no line end."""
         rest = bytes(self._rest)
         self._rest.clear()
         return rest

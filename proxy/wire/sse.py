@@ -1,4 +1,4 @@
-"""Server-sent events, pure and incremental."""
+"""Parses server-sent events. Pure and incremental."""
 
 import itertools
 import re
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import msgspec
 
 BUFFER_LIMIT = 8 * 1024 * 1024
-"""Bytes of one event; an event with the logprobs of a long answer has some hundred KiB."""
+"""Most bytes of one event; an event with the logprobs of a long answer has some hundred KiB."""
 
 
 _EVENT_END = re.compile(rb"[\r\n](?:(?<=\r)\n)?+(?:\r?\n|\r(?!\Z)|(?<=\r)\r)")
-"""The end of an event's last line, and that of its empty one. A CR after LF may yet become a CRLF."""
+"""The ends of an event's last line and of its empty line. A CR after LF may be the start of a CRLF."""
 _LONGEST_UNFINISHED_END = len(b"\r\n\r")
 
 
@@ -20,14 +20,14 @@ class EventTooLongError(Exception):
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True):
-    """One event. `type` is empty when the stream does not name it."""
+    """One event. `type` is empty if the stream does not name it."""
 
     type: str
     data: bytes
 
 
 class BlockSplitter:
-    """Cuts a stream between its events, in time linear in its length however it comes.
+    """Splits a stream between its events, in time linear in its length, however it is cut.
 
     A line ends with LF, CRLF or CR, an event with an empty line.
     """
@@ -39,11 +39,11 @@ class BlockSplitter:
 
     @property
     def holds(self) -> bool:
-        """Whether an event has begun and not ended."""
+        """Whether an unfinished event is held."""
         return bool(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The events that `data` completes, each with its empty line. Raises `EventTooLongError`."""
+        """Return the events that `data` completes, each with its empty line. Raises `EventTooLongError`."""
         if self._rest or b"\r" in data:
             blocks = self._split(data)
         else:
@@ -65,7 +65,7 @@ class BlockSplitter:
         return blocks
 
     def rest(self) -> bytes:
-        """What was held, of an event that has no end."""
+        """Return the held part of an unfinished event."""
         rest = bytes(self._rest)
         self._rest.clear()
         return rest
@@ -74,7 +74,8 @@ class BlockSplitter:
 def parse_event(block: bytes) -> ServerSentEvent | None:
     """Parse one event; None for a comment. Several data lines are joined with newlines.
 
-    A line `error: {...}`, with which older llama.cpp servers end a stream, is an event of type "error".
+    A line `error: {...}`, with which older llama.cpp servers end a stream, is parsed as an event of type
+    "error".
     """
     if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2 and b"\r" not in block:
         return ServerSentEvent("", block[6:-2])
@@ -93,7 +94,7 @@ def parse_event(block: bytes) -> ServerSentEvent | None:
 
 
 class EventSplitter:
-    """Makes events of bytes, however they were cut."""
+    """Parses events from bytes, however they are cut."""
 
     __slots__ = ("_blocks",)
 
@@ -107,6 +108,6 @@ class EventSplitter:
                 yield event
 
     def end(self) -> Iterator[ServerSentEvent]:
-        """Yield the last event, if it has no end."""
+        """Yield the last event, if it is unfinished."""
         if (event := parse_event(self._blocks.rest())) is not None:
             yield event

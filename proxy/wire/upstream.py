@@ -1,4 +1,4 @@
-"""Connections to the model servers, kept for reuse, and what is known of each server by them."""
+"""The pool of connections to model servers, and each server's state as seen through them."""
 
 import asyncio
 import math
@@ -16,23 +16,23 @@ from proxy.wire.upstream_connection import (
 )
 
 LOOK = 1.0
-"""Seconds between looks at what has come, at most a quarter of `server_pool.request_timeout`."""
+"""Seconds between checks for silent servers, at most a quarter of `server_pool.request_timeout`."""
 
 SILENT = 5.0
-"""Seconds without a byte after which nothing more is expected of a server that counts as gone."""
+"""Seconds without a byte after which the requests to a server that counts as gone are ended."""
 
 REMEMBERED = 30.0
-"""Seconds in which it is known that a server was heard, or refused a connection."""
+"""Seconds for which the latest byte or refusal of a server is remembered."""
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds. A server on another machine may be switched off."""
+"""Time-out of a connection in seconds, since a server's machine may be switched off."""
 
 IDLE_CONNECTIONS = 64
-"""Kept for each endpoint. llama-server closes an idle connection after 5 s by itself."""
+"""Most idle connections for each server. llama-server itself closes an idle connection after 5 s."""
 
 
 class Upstream:
-    """A pool of connections to all the model servers. Implements `actors.servers.liveness.Requests`."""
+    """The pool of connections to all model servers. Implements `actors.servers.liveness.Requests`."""
 
     def __init__(self, *, silence_limit: float) -> None:
         self._silence_limit = silence_limit
@@ -44,7 +44,7 @@ class Upstream:
         self._watch: asyncio.TimerHandle | None = None
 
     async def send(self, endpoint: ServerAddress, request: bytes) -> UpstreamResponse:
-        """Send a request; return the response when its head has come, to be given back in any case.
+        """Send a request; return the response when its head has arrived. The caller must call `give_back`.
 
         Raises `UpstreamError`.
         """
@@ -72,7 +72,7 @@ class Upstream:
             raise UnreachableError("the model server's port is another program's, which refuses its key")
 
     def give_back(self, endpoint: ServerAddress, connection: UpstreamResponse) -> None:
-        """The response is done with. A connection whose response has not finished is closed."""
+        """Return a response's connection to the pool, or close it if the response is unfinished."""
         self._active.pop(connection, None)
         if connection.reusable:
             self._park(endpoint, connection)
@@ -94,22 +94,22 @@ class Upstream:
     # actors.servers.liveness.Requests
 
     def asked_since(self, endpoint: ServerAddress) -> float | None:
-        """Since when there have been requests there; -inf after a refusal, None if there are none."""
+        """Return since when a server has had requests; -inf after a refusal, None if there are none."""
         return -math.inf if endpoint in self._refused else self._asked_since.get(endpoint)
 
     def last_heard(self, endpoint: ServerAddress) -> float:
-        """When anything last came from there; -inf if that is long ago."""
+        """Return when a server last sent anything; -inf if long ago."""
         return self._heard.get(endpoint, -math.inf)
 
     def abandon(self, endpoint: ServerAddress, reason: str) -> None:
-        """End all its requests: the server is ended."""
+        """End all requests of a server that is being killed."""
         self._close_idle(endpoint)
         for connection, its in list(self._active.items()):
             if its == endpoint and not connection.finished:
                 connection.abandon(reason)
 
     def abandon_silent(self, endpoint: ServerAddress, reason: str) -> None:
-        """End those of its requests for which nothing has come for some seconds."""
+        """End a server's requests that have received nothing for some seconds."""
         now = time.monotonic()
         for connection, its in list(self._active.items()):
             if its == endpoint and not connection.finished and now - connection.quiet_since > SILENT:
@@ -147,7 +147,7 @@ class Upstream:
         self._watch = asyncio.get_running_loop().call_later(pause, self._look)
 
     def _look(self) -> None:
-        """One timer for all responses: one each would cost more than the rest of a short request."""
+        """Check all responses by one timer: a timer each costs more than the rest of a short request."""
         self._watch = None
         now = time.monotonic()
         asked: dict[ServerAddress, float] = {}
@@ -188,13 +188,13 @@ def _recent(times: dict[ServerAddress, float], now: float) -> dict[ServerAddress
 def render_request(
     method: str, target: str, headers: dict[str, str], body: bytes | None, endpoint: ServerAddress
 ) -> bytes:
-    """The bytes of a request. `target` is the path with its query, percent-encoded already."""
+    """Render a request. `target` is the percent-encoded path with its query."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: {authority(endpoint.host, endpoint.port)}"]
     if endpoint.key is not None:
         lines.append(f"Authorization: Bearer {endpoint.key.secret}")
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")
-    # aiohttp decodes what it reads in this way, so it goes on as it came.
+    # aiohttp decodes headers this way, so the bytes are passed on unchanged.
     head = "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n"
     return head + body if body else head

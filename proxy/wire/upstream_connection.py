@@ -1,7 +1,7 @@
-"""One raw HTTP/1.1 connection to a model server, and the response that is read from it.
+"""One raw HTTP/1.1 connection to a model server, and its response.
 
-A response's body is pushed into a synchronous sink from `data_received`, without a task switch per
-event. proxy/answers/README.md says why.
+The response's body is pushed into a synchronous sink from `data_received`, without a task switch per event.
+proxy/answers/README.md explains why.
 """
 
 import asyncio
@@ -13,46 +13,46 @@ from typing import cast
 from proxy.wire.http1 import Body, Head, HeadReader, OpenBody, ProtocolError, body_of
 
 Sink = Callable[[bytes, bytes | None], None]
-"""Takes a piece of payload, and the wire bytes it came in if those are whole chunks (else None)."""
+"""Called with a piece of payload, and with its wire bytes if these are whole chunks (else None)."""
 
 
 class Splice(asyncio.Protocol):
-    """Takes over the connection as its protocol while `clear`, between two chunks of a body.
+    """Replaces the connection's protocol while `clear`, between two chunks of a body.
 
-    What it cannot handle it gives to the response's own `data_received`, and on from there to the sink.
+    Data that it cannot handle goes to the response's own `data_received`, and from there to the sink.
     """
 
     last: bytes
-    """The last piece that came, for the watch on silence."""
+    """The last received piece, to detect silence."""
 
     @property
     def clear(self) -> bool:
-        """Whether nothing is held back, so that what comes next begins an event."""
+        """Whether nothing is held back, so that the next byte begins an event."""
         raise NotImplementedError
 
 
 BACKLOG_LIMIT = 256 * 1024
-"""Bytes of a body that are read before somebody takes them."""
+"""Most bytes of a body that are read without a sink."""
 
 TURN = 64 * 1024
-"""Bytes of one read after which others have their turn: libuv reads up to 32 times in a row."""
+"""Bytes of one read after which other tasks run, since libuv reads up to 32 times in a row."""
 
 
 class UpstreamError(Exception):
-    """The model server did not answer, or not to the end. The message says how."""
+    """The model server did not answer, or not completely. The message says how."""
 
     hung_up = True
-    """Whether the connection ended or was refused, so that the server may be dying."""
+    """Whether the connection was closed or refused, so that the server may be dying."""
 
 
 class BadAnswerError(UpstreamError):
-    """The model server's answer is none, or not a whole one. The message says what is wrong with it."""
+    """The model server's answer is invalid or incomplete. The message says why."""
 
     hung_up = False
 
 
 class UnreachableError(UpstreamError):
-    """The model server took no connection, or was ended before it answered: the request had no effect."""
+    """The model server accepted no connection, or ended before it answered: the request had no effect."""
 
 
 class UpstreamTimeoutError(UpstreamError):
@@ -62,11 +62,11 @@ class UpstreamTimeoutError(UpstreamError):
 
 
 class StaleConnectionError(Exception):
-    """A reused connection was closed before a byte of the answer came, so asking again is safe."""
+    """A reused connection was closed before a byte of the answer arrived, so a retry is safe."""
 
 
 class UpstreamResponse(asyncio.Protocol):
-    """One connection, and the response that is read from it. `head` is set when `send` returns."""
+    """One connection and its response. `head` is set when `send` returns."""
 
     def __init__(self) -> None:
         self.head: Head
@@ -85,22 +85,22 @@ class UpstreamResponse(asyncio.Protocol):
         self._spliced = False
         self._heard = True
         self.quiet_since = 0.0
-        """The monotonic time since which nothing has come, or could have, as of the latest look."""
+        """Monotonic time since which nothing has arrived, or could arrive, at the latest check."""
         self._last_seen = b""
         self._paused = False
         self._surplus = False
         self._requests = 0
         self._on_closed: Callable[[], None] | None = None
 
-    # What the relay uses
+    # For the relay
 
     async def send(self, request: bytes) -> None:
-        """Send a request; return when the response's head has come. Raises `UpstreamError`."""
+        """Send a request and wait for the response's head. Raises `UpstreamError`."""
         self._requests += 1
         self._method = request[: request.find(b" ")].decode("latin-1")
         self._body = None
         self._head_reader = HeadReader()
-        self._backlog.clear()  # of an answer that nobody took
+        self._backlog.clear()  # the rest of an answer that was not read
         self._backlog_size = 0
         self.finished = False
         self._sink = None
@@ -111,13 +111,13 @@ class UpstreamResponse(asyncio.Protocol):
         await self.until(lambda: self._body is not None)
 
     def attach(self, sink: Sink, splice: Splice | None = None) -> None:
-        """From now on the body goes into `sink`, first what has come already; or past it by `splice`.
+        """Pass the body into `sink`, beginning with the bytes received so far; or past it, by `splice`.
 
-        What the sink raises ends the response, at whatever moment.
+        An exception of the sink ends the response at any time.
         """
         self._sink = sink
         self._splice = splice
-        self.resume()  # the sink that does not keep up pauses again
+        self.resume()  # a slow sink pauses again
         try:
             while self._backlog and self._sink is not None:
                 self._sink(*self._backlog.popleft())
@@ -129,7 +129,7 @@ class UpstreamResponse(asyncio.Protocol):
             self.give_up(error)
 
     def detach(self) -> None:
-        """Keep what comes until the next sink is attached, and read no more when that is much."""
+        """Keep the bytes until the next sink is attached, and pause reading beyond a limit."""
         self._sink = None
 
     def _choose_protocol(self, splice: Splice) -> None:
@@ -139,15 +139,15 @@ class UpstreamResponse(asyncio.Protocol):
             self._transport.set_protocol(splice if self._spliced else self)
 
     def notify(self) -> None:
-        """Have what somebody waits for in `until` looked at. It must be true already: this is no message."""
+        """Let `until` check its condition again, which must be true already."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Return when `reached` is true, of which `notify` must tell, or when the body has ended.
+        """Wait until `reached` is true, after a call of `notify`, or the body has ended.
 
-        Raises `UpstreamError` when neither can come any more. Nothing is awaited between the look and the
-        wait, so no change can fall in between, and one that came before the wait is seen.
+        Raises `UpstreamError` when neither can happen any more. Nothing is awaited between the check and the
+        wait, so no change is missed.
         """
         while not (reached() or self.finished):
             if self._error is not None:
@@ -159,9 +159,9 @@ class UpstreamResponse(asyncio.Protocol):
                 self._waiter = None
 
     async def hold(self, feed: Callable[[bytes], bool]) -> bool:
-        """Give the body to `feed` until it returns true, then return true. What comes later is kept.
+        """Pass the body to `feed` until it returns true, then return true. Later bytes are kept.
 
-        Return false if the body ends before. Raises `UpstreamError`, and what `feed` raises.
+        Return false if the body ends before. Raises `UpstreamError`, and exceptions of `feed`.
         """
         is_enough = False
 
@@ -177,27 +177,30 @@ class UpstreamResponse(asyncio.Protocol):
         return is_enough
 
     async def finish(self) -> None:
-        """Return when the body has come to its end. Raises `UpstreamError` when it was cut."""
+        """Wait for the end of the body. Raises `UpstreamError` if it was cut off."""
         await self.until(lambda: False)
 
     def pause(self) -> None:
-        """Read no more, so that the model server feels the client's slowness."""
+        """Pause reading, so that the model server is slowed down to the client's speed."""
         if not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if self._paused:
             self._paused = False
             self._heard = True
             self._transport.resume_reading()
 
-    # What the pool uses
+    # For the pool
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may be sent on this connection. What follows a body would be its answer."""
+        """Whether another request may be sent on this connection.
+
+        Bytes after a body would count as its answer.
+        """
         return (
             self.finished
             and self._error is None
@@ -207,22 +210,22 @@ class UpstreamResponse(asyncio.Protocol):
         )
 
     def park(self, on_closed: Callable[[], None]) -> None:
-        """The connection goes to the pool; `on_closed` is called when the server closes it there."""
+        """Put the connection into the pool; `on_closed` is called if the server closes it there."""
         self._sink = self._splice = None
         self._on_closed = on_closed
 
     def unpark(self) -> None:
-        """The connection leaves the pool."""
+        """Take the connection out of the pool."""
         self._on_closed = None
 
     def abort(self) -> None:
-        """Close the connection now. A streaming llama-server frees its slot for that."""
+        """Close the connection now. A streaming llama-server then frees its slot."""
         self._transport.abort()
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports do not inherit from asyncio's.
+        # uvloop's transports do not inherit from asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -240,11 +243,11 @@ class UpstreamResponse(asyncio.Protocol):
         except ProtocolError as error:
             self._fail(UpstreamError(f"the model server answered with something that is not HTTP: {error}"))
             self._transport.abort()
-        except Exception as error:  # a sink's fault: without this the client would wait for ever
+        except Exception as error:  # an exception of the sink: without this the client would wait for ever
             self.give_up(error)
 
     def _give_way(self) -> None:
-        """Let all others have their turn before the next read."""
+        """Let other tasks run before the next read."""
         if not (self._paused or self.finished or self._transport.is_closing()):
             self._transport.pause_reading()
             self._loop.call_soon(self._read_on)
@@ -293,7 +296,7 @@ class UpstreamResponse(asyncio.Protocol):
         if self._on_closed is not None:
             self._on_closed()
         if self._error is not None:
-            return  # we have ended it
+            return  # the gateway itself has ended it
         if self.finished:
             self._error = StaleConnectionError()
         elif isinstance(self._body, OpenBody) and error is None:
@@ -310,9 +313,9 @@ class UpstreamResponse(asyncio.Protocol):
         self.notify()
 
     def heard(self) -> bool:
-        """Whether anything has come since the last look, of which this is one.
+        """Whether anything has arrived since the last call.
 
-        A connection that is not read says nothing against its server.
+        A paused connection counts as heard.
         """
         last = self._splice.last if self._splice is not None else b""
         heard = self._heard or last is not self._last_seen or self._paused
@@ -321,11 +324,14 @@ class UpstreamResponse(asyncio.Protocol):
         return heard
 
     def abandon(self, reason: str) -> None:
-        """The server is ended. What it has not begun to answer may be asked again."""
+        """End the response because the server is killed.
+
+        A request without an answer so far may be retried.
+        """
         unanswered = self._body is None and not self._head_reader.has_begun
         self.give_up(UnreachableError(reason) if unanswered else UpstreamError(reason))
 
     def give_up(self, error: Exception) -> None:
-        """End the response with an error of our own."""
+        """End the response with an error of the gateway."""
         self._fail(error)
         self._transport.abort()
