@@ -1,6 +1,6 @@
-"""One client's connection: what it sends ahead, does not take, or cannot be read; and whether it has gone.
+"""One client's connection: pipelined requests, slow readers, unreadable requests, and clients that have left.
 
-aiohttp reads the requests; this is what it leaves open.
+aiohttp reads the requests. This module adds limits and checks that aiohttp lacks.
 """
 
 import socket
@@ -136,8 +136,9 @@ class ClientConnection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp's never keeps it open
         """Return whether the connection stays open: the client may have left, or closed only its own side.
 
-        TCP cannot distinguish these cases. A client that has left resets the connection when it is sent something, so before
-        the answer begins it is sent a `100 Continue`, which every HTTP/1.1 client skips.
+        TCP cannot distinguish these cases. A client that has left resets the connection when it is sent
+        something, so before the answer begins it is sent a `100 Continue`, which every HTTP/1.1 client
+        skips.
         """
         request = self._current_request
         has_begun = request is not None and request.writer.output_size > 0 and not self._messages
@@ -175,7 +176,7 @@ class ClientConnection(web.RequestHandler):
         return bool(state[0] == _TCP_CLOSE)
 
     def _is_over(self, request: web.BaseRequest, count: int) -> bool:
-        """Whether the request is incomplete, or an HTTP/1.0 client has waited long enough for a short answer."""
+        """Whether the request is incomplete, or an HTTP/1.0 client has waited long enough."""
         return not request.content.is_eof() or (count > 4 and request.version < HttpVersion11)
 
     # Data that is not HTTP

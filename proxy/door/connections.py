@@ -1,4 +1,4 @@
-"""Clients' connections together: what listens, how many there may be, and how long they may take."""
+"""Clients' connections as a whole: listens, limits their number, and sets their time limits."""
 
 import socket
 from contextlib import suppress
