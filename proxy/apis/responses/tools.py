@@ -77,6 +77,8 @@ def offer(tools: list[Json]) -> Offer:
 
 def _add(made: Offer, tool: Json, field: str, namespace: str) -> None:
     kind = tool.get("type", "function")
+    if not isinstance(kind, str):
+        raise FieldError(f"{field}.type", "must be a text")
     match kind:
         case "function" | "custom":
             inner = tool.get(kind)  # the form that chats have
@@ -93,7 +95,7 @@ def _add(made: Offer, tool: Json, field: str, namespace: str) -> None:
             description = tool.get("description") or description
             _offer_as(made, Tool(kind, str(description), parameters), ClientTool(kind, kind))
         case _:
-            made.left_out.append(str(kind))
+            made.left_out.append(kind)
 
 
 def _runs_at_client(tool: Json) -> bool:

@@ -101,6 +101,7 @@ def test_fields(fields: Json, expected: Json) -> None:
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"truncation": "some"}, "truncation"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [{"type": {}, "name": "f"}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "name": "f", "parameters": 3}]}, "tools[0].parameters"),
         ({"tools": [{"type": "custom", "name": 3}]}, "tools[0].name"),
         ({"tools": [{"type": "namespace", "name": "n"}]}, "tools[0].tools"),
