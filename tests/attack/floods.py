@@ -1,6 +1,5 @@
 """Bodies that are too large, too slow, too deep, too many. Each is refused or waits; nobody else does."""
 
-import gzip
 import json
 import socket
 import threading
@@ -8,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from tests.attack.ground import Bystander, Gateway
+from tests.bombs import gzip_bomb, zstd_bomb
 
 MIB = 2**20
 HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n{lines}\r\n"
@@ -67,10 +67,12 @@ def _bodies() -> Iterator[tuple[str, str, bytes, str]]:
         b'{"model":"faulty","messages":[{"role":"user","content":"' + b"\\n" * 25_000_000 + b'"}]}',
         "",
     )
-    bomb = gzip.compress(bytes(2**30), 9)
+    bombs = {"gzip": gzip_bomb(), "zstd": zstd_bomb()}
     for path in ("/v1/chat/completions", "/api/chat", "/upstream/faulty/v1/chat/completions"):
-        yield "gzip for 1 GiB", path, bomb, "gzip"
+        for encoding, bomb in bombs.items():
+            yield f"{encoding} for gigabytes", path, bomb, encoding
     yield "no gzip", "/v1/chat/completions", b"\x1f\x8bnothing", "gzip"
+    yield "no zstd", "/v1/responses", b"\x28\xb5\x2f\xfdnothing", "zstd"
 
 
 def _sender(gateway: Gateway, path: str, body: bytes, encoding: str) -> Callable[[], str | None]:

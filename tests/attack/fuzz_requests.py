@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from proxy.apis.table import dialect_of
+from proxy.door.parsing import tidy_path
 from tests.attack.ground import fault_model
 from tests.attack.odd_requests import BODIES, FIELD_TEXTS, FIELDS, METHODS, MODELS, READS, TEXTS, VALUES
 from tests.gateway import Gateway, running
@@ -272,7 +274,8 @@ def _wrong_error(head: bytes, body: bytes, request: Request) -> str | None:
     path = (
         None if request.data.startswith(b"CONNECT") else re.match(r"(?:http://[^/]*)?(/[^?#]*)", request.path)
     )
-    if path and b"bad_http" not in body and is_text != path[1].startswith("/api/") and "%" not in path[1]:
+    is_ollamas = path is not None and dialect_of(tidy_path(path[1])).name == "ollama"
+    if path and b"bad_http" not in body and is_text != is_ollamas and "%" not in path[1]:
         return f"an error in the words of another API: {body[:200]!r}"
     if not is_text and not {"message", "type"} <= set(error):
         return f"an error without its fields: {body[:200]!r}"

@@ -20,6 +20,7 @@ from aiohttp import web
 from actors.messages import ServerAddress
 from actors.runtime import spawn
 from proxy.door.bodies import BODIES, SMALL
+from tests.bombs import gzip_bomb, zstd_bomb
 from tests.proxy.scripted import (
     PATIENCE,
     Client,
@@ -236,19 +237,6 @@ async def test_what_cannot_be_decoded(path: str, encoding: str, body: bytes, sta
         if path.startswith(("/upstream", "/v1/agents")) and not body:
             pytest.skip("none is a body too")
         assert (await post(opened, body, f"Content-Encoding: {encoding}", path=path))[0] == status
-
-
-def gzip_bomb() -> bytes:
-    """2 GiB of zeros."""
-    deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
-    return b"".join(deflate.compress(bytes(16 * MIB)) for _ in range(128)) + deflate.flush()
-
-
-def zstd_bomb() -> bytes:
-    """20 GiB of zeros: blocks that say "128 KiB of this byte"."""
-    frame_of_1_mib_window = b"\x28\xb5\x2f\xfd\x00\x50"
-    block = (128 * KIB << 3 | 1 << 1).to_bytes(3, "little") + b"\x00"
-    return frame_of_1_mib_window + block * (20 * 8 * KIB)
 
 
 @pytest.mark.parametrize(("encoding", "make"), [("gzip", gzip_bomb), ("zstd", zstd_bomb)])
