@@ -10,6 +10,7 @@ import msgspec
 
 from actors.hub.cache import ModelFiles
 from actors.memory.gguf import Header, HeaderError, read_model
+from actors.memory.purpose import purpose_of
 
 Json = dict[str, Any]
 
@@ -25,25 +26,30 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
 
 
-def card_of(files: ModelFiles, *, embeds: bool = False) -> ModelCard:
+def card_of(files: ModelFiles, *, embeds: bool | None = None, ranks: bool | None = None) -> ModelCard:
     """Read a model's header. Blocking. An unreadable file has an empty card."""
     try:
-        return _read(files.path, files.projector, files.path.stat().st_mtime, embeds=embeds)
+        return _read(files.path, files.projector, files.path.stat().st_mtime, embeds=embeds, ranks=ranks)
     except (HeaderError, OSError):
         return ModelCard()
 
 
 @functools.lru_cache(maxsize=512)
-def _read(path: Path, projector: Path | None, modified_at: float, *, embeds: bool) -> ModelCard:
+def _read(
+    path: Path, projector: Path | None, modified_at: float, *, embeds: bool | None, ranks: bool | None
+) -> ModelCard:
     header = read_model(path)
     template = header.chat_template or ""
+    purpose = purpose_of(header, (), embeds=embeds, ranks=ranks)
     return ModelCard(
         size=header.size,
         modified_at=modified_at,
         details=_details(header),
         info=_info(header),
         template=template,
-        capabilities=tuple(_capabilities(header, template, vision=projector is not None, embeds=embeds)),
+        capabilities=("embedding",)
+        if purpose.pooling is not None
+        else tuple(_capabilities(header, template, vision=projector is not None)),
     )
 
 
@@ -74,9 +80,7 @@ def _info(header: Header) -> Json:
     return {**arrays, **scalars, "general.parameter_count": header.parameters}
 
 
-def _capabilities(header: Header, template: str, *, vision: bool, embeds: bool) -> list[str]:
-    if embeds or f"{header.architecture}.pooling_type" in header.metadata:
-        return ["embedding"]
+def _capabilities(header: Header, template: str, *, vision: bool) -> list[str]:
     found = ["completion"]
     if vision:
         found.append("vision")

@@ -100,8 +100,8 @@ class Model(Section, frozen=True, kw_only=True):
     aliases: list[str] = []
     ctx_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
     parallel: Count = 4
-    embeddings: bool = False
-    reranking: bool = False
+    embeddings: bool | None = None
+    reranking: bool | None = None
     gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     longer_context: bool = False
     devices: list[int | str] = []

@@ -26,7 +26,8 @@ AUTO_SLOTS = 4
 MAX_NUMBER = (1 << 31) - 1
 
 _WORDS = {
-    **dict.fromkeys(["on", "enabled", "true", "1", "auto", "-1"], True),
+    **dict.fromkeys(["on", "enabled", "true", "1"], True),
+    **dict.fromkeys(["auto", "-1"], None),
     **dict.fromkeys(["off", "disabled", "false", "0"], False),
 }
 _Values = dict[str, Any]
@@ -105,7 +106,7 @@ def check(shape: Shape, settings: LoadSettings) -> None:
 
 
 def _check_cache(shape: Shape, settings: LoadSettings) -> None:
-    flash, types = settings.flash_attention, (settings.type_k, settings.type_v)
+    flash, types = settings.flash_attention is not False, (settings.type_k, settings.type_v)
     for flag, kind, head in (("k", types[0], shape.key), ("v", types[1], shape.value)):
         if kind.lower() not in CACHE_TYPES:
             raise ValueError(f"--cache-type-{flag}: {kind.lower()!r} is no type of a cache")

@@ -11,14 +11,21 @@ import msgspec
 
 from actors.memory.buffer import Buffer, Node, align
 from actors.memory.gguf import Tensor, block_of
-from actors.memory.shape import Shape
+from actors.memory.shape import Pooling, Shape
 
 F32 = 4
 BIG_BATCH = 32
 """Tokens from which on llama.cpp computes with weights of the host on the GPU."""
 
+KERNEL_HEADS = frozenset([40, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576])
+"""Widths of heads for which GPUs have flash attention; of others it is computed on the host."""
+
 HADAMARD = 64
 """Rows of the rotation that goes before a quantised cache, at least."""
+
+
+RAW_WEIGHTS = frozenset(["deepseek2", "nomic-bert-moe"])
+"""Architectures whose weights of experts do not add up to one unless the header says so."""
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +33,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     `tokens` of a micro-batch, `outputs` of them with logits, `sequences` in `streams` of the cache, which
     has `cells` in each, and `window_cells` in layers with a sliding window. The types are ggml's names.
+    `pooling`: how vectors of tokens become one of the text.
     """
 
     tokens: int
@@ -37,6 +45,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     flash: bool
     type_k: str
     type_v: str
+    pooling: Pooling = "none"
 
     def cells_of(self, shape: Shape, layer: int) -> int:
         """Cells of the cache in each stream, for a layer."""
@@ -60,15 +69,17 @@ def compute_buffer(
     gpu: bool,
     copies: int = 1,
     host: HostSide | None = None,
+    kind: "type[Graph] | None" = None,
 ) -> int:
     """Bytes of the compute buffer of a device that has these layers.
 
     `first` and `last`: whether it has the embedding's and the head's side. Layers repeat: a few are enough.
+    `kind`: how the graph is built, if not as that of a model that writes.
     """
     if len(layers) > 14:
         layers = [*layers[:12], *layers[-2:]]
     return (
-        _Graph(shape, work, gpu=gpu, host=host or HostSide())
+        (kind or Graph)(shape, work, gpu=gpu, host=host or HostSide(), copies=copies)
         .build(layers, first=first, last=last)
         .required(copies)
     )
@@ -95,9 +106,12 @@ def _is_quantized(kind: str) -> bool:
     return block_of(kind)[0] > 1
 
 
-class _Graph:
-    def __init__(self, shape: Shape, work: Work, *, gpu: bool, host: HostSide) -> None:
+class Graph:
+    """The graph of a model that writes, with a cache of what it has read."""
+
+    def __init__(self, shape: Shape, work: Work, *, gpu: bool, host: HostSide, copies: int) -> None:
         self.host = host
+        self.copies = copies
         self.shape = shape
         self.work = work
         self.gpu = gpu
@@ -463,11 +477,13 @@ class _Graph:
         weights = self._route(hidden, tokens, experts, used)
         bias = "ffn_gate_exps.bias" in block
         source, chosen = self.view(hidden), weights.chosen
-        gate = self._multiply(inner, layer, "ffn_gate_exps", source, chosen)
-        gate = add(inner, gate, chosen, in_place=True) if bias else gate
+        gate: Node | None = None
+        if "ffn_gate_exps.weight" in block:
+            gate = self._multiply(inner, layer, "ffn_gate_exps", source, chosen)
+            gate = add(inner, gate, chosen, in_place=True) if bias else gate
         up = self._multiply(inner, layer, "ffn_up_exps", source, chosen)
         up = add(inner, up, chosen, in_place=True) if bias else up
-        active = add(inner, gate, up)
+        active = add(inner, gate, up, in_place=gate is None)
         shared = "ffn_gate_shexp.weight" in block
         early = self._shared_expert(layer, hidden, tokens) if shared and self._fuses_shared(layer) else None
         down = self._multiply(wide, layer, "ffn_down_exps", active, chosen)
@@ -500,7 +516,7 @@ class _Graph:
         if shape.architecture == "gpt-oss":
             weights = add(F32 * used * tokens, part)
             part = self.view(weights)
-        elif shape.number("expert_weights_norm", int(shape.architecture != "deepseek2")):
+        elif shape.number("expert_weights_norm", int(shape.architecture not in RAW_WEIGHTS)):
             total = add(F32 * tokens, add(F32 * tokens, part), in_place=True)
             weights = add(F32 * used * tokens, part, total)
             part = self.view(weights)

@@ -8,13 +8,25 @@ from typing import Literal
 import msgspec
 
 from actors.memory.buffer import align
+from actors.memory.encoder import Encoder
 from actors.memory.gguf import Tensor
-from actors.memory.graph import BIG_BATCH, F32, HostSide, Work, compute_buffer, on_gpu, row_bytes
-from actors.memory.shape import Shape
+from actors.memory.graph import (
+    BIG_BATCH,
+    F32,
+    KERNEL_HEADS,
+    Graph,
+    HostSide,
+    Work,
+    compute_buffer,
+    on_gpu,
+    row_bytes,
+)
+from actors.memory.shape import ENCODERS, Pooling, Shape
 
 HOST = -1
 MODELLED = frozenset(
     [
+        *ENCODERS,
         "deepseek2",
         "gemma2",
         "gemma3",
@@ -34,7 +46,7 @@ MODELLED = frozenset(
 HOST_ROWS = ("token_embd", "per_layer_token", "position_embd", "token_types")
 """Tensors of which single rows are looked up: llama.cpp keeps them on the host."""
 
-SPILL, SPILL_EXPERTS = 3.4, 6.3
+SPILL, SPILL_EXPERTS, SPILL_ENCODER = 3.4, 6.3, 2.1
 """Activations of a micro-batch that a partly offloaded model takes beyond its graph, at most (measured)."""
 
 FALLBACK_MARGIN, REPLAY_MARGIN = 1.15, 1.1
@@ -46,15 +58,18 @@ Certainty = Literal["exact", "bound", "fallback"]
 class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What llama-server is told, in its own words. Token counts; ggml's names for the types of the cache.
 
-    `gpu_layers` counts the output layer too; None is all of them. `tensor_split` has a share for each GPU;
-    None splits by their free memory. `overrides` is a pattern of tensors that stay on the host.
+    `flash_attention` None: where the layers are, if that can be. `gpu_layers` counts the output layer too;
+    None is all of them. `tensor_split` has a share for each GPU; None splits by their free memory.
+    `overrides` is a pattern of tensors that stay on the host. `pooling` is None for a model that writes.
+    `input_limit`: tokens of the longest text that has to fit into one micro-batch, which then is as large as
+    a slot's context, up to this; 0: texts are read in parts.
     """
 
     context: int = 4096
     parallel: int = 1
     type_k: str = "F16"
     type_v: str = "F16"
-    flash_attention: bool = True
+    flash_attention: bool | None = None
     micro_batch: int = 512
     batch: int = 2048
     unified: bool = False
@@ -66,6 +81,13 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     overrides: str | None = None
     offload_kv: bool = True
     outputs: int | None = None
+    pooling: Pooling | None = None
+    input_limit: int = 0
+
+    @property
+    def whole_batch(self) -> int:
+        """Tokens of batch and micro-batch where each text has to fit into one; 0 where none has to."""
+        return min(self.input_limit, self.context if self.unified else self.context // self.parallel)
 
 
 class MemoryUsage(msgspec.Struct, kw_only=True):
@@ -162,25 +184,36 @@ class _Predictor:
 
     def _work(self) -> Work:
         shape, settings = self.shape, self.settings
-        batch = min(settings.batch, settings.context)
+        batch = min(settings.whole_batch or settings.batch, settings.context)
+        micro_batch = min(settings.whole_batch or settings.micro_batch, batch)
         context = align(settings.context, 256)
         cells = context if settings.unified else align(context // settings.parallel, 256)
         total = cells if settings.unified else cells * settings.parallel
-        tokens = align(min(total, settings.micro_batch, batch), settings.parallel)
+        tokens = align(min(total, micro_batch), settings.parallel)
         sequences = settings.parallel if settings.unified else 1
-        window = align(min(cells, shape.window * sequences + min(settings.micro_batch, batch)), 256)
+        window = align(min(cells, shape.window * sequences + micro_batch), 256)
         outputs = settings.parallel if settings.outputs is None else settings.outputs or batch
+        if not shape.cached:  # a token sees those of its batch alone
+            cells = window = outputs = tokens
         return Work(
             tokens=tokens,
             outputs=min(tokens, outputs),
             sequences=settings.parallel,
-            streams=1 if settings.unified else settings.parallel,
+            streams=1 if settings.unified or not shape.cached else settings.parallel,
             cells=cells,
             window_cells=cells if settings.full_window else window,
-            flash=settings.flash_attention,
+            pooling=settings.pooling or "none",
+            flash=self._flash,
             type_k=settings.type_k,
             type_v=settings.type_v,
         )
+
+    @property
+    def _flash(self) -> bool:
+        """Whether flash attention is used; by itself llama.cpp uses it where the layers are."""
+        if self.settings.flash_attention is not None:
+            return self.settings.flash_attention
+        return not self.gpus or self.shape.key in KERNEL_HEADS
 
     @property
     def _is_whole(self) -> bool:
@@ -198,6 +231,8 @@ class _Predictor:
                 layer = int(name.split(".")[1])
                 if layer <= shape.last:
                     self._place(tensor, self.devices[layer])
+            elif name.startswith("token_embd_norm"):
+                self._place(tensor, self.devices[0])
             elif name.startswith(HOST_ROWS):
                 self._place(tensor, HOST)
             elif name.startswith("rope_f"):  # each device has a copy
@@ -205,7 +240,7 @@ class _Predictor:
                     self._place(tensor, device)
             else:
                 self._place(tensor, output)
-        if "output.weight" not in shape.tensors and output != HOST:
+        if "output.weight" not in shape.tensors and shape.writes and output != HOST:
             # The head is the embedding: a second copy of it goes to the GPU.
             embedding = shape.tensors["token_embd.weight"]
             self._place(msgspec.structs.replace(embedding, name="output.weight"), output)
@@ -226,7 +261,7 @@ class _Predictor:
         for layer in range(shape.last + 1):
             device = self.devices[layer] if self.settings.offload_kv else HOST
             usage = self.host if device == HOST else self.usage[device]
-            if shape.attends[layer]:
+            if shape.attends[layer] and shape.cached:
                 usage.kv += self._cache_of(layer) * work.streams
             if shape.recurrent[layer]:
                 usage.kv += F32 * (shape.conv_state + shape.ssm_state) * max(1, work.sequences)
@@ -282,7 +317,15 @@ class _Predictor:
         work, copies = self.work, self._copies
         try:
             size = compute_buffer(
-                self.shape, work, layers, first=first, last=last, gpu=gpu, copies=copies, host=host
+                self.shape,
+                work,
+                layers,
+                first=first,
+                last=last,
+                gpu=gpu,
+                copies=copies,
+                host=host,
+                kind=Graph if self.shape.cached else Encoder,
             )
         except LookupError:  # its layers have other tensors
             size = 0
@@ -307,7 +350,7 @@ class _Predictor:
         if host is None:
             return 0
         experts = self.shape.number("expert_count") > 0
-        rows = SPILL_EXPERTS if experts else SPILL
+        rows = SPILL_EXPERTS if experts else SPILL if self.shape.cached else SPILL_ENCODER
         spill = int(rows * F32 * self.shape.width * self.work.tokens)
         if self.settings.overrides and self.shape.number("expert_shared_feed_forward_length"):
             # Two copies of expert tensors are alive at a time, while the shared expert is computed.

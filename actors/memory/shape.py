@@ -2,12 +2,42 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from actors.memory.gguf import Header, Tensor
 
-WINDOW_PERIOD = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
+WINDOW_PERIOD = {
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma-embedding": 6,
+    "gpt-oss": 2,
+    "cohere2": 4,
+    "exaone4": 4,
+    "modern-bert": 3,
+    "olmo2": 4,
+}
 """Where the header does not say which layers have a sliding window: all but every n-th."""
+
+FIRST_SEES_ALL = frozenset(["modern-bert"])
+"""Architectures of which the first of every n layers has no window, not the last."""
+
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
+"""How the vectors of a text's tokens become one."""
+
+ENCODERS = frozenset(
+    [
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+    ]
+)
+"""Architectures that keep no cache, and are for vectors and ranking alone."""
 
 _LAYER = re.compile(r"blk\.([0-9]{1,5})\.")
 _ATTENTION = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight")
@@ -82,6 +112,10 @@ class Shape:
             any(name in block for name in _ATTENTION) and (both or not recurrent)
             for block, recurrent in zip(self.blocks, self.recurrent, strict=True)
         ]
+        self.cached = self.architecture not in ENCODERS
+        """Whether it keeps a cache of what it has read."""
+        self.writes = self.cached or self.architecture == "gemma-embedding" or "output.weight" in self.tensors
+        """Whether a head for the next token is loaded, used or not."""
         self.window = self.number("attention.sliding_window")
         self.windowed = self._windowed()
         self.conv_width, self.conv_state, self.ssm_state = self._states()
@@ -116,7 +150,8 @@ class Shape:
         if isinstance(pattern, tuple) and len(pattern) >= self.layers:
             return [bool(item) for item in pattern[: self.layers]]
         period = pattern if isinstance(pattern, int) else WINDOW_PERIOD.get(self.architecture, 0)
-        return [bool(self.window and period and layer % period < period - 1) for layer in range(self.layers)]
+        without = 0 if self.architecture in FIRST_SEES_ALL else period - 1
+        return [bool(self.window and period and layer % period != without) for layer in range(self.layers)]
 
     def _states(self) -> tuple[int, int, int]:
         """Of recurrent layers: channels before the state; floats kept of each sequence of those and of it."""

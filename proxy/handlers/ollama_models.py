@@ -83,8 +83,8 @@ class OllamaApi:
         if files is None:
             return ModelCard()
         settings = self._catalog.settings_of(name)
-        embeds = settings is not None and settings.embeddings
-        return await asyncio.to_thread(card_of, files, embeds=embeds)
+        embeds, ranks = (settings.embeddings, settings.reranking) if settings is not None else (None, None)
+        return await asyncio.to_thread(card_of, files, embeds=embeds, ranks=ranks)
 
     async def running(self, _request: web.Request) -> web.Response:
         """List the loaded models, the one that stays longest first."""

@@ -12,11 +12,12 @@ from actors.errors import ConfigError, Failure
 from actors.gpu.calibration import Calibration, Surcharge
 from actors.hub.cache import ModelFiles
 from actors.memory.collisions import collisions
-from actors.memory.context import check_context, slot_context, stretching_flags
+from actors.memory.context import check_context, slot_context, slot_limit, stretching_flags
 from actors.memory.flags import LAYER_FLAGS, check, is_given, projector_flags, settings_of
 from actors.memory.gguf import Header, read_model
 from actors.memory.predict import LoadSettings, MemoryUsage, Prediction, predict
 from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
+from actors.memory.purpose import for_purpose, purpose_of
 from actors.memory.shape import Shape, ShapeError, weights_by_layer
 from actors.placement.fit import Placement
 from actors.placement.options import Demand, Projector, demand_of, demand_of_size
@@ -38,7 +39,8 @@ class Appraisal:
     """The result for a model's files. `demand` is for the next load, `predicted` is before correction.
 
     `limits_images`: the size of images must be limited, because memory would grow with larger ones.
-    `stretching`: the flags that extend a slot's context.
+    `needed`: the flags without which the server would not do what the model is for, or that extend a slot's
+    context.
     """
 
     def __init__(
@@ -51,14 +53,14 @@ class Appraisal:
         predicted: Demand,
         capacity: int,
         limits_images: bool,
-        stretching: Sequence[str] = (),
+        needed: Sequence[str] = (),
         reach: Reach | None = None,
     ) -> None:
         self.header = header
         self.predicted = self.demand = predicted
         self.capacity = capacity
         self.limits_images = limits_images
-        self.stretching = stretching
+        self.needed = needed
         self.reach = reach
         self._shape = shape
         self.settings = settings
@@ -156,7 +158,10 @@ class Predictor:
         header = read_model(files.path)
         settings, automatic = self._settings(model, header)
         arguments = self._arguments(model)
-        stretching = self._stretching(model, header, settings)
+        purpose = purpose_of(header, arguments, embeds=model.embeddings, ranks=model.reranking)
+        needed = [*purpose.flags, *self._stretching(model, header, settings)]
+        limit = slot_limit(header, [*needed, *arguments])
+        settings = for_purpose(settings, purpose, arguments, limit=limit, automatic=automatic)
         barred = reach == "none" and settings.gpu_layers != 0
         if barred:
             settings = msgspec.structs.replace(settings, gpu_layers=0)
@@ -173,7 +178,11 @@ class Predictor:
             demand,
             options=tuple(
                 msgspec.structs.replace(
-                    option, slot=slot_context(header, settings, option.context, [*stretching, *arguments])
+                    option,
+                    slot=min(
+                        slot_context(header, settings, option.context, [*needed, *arguments]),
+                        settings.input_limit or option.context,
+                    ),
                 )
                 for option in demand.options
             ),
@@ -188,7 +197,7 @@ class Predictor:
             ),
             capacity=capacity,
             limits_images=limits_images,
-            stretching=stretching,
+            needed=needed,
             reach=reach,
         )
 
@@ -220,8 +229,7 @@ class Predictor:
 
     def _arguments(self, model: Model) -> list[str]:
         """Return the flags on which llama-server's memory may depend."""
-        kind = ["--embeddings"] * model.embeddings + ["--reranking"] * model.reranking
-        return [*kind, *self._config.server_pool.arguments, *model.arguments]
+        return [*self._config.server_pool.arguments, *model.arguments]
 
     def ran_out(self, surcharge: Surcharge) -> None:
         """Record that memory ran out: these settings take `surcharge` bytes more per GPU."""
@@ -256,7 +264,7 @@ class Predictor:
         device = predict_projector(
             header,
             image_max_tokens=tokens,
-            flash_attention=settings.flash_attention,
+            flash_attention=settings.flash_attention is not False,
             batch_tokens=told.batch_tokens,
         )
         inputs = projector_inputs(header, image_max_tokens=tokens, batch_tokens=told.batch_tokens)

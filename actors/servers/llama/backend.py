@@ -235,7 +235,7 @@ class LlamaBackend:
         self._unwritten.append((file, settings, surcharge))
 
     def _flags(self, files: ModelFiles, endpoint: ServerAddress, placement: Placement | None) -> list[str]:
-        limited = self._appraisal is not None and self._appraisal.limits_images
+        found = self._appraisal
         return server_flags(
             self._name,
             self._model,
@@ -243,8 +243,9 @@ class LlamaBackend:
             files,
             endpoint,
             placement,
-            image_tokens=TOKEN_LIMIT if limited else None,
-            stretching=self._appraisal.stretching if self._appraisal is not None else (),
+            image_tokens=TOKEN_LIMIT if found is not None and found.limits_images else None,
+            needed=found.needed if found is not None else (),
+            settings=found.settings if found is not None else None,
             on_cpu=not self.other_gpus,
         )
 

@@ -11,10 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from actors.config.schema import Model, ServerPool
 from actors.errors import ConfigError
 from actors.hub.cache import ModelFiles
 from actors.memory.flags import LAYER_FLAGS, is_given, without
+from actors.memory.predict import LoadSettings
 from actors.messages import ServerAddress
 from actors.placement.fit import Placement
 from actors.runtime import spawn
@@ -82,11 +85,13 @@ def server_flags(
     placement: Placement | None = None,
     *,
     image_tokens: int | None = None,
-    stretching: Sequence[str] = (),
+    needed: Sequence[str] = (),
+    settings: LoadSettings | None = None,
     on_cpu: bool = False,
 ) -> list[str]:
     """Return llama-server's flags for a model. The user's own come last, so that they win.
 
+    `needed` are those that the model's header calls for, `settings` what was predicted for.
     Without a placement, or with one that is not managed, llama.cpp decides where the model goes, and how much
     context fits there; but not a server that runs on the CPU alone (`on_cpu`), which takes what it is told.
     """
@@ -100,37 +105,45 @@ def server_flags(
         "--port",
         str(endpoint.port),
     ]
-    flags += ["--parallel", str(model.parallel)]
-    if model.parallel > 1:
+    slots = model.parallel if settings is None else min(model.parallel, settings.parallel)
+    flags += ["--parallel", str(slots)]
+    if slots > 1:
         flags += ["--kv-unified"]
     own = [*pool.arguments, *model.arguments]
     if placement is not None and placement.managed:
         own = without(own, *LAYER_FLAGS)  # the placement sets the same flags
-    if (
-        placement is not None
-        and placement.option.context
-        and (placement.managed or (on_cpu and placement.option.shrunk))
-    ):
-        flags += ["--ctx-size", str(placement.option.context)]
-    elif model.ctx_size is not None:
-        flags += ["--ctx-size", str(model.ctx_size)]
+    flags += _context_flags(model, placement, settings, on_cpu=on_cpu)
     layers = model.gpu_layers if model.gpu_layers is not None else pool.gpu_layers
     if placement is not None and placement.managed:
         flags += placement.arguments
     elif layers is not None:
         flags += ["--gpu-layers", str(layers)]
-    flags += stretching
+    flags += needed
     if image_tokens is not None:
         flags += ["--image-max-tokens", str(image_tokens)]
     if not is_given(own, "-lv", "--verbosity", "--log-verbosity"):
         flags += ["--log-verbosity", "4"]  # the level at which llama.cpp logs the sizes of its buffers
-    if model.embeddings:
-        flags += ["--embeddings"]
-    if model.reranking:
-        flags += ["--reranking"]
     if files.projector is not None:
         flags += ["--mmproj", str(files.projector)]
     return [*flags, *own]
+
+
+def _context_flags(
+    model: Model, placement: Placement | None, settings: LoadSettings | None, *, on_cpu: bool
+) -> list[str]:
+    """The context, and batches of its size for a model that has to read each text in one of them."""
+    context = model.ctx_size
+    if (
+        placement is not None
+        and placement.option.context
+        and (placement.managed or (on_cpu and placement.option.shrunk))
+    ):
+        context = placement.option.context
+    if settings is None or not settings.input_limit:
+        return [] if context is None else ["--ctx-size", str(context)]
+    chosen = msgspec.structs.replace(settings, context=context or settings.context)
+    batch = str(chosen.whole_batch)
+    return ["--ctx-size", str(chosen.context), "--batch-size", batch, "--ubatch-size", batch]
 
 
 async def build_of_pool(pool: ServerPool) -> str:

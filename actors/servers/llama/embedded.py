@@ -186,9 +186,6 @@ def _params(xllamacpp: Any, options: argparse.Namespace) -> Any:
     if options.reranking:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
-    elif options.f_embedding is not None:
-        # Without a pooling type the library answers /v1/embeddings with an error.
-        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     for index, (_, attribute, _) in enumerate(FLAGS):
         value = getattr(options, _destination(index))
         if value is None:

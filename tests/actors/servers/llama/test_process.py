@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from actors.config.schema import Config, Model, ServerPool
 from actors.errors import ConfigError
 from actors.gpu.calibration import Calibration
 from actors.hub.cache import ModelFiles
 from actors.memory.flags import LAYER_FLAGS
+from actors.memory.predict import LoadSettings
 from actors.messages import ServerAddress
 from actors.placement.fit import Placement, Share
 from actors.placement.options import Option
@@ -65,8 +67,6 @@ def test_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, {}, "--parallel 4 --kv-unified"),
         ({"gpu_layers": 7}, {"ctx_size": 512}, "--parallel 4 --kv-unified --ctx-size 512 --gpu-layers 7"),
         ({"gpu_layers": 7}, {"gpu_layers": 0}, "--parallel 4 --kv-unified --gpu-layers 0"),
-        ({}, {"embeddings": True, "parallel": 1}, "--parallel 1 --embeddings"),
-        ({}, {"reranking": True, "parallel": 1}, "--parallel 1 --reranking"),
         (
             {"arguments": ["--mlock"]},
             {"parallel": 1, "arguments": ["--ctx-size", "1"]},
@@ -191,3 +191,55 @@ def test_layers_among_the_arguments_do_not_undo_the_placement(own: str) -> None:
     unmanaged = msgspec.structs.replace(placement, managed=False)
     flags = server_flags("m", model, ServerPool(), files, ServerAddress("127.0.0.1", 81), unmanaged)
     assert flags[-len(own.split()) - 1 :] == [*own.split(), "--mlock"]
+
+
+def placed(context: int) -> Placement:
+    option = Option(how="whole", context=context, layers=(1,) * 7)
+    return Placement(option=option, shares=(Share(device="a", layers=7, bytes=7),), why="")
+
+
+WHOLE = LoadSettings(context=2048, parallel=4, unified=True, pooling="cls", input_limit=1024)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "placement", "expected"),
+    [
+        # A text is read at once: batches follow the context, up to what a slot has.
+        ({}, WHOLE, None, "--ctx-size 2048 --batch-size 1024 --ubatch-size 1024"),
+        (
+            {"ctx_size": 512},
+            replace(WHOLE, context=512, input_limit=512),
+            None,
+            "--ctx-size 512 --batch-size 512 --ubatch-size 512",
+        ),
+        (
+            {},
+            replace(WHOLE, unified=False, input_limit=2048),
+            None,
+            "--ctx-size 2048 --batch-size 512 --ubatch-size 512",
+        ),
+        ({}, WHOLE, placed(768), "--ctx-size 768 --batch-size 768 --ubatch-size 768"),
+        # In parts: llama.cpp's own batches will do.
+        ({"ctx_size": 2048}, replace(WHOLE, input_limit=0), None, "--ctx-size 2048"),
+        ({}, replace(WHOLE, input_limit=0), None, ""),
+        ({}, None, None, ""),
+    ],
+)
+def test_batches_of_a_model_that_reads_a_text_at_once(
+    model: dict[str, Any], settings: LoadSettings | None, placement: Placement | None, expected: str
+) -> None:
+    files, address = ModelFiles(path=Path("/x.gguf")), ServerAddress("127.0.0.1", 81)
+    flags = server_flags(
+        "m", Model(path="x", **model), ServerPool(), files, address, placement, settings=settings
+    )
+    names = ("--ctx-size", "--batch-size", "--ubatch-size")
+    found = [word for name in names if name in flags for word in (name, flags[flags.index(name) + 1])]
+    assert " ".join(found) == expected
+
+
+def test_the_users_own_batches_win() -> None:
+    model = Model(path="x", arguments=["--ubatch-size", "64"])
+    files, address = ModelFiles(path=Path("/x.gguf")), ServerAddress("127.0.0.1", 81)
+    flags = server_flags("m", model, ServerPool(), files, address, settings=WHOLE, needed=["--embeddings"])
+    assert flags[-2:] == ["--ubatch-size", "64"]
+    assert "--embeddings" in flags
