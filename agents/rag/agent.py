@@ -33,7 +33,7 @@ from agents.rag.bodies import (
     refuse_others,
     take_question,
 )
-from agents.rag.embedding import Embedding, TextRefusedError
+from agents.rag.embedding import Embedding, TextRefusedError, TextTooLongError
 from agents.rag.indexing.ingest import IngestReport
 from agents.rag.library import Library
 from agents.rag.passage import Passage
@@ -101,8 +101,9 @@ class _Models:
         except DeniedError as error:
             raise TextRefusedError(error.message) from error  # refused by a guard, not by the model
         except ModelCallError as error:
-            # llama-server says 500 of a text that is longer than its batch.
-            if error.status in (400, 413) or "too large to process" in error.message:
+            if error.code == "context_length_exceeded":
+                raise TextTooLongError(error.message) from error
+            if error.status in (400, 413):
                 raise TextRefusedError(error.message) from error
             raise
 

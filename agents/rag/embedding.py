@@ -5,6 +5,7 @@ once, and again when the model is back.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,16 @@ Vectors = npt.NDArray[np.float32]
 """One row per text, each of length 1."""
 
 
+SMALLEST_PART = 64
+"""Bytes of a text below which its length is not what the model complains of."""
+
+
 class TextRefusedError(Exception):
-    """The model works, and does not take one of these texts: it is too long for it, say."""
+    """The model works, and does not take one of these texts."""
+
+
+class TextTooLongError(TextRefusedError):
+    """The model works, and one of these texts has more tokens than it reads."""
 
 
 class Embedder(Protocol):
@@ -34,7 +43,8 @@ class Embedder(Protocol):
     async def embed(self, texts: list[str]) -> list[list[float]]:
         """One vector per text, all of the same length.
 
-        Raises `TextRefusedError` if asking again is useless, anything else if the model is not to be had now.
+        Raises `TextTooLongError` if shorter texts would do, `TextRefusedError` if asking again is useless,
+        anything else if the model is not to be had now.
         """
         ...
 
@@ -84,8 +94,7 @@ class Embedding:
         if self._embedder is None:
             return None
         try:
-            rows = await self._embedder.embed([prefix + text for text in texts])
-            vectors = _normalised(rows, len(texts))
+            vectors = await self._in_parts(self._embedder, texts, prefix)
         except TextRefusedError:
             raise
         except Exception as error:  # the boundary of a model: words are left
@@ -93,6 +102,24 @@ class Embedding:
             return None
         self._trouble.over()
         return vectors
+
+    async def _in_parts(self, embedder: Embedder, texts: Sequence[str], prefix: str) -> Vectors:
+        """A text that is too long is read in parts, and its vector is the mean of theirs.
+
+        Bytes are the measure, for they are nearer to tokens than characters are, whatever the language.
+        """
+        most = max((len(text.encode()) for text in texts), default=0)
+        while True:
+            parts = [split(text, most) for text in texts]
+            asked = [prefix + part for several in parts for part in several]
+            try:
+                vectors = _normalised(await embedder.embed(asked), len(asked))
+            except TextTooLongError:
+                most //= 2
+                if most < SMALLEST_PART:
+                    raise
+                continue
+            return _means(vectors, [[len(part) for part in several] for several in parts])
 
 
 class Reranking:
@@ -117,7 +144,27 @@ class Reranking:
         return scores
 
 
-def _normalised(rows: Sequence[Sequence[float]], count: int) -> Vectors:
+def split(text: str, most: int) -> list[str]:
+    """The text in as few parts of about the same length as have at most so many bytes; not in a character."""
+    data = text.encode()
+    count = -(-len(data) // most) if data else 1
+    ends = [len(data) * nth // count for nth in range(count + 1)]
+    for nth in range(1, count):
+        while data[ends[nth]] & 0xC0 == 0x80:
+            ends[nth] -= 1
+    return [data[start:end].decode() for start, end in pairwise(ends)]
+
+
+def _means(vectors: Vectors, weights: Sequence[Sequence[int]]) -> Vectors:
+    """The mean of each text's parts by their weights, of length 1."""
+    if all(len(several) == 1 for several in weights):
+        return vectors
+    starts = np.cumsum([0, *(len(several) for several in weights[:-1])])
+    heavy = vectors * np.array([weight for several in weights for weight in several], np.float32)[:, None]
+    return _normalised(np.add.reduceat(heavy, starts), len(weights))
+
+
+def _normalised(rows: Sequence[Sequence[float]] | Vectors, count: int) -> Vectors:
     vectors = np.array(rows, np.float32)
     if vectors.ndim != 2 or len(vectors) != count or not vectors.shape[1] or not np.isfinite(vectors).all():
         raise ValueError(f"expected {count} finite vectors, got an array of shape {vectors.shape}")
