@@ -282,8 +282,13 @@ class Base:
         await self.load(name, body)
         if not texts:
             return self.json({"model": wanted, "embeddings": []})
-        vectors = [vector(text, body.get("dimensions") or 8) for text in texts]
-        counts = {"load_duration": 1_000_000, "prompt_eval_count": sum(len(text.split()) for text in texts)}
+        context = self.loaded[name].context
+        words = [len(text.split()) for text in texts]
+        if body.get("truncate") is False and any(count > context for count in words):
+            return self.error(400, "the input length exceeds the context length")
+        vectors = [vector(text, min(body.get("dimensions") or 8, 8)) for text in texts]
+        read = sum(min(count, context) for count in words)
+        counts = {"load_duration": 1_000_000, "prompt_eval_count": read}
         answered = {"model": wanted, "embeddings": vectors, "total_duration": nanoseconds(began)}
         return self.json({**answered, **counts})
 

@@ -14,7 +14,7 @@ from agents.events import AnswerFailed, Done, Event, Usage
 from agents.llm import ModelInfo
 from proxy.answers import translate
 from proxy.answers.call import ModelCaller, UpstreamRequest, post
-from proxy.answers.embed import collect_vectors, vectors_question
+from proxy.answers.embed import Vectors
 from proxy.apis.answer_json import UnreadableError, reader
 from proxy.apis.embeddings import Embed
 from proxy.apis.interface import Decoder
@@ -114,9 +114,7 @@ class Models:
         exchange = self._begin(model)
         try:
             known = await self._catalog.find(model)
-            question = vectors_question(exchange, known.name, Embed(model=model, inputs=texts))
-            async with self._caller.call(exchange, question) as call:
-                answer = await collect_vectors(call, len(texts))
+            answer = await Vectors(self._caller, exchange, known).of(Embed(model=model, inputs=texts))
             exchange.tokens = {"prompt_tokens": answer.prompt}
             return answer.vectors
         except ApiError as error:

@@ -44,7 +44,7 @@ async def pass_whole(
     call.lease.served = True
     exchange.first_byte()
     exchange.status = head.status
-    exchange.tokens = count_tokens(body[-4096:])
+    exchange.tokens = count_tokens(body)
     content_type = "application/json"
     if head.content_type == content_type:
         content_type = head.headers["content-type"]

@@ -1,21 +1,33 @@
 """Embeddings, whatever API asks for them or gives them."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
+
+from proxy.apis.fields import FieldError
 
 Vector = list[float]
 Dimensions = Annotated[int, msgspec.Meta(ge=0)]
 
 
+Tokens = list[Any]
+"""One text as tokens, among which there may be strings."""
+
+
 class Embed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants embedded; no `inputs` ask Ollama to load the model. `keep_alive` is in seconds."""
+    """What a client wants embedded; no `inputs` ask Ollama to load the model. `keep_alive` is in seconds.
+
+    `truncate`: a text that is too long is cut, not refused. `unchanged`: a server that speaks the client's
+    API does all that is asked for.
+    """
 
     model: str
-    inputs: list[str]
+    inputs: Sequence[str | Tokens]
     dimensions: int | None = None
-    truncate: bool | None = None
+    truncate: bool = False
+    unchanged: bool = False
     keep_alive: float | None = None
     base64: bool = False
     extra: dict[str, Any] = {}
@@ -31,11 +43,34 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 
 def shortened(answer: Embeddings, dimensions: int | None) -> Embeddings:
-    """The answer with vectors of at most so many dimensions, of length 1 again, as Ollama shortens them."""
+    """The answer with vectors of so many dimensions, of length 1 again. Raises `FieldError` for too many."""
     if dimensions is None:
         return answer
-    vectors = [v if len(v) <= dimensions else _normalized(v[:dimensions]) for v in answer.vectors]
+    there_are = min(map(len, answer.vectors), default=dimensions)
+    if there_are < dimensions:
+        raise FieldError("dimensions", f"{dimensions} are more than the {there_are} of the model's vectors")
+    vectors = [v if len(v) == dimensions else _normalized(v[:dimensions]) for v in answer.vectors]
     return msgspec.structs.replace(answer, vectors=vectors)
+
+
+def texts_only(request: Embed, server: str) -> None:
+    """Raise `FieldError` for tokens, of which a server knows nothing."""
+    for index, item in enumerate(request.inputs):
+        if not isinstance(item, str):
+            field = "input" if len(request.inputs) == 1 else f"input[{index}]"
+            raise FieldError(field, f"the model is served by {server}, which takes no tokens; send text")
+
+
+def cut(tokens: Tokens, limit: int, frame: Tokens) -> Tokens:
+    """As many of a text's tokens as there may be.
+
+    `frame` are those that the model puts around an empty text: the ones at the end stay there.
+    """
+    if len(tokens) <= limit:
+        return tokens
+    most = min(len(frame), limit)
+    last = next((count for count in range(most, 0, -1) if tokens[-count:] == frame[-count:]), 0)
+    return [*tokens[: limit - last], *tokens[len(tokens) - last :]]
 
 
 def _normalized(vector: Vector) -> Vector:

@@ -9,7 +9,7 @@ from actors.messages import ServerAddress, ServerApiName
 from agents.chat import Chat, Completion
 from agents.events import Answer, AnswerFailed, Event, Extra
 from proxy.apis.assemble import Assembler
-from proxy.apis.embeddings import Embed, Embeddings
+from proxy.apis.embeddings import Embed, Embeddings, Tokens
 from proxy.apis.fields import Json
 from proxy.apis.requests import ModelRequest
 from proxy.apis.stream_end import StreamEnd
@@ -95,6 +95,16 @@ class Embedder(msgspec.Struct, frozen=True, kw_only=True):
 
     decode: Callable[[bytes], Embed]
     encode_answer: Callable[[Embeddings, Embed, AnswerContext, float], Json]
+    too_long: str | None = None
+    """The API's words for a text that is too long; None: the model server's."""
+
+
+class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model server is asked for the tokens of a text. `decode` raises `UnreadableError`."""
+
+    path: str
+    encode: Callable[[str | Tokens], bytes]
+    decode: Callable[[bytes], Tokens]
 
 
 class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +120,8 @@ class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
     """Of its streams."""
     ignored: Callable[[Request], list[str]] = lambda _: []
     """Names what the server cannot be told of a request."""
+    tokenizer: Tokenizer | None = None
+    """None: the server cuts long texts itself."""
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -151,6 +163,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether usage must be asked for by `stream_options`."""
     media_type: str = "text/event-stream"
     """Of its streams."""
+    subject: str | None = None
+    """The field that a model server complains of where it names none."""
     kinds: tuple[type, ...] = (dict,)
     """The JSON types that its whole answers may have."""
     comment: Callable[[str, str, float], bytes] = lambda _model, words, _now: f": {words}\n\n".encode()

@@ -10,7 +10,8 @@ import msgspec
 from agents.events import AnswerFailed
 from proxy.errors import ApiError, default_kind
 
-_CONTEXT = "context_length_exceeded"
+TOO_LONG = "context_length_exceeded"
+"""The `code` of a prompt, or of a text, that a model has no room for."""
 
 _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     (
@@ -62,7 +63,7 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
         ("JSON schema error", "parse grammar", "invalid JSON schema", "custom grammar constraints"),
     ),
     (
-        _CONTEXT,
+        TOO_LONG,
         None,
         (
             "exceeds the available context size",
@@ -138,8 +139,10 @@ def blamed(failure: AnswerFailed) -> AnswerFailed:
     if known is None and field is None:
         return failure
     code, param = known or ("invalid_value", None)
-    if code == _CONTEXT and (tokens := _TOKENS.search(message)):
+    if code == TOO_LONG and (tokens := _TOKENS.search(message)):
         extra = {"n_prompt_tokens": int(tokens[1]), "n_ctx": int(tokens[2]), **extra}
+        if "batch size" in message:  # which its client cannot increase
+            message = f"the text has {tokens[1]} tokens, and the model reads {tokens[2]} at most"
     return msgspec.structs.replace(
         failure,
         status=400,

@@ -14,6 +14,7 @@ from proxy.apis.ollama.client_errors import OLLAMA
 from proxy.apis.requests import parse_body
 from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES, breathe
+from proxy.errors import ApiError
 from proxy.exchange import Exchange
 
 
@@ -31,8 +32,15 @@ class Generate:
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint
     ) -> web.StreamResponse:
         """Answer a POST to one of the endpoints."""
-        asked = await self._read(request, exchange, endpoint)
-        if endpoint.embedder is not None and (not asked.speaks_its_api or endpoint.dialect is OLLAMA):
+        try:
+            return await self._answer(await self._read(request, exchange, endpoint), endpoint)
+        except ApiError as error:
+            if error.status == 400:
+                error.param = error.param or endpoint.subject
+            raise
+
+    async def _answer(self, asked: Conversation, endpoint: Endpoint) -> web.StreamResponse:
+        if endpoint.embedder is not None:
             return await embed.answer(self._caller, asked, endpoint.embedder)
         if (
             isinstance(asked.parsed, OllamaChatRequest | OllamaGenerateRequest)

@@ -143,6 +143,51 @@ def test_embed(client: ollama.Client, embedder: str) -> None:
     assert list(client.embeddings(embedder, "a llama").embedding) == pytest.approx(list(first), abs=1e-3)
 
 
+TOO_LONG = "llama " * 20_000
+
+
+def test_a_text_that_is_too_long(client: ollama.Client, gpt: openai.OpenAI, embedder: str) -> None:
+    cut = client.embed(embedder, ["a llama", TOO_LONG])
+    assert len(cut.embeddings) == 2
+    assert cut.prompt_eval_count is not None
+    assert 4000 < cut.prompt_eval_count < 4200  # of the context of both
+    assert client.embeddings(embedder, TOO_LONG).embedding
+    with pytest.raises(ollama.ResponseError, match="the input length exceeds the context length") as told:
+        client.embed(embedder, TOO_LONG, truncate=False)
+    assert told.value.status_code == 400
+    with pytest.raises(openai.BadRequestError) as caught:
+        gpt.embeddings.create(model=embedder, input=["a llama", TOO_LONG])
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
+    answer = gpt.embeddings.create(model=embedder, input=TOO_LONG, extra_body={"truncate": True})
+    assert answer.data[0].embedding
+
+
+def test_fewer_dimensions(client: ollama.Client, gpt: openai.OpenAI, embedder: str) -> None:
+    whole = gpt.embeddings.create(model=embedder, input="a llama").data[0].embedding
+    for short in (
+        gpt.embeddings.create(model=embedder, input="a llama", dimensions=4).data[0].embedding,
+        gpt.embeddings.create(model=embedder, input="a llama", dimensions=4, encoding_format="float")
+        .data[0]
+        .embedding,
+        client.embed(embedder, "a llama", dimensions=4).embeddings[0],
+    ):
+        assert len(short) == 4
+        assert sum(value * value for value in short) == pytest.approx(1, abs=1e-3)
+        assert short[0] * whole[1] == pytest.approx(short[1] * whole[0], abs=1e-3)
+    with pytest.raises(openai.BadRequestError, match="99999 are more than the") as caught:
+        gpt.embeddings.create(model=embedder, input="a llama", dimensions=99_999)
+    assert caught.value.param == "dimensions"
+
+
+def test_tokens_are_a_models_own(gpt: openai.OpenAI) -> None:
+    one, two = ([5, 6], [[5, 6], [7]])
+    assert len(gpt.embeddings.create(model="demo-embed", input=one).data) == 1
+    assert len(gpt.embeddings.create(model="demo-embed", input=two).data) == 2
+    with pytest.raises(openai.BadRequestError, match="takes no tokens; send text") as caught:
+        gpt.embeddings.create(model="tiny-embed", input=one)
+    assert caught.value.param == "input"
+
+
 def test_listing(client: ollama.Client, gateway: Gateway, gpt: openai.OpenAI) -> None:
     names = ["demo:latest", "demo-embed:latest", "tiny:latest", "tiny-embed:latest"]
     assert sorted(entry.model or "" for entry in client.list().models) == sorted(names)

@@ -8,7 +8,7 @@ import msgspec
 
 from agents.events import AnswerFailed
 from proxy.apis.answer_json import count, reader
-from proxy.apis.embeddings import Embed, Embeddings, Vector
+from proxy.apis.embeddings import Embed, Embeddings, Tokens, Vector
 from proxy.apis.fields import encode
 from proxy.apis.server_errors import unreadable
 
@@ -18,6 +18,23 @@ def encode_request(request: Embed) -> bytes:
     return encode(
         {**request.extra, "model": request.model, "input": request.inputs, "encoding_format": "float"}
     )
+
+
+def encode_tokenize(text: str | Tokens) -> bytes:
+    """Write a body for llama.cpp's `/tokenize`, as it reads a text for a vector."""
+    return encode({"content": text, "add_special": True})
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[int]
+
+
+_read_tokenized = reader(_Tokenized)
+
+
+def decode_tokenized(body: bytes) -> list[int]:
+    """Read a server's `/tokenize`. Raises `UnreadableError`."""
+    return _read_tokenized(body).tokens
 
 
 class _Vector(msgspec.Struct):

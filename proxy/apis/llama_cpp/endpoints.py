@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from proxy.apis.interface import Api, Endpoint, ServerApi
+from proxy.apis.interface import Api, Endpoint, ServerApi, Tokenizer
 from proxy.apis.llama_cpp import embeddings, server
 from proxy.apis.llama_cpp.body import DetokenizeRequest, InfillRequest, TemplateRequest, TokenizeRequest
 from proxy.apis.llama_cpp.stream import STREAM_END, NativeAssembler
@@ -44,6 +44,9 @@ SERVER = ServerApi(
     name="llama.cpp",
     ask=lambda request, _: (server.path_of(request), server.encode_request(request)),
     decoder=lambda _: server.Decoder(),
+    tokenizer=Tokenizer(
+        path="/tokenize", encode=embeddings.encode_tokenize, decode=embeddings.decode_tokenized
+    ),
     embed=lambda request, _: ("/v1/embeddings", embeddings.encode_request(request)),
     decode_embeddings=embeddings.decode_answer,
     failure=failures.from_body,

@@ -8,6 +8,8 @@ from proxy.errors import ApiError
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
+TOO_LONG_TEXT = "the input length exceeds the context length"
+
 
 def ollama_error(status: int, message: str, code: str | None, model: str) -> tuple[int, str]:
     """The status and the text with which Ollama would say it. `model` is the name that was asked for."""

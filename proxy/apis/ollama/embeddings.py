@@ -7,7 +7,7 @@ import msgspec
 from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, count, reader, seconds
 from proxy.apis.durations import keep_alive, keep_alive_field
-from proxy.apis.embeddings import Dimensions, Embed, Embeddings, Vector
+from proxy.apis.embeddings import Dimensions, Embed, Embeddings, Tokens, Vector, texts_only
 from proxy.apis.fields import Json, decode, encode, present, unknown
 from proxy.apis.server_errors import unreadable
 
@@ -31,11 +31,15 @@ class _EmbeddingsBody(_Body, kw_only=True):
 def decode_embed(body: bytes) -> Embed:
     """Read a body of `/api/embed`. Raises `FieldError`."""
     wire = decode(body, _EmbedBody)
+    inputs: list[str | Tokens] = (
+        [wire.input] if isinstance(wire.input, str) and wire.input else [*(wire.input or [])]
+    )
     return Embed(
         model=wire.model,
-        inputs=[wire.input] if isinstance(wire.input, str) and wire.input else list(wire.input or []),
+        inputs=inputs,
         dimensions=wire.dimensions or None,
-        truncate=wire.truncate,
+        truncate=wire.truncate is not False,
+        unchanged=bool(inputs),
         keep_alive=keep_alive(wire.keep_alive),
         extra={**unknown(body, _EmbedBody), **(wire.options or {})},
     )
@@ -47,18 +51,20 @@ def decode_embeddings(body: bytes) -> Embed:
     return Embed(
         model=wire.model,
         inputs=[wire.prompt] if wire.prompt else [],
+        truncate=True,
+        unchanged=bool(wire.prompt),
         keep_alive=keep_alive(wire.keep_alive),
         extra={**unknown(body, _EmbeddingsBody), **(wire.options or {})},
     )
 
 
 def encode_request(request: Embed) -> bytes:
-    """Write a body for Ollama's `/api/embed`."""
-    body: Json = {
-        "model": request.model,
-        "input": request.inputs,
-        **present(truncate=request.truncate, dimensions=request.dimensions),
-    }
+    """Write a body for Ollama's `/api/embed`. Raises `FieldError`.
+
+    It gives whole vectors, so that it can be seen how long they are: see `embeddings.shortened`.
+    """
+    texts_only(request, "Ollama")
+    body: Json = {"model": request.model, "input": request.inputs, "truncate": request.truncate}
     if request.keep_alive is not None:
         body["keep_alive"] = keep_alive_field(request.keep_alive)
     return encode(body)

@@ -12,7 +12,7 @@ from proxy.apis.interface import AnswerContext, Api, Codec, Embedder, Endpoint, 
 from proxy.apis.ollama import answer, embeddings, request, server
 from proxy.apis.ollama import server_errors as failures
 from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
-from proxy.apis.ollama.client_errors import OLLAMA
+from proxy.apis.ollama.client_errors import OLLAMA, TOO_LONG_TEXT
 from proxy.apis.ollama.stream import STREAM_END, LineAssembler
 
 
@@ -45,10 +45,12 @@ EMBED = Embedder(
     encode_answer=lambda vectors, _embed, asked, now: embeddings.encode_answer(
         vectors, asked.model, seconds=now - asked.started, load=asked.load_seconds
     ),
+    too_long=TOO_LONG_TEXT,
 )
 EMBEDDINGS = Embedder(
     decode=embeddings.decode_embeddings,
     encode_answer=lambda vectors, _embed, _asked, _now: embeddings.encode_legacy_answer(vectors),
+    too_long=TOO_LONG_TEXT,
 )
 
 ENDPOINTS = (

@@ -2,39 +2,37 @@
 
 import base64
 from array import array
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from proxy.apis.durations import keep_alive
-from proxy.apis.embeddings import Dimensions, Embed, Embeddings, Vector
+from proxy.apis.embeddings import Embed, Embeddings, Vector
 from proxy.apis.fields import FieldError, Json, decode, unknown
 
 
 class _Body(msgspec.Struct, kw_only=True):
     model: str
-    input: str | list[str | int | list[int]]
-    dimensions: Dimensions | None = None
-    encoding_format: Literal["float", "base64"] | None = None
+    input: str | list[Any]
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    encoding_format: Literal["float", "base64"] | msgspec.UnsetType | None = msgspec.UNSET
     truncate: bool | None = None
     keep_alive: Any = None
 
 
 def decode_request(body: bytes) -> Embed:
-    """Read a body of `/v1/embeddings`. Raises `FieldError`, also for tokens: they are a model's own."""
+    """Read a body of `/v1/embeddings`. Raises `FieldError`."""
     wire = decode(body, _Body)
-    inputs: list[str] = []
-    for index, item in enumerate([wire.input] if isinstance(wire.input, str) else wire.input):
-        if not isinstance(item, str):
-            raise FieldError(f"input[{index}]", "tokens are not supported for this model, send text")
-        inputs.append(item)
-    if not inputs:
+    if not wire.input and isinstance(wire.input, list):
         raise FieldError("input", "is empty")
+    # A list with a number in it is one text, as tokens.
+    is_one = isinstance(wire.input, str) or any(isinstance(item, int) for item in wire.input)
     return Embed(
         model=wire.model,
-        inputs=inputs,
-        dimensions=wire.dimensions or None,
-        truncate=wire.truncate,
+        inputs=[wire.input] if is_one else list(wire.input),
+        dimensions=wire.dimensions,
+        truncate=bool(wire.truncate),
+        unchanged=not wire.dimensions and not wire.truncate and wire.encoding_format is not None,
         keep_alive=keep_alive(wire.keep_alive),
         base64=wire.encoding_format == "base64",
         extra=unknown(body, _Body),

@@ -55,6 +55,7 @@ ENDPOINTS = (
         dialect=OPENAI,
         api="llama.cpp",
         embedder=EMBEDDINGS,
+        subject="input",
     ),
     Endpoint(
         path="/v1/rerank",
@@ -62,6 +63,7 @@ ENDPOINTS = (
         request=RerankRequest,
         dialect=OPENAI,
         api="llama.cpp",
+        subject="documents",
         kinds=(dict, list),
     ),
 )

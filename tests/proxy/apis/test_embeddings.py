@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.events import AnswerFailed
-from proxy.apis.embeddings import Embed, Embeddings, shortened
+from proxy.apis.embeddings import Embed, Embeddings, cut, shortened
 from proxy.apis.fields import FieldError
 from proxy.apis.llama_cpp import embeddings as llama
 from proxy.apis.ollama import embeddings as ollama
@@ -27,15 +27,16 @@ def body(**value: Any) -> bytes:
     ("given_input", "inputs"), [("x", ["x"]), (["x", ""], ["x", ""]), ("", []), ([], []), (None, [])]
 )
 def test_ollama_to_openai(given_input: Any, inputs: list[str]) -> None:
-    request = ollama.decode_embed(body(input=given_input, truncate=True, dimensions=0, keep_alive="5m"))
-    assert request == Embed(model="m", inputs=inputs, truncate=True, keep_alive=300.0)
+    request = ollama.decode_embed(body(input=given_input, dimensions=0, keep_alive="5m"))
+    expected = Embed(model="m", inputs=[*inputs], truncate=True, unchanged=bool(inputs), keep_alive=300.0)
+    assert request == expected
     sent = json.loads(llama.encode_request(request))
     assert sent == {"model": "m", "input": inputs, "encoding_format": "float"}
 
 
 def test_the_older_endpoint() -> None:
     request = ollama.decode_embeddings(body(prompt="x", options={"num_ctx": 5}))
-    assert request == Embed(model="m", inputs=["x"], extra={"num_ctx": 5})
+    assert request == Embed(model="m", inputs=["x"], truncate=True, unchanged=True, extra={"num_ctx": 5})
     assert ollama.encode_legacy_answer(Embeddings([[0.5, 1.0]])) == {"embedding": [0.5, 1.0]}
     assert ollama.encode_legacy_answer(Embeddings([])) == {"embedding": []}
 
@@ -45,7 +46,7 @@ def test_openai_to_ollama() -> None:
     assert json.loads(ollama.encode_request(request)) == {
         "model": "m",
         "input": ["x", "y"],
-        "dimensions": 2,
+        "truncate": False,
         "keep_alive": -1,
     }
 
@@ -91,10 +92,72 @@ def test_base64(vectors: list[list[float]]) -> None:
 
 
 def test_shortened_vectors_have_length_one() -> None:
-    short = shortened(Embeddings([[3.0, 4.0, 9.0], [1.0], [0.0, 0.0, 0.0]]), 2)
-    assert short.vectors == [[0.6, 0.8], [1.0], [0.0, 0.0]]
+    short = shortened(Embeddings([[3.0, 4.0, 9.0], [1.0, 2.0], [0.0, 0.0, 0.0]]), 2)
+    assert short.vectors == [[0.6, 0.8], [1.0, 2.0], [0.0, 0.0]]
     assert math.isclose(math.hypot(*short.vectors[0]), 1)
     assert shortened(ANSWER, None) is ANSWER
+    assert shortened(Embeddings([]), 9) == Embeddings([])
+    with pytest.raises(FieldError, match="dimensions: 3 are more than the 2 of the model's vectors"):
+        shortened(ANSWER, 3)
+
+
+@pytest.mark.parametrize(
+    ("given_input", "inputs"),
+    [
+        ("x", ["x"]),
+        ("", [""]),
+        (["x", ""], ["x", ""]),
+        ([1, 2], [[1, 2]]),
+        ([1, "x"], [[1, "x"]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+        ([[1, 2], "x"], [[1, 2], "x"]),
+    ],
+)
+def test_texts_and_tokens(given_input: Any, inputs: list[Any]) -> None:
+    request = openai.decode_request(body(input=given_input))
+    assert request.inputs == inputs
+    assert json.loads(llama.encode_request(request))["input"] == inputs
+
+
+@pytest.mark.parametrize(
+    ("given_input", "field"), [([1, 2], "input"), ([[1]], "input"), (["x", [1]], "input[1]")]
+)
+def test_ollama_takes_no_tokens(given_input: Any, field: str) -> None:
+    with pytest.raises(FieldError, match="Ollama, which takes no tokens; send text") as caught:
+        ollama.encode_request(openai.decode_request(body(input=given_input)))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("fields", "unchanged"),
+    [
+        ({}, True),
+        ({"encoding_format": "base64", "truncate": False, "dimensions": None, "user": "u"}, True),
+        ({"encoding_format": None}, False),  # llama.cpp takes it for an error
+        ({"dimensions": 5}, False),
+        ({"truncate": True}, False),
+    ],
+)
+def test_what_llama_cpp_does_itself(fields: dict[str, Any], unchanged: bool) -> None:
+    assert openai.decode_request(body(input="x", **fields)).unchanged is unchanged
+
+
+@pytest.mark.parametrize(
+    ("tokens", "frame", "expected"),
+    [
+        ([1, 2, 3], [], [1, 2, 3]),
+        ([1, 2, 3, 4, 5], [], [1, 2, 3, 4]),
+        ([101, 7, 8, 9, 102], [101, 102], [101, 7, 8, 102]),
+        ([101, 7, 8, 9, 10], [101], [101, 7, 8, 9]),
+        ([7, 8, 9, 10, 102], [102], [7, 8, 9, 102]),
+        ([7, 8, 9, 10, 11], [101, 102], [7, 8, 9, 10]),
+        ([1, 2, 7, 8, 9, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]),
+    ],
+)
+def test_a_cut_text_ends_as_the_model_ends_texts(
+    tokens: list[int], frame: list[int], expected: list[int]
+) -> None:
+    assert cut(tokens, 4, frame) == expected
 
 
 @pytest.mark.parametrize(
@@ -107,8 +170,9 @@ def test_shortened_vectors_have_length_one() -> None:
         (ollama.decode_embeddings, {"prompt": []}, "prompt"),
         (openai.decode_request, {}, "input"),
         (openai.decode_request, {"input": []}, "input"),
-        (openai.decode_request, {"input": [1, 2]}, "input[0]"),
-        (openai.decode_request, {"input": [[1]]}, "input[0]"),
+        (openai.decode_request, {"input": 5}, "input"),
+        (openai.decode_request, {"input": "x", "dimensions": 0}, "dimensions"),
+        (openai.decode_request, {"input": "x", "truncate": "END"}, "truncate"),
         (openai.decode_request, {"input": "x", "encoding_format": "int8"}, "encoding_format"),
     ],
 )

@@ -109,7 +109,7 @@ Error: Jinja Exception: Conversation roles must alternate user/assistant/user/as
             "(current batch size: 512)",
             "context_length_exceeded",
             None,
-            None,
+            "the text has 600 tokens, and the model reads 512 at most",
         ),
     ],
 )
