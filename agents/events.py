@@ -16,11 +16,16 @@ Reason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class AnswerStarted(msgspec.Struct, frozen=True, gc=False):
-    """The answer begins. `created` is in seconds since the epoch."""
+    """The answer begins. `created` is in seconds since the epoch.
+
+    `prompt` counts its tokens with the `cached` ones, where a server tells them so early.
+    """
 
     id: str
     model: str
     created: int
+    prompt: int = 0
+    cached: int = 0
 
 
 class Text(msgspec.Struct, frozen=True, gc=False):
@@ -61,9 +66,10 @@ class Extra(msgspec.Struct, frozen=True):
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """The end of the model's output, with the reason."""
+    """The end of the model's output, with the reason, and the stop sequence if its server names it."""
 
     reason: Reason
+    stop_sequence: str | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -120,6 +126,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: list[ToolCall] = []
     logprobs: list[Any] = []
     reason: Reason = "stop"
+    stop_sequence: str | None = None
     usage: Usage = Usage()
     extra: dict[str, Any] = {}
 
@@ -157,7 +164,7 @@ class AnswerCollector:
         self._reasoning: list[str] = []
         self._calls = ToolCalls()
         self._logprobs: list[Any] = []
-        self._reason: Reason = "stop"
+        self._finish = Finish("stop")
         self._usage = Usage()
         self._extra: dict[str, Any] = {}
 
@@ -177,7 +184,7 @@ class AnswerCollector:
             case Extra():
                 self._extra |= event.fields
             case Finish():
-                self._reason = event.reason
+                self._finish = event
             case Usage():
                 self._usage = event
             case AnswerFailed():
@@ -195,7 +202,8 @@ class AnswerCollector:
             reasoning="".join(self._reasoning),
             tool_calls=self._calls.take(),
             logprobs=self._logprobs,
-            reason=self._reason,
+            reason=self._finish.reason,
+            stop_sequence=self._finish.stop_sequence,
             usage=self._usage,
             extra=self._extra,
         )
@@ -214,6 +222,6 @@ def replayed(answer: Answer) -> Iterator[Event]:
         yield ToolCallDelta(index, call.id, call.name, call.arguments)
     if answer.extra:
         yield Extra(answer.extra)
-    yield Finish(answer.reason)
+    yield Finish(answer.reason, answer.stop_sequence)
     yield answer.usage
     yield Done()

@@ -170,7 +170,7 @@ def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -
             request.transport.abort()
         raise ConnectionResetError("the answer had begun")
     headers = {**exchange.headers, **error.headers}
-    dialect = dialect_of(request.path)
+    dialect = dialect_of(request.path, request.headers)
     error = dialect.reword(error, exchange.model or "")
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)

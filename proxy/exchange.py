@@ -115,8 +115,8 @@ class Exchange:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of every answer to the request."""
-        headers = {"X-Request-Id": self.request_id}
+        """The headers of every answer to the request. Anthropic's clients look for `Request-Id`."""
+        headers = {"X-Request-Id": self.request_id, "Request-Id": self.request_id}
         if self.run is not None:
             headers["X-Agents"] = self.run.header
         if self.place is not None:

@@ -12,6 +12,7 @@ The ways, each with a function `answer`, of which `handlers.generate` chooses on
 * `unchanged`       the server speaks the client's API: bytes are passed on
 * `translate`       the server speaks another API: the answer is translated, event by event
 * `embed`           embeddings
+* `count`           the tokens of a prompt
 * `load_only`       Ollama's requests that only load or unload a model
 * `through_agents`  a request with agents
 

@@ -95,12 +95,7 @@ class Relay(Splice):
 
     def data_received(self, data: bytes) -> None:
         length = len(data)
-        if (
-            length < 4096
-            and data.startswith(CHUNK_HEADS[length])
-            and data.endswith(self._chunk_end)
-            and (self._patch is None or b"event: error" not in data)
-        ):
+        if length < 4096 and data.startswith(CHUNK_HEADS[length]) and data.endswith(self._chunk_end):
             self._before = self.last
             self.last = data
             try:

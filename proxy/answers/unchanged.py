@@ -1,7 +1,6 @@
 """Passes request and answer on unchanged, except for the gateway's additions: both sides speak one API."""
 
 import re
-from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -45,8 +44,11 @@ class Unchanged(msgspec.Struct, frozen=True):
 
     first: bytes = b""
     delimiter: bytes = b""
-    patch: Callable[[bytes], bytes] | None = None
     stream_end: StreamEnd | None = None
+
+    @property
+    def patch(self) -> None:
+        """Its bytes stay as they are."""
 
     def begin(self, relay: Relay, call: ModelCall) -> None:
         """Attach the relay, from socket to socket if nothing has to be changed."""
@@ -125,7 +127,7 @@ async def _relay(
             first = await _first_event(call.response, keep_progress=keep_progress)
         end = endpoint.stream_end and endpoint.stream_end.of(conversation.parsed.answers)
         delimiter = DELIMITERS[endpoint.media_type]
-        await stream.relay(call, Unchanged(first, delimiter, endpoint.dialect.patch, end))
+        await stream.relay(call, Unchanged(first, delimiter, end))
 
 
 async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:

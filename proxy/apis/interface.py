@@ -107,14 +107,25 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     decode: Callable[[bytes], Tokens]
 
 
+class Counter(msgspec.Struct, frozen=True, kw_only=True):
+    """How clients ask for the tokens of a prompt. `decode` raises `FieldError`."""
+
+    decode: Callable[[bytes], Chat]
+    encode_answer: Callable[[int], Json]
+
+
 class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
-    """How a kind of model server is spoken with. `ask` and `embed` give a path and a body."""
+    """How a kind of model server is spoken with. `ask`, `embed` and `count` give a path and a body."""
 
     name: ServerApiName
     ask: Callable[[Request, ServerAddress], tuple[str, bytes]]
     decoder: Callable[[str], Decoder]
     embed: Callable[[Embed, ServerAddress], tuple[str, bytes]]
     decode_embeddings: Callable[[bytes], Embeddings | AnswerFailed]
+    count: Callable[[Chat, ServerAddress], tuple[str, bytes]]
+    decode_count: Callable[[bytes], int | AnswerFailed]
+    count_reads: bool = False
+    """Whether the model reads a prompt to count its tokens, which occupies a slot."""
     failure: Callable[[bytes, int], AnswerFailed]
     media_type: str
     """Of its streams."""
@@ -127,23 +138,20 @@ class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
 class Dialect(msgspec.Struct, frozen=True):
     """How an API words an error.
 
-    `body` makes an error's JSON body; `frame` the event that ends a broken stream.
-
-    `patch` may rewrite a piece of the stream on its way to the client. `reword` puts an error about the model
-    of that name into the API's own words, and gives it the status that goes with them.
+    `body` makes an error's JSON body; `frame` the event that ends a broken stream. `reword` puts an error
+    about the model of that name into the API's own words, and gives it the status that goes with them.
     """
 
     name: str
     body: Callable[[ApiError, str], Json]
     frame: Callable[[ApiError, str], bytes]
-    patch: Callable[[bytes], bytes] | None = None
     reword: Callable[[ApiError, str], ApiError] = lambda error, _model: error
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One POST endpoint, which must say by which `api` servers take its requests as they are.
 
-    For servers of any other API, and always if `api` is None, `codec` or `embedder` translates.
+    For servers of any other API, and always if `api` is None, `codec`, `embedder` or `counter` translates.
     """
 
     path: str
@@ -155,6 +163,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the work occupies one of the model's slots."""
     codec: Codec | None = None
     embedder: Embedder | None = None
+    counter: Counter | None = None
     assembler: Callable[[Any], Assembler] | None = None
     """Makes a whole answer of a stream that is not translated; takes the request."""
     stream_end: StreamEnd | None = None

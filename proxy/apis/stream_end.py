@@ -34,16 +34,12 @@ read_last = reader(Last)
 
 
 class StreamEnd(msgspec.Struct, frozen=True):
-    """How the streams of an API end. `needed` is what their last event has, in words.
-
-    `named_errors`: an error is told by the event's type, else by its field `error`.
-    """
+    """How the streams of an API end. `needed` is what their last event has, in words."""
 
     needed: str
     is_last: Callable[[Last], bool]
     failure: Callable[[Any], AnswerFailed]
     """Reads the error in them."""
-    named_errors: bool = False
     done_marker: bool = False
     """`[DONE]` ends them too."""
     lines: bool = False
@@ -87,8 +83,7 @@ def outcome(tail: bytes, end: StreamEnd) -> Outcome:
         except UnreadableError:
             last = Last()
         if event.type == "error" or last.error is not None:
-            in_clients_words = event.type == "error" if end.named_errors else last.error is not None
-            told = in_clients_words and not _OLD_ERROR.search(tail)
+            told = last.error is not None and not _OLD_ERROR.search(tail)
             return Outcome(end.failure(_error(event, last)), told)
         is_whole = is_whole or end.is_last(last)
     return Outcome() if is_whole else Outcome(truncated(end.needed))

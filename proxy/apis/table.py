@@ -1,7 +1,10 @@
 """Which APIs there are: the endpoints of all, and how each kind of model server is spoken with. Pure."""
 
+from collections.abc import Container
+
 from actors.messages import ServerApiName
 from proxy.apis.anthropic import endpoints as anthropic
+from proxy.apis.anthropic.models import VERSION_HEADER
 from proxy.apis.interface import Dialect, ServerApi
 from proxy.apis.llama_cpp import endpoints as llama_cpp
 from proxy.apis.ollama import endpoints as ollama
@@ -23,11 +26,21 @@ _DIALECTS = {
 }
 
 
-def dialect_of(path: str) -> Dialect:
+MODEL_PATHS = ("/models", "/v1/models")
+
+
+def is_for_anthropic(path: str, headers: Container[str]) -> bool:
+    """Whether a request for the list of models, which OpenAI has too, is one of Anthropic's clients."""
+    return VERSION_HEADER in headers and f"{path}/".startswith(tuple(f"{known}/" for known in MODEL_PATHS))
+
+
+def dialect_of(path: str, headers: Container[str] = ()) -> Dialect:
     """The dialect for the errors of a path, whether or not the path exists: OpenAI's if no API has it.
 
     Below `/upstream/` the name of a model, which may have slashes, comes before the path.
     """
+    if is_for_anthropic(path, headers):
+        return anthropic.API.dialect
     below, is_upstream = f"{path}/", path.startswith("/upstream/")
     known = [prefix for prefix in _DIALECTS if below.startswith(prefix) or (is_upstream and prefix in below)]
     return _DIALECTS[max(known, key=len)] if known else openai.API.dialect

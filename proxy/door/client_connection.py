@@ -194,7 +194,7 @@ class ClientConnection(web.RequestHandler):
         if status == 400:
             error = refusal(exc, message or str(exc), self.beginning)
         request_id, body = self._refuse(request.method, request.path, error)
-        headers = {"X-Request-Id": request_id, "Content-Type": _JSON}
+        headers = {"X-Request-Id": request_id, "Request-Id": request_id, "Content-Type": _JSON}
         response = web.Response(status=error.status, body=body, headers=headers)
         response.force_close()
         return response
@@ -205,6 +205,7 @@ class ClientConnection(web.RequestHandler):
         head = (
             "HTTP/1.1 431 Request Header Fields Too Large",
             f"X-Request-Id: {request_id}",
+            f"Request-Id: {request_id}",
             f"Content-Type: {_JSON}",
             f"Content-Length: {len(body)}",
             "Connection: close",

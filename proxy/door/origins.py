@@ -22,7 +22,7 @@ OPEN_TO_LINKS = ("/", "/health", "/health/live", "/health/ready")
 CONTAINER_HOSTS = ("host.docker.internal", "host.containers.internal")
 """Host names that containers use for their machine. Nobody can register them."""
 
-EXPOSED = "X-Request-Id, X-Agents, X-Model-Place, Retry-After"
+EXPOSED = "X-Request-Id, Request-Id, X-Agents, X-Gateway-Ignored, X-Model-Place, Retry-After"
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_SECONDS = 7200
 """Seconds for which browsers may cache a preflight's answer; Chromium's maximum."""

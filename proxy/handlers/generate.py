@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from agents.host.host import AgentHost
-from proxy.answers import embed, translate, unchanged
+from proxy.answers import count, embed, translate, unchanged
 from proxy.answers import load_only as load
 from proxy.answers.agent_guards import guard_body, refuse_to_go_around
 from proxy.answers.call import Conversation, ModelCaller
@@ -42,6 +42,8 @@ class Generate:
     async def _answer(self, asked: Conversation, endpoint: Endpoint) -> web.StreamResponse:
         if endpoint.embedder is not None:
             return await embed.answer(self._caller, asked, endpoint.embedder)
+        if endpoint.counter is not None and not asked.speaks_its_api:
+            return await count.answer(self._caller, asked, endpoint.counter)
         if (
             isinstance(asked.parsed, OllamaChatRequest | OllamaGenerateRequest)
             and not asked.parsed.says_anything

@@ -17,6 +17,10 @@ from actors.scheduler.lifecycle import RUNNING, State
 from actors.scheduler.model_states import ModelStatus
 from actors.servers import StartError
 from actors.supervisor import Supervisor
+from proxy.answers.call import invalid_field
+from proxy.apis.anthropic.models import Entry, encode_model, encode_page
+from proxy.apis.fields import FieldError
+from proxy.apis.table import is_for_anthropic
 from proxy.catalog import Catalog
 from proxy.errors import ApiError
 
@@ -114,18 +118,36 @@ class Views:
         """Report that the process answers. A missing dependency is no reason to restart it."""
         return web.json_response({"status": "ok"})
 
-    async def models(self, _request: web.Request) -> web.Response:
-        """List the models as OpenAI does, with llama.cpp's extra fields."""
+    async def models(self, request: web.Request) -> web.Response:
+        """List the models as OpenAI does, with llama.cpp's extras, or for Anthropic's clients."""
+        if is_for_anthropic(request.path, request.headers):
+            try:
+                return web.json_response(encode_page(await self._anthropic_entries(), request.query))
+            except FieldError as error:
+                raise invalid_field(error) from None
         return web.json_response({"object": "list", "data": await self._entries()})
 
     async def model(self, request: web.Request) -> web.Response:
         """Describe one model, by name or alias; both may contain slashes and colons."""
         asked = request.match_info["name"]
         wanted = (await self._catalog.find(asked)).name.casefold()
+        if is_for_anthropic(request.path, request.headers):
+            for model in await self._anthropic_entries():
+                if model.name.casefold() == wanted:
+                    return web.json_response(encode_model(model))
         for entry in await self._entries():
             if str(entry["id"]).casefold() == wanted:
                 return web.json_response(entry)
         raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
+
+    async def _anthropic_entries(self) -> list[Entry]:
+        contexts = {
+            model.name: model.placement.option.slot or model.placement.option.context
+            for model in self._supervisor.describe()
+            if model.placement is not None
+        }
+        entries = await self._entries()
+        return [Entry(entry["id"], entry["created"], contexts.get(entry["id"])) for entry in entries]
 
     async def _entries(self) -> list[dict[str, Any]]:
         """List the known models, and those that a name would find in the hub's cache or in a daemon."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from tests.attack import odd_streams
-from tests.attack.streams import DONE, ENDS, GOOD, body, chat_event, chunks, event, head, typed_event
+from tests.attack.streams import DONE, ENDS, GOOD, body, chat_event, chunks, event, head
 
 Json = dict[str, Any]
 Verdict = Literal["broken", "whole", "either"]
@@ -47,9 +47,6 @@ def _long(path: str, size: int) -> list[bytes]:
 
 def _tool_call(path: str) -> bytes:
     call = {"index": 999_999_999, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    block = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
-    if path == "/v1/messages":
-        return _with(path, typed_event("content_block_start", index=999_999_999, content_block=block))
     return _with(path, chat_event({"tool_calls": [call]}))
 
 

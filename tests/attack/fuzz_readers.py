@@ -10,6 +10,7 @@ from proxy.answers.relay import count_tokens
 from proxy.apis.answer_json import UnreadableError
 from proxy.apis.assemble import StreamedError, UnfinishedError, assemble, take
 from proxy.apis.fields import FieldError
+from proxy.apis.interface import Codec, Counter, Embedder
 from proxy.apis.openai.body import CompletionRequest
 from proxy.apis.stream_end import outcome
 from proxy.apis.table import ENDPOINTS, SERVERS, STREAM_ENDS
@@ -113,12 +114,16 @@ def _failure(data: bytes, _rng: random.Random) -> None:
         server.decode_embeddings(data)
 
 
+def _reads(path: str) -> Codec | Embedder | Counter | None:
+    return ENDPOINT[path].codec or ENDPOINT[path].embedder or ENDPOINT[path].counter
+
+
 def _is_read(path: str) -> bool:
-    return ENDPOINT[path].codec is not None or ENDPOINT[path].embedder is not None
+    return _reads(path) is not None
 
 
 def _client(path: str) -> Reader:
-    reads = ENDPOINT[path].codec or ENDPOINT[path].embedder
+    reads = _reads(path)
     assert reads is not None
 
     def read(data: bytes, _rng: random.Random) -> None:
@@ -148,7 +153,7 @@ READERS: dict[str, Reader] = {
     "Ollama's stream": _decode("ollama"),
     "an end": _end,
     "a whole answer": _failure,
-    **{f"assembled {path}": _assemble(path) for path in GOOD},
+    **{f"assembled {path}": _assemble(path) for path in GOOD if ENDPOINT[path].assembler},
     **{f"a request to {path}": _client(path) for path in BODIES if path in ENDPOINT and _is_read(path)},
 }
 SAMPLES: dict[str, list[bytes]] = {

@@ -8,58 +8,28 @@ from collections.abc import Callable
 from tests.attack.streams import (
     DONE,
     GOOD,
-    MESSAGE,
     USAGE,
     chat_event,
     chunks,
     event,
     head,
     text_event,
-    typed_event,
 )
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-MESSAGES = "/v1/messages"
 
-_MESSAGE_START = typed_event(
-    "message_start", message={**MESSAGE, "usage": {"input_tokens": 9, "output_tokens": 0}}
-)
 _ROLE = chat_event({"role": "assistant", "content": None})
 _CALL = {"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 _USAGE_EVENT = event({"choices": [], "usage": USAGE})
 
 
-def _message(reason: str, kind: str = "", **delta: str) -> list[bytes]:
-    """A message of one block, or of none."""
-    block: list[bytes] = []
-    if kind:
-        content = {"type": kind, **({"id": "t", "name": "f", "input": {}} if kind == "tool_use" else {})}
-        block = [
-            typed_event("content_block_start", index=0, content_block=content),
-            typed_event("content_block_delta", index=0, delta=delta),
-            typed_event("content_block_stop", index=0),
-        ]
-    end = [typed_event("message_delta", delta={"stop_reason": reason}), typed_event("message_stop")]
-    return [_MESSAGE_START, *block, *end]
-
-
 TABLES: dict[str, dict[str, list[bytes]]] = {
     "tools-only": {
         CHAT: [_ROLE, chat_event({"tool_calls": [_CALL]}), chat_event({}, "tool_calls"), DONE],
-        MESSAGES: _message("tool_use", "tool_use", type="input_json_delta", partial_json="{}"),
-    },
-    "reasoning-only": {
-        CHAT: [_ROLE, chat_event({"reasoning_content": "hm"}), chat_event({}, "length"), DONE],
-        MESSAGES: _message("max_tokens", "thinking", type="thinking_delta", thinking="hm"),
-    },
-    "refusal-only": {
-        CHAT: [chat_event({"role": "assistant", "refusal": "no"}), chat_event({}, "content_filter"), DONE],
-        MESSAGES: _message("refusal"),
     },
     "nothing-said": {
         CHAT: [_ROLE, chat_event({}, "stop"), DONE],
         TEXT: [text_event("", "stop"), DONE],
-        MESSAGES: _message("end_turn"),
         "/completion": [event({"content": "", "stop": True})],
     },
     "one-event": {

@@ -24,21 +24,8 @@ def text_event(text: str, finish: str | None = None) -> bytes:
     return event({"id": "x", "object": "text_completion", "created": 1, "choices": [choice]})
 
 
-def typed_event(kind: str, **fields: Any) -> bytes:
-    """One of an API whose events have types."""
-    return event({"type": kind, **fields}, kind)
-
-
 DONE = b"data: [DONE]\n\n"
 USAGE = {"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 12}
-MESSAGE: Json = {
-    "id": "m",
-    "type": "message",
-    "role": "assistant",
-    "content": [],
-    "model": "x",
-    "stop_reason": None,
-}
 
 GOOD: dict[str, list[bytes]] = {
     "/v1/chat/completions": [
@@ -48,17 +35,6 @@ GOOD: dict[str, list[bytes]] = {
         DONE,
     ],
     "/v1/completions": [*(text_event(text) for text in ("a ", "b ", "c")), text_event("", "stop"), DONE],
-    "/v1/messages": [
-        typed_event("message_start", message={**MESSAGE, "usage": {"input_tokens": 9, "output_tokens": 0}}),
-        typed_event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-        *(
-            typed_event("content_block_delta", index=0, delta={"type": "text_delta", "text": t})
-            for t in "abc"
-        ),
-        typed_event("content_block_stop", index=0),
-        typed_event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 3}),
-        typed_event("message_stop"),
-    ],
     "/completion": [
         *(event({"content": text, "stop": False}) for text in ("a ", "b ", "c")),
         event({"content": "", "stop": True, "tokens_predicted": 3, "tokens_evaluated": 9}),
@@ -69,7 +45,6 @@ GOOD: dict[str, list[bytes]] = {
 ENDS = {
     "/v1/chat/completions": 2,
     "/v1/completions": 2,
-    "/v1/messages": 2,
     "/completion": 1,
 }
 """How many of its last events make it a whole one."""

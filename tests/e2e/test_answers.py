@@ -47,16 +47,6 @@ def stable(value: Any) -> Any:
         ("/completion", {"prompt": "A llama is", "n_predict": 5}),
         ("/completion", {"prompt": "A llama is", "n_predict": 5, "return_tokens": True, "n_probs": 2}),
         ("/completion", {"prompt": ["A llama", "Docker is"], "n_predict": 3}),
-        ("/v1/messages", {"messages": HELLO, "max_tokens": 12}),
-        ("/v1/messages", {"messages": HELLO, "max_tokens": 60, "stop_sequences": ["model"]}),
-        (
-            "/v1/messages",
-            {
-                "messages": WEATHER,
-                "max_tokens": 60,
-                "tools": [{"name": "get_weather", "input_schema": {"type": "object"}}],
-            },
-        ),
         ("/v1/messages/count_tokens", {"messages": HELLO}),
         ("/tokenize", {"content": "hello docker"}),
         ("/detokenize", {"tokens": [300, 301]}),
@@ -113,7 +103,7 @@ def test_usage_and_progress_come_when_asked_for(gateway: Gateway) -> None:
     assert "prompt_progress" in chunks[0]
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/completion", "/v1/completions"])
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
 def test_streams_equal_the_model_servers_own(gateway: Gateway, path: str) -> None:
     request = {"model": "demo", "messages": HELLO, "prompt": "A llama", "stream": True}
     request |= {"max_tokens": 6, "n_predict": 6, **PLAIN}

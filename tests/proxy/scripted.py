@@ -529,6 +529,7 @@ def request_body(path: str, **fields: Any) -> Json:
         "/completion": {"prompt": "x"},
         "/infill": {"input_prefix": "a", "input_suffix": "b"},
         "/v1/responses": {"input": "x"},
+        "/v1/messages": {"messages": [{"role": "user", "content": "x"}]},
         "/v1/embeddings": {"input": "x"},
         "/v1/rerank": {"query": "x", "documents": []},
         "/tokenize": {"content": "x"},

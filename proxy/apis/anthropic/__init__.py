@@ -2,5 +2,7 @@
 
 * `endpoints`          `/v1/messages` and its `count_tokens`
 * `request`, `answer`  read from a client, and written for one
-* `client_errors`             as in `proxy.apis`, like `body` and `stream`
+* `blocks`, `tools`    parts of a request: messages with blocks of any kind, tools of any kind
+* `models`             the list of models
+* `client_errors`      as in `proxy.apis`, like `body`
 """

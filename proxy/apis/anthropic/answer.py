@@ -19,10 +19,13 @@ from agents.events import (
     ToolCallDelta,
     Usage,
 )
-from proxy.apis import server_errors as failures
+from proxy.apis import server_errors
 from proxy.apis.anthropic.client_errors import ANTHROPIC
 from proxy.apis.fields import Json, encode, object_text
 from proxy.apis.interface import added_fields
+
+SIGNATURE = "bGxhbWEtc21hcnQtcHJveHk="
+"""Of each block of thinking. Nobody checks it here, but clients send no block again that has none."""
 
 _STOP_REASONS: dict[Reason, str] = {
     "stop": "end_turn",
@@ -31,84 +34,131 @@ _STOP_REASONS: dict[Reason, str] = {
     "content_filter": "refusal",
 }
 
+Piece = Text | Reasoning | ToolCallDelta
+
 
 class Encoder:
     """Writes the stream of `/v1/messages`, under the name `model` if one is given.
 
-    Blocks come one after the other. A piece of an earlier tool call than the last still goes to its own
-    block, which has been ended: clients add pieces up by the block's index.
+    Blocks come one after the other. Pieces of anything else are held back while the arguments of a tool
+    call have not come to their end, so that calls whose pieces alternate are whole blocks too.
     """
 
     def __init__(self, *, model: str = "", request_id: str = "") -> None:
         self._model = model
         self._request_id = request_id
-        self._open: type[Event] | int | None = None
+        self._open: type[Piece] | int | None = None
+        """The kind of block that is open, or which tool call."""
+        self._delta = b""
+        """How a piece of the open block begins."""
+        self._arguments: list[str] = []
+        """Those of the open tool call."""
+        self._held: list[Piece] = []
         self._blocks = 0
-        self._block_of_call: dict[int, int] = {}
-        self._reason: Reason = "stop"
+        self._finish = Finish("stop")
         self._usage = Usage()
         self._extra: Json = {}
         self._ended = False
 
     def encode(self, event: Event, now: float) -> bytes:
         """The bytes that say `event`."""
+        if type(event) is Text and self._open is Text:
+            return self._delta + encode(event.text) + b"}}\n\n"
         return b"" if self._ended else b"".join(self._events(event))
 
     def _events(self, event: Event) -> Iterator[bytes]:
         match event:
-            case Text():
-                yield from self._block(Text, {"type": "text", "text": ""})
-                yield self._delta(b'"text_delta","text":', event.text)
-            case Reasoning():
-                yield from self._block(Reasoning, {"type": "thinking", "thinking": "", "signature": ""})
-                yield self._delta(b'"thinking_delta","thinking":', event.text)
-            case ToolCallDelta():
-                yield from self._call(event)
+            case Text() | Reasoning() | ToolCallDelta():
+                yield from self._take(event)
             case AnswerStarted():
                 yield _frame("message_start", {"message": _message(event, self._model)})
             case Finish():
-                self._reason = event.reason
+                self._finish = event
             case Usage():
                 self._usage = event
             case Extra():
                 self._extra |= added_fields(event)
             case AnswerFailed():
-                self._ended = True
-                yield ANTHROPIC.frame(failures.to_api_error(event), self._request_id)
+                self._open, self._ended = None, True
+                yield ANTHROPIC.frame(server_errors.to_api_error(event), self._request_id)
             case Done():
-                self._ended = True
+                yield from self._release()
                 yield from self._close()
-                delta = {"stop_reason": _STOP_REASONS[self._reason], "stop_sequence": None}
-                yield _frame("message_delta", {**self._extra, "delta": delta, "usage": _usage(self._usage)})
+                self._ended = True
+                usage = _usage(self._usage)
+                yield _frame("message_delta", {**self._extra, "delta": _stop(self._finish), "usage": usage})
                 yield _frame("message_stop", {})
             case Logprobs():
                 pass  # Anthropic has none
 
-    def _block(self, kind: type[Event] | int, start: Json) -> Iterator[bytes]:
-        if self._open != kind:
+    def _take(self, piece: Piece) -> Iterator[bytes]:
+        if not isinstance(self._open, int):
+            yield from self._write(piece)
+        elif _block_of(piece) == self._open:
+            yield from self._write(piece)
+            if self._held and self._is_whole():
+                held, self._held = self._held, []
+                for one in held:
+                    yield from self._take(one)
+        elif self._held or not self._is_whole():
+            self._held.append(piece)
+        else:
+            yield from self._write(piece)
+
+    def _is_whole(self) -> bool:
+        """Whether the arguments of the open tool call have come to their end."""
+        if not self._arguments or not self._arguments[-1].rstrip().endswith("}"):
+            return False
+        return object_text("".join(self._arguments)) is not None
+
+    def _release(self) -> Iterator[bytes]:
+        """Write the pieces that were held back, those of one block together."""
+        pieces: dict[type[Piece] | int, list[Piece]] = {}
+        for piece in self._held:
+            pieces.setdefault(_block_of(piece), []).append(piece)
+        self._held = []
+        for one in pieces.values():
+            for piece in one:
+                yield from self._write(piece)
+
+    def _write(self, piece: Piece) -> Iterator[bytes]:
+        block = _block_of(piece)
+        if self._open != block:
             yield from self._close()
-            self._open = kind
-            self._blocks += 1
-            yield _frame("content_block_start", {"index": self._blocks - 1, "content_block": start})
+            yield self._begin(block, piece)
+        text = piece.arguments if isinstance(piece, ToolCallDelta) else piece.text
+        if isinstance(piece, ToolCallDelta):
+            self._arguments.append(text)
+        if text:
+            yield self._delta + encode(text) + b"}}\n\n"
+
+    def _begin(self, block: type[Piece] | int, piece: Piece) -> bytes:
+        if isinstance(piece, ToolCallDelta):
+            start, delta = _tool_use(piece.id, piece.name, {}), b'"input_json_delta","partial_json":'
+            self._arguments = []
+        elif isinstance(piece, Reasoning):
+            start, delta = _thinking("", ""), b'"thinking_delta","thinking":'
+        else:
+            start, delta = {"type": "text", "text": ""}, b'"text_delta","text":'
+        self._open = block
+        self._delta = _DELTA % (self._blocks, delta)
+        self._blocks += 1
+        return _frame("content_block_start", {"index": self._blocks - 1, "content_block": start})
 
     def _close(self) -> Iterator[bytes]:
+        index = self._blocks - 1
+        if self._open is Reasoning:
+            yield _DELTA % (index, b'"signature_delta","signature":') + encode(SIGNATURE) + b"}}\n\n"
         if self._open is not None:
             self._open = None
-            yield _frame("content_block_stop", {"index": self._blocks - 1})
+            yield _frame("content_block_stop", {"index": index})
 
-    def _call(self, event: ToolCallDelta) -> Iterator[bytes]:
-        if event.index not in self._block_of_call:
-            start = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
-            yield from self._block(event.index, start)
-            self._block_of_call[event.index] = self._blocks - 1
-        if event.arguments:
-            block = self._block_of_call[event.index]
-            yield self._delta(b'"input_json_delta","partial_json":', event.arguments, block)
 
-    def _delta(self, kind: bytes, text: str, block: int | None = None) -> bytes:
-        index = b"%d" % (self._blocks - 1 if block is None else block)
-        head = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":' + index
-        return head + b',"delta":{"type":' + kind + encode(text) + b"}}\n\n"
+_DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b'
+
+
+def _block_of(piece: Piece) -> type[Piece] | int:
+    return piece.index if isinstance(piece, ToolCallDelta) else type(piece)
 
 
 def _frame(kind: str, fields: Json) -> bytes:
@@ -117,22 +167,37 @@ def _frame(kind: str, fields: Json) -> bytes:
 
 def _message(start: AnswerStarted, model: str) -> Json:
     return {
-        "id": start.id,
+        "id": "msg_" + start.id.removeprefix("chatcmpl-").removeprefix("msg_"),
         "type": "message",
         "role": "assistant",
         "content": [],
         "model": model or start.model,
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": _usage(Usage()),
+        "usage": _usage(Usage(start.prompt, cached=start.cached)),
     }
+
+
+def _stop(finish: Finish) -> Json:
+    reason = _STOP_REASONS[finish.reason]
+    word = finish.stop_sequence if finish.reason == "stop" else None
+    return {"stop_reason": "stop_sequence" if word is not None else reason, "stop_sequence": word}
+
+
+def _thinking(text: str, signature: str) -> Json:
+    return {"type": "thinking", "thinking": text, "signature": signature}
+
+
+def _tool_use(identifier: str, name: str, arguments: Json | msgspec.Raw) -> Json:
+    return {"type": "tool_use", "id": identifier, "name": name, "input": arguments}
 
 
 def _usage(usage: Usage) -> Json:
     """Anthropic counts the tokens that were in the cache apart from the others."""
     return {
-        "cache_read_input_tokens": usage.cached,
         "input_tokens": usage.prompt - usage.cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached,
         "output_tokens": usage.completion,
     }
 
@@ -141,16 +206,16 @@ def encode_answer(answer: Answer, *, model: str = "") -> Json:
     """The whole message. Arguments of a tool that are no JSON object are none at all, as from llama.cpp."""
     content: list[Json] = []
     if answer.reasoning:
-        content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
+        content.append(_thinking(answer.reasoning, SIGNATURE))
     if answer.text:
         content.append({"type": "text", "text": answer.text})
     for call in answer.tool_calls:
         arguments = msgspec.Raw((object_text(call.arguments) or "{}").encode())
-        content.append({"type": "tool_use", "id": call.id, "name": call.name, "input": arguments})
+        content.append(_tool_use(call.id, call.name, arguments))
     return {
         **added_fields(Extra(answer.extra)),
         **_message(AnswerStarted(answer.id, answer.model, answer.created), model),
         "content": content,
-        "stop_reason": _STOP_REASONS[answer.reason],
+        **_stop(Finish(answer.reason, answer.stop_sequence)),
         "usage": _usage(answer.usage),
     }

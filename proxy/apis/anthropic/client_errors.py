@@ -2,12 +2,9 @@
 
 import msgspec
 
-from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.fields import Json
 from proxy.apis.interface import Dialect
-from proxy.apis.openai.server_errors import upstream_error
 from proxy.errors import ApiError
-from proxy.wire.sse import parse_event
 
 _KINDS = {
     400: "invalid_request_error",
@@ -31,19 +28,4 @@ def _frame(error: ApiError, request_id: str) -> bytes:
     return b"event: error\ndata: " + msgspec.json.encode(_body(error, request_id)) + b"\n\n"
 
 
-def _patch(payload: bytes) -> bytes:
-    """Wrap llama.cpp's error in the middle of a stream, which comes bare (`code`, `message`, `type`)."""
-    start = payload.find(b"event: error\n")
-    if start < 0 or (start and payload[start - 1 : start] != b"\n"):
-        return payload
-    event = parse_event(payload[start:])
-    try:
-        data = read_object(event.data) if event else {}
-    except UnreadableError:
-        return payload
-    if "error" in data or "message" not in data:
-        return payload
-    return payload[:start] + _frame(upstream_error(500, data), "")
-
-
-ANTHROPIC = Dialect("anthropic", _body, _frame, _patch)
+ANTHROPIC = Dialect("anthropic", _body, _frame)

@@ -1,10 +1,9 @@
-"""Anthropic's endpoints."""
+"""Anthropic's endpoints. llama.cpp has them too, but leaves out and adds what breaks official clients."""
 
 from proxy.apis.anthropic import answer, request
 from proxy.apis.anthropic.body import MessagesRequest
 from proxy.apis.anthropic.client_errors import ANTHROPIC
-from proxy.apis.anthropic.stream import STREAM_END, MessageAssembler
-from proxy.apis.interface import Api, Codec, Endpoint
+from proxy.apis.interface import Api, Codec, Counter, Endpoint
 
 MESSAGES = Codec(
     decode=request.decode_request,
@@ -12,24 +11,29 @@ MESSAGES = Codec(
     encode_answer=lambda whole, asked, _: answer.encode_answer(whole, model=asked.model),
 )
 
+
+def _ping(_model: str, words: str, _now: float) -> bytes:
+    """Clients give up that see no event for long; this one they know, and pass over."""
+    return f': {words}\nevent: ping\ndata: {{"type":"ping"}}\n\n'.encode()
+
+
 ENDPOINTS = (
     Endpoint(
         path="/v1/messages",
         aliases=("/messages",),
         request=MessagesRequest,
         dialect=ANTHROPIC,
-        api="llama.cpp",
-        assembler=lambda _: MessageAssembler(),
+        api=None,
         codec=MESSAGES,
-        stream_end=STREAM_END,
+        comment=_ping,
     ),
     Endpoint(
         path="/v1/messages/count_tokens",
         aliases=("/messages/count_tokens",),
         request=MessagesRequest,
         dialect=ANTHROPIC,
-        api="llama.cpp",
-        slot=False,
+        api=None,
+        counter=Counter(decode=request.decode_request, encode_answer=lambda tokens: {"input_tokens": tokens}),
     ),
 )
 

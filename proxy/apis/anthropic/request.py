@@ -1,56 +1,19 @@
 """Anthropic's `/v1/messages` request, read from a client."""
 
+import re
 from typing import Literal
 
 import msgspec
 
-from agents.chat import Chat, Image, Message, NamedTool, Sampling, Tool, ToolCall, linked
-from proxy.apis import images
+from agents.chat import Chat, Message, linked
+from proxy.apis.anthropic.blocks import WireMessage, read_messages
+from proxy.apis.anthropic.tools import WireTool, WireToolChoice, read_tool_choice, read_tools
 from proxy.apis.durations import keep_alive
-from proxy.apis.fields import FieldError, Json, decode, encode, unknown
+from proxy.apis.fields import Json, decode, unknown
 from proxy.apis.sampling import Number, SamplingFields, sampling_of
 
-
-class _Source(msgspec.Struct):
-    type: Literal["base64", "url"]
-    media_type: str = ""
-    data: str = ""
-    url: str = ""
-
-
-class _ResultBlock(msgspec.Struct):
-    type: str
-    text: str = ""
-    source: _Source | None = None
-
-
-class _Block(_ResultBlock):
-    """A block of any type, with all their fields. The signature of `thinking` is dropped."""
-
-    thinking: str = ""
-    id: str = ""
-    name: str = ""
-    input: Json | None = None
-    tool_use_id: str = ""
-    content: str | list[_ResultBlock] | None = None
-
-
-class _Message(msgspec.Struct):
-    role: str
-    content: str | list[_Block]
-
-
-class _Tool(msgspec.Struct):
-    name: str
-    type: str | None = None
-    description: str | None = None
-    input_schema: Json | None = None
-
-
-class _ToolChoice(msgspec.Struct):
-    type: Literal["auto", "any", "tool", "none"]
-    name: str = ""
-    disable_parallel_tool_use: bool | None = None
+_BILLING = re.compile(r"^(x-anthropic-billing-header:[^\n]*?\bcch=)[0-9a-f]+", re.MULTILINE)
+"""Claude Code's first line of the system prompt, with a stamp that is another one in each request."""
 
 
 class _Thinking(msgspec.Struct):
@@ -58,28 +21,42 @@ class _Thinking(msgspec.Struct):
     budget_tokens: int | None = None
 
 
+class _Format(msgspec.Struct):
+    type: Literal["json_schema"]
+    schema: Json
+
+
 class _Output(msgspec.Struct):
     effort: str | None = None
+    format: _Format | None = None
 
 
-class _Body(msgspec.Struct, kw_only=True):
+class _Body(SamplingFields, kw_only=True):
+    """`output_format` is the older `output_config.format`; some options of sampling are llama.cpp's."""
+
     model: str
-    messages: list[_Message]
+    messages: list[WireMessage]
     max_tokens: Number = None
-    system: str | list[_ResultBlock] | None = None
+    system: str | list[Json] | None = None
     stream: bool | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Number = None
     stop_sequences: list[str] | None = None
-    tools: list[_Tool] | None = None
-    tool_choice: _ToolChoice | None = None
+    tools: list[WireTool] | None = None
+    tool_choice: WireToolChoice | None = None
     thinking: _Thinking | None = None
     output_config: _Output | None = None
+    output_format: _Format | None = None
     keep_alive: str | int | float | None = None
 
 
-_CHOICES: dict[str, Literal["auto", "none", "required"]] = {"auto": "auto", "none": "none", "any": "required"}
+_NO_EFFECT = (
+    *("betas", "billing_policy", "cache_control", "diagnostics", "fallback_credit_token", "inference_geo"),
+    *("metadata", "service_tier", "speed", "user_profile_id", "workspace_id"),
+)
+"""Fields about accounts and prices, which change nothing in an answer."""
+_NOT_HERE = (
+    *("compaction", "container", "context_management", "fallbacks", "mcp_servers", "prefill", "thread"),
+)
+"""Fields that change answers, by work that nobody here does."""
 _THINK: dict[str, bool | str] = {
     "low": "low",
     "medium": "medium",
@@ -95,110 +72,43 @@ def decode_request(body: bytes) -> Chat:
     A budget of thinking goes on as llama.cpp's `thinking_budget_tokens`.
     """
     wire = decode(body, _Body)
-    messages = [Message("system", text)] if (text := _system(wire)) else []
-    for index, message in enumerate(wire.messages):
-        messages += _messages(message, f"messages[{index}]")
+    messages, ignored_blocks = read_messages(wire.system, wire.messages)
+    tools, ignored_tools = read_tools(wire.tools or [])
     extra = unknown(body, _Body)
+    ignored_fields = [name for name in _NOT_HERE if extra.get(name)]
+    for name in (*_NO_EFFECT, *_NOT_HERE):
+        extra.pop(name, None)
     if wire.thinking is not None and wire.thinking.budget_tokens is not None:
         extra["thinking_budget_tokens"] = wire.thinking.budget_tokens
     if wire.tool_choice is not None and wire.tool_choice.disable_parallel_tool_use is not None:
         extra["parallel_tool_calls"] = not wire.tool_choice.disable_parallel_tool_use
+    wire.stop = wire.stop_sequences or wire.stop
     return Chat(
         model=wire.model,
-        messages=linked(messages),
-        tools=[_tool(tool, f"tools[{i}]") for i, tool in enumerate(wire.tools or [])],
-        tool_choice=_tool_choice(wire.tool_choice),
+        messages=linked(map(_lasting, messages)),
+        tools=tools,
+        tool_choice=read_tool_choice(wire.tool_choice, tools),
         think=_think(wire),
-        sampling=_sampling(wire),
+        format=_format(wire),
+        sampling=sampling_of(wire, wire.max_tokens, "max_tokens"),
         stream=bool(wire.stream),
         include_usage=True,
         keep_alive=keep_alive(wire.keep_alive),
         extra=extra,
+        ignored=list(dict.fromkeys([*ignored_fields, *ignored_tools, *ignored_blocks])),
     )
 
 
-def _sampling(wire: _Body) -> Sampling:
-    fields = SamplingFields(
-        temperature=wire.temperature, top_p=wire.top_p, top_k=wire.top_k, stop=wire.stop_sequences
-    )
-    return sampling_of(fields, wire.max_tokens, "max_tokens")
+def _lasting(message: Message) -> Message:
+    """The system prompt without the stamp, which would make the model server's cache of it useless."""
+    if message.role != "system":
+        return message
+    return msgspec.structs.replace(message, text=_BILLING.sub(r"\g<1>0", message.text))
 
 
-def _system(wire: _Body) -> str:
-    if not isinstance(wire.system, list):
-        return wire.system or ""
-    return "\n".join(block.text for block in wire.system)
-
-
-def _messages(wire: _Message, field: str) -> list[Message]:
-    """The results of tools in a message, each a message of its own, and the rest of it."""
-    if isinstance(wire.content, str):
-        return [Message(wire.role, wire.content)]
-    results: list[Message] = []
-    texts: list[str] = []
-    thoughts: list[str] = []
-    pictures: list[Image] = []
-    calls: list[ToolCall] = []
-    for index, block in enumerate(wire.content):
-        where = f"{field}.content[{index}]"
-        match block.type:
-            case "text":
-                texts.append(block.text)
-            case "thinking":
-                thoughts.append(block.thinking)
-            case "redacted_thinking":
-                pass  # only Anthropic can read it
-            case "image":
-                pictures.append(_image(block.source, f"{where}.source"))
-            case "tool_use":
-                calls.append(ToolCall(block.id, block.name, encode(block.input or {}).decode()))
-            case "tool_result":
-                results.append(_result(block, where))
-            case _:
-                raise FieldError(f"{where}.type", f"{block.type!r} is not supported for this model")
-    if not (texts or thoughts or pictures or calls):
-        return results
-    rest = Message(wire.role, "\n".join(texts), "\n".join(thoughts), pictures, calls)
-    return [*results, rest]
-
-
-def _result(block: _Block, field: str) -> Message:
-    texts: list[str] = []
-    pictures: list[Image] = []
-    if isinstance(block.content, str):
-        texts.append(block.content)
-    else:
-        for index, part in enumerate(block.content or []):
-            where = f"{field}.content[{index}]"
-            if part.type == "text":
-                texts.append(part.text)
-            elif part.type == "image":
-                pictures.append(_image(part.source, f"{where}.source"))
-            else:
-                raise FieldError(f"{where}.type", f"{part.type!r} is not supported for this model")
-    return Message("tool", "\n".join(texts), images=pictures, tool_call_id=block.tool_use_id)
-
-
-def _image(source: _Source | None, field: str) -> Image:
-    if source is None:
-        raise FieldError(field, "is missing")
-    if source.type == "url":
-        return images.from_url(source.url, f"{field}.url")
-    return (
-        Image(source.media_type, source.data) if source.media_type else images.from_base64(source.data, field)
-    )
-
-
-def _tool(wire: _Tool, field: str) -> Tool:
-    if wire.type not in (None, "custom"):
-        raise FieldError(f"{field}.type", f"{wire.type!r} is not supported for this model")
-    return Tool(wire.name, wire.description or "", wire.input_schema)
-
-
-def _tool_choice(wire: _ToolChoice | None) -> Literal["auto", "none", "required"] | NamedTool | None:
-    if wire is None:
-        return None
-    return NamedTool(wire.name) if wire.type == "tool" else _CHOICES[wire.type]
+def _format(wire: _Body) -> Json | None:
+    asked = (wire.output_config and wire.output_config.format) or wire.output_format
+    return asked.schema if asked is not None else None
 
 
 def _think(wire: _Body) -> bool | str | None:

@@ -49,6 +49,8 @@ SERVER = ServerApi(
     ),
     embed=lambda request, _: ("/v1/embeddings", embeddings.encode_request(request)),
     decode_embeddings=embeddings.decode_answer,
+    count=lambda chat, _: (server.COUNT_PATH, server.encode_request(chat)),
+    decode_count=server.decode_count,
     failure=failures.from_body,
     media_type="text/event-stream",
 )

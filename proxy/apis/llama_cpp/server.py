@@ -44,6 +44,10 @@ def path_of(request: Chat | Completion) -> str:
     return "/infill" if request.suffix else "/v1/completions"
 
 
+COUNT_PATH = "/v1/chat/completions/input_tokens"
+"""Counts the tokens of a chat, and takes the same body."""
+
+
 def encode_request(request: Chat | Completion) -> bytes:
     """Write a request for a llama.cpp server: always for a stream, with its usage."""
     body = {name: value for name, value in request.extra.items() if name not in _GATEWAYS_OWN}
@@ -91,6 +95,9 @@ def _chat(request: Chat) -> Json:
     elif request.format is not None:
         schema = {"name": "answer", "schema": request.format}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if request.sampling.stop:
+        # Anthropic's clients are told which of them ended the answer.
+        body |= {"verbose": True, "response_fields": ["stopping_word"]}
     if request.logprobs:
         # Of 0 alternatives llama.cpp would give no probabilities at all.
         body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
@@ -179,6 +186,25 @@ class _Timings(msgspec.Struct, gc=False):
     predicted_ms: Any = 0.0
 
 
+class _Counted(msgspec.Struct):
+    input_tokens: int
+
+
+_read_counted = reader(_Counted)
+
+
+def decode_count(body: bytes) -> int | AnswerFailed:
+    """Read the tokens of a chat; what cannot be read is a failure."""
+    try:
+        return count(_read_counted(body).input_tokens)
+    except UnreadableError as error:
+        return failures.unreadable(error)
+
+
+class _Verbose(msgspec.Struct, gc=False):
+    stopping_word: Any = None
+
+
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     id: str = ""
@@ -188,6 +214,7 @@ class _Chunk(msgspec.Struct):
     timings: _Timings | None = None
     error: Any = None
     prompt_progress: Any = None
+    verbose: _Verbose | None = msgspec.field(name="__verbose", default=None)
     # Of llama.cpp's own completion events, which `/infill` gives.
     content: str | None = None
     stop: bool = False
@@ -220,6 +247,7 @@ class Decoder:
         self._calls: dict[int, int] = {}
         self._timings = _Timings()
         self._usage: _Usage | None = None
+        self._prompt = self._cached = 0
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes. Raises `EventTooLongError`."""
@@ -261,15 +289,17 @@ class Decoder:
             self._end_with(from_error(chunk.error), events)
             return
         if chunk.prompt_progress is not None:
+            self._read_progress(chunk.prompt_progress)
             return
         if not self._started:
             self._started = True
-            events.append(AnswerStarted(chunk.id, chunk.model, chunk.created))
+            started = AnswerStarted(chunk.id, chunk.model, chunk.created, self._prompt, self._cached)
+            events.append(started)
         for choice in chunk.choices or ():
             if choice.index == 0:
                 self._answers = True
                 self._finished = self._finished or choice.finish_reason is not None
-                self._read_choice(choice, events)
+                self._read_choice(choice, chunk.verbose, events)
         if chunk.content is not None:
             _read_native(chunk, events)
         if chunk.timings is not None or chunk.usage is not None:
@@ -279,7 +309,12 @@ class Decoder:
         if chunk.stop:
             self._end_with(Done(), events)
 
-    def _read_choice(self, choice: _Choice, events: list[Event]) -> None:
+    def _read_progress(self, progress: Any) -> None:
+        if isinstance(progress, dict):
+            self._prompt = count(progress.get("total"))
+            self._cached = min(self._prompt, count(progress.get("cache")))
+
+    def _read_choice(self, choice: _Choice, verbose: _Verbose | None, events: list[Event]) -> None:
         if choice.logprobs is not None and choice.logprobs.content:
             events.append(Logprobs(choice.logprobs.content))
         if choice.text:
@@ -297,7 +332,9 @@ class Decoder:
                     )
                 )
         if choice.finish_reason is not None:
-            events.append(Finish(_REASONS.get(choice.finish_reason, "stop")))
+            word = verbose.stopping_word if verbose is not None else None
+            reason = _REASONS.get(choice.finish_reason, "stop")
+            events.append(Finish(reason, word if word and isinstance(word, str) else None))
 
     def _number(self, index: int) -> int:
         """Which call it is in the order of their beginnings: an index may be any number."""

@@ -100,6 +100,10 @@ def _ask(asked: Request, address: ServerAddress) -> tuple[str, bytes]:
     return server.path_of(asked), server.encode_request(loaded)
 
 
+def _count(asked: Chat, address: ServerAddress) -> tuple[str, bytes]:
+    return _ask(server.shortest(asked), address)
+
+
 def _embed(asked: Embed, address: ServerAddress) -> tuple[str, bytes]:
     body = embeddings.encode_request(asked)
     return "/api/embed", server.rewritten(body, address.model or asked.model, dict(address.options))
@@ -111,6 +115,9 @@ SERVER = ServerApi(
     decoder=server.Decoder,
     embed=_embed,
     decode_embeddings=embeddings.decode_answer,
+    count=_count,
+    decode_count=server.decode_count,
+    count_reads=True,
     failure=failures.from_body,
     media_type="application/x-ndjson",
     ignored=server.ignored,

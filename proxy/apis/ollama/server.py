@@ -8,6 +8,7 @@ import msgspec
 
 from agents.chat import Chat, Completion, Message, NamedTool, Tool
 from agents.events import (
+    AnswerFailed,
     AnswerStarted,
     Done,
     Event,
@@ -40,7 +41,10 @@ _GATEWAYS_OWN = {"n", "stream_options"}
 def ignored(request: Chat | Completion) -> list[str]:
     """The fields of a request that no daemon knows."""
     known = _SERVER_OPTIONS | _PROMPT_OPTIONS | _GATEWAYS_OWN
-    return [name for name in request.extra if name not in known]
+    names = [name for name in request.extra if name not in known]
+    if isinstance(request, Chat) and request.tool_choice not in (None, "auto", "none"):
+        names.append("tool_choice")  # no daemon can be told that a tool must be called
+    return names
 
 
 def path_of(request: Chat | Completion) -> str:
@@ -68,6 +72,16 @@ def rewritten(body: bytes, model: str, options: dict[str, Any]) -> bytes:
     wanted: Json = {"model": model, "keep_alive": -1, **present(options=kept | options)}
     fields.pop("options", None)
     return encode({**fields, **wanted})
+
+
+def shortest(request: Chat) -> Chat:
+    """The request for one token of its answer, which says how many the prompt has.
+
+    Ollama cannot count them otherwise. What has been read is in the model's cache for the real request.
+    """
+    sampling = msgspec.structs.replace(request.sampling, max_tokens=1, stop=[])
+    extra = {**request.extra, "truncate": False}
+    return msgspec.structs.replace(request, sampling=sampling, format=None, extra=extra)
 
 
 def encode_request(request: Chat | Completion) -> bytes:
@@ -187,6 +201,17 @@ class _Line(msgspec.Struct):
 
 
 _read_line = reader(_Line)
+
+
+def decode_count(body: bytes) -> int | AnswerFailed:
+    """Read the tokens of the prompt in the answer to its `shortest` request; else it is a failure."""
+    decoder = Decoder()
+    for event in [*decoder.feed(body), *decoder.end()]:
+        if isinstance(event, Usage):
+            return event.prompt
+        if isinstance(event, AnswerFailed):
+            return event
+    return failures.empty()
 
 
 class Decoder:

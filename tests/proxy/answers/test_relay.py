@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from actors.runtime import spawn
 from proxy.answers.relay import BodyCollector, Relay, count_tokens
-from proxy.apis.anthropic.client_errors import ANTHROPIC
 from proxy.wire.http1 import ChunkedBody
 from proxy.wire.sse import BUFFER_LIMIT, EventTooLongError
 from proxy.wire.upstream_connection import UpstreamResponse
@@ -43,8 +42,8 @@ from tests.proxy.scripted import (
     whole,
 )
 
-CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
-PATHS = [CHAT, RESPONSES, MESSAGES]
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+PATHS = [CHAT, RESPONSES]
 HELLO = said("hello")
 MIB = 2**20
 
@@ -150,9 +149,6 @@ async def test_only_whole_events_pass_and_at_once(
     assert (b"".join(unchunk(request.wire)) if chunked else request.wire) == payload
 
 
-BARE = event({"code": 500, "message": "boom", "type": "server_error"}, "error")
-
-
 @given(
     st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b"") + b"\n"), max_size=6), CUTS, CUTS
 )
@@ -170,17 +166,6 @@ async def test_only_whole_lines_pass_and_at_once(
         assert len(b"".join(unchunk(request.wire))) == max(end for end in ends if end <= come)
     await relay.run(1)
     assert b"".join(unchunk(request.wire)) == payload
-
-
-async def test_anthropic_errors_are_wrapped_however_they_are_cut() -> None:
-    before = event({"type": "ping"}, "ping")
-    for cut in range(1, len(BARE)):
-        connection, relay, request = await relaying(patch=ANTHROPIC.patch)
-        for piece in (chunk(before + BARE[:cut]), chunk(BARE[cut:]), END):
-            connection.receive(piece)
-        await relay.run(1)
-        data = b"".join(unchunk(request.wire)).removeprefix(before + b"event: error\ndata: ")
-        assert json.loads(data)["error"] == {"type": "api_error", "message": "boom"}, f"cut at {cut}"
 
 
 async def test_an_endless_event_ends_the_stream() -> None:
@@ -347,7 +332,7 @@ async def test_progress_events(
 
 
 def frame_of(path: str, frame: bytes) -> tuple[str | None, str]:
-    """The code (for Anthropic the type) and the message in the event that ends a broken stream."""
+    """The code and the message in the event that ends a broken stream."""
     kind, _, data = frame.rpartition(b"\n\nevent: ")[2].partition(b"data: ")
     assert frame.endswith(b"\n\n")
     body = json.loads(data)
@@ -356,16 +341,12 @@ def frame_of(path: str, frame: bytes) -> tuple[str | None, str]:
         assert (kind, error["code"]) == (b"response.failed\n", "server_error")
         return error["type"], error["message"]
     assert kind == (b"" if path == CHAT else b"event: error\n")
-    return error_of(path, body)
+    return error_of(body)
 
 
-def error_of(path: str, body: Json) -> tuple[str | None, str]:
+def error_of(body: Json) -> tuple[str | None, str]:
     """The same of an error's body."""
     error = body["error"]
-    if path == MESSAGES:
-        assert body["type"] == "error"
-        assert body["request_id"]
-        return error["type"], error["message"]
     assert set(error) >= {"message", "type", "code", "param"}
     return error["code"], error["message"]
 
@@ -391,8 +372,8 @@ async def test_the_model_server_fails_before_the_first_event(script: Script, str
         answer = await opened.post(path, stream=stream)
         assert answer.status == 502
         assert answer.headers["content-type"].startswith("application/json")
-        code, message = error_of(path, answer.json)
-        assert code == ("api_error" if path == MESSAGES else "upstream_error")
+        code, message = error_of(answer.json)
+        assert code == "upstream_error"
         assert "'demo'" in message
         assert opened.supervisor.served == [False]
 
@@ -402,7 +383,7 @@ async def test_nobody_listens(path: str) -> None:
     async with door() as opened:
         answer = await opened.post(path)
         assert answer.status == 502
-        assert "does not accept connections" in error_of(path, answer.json)[1]
+        assert "does not accept connections" in error_of(answer.json)[1]
         assert opened.supervisor.broken == [True, True]
 
 
@@ -442,8 +423,7 @@ async def test_the_model_server_fails_after_the_first_event(how: str, path: str)
         frame = await client.body()
         code, message = frame_of(path, frame)
         timeout = how == "silence"
-        expected = "upstream_timeout" if timeout else "upstream_error"
-        assert code == ("api_error" if path == MESSAGES else expected)
+        assert code == ("upstream_timeout" if timeout else "upstream_error")
         assert "'demo'" in message
         assert ("silent" in message) == timeout
         assert b"[DONE]" not in frame
@@ -462,7 +442,7 @@ async def test_the_model_server_is_silent_before_the_first_event(
     async with scripted(script) as server, door(server, silence=0.05) as opened:
         answer = await opened.post(path, stream=stream)
         assert answer.status == 504
-        assert "silent" in error_of(path, answer.json)[1]
+        assert "silent" in error_of(answer.json)[1]
         await server.connections[0].gone.wait()
 
 
@@ -484,8 +464,6 @@ UNAVAILABLE = {"code": 503, "message": "Loading model", "type": "unavailable_err
         (CHAT, event({"error": {"message": "x"}}), 500, None),
         (CHAT, event({"error": "only words"}), 500, None),
         (RESPONSES, event(CONTEXT, "error"), 400, "context_length_exceeded"),
-        (MESSAGES, event(CONTEXT, "error"), 400, "invalid_request_error"),
-        (MESSAGES, event({"type": "error", "error": UNAVAILABLE}, "error"), 503, "overloaded_error"),
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
@@ -495,7 +473,7 @@ async def test_an_error_as_the_first_event_has_its_status(
     async with scripted(streamed(first)) as server, door(server) as opened:
         answer = await opened.post(path, stream=stream)
         assert answer.status == status
-        assert error_of(path, answer.json)[0] == code
+        assert error_of(answer.json)[0] == code
         if code == "context_length_exceeded":
             error = answer.json["error"]
             assert (error["n_prompt_tokens"], error["n_ctx"]) == (9000, 4096)
@@ -509,15 +487,6 @@ async def test_an_error_in_the_middle_of_the_stream_is_passed_on() -> None:
         assert await client.chunk() == HELLO
         gate.set()
         assert await client.body() == error
-
-
-async def test_anthropics_error_in_the_middle_of_the_stream_is_wrapped() -> None:
-    ping = event({"type": "ping"}, "ping")
-    async with scripted(streamed(ping, BARE)) as server, door(server) as opened:
-        answer = await (await opened.ask(MESSAGES)).answer()
-        data = json.loads(answer.body.removeprefix(ping + b"event: error\ndata: "))
-        assert data["error"] == {"type": "api_error", "message": "boom"}
-        assert data["type"] == "error"
 
 
 async def test_an_error_in_the_middle_of_an_answer_that_is_assembled() -> None:
@@ -560,9 +529,9 @@ async def test_an_answer_with_an_error_status(
     async with scripted([whole(body, status=line)]) as server, door(server) as opened:
         answer = await opened.post(path, stream=stream)
         assert answer.status == status
-        found, message = error_of(path, answer.json)
+        found, message = error_of(answer.json)
         assert words in message
-        assert path == MESSAGES or found == code
+        assert found == code
         assert opened.supervisor.served == [status < 500]
 
 
@@ -764,15 +733,6 @@ USAGE = {"completion_tokens": 5, "prompt_tokens": 9, "total_tokens": 14}
             {},
             {"content": "ab"},
         ),
-        (
-            MESSAGES,
-            [
-                event({"type": "message_start", "message": {"id": "m"}}, "message_start"),
-                event({"type": "message_stop"}, "message_stop"),
-            ],
-            {},
-            {"id": "m", "content": []},
-        ),
     ],
 )
 async def test_answers_that_are_wanted_whole_are_asked_for_as_streams(
@@ -793,7 +753,7 @@ async def test_answers_that_are_wanted_whole_are_asked_for_as_streams(
         assert opened.supervisor.served == [True]
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank", "/tokenize", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank", "/tokenize"])
 async def test_what_is_no_generation_is_passed_on_as_it_is(path: str) -> None:
     body = b'{ "odd" : 1e400,  "prompt_tokens":3 }'
     async with (

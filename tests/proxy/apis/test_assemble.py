@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.apis.answer_json import UnreadableError
-from proxy.apis.anthropic.stream import MessageAssembler
 from proxy.apis.assemble import Assembler, StreamedError, UnfinishedError, assemble, take
 from proxy.apis.llama_cpp.stream import NativeAssembler
 from proxy.apis.ollama.stream import LineAssembler
@@ -18,7 +17,7 @@ from proxy.wire.sse import ServerSentEvent
 from tests.proxy.apis.assembled import assembled, chunk
 
 
-@pytest.mark.parametrize("assembler", [ChatAssembler, MessageAssembler, NativeAssembler])
+@pytest.mark.parametrize("assembler", [ChatAssembler, NativeAssembler])
 def test_an_error_in_the_middle(assembler: type[Assembler]) -> None:
     with pytest.raises(StreamedError, match="out of luck"):
         assembled(assembler(), {"error": {"message": "out of luck", "code": 500}})
@@ -33,13 +32,10 @@ NO_INDEXES = ["0", None, True, -1, 1.5, 2**31, 2**80, [0], {"a": 1}]
 
 
 def events_with(index: Any) -> list[tuple[Assembler, dict[str, Any]]]:
-    block = {"index": index, "content_block": {"type": "text", "text": ""}}
     return [
         (ChatAssembler(), chunk(index, content="x")),
         (CompletionAssembler(), {"choices": [{"index": index, "text": "x"}]}),
         (ChatAssembler(), chunk(tool_calls=[{"index": index, "function": {"name": "f"}}])),
-        (MessageAssembler(), {"type": "content_block_start", **block}),
-        (MessageAssembler(), {"type": "content_block_delta", "index": index, "delta": {"text": "x"}}),
     ]
 
 
@@ -56,38 +52,24 @@ LOGPROBS = {"content": [{"token": "x"}], "refusal": None}
 
 
 @pytest.mark.parametrize(
-    ("assembler", "start", "event", "end"),
+    ("assembler", "event", "end"),
     [
-        (ChatAssembler(), {}, chunk(content=SAY, index=0), "[DONE]"),
-        (ChatAssembler(), {}, chunk(reasoning_content=SAY), "[DONE]"),
-        (ChatAssembler(), {}, chunk(tool_calls=[{"index": 0, "function": {"arguments": SAY}}]), "[DONE]"),
+        (ChatAssembler(), chunk(content=SAY, index=0), "[DONE]"),
+        (ChatAssembler(), chunk(reasoning_content=SAY), "[DONE]"),
+        (ChatAssembler(), chunk(tool_calls=[{"index": 0, "function": {"arguments": SAY}}]), "[DONE]"),
         (
             CompletionAssembler(),
-            {},
             {"choices": [{"index": 0, "text": SAY, "logprobs": LOGPROBS}]},
             "[DONE]",
         ),
-        (NativeAssembler(), {}, {"content": SAY, "completion_probabilities": [1]}, {"stop": True}),
-        (
-            MessageAssembler(),
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": SAY}},
-            {"type": "message_stop"},
-        ),
-        (
-            MessageAssembler(),
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use"}},
-            {"type": "content_block_delta", "index": 0, "delta": {"partial_json": SAY}},
-            {"type": "message_stop"},
-        ),
-        (LineAssembler(), {}, {"message": {"content": SAY}, "done": False}, {"done": True, "message": {}}),
+        (NativeAssembler(), {"content": SAY, "completion_probabilities": [1]}, {"stop": True}),
+        (LineAssembler(), {"message": {"content": SAY}, "done": False}, {"done": True, "message": {}}),
     ],
-    ids=["text", "reasoning", "arguments", "completion", "native", "block", "input", "lines"],
+    ids=["text", "reasoning", "arguments", "completion", "native", "lines"],
 )
-def test_a_long_answer_costs_what_it_is_long(assembler: Assembler, start: Any, event: Any, end: Any) -> None:
+def test_a_long_answer_costs_what_it_is_long(assembler: Assembler, event: Any, end: Any) -> None:
     """To copy what there is for each piece would take minutes."""
-    before = [{"type": "message_start", "message": {"id": "m"}}, start] if start else []
-    take(assembler, map(sent, [*before, *[event] * MANY, end]))
+    take(assembler, map(sent, [*[event] * MANY, end]))
     assert assemble(assembler)
 
 
@@ -101,8 +83,6 @@ def test_a_long_answer_costs_what_it_is_long(assembler: Assembler, start: Any, e
         (ChatAssembler(), []),
         (CompletionAssembler(), [{"choices": [{"index": 0, "text": "x"}]}]),
         (NativeAssembler(), [{"content": "x", "stop": False}]),
-        (MessageAssembler(), [{"type": "message_start", "message": {"id": "m"}}]),
-        (MessageAssembler(), [{"type": "message_stop"}]),
         (LineAssembler(), [{"message": {"content": "x"}, "done": False}]),
     ],
 )
@@ -118,17 +98,15 @@ VALUES = st.recursive(
     max_leaves=4,
 )
 KEYS = ["choices", "index", "delta", "content", "tool_calls", "function", "text", "logprobs", "type", "stop"]
-KEYS += ["message", "content_block", "usage", "tokens", "response", "output", "done", "error"]
+KEYS += ["message", "usage", "tokens", "response", "output", "done", "error"]
 SHAPES = st.recursive(
     VALUES,
     lambda inner: st.dictionaries(st.sampled_from(KEYS), inner, max_size=4) | st.lists(inner, max_size=2),
     max_leaves=8,
 )
-TYPES = ["message_start", "content_block_start", "content_block_delta", "message_delta", "message_stop"]
 ASSEMBLERS = [
     ChatAssembler,
     CompletionAssembler,
-    MessageAssembler,
     NativeAssembler,
     LineAssembler,
 ]
@@ -139,7 +117,7 @@ ASSEMBLERS = [
     st.lists(
         st.tuples(
             st.dictionaries(st.sampled_from(KEYS), SHAPES, max_size=5),
-            st.sampled_from([*TYPES, None]),
+            st.none(),
         ),
         max_size=4,
     )

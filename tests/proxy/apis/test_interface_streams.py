@@ -26,13 +26,13 @@ from agents.events import (
     replayed,
 )
 from proxy.apis.anthropic import answer as anthropic_answer
-from proxy.apis.anthropic.stream import MessageAssembler
 from proxy.apis.interface import Decoder, Encoder
 from proxy.apis.llama_cpp import server as llama_server
 from proxy.apis.ollama import answer as ollama_answer
 from proxy.apis.ollama import server as ollama_server
 from proxy.apis.openai import answer as openai_answer
-from proxy.wire.sse import BUFFER_LIMIT, EventSplitter, EventTooLongError
+from proxy.wire.sse import BUFFER_LIMIT, EventTooLongError
+from tests.proxy.apis.anthropic.official import message_of, whole_message
 from tests.proxy.apis.transcripts import CREATED, ID, MODEL, NOW, TRANSCRIPTS, Transcript, ndjson, sse
 from tests.proxy.wire.test_http1 import CUTS, pieces
 
@@ -139,35 +139,16 @@ def test_anthropic_stream_is_its_answer(said: list[Event]) -> None:
         assert data.endswith(b"}\n\n")
         assert b"message_stop" not in data
         return
-    assembler = MessageAssembler()
-    for frame in EventSplitter().feed(data):
-        assembler.feed(frame)
-    message = assembler.result()
+    message = message_of(data)
+    expected = whole_message(msgspec.json.encode(anthropic_answer.encode_answer(collector.answer())))
     texts = {"text": "", "thinking": ""}
-    for block in message["content"]:
-        if block["type"] in texts:
-            texts[block["type"]] += block[block["type"]]
-    expected = json.loads(msgspec.json.encode(anthropic_answer.encode_answer(collector.answer())))
+    for block in message.content:
+        if block.type in texts:
+            texts[block.type] += getattr(block, block.type)
     assert texts == {"text": collector.answer().text, "thinking": collector.answer().reasoning}
-    calls = [[b for b in m["content"] if b["type"] == "tool_use"] for m in (message, expected)]
+    calls = [[block for block in m.content if block.type == "tool_use"] for m in (message, expected)]
     assert calls[0] == calls[1]
-    assert {**message, "content": []} == {**expected, "content": []}
-
-
-def test_pieces_of_calls_that_alternate() -> None:
-    encoder = anthropic_answer.Encoder()
-    said: list[Event] = [
-        AnswerStarted(ID, MODEL, CREATED),
-        ToolCallDelta(0, "a", "f", '{"x":'),
-        ToolCallDelta(1, "b", "g", "{}"),
-        ToolCallDelta(0, arguments="1}"),
-        Finish("tool_calls"),
-        Done(),
-    ]
-    assembler = MessageAssembler()
-    for frame in EventSplitter().feed(b"".join(encoder.encode(event, NOW) for event in said)):
-        assembler.feed(frame)
-    assert [block["input"] for block in assembler.result()["content"]] == [{"x": 1}, {}]
+    assert message.model_copy(update={"content": []}) == expected.model_copy(update={"content": []})
 
 
 @EACH

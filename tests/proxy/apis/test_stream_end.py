@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from proxy.apis.anthropic.stream import STREAM_END as ANTHROPIC
 from proxy.apis.llama_cpp.stream import STREAM_END as NATIVE
 from proxy.apis.ollama.stream import STREAM_END as OLLAMA
 from proxy.apis.openai.stream import STREAM_END as OPENAI
@@ -35,7 +34,6 @@ MARKS = '"finish_reason":"stop" data: [DONE] "type":"message_stop" "stop":true "
         (OPENAI, sse(choice(), "[DONE]").replace(b"\n", b"\r\n")),
         (OPENAI, sse(choice(), "[DONE]").rstrip(b"\n")),
         (NATIVE, sse({"content": "", "stop": True})),
-        (ANTHROPIC, sse({"type": "message_stop"}, kind="message_stop")),
         (OLLAMA, b'{"done":false}\n{"done": true}\n'),
         (OLLAMA, b'{"done": true}'),
     ],
@@ -70,11 +68,8 @@ def test_what_a_model_says_is_no_end(end: StreamEnd, data: object) -> None:
     [
         (OPENAI, sse({"error": {"message": "out of luck"}}), True),
         (OPENAI, sse(choice(), {"error": "out of luck"}, "[DONE]"), True),
-        (ANTHROPIC, sse({"type": "error", "error": {"message": "out of luck"}}, kind="error"), True),
-        (ANTHROPIC, sse({"error": {"message": "out of luck"}}), False),
         (OLLAMA, b'{"error":"out of luck"}\n', True),
         (OPENAI, b'data: {}\n\nerror: {"message":"out of luck"}\n\n', False),
-        (ANTHROPIC, b'error: {"error":{"message":"out of luck"}}\n\n', False),
         (OPENAI, b"error: out of luck\n\n", False),
     ],
 )

@@ -60,11 +60,11 @@ def test_paths_that_are_no_endpoint_have_a_dialect(path: str, name: str) -> None
 
 @endpoints
 def test_each_endpoint_can_be_answered(endpoint: Endpoint) -> None:
-    assert not (endpoint.codec and endpoint.embedder), "give it either a codec or an embedder"
+    translators = [endpoint.codec, endpoint.embedder, endpoint.counter]
+    count = sum(translator is not None for translator in translators)
+    assert count <= 1, "give it one of codec, embedder and counter"
     if endpoint.api is None:
-        assert endpoint.codec or endpoint.embedder, (
-            "give it a codec or an embedder: with api=None it is always translated"
-        )
+        assert count, "give it a codec, an embedder or a counter: with api=None it is always translated"
     elif endpoint.generates:
         assert endpoint.assembler, "servers stream its whole answers too: give it an assembler, or api=None"
     assert (endpoint.stream_end is None) == (endpoint.assembler is None), "a stream needs both"

@@ -71,9 +71,9 @@ OLLAMA_END = '"done":true,"done_reason":"%s"'
 COUNTERS = ',"total_duration":3000,"load_duration":1000,"prompt_eval_count":9,"eval_count":2'
 COUNTED = ',"total_duration":1250000000,"prompt_eval_count":9,"eval_count":2'
 BEGUN = (
-    f'{{"type":"message_start","message":{{"id":"{ID}","type":"message","role":"assistant","content":[],'
+    f'{{"type":"message_start","message":{{"id":"msg_1","type":"message","role":"assistant","content":[],'
     f'"model":"{MODEL}","stop_reason":null,"stop_sequence":null,'
-    '"usage":{"cache_read_input_tokens":0,"input_tokens":0,"output_tokens":0}}}'
+    '"usage":{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}}}'
 )
 MESSAGE_STOP = '{"type":"message_stop"}'
 
@@ -97,12 +97,13 @@ def ended(reason: str) -> str:
     """Anthropic's last event but one."""
     return (
         f'{{"type":"message_delta","delta":{{"stop_reason":"{reason}","stop_sequence":null}},'
-        '"usage":{"cache_read_input_tokens":0,"input_tokens":9,"output_tokens":2}}'
+        '"usage":{"input_tokens":9,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":2}}'
     )
 
 
 TEXT = '{"type":"text","text":""}'
 THINKING = '{"type":"thinking","thinking":"","signature":""}'
+SIGNED = '{"type":"signature_delta","signature":"bGxhbWEtc21hcnQtcHJveHk="}'
 
 
 def tool_use(name: str, identifier: str) -> str:
@@ -193,6 +194,7 @@ TRANSCRIPTS = [
             BEGUN,
             block(0, THINKING),
             delta(0, '{"type":"thinking_delta","thinking":"Hm"}'),
+            delta(0, SIGNED),
             stop(0),
             block(1, TEXT),
             delta(1, '{"type":"text_delta","text":"So"}'),

@@ -153,7 +153,7 @@ async def test_headers_that_come_back() -> None:
         await client.request("GET", "/upstream/demo/x")
         got = await client.answer("GET")
     assert gzip.decompress(got.body) == b"hello"
-    ours = {"date", "server", "x-request-id", "x-model-place", "content-length"}
+    ours = {"date", "server", "x-request-id", "request-id", "x-model-place", "content-length"}
     assert {name: value for name, value in got.headers.items() if name not in ours} == {
         "content-type": "text/plain",
         "content-encoding": "gzip",

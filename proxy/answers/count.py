@@ -1,0 +1,62 @@
+"""The tokens of a prompt, in the words of any API."""
+
+import msgspec
+from aiohttp import web
+
+from actors.messages import ServerAddress
+from agents.chat import Chat
+from agents.events import AnswerFailed
+from proxy.answers.call import Conversation, ModelCaller, UpstreamRequest, invalid_field, named, post
+from proxy.answers.whole import json_response
+from proxy.apis.fields import FieldError
+from proxy.apis.interface import Counter
+from proxy.apis.server_errors import to_api_error
+from proxy.apis.table import SERVERS
+from proxy.errors import ApiError
+from proxy.exchange import Exchange
+
+
+async def answer(caller: ModelCaller, conversation: Conversation, counter: Counter) -> web.StreamResponse:
+    """Answer how many tokens a prompt has. Raises `ApiError`."""
+    exchange = conversation.exchange
+    try:
+        chat = counter.decode(conversation.body)
+    except FieldError as error:
+        raise invalid_field(error) from None
+    if not chat.messages:
+        raise ApiError(400, "messages: is empty", param="messages")
+    exchange.ignore(chat.ignored)
+    tokens = await _count(caller, exchange, _question(conversation, chat))
+    exchange.first_byte()
+    exchange.status = 200
+    return json_response(msgspec.json.encode(counter.encode_answer(tokens)))
+
+
+def _question(conversation: Conversation, chat: Chat) -> UpstreamRequest:
+    exchange, known = conversation.exchange, conversation.known
+
+    def render(address: ServerAddress) -> bytes:
+        try:
+            path, body = SERVERS[address.api].count(chat, address)
+        except FieldError as error:
+            raise invalid_field(error) from None
+        return post(exchange, path, body, address)
+
+    slot = SERVERS[known.api].count_reads
+    return UpstreamRequest(known.name, render, slot=slot, keep_alive=chat.keep_alive)
+
+
+async def _count(caller: ModelCaller, exchange: Exchange, question: UpstreamRequest) -> int:
+    try:
+        async with caller.call(exchange, question) as call:
+            tokens = call.server.decode_count(await call.collect())
+            if isinstance(tokens, AnswerFailed):
+                call.lease.served = False
+                raise named(to_api_error(tokens), exchange)
+            return tokens
+    except ApiError as error:
+        # How long a prompt is, is what a client asks so as to learn that it is too long.
+        length = error.extra.get("n_prompt_tokens")
+        if error.code == "context_length_exceeded" and isinstance(length, int):
+            return length
+        raise
