@@ -198,7 +198,7 @@ async def _build(
     models = Models(caller, catalog)
     loaded, broken = agents
     for error in broken:
-        log.error("goes without an agent", reason=str(error))
+        log.error("agent left out", reason=str(error))
     agent_host = AgentHost(
         loaded,
         llm=models,

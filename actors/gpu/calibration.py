@@ -373,7 +373,7 @@ class Calibration:
                 yield self._connection
                 self._connection.commit()
             except sqlite3.Error as error:
-                log.warning("what loads took cannot be read or written now", error=str(error))
+                log.warning("calibration database cannot be used", error=str(error))
                 if is_damage(error):
                     self._connection.close()
                     self._connection = self._open()
@@ -392,10 +392,10 @@ class Calibration:
                 if not is_damage(error):
                     raise
                 aside = move_aside(self._path)
-                log.warning("what loads took is begun anew", error=str(error), old=str(aside))
+                log.warning("calibration database was damaged and replaced", error=str(error), old=str(aside))
                 return connect(self._path)
         except (OSError, sqlite3.Error) as error:
-            log.warning("what loads took will be forgotten", path=str(self._path), error=str(error))
+            log.warning("measured loads are kept in memory only", path=str(self._path), error=str(error))
             return connect(":memory:")
 
 

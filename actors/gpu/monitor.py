@@ -100,7 +100,7 @@ def take_sample(nvml: Any = None) -> Sample:
     except GpuError as failure:
         error = str(failure)
     except Exception as failure:  # the boundary to a foreign library of any version
-        log.exception("NVML answers what is not understood")
+        log.exception("unexpected error in NVML")
         error = f"NVML is not understood: {failure!r}"
     return Sample(asked_at=asked_at, gpus=tuple(gpus), lost=lost, host=host_memory(), error=error)
 

@@ -84,12 +84,14 @@ class Store:
                     raise
                 self._close()
                 aside = set_aside(self._path)
-                log.warning("the cache is damaged; begins anew", reason=str(error), kept_as=str(aside))
+                log.warning(
+                    "cache database is damaged; starting a new one", reason=str(error), kept_as=str(aside)
+                )
                 return self._transaction(work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is not None and not is_still_there(self._path, self._file):
-            log.warning("the cache was deleted or replaced; opens it anew", file=str(self._path))
+            log.warning("cache database was deleted or replaced; opening a new one", file=str(self._path))
             self._close()
         if self._connection is None:
             self._connection = self._connect()

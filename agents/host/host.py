@@ -138,7 +138,7 @@ class AgentHost:
             if not self._skip_broken:
                 await self.stop()
                 raise BrokenAgentError(f"{reason}\n{REMEDY}") from error
-            log.error("goes without an agent", reason=reason)
+            log.error("agent left out", reason=reason)
             del self._actors[name]
         self._index()
 

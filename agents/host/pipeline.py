@@ -110,7 +110,7 @@ class Step:
         seconds = perf_counter() - begun
         self.stream_seconds += seconds
         if seconds > BLOCKING:
-            self.ctx.log.warning("the filter holds up the gateway", milliseconds=round(seconds * 1000))
+            self.ctx.log.warning("slow filter blocks the gateway", milliseconds=round(seconds * 1000))
         return passed
 
     @property

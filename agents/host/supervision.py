@@ -110,7 +110,7 @@ async def run_within(work: Coroutine[Any, Any, T], limit: float, *, name: str, s
             task.cancel()
             await asyncio.wait([task], timeout=GRACE)
             if not task.done():
-                services.log.error("ignores its cancellation and is left behind", work=name)
+                services.log.error("agent work ignores its cancellation", work=name)
         if task.done():
             work.close()  # the task may have been cancelled before it began
     if overdue:
@@ -185,7 +185,7 @@ class AgentActor:
         """Queue a finished request for `after`. Never waits."""
         if self._mailbox.qsize() >= MAILBOX_LIMIT:
             self.counters.dropped += 1
-            self.services.log.warning("after is too slow: a request is dropped", request_id=ctx.request_id)
+            self.services.log.warning("after is too slow; a request was dropped", request_id=ctx.request_id)
             return
         self._idle.clear()
         self._mailbox.put_nowait(FinishedRequest(ctx, finished))
@@ -197,7 +197,7 @@ class AgentActor:
     def crashed(self, where: str, error: BaseException, *, request_id: str | None = None) -> None:
         """Log and count an unexpected exception; restart the agent if no request succeeds any more."""
         self.counters.crashes += 1
-        self.services.log.error("crashed", method=where, request_id=request_id, exc_info=error)
+        self.services.log.error("agent crashed", method=where, request_id=request_id, exc_info=error)
         if request_id is not None:
             self._in_a_row += 1
             if self._in_a_row == FAULTY_AFTER and self._agent is not None:
@@ -220,7 +220,7 @@ class AgentActor:
             delay = min(BACKOFF * 2**self._failures, BACKOFF_MAX)
             self._failures = min(self._failures + 1, 10)
             self._again_at = clock.monotonic() + delay
-            self.services.log.warning("is started again", seconds=delay, reason=self.down)
+            self.services.log.warning("agent restarts", seconds=delay, reason=self.down)
             await asyncio.sleep(delay)
             self.counters.restarts += 1
 
@@ -287,7 +287,7 @@ class AgentActor:
             with contained():
                 await self._run_within(agent.close(), "close")
         except Exception as error:  # the boundary to somebody else's code
-            self.services.log.warning("could not be closed", exc_info=error)
+            self.services.log.warning("agent could not be closed", exc_info=error)
 
     async def _run_within(self, work: Coroutine[Any, Any, T], method: str) -> T:
         name = f"agent {self.name} {method}"

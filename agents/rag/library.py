@@ -142,7 +142,7 @@ class Library:
         if index.is_elsewhere:
             self._reason = "it was deleted or replaced, and is opened anew"
             self._log.warning(
-                "the index was deleted or replaced; opens it anew, and ingests the folders again"
+                "index was deleted or replaced; opening a new one and ingesting the folders again"
             )
         elif index.is_damaged:
             self._reason = "it is damaged, and another is begun"
@@ -154,7 +154,7 @@ class Library:
     def _set_aside(self, reason: str) -> None:
         aside = set_aside(self._path)
         self._log.error(
-            "the index is damaged; begins anew, and ingests the folders again",
+            "index is damaged; starting a new one and ingesting the folders again",
             reason=reason,
             kept_as=str(aside),
         )

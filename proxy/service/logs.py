@@ -192,5 +192,5 @@ class _Printed(io.TextIOBase):
             lines.append(self._rest)
             self._rest = ""
         for line in filter(str.strip, lines):
-            log.warning("printed", stream=self._name, text=line)
+            log.warning("printed output", stream=self._name, text=line)
         return len(text)

@@ -67,5 +67,5 @@ class ServiceManager:
         except BlockingIOError:
             return False
         except (OSError, ValueError) as error:
-            log.debug("the service manager was not told", told=lines[0], reason=str(error))
+            log.debug("notification to the service manager failed", told=lines[0], reason=str(error))
         return True

@@ -238,7 +238,7 @@ async def test_a_filter_that_blocks_is_told(tmp_path: Path, do: Any, log: Log) -
 
     do["stream"] = Slow
     await run_agent(Misbehaves, "hello", llm=ScriptedLLM("text"), folder=tmp_path)
-    assert any(line["event"] == "the filter holds up the gateway" for line in log)
+    assert any(line["event"] == "slow filter blocks the gateway" for line in log)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ async def test_an_agent_does_not_end_the_gateway(tmp_path: Path, do: Any, log: L
         await run_request(host, chat(), llm, header="misbehaves")
         if method != "close":
             await until(lambda: described(host)["counters"]["restarts"] >= 1)
-    said = "could not be closed" if method == "close" else "crashed"
+    said = "agent could not be closed" if method == "close" else "agent crashed"
     assert any(line["event"] == said and isinstance(line["exc_info"], ExitError) for line in log)
 
 

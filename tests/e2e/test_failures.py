@@ -189,7 +189,7 @@ def test_a_flood_of_log_blinds_nobody(start: Start) -> None:
     ]
     assert len(lines) < 4000
     assert max(map(len, lines)) == LINE_LIMIT
-    left_out = gateway.wait_for("server log left out", model="flood")["lines"]
+    left_out = gateway.wait_for("server log lines left out", model="flood")["lines"]
     assert left_out > 100_000
     assert gateway.chat("flood", stream=True).status_code == 200
 

@@ -237,7 +237,7 @@ class Containers:
                 async for piece in demultiplex(pieces):
                     await container.lines.take(piece)
         except EngineError as error:
-            log.debug("log ends", container=container.name, reason=str(error))
+            log.debug("container log ended", container=container.name, reason=str(error))
         finally:
             container.lines.end()
             container.log_read_at = time.time()

@@ -48,7 +48,7 @@ async def ensure_image(engine: Engine, image: str, on_progress: OnProgress) -> s
         raise EngineError(message, error.status) from error
     if found is None:
         raise EngineError(f"pulling the image {image} broke off; the engine keeps the layers that it has")
-    log.info("image is there", image=image, id=found, bytes=layers.total)
+    log.info("image pulled", image=image, id=found, bytes=layers.total)
     return found
 
 

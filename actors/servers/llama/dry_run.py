@@ -53,7 +53,7 @@ async def dry_run(
         child = await Child.start(command, environment={**environment, **key}, on_line=on_line)
     except OSError as error:
         log.warning(
-            "no dry run",
+            "dry run failed",
             command=mask_command(command),
             reason=f"cannot be executed: {error.strerror}",
         )
@@ -71,5 +71,5 @@ async def dry_run(
         reader.cancel()
     breakdown = parse_breakdown(lines)
     if breakdown is None:
-        log.warning("no dry run", command=mask_command(command), reason=reason, log_tail=list(lines)[-3:])
+        log.warning("dry run failed", command=mask_command(command), reason=reason, log_tail=list(lines)[-3:])
     return breakdown

@@ -97,7 +97,7 @@ class ServerLog:
 
     def say_left_out(self) -> None:
         """Log how many lines were left out, and reset the count."""
-        self._log.warning("server log left out", lines=self.left_out, seconds=REPORT_PAUSE)
+        self._log.warning("server log lines left out", lines=self.left_out, seconds=REPORT_PAUSE)
         self.left_out, self._report = 0, None
 
     def loaded(self) -> None:

@@ -138,11 +138,11 @@ class OllamaBackend:
         def on_loaded(running: Running, seconds: float) -> None:
             self._seconds = seconds
             if placement is not None and placement.shares and not running.size_vram:
-                log.warning("Ollama runs it on the host", model=self._model, daemon=self._daemon.name)
+                log.warning("Ollama runs the model on the host", model=self._model, daemon=self._daemon.name)
             if running.size:
                 self._measured[running.size_vram > 0] = running
             log.info(
-                "Ollama's figures",
+                "memory reported by Ollama",
                 model=self._model,
                 epoch=epoch,
                 bytes=running.size,

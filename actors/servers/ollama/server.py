@@ -155,7 +155,7 @@ class OllamaServer:
         self._daemon.stuck.discard(self._key)
         if self._unreachable:
             # Other models wait for the memory. The daemon's watcher reports its state.
-            log.warning("it is not unloaded: the daemon does not answer", model=self._model)
+            log.warning("model is not unloaded: the daemon does not answer", model=self._model)
             return
         try:
             async with asyncio.timeout(self._unload_timeout):
@@ -163,7 +163,7 @@ class OllamaServer:
         except TimeoutError:
             self._daemon.stuck.add(self._key)
         if self._key in self._daemon.stuck:
-            log.error("Ollama does not unload it", model=self._model, daemon=self._daemon.name)
+            log.error("Ollama does not unload the model", model=self._model, daemon=self._daemon.name)
         self._is_gone("it was unloaded")
 
     async def _unload(self, settled_at: float) -> None:

@@ -172,7 +172,7 @@ class Ingester:
             await self._delete_vanished(known, listing, collection, source, report)
         await self._embed_unless_busy(report, on_progress)
         for hidden in listing.unreadable:
-            log.warning("folder cannot be read; what was in it stays", folder=str(folder / hidden))
+            log.warning("folder cannot be read; its documents stay", folder=str(folder / hidden))
         return report
 
     async def prune_folder(self, folder: Path, collection: str, *, patterns: Sequence[str] = ()) -> int:
@@ -335,7 +335,9 @@ class Ingester:
             await self._refuse(msgspec.structs.replace(entry, digest=""), reason, known)
         elif tries == 1:
             source = entry.source
-            log.warning("document cannot be read now; what it was stays", source=source, reason=reason)
+            log.warning(
+                "document cannot be read now; its earlier contents stay", source=source, reason=reason
+            )
         return reason
 
     async def _refuse(self, entry: Entry, reason: str, known: ListedDocument | None) -> None:
@@ -389,7 +391,7 @@ class Ingester:
                 half = len(batch) // 2
                 halves = (batch[:half], batch[half:])
                 return all([await self._embed_batch(model, part, report) for part in halves])
-            log.warning("a chunk can have no vector; words find it", reason=str(error))
+            log.warning("chunk without a vector; only words find it", reason=str(error))
             vectors = None
         numbers = [number for number, _ in batch]
         await asyncio.to_thread(self._index.put_vectors, model, numbers, vectors)

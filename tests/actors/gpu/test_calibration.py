@@ -538,7 +538,7 @@ def test_a_damaged_file_is_moved_aside(tmp_path: Path, damage: Callable[[Path], 
         calibration.record(differed(200, file="1"))
     assert aside.read_bytes() == damaged
     assert [(line["log_level"], line["event"], line["old"]) for line in logs] == [
-        ("warning", "what loads took is begun anew", str(aside))
+        ("warning", "calibration database was damaged and replaced", str(aside))
     ]
     with opened(path) as calibration:
         assert calibration.correction("1", "settings", 1) == (200,)
@@ -579,8 +579,8 @@ def test_it_is_damaged_while_it_is_open(tmp_path: Path) -> None:
         assert calibration.correction("file", "settings", 1) == (200,)
     assert count(path) == (1, 1)
     assert [line["event"] for line in logs] == [
-        "what loads took cannot be read or written now",
-        "what loads took is begun anew",
+        "calibration database cannot be used",
+        "calibration database was damaged and replaced",
     ]
 
 
@@ -592,7 +592,7 @@ def test_where_nothing_can_be_written_it_is_remembered_for_now(tmp_path: Path, p
         calibration.record(differed(100))
         assert calibration.correction("file", "settings", 1) == (100,)
     assert [(line["log_level"], line["event"]) for line in logs] == [
-        ("warning", "what loads took will be forgotten")
+        ("warning", "measured loads are kept in memory only")
     ]
 
 

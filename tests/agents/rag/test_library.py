@@ -83,7 +83,7 @@ async def test_a_damaged_index_is_set_aside_and_its_folders_go_in_again(
             outcome = await run_request(host, chat("/rag:papers llama?"), llm)
             assert outcome.answer.extra["citations"]
             assert host.describe()[0]["counters"]["crashes"] == 0
-    (line,) = [line for line in log if line["event"].startswith("the index is damaged; begins anew")]
+    (line,) = [line for line in log if line["event"].startswith("index is damaged; starting a new one")]
     kept = Path(line["kept_as"])
     assert kept.name.startswith(f"{INDEX}.broken-")
     assert await asyncio.to_thread(kept.exists)

@@ -108,6 +108,9 @@ dying = Dying(); del dying
     events = [line["event"] for line in lines]
     assert events[:3] == ["of a library", "of %s %s", "of %s"]
     assert "careful" in events[3]
-    assert [line["text"] for line in lines if line["event"] == "printed"] == ["of an agent's", "on stderr"]
+    assert [line["text"] for line in lines if line["event"] == "printed output"] == [
+        "of an agent's",
+        "on stderr",
+    ]
     assert "ZeroDivisionError" in lines[6]["exception"]
     assert "OSError: dying" in lines[7]["exception"]

@@ -158,5 +158,5 @@ async def test_without_a_table(argv: list[str], reason: str, tail: list[str] | N
     with structlog.testing.capture_logs() as logs:
         assert await dry_run(argv, environment={}, timeout=0.2 if "0.2" in reason else 30) is None
     assert [(line["event"], line["reason"], line.get("log_tail")) for line in logs] == [
-        ("no dry run", reason, tail)
+        ("dry run failed", reason, tail)
     ]

@@ -266,7 +266,7 @@ async def test_a_file_that_cannot_be_read_this_time_stays_what_it_was(index: Ind
                 report = await ingester.add_folder(folder, "docs")
                 reason = "a.md cannot be read: Permission denied"
                 assert report == IngestReport(unchanged=1, refused={"a.md": reason})
-        assert [line["event"] for line in logs] == ["document cannot be read now; what it was stays"]
+        assert [line["event"] for line in logs] == ["document cannot be read now; its earlier contents stay"]
         assert await found(index, "llama") == ["a.md", "b.md"]
         (folder / "a.md").chmod(0o644)
         assert (await ingester.add_folder(folder, "docs")).changed == 1
