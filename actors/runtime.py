@@ -5,6 +5,7 @@ an event when it is done. Only the front door waits for replies, with its own de
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -46,34 +47,37 @@ def _finished(task: asyncio.Task[Any]) -> None:
 
 
 class Actor(Generic[M]):
-    """A mailbox and a loop that handles one message at a time."""
+    """A mailbox, and turns of the event loop in which its messages are handled one at a time."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._mailbox: asyncio.Queue[M] = asyncio.Queue(MAILBOX_LIMIT)
-        self._loop_task: asyncio.Task[None] | None = None
+        self._mailbox: deque[M] = deque()
+        self._runs = False
 
     def start(self) -> None:
         """Begin to handle messages."""
-        self._loop_task = spawn(self._handle_messages(), name=f"actor {self.name}")
+        self._runs = True
+        asyncio.get_running_loop().call_soon(self._handle_messages)
 
     def tell(self, message: M) -> None:
         """Put a message into the mailbox. Raises `asyncio.QueueFull` when messages are not handled."""
-        self._mailbox.put_nowait(message)
+        if len(self._mailbox) >= MAILBOX_LIMIT:
+            raise asyncio.QueueFull
+        self._mailbox.append(message)
+        if self._runs and len(self._mailbox) == 1:
+            asyncio.get_running_loop().call_soon(self._handle_messages)
 
     def handle(self, message: M) -> None:
         """React to one message. Must not block; an exception is logged and costs this message only."""
         raise NotImplementedError
 
     async def stop(self) -> None:
-        """End the loop; messages that were not handled are dropped."""
-        if self._loop_task is not None and not self._loop_task.done():
-            self._loop_task.cancel()
-            await asyncio.wait([self._loop_task])
+        """Handle no more messages."""
+        self._runs = False
 
-    async def _handle_messages(self) -> None:
-        while True:
-            message = await self._mailbox.get()
+    def _handle_messages(self) -> None:
+        while self._runs and self._mailbox:
+            message = self._mailbox.popleft()
             try:
                 self.handle(message)
             except (
