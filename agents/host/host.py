@@ -343,7 +343,7 @@ class AgentHost:
         self, actor: AgentActor, operation: Operation, work: Coroutine[Any, Any, Json]
     ) -> Json:
         try:
-            with contained():
+            with contained:
                 return await work
         except AgentError:
             raise

@@ -53,7 +53,7 @@ class Step:
         self._is_counted = True
         begun = perf_counter()
         try:
-            with contained():
+            with contained:
                 result = await self._before(request)
         except Exception as error:  # the boundary to somebody else's code
             if (reported := self.record_error("before", error)) is not None:
@@ -100,7 +100,7 @@ class Step:
         passed: list[Event] = []
         for index, event in enumerate(events):
             try:
-                with contained():
+                with contained:
                     passed += [one if one is event else checked(one) for one in self._filter.feed(event)]
             except Exception as error:  # the boundary to somebody else's code
                 self._filter = None
@@ -123,7 +123,7 @@ class Step:
             return None
         try:
             self._agent = self._agent or self.actor.agent
-            with contained():
+            with contained:
                 self._filter = self._agent.stream(self.ctx)
         except Exception as error:  # the boundary to somebody else's code
             if (reported := self.record_error("stream", error)) is not None:
@@ -245,7 +245,7 @@ class Run:
         """
         started = finished = False
         try:
-            with contained():
+            with contained:
                 try:
                     async for event in events:
                         checked(event)

@@ -10,8 +10,7 @@ which is awaited for a limited time and may end the instance.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -79,13 +78,19 @@ class ExitError(Exception):
     """An agent's code tried to end the process."""
 
 
-@contextmanager
-def contained() -> Iterator[None]:
-    """Turn `SystemExit`, for which asyncio would end the gateway, into an ordinary error."""
-    try:
-        yield
-    except SystemExit as error:
-        raise ExitError(f"tried to end the process ({error.code})") from error
+class _Contained:
+    """Turns `SystemExit`, for which asyncio would end the gateway, into an ordinary error."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, SystemExit):
+            raise ExitError(f"tried to end the process ({error.code})") from error
+
+
+contained = _Contained()
+"""Around all calls of an agent's code."""
 
 
 async def run_within(work: Coroutine[Any, Any, T], limit: float, *, name: str, services: Services) -> T:
@@ -96,7 +101,7 @@ async def run_within(work: Coroutine[Any, Any, T], limit: float, *, name: str, s
 
     async def outcome() -> T | Exception:
         try:
-            with contained():
+            with contained:
                 return await work
         except Exception as error:  # the boundary to somebody else's code
             return error
@@ -229,7 +234,7 @@ class AgentActor:
         assert self._started is not None
         agent: Agent | None = None
         try:
-            with contained():
+            with contained:
                 self._doing = "start"
                 agent = self.kind(self.config, self.services)
                 await self._run_within(agent.start(), "start")
@@ -277,14 +282,14 @@ class AgentActor:
 
     async def _run(self, agent: Agent) -> None:
         try:
-            with contained():
+            with contained:
                 await agent.run()
         except Exception as error:  # the boundary to somebody else's code
             self._mailbox.put_nowait(Broken(agent, error))
 
     async def _close(self, agent: Agent) -> None:
         try:
-            with contained():
+            with contained:
                 await self._run_within(agent.close(), "close")
         except Exception as error:  # the boundary to somebody else's code
             self.services.log.warning("agent could not be closed", exc_info=error)
