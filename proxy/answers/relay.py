@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from aiohttp import web
 
-from proxy.wire.http1 import Head
+from proxy.wire.http1 import CHUNK_HEADS, Head
 from proxy.wire.ndjson import LineSplitter
 from proxy.wire.sse import BlockSplitter, EventTooLongError
 from proxy.wire.upstream_connection import Splice, UpstreamResponse
@@ -31,19 +31,6 @@ class ClientStalledError(Exception):
     """The client has read nothing for `server.write_timeout` seconds."""
 
 
-def _chunk_head(length: int) -> bytes:
-    """Return the first bytes of a chunk that has `length` bytes with its framing."""
-    for digits in (2, 3):
-        size = length - digits - len("\r\n\r\n")
-        if 16 ** (digits - 1) <= size < 16**digits:
-            return b"%x\r\n" % size
-    return b"!"  # no chunk begins like this
-
-
-CHUNK_HEADS = [_chunk_head(length) for length in range(4096)]
-"""The first bytes of a chunk, by its whole length: comparing is cheaper than parsing."""
-
-
 class Relay(Splice):
     """Writes a body to the client's transport as it arrives. `feed` is the sink of the response.
 
@@ -61,6 +48,7 @@ class Relay(Splice):
         "_client",
         "_delimiter",
         "_patch",
+        "_raw",
         "_request",
         "_response",
         "_splitter",
@@ -92,6 +80,7 @@ class Relay(Splice):
         self._splitter = _SPLITTERS[delimiter]()
         self._blocked = False
         self._before = self.last = b""
+        self._raw = bytearray()
 
     def data_received(self, data: bytes) -> None:
         length = len(data)
@@ -119,7 +108,9 @@ class Relay(Splice):
         """Pass on a piece: unchanged if it is whole chunks and events, otherwise re-framed."""
         splitter = self._splitter
         if splitter is None:
-            self.last = (self.last + payload)[-RAW_TAIL:] if len(payload) < RAW_TAIL else payload
+            self._raw += payload[-RAW_TAIL:]
+            if len(self._raw) > 2 * RAW_TAIL:
+                del self._raw[:-RAW_TAIL]
         else:
             if splitter.holds or not payload.endswith(self._delimiter):
                 payload, raw = _whole(splitter, payload), None
@@ -182,7 +173,7 @@ class Relay(Splice):
     @property
     def tail(self) -> bytes:
         """At least the last two events, perhaps in chunks; or the last bytes of a body passed on unread."""
-        return self._before + self.last
+        return self._before + self.last + self._raw
 
     def take_held(self) -> bytes:
         """Return the received part of an unfinished event, for `end_with`."""

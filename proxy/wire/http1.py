@@ -122,6 +122,23 @@ class HeadReader:
         return None
 
 
+NO_CHUNK = b"!"
+"""No chunk begins like this."""
+
+
+def _chunk_head(length: int) -> bytes:
+    """Return the first bytes of a chunk that has `length` bytes with its framing."""
+    for digits in (2, 3):
+        size = length - digits - len("\r\n\r\n")
+        if 16 ** (digits - 1) <= size < 16**digits:
+            return b"%x\r\n" % size
+    return NO_CHUNK
+
+
+CHUNK_HEADS = [_chunk_head(length) for length in range(4096)]
+"""The first bytes of a chunk, by its whole length: comparing is cheaper than parsing."""
+
+
 class ChunkedBody:
     """Removes the chunk framing. `whole`: whether the last `feed` began and ended between chunks."""
 
@@ -142,12 +159,10 @@ class ChunkedBody:
         """Return the payload in `data`. After the last chunk `done` is set."""
         if self._left == 0 and not self._line and not self._trailer:
             # By far the most common case: one whole chunk, as llama-server writes an event.
-            end = data.find(b"\r\n")
-            if 0 < end < 10:
-                size = _size(data[:end])
-                if size and len(data) == end + size + 4 and data.endswith(b"\r\n"):
-                    self.whole = True
-                    return data[end + 2 : -2]
+            head = CHUNK_HEADS[len(data)] if len(data) < len(CHUNK_HEADS) else NO_CHUNK
+            if data.startswith(head) and data.endswith(b"\r\n"):
+                self.whole = True
+                return data[len(head) : -2]
         return self._feed_slowly(data)
 
     def _feed_slowly(self, data: bytes) -> bytes:

@@ -46,6 +46,8 @@ class BlockSplitter:
         """Return the events that `data` completes, each with its empty line. Raises `EventTooLongError`."""
         if self._rest or b"\r" in data:
             blocks = self._split(data)
+        elif data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2:
+            return [data]  # nearly always
         else:
             *events, rest = data.split(b"\n\n")
             blocks = [event + b"\n\n" for event in events]
