@@ -61,6 +61,7 @@ def make_app(handlers: Handlers, origins: Origins) -> web.Application:
     router = app.router
     for path, view in (
         ("/health", views.health),
+        ("/v1/health", views.health),
         ("/health/live", views.live),
         ("/health/ready", handlers.readiness.ready),
         ("/v1/models", views.models),

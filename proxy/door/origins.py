@@ -22,7 +22,7 @@ OPEN_TO_LINKS = ("/", "/health", "/health/live", "/health/ready")
 CONTAINER_HOSTS = ("host.docker.internal", "host.containers.internal")
 """Host names that containers use for their machine. Nobody can register them."""
 
-EXPOSED = "X-Request-Id, Request-Id, X-Agents, X-Gateway-Ignored, X-Model-Place, Retry-After"
+EXPOSED = "X-Request-Id, Request-Id, X-Agents, X-Model-Place, X-Gateway-Ignored, Retry-After, Allow"
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_SECONDS = 7200
 """Seconds for which browsers may cache a preflight's answer; Chromium's maximum."""
@@ -54,7 +54,7 @@ class Origins:
         short = own.partition(".")[0]
         allowed = [_plain(host) for host in hosts]
         self._names = {"localhost", own, short, f"{short}.local", *CONTAINER_HOSTS, *allowed}
-        self._endings = (".localhost", *(host[1:] for host in allowed if host.startswith("*.")))
+        self._suffixes = (".localhost", *(host[1:] for host in allowed if host.startswith("*.")))
         self._known: set[str] = set()
         self._addresses: set[str] = set()
         self._addresses_at = float("-inf")
@@ -89,7 +89,7 @@ class Origins:
                 self._known.add(authority)
 
     def _is_ours(self, host: str, request: web.Request) -> bool:
-        if host in self._names or host.endswith(self._endings):
+        if host in self._names or host.endswith(self._suffixes):
             return True
         try:
             address = ipaddress.ip_address(host.partition("%")[0])

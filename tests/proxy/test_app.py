@@ -31,6 +31,7 @@ AGENTS = [Loaded("shelf", __name__, Shelf, Shelf.Config())]
 ALLOWED = {
     "/": "GET, HEAD, OPTIONS",
     "/health": "GET, HEAD, OPTIONS",
+    "/v1/health": "GET, HEAD, OPTIONS",
     "/metrics": "GET, HEAD, OPTIONS",
     "/props": "GET, HEAD, OPTIONS",
     "/v1/models": "GET, HEAD, OPTIONS",
