@@ -122,8 +122,8 @@ class HeadReader:
         return None
 
 
-NO_CHUNK = b"!"
-"""No chunk begins like this."""
+COMMON_CHUNK = 4096
+"""Chunks of fewer bytes with their framing are compared with `CHUNK_HEADS`."""
 
 
 def _chunk_head(length: int) -> bytes:
@@ -132,10 +132,10 @@ def _chunk_head(length: int) -> bytes:
         size = length - digits - len("\r\n\r\n")
         if 16 ** (digits - 1) <= size < 16**digits:
             return b"%x\r\n" % size
-    return NO_CHUNK
+    return bytes(COMMON_CHUNK)  # too long to be the beginning of anything that is compared
 
 
-CHUNK_HEADS = [_chunk_head(length) for length in range(4096)]
+CHUNK_HEADS = [_chunk_head(length) for length in range(COMMON_CHUNK)]
 """The first bytes of a chunk, by its whole length: comparing is cheaper than parsing."""
 
 
@@ -159,10 +159,10 @@ class ChunkedBody:
         """Return the payload in `data`. After the last chunk `done` is set."""
         if self._left == 0 and not self._line and not self._trailer:
             # By far the most common case: one whole chunk, as llama-server writes an event.
-            head = CHUNK_HEADS[len(data)] if len(data) < len(CHUNK_HEADS) else NO_CHUNK
-            if data.startswith(head) and data.endswith(b"\r\n"):
+            length = len(data)
+            if length < COMMON_CHUNK and data.startswith(CHUNK_HEADS[length]) and data.endswith(b"\r\n"):
                 self.whole = True
-                return data[len(head) : -2]
+                return data[len(CHUNK_HEADS[length]) : -2]
         return self._feed_slowly(data)
 
     def _feed_slowly(self, data: bytes) -> bytes:

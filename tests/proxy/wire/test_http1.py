@@ -78,6 +78,20 @@ def test_sizes_that_are_none(wire: bytes) -> None:
         ChunkedBody().feed(wire)
 
 
+@pytest.mark.parametrize("length", [*range(2, 300), 4094, 4095, 4096, 5000])
+@pytest.mark.parametrize("begin", [b"!", b"\0", b"x\r\n"])
+def test_no_length_makes_a_chunk_of_what_is_none(begin: bytes, length: int) -> None:
+    with pytest.raises(ProtocolError):
+        ChunkedBody().feed(begin.ljust(length - 2, b"\0") + b"\r\n")
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 255, 256, 4085, 4086, 4095, 4096, 70_000])
+def test_a_chunk_of_any_size_is_whole_at_once(size: int) -> None:
+    body = ChunkedBody()
+    assert body.feed(b"%x\r\n%b\r\n" % (size, b"y" * size)) == b"y" * size
+    assert body.whole
+
+
 def test_heads() -> None:
     head = parse_head(b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=x\r\nA: 1\r\na: 2")
     assert (head.status, head.content_type, head.headers["a"]) == (200, "text/event-stream", "1, 2")
