@@ -21,7 +21,7 @@ from actors.config.masking import mask_text
 from actors.config.schema import Config, documented_keys
 from actors.errors import ConfigError
 from actors.model_names import parse_name
-from actors.terminal import complain, say
+from actors.terminal import complain, program, say
 
 ELSEWHERE = {
     "llama_cpp.timeout": "server_pool.request_timeout",
@@ -290,5 +290,5 @@ def migrate_file(source: Path, target: Path, agents: Collection[str]) -> int:
     ):
         if lines:
             say("\n".join(["", heading, *(f"  * {mask_text(_line(line))}" for line in lines)]))
-    say(f"\nTry it: python run.py check --config {target}")
+    say(f"\nTry it: {program()} check --config {target}")
     return 0

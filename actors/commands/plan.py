@@ -35,7 +35,7 @@ from actors.servers import StartError
 from actors.servers.llama.appraisal import Appraisal, Predictor
 from actors.servers.llama.command import build_of, build_of_pool, find_command, runs_in_container
 from actors.servers.llama.devices import Reach, image_key, key_of, reach_of
-from actors.terminal import complain, printable, say
+from actors.terminal import complain, printable, program, say
 
 GATEWAY_TIMEOUT = ENGINE_TIMEOUT = 5.0
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "localhost"}  # noqa: S104
@@ -185,7 +185,7 @@ def _find(config: Config, name: str, cache: Path) -> tuple[Model, ModelFiles]:
         return model, ModelFiles(path=Path(model.path), projector=projector)
     found = cache_of(config.hub).find(model.hub_name, model.revision, model.mmproj)
     if found is None:
-        raise PlanError(f"is not downloaded yet: run.py pull {name}")
+        raise PlanError(f"is not downloaded yet: {program()} pull {name}")
     return model, found
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from actors.config.masking import mask_text
 from actors.errors import Failure, FailureKind
-from actors.terminal import printable
+from actors.terminal import printable, program
 
 log = structlog.get_logger("hub")
 
@@ -288,7 +288,7 @@ class _Transfer:
         if needed > free:
             raise failed(
                 f"the disk of {self._partial.parent} has {free:,} bytes free, and {needed:,} more are needed "
-                "(`run.py rm NAME` frees some)"
+                f"(`{program()} rm NAME` frees some)"
             )
 
     def _disk_failed(self, error: OSError) -> HubError:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from actors.commands.effective_config import read_sound
 from actors.folders import data_folder
-from actors.terminal import complain, printable, say
+from actors.terminal import complain, printable, program, say
 from agents.rag.agent import INDEX
 from agents.rag.bodies import DEFAULT
 from agents.rag.embedding import Embedding
@@ -120,7 +120,7 @@ def _tell(path: Path, report: IngestReport, collection: str) -> None:
     if report.missing:
         _failed(
             f"{report.missing} files are gone, most of what there was; their documents are kept."
-            f" To delete them: run.py rag prune {path} --collection {collection}"
+            f" To delete them: {program()} rag prune {path} --collection {collection}"
         )
 
 

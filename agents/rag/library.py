@@ -177,7 +177,7 @@ class Library:
         folder = Path(watched.folder)
         held = Trouble(
             f"most files of folder {folder} are gone; their documents stay until somebody says that they go"
-            f" (DELETE /v1/agents/rag/folders/{watched.collection}/missing, or run.py rag prune {folder})"
+            f" (DELETE /v1/agents/rag/folders/{watched.collection}/missing, or `rag prune {folder}`)"
         )
 
         async def ingest() -> None:
