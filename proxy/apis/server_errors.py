@@ -77,6 +77,7 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
         ),
     ),
     ("invalid_type", None, ("[json.exception.",)),
+    ("not_supported", "model", ("does not support embeddings", "does not support reranking")),
 )
 """Our `code` and `param` for what model servers say of requests that cannot be meant, often with status 500.
 
@@ -128,7 +129,7 @@ def of_api_error(error: ApiError) -> AnswerFailed:
 
 def blamed(failure: AnswerFailed) -> AnswerFailed:
     """The failure, with status 400, a `code` and a `param` if its words say that the request is at fault."""
-    if failure.status not in (400, 500):
+    if failure.status not in (400, 500, 501):
         return failure
     message, extra = failure.message, dict(failure.extra)
     field = _FIELD.match(message)
@@ -143,6 +144,8 @@ def blamed(failure: AnswerFailed) -> AnswerFailed:
         extra = {"n_prompt_tokens": int(tokens[1]), "n_ctx": int(tokens[2]), **extra}
         if "batch size" in message:  # which its client cannot increase
             message = f"the text has {tokens[1]} tokens, and the model reads {tokens[2]} at most"
+    if code == "not_supported":  # how to start another server is not its client's business
+        message = message.partition(" Start it")[0].replace("This server", "this model")
     return msgspec.structs.replace(
         failure,
         status=400,

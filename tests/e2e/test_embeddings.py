@@ -176,6 +176,8 @@ def test_ranking(gateway: Gateway) -> None:
     assert answer["error"]["param"] == "documents"
     status, answer = post(gateway, "/v1/rerank", model="ranker", query="a", documents=[])
     assert (status, answer["error"]["param"]) == (400, "documents")
+    status, answer = post(gateway, "/v1/rerank", model="bert", query="a", documents=["b"])
+    assert (status, answer["error"]["message"]) == (400, "this model does not support reranking.")
     assert "--reranking" in gateway.wait_for("server starts", model="ranker")["command"]
 
 

@@ -123,6 +123,16 @@ def test_what_the_client_did_is_no_fault_of_the_server(
         assert failure.extra == {"n_prompt_tokens": 600, "n_ctx": 512}
 
 
+@pytest.mark.parametrize("what", ["embeddings", "reranking"])
+def test_a_model_that_is_for_something_else(what: str) -> None:
+    said = f"This server does not support {what}. Start it with `--{what}`"
+    failure = from_error({"code": 501, "message": said, "type": "not_supported_error"})
+    assert (failure.status, failure.code, failure.param) == (400, "not_supported", "model")
+    assert failure.message == f"this model does not support {what}."
+    other = from_error({"code": 501, "message": "This server does not support slots", "type": "x"})
+    assert other.status == 501
+
+
 @pytest.mark.parametrize(
     "message",
     [
