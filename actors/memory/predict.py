@@ -280,10 +280,12 @@ class _Predictor:
         if not self.gpus:
             self.host.compute += self._buffer(list(layers), gpu=False)
             return
-        host = self._host_side()
+        spilled = self._host_side()
         for gpu, usage in enumerate(self.usage):
-            # With one GPU, big batches are computed there, also for layers whose weights are on the host.
-            mine = [layer for layer in layers if self.devices[layer] == gpu or len(self.gpus) == 1]
+            # Whatever lies on the host, the first GPU computes for big batches.
+            host = spilled if gpu == 0 else None
+            takers = {gpu} if host is None else {gpu, HOST}
+            mine = [layer for layer in layers if self.devices[layer] in takers or len(self.gpus) == 1]
             if mine:
                 usage.compute += (
                     self._buffer(mine, gpu=True, host=host) + self._cut(mine) + self._between(host)
@@ -334,8 +336,8 @@ class _Predictor:
         return max(int(REPLAY_MARGIN * size), int(FALLBACK_MARGIN * self._estimate()))
 
     def _host_side(self) -> HostSide | None:
-        """What big batches need on the only GPU although it lies on the host."""
-        if self._is_whole or len(self.gpus) > 1 or self.work.tokens < BIG_BATCH:
+        """What big batches need on the first GPU although it lies on the host."""
+        if self._is_whole or self.work.tokens < BIG_BATCH:
             return None
         cache = {
             layer
