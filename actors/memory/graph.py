@@ -525,11 +525,12 @@ class Graph:
         return _Routing(chosen, part)
 
     def _fuses_shared(self, layer: int) -> bool:
-        """Whether the shared expert is computed beside the others: of the same type and height."""
+        """Whether a shared expert with a gate is computed beside the others: of the same type and height."""
         block = self.shape.blocks[layer]
+        if not self.gpu or "ffn_gate_inp_shexp.weight" not in block:
+            return False
         shared, gate = block["ffn_gate_shexp.weight"], block["ffn_gate_exps.weight"]
-        same = shared.type == gate.type not in ("F32", "F16") and shared.shape[1] == gate.shape[1]
-        return self.gpu and same
+        return shared.type == gate.type not in ("F32", "F16") and shared.shape[1] == gate.shape[1]
 
     def _shared_expert(self, layer: int, hidden: Node, tokens: int) -> Node:
         size = F32 * self.shape.blocks[layer]["ffn_gate_shexp.weight"].shape[1] * tokens

@@ -27,18 +27,33 @@ HOST = -1
 MODELLED = frozenset(
     [
         *ENCODERS,
+        "apertus",
+        "bailingmoe2",
         "deepseek2",
+        "ernie4_5",
+        "ernie4_5-moe",
+        "exaone4",
         "gemma2",
         "gemma3",
         "gpt-oss",
+        "granitemoe",
+        "hunyuan-dense",
         "llama",
         "mamba",
+        "minimax-m2",
+        "mistral3",
+        "olmo2",
         "phi3",
         "qwen2",
+        "qwen2vl",
         "qwen3",
         "qwen35",
+        "qwen35moe",
         "qwen3moe",
         "qwen3next",
+        "seed_oss",
+        "smollm3",
+        "step35",
     ]
 )
 """Architectures whose graphs were compared with llama.cpp's own figures; see tests/actors/memory."""
@@ -354,8 +369,9 @@ class _Predictor:
         experts = self.shape.number("expert_count") > 0
         rows = SPILL_EXPERTS if experts else SPILL if self.shape.cached else SPILL_ENCODER
         spill = int(rows * F32 * self.shape.width * self.work.tokens)
-        if self.settings.overrides and self.shape.number("expert_shared_feed_forward_length"):
-            # Two copies of expert tensors are alive at a time, while the shared expert is computed.
+        gated = "ffn_gate_inp_shexp.weight" in self.shape.blocks[self.shape.last]
+        if self.settings.overrides and gated:
+            # Two copies of expert tensors are alive at a time, while the gate of the shared one is computed.
             spill += max((on_gpu(self.shape.tensors[name]) for name in host.weights), default=0)
         return spill
 
