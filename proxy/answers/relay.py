@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from aiohttp import web
 
-from proxy.wire.http1 import CHUNK_HEADS, Head
+from proxy.wire.http1 import CHUNK_HEADS, COMMON_CHUNK, Head
 from proxy.wire.ndjson import LineSplitter
 from proxy.wire.sse import BlockSplitter, EventTooLongError
 from proxy.wire.upstream_connection import Splice, UpstreamResponse
@@ -84,7 +84,7 @@ class Relay(Splice):
 
     def data_received(self, data: bytes) -> None:
         length = len(data)
-        if length < 4096 and data.startswith(CHUNK_HEADS[length]) and data.endswith(self._chunk_end):
+        if length < COMMON_CHUNK and data.startswith(CHUNK_HEADS[length]) and data.endswith(self._chunk_end):
             self._before = self.last
             self.last = data
             try:
