@@ -76,7 +76,8 @@ class ClientConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Read at most one request ahead; otherwise thirty heads of a megabyte each could be queued."""
         request = self._current_request
-        in_head = self._waiter is not None if request is None else request.content.is_eof()
+        is_first = not self._request_count  # its task may not wait for it yet
+        in_head = (is_first or self._waiter is not None) if request is None else request.content.is_eof()
         super().data_received(data)
         if self._messages:
             self._head_bytes = 0
