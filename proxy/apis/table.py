@@ -37,10 +37,11 @@ def is_for_anthropic(path: str, headers: Container[str]) -> bool:
 def dialect_of(path: str, headers: Container[str] = ()) -> Dialect:
     """The dialect for the errors of a path, whether or not the path exists: OpenAI's if no API has it.
 
-    Below `/upstream/` the name of a model, which may have slashes, comes before the path.
+    What an API has may come after something else: a model below `/upstream/`, or a base URL that is too long.
     """
     if is_for_anthropic(path, headers):
         return anthropic.API.dialect
-    below, is_upstream = f"{path}/", path.startswith("/upstream/")
-    known = [prefix for prefix in _DIALECTS if below.startswith(prefix) or (is_upstream and prefix in below)]
+    below = f"{path}/"
+    known = [prefix for prefix in _DIALECTS if below.startswith(prefix)]
+    known = known or [prefix for prefix in _DIALECTS if prefix in below]
     return _DIALECTS[max(known, key=len)] if known else openai.API.dialect

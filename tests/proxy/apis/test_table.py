@@ -50,6 +50,8 @@ def test_a_path_is_one_endpoint_and_has_its_dialect(endpoint: Endpoint) -> None:
         ("/api/nothing", "ollama"),
         ("/upstream/org/model/v1/messages", "anthropic"),
         ("/upstream/demo/api/chat", "ollama"),
+        ("/v1/v1/messages", "anthropic"),
+        ("/v1/api/tags", "ollama"),
         ("/upstream/demo", "openai"),
         ("/upstream/demo/nothing", "openai"),
     ],
