@@ -61,6 +61,11 @@ def data_folder(agent_data: str | None) -> Path:
     return _home("XDG_DATA_HOME", "~/.local/share") / "agents" if agent_data is None else Path(agent_data)
 
 
+def responses_file() -> Path:
+    """Return the database of kept responses, in the user's data folder."""
+    return _home("XDG_DATA_HOME", "~/.local/share") / "responses.sqlite3"
+
+
 def _home(variable: str, default: str) -> Path:
     base = os.environ.get(variable) or Path(default).expanduser()
     return Path(base) / "llama-smart-proxy"

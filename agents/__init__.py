@@ -9,7 +9,7 @@ What an author imports:
 
 * `api`       `Agent`, `Context`, `Reply`, `Filter`, ...; `llm` and `errors` are parts of it
 * `testing`   the test kit
-* `files`     for agents with a database: detects a damaged file and sets it aside
+* `files`     for agents with a database: detects a damaged file and sets it aside; `database` is one
 
 `host` finds agents, calls them and restarts them. Each agent is a folder: `guard`, `cache`, `parallel`,
 `vram`, `rag`. Agents import `api` alone.

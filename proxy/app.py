@@ -10,6 +10,7 @@ from aiohttp import web
 
 from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
+from proxy.apis.responses.client_errors import RESPONSES
 from proxy.apis.table import ENDPOINTS, dialect_of
 from proxy.door.bodies import BODIES, Bodies
 from proxy.door.origins import METHODS, Origins
@@ -22,6 +23,7 @@ from proxy.handlers.health import Views
 from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness
+from proxy.handlers.responses.routes import Responses
 from proxy.metrics import Metrics
 
 log = structlog.get_logger("door")
@@ -43,6 +45,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     readiness: Readiness
     ollama: OllamaApi
     agents: AgentViews
+    responses: Responses
     metrics: Metrics
 
 
@@ -74,8 +77,10 @@ def make_app(handlers: Handlers, origins: Origins) -> web.Application:
         router.add_get(path, _quiet(view))
     for endpoint in ENDPOINTS:
         for path in endpoint.paths:
-            router.add_post(path, _answerer(handlers.generate, endpoint))
+            answer = handlers.responses if endpoint.dialect is RESPONSES else handlers.generate
+            router.add_post(path, _answerer(answer, endpoint))
     handlers.ollama.add_routes(router, _quiet)
+    handlers.responses.add_routes(router)
     router.add_get("/v1/agents", _quiet(agents.listed))
     router.add_get("/v1/agents/{agent}", _quiet(agents.described))
     router.add_route("*", "/v1/agents/{agent}/{path:.+}", agents.operate)
@@ -85,7 +90,7 @@ def make_app(handlers: Handlers, origins: Origins) -> web.Application:
     return app
 
 
-def _answerer(generate: Generate, endpoint: Endpoint) -> Handler:
+def _answerer(generate: Generate | Responses, endpoint: Endpoint) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         return await generate.answer(request, request[EXCHANGE], endpoint)
 

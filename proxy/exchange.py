@@ -31,7 +31,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_accounts",
+        "accounts",
         "complete",
         "endpoint",
         "epoch",
@@ -60,7 +60,7 @@ class Exchange:
     )
 
     def __init__(self, method: str, path: str, request_id: str, accounts: "tuple[Account, ...]" = ()) -> None:
-        self._accounts = accounts
+        self.accounts = accounts
         self.method = method
         self.path = path
         self.endpoint = "unknown"
@@ -177,7 +177,7 @@ class Exchange:
         if self.error is not None:
             fields["error"] = self.error
         getattr(log, level)("request", **fields)
-        for account in self._accounts:
+        for account in self.accounts:
             account(self)
 
 

@@ -20,7 +20,7 @@ from actors.commands.effective_config import read, tell
 from actors.config.file import ConfigFile
 from actors.config.schema import Config, authority
 from actors.errors import ConfigError
-from actors.folders import cache_folder, data_folder, unwritable
+from actors.folders import cache_folder, data_folder, responses_file, unwritable
 from actors.gpu.calibration import CALIBRATION, Calibration
 from actors.gpu.monitor import GpuMonitor, host_sample, take_sample
 from actors.gpu.observer import Observer
@@ -50,6 +50,8 @@ from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.ollama_store import OllamaStore
 from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness, needed_folders
+from proxy.handlers.responses.routes import Responses
+from proxy.handlers.responses.store import ResponseStore
 from proxy.metrics import Metrics
 from proxy.service.logs import LAST_WORDS, set_up_logging, take_over_output
 from proxy.service.service_manager import ServiceManager
@@ -214,6 +216,8 @@ async def _build(
     views = Views(supervisor, catalog, observer, config, version=VERSION)
     store = OllamaStore(caller, catalog, hub, passes)
     ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
+    responses = Responses(generate, ResponseStore(responses_file(), config.server.keep_responses))
+    stack.push_async_callback(responses.close)
     metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
     models.accounts = (metrics.account,)
     handlers = Handlers(
@@ -223,6 +227,7 @@ async def _build(
         readiness=readiness,
         ollama=ollama,
         agents=AgentViews(agent_host),
+        responses=responses,
         metrics=metrics,
     )
     app = make_app(handlers, origins)

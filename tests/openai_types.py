@@ -38,8 +38,11 @@ def check_response(response: Json) -> None:
 
 def check_stream(events: Iterable[Json]) -> Json:
     """The events of a whole stream fit together. Returns the response at its end."""
-    first, second, *middle, last = events
-    assert (first["type"], second["type"]) == ("response.created", "response.in_progress")
+    first, *middle, last = events
+    begin = [first["type"].removeprefix("response.")]
+    while middle and middle[0]["type"] in ("response.queued", "response.in_progress"):
+        begin.append(middle.pop(0)["type"].removeprefix("response."))
+    assert begin in (["created", "in_progress"], ["created", "queued", "in_progress"])
     items: dict[int, Json] = {}
     done: dict[int, Json] = {}
     for event in middle:

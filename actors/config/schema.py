@@ -50,6 +50,7 @@ class Server(Section, frozen=True, kw_only=True):
     write_timeout: Seconds = 60.0
     keepalive_interval: Seconds = 10.0
     drain_timeout: Seconds = 30.0
+    keep_responses: Seconds = 0.0
     log: Log = Log()
 
 

@@ -5,8 +5,8 @@ would wait for the lease of its own request.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 
 import msgspec
 from aiohttp import web
@@ -71,37 +71,34 @@ class AgentAnswers:
         """Answer as a stream or as a whole."""
         exchange, codec = conversation.exchange, conversation.endpoint.codec
         assert codec is not None, "an endpoint without one has no agents"
-        exchange.run = run
-        exchange.stream = run.chat.stream
-        exchange.ignore(run.chat.ignored)
-        try:
+        with _accounted(exchange, run):
             if not run.chat.stream:
                 return await self._whole(exchange, codec, run)
             stream = ClientStream.to(conversation, self._caller)
             return await stream.carry(self._stream(stream, exchange, codec, run))
-        except ApiError as error:
-            exchange.failed(error)
-            raise
-        finally:
-            # Only queues the work, so that a client that leaves at the last byte cancels nothing.
-            run.finish(
-                model=exchange.model, place=exchange.place, failure=exchange.error or "the client left"
-            )
 
-    async def _whole(self, exchange: Exchange, codec: Codec, run: Run) -> web.StreamResponse:
+    async def take_events(self, conversation: Conversation, run: Run, take: Callable[[Event], None]) -> None:
+        """Pass the events of the answer to `take` as they come. Raises `ApiError`."""
+        with _accounted(conversation.exchange, run):
+            await self._take(conversation.exchange, run, take)
+
+    async def _take(self, exchange: Exchange, run: Run, take: Callable[[Event], None]) -> None:
         outcome = await _before(exchange, run)
         if isinstance(outcome, Chat):
             async with self._caller.call(exchange, await self._question(exchange, outcome)) as call:
-                # The run keeps the events that it passes on.
-                await translate.gather(call, _Filtered(call, run), lambda _: None)
+                await translate.gather(call, _Filtered(call, run), take)
                 call.lease.served = True
-        else:
-            async with aclosing(outcome) as events:
-                async for event in events:
-                    exchange.first_byte()
-                    run.feed(event)
-                    if run.ended:
-                        break
+            return
+        async with aclosing(outcome) as events:
+            async for event in events:
+                exchange.first_byte()
+                for passed in run.feed(event):
+                    take(passed)
+                if run.ended:
+                    break
+
+    async def _whole(self, exchange: Exchange, codec: Codec, run: Run) -> web.StreamResponse:
+        await self._take(exchange, run, lambda _: None)  # the run keeps the events that it passes on
         if run.failure is not None:
             raise to_api_error(run.failure)
         return translate.whole_answer(exchange, codec, _as_asked(run), run.answer)
@@ -121,6 +118,22 @@ class AgentAnswers:
     async def _question(self, exchange: Exchange, chat: Chat) -> UpstreamRequest:
         known = await self._catalog.find(chat.model)
         return translate.chat_question(exchange, known.name, chat)
+
+
+@contextmanager
+def _accounted(exchange: Exchange, run: Run) -> Iterator[None]:
+    """Tell the exchange of the run, and the run of the answer's end."""
+    exchange.run = run
+    exchange.stream = run.chat.stream
+    exchange.ignore(run.chat.ignored)
+    try:
+        yield
+    except ApiError as error:
+        exchange.failed(error)
+        raise
+    finally:
+        # Only queues the work, so that a client that leaves at the last byte cancels nothing.
+        run.finish(model=exchange.model, place=exchange.place, failure=exchange.error or "the client left")
 
 
 class _Filtered:

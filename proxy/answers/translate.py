@@ -34,10 +34,32 @@ from proxy.exchange import Exchange
 
 async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamResponse:
     """Answer as a stream or as a whole. Raises `ApiError` if the endpoint cannot be translated."""
-    exchange, codec, known = conversation.exchange, conversation.endpoint.codec, conversation.known
+    exchange = conversation.exchange
+    codec, chat = await _read(conversation)
+    if not chat.stream:
+        collector = AnswerCollector()
+        await _take(caller, conversation, chat, collector.feed)
+        return whole_answer(exchange, codec, chat, collector.answer())
+
+    async def write() -> None:
+        async with caller.call(exchange, chat_question(exchange, conversation.known.name, chat)) as call:
+            await relay(stream, call, encoder_of(exchange, codec, chat), decoder_of(call))
+
+    stream = ClientStream.to(conversation, caller)
+    return await stream.carry(write())
+
+
+async def take_events(caller: ModelCaller, conversation: Conversation, take: Callable[[Event], None]) -> None:
+    """Pass the events of an answer to `take` as they come. Raises `ApiError`, also if it breaks off."""
+    _, chat = await _read(conversation)
+    await _take(caller, conversation, chat, take)
+
+
+async def _read(conversation: Conversation) -> tuple[Codec, Request]:
+    exchange, codec = conversation.exchange, conversation.endpoint.codec
     if codec is None:
         path, model = conversation.endpoint.path, conversation.parsed.model
-        message = f"model {model!r} is served by {known.api}, which has no {path}"
+        message = f"model {model!r} is served by {conversation.known.api}, which has no {path}"
         raise ApiError(400, message, code="not_supported", param="model")
     chat = decode(codec, conversation.body)
     if isinstance(chat, Chat) and not chat.messages:
@@ -45,22 +67,27 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
     exchange.stream = chat.stream
     exchange.ignore(chat.ignored)
     await breathe(conversation.body)
-    question = chat_question(exchange, known.name, chat)
-    if not chat.stream:
-        collector = AnswerCollector()
-        async with caller.call(exchange, question) as call:
-            await gather(call, decoder_of(call), collector.feed)
-            if collector.failure is not None:
-                raise to_api_error(collector.failure)
-            call.lease.served = True
-        return whole_answer(exchange, codec, chat, collector.answer())
+    return codec, chat
 
-    async def write() -> None:
-        async with caller.call(exchange, question) as call:
-            await relay(stream, call, encoder_of(exchange, codec, chat), decoder_of(call))
 
-    stream = ClientStream.to(conversation, caller)
-    return await stream.carry(write())
+async def _take(
+    caller: ModelCaller, conversation: Conversation, chat: Request, take: Callable[[Event], None]
+) -> None:
+    exchange = conversation.exchange
+    failure: AnswerFailed | None = None
+
+    def feed(event: Event) -> None:
+        nonlocal failure
+        if isinstance(event, AnswerFailed):
+            failure = event
+        else:
+            take(event)
+
+    async with caller.call(exchange, chat_question(exchange, conversation.known.name, chat)) as call:
+        await gather(call, decoder_of(call), feed)
+        if failure is not None:
+            raise to_api_error(failure)
+        call.lease.served = True
 
 
 # Requests

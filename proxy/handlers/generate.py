@@ -1,7 +1,11 @@
 """The endpoints that a model answers: read a request, check it, and choose the way of its answer."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from aiohttp import web
 
+from agents.events import Event
 from agents.host.host import AgentHost
 from proxy.answers import count, embed, translate, unchanged
 from proxy.answers import load_only as load
@@ -18,6 +22,17 @@ from proxy.errors import ApiError
 from proxy.exchange import Exchange
 
 
+@contextmanager
+def subject_of(endpoint: Endpoint) -> Iterator[None]:
+    """Name the endpoint's subject as the faulty field of a request that names none."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status == 400:
+            error.param = error.param or endpoint.subject
+        raise
+
+
 class Generate:
     """The handler of all these endpoints."""
 
@@ -32,14 +47,13 @@ class Generate:
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint
     ) -> web.StreamResponse:
         """Answer a POST to one of the endpoints."""
-        try:
-            return await self._answer(await self._read(request, exchange, endpoint), endpoint)
-        except ApiError as error:
-            if error.status == 400:
-                error.param = error.param or endpoint.subject
-            raise
+        with subject_of(endpoint):
+            body = await request.app[BODIES].json(request, any_type=endpoint.dialect is OLLAMA)
+            return await self.respond(await self.read(request, exchange, endpoint, body))
 
-    async def _answer(self, asked: Conversation, endpoint: Endpoint) -> web.StreamResponse:
+    async def respond(self, asked: Conversation) -> web.StreamResponse:
+        """Choose the way of an answer, and answer. Raises `ApiError`."""
+        endpoint = asked.endpoint
         if endpoint.embedder is not None:
             return await embed.answer(self._caller, asked, endpoint.embedder)
         if endpoint.counter is not None and not asked.speaks_its_api:
@@ -57,8 +71,17 @@ class Generate:
             return await unchanged.answer(self._caller, asked)
         return await translate.answer(self._caller, asked)
 
-    async def _read(self, request: web.Request, exchange: Exchange, endpoint: Endpoint) -> Conversation:
-        body = await request.app[BODIES].json(request, any_type=endpoint.dialect is OLLAMA)
+    async def take_events(self, asked: Conversation, take: Callable[[Event], None]) -> None:
+        """Pass the events of an answer to `take` as they come, whoever wants them. Raises `ApiError`."""
+        if (run := self._through_agents.plan(asked)) is not None:
+            await self._through_agents.take_events(asked, run, take)
+        else:
+            await translate.take_events(self._caller, asked, take)
+
+    async def read(
+        self, request: web.Request, exchange: Exchange, endpoint: Endpoint, body: bytes
+    ) -> Conversation:
+        """Check a body, and find its model. Raises `ApiError`."""
         parsed = parse_body(body, endpoint.request)
         exchange.model = parsed.model
         await breathe(body)

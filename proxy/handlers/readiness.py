@@ -16,7 +16,7 @@ from aiohttp import web
 
 from actors.build import uses_containers
 from actors.config.schema import Config
-from actors.folders import data_folder
+from actors.folders import data_folder, responses_file
 from actors.gpu.monitor import GpuMonitor
 from actors.hub.cache import cache_of
 from actors.servers.docker.engine import Engine, EngineError
@@ -64,6 +64,8 @@ def needed_folders(config: Config, cache: Path) -> list[tuple[str, Path]]:
         folders.append(("downloaded models", cache_of(config.hub).folder))
     if config.agents:
         folders.append(("what agents keep", data_folder(config.agent_data)))
+    if config.server.keep_responses:
+        folders.append(("kept responses", responses_file().parent))
     return folders
 
 

@@ -145,13 +145,20 @@ def test_a_history_of_another_models(client: openai.OpenAI, model: str) -> None:
     assert raw.headers["X-Gateway-Ignored"] == "input[6] item_reference"
 
 
+def test_tokens_of_an_input(client: openai.OpenAI, model: str) -> None:
+    fields: Any = {"model": model, "input": "hello", "instructions": "Be kind."}
+    counted = client.responses.input_tokens.count(**fields)
+    used = client.responses.create(**fields, max_output_tokens=1).usage
+    assert used is not None
+    assert counted.to_dict() == {"object": "response.input_tokens", "input_tokens": used.input_tokens}
+
+
 def test_a_custom_tool(gateway: Gateway) -> None:
     """The demo calls it like any function; what it writes is the tool's one text."""
     tool = {"type": "custom", "name": "get_weather", "description": "The weather"}
     for stream in (False, True):
-        response, _ = ask(
-            gateway, "demo", stream=stream, input=QUESTION, tools=[tool], tool_choice="required"
-        )
+        fields = {"input": QUESTION, "tools": [tool], "tool_choice": "required", "max_output_tokens": 40}
+        response, _ = ask(gateway, "demo", stream=stream, **fields)
         (call,) = response["output"]
         assert (call["type"], call["name"]) == ("custom_tool_call", "get_weather")
         assert call["input"]

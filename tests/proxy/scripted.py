@@ -53,6 +53,8 @@ from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.ollama_store import OllamaStore
 from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness
+from proxy.handlers.responses.routes import Responses
+from proxy.handlers.responses.store import ResponseStore
 from proxy.metrics import Metrics
 from proxy.wire.upstream import Upstream
 
@@ -498,6 +500,7 @@ async def door(
             readiness=readiness,
             ollama=ollama,
             agents=AgentViews(host),
+            responses=Responses(generate, ResponseStore(folder / "responses.sqlite3", 0)),
             metrics=metrics,
         )
         app = make_app(handlers, origins or Origins())

@@ -19,10 +19,10 @@ from agents.events import (
     Usage,
     replayed,
 )
-from proxy.apis.fields import Json, encode
+from proxy.apis.fields import Json
 from proxy.apis.interface import AnswerContext, added_fields
 from proxy.apis.responses.client_errors import RESPONSES
-from proxy.apis.responses.output import FunctionCall, Item, Message, Status, Thought, ToolCall
+from proxy.apis.responses.output import FunctionCall, Item, Message, Status, Thought, ToolCall, frame
 from proxy.apis.responses.response import INCOMPLETE, error_fields, head, usage_fields
 from proxy.apis.responses.tools import ClientTool
 from proxy.apis.server_errors import to_api_error
@@ -48,14 +48,20 @@ class Encoder:
         self._reason: Reason = "stop"
         self._usage: Usage | None = None
         self._extra: Json = {}
-        self._ended = False
+        self._begun = self._ended = False
 
     def encode(self, event: Event, now: float) -> bytes:
         """The bytes that say `event`."""
         return b"" if self._ended else b"".join(self._events(event, now))
 
+    def queued(self, now: float) -> bytes:
+        """The bytes that say that the answer is still to begin, where it is given in the background."""
+        self.response = self._head(int(now)) | {"status": "queued"}
+        kinds = ("response.created", "response.queued")
+        return b"".join(self._frame(kind, {"response": self.response}) for kind in kinds)
+
     def _events(self, event: Event, now: float) -> Iterator[bytes]:
-        if not self.response and not isinstance(event, AnswerStarted | AnswerFailed):
+        if not self._begun and not isinstance(event, AnswerStarted | AnswerFailed):
             yield from self._begin(int(now))
         match event:
             case Text():
@@ -80,15 +86,21 @@ class Encoder:
                 yield from self._finish(now)
 
     def _frame(self, kind: str, fields: Json) -> bytes:
-        data = {"type": kind, "sequence_number": self._count, **fields}
         self._count += 1
-        return b"event: " + kind.encode() + b"\ndata: " + encode(data) + b"\n\n"
+        return frame(kind, self._count - 1, fields)
+
+    def _head(self, created: int) -> Json:
+        asked = self._asked
+        return head(asked.echo.get("response", {}), asked.model, asked.token, created)
 
     def _begin(self, created: int) -> Iterator[bytes]:
-        asked = self._asked
-        self.response = head(asked.echo.get("response", {}), asked.model, asked.token, created)
-        for kind in ("response.created", "response.in_progress"):
-            yield self._frame(kind, {"response": self.response})
+        self._begun = True
+        if self.response:
+            self.response = self.response | {"status": "in_progress"}
+        else:
+            self.response = self._head(created)
+            yield self._frame("response.created", {"response": self.response})
+        yield self._frame("response.in_progress", {"response": self.response})
 
     # Items
 

@@ -1,6 +1,6 @@
-"""The Responses' endpoint that generates."""
+"""The endpoints that models answer; `proxy.handlers.responses` has the others, of responses that are kept."""
 
-from proxy.apis.interface import Api, Codec, Endpoint
+from proxy.apis.interface import Api, Codec, Counter, Endpoint
 from proxy.apis.responses import answer, request
 from proxy.apis.responses.body import ResponsesRequest
 from proxy.apis.responses.client_errors import RESPONSES
@@ -11,6 +11,11 @@ CODEC = Codec(
     encode_answer=answer.encode_answer,
 )
 
+INPUT_TOKENS = Counter(
+    decode=request.decode_request,
+    encode_answer=lambda tokens: {"object": "response.input_tokens", "input_tokens": tokens},
+)
+
 ENDPOINTS = (
     Endpoint(
         path="/v1/responses",
@@ -19,6 +24,14 @@ ENDPOINTS = (
         dialect=RESPONSES,
         api=None,
         codec=CODEC,
+    ),
+    Endpoint(
+        path="/v1/responses/input_tokens",
+        aliases=("/responses/input_tokens",),
+        request=ResponsesRequest,
+        dialect=RESPONSES,
+        api=None,
+        counter=INPUT_TOKENS,
     ),
 )
 

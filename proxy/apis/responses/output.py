@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, Protocol
 
 from agents.events import ToolCallDelta
-from proxy.apis.fields import Json
+from proxy.apis.fields import Json, encode
 from proxy.apis.responses.calls import call_item
 from proxy.apis.responses.response import sealed
 from proxy.apis.responses.tools import ClientTool
@@ -12,6 +12,12 @@ from proxy.apis.responses.tools import ClientTool
 Status = Literal["in_progress", "completed", "incomplete"]
 Events = Iterator[tuple[str, Json]]
 """The type of each event, and its fields."""
+
+
+def frame(kind: str, number: int, fields: Json) -> bytes:
+    """An event of a stream."""
+    data = {"type": kind, "sequence_number": number, **fields}
+    return b"event: " + kind.encode() + b"\ndata: " + encode(data) + b"\n\n"
 
 
 class Item(Protocol):

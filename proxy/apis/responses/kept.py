@@ -1,0 +1,152 @@
+"""Requests that refer to responses which are kept: put together from them, and their items in pages."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from proxy.apis.fields import FieldError, Json, decode, encode
+from proxy.apis.responses.items import kind_of
+from proxy.apis.responses.output import Item, Message, Thought, frame
+
+PAGE = 20
+LONGEST_PAGE = 100
+
+_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
+
+
+class _Referring(msgspec.Struct):
+    input: str | list[Json] | None = None
+
+
+def input_of(body: bytes) -> list[Json]:
+    """The items of a request; a text is one of the user. Raises `FieldError`."""
+    given = decode(body, _Referring).input
+    return [{"role": "user", "content": given}] if isinstance(given, str) else given or []
+
+
+def references(items: list[Json]) -> list[str]:
+    """The ids of items that a request refers to and does not have."""
+    return [
+        item["id"] for item in items if kind_of(item) == "item_reference" and isinstance(item.get("id"), str)
+    ]
+
+
+def response_of(item_id: str) -> str:
+    """The id of the response that an item is of: both have the same letters after their prefix."""
+    return "resp_" + item_id.partition("_")[2][:TOKEN]
+
+
+TOKEN = 32
+"""Letters of the token in all ids of one response."""
+
+
+def resolved(items: list[Json], known: Mapping[str, Json]) -> list[Json]:
+    """The items with those that are referred to in their places; what is not known stays a reference."""
+    return [
+        known.get(str(item.get("id")), item) if kind_of(item) == "item_reference" else item for item in items
+    ]
+
+
+def with_input(body: bytes, items: list[Json]) -> bytes:
+    """The body with these items for its input; all else keeps its exact bytes."""
+    fields = decode(body, dict[str, msgspec.Raw])
+    return encode({**fields, "input": items})
+
+
+def listed(items: list[Json], token: str) -> list[Json]:
+    """The items of an input as they are listed: each with an id, a type and a status."""
+    return [_listed(item, f"{token}{index:04x}") for index, item in enumerate(items)]
+
+
+def _listed(item: Json, token: str) -> Json:
+    kind = kind_of(item)
+    given = {name: value for name, value in item.items() if value is not None}
+    whole = {"id": f"{_PREFIXES.get(kind, 'item')}_{token}", "status": "completed", **given, "type": kind}
+    if kind == "message" and isinstance(item.get("content"), str):
+        is_answer = item.get("role") == "assistant"
+        part: Json = {"type": "output_text" if is_answer else "input_text", "text": item["content"]}
+        whole["content"] = [part | {"annotations": []} if is_answer else part]
+    return whole
+
+
+def page(items: list[Json], query: Mapping[str, str]) -> Json:
+    """One page of the items: `limit` of them from `after` on, the last ones first unless `order` is asc.
+
+    Raises `FieldError`.
+    """
+    order, after = query.get("order", "desc"), query.get("after")
+    try:
+        limit = int(query.get("limit", PAGE))
+    except ValueError:
+        limit = 0
+    if not 1 <= limit <= LONGEST_PAGE:
+        raise FieldError("limit", f"must be a number from 1 to {LONGEST_PAGE}")
+    if order not in ("asc", "desc"):
+        raise FieldError("order", "must be asc or desc")
+    ordered = items if order == "asc" else items[::-1]
+    ids: list[Any] = [item.get("id") for item in ordered]
+    if after is not None and after not in ids:
+        raise FieldError("after", f"there is no item {after[:100]!r}")
+    start = ids.index(after) + 1 if after is not None else 0
+    shown = ordered[start : start + limit]
+    return {
+        "object": "list",
+        "data": shown,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+        "has_more": start + limit < len(ordered),
+    }
+
+
+# Streams of responses that are whole
+
+
+def frames_in(data: bytes) -> list[bytes]:
+    """The events in the bytes of a stream."""
+    return [frame + b"\n\n" for frame in data.split(b"\n\n") if frame]
+
+
+def stream_of(response: Json, after: int) -> list[bytes]:
+    """A stream that tells a whole response, without events up to the number `after`; the last one is in any.
+
+    The numbers are not those of the stream that the response first came in, whose texts were in more pieces.
+    """
+    status = response["status"]
+    begun = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
+    events: list[tuple[str, Json]] = [
+        (f"response.{kind}", {"response": begun | {"error": None, "incomplete_details": None}})
+        for kind in ("created", "in_progress")
+    ]
+    for index, item in enumerate(response["output"]):
+        events += _events_of(item, index)
+    if status in ("completed", "incomplete", "failed"):
+        events.append((f"response.{status}", {"response": response}))
+    last = len(events) - 1
+    return [
+        frame(kind, max(number, after + 1) if number == last else number, fields)
+        for number, (kind, fields) in enumerate(events)
+        if number > after or number == last
+    ]
+
+
+def _events_of(item: Json, index: int) -> Iterator[tuple[str, Json]]:
+    grown: Item | None = None
+    match item["type"]:
+        case "message":
+            grown = Message(item["id"], index)
+            text = item["content"][0]
+            delta = ("response.output_text.delta", grown.add(text["text"], text["logprobs"]), text["text"])
+        case "reasoning":
+            parts = item["summary"] or item["content"]
+            sealed = "encrypted_content" in item
+            grown = Thought(item["id"], index, is_summary=bool(item["summary"]), is_sealed=sealed)
+            delta = (grown.delta, grown.add(parts[0]["text"]), parts[0]["text"])
+        case _:
+            yield "response.output_item.added", {"output_index": index, "item": item}
+            yield "response.output_item.done", {"output_index": index, "item": item}
+            return
+    kind, fields, text = delta
+    yield from grown.begin()
+    yield kind, {**fields, "delta": text}
+    yield from grown.end(item["status"])

@@ -1,0 +1,6 @@
+"""OpenAI's Responses beyond one answer: what is kept of them, and what is answered in the background.
+
+* `routes`      the endpoints of responses
+* `store`       responses that are kept: in memory for a while, in SQLite if configured
+* `background`  answers that go on without their client
+"""

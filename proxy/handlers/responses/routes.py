@@ -1,0 +1,296 @@
+"""The endpoints of responses: answers, which may go on from one that is kept, and what is kept of them."""
+
+import secrets
+import sqlite3
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import msgspec
+from aiohttp import HttpVersion11, web
+
+from agents.chat import Chat
+from agents.events import Answer, AnswerFailed, Done, Event
+from proxy.answers.call import invalid_field
+from proxy.answers.client_stream import STREAM_HEADERS
+from proxy.answers.translate import answer_context, decode
+from proxy.apis.fields import FieldError, Json, encode
+from proxy.apis.interface import AnswerContext, Codec, Endpoint
+from proxy.apis.requests import parse_body
+from proxy.apis.responses import answer as writer
+from proxy.apis.responses.body import ResponsesRequest
+from proxy.apis.responses.endpoints import CODEC
+from proxy.apis.responses.kept import (
+    input_of,
+    listed,
+    page,
+    references,
+    resolved,
+    response_of,
+    stream_of,
+    with_input,
+)
+from proxy.door.bodies import BODIES
+from proxy.errors import ApiError
+from proxy.exchange import EXCHANGE, Exchange
+from proxy.handlers.generate import Generate
+from proxy.handlers.responses.background import Job
+from proxy.handlers.responses.store import Kept, ResponseStore
+
+STOPPED = {"code": "server_error", "message": "the gateway was stopped meanwhile"}
+FINISHED = 16
+"""Jobs that are remembered with all their events."""
+RUNNING = ("queued", "in_progress")
+SETTING = "server.keep_responses"
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A request for an answer. `items` is all of its input, `token` the letters of the answer's ids."""
+
+    request: web.Request
+    exchange: Exchange
+    endpoint: Endpoint
+    parsed: ResponsesRequest
+    items: list[Json]
+    token: str
+
+
+class Responses:
+    """The handlers."""
+
+    def __init__(self, generate: Generate, store: ResponseStore) -> None:
+        self._generate = generate
+        self._store = store
+        self._jobs: dict[str, Job] = {}
+        self._finished: deque[str] = deque()
+
+    async def answer(
+        self, request: web.Request, exchange: Exchange, endpoint: Endpoint
+    ) -> web.StreamResponse:
+        """Answer a POST to one of the endpoints that a model answers."""
+        body = await request.app[BODIES].json(request)
+        parsed = parse_body(body, ResponsesRequest)
+        if parsed.background:
+            self._check_is_on("background", "background")
+            if parsed.store is False:
+                raise ApiError(400, "background needs store, which must not be false", param="store")
+        items = await self._items(body, parsed)
+        if items is not None:
+            body = with_input(body, items)
+        if not endpoint.generates:
+            return await self._generate.respond(await self._generate.read(request, exchange, endpoint, body))
+        asked = _Asked(request, exchange, endpoint, parsed, items or _input_of(body), secrets.token_hex(16))
+        if parsed.store and not self._store.is_on:
+            exchange.ignore(["store"])
+        if parsed.background:
+            return await self._begin(asked, body)
+        if parsed.store is not False:
+            asked = msgspec.structs.replace(asked, endpoint=self._recorded(asked))
+        return await self._generate.respond(
+            await self._generate.read(request, exchange, asked.endpoint, body)
+        )
+
+    async def _items(self, body: bytes, parsed: ResponsesRequest) -> list[Json] | None:
+        """The input with what it refers to; None if it refers to nothing."""
+        items = _input_of(body)
+        before: list[Json] = []
+        if parsed.previous_response_id is not None:
+            self._check_is_on("previous_response_id", "previous_response_id")
+            previous = await self._find(parsed.previous_response_id)
+            if previous is None or previous.fields["status"] in RUNNING:
+                state = "is still being answered" if previous else "not found"
+                message = f"previous response {parsed.previous_response_id[:100]!r} {state}"
+                code = "previous_response_not_found"
+                raise ApiError(400, message, code=code, param="previous_response_id")
+            before = [*previous.items, *previous.fields["output"]]
+        wanted = references(items)
+        if not wanted:
+            return [*before, *items] if parsed.previous_response_id is not None else None
+        known: dict[str, Json] = {}
+        for response_id in dict.fromkeys(map(response_of, wanted)):
+            if (kept := await self._find(response_id)) is not None:
+                known |= {item["id"]: item for item in kept.fields["output"]}
+        return [*before, *resolved(items, known)]
+
+    def _recorded(self, asked: _Asked) -> Endpoint:
+        """The endpoint with a codec that keeps the answer."""
+        keep = self._keeper(asked)
+
+        def encoder(context: AnswerContext) -> _Recorder:
+            return _Recorder(writer.Encoder(msgspec.structs.replace(context, token=asked.token)), keep)
+
+        def encode_answer(whole: Answer, context: AnswerContext, now: float) -> Json:
+            response = writer.encode_answer(whole, msgspec.structs.replace(context, token=asked.token), now)
+            keep(response)
+            return response
+
+        codec = Codec(decode=CODEC.decode, encoder=encoder, encode_answer=encode_answer)
+        return msgspec.structs.replace(asked.endpoint, codec=codec)
+
+    def _keeper(self, asked: _Asked) -> Callable[[Json], None]:
+        created = time.time()
+        # Without the setting nobody can ask for more than the items of the answer.
+        items = encode(listed(asked.items, asked.token)) if self._store.is_on else b"[]"
+
+        def keep(response: Json) -> None:
+            self._store.keep(Kept(response["id"], None, created, encode(response), items))
+
+        return keep
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """The routes of responses that are kept."""
+        for base in ("/v1/responses", "/responses"):
+            router.add_get(f"{base}/{{id}}", self.retrieve)
+            router.add_delete(f"{base}/{{id}}", self.delete)
+            router.add_get(f"{base}/{{id}}/input_items", self.input_items)
+            router.add_post(f"{base}/{{id}}/cancel", self.cancel)
+
+    # In the background
+
+    async def _begin(self, asked: _Asked, body: bytes) -> web.StreamResponse:
+        generate, exchange = self._generate, asked.exchange
+        inner = Exchange("POST", exchange.path, exchange.request_id, exchange.accounts)
+        inner.endpoint = exchange.endpoint
+        conversation = await generate.read(asked.request, inner, asked.endpoint, body)
+        exchange.model = inner.model
+        chat = decode(CODEC, body)
+        assert isinstance(chat, Chat)
+        exchange.ignore(chat.ignored)
+        context = msgspec.structs.replace(answer_context(inner, chat.model, chat), token=asked.token)
+        job = Job(inner, writer.Encoder(context), self._keeper(asked))
+        response_id = job.response["id"]
+        self._jobs[response_id] = job
+
+        job.start(partial(generate.take_events, conversation), lambda: self._over(response_id))
+        return await self._follow(asked.request, job, -1) if chat.stream else _json(job.response)
+
+    def _over(self, response_id: str) -> None:
+        """The last jobs that are over are still there for clients that take up their streams again."""
+        self._finished.append(response_id)
+        if len(self._finished) > FINISHED:
+            self._jobs.pop(self._finished.popleft(), None)
+
+    async def close(self) -> None:
+        """End what is answered in the background: it has failed."""
+        for job in list(self._jobs.values()):
+            await job.cancel(status="failed", error=STOPPED)
+        await self._store.close()
+
+    # What is kept
+
+    async def retrieve(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/responses/{id}`; with `stream=true` the events, after number `starting_after`."""
+        kept = await self._kept(request)
+        if request.query.get("stream", "").lower() not in ("true", "1"):
+            return _json(self._current(kept))
+        try:
+            after = int(request.query.get("starting_after", -1))
+        except ValueError:
+            raise ApiError(400, "starting_after: must be a number", param="starting_after") from None
+        return await self._follow(request, self._jobs.get(kept.id) or self._current(kept), after)
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """`DELETE /v1/responses/{id}`: it is ended, if it is under way, and forgotten."""
+        kept = await self._kept(request)
+        if (job := self._jobs.get(kept.id)) is not None:
+            await job.cancel(status="cancelled")
+            del self._jobs[kept.id]
+        async with _usable():
+            await self._store.delete(kept.id)
+        return _json({"id": kept.id, "object": "response", "deleted": True})
+
+    async def input_items(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/responses/{id}/input_items`."""
+        kept = await self._kept(request)
+        try:
+            return _json(page(kept.items, request.query))
+        except FieldError as error:
+            raise invalid_field(error) from None
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/responses/{id}/cancel`."""
+        kept = await self._kept(request)
+        if not kept.fields.get("background"):
+            raise ApiError(400, f"response {kept.id!r} is not answered in the background", param="id")
+        if (job := self._jobs.get(kept.id)) is not None:
+            await job.cancel(status="cancelled")
+            return _json(job.response)
+        return _json(self._current(kept))
+
+    async def _kept(self, request: web.Request) -> Kept:
+        self._check_is_on("GET, DELETE and cancel", None)
+        request[EXCHANGE].quiet = request.method == "GET"
+        response_id = request.match_info["id"]
+        if (kept := await self._find(response_id)) is None:
+            message = f"response {response_id[:100]!r} not found"
+            raise ApiError(404, message, code="response_not_found", param="id")
+        return kept
+
+    async def _find(self, response_id: str) -> Kept | None:
+        async with _usable():
+            return await self._store.find(response_id, None)
+
+    def _current(self, kept: Kept) -> Json:
+        """The response as it stands. Of one that was under way in an earlier life nothing comes any more."""
+        if (job := self._jobs.get(kept.id)) is not None:
+            return job.response
+        response = kept.fields
+        if response["status"] in RUNNING:
+            response |= {"status": "failed", "error": STOPPED}
+        return response
+
+    def _check_is_on(self, what: str, param: str | None) -> None:
+        if not self._store.is_on:
+            message = f"{what}: responses are not kept here; set {SETTING} in config.yaml to some seconds"
+            raise ApiError(400, message, code="not_supported", param=param)
+
+    async def _follow(self, request: web.Request, answer: Job | Json, after: int) -> web.StreamResponse:
+        """Write the events of an answer, without those up to the number `after`."""
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", **STREAM_HEADERS})
+        stream.headers.update(request[EXCHANGE].headers)
+        if request.version < HttpVersion11:
+            stream.force_close()
+        await stream.prepare(request)
+        if isinstance(answer, Job):
+            async for frame in answer.follow(after, self._generate.limits.keepalive_interval):
+                await stream.write(frame)
+        else:
+            await stream.write(b"".join(stream_of(answer, after)))
+        await stream.write_eof()
+        return stream
+
+
+class _Recorder:
+    """Writes a stream, and keeps the response at its end, before the client can ask for it."""
+
+    def __init__(self, encoder: writer.Encoder, keep: Callable[[Json], None]) -> None:
+        self._encoder = encoder
+        self._keep = keep
+
+    def encode(self, event: Event, now: float) -> bytes:
+        data = self._encoder.encode(event, now)
+        if data and isinstance(event, Done | AnswerFailed) and self._encoder.response:
+            self._keep(self._encoder.response)
+        return data
+
+
+@asynccontextmanager
+async def _usable() -> AsyncIterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        message = f"the kept responses cannot be used: {error}"
+        raise ApiError(503, message, code="responses_unusable", retry_after=5) from error
+
+
+def _input_of(body: bytes) -> list[Json]:
+    try:
+        return input_of(body)
+    except FieldError as error:
+        raise invalid_field(error) from None
+
+
+def _json(value: Json) -> web.Response:
+    return web.Response(body=encode(value), content_type="application/json")

@@ -1,0 +1,144 @@
+"""Responses that are kept: in memory for a while, and in SQLite for as long as is configured."""
+
+import asyncio
+import sqlite3
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from actors.runtime import spawn
+from agents.database import Database
+from proxy.apis.fields import Json
+
+log = structlog.get_logger("responses")
+
+REMEMBERED = 3600.0
+"""Seconds that a response is remembered, for the items that clients refer to without asking for more."""
+MEMORY = 32 * 1024 * 1024
+"""Bytes of them, at most."""
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS responses"
+    " (id TEXT PRIMARY KEY, owner TEXT, created REAL NOT NULL, response BLOB NOT NULL, input BLOB NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS by_age ON responses (created)",
+)
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A response as JSON, and the items that it answers; `created` in seconds since the epoch.
+
+    `owner` may have it: the key that made it, None where there are no keys.
+    """
+
+    id: str
+    owner: str | None
+    created: float
+    response: bytes
+    input: bytes = b"[]"
+
+    @property
+    def fields(self) -> Json:
+        """The response."""
+        return msgspec.json.decode(self.response, type=Json)
+
+    @property
+    def items(self) -> list[Json]:
+        """The items that it answers."""
+        return msgspec.json.decode(self.input, type=list[Json])
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.response) + len(self.input)
+
+
+class ResponseStore:
+    """Keeps responses for `seconds` in the file at `path`; with 0 in memory alone, for an hour at most."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.seconds = seconds
+        self._database = Database(path, _SCHEMA, "database of responses", mode=0o600)
+        self._memory: OrderedDict[str, Kept] = OrderedDict()
+        self._size = 0
+        self._written: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def is_on(self) -> bool:
+        """Whether responses are kept so that clients can ask for them."""
+        return self.seconds > 0
+
+    def keep(self, kept: Kept) -> None:
+        """Remember a response at once, and write it down meanwhile. A failure of that is only logged."""
+        self._forget(kept.id)
+        self._memory[kept.id] = kept
+        self._size += kept.size
+        while self._size > MEMORY and len(self._memory) > 1:
+            self._forget(next(iter(self._memory)))
+        if self.is_on:
+            before = self._written.get(kept.id)
+            task = spawn(self._write(kept, before), name=f"keep {kept.id}")
+            self._written[kept.id] = task
+            task.add_done_callback(lambda done: self._clear(kept.id, done))
+
+    async def find(self, response_id: str, owner: str | None) -> Kept | None:
+        """The response of that id, if this owner may have it. Raises `sqlite3.Error` or `OSError`."""
+        kept = self._memory.get(response_id)
+        if kept is None and self.is_on:
+            await self._settled(response_id)
+            kept = await asyncio.to_thread(self._read, response_id)
+        limit = time.time() - (self.seconds or REMEMBERED)
+        return kept if kept is not None and kept.owner == owner and kept.created > limit else None
+
+    async def delete(self, response_id: str) -> None:
+        """Forget a response. Raises `sqlite3.Error` or `OSError`."""
+        self._forget(response_id)
+        await self._settled(response_id)
+        await asyncio.to_thread(self._delete, response_id)
+
+    async def close(self) -> None:
+        """Write down what is to be written, and close the file."""
+        for response_id in list(self._written):
+            await self._settled(response_id)
+        await asyncio.to_thread(self._database.close)
+
+    def _forget(self, response_id: str) -> None:
+        if (known := self._memory.pop(response_id, None)) is not None:
+            self._size -= known.size
+
+    async def _settled(self, response_id: str) -> None:
+        if (task := self._written.get(response_id)) is not None:
+            await asyncio.wait([task])
+
+    def _clear(self, response_id: str, done: asyncio.Task[None]) -> None:
+        if self._written.get(response_id) is done:
+            del self._written[response_id]
+
+    async def _write(self, kept: Kept, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            await asyncio.to_thread(self._put, kept)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("a response cannot be kept", response=kept.id, reason=str(error))
+
+    # What blocks
+
+    def _put(self, kept: Kept) -> None:
+        def write(database: sqlite3.Connection) -> None:
+            row = (kept.id, kept.owner, kept.created, kept.response, kept.input)
+            database.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?)", row)
+            database.execute("DELETE FROM responses WHERE created <= ?", (time.time() - self.seconds,))
+
+        self._database.run(write)
+
+    def _read(self, response_id: str) -> Kept | None:
+        query = "SELECT id, owner, created, response, input FROM responses WHERE id = ?"
+        row = self._database.run(lambda database: database.execute(query, (response_id,)).fetchone())
+        return None if row is None else Kept(*row)
+
+    def _delete(self, response_id: str) -> None:
+        query = "DELETE FROM responses WHERE id = ?"
+        self._database.run(lambda database: database.execute(query, (response_id,)))
