@@ -109,6 +109,18 @@ class Chat(Request, frozen=True, kw_only=True):
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     think: bool | str | None = None
 
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The tools that `tool_choice` leaves; a model is shown no others."""
+        if isinstance(self.tool_choice, NamedTool):
+            return [tool for tool in self.tools if tool.name == self.tool_choice.name]
+        return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
 
 class Completion(Request, frozen=True, kw_only=True):
     """A plain text to be continued, or to be filled in before `suffix`."""

@@ -25,6 +25,7 @@ from tests.stand_in_ollama_store import (
     go_time,
     nanoseconds,
     read_body,
+    runner_error,
     text_of,
 )
 
@@ -96,6 +97,8 @@ class StandInOllama(Base):
             return self.json(self._line(wanted, chat, done="load"))
         if "error-early" in self.orders:
             return self.error(500, UNEXPECTED)
+        if refused := runner_error(body, self.models[name], loaded.context):
+            return self.error(*refused)
         lines = self._lines(wanted, name, text, body, chat, began, loaded)
         if body.get("stream") is not False:
             return await self._stream(request, lines)

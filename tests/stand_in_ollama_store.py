@@ -28,6 +28,17 @@ _FIELDS: dict[str, tuple[type, ...]] = {
 }
 
 
+KINDS: dict[str, Any] = {
+    "string": "text",
+    "integer": 1,
+    "number": 1.5,
+    "boolean": True,
+    "null": None,
+    "object": {},
+    "array": [],
+}
+"""Something of each of JSON schema's types."""
+
 _BLOBS = itertools.count(1)
 
 
@@ -160,6 +171,8 @@ def example(schema: Any) -> Any:
     """Something that a JSON schema allows."""
     if not isinstance(schema, dict):
         return {"answer": "json"}
+    if "anyOf" in schema:
+        return example(schema["anyOf"][0])
     if "enum" in schema:
         return schema["enum"][0]
     kind = schema.get("type", "object")
@@ -167,7 +180,35 @@ def example(schema: Any) -> Any:
         return {key: example(part) for key, part in schema.get("properties", {}).items()}
     if kind == "array":
         return [example(schema.get("items", {"type": "string"}))]
-    return {"string": "text", "integer": 1, "number": 1.5, "boolean": True, "null": None}[kind]
+    return KINDS[kind]
+
+
+def runner_error(body: dict[str, Any], model: Model, context: int) -> tuple[int, str] | None:
+    """Status and text of what the model's runner, a llama-server, refuses: its own error, as a text."""
+    words = sum(len(str(message.get("content") or "").split()) for message in body.get("messages") or [])
+    words += len((body.get("prompt") or "").split())
+    schemas = [body.get("format"), *(tool["function"].get("parameters") for tool in body.get("tools") or [])]
+    kinds = [schema.get("type", "object") for schema in schemas if isinstance(schema, dict)]
+    error: dict[str, Any] | None = None
+    if any(kind not in KINDS for kind in kinds):
+        message = (
+            "Unable to generate parser for this template. Automatic parser generation failed: JSON schema "
+        )
+        error = {
+            "code": 400,
+            "message": f"{message}error at #: unrecognized type",
+            "type": "invalid_request_error",
+        }
+    elif any(message.get("images") for message in body.get("messages") or []) or body.get("images"):
+        if "vision" not in model.capabilities:
+            hint = "hint: if this is unexpected, you may need to provide the mmproj"
+            message = f"image input is not supported - {hint}"
+            error = {"code": 500, "message": message, "type": "server_error"}
+    elif words > context and body.get("truncate") is False:
+        message = f"request ({words} tokens) exceeds the available context size ({context} tokens)"
+        error = {"code": 400, "message": message, "type": "exceed_context_size_error"}
+        error |= {"n_prompt_tokens": words, "n_ctx": context}
+    return (error["code"], json.dumps({"error": error})) if error is not None else None
 
 
 def text_of(body: dict[str, Any], chat: bool) -> str | None:

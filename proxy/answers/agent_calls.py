@@ -89,7 +89,7 @@ class Models:
             question = translate.chat_question(exchange, known.name, request)
             async with self._caller.call(exchange, question) as call:
                 await call.check_stream()
-                async for event in _Events(call.response, translate.decoder_of(call)).read():
+                async for event in _Events(call.response, translate.decoder_of(call, request)).read():
                     exchange.first_byte()
                     if isinstance(event, Usage):
                         exchange.tokens = translate.tokens_of(event)

@@ -7,8 +7,8 @@ import msgspec
 from agents.errors import AgentError
 from agents.guard.strings import clean_value
 from agents.host.host import AgentHost
-from proxy.answers.call import invalid_field
 from proxy.apis.fields import FieldError, decode
+from proxy.apis.requests import invalid_field
 from proxy.door.bodies import breathe
 from proxy.errors import ApiError
 

@@ -17,7 +17,7 @@ from proxy.apis.durations import keep_alive
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import Endpoint, ServerApi
 from proxy.apis.ollama.body import OllamaRequest
-from proxy.apis.requests import ModelRequest
+from proxy.apis.requests import ModelRequest, invalid_field
 from proxy.apis.server_errors import to_api_error
 from proxy.apis.table import SERVERS
 from proxy.catalog import Known
@@ -288,8 +288,3 @@ def named(error: ApiError, exchange: Exchange) -> ApiError:
     if error.code == "upstream_error" and not error.message.startswith("model "):
         error.message = f"model {exchange.model!r}: {error.message}"
     return error
-
-
-def invalid_field(error: FieldError) -> ApiError:
-    """Make the error for an invalid field of a request."""
-    return ApiError(400, str(error), param=error.field)

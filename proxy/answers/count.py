@@ -6,10 +6,11 @@ from aiohttp import web
 from actors.messages import ServerAddress
 from agents.chat import Chat
 from agents.events import AnswerFailed
-from proxy.answers.call import Conversation, ModelCaller, UpstreamRequest, invalid_field, named, post
+from proxy.answers.call import Conversation, ModelCaller, UpstreamRequest, named, post
 from proxy.answers.whole import json_response
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import Counter
+from proxy.apis.requests import invalid_field
 from proxy.apis.server_errors import to_api_error
 from proxy.apis.table import SERVERS
 from proxy.errors import ApiError

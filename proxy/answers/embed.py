@@ -13,7 +13,6 @@ from proxy.answers.call import (
     Conversation,
     ModelCaller,
     UpstreamRequest,
-    invalid_field,
     named,
     post,
 )
@@ -23,6 +22,7 @@ from proxy.apis.answer_json import UnreadableError
 from proxy.apis.embeddings import Embed, Embeddings, Tokens, cut, shortened
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import Embedder, Tokenizer
+from proxy.apis.requests import invalid_field
 from proxy.apis.server_errors import TOO_LONG, to_api_error
 from proxy.apis.table import SERVERS
 from proxy.catalog import Known

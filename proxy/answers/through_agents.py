@@ -86,7 +86,7 @@ class AgentAnswers:
         outcome = await _before(exchange, run)
         if isinstance(outcome, Chat):
             async with self._caller.call(exchange, await self._question(exchange, outcome)) as call:
-                await translate.gather(call, _Filtered(call, run), take)
+                await translate.gather(call, _Filtered(call, run, outcome), take)
                 call.lease.served = True
             return
         async with aclosing(outcome) as events:
@@ -113,7 +113,7 @@ class AgentAnswers:
             return
         async with self._caller.call(exchange, await self._question(exchange, outcome)) as call:
             encoder = translate.encoder_of(exchange, codec, _as_asked(run))
-            await translate.relay(stream, call, encoder, _Filtered(call, run))
+            await translate.relay(stream, call, encoder, _Filtered(call, run, outcome))
 
     async def _question(self, exchange: Exchange, chat: Chat) -> UpstreamRequest:
         known = await self._catalog.find(chat.model)
@@ -139,8 +139,8 @@ def _accounted(exchange: Exchange, run: Run) -> Iterator[None]:
 class _Filtered:
     """A decoder whose events pass the agents. When these end the answer early, the server is left."""
 
-    def __init__(self, call: ModelCall, run: Run) -> None:
-        self._decoder: Decoder = translate.decoder_of(call)
+    def __init__(self, call: ModelCall, run: Run, chat: Chat) -> None:
+        self._decoder: Decoder = translate.decoder_of(call, chat)
         self._run = run
         self._response: UpstreamResponse = call.response
 

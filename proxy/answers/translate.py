@@ -8,7 +8,6 @@ import msgspec
 from aiohttp import web
 
 from actors.messages import ServerAddress
-from agents.chat import Chat
 from agents.events import Answer, AnswerCollector, AnswerFailed, AnswerStarted, Done, Event, Usage
 from proxy.answers.call import (
     Conversation,
@@ -16,7 +15,6 @@ from proxy.answers.call import (
     ModelCaller,
     UpstreamRequest,
     broken_off,
-    invalid_field,
     named,
     post,
 )
@@ -25,6 +23,7 @@ from proxy.answers.relay import Relay
 from proxy.answers.whole import json_response
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import AnswerContext, Codec, Decoder, Encoder, Request
+from proxy.apis.requests import check_request, invalid_field
 from proxy.apis.server_errors import of_api_error, to_api_error
 from proxy.apis.table import SERVERS
 from proxy.door.bodies import breathe
@@ -43,7 +42,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
 
     async def write() -> None:
         async with caller.call(exchange, chat_question(exchange, conversation.known.name, chat)) as call:
-            await relay(stream, call, encoder_of(exchange, codec, chat), decoder_of(call))
+            await relay(stream, call, encoder_of(exchange, codec, chat), decoder_of(call, chat))
 
     stream = ClientStream.to(conversation, caller)
     return await stream.carry(write())
@@ -62,8 +61,6 @@ async def _read(conversation: Conversation) -> tuple[Codec, Request]:
         message = f"model {model!r} is served by {conversation.known.api}, which has no {path}"
         raise ApiError(400, message, code="not_supported", param="model")
     chat = decode(codec, conversation.body)
-    if isinstance(chat, Chat) and not chat.messages:
-        raise ApiError(400, "messages: is empty", param="messages")
     exchange.stream = chat.stream
     exchange.ignore(chat.ignored)
     await breathe(conversation.body)
@@ -84,7 +81,7 @@ async def _take(
             take(event)
 
     async with caller.call(exchange, chat_question(exchange, conversation.known.name, chat)) as call:
-        await gather(call, decoder_of(call), feed)
+        await gather(call, decoder_of(call, chat), feed)
         if failure is not None:
             raise to_api_error(failure)
         call.lease.served = True
@@ -96,9 +93,11 @@ async def _take(
 def decode(codec: Codec, body: bytes) -> Request:
     """Read the body into a canonical request. Raises `ApiError`."""
     try:
-        return codec.decode(body)
+        request = codec.decode(body)
+        check_request(request)
     except FieldError as error:
         raise invalid_field(error) from None
+    return request
 
 
 def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequest:
@@ -137,9 +136,9 @@ def encoder_of(exchange: Exchange, codec: Codec, chat: Request) -> Encoder:
     return codec.encoder(answer_context(exchange, chat.model, chat))
 
 
-def decoder_of(call: ModelCall) -> Decoder:
-    """Return the reader of the granted server's stream."""
-    return _Naming(call.server.decoder(call.exchange.request_id), call.exchange)
+def decoder_of(call: ModelCall, chat: Request) -> Decoder:
+    """Return the reader of the granted server's stream, which answers this request."""
+    return _Naming(call.server.decoder(call.exchange.request_id, chat), call.exchange)
 
 
 class _Naming:

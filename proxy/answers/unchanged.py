@@ -90,6 +90,8 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
     assembler: Assembler | None = None
     if endpoint.assembler is not None and _is_answered_with_a_list(conversation):
         kinds = (list,)
+    elif parsed.is_never_streamed:
+        body = with_fields(body, {"stream": b"false", **parsed.corrections(body)})
     elif endpoint.assembler is not None:
         fields = {"stream": b"true"}
         if endpoint.api == "llama.cpp":
@@ -98,7 +100,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
             assembler = endpoint.assembler(parsed)
             if endpoint.usage_option:
                 fields["stream_options"] = b'{"include_usage":true}'
-        body = with_fields(body, fields)
+        body = with_fields(body, fields | parsed.corrections(body))
     question = UpstreamRequest(
         conversation.known.name,
         _body_renderer(conversation, body),

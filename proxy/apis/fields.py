@@ -13,15 +13,23 @@ encode = msgspec.json.Encoder().encode
 
 
 class FieldError(ValueError):
-    """A request that cannot be meant. `field` is a path like `messages[0].content`, None for the whole."""
+    """A request that cannot be meant. `field` is a path like `messages[0].content`, None for the whole.
 
-    def __init__(self, field: str | None, message: str) -> None:
+    `code` is OpenAI's word for such an error.
+    """
+
+    def __init__(self, field: str | None, message: str, code: str = "invalid_value") -> None:
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
+        self.message = message
+        self.code = code
 
 
 class NotJsonError(FieldError):
     """A body, or a part of one, that is no JSON."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(None, message, "invalid_json")
 
 
 def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
@@ -30,12 +38,25 @@ def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         message, path = located(error)
-        missing = message.partition(" missing required field ")[2]
-        raise FieldError(path or missing or None, message) from None
+        if missing := message.partition(" missing required field ")[2]:
+            field = f"{path}.{missing}" if path else missing
+            raise FieldError(field, message, "missing_required_parameter") from None
+        code = "invalid_type" if message.startswith("Expected ") and ", got " in message else "invalid_value"
+        raise FieldError(path or None, message, code) from None
     except RecursionError:
-        raise NotJsonError(None, "the body's JSON is nested too deeply") from None
+        raise NotJsonError("the body's JSON is nested too deeply") from None
     except ValueError as error:  # msgspec's own, UTF-8 that is none, numbers of thousands of digits
-        raise NotJsonError(None, f"the body is not valid JSON: {error}") from None
+        raise NotJsonError(f"the body is not valid JSON: {error}") from None
+
+
+def decode_part(body: bytes | msgspec.Raw, kind: type[T], field: str) -> T:
+    """Decode the part of a body that is at `field`. Raises `FieldError`."""
+    try:
+        return decode(body, kind)
+    except FieldError as error:
+        inner = error.field or ""
+        path = f"{field}{inner}" if inner.startswith("[") or not inner else f"{field}.{inner}"
+        raise FieldError(path, error.message, error.code) from None
 
 
 def unknown(body: bytes | msgspec.Raw, kind: type[msgspec.Struct]) -> Json:
@@ -48,6 +69,13 @@ def unknown(body: bytes | msgspec.Raw, kind: type[msgspec.Struct]) -> Json:
 def present(**fields: Any) -> Json:
     """The fields that are there: neither None, nor empty."""
     return {name: value for name, value in fields.items() if value is not None and value not in ("", [], {})}
+
+
+def call_arguments(text: str, field: str) -> str:
+    """The arguments of a call in the history: a JSON object, or nothing. Raises `FieldError`."""
+    if (found := object_text(text)) is None:
+        raise FieldError(f"{field}.function.arguments", "is not a JSON object")
+    return found
 
 
 def object_text(text: str) -> str | None:

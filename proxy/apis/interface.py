@@ -119,7 +119,8 @@ class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
 
     name: ServerApiName
     ask: Callable[[Request, ServerAddress], tuple[str, bytes]]
-    decoder: Callable[[str], Decoder]
+    decoder: Callable[[str, Request], Decoder]
+    """Takes an id for the answer."""
     embed: Callable[[Embed, ServerAddress], tuple[str, bytes]]
     decode_embeddings: Callable[[bytes], Embeddings | AnswerFailed]
     count: Callable[[Chat, ServerAddress], tuple[str, bytes]]

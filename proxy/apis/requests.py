@@ -4,16 +4,24 @@ Only the fields that every API client agrees on are typed, and loosely; everythi
 server's business and passes through untouched, byte for byte.
 """
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
-from proxy.apis.fields import FieldError, NotJsonError, decode
+from agents.chat import Chat, NamedTool, Request
+from proxy.apis.fields import FieldError, decode
+from proxy.apis.server_errors import TOO_LONG
 from proxy.errors import ApiError
 
 Object = dict[str, msgspec.Raw]
 Number = float | None
 Text = str | None
+
+PROMPT_FAULTS = (TOO_LONG, "invalid_value", "unsupported_value", "invalid_image")
+"""The codes of errors that are about the prompt, unless they name another field."""
+
+_MOST_TOKENS = 2**31 - 1
+"""The largest number that llama.cpp reads."""
 
 
 class ModelRequest(msgspec.Struct):
@@ -26,6 +34,24 @@ class ModelRequest(msgspec.Struct):
     def answers(self) -> float:
         """How many answers come in one stream."""
         return 1
+
+    @property
+    def is_never_streamed(self) -> bool:
+        """Whether a llama.cpp server cannot be asked for a stream of which the whole answer would be made."""
+        return False
+
+    def check(self) -> None:
+        """Raise `FieldError` for what types alone do not tell to be wrong."""
+
+    def corrections(self, body: bytes) -> dict[str, bytes]:
+        """The fields of the body that a server of the same API mistakes as they are, as it takes them."""
+        return {}
+
+    prompt_field: ClassVar[str | None] = None
+
+    def field_of(self, code: str | None) -> str | None:
+        """The field that an error with this code is about, where the model server does not say it."""
+        return self.prompt_field if code in PROMPT_FAULTS else None
 
 
 class GenerationRequest(ModelRequest):
@@ -47,6 +73,24 @@ class GenerationRequest(ModelRequest):
         """One for each choice."""
         return self.n_cmpl or self.n or 1
 
+    def check(self) -> None:
+        """Raise `FieldError` for limits and counts that are none."""
+        check_limit("max_tokens", self.max_tokens)
+        if self.n is not None and self.n < 1:
+            raise FieldError("n", "must be 1 or more", "integer_below_min_value")
+        if self.stop is not None and "" in (self.stop if isinstance(self.stop, list) else [self.stop]):
+            raise FieldError("stop", "an empty text would end each answer at once", "empty_string")
+
+
+def check_limit(field: str, value: Number) -> None:
+    """Raise `FieldError` for what is no limit of tokens; -1 is none for llama.cpp and Ollama."""
+    if value is None:
+        return
+    if value < -1:
+        raise FieldError(field, "must be 1 or more, or -1 for no limit", "integer_below_min_value")
+    if value > _MOST_TOKENS:
+        raise FieldError(field, f"must be at most {_MOST_TOKENS}", "integer_above_max_value")
+
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -55,10 +99,25 @@ def parse_body(body: bytes, kind: type[R]) -> R:
     """Check a body's JSON and the fields that are typed. Raises `ApiError`."""
     try:
         return decode(body, kind)
-    except NotJsonError as error:
-        raise ApiError(400, str(error), code="invalid_json") from None
     except FieldError as error:
-        raise ApiError(400, str(error), param=error.field) from None
+        raise invalid_field(error) from None
+
+
+def invalid_field(error: FieldError) -> ApiError:
+    """The answer to a request that makes no sense."""
+    return ApiError(400, str(error), code=error.code, param=error.field)
+
+
+def check_request(request: Request) -> None:
+    """Raise `FieldError` for what no model server should be asked, whatever API the client speaks."""
+    if not isinstance(request, Chat):
+        return
+    if not request.messages:
+        raise FieldError("messages", "is empty", "empty_array")
+    if request.must_call and not request.callable_tools:
+        choice = request.tool_choice
+        name = f"there is no tool {choice.name!r}" if isinstance(choice, NamedTool) else "there are no tools"
+        raise FieldError("tool_choice", f"{name} among `tools` to call")
 
 
 def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:

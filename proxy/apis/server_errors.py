@@ -16,7 +16,7 @@ TOO_LONG = "context_length_exceeded"
 _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     (
         "invalid_value",
-        "messages",
+        None,
         (
             "Jinja Exception",
             "While executing ",
@@ -31,7 +31,7 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     ),
     (
         "unsupported_value",
-        "messages",
+        None,
         (
             "input is not supported - hint",
             "does not support multimodal",
@@ -41,7 +41,7 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     ),
     (
         "invalid_image",
-        "messages",
+        None,
         (
             "Failed to load image",
             "Failed to download image",
@@ -57,6 +57,8 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     ("invalid_value", "tools", ("Failed to parse tools", "tools param requires")),
     ("invalid_value", "tool_choice", ("Invalid tool_choice", "tool_choice param requires")),
     ("invalid_value", "format", ("invalid format: ",)),
+    ("invalid_value", "top_logprobs", ("top_logprobs requires",)),
+    ("unsupported_value", "logprobs", ("logprobs is not supported with",)),
     (
         "invalid_json_schema",
         None,
@@ -81,7 +83,8 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
 )
 """Our `code` and `param` for what model servers say of requests that cannot be meant, often with status 500.
 
-Only words about the request: what went wrong with an answer, or on the machine, is the server's fault.
+Without a `param` the prompt is at fault. Only words about the request are here: what went wrong with an
+answer, or on the machine, is the server's fault.
 """
 
 _FIELD = re.compile(r"^Field '(\w+)': ")
@@ -91,8 +94,9 @@ _TOKENS = re.compile(r"\((\d+) tokens\).*?(?:context size|batch size:?) \(?(\d+)
 """How llama.cpp says how long a prompt is, and how long it may be."""
 
 _SOURCE = re.compile(
-    r"\A\s*-*\s*While executing .*^Error: (?:Jinja Exception: )?"
-    r"|\AUnable to generate parser for this template\. Automatic parser generation failed: |; tools = .*\Z",
+    r"\A(?:Unable to generate parser for this template\. Automatic parser generation failed: )?"
+    r"(?:\s*-*\s*While executing .*^Error: (?:Jinja Exception: )?)?"
+    r"|; tools = .*\Z",
     re.DOTALL | re.MULTILINE,
 )
 """Where in a template something failed, and the tools once more: both say nothing to a client."""

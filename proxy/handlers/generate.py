@@ -12,10 +12,11 @@ from proxy.answers import load_only as load
 from proxy.answers.agent_guards import guard_body, refuse_to_go_around
 from proxy.answers.call import Conversation, ModelCaller
 from proxy.answers.through_agents import AgentAnswers
+from proxy.apis.fields import FieldError
 from proxy.apis.interface import Endpoint
 from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest
 from proxy.apis.ollama.client_errors import OLLAMA
-from proxy.apis.requests import parse_body
+from proxy.apis.requests import invalid_field, parse_body
 from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES, breathe
 from proxy.errors import ApiError
@@ -49,7 +50,12 @@ class Generate:
         """Answer a POST to one of the endpoints."""
         with subject_of(endpoint):
             body = await request.app[BODIES].json(request, any_type=endpoint.dialect is OLLAMA)
-            return await self.respond(await self.read(request, exchange, endpoint, body))
+            asked = await self.read(request, exchange, endpoint, body)
+            try:
+                return await self.respond(asked)
+            except ApiError as error:
+                error.param = error.param or asked.parsed.field_of(error.code)
+                raise
 
     async def respond(self, asked: Conversation) -> web.StreamResponse:
         """Choose the way of an answer, and answer. Raises `ApiError`."""
@@ -85,6 +91,10 @@ class Generate:
         parsed = parse_body(body, endpoint.request)
         exchange.model = parsed.model
         await breathe(body)
+        try:
+            parsed.check()
+        except FieldError as error:
+            raise invalid_field(error) from None
         known = await self._catalog.find(parsed.model)
         if not endpoint.generates and self._agents.guards_of(known.name):
             body = await guard_body(self._agents, known.name, body, exchange.request_id)

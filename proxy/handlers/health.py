@@ -17,9 +17,9 @@ from actors.scheduler.lifecycle import RUNNING, State
 from actors.scheduler.model_states import ModelStatus
 from actors.servers import StartError
 from actors.supervisor import Supervisor
-from proxy.answers.call import invalid_field
 from proxy.apis.anthropic.models import Entry, encode_model, encode_page
 from proxy.apis.fields import FieldError
+from proxy.apis.requests import invalid_field
 from proxy.apis.table import is_for_anthropic
 from proxy.catalog import Catalog
 from proxy.errors import ApiError

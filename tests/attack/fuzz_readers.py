@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from agents.chat import Chat
 from proxy.answers.relay import count_tokens
 from proxy.apis.answer_json import UnreadableError
 from proxy.apis.assemble import StreamedError, UnfinishedError, assemble, take
@@ -80,7 +81,7 @@ def _read_response(data: bytes, rng: random.Random) -> None:
 
 def _decode(api: str) -> Reader:
     def read(data: bytes, rng: random.Random) -> None:
-        decoder = SERVERS[api].decoder("x")  # type: ignore[index]
+        decoder = SERVERS[api].decoder("x", Chat(model="m", messages=[]))  # type: ignore[index]
         for piece in in_pieces(data, rng):
             decoder.feed(piece)
         decoder.end()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.attack.ground import Gateway, launched
-from tests.gateway import until
+from tests.gateway import HELLO, until
 
 REQUESTS = 600
 """A request's line has some 300 bytes: enough for a pipe's 64 KiB twice over."""
@@ -66,7 +66,7 @@ def attack(folder: Path) -> Iterator[str]:
 def serves(gateway: Gateway) -> Iterator[str]:
     """Whether it answers more requests than any buffer takes lines, and then ends."""
     for number in range(REQUESTS):
-        answer = gateway.client.post("/v1/chat/completions", json={"model": "nobody", "messages": []})
+        answer = gateway.client.post("/v1/chat/completions", json={"model": "nobody", "messages": HELLO})
         if answer.status_code != 404:
             yield f"request {number}: {answer.status_code} {answer.text[:100]}"
             break
@@ -87,8 +87,8 @@ def small_disk(folder: Path) -> Iterator[str]:
     try:
         with log.open("ab") as out, launched(folder / "full", stdout=out) as gateway:
             for _ in range(REQUESTS):
-                gateway.client.post("/v1/chat/completions", json={"model": "nobody", "messages": []})
-            last = {"model": "nobody", "messages": []}
+                gateway.client.post("/v1/chat/completions", json={"model": "nobody", "messages": HELLO})
+            last = {"model": "nobody", "messages": HELLO}
             gateway.client.post("/v1/chat/completions", json=last, headers={"X-Request-Id": "the-last-one"})
             lines: list[bytes] = []
             cuts = 0

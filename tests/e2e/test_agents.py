@@ -317,7 +317,7 @@ def test_agents_on_responses(begin: Callable[..., Gateway]) -> None:
 def test_what_only_looks_like_a_call_changes_nothing(begin: Callable[..., Gateway]) -> None:
     gateway = begin(["shout"])
     for text in ("agents", "/shouting", "a /shout"):
-        odd = gateway.chat(messages=say(text), logprobs=1, reasoning="x", max_tokens=2)
+        odd = gateway.chat(messages=say(text), reasoning="x", max_tokens=2)
         assert odd.status_code == 200, odd.text
         assert "X-Agents" not in odd.headers
     assert gateway.chat(messages=say("/shout x"), logprobs=1).status_code == 400

@@ -13,6 +13,7 @@ from tests.gateway import Gateway, running
 CHAT = "/v1/chat/completions"
 JSON = "application/json"
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+HI = b'{"role": "user", "content": "hi"}'
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,13 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         ),
         (
             CHAT,
-            b'{"model": "nobody", "messages": []}',
+            b'{"model": "nobody", "messages": [%s]}' % HI,
             JSON,
             404,
             "model 'nobody' not found; there are: 'demo'",
         ),
-        (CHAT, b'{"model": "", "messages": []}', JSON, 404, "not found"),
-        (CHAT, b'{"model": "../../etc/passwd", "messages": []}', JSON, 404, "not found"),
+        (CHAT, b'{"model": "", "messages": [%s]}' % HI, JSON, 404, "not found"),
+        (CHAT, b'{"model": "../../etc/passwd", "messages": [%s]}' % HI, JSON, 404, "not found"),
         (CHAT, b"model=demo", "application/x-www-form-urlencoded", 415, "must be JSON"),
         (CHAT, b"{}", "text/plain", 415, "must be JSON"),
         (CHAT, b" " * 2_000_000, JSON, 413, "larger than 1 MiB"),
@@ -66,13 +67,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         ("/v1/rerank", b'{"model": "demo", "query": 1, "documents": []}', JSON, 400, "query: Expected str"),
         ("/v1/responses", b'{"model": "demo", "input": 3}', JSON, 400, "input: Expected"),
         ("/v1/messages", b'{"model": "demo"}', JSON, 400, "missing required field messages"),
-        (
-            "/v1/messages",
-            b'{"model": "nobody", "messages": [{"role": "user", "content": "x"}]}',
-            JSON,
-            404,
-            "not found",
-        ),
+        ("/v1/messages", b'{"model": "nobody", "messages": [%s]}' % HI, JSON, 404, "not found"),
         ("/v1/messages", b"nope", JSON, 400, "not valid JSON"),
         ("/v1/messages", b" " * 2_000_000, JSON, 413, "larger than 1 MiB"),
         ("/tokenize", b'{"model": "demo"}', JSON, 400, "missing required field content"),

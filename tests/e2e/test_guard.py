@@ -180,7 +180,7 @@ def test_a_model_s_own_guard_counts_whoever_calls_it(begin: Callable[..., Record
         ("/apply-template", {"messages": [{"role": "user", "content": "{}"}]}),
         ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "{}"}]}),
         ("/api/embed", {"input": "{}"}),
-        ("/v1/chat/completions", {"messages": [], "user": "{}"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "user": "{}"}),
     ],
 )
 def test_what_generates_nothing_is_guarded_too(begin: Callable[..., Recorded], path: str, body: Any) -> None:

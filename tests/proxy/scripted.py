@@ -538,7 +538,7 @@ def request_body(path: str, **fields: Any) -> Json:
         "/tokenize": {"content": "x"},
         "/detokenize": {"tokens": [1]},
     }
-    return {"model": "demo", **needed.get(path, {"messages": []}), **fields}
+    return {"model": "demo", **needed.get(path, {"messages": [{"role": "user", "content": "hi"}]}), **fields}
 
 
 # The client

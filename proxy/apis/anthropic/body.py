@@ -1,6 +1,7 @@
 """What is checked of Anthropic's bodies before a model is loaded."""
 
-from proxy.apis.requests import ModelRequest, Number, Object
+from proxy.apis.fields import FieldError
+from proxy.apis.requests import ModelRequest, Number, Object, check_limit
 
 
 class MessagesRequest(ModelRequest, kw_only=True):
@@ -14,3 +15,9 @@ class MessagesRequest(ModelRequest, kw_only=True):
     system: str | list[Object] | None = None
     stop_sequences: list[str] | None = None
     tools: list[Object] | None = None
+
+    def check(self) -> None:
+        """Raise `FieldError` for what Anthropic's API would refuse."""
+        if not self.messages:
+            raise FieldError("messages", "at least one message is required")
+        check_limit("max_tokens", self.max_tokens)

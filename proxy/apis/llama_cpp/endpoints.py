@@ -43,7 +43,7 @@ PROBES = ("/props", "/slots")
 SERVER = ServerApi(
     name="llama.cpp",
     ask=lambda request, _: (server.path_of(request), server.encode_request(request)),
-    decoder=lambda _: server.Decoder(),
+    decoder=lambda _id, _request: server.Decoder(),
     tokenizer=Tokenizer(
         path="/tokenize", encode=embeddings.encode_tokenize, decode=embeddings.decode_tokenized
     ),

@@ -29,12 +29,12 @@ from agents.events import (
 from proxy.apis import images
 from proxy.apis import server_errors as failures
 from proxy.apis.answer_json import UnreadableError, count, read_any, reader, seconds
-from proxy.apis.fields import Json, encode, present
+from proxy.apis.fields import Json, call_arguments, encode, present
 from proxy.apis.openai.server_errors import from_error
 from proxy.apis.sampling import COMMON
 from proxy.wire.sse import EventSplitter, ServerSentEvent
 
-_GATEWAYS_OWN = {"n", "n_cmpl", "return_progress", "stream_options"}
+_GATEWAYS_OWN = {"n", "n_cmpl", "return_progress", "shift", "stream_options", "truncate"}
 
 
 def path_of(request: Chat | Completion) -> str:
@@ -49,7 +49,7 @@ COUNT_PATH = "/v1/chat/completions/input_tokens"
 
 
 def encode_request(request: Chat | Completion) -> bytes:
-    """Write a request for a llama.cpp server: always for a stream, with its usage."""
+    """Write a request for a llama.cpp server: always for a stream, with its usage. Raises `FieldError`."""
     body = {name: value for name, value in request.extra.items() if name not in _GATEWAYS_OWN}
     body |= {
         "model": request.model,
@@ -83,13 +83,16 @@ def _completion(request: Completion) -> Json:
 
 
 def _chat(request: Chat) -> Json:
-    body: Json = {"messages": [_encode_message(message) for message in request.messages]}
-    if request.tools:
-        body["tools"] = [_encode_tool(tool) for tool in request.tools]
-    if isinstance(request.tool_choice, NamedTool):
-        body["tool_choice"] = {"type": "function", "function": {"name": request.tool_choice.name}}
-    elif request.tool_choice is not None:
-        body["tool_choice"] = request.tool_choice
+    body: Json = {
+        "messages": [_encode_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
+    }
+    # llama.cpp reads no tool's name in `tool_choice`, and shows the tools to a model that may call none.
+    if tools := request.callable_tools:
+        body["tools"] = [_encode_tool(tool) for tool in tools]
+        if request.tool_choice is not None:
+            body["tool_choice"] = "required" if request.must_call else "auto"
+        if isinstance(request.tool_choice, NamedTool):
+            body["parallel_tool_calls"] = False
     if request.format == "json":
         body["response_format"] = {"type": "json_object"}
     elif request.format is not None:
@@ -110,16 +113,17 @@ def _chat(request: Chat) -> Json:
     return body
 
 
-def _encode_message(message: Message) -> Json:
+def _encode_message(message: Message, field: str) -> Json:
     content: str | list[Json] = message.text
     if message.images:
         content = [{"type": "image_url", "image_url": {"url": images.url_of(i)}} for i in message.images]
         if message.text:
             content.append({"type": "text", "text": message.text})
-    calls = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in message.tool_calls
-    ]
+    calls: list[Json] = []
+    for index, call in enumerate(message.tool_calls):
+        arguments = call_arguments(call.arguments, f"{field}.tool_calls[{index}]")
+        function = {"name": call.name, "arguments": arguments}
+        calls.append({"id": call.id, "type": "function", "function": function})
     optional = present(
         reasoning_content=message.reasoning,
         tool_calls=calls,

@@ -131,7 +131,7 @@ def _shared(wire: _Body, body: bytes) -> dict[str, Any]:
     top_logprobs = wire.top_logprobs or 0
     if not 0 <= top_logprobs <= 20:
         raise FieldError("top_logprobs", "must be between 0 and 20")
-    extra = unknown(body, type(wire))
+    extra = {"truncate": True, **unknown(body, type(wire))}  # as Ollama has it
     sampling = Sampling()
     if (options := wire.options) is not None:
         given = decode(body, dict[str, msgspec.Raw])["options"]

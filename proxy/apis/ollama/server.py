@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from agents.chat import Chat, Completion, Message, NamedTool, Tool
+from agents.chat import Chat, Completion, Message, Tool
 from agents.events import (
     AnswerFailed,
     AnswerStarted,
@@ -24,7 +24,8 @@ from proxy.apis import images
 from proxy.apis import server_errors as failures
 from proxy.apis.answer_json import UnreadableError, count, reader, seconds
 from proxy.apis.durations import keep_alive_field
-from proxy.apis.fields import FieldError, Json, encode, object_text, present
+from proxy.apis.fields import Json, call_arguments, encode, object_text, present
+from proxy.apis.ollama import forced_call
 from proxy.apis.ollama.server_errors import from_error
 from proxy.apis.sampling import COMMON
 from proxy.wire.ndjson import LineSplitter
@@ -35,16 +36,13 @@ _SERVER_OPTIONS = _RUNNER_OPTIONS | {"num_keep"}
 _PROMPT_OPTIONS = {"shift", "truncate"}
 
 
-_GATEWAYS_OWN = {"n", "stream_options"}
+_GATEWAYS_OWN = {"n", "parallel_tool_calls", "stream_options"}
 
 
 def ignored(request: Chat | Completion) -> list[str]:
     """The fields of a request that no daemon knows."""
     known = _SERVER_OPTIONS | _PROMPT_OPTIONS | _GATEWAYS_OWN
-    names = [name for name in request.extra if name not in known]
-    if isinstance(request, Chat) and request.tool_choice not in (None, "auto", "none"):
-        names.append("tool_choice")  # no daemon can be told that a tool must be called
-    return names
+    return [name for name in request.extra if name not in known]
 
 
 def path_of(request: Chat | Completion) -> str:
@@ -87,12 +85,14 @@ def shortest(request: Chat) -> Chat:
 def encode_request(request: Chat | Completion) -> bytes:
     """Write a body of `/api/chat` or `/api/generate`, always for a stream.
 
-    Raises `FieldError` for what Ollama cannot be told. It cannot be made to call a tool: of `tool_choice` it
-    can only be told by the tools it is offered.
+    Raises `FieldError` for what Ollama cannot be told. A model that must call a tool is offered those tools
+    alone, and made to answer in the form of a call: see `Decoder`.
     """
     body: Json = {
         "model": request.model,
         "stream": True,
+        # Else a conversation that is too long would lose its beginning, and nobody would know.
+        "truncate": False,
         **present(options=_options(request)),
         **{name: value for name, value in request.extra.items() if name in _PROMPT_OPTIONS},
     }
@@ -126,27 +126,19 @@ def _chat(request: Chat) -> Json:
         "messages": [
             _encode_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)
         ],
-        **present(tools=[_encode_tool(tool) for tool in _offered(request)]),
+        **present(tools=[_encode_tool(tool) for tool in request.callable_tools]),
     }
+    if request.must_call and request.callable_tools:
+        body["format"] = forced_call.format_of(request.callable_tools)
     if request.think is not None:
         body["think"] = request.think
     return body
 
 
-def _offered(request: Chat) -> list[Tool]:
-    if request.tool_choice == "none":
-        return []
-    if isinstance(request.tool_choice, NamedTool):
-        wanted = request.tool_choice.name
-        return [tool for tool in request.tools if tool.name == wanted]
-    return request.tools
-
-
 def _encode_message(message: Message, field: str) -> Json:
     calls: list[Json] = []
     for index, call in enumerate(message.tool_calls):
-        if (arguments := object_text(call.arguments)) is None:
-            raise FieldError(f"{field}.tool_calls[{index}].function.arguments", "is not a JSON object")
+        arguments = call_arguments(call.arguments, f"{field}.tool_calls[{index}]")
         function = {"index": index, "name": call.name, "arguments": msgspec.Raw(arguments.encode())}
         calls.append({"id": call.id, "function": function})
     pictures = [images.base64_of(image, f"{field}.images[{i}]") for i, image in enumerate(message.images)]
@@ -215,10 +207,19 @@ def decode_count(body: bytes) -> int | AnswerFailed:
 
 
 class Decoder:
-    """Reads the streams of `/api/chat` and `/api/generate`. Their answers have no id: `id` names this one."""
+    """Reads the streams of `/api/chat` and `/api/generate`. Their answers have no id: `id` names this one.
 
-    def __init__(self, id: str = "") -> None:  # noqa: A002 the wire's own word
+    If the `request` forces a call, a text in its form is one. If it allows one call at most, others are left.
+    """
+
+    def __init__(self, id: str = "", request: Chat | Completion | None = None) -> None:  # noqa: A002 the wire's own word
         self._id = id
+        chat = request if isinstance(request, Chat) else None
+        self._forced: list[str] | None = [] if chat is not None and chat.must_call else None
+        """The text so far, which may be the call."""
+        self._most_calls = (
+            1 if chat is not None and chat.extra.get("parallel_tool_calls") is False else math.inf
+        )
         self._lines = LineSplitter()
         self._started = self._ended = False
         self._calls = 0
@@ -261,17 +262,28 @@ class Decoder:
         message = line.message or _Message(line.response, line.thinking, line.tool_calls)
         if message.thinking:
             events.append(Reasoning(message.thinking))
-        if message.content:
+        if message.content and self._forced is not None:
+            self._forced.append(message.content)
+        elif message.content:
             events.append(Text(message.content))
         for call in message.tool_calls or ():
             self._read_call(call, events)
         if line.done:
             self._ended = True
+            self._read_forced(events)
             events += (Finish(_reason(line.done_reason, called=self._calls > 0)), _usage(line), Done())
+
+    def _read_forced(self, events: list[Event]) -> None:
+        text = "".join(self._forced or ())
+        if (call := forced_call.call_in(text)) is not None and self._calls == 0:
+            events.append(ToolCallDelta(0, f"call_{self._id}_0", call.name, call.arguments))
+            self._calls = 1
+        elif text:
+            events.append(Text(text))
 
     def _read_call(self, call: _Call, events: list[Event]) -> None:
         # Older versions number parallel calls 0, 0, ...; so we count them. None has the id of another.
-        if call.id in self._call_ids:
+        if call.id in self._call_ids or self._calls >= self._most_calls:
             return
         name = call.id or f"call_{self._id}_{self._calls}"
         self._call_ids.add(name)

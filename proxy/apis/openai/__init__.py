@@ -4,5 +4,7 @@
 * `request`, `answer`      chat, read from a client and written for one; `completion` is both for older ones
 * `client_errors`          how a client is told of an error
 * `server_errors`          a llama.cpp server's errors, read
+* `chat_body`              a chat's body: what is checked of it, and what llama.cpp takes in another form only
+* `tool_choice`            which tools may be called, and whether one must be
 * `embeddings`             as in `proxy.apis`, like `body` and `stream`
 """

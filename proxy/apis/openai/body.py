@@ -1,24 +1,15 @@
-"""What is checked of OpenAI's bodies before a model is loaded."""
+"""What is checked of OpenAI's bodies before a model is loaded; `chat_body` is for chats."""
 
 from typing import Any
 
+from proxy.apis.fields import FieldError
 from proxy.apis.requests import GenerationRequest, ModelRequest, Number, Object
-
-
-class ChatRequest(GenerationRequest, kw_only=True):
-    """`/v1/chat/completions`."""
-
-    messages: list[Object]
-    max_completion_tokens: Number = None
-    presence_penalty: Number = None
-    frequency_penalty: Number = None
-    tools: list[Object] | None = None
-    response_format: Object | None = None
-    stream_options: Object | None = None
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):
     """`/v1/completions`, and llama.cpp's `/completion`."""
+
+    prompt_field = "prompt"
 
     prompt: Any
     return_tokens: bool | None = None
@@ -31,6 +22,15 @@ class CompletionRequest(GenerationRequest, kw_only=True):
             return 1
         kinds = set(map(type, self.prompt))
         return 1 if int in kinds and kinds <= {int, str} else len(self.prompt)
+
+    def check(self) -> None:
+        """Raise `FieldError` for a prompt that is none."""
+        super().check()
+        if not isinstance(self.prompt, str | list | dict):
+            problem = f"must be a text or a list, not {type(self.prompt).__name__}"
+            raise FieldError("prompt", problem, "invalid_type")
+        if self.prompt in ([], {}):
+            raise FieldError("prompt", "is empty", "empty_array")
 
     @property
     def answers(self) -> float:

@@ -38,11 +38,13 @@ def decode_request(body: bytes) -> Completion:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = prompt[0]
     if not isinstance(prompt, str):
-        raise FieldError("prompt", "only one text is supported for this model")
+        raise FieldError("prompt", "only one text is supported for this model", "unsupported_value")
+    if not prompt:
+        raise FieldError("prompt", "is empty", "empty_string")
     if wire.n is not None and wire.n != 1:
-        raise FieldError("n", "only one choice is supported for this model")
+        raise FieldError("n", "only one choice is supported for this model", "unsupported_value")
     if wire.echo:
-        raise FieldError("echo", "is not supported for this model")
+        raise FieldError("echo", "is not supported for this model", "unsupported_value")
     return Completion(
         model=wire.model,
         prompt=prompt,
@@ -52,6 +54,7 @@ def decode_request(body: bytes) -> Completion:
         include_usage=bool(wire.stream_options and wire.stream_options.include_usage),
         keep_alive=keep_alive(wire.keep_alive),
         extra=unknown(body, _Body),
+        ignored=["logprobs"] if wire.logprobs else [],
     )
 
 

@@ -3,11 +3,11 @@
 from proxy.apis.interface import Api, Codec, Embedder, Endpoint
 from proxy.apis.openai import answer, completion, embeddings, request
 from proxy.apis.openai.body import (
-    ChatRequest,
     CompletionRequest,
     EmbeddingsRequest,
     RerankRequest,
 )
+from proxy.apis.openai.chat_body import ChatRequest
 from proxy.apis.openai.client_errors import OPENAI
 from proxy.apis.openai.stream import STREAM_END, ChatAssembler, CompletionAssembler
 

@@ -8,7 +8,6 @@ from agents.chat import (
     Chat,
     Image,
     Message,
-    NamedTool,
     Tool,
     ToolCall,
     linked,
@@ -16,6 +15,7 @@ from agents.chat import (
 from proxy.apis import images
 from proxy.apis.durations import keep_alive
 from proxy.apis.fields import FieldError, Json, decode, encode, unknown
+from proxy.apis.openai import tool_choice
 from proxy.apis.sampling import Number, SamplingFields, sampling_of, thinking
 
 
@@ -26,12 +26,13 @@ class _ImageUrl(msgspec.Struct):
 class _Part(msgspec.Struct):
     type: str
     text: str = ""
+    refusal: str = ""
     image_url: _ImageUrl | str | None = None
 
 
 class _CalledFunction(msgspec.Struct):
     name: str
-    arguments: str | Json = ""
+    arguments: str | Json | None = ""
 
 
 class _Call(msgspec.Struct):
@@ -42,6 +43,7 @@ class _Call(msgspec.Struct):
 class _Message(msgspec.Struct):
     role: str
     content: str | list[_Part] | None = None
+    refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_Call] | None = None
@@ -62,7 +64,7 @@ class _Tool(msgspec.Struct):
 
 
 class _Schema(msgspec.Struct):
-    schema: Json = {}
+    schema: Json | None = None
 
 
 class _Format(msgspec.Struct):
@@ -93,6 +95,7 @@ class _Body(SamplingFields, kw_only=True):
     max_completion_tokens: Number = None
     tools: list[_Tool] | None = None
     tool_choice: str | Json | None = None
+    modalities: list[str] | None = None
     response_format: _Format | None = None
     reasoning_effort: str | None = None
     reasoning: _Effort | None = None
@@ -106,7 +109,8 @@ def decode_request(body: bytes) -> Chat:
     """Read a body of `/v1/chat/completions`. Raises `FieldError`."""
     wire = decode(body, _Body)
     if wire.n is not None and wire.n != 1:
-        raise FieldError("n", "only one choice is supported for this model")
+        raise FieldError("n", "only one choice is supported for this model", "unsupported_value")
+    choice = tool_choice.read(wire.tool_choice, [tool.function.name for tool in wire.tools or []])
     extra = unknown(body, _Body)
     if wire.chat_template_kwargs is not None:
         given = decode(body, dict[str, msgspec.Raw])["chat_template_kwargs"]
@@ -123,8 +127,9 @@ def decode_request(body: bytes) -> Chat:
                 tool.function.strict,
             )
             for tool in wire.tools or []
+            if choice.allowed is None or tool.function.name in choice.allowed
         ],
-        tool_choice=_tool_choice(wire.tool_choice),
+        tool_choice=choice.mode,
         think=_think(wire),
         format=_format(wire.response_format),
         sampling=sampling_of(wire, getattr(wire, limit), limit),
@@ -146,7 +151,7 @@ def _message(wire: _Message, field: str) -> Message:
     result = wire.role in ("tool", "function")
     return Message(
         {"developer": "system", "function": "tool"}.get(wire.role, wire.role),
-        text,
+        text or wire.refusal or "",
         wire.reasoning_content or wire.reasoning or "",
         pictures,
         calls,
@@ -164,27 +169,20 @@ def _content(content: str | list[_Part] | None, field: str) -> tuple[str, list[I
         where = f"{field}.content[{index}]"
         if part.type == "text":
             texts.append(part.text)
+        elif part.type == "refusal":
+            texts.append(part.refusal)
         elif part.type == "image_url" and part.image_url is not None:
             url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
             pictures.append(images.from_url(url, f"{where}.image_url"))
         else:
-            raise FieldError(f"{where}.type", f"{part.type!r} is not supported for this model")
+            raise FieldError(
+                f"{where}.type", f"{part.type[:100]!r} is not supported for this model", "unsupported_value"
+            )
     return "\n".join(texts), pictures
 
 
-def _arguments(arguments: str | Json) -> str:
-    return arguments if isinstance(arguments, str) else encode(arguments).decode()
-
-
-def _tool_choice(value: str | Json | None) -> Literal["auto", "none", "required"] | NamedTool | None:
-    if value in (None, "auto", "none", "required"):
-        return value  # type: ignore[return-value]  # mypy does not narrow by membership
-    if isinstance(value, dict) and value.get("type", "function") == "function":
-        function = value.get("function")
-        name = function.get("name") if isinstance(function, dict) else value.get("name")
-        if isinstance(name, str):
-            return NamedTool(name)
-    raise FieldError("tool_choice", "must be auto, none, required, or name a function")
+def _arguments(arguments: str | Json | None) -> str:
+    return arguments if isinstance(arguments, str) else encode(arguments or {}).decode()
 
 
 def _format(wire: _Format | None) -> Literal["json"] | Json | None:
@@ -192,8 +190,8 @@ def _format(wire: _Format | None) -> Literal["json"] | Json | None:
         return None
     if wire.type == "json_schema":
         if wire.json_schema is None:
-            raise FieldError("response_format.json_schema", "is missing")
-        return wire.json_schema.schema
+            raise FieldError("response_format.json_schema", "is missing", "missing_required_parameter")
+        return wire.json_schema.schema or {}
     return "json" if wire.schema is None else wire.schema
 
 

@@ -13,12 +13,11 @@ from aiohttp import HttpVersion11, web
 
 from agents.chat import Chat
 from agents.events import Answer, AnswerFailed, Done, Event
-from proxy.answers.call import invalid_field
 from proxy.answers.client_stream import STREAM_HEADERS
 from proxy.answers.translate import answer_context, decode
 from proxy.apis.fields import FieldError, Json, encode
 from proxy.apis.interface import AnswerContext, Codec, Endpoint
-from proxy.apis.requests import parse_body
+from proxy.apis.requests import invalid_field, parse_body
 from proxy.apis.responses import answer as writer
 from proxy.apis.responses.body import ResponsesRequest
 from proxy.apis.responses.endpoints import CODEC

@@ -232,7 +232,7 @@ def test_token_counts(places: list[bytes], counts: Any) -> None:
 async def test_a_stream() -> None:
     events = [said("\u00e9\u4e16\U0001f600"), b":\n\n", said("\x00"), b"data: \xff\xfe\n\n", DONE]
     async with scripted(streamed(*events)) as server, door(server) as opened:
-        body = {"model": "org/demo:latest", "messages": [], "stream": True}
+        body = {"model": "org/demo:latest", "messages": [{"role": "user", "content": "hi"}], "stream": True}
         async with opened.session.post(CHAT, json=body, headers={"X-Request-Id": "mine"}) as response:
             assert await response.read() == b"".join(events)
             assert response.status == 200

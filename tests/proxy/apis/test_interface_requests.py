@@ -22,6 +22,13 @@ SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "require
 WEATHER = {"name": "weather", "description": "Tells it", "parameters": SCHEMA}
 TOOL = {"type": "function", "function": WEATHER}
 HI = {"role": "user", "content": "hi"}
+CALL = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "enum": ["weather"]}, "arguments": SCHEMA},
+    "required": ["name", "arguments"],
+}
+"""What a model must answer in that has to call the tool."""
+TO_OLLAMA = {"model": "m", "stream": True, "truncate": False}
 ASKED = {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
 
@@ -315,6 +322,20 @@ OPENAI_TO_OLLAMA = {
             "tools": [TOOL, {"type": "function", "function": {"name": "other"}}],
             "tool_choice": {"type": "function", "function": {"name": "weather"}},
         },
+        {"messages": [HI], "tools": [TOOL], "format": CALL},
+    ),
+    "some tools may be called": (
+        {
+            "messages": [HI],
+            "tools": [TOOL, {"type": "function", "function": {"name": "other"}}],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "auto",
+                    "tools": [{"type": "function", "function": {"name": "weather"}}],
+                },
+            },
+        },
         {"messages": [HI], "tools": [TOOL]},
     ),
 }
@@ -323,7 +344,7 @@ OPENAI_TO_OLLAMA = {
 @pytest.mark.parametrize(("given", "expected"), OPENAI_TO_OLLAMA.values(), ids=OPENAI_TO_OLLAMA)
 def test_openai_to_ollama(given: Any, expected: Any) -> None:
     request = openai_request.decode_request(body(given))
-    assert json.loads(ollama_server.encode_request(request)) == {"model": "m", "stream": True, **expected}
+    assert json.loads(ollama_server.encode_request(request)) == {**TO_OLLAMA, **expected}
 
 
 ANTHROPIC_TO_OLLAMA = {
@@ -425,6 +446,7 @@ ANTHROPIC_TO_OLLAMA = {
                 {"role": "user", "content": "So?"},
             ],
             "tools": [TOOL],
+            "format": CALL,
         },
     ),
 }
@@ -433,7 +455,7 @@ ANTHROPIC_TO_OLLAMA = {
 @pytest.mark.parametrize(("given", "expected"), ANTHROPIC_TO_OLLAMA.values(), ids=ANTHROPIC_TO_OLLAMA)
 def test_anthropic_to_ollama(given: Any, expected: Any) -> None:
     request = anthropic_request.decode_request(body(given))
-    assert json.loads(ollama_server.encode_request(request)) == {"model": "m", "stream": True, **expected}
+    assert json.loads(ollama_server.encode_request(request)) == {**TO_OLLAMA, **expected}
 
 
 def test_what_only_llama_can_be_told_of_anthropics() -> None:

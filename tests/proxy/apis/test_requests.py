@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.apis.openai.body import ChatRequest
+from proxy.apis.openai.chat_body import ChatRequest
 from proxy.apis.requests import parse_body, with_fields
 from proxy.errors import ApiError
 

@@ -196,7 +196,11 @@ async def test_errors_and_streams_can_be_read_by_allowed_pages() -> None:
         lines = [f"Origin: {ALLOWED[0]}", "Content-Type: application/json"]
         missing = await ask(opened, "POST", "/nothing", Origin=ALLOWED[0])
         client = await opened.connect()
-        await client.post("/v1/chat/completions", {"model": "demo", "messages": [], "stream": True}, *lines)
+        await client.post(
+            "/v1/chat/completions",
+            {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "stream": True},
+            *lines,
+        )
         streamed = await client.answer()
         refused = await opened.connect()
         await refused.post("/v1/chat/completions", {}, *lines)

@@ -74,7 +74,7 @@ Error: Jinja Exception: Conversation roles must alternate user/assistant/user/as
 @pytest.mark.parametrize(
     ("message", "code", "param", "told"),
     [
-        ("Failed to parse messages: Missing 'role' in message: {}", "invalid_value", "messages", None),
+        ("Failed to parse messages: Missing 'role' in message: {}", "invalid_value", None, None),
         (
             "Failed to parse tools: Missing tool function: {}; tools = [\n  {}\n]",
             "invalid_value",
@@ -84,11 +84,11 @@ Error: Jinja Exception: Conversation roles must alternate user/assistant/user/as
         (
             "Failed to parse tool call arguments as JSON: [json.exception.x] y",
             "invalid_value",
-            "messages",
+            None,
             None,
         ),
-        ("image input is not supported - hint: mmproj", "unsupported_value", "messages", None),
-        ("Failed to load image or audio file", "invalid_image", "messages", None),
+        ("image input is not supported - hint: mmproj", "unsupported_value", None, None),
+        ("Failed to load image or audio file", "invalid_image", None, None),
         ("[json.exception.type_error.302] type must be string, but is number", "invalid_type", None, None),
         ("Field 'lora': Error: 'lora' must be an array", "invalid_value", "lora", None),
         (
@@ -101,7 +101,13 @@ Error: Jinja Exception: Conversation roles must alternate user/assistant/user/as
         (
             ALTERNATE,
             "invalid_value",
-            "messages",
+            None,
+            "Conversation roles must alternate user/assistant/user/assistant/...",
+        ),
+        (
+            f"Unable to generate parser for this template. Automatic parser generation failed: {ALTERNATE}",
+            "invalid_value",
+            None,
             "Conversation roles must alternate user/assistant/user/assistant/...",
         ),
         (

@@ -1,0 +1,54 @@
+"""Makes a model call a tool although Ollama knows no `tool_choice`: its answer must have a call's form."""
+
+import re
+
+import msgspec
+
+from agents.chat import Tool, ToolCall
+from proxy.apis.fields import Json
+
+_ANY: Json = {"type": "object"}
+_DEFINITIONS = ("$defs", "definitions")
+_BEGINNING = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
+"""How an answer of that form begins; the arguments follow."""
+
+
+class _Call(msgspec.Struct):
+    name: str
+    arguments: dict[str, msgspec.Raw]
+
+
+def format_of(tools: list[Tool]) -> Json:
+    """The JSON schema of a call of one of these tools, as models are trained to write calls."""
+    shared: Json = {}
+    calls = [_call_of(tool, shared) for tool in tools]
+    return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), **shared}
+
+
+def _call_of(tool: Tool, shared: Json) -> Json:
+    """A tool's own call. What its schema refers to goes into `shared`, at the root, where paths begin."""
+    parameters = dict(tool.parameters or _ANY)
+    for place in _DEFINITIONS:
+        own = parameters.pop(place, None)
+        if own is None:
+            continue
+        known = shared.setdefault(place, {})
+        if any(known.get(name, schema) != schema for name, schema in own.items()):
+            parameters = _ANY  # two tools mean different things by one name
+        else:
+            known |= own
+    return {
+        "type": "object",
+        "properties": {"name": {"type": "string", "enum": [tool.name]}, "arguments": parameters or _ANY},
+        "required": ["name", "arguments"],
+    }
+
+
+def call_in(text: str) -> ToolCall | None:
+    """The call that an answer of that form is, or begins; without an id. None for any other text."""
+    try:
+        call = msgspec.json.decode(text, type=_Call)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        begun = _BEGINNING.match(text)
+        return ToolCall("", msgspec.json.decode(begun[1]), text[begun.end() :]) if begun else None
+    return ToolCall("", call.name, msgspec.json.encode(call.arguments).decode())
