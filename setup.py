@@ -16,6 +16,6 @@ setup(
         *(f"{HOUSE}.{name}" for name in find_packages(include=["actors*", "agents*", "proxy*"])),
     ],
     package_dir={HOUSE: "."},
-    package_data={HOUSE: ["config.yaml"]},
+    package_data={HOUSE: ["config.yaml"], f"{HOUSE}.actors.demo": ["chat_template.jinja"]},
     entry_points={"console_scripts": ["llama-smart-proxy = llama_smart_proxy:main"]},
 )

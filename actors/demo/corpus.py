@@ -75,13 +75,13 @@ ANSWERS: tuple[tuple[str, str, str], ...] = (
     (
         "who",
         "who yourself",
-        "I am a hand made language model with two million numbers. I was not trained. I exist so that you "
+        "I am a hand made language model with three million numbers. I was not trained. I exist so that you "
         "can try the proxy without a download.",
     ),
     (
         "weather",
         "weather forecast",
-        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>',
+        "I have no window to look out of. Give me a tool for the weather, and I call it.",
     ),
     (
         "degrees",
@@ -96,19 +96,3 @@ ANSWERS: tuple[tuple[str, str, str], ...] = (
         "streaming, models or llamas.",
     ),
 )
-
-CHAT_TEMPLATE = r"""{%- if tools %}{{ '<|im_start|>system\n' }}
-{%- if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}{%- endif %}
-{{- '# Tools\n<tools>' }}{%- for tool in tools %}{{ '\n' }}{{ tool | tojson }}{%- endfor %}
-{{- '\n</tools>\nCall one as <tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n' }}
-{%- elif messages[0].role == 'system' %}{{ '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{%- endif %}
-{%- for m in messages %}
-{%- if m.role == 'user' or (m.role == 'system' and not loop.first) %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
-{%- elif m.role == 'assistant' %}{{ '<|im_start|>assistant\n' }}
-{%- if m.content %}{{ m.content }}{%- endif %}
-{%- for call in m.tool_calls or [] %}{{ '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
-{{- call.function.arguments if call.function.arguments is string else call.function.arguments | tojson }}{{ '}\n</tool_call>' }}{%- endfor %}
-{{- '<|im_end|>\n' }}
-{%- elif m.role == 'tool' %}{{ '<|im_start|>user\n<tool_response>\n' + m.content + '\n</tool_response><|im_end|>\n' }}{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"""

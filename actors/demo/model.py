@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from actors.demo.corpus import ANSWERS, CHAT_TEMPLATE, LOOP
+from actors.demo.chat_template import chat_template
+from actors.demo.corpus import ANSWERS, LOOP
 from actors.demo.tokenizer import WRITTEN, Tokenizer
 from actors.demo.vocabulary import COMMON_WORDS, IDIOMS
 
 if TYPE_CHECKING:
     from actors.demo.weights import Weights
 
-VERSION = 3
+VERSION = 4
 """Part of the file's name: to be raised with every change that makes other weights."""
 
 ARCHITECTURE = "gemma3"
@@ -81,15 +82,18 @@ def _digest(path: Path) -> bytes:
 
 
 def _tokenizer() -> Tokenizer:
-    """Each form of a keyword is one token."""
-    from actors.demo.weights import PLAN, SAY, keyword_forms
+    """Each form of a keyword, and each sign of JSON that the weights know, is one token."""
+    from actors.demo.weights import ANSWER, END, ENDS, JSON, PLAN, QUOTES, SAY, VALUE, VALUES, keyword_forms
 
     answers = " ".join(answer for *_, answer in ANSWERS).replace(LOOP.strip(), "")
     keywords = [keyword for _, keywords, _ in ANSWERS for keyword in keywords.split()]
     forms = "\n".join(form for keyword in keywords for form in keyword_forms(keyword))
     roles = " system user assistant\nsystem\nuser\nassistant\n" * 9
-    text = f"{answers}\n{forms * 3}{roles}{COMMON_WORDS}{IDIOMS}"
-    return Tokenizer(text, (*PLAN, *SAY))
+    signs = {sign for known in (*JSON, *JSON.values(), *QUOTES, ENDS, VALUES) for sign in known}
+    text = f"{answers}\n{forms * 3}{roles}{COMMON_WORDS}{IDIOMS}\n" + "\n".join(
+        sorted(signs - {END, VALUE, *WRITTEN})
+    )
+    return Tokenizer(text, (*PLAN, *SAY, ANSWER))
 
 
 def _write_gguf(path: Path, *, embedding: bool) -> None:
@@ -143,7 +147,7 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
     writer.add_eos_token_id(ids["<|im_end|>"])
     writer.add_eot_token_id(ids["<|im_end|>"])
     writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(chat_template())
 
 
 def _add_tensors(writer: Any, weights: "Weights") -> None:

@@ -28,6 +28,10 @@ class Tokenizer:
         self.tokens = [*_LETTERS, *(left + right for left, right in self.merges), *self.special]
         self.ids = {token: index for index, token in enumerate(self.tokens)}
 
+    def id_of(self, text: str) -> int:
+        """The id of a text that is one token. Raises `KeyError` if it is not."""
+        return self.ids[text if text in self.special else letters(text)]
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text with special tokens in it."""
         ids: list[int] = []
@@ -55,6 +59,11 @@ def _byte_letters() -> list[str]:
 
 
 _LETTERS = _byte_letters()
+
+
+def letters(text: str) -> str:
+    """Text as it is written in a token."""
+    return text if text in WRITTEN else "".join(_letters(text))
 
 
 def _letters(word: str) -> Word:

@@ -38,11 +38,10 @@ COMMON_WORDS = """
 """English as it is written most, then the words of instructions to agents, then endings."""
 
 IDIOMS = (
-    '{"type": "function", "function": {"name": "", "description": "", "parameters": {"type": "object", '
-    '"properties": {"": {"type": "string", "description": ""}, "": {"type": "integer"}, '
-    '"": {"type": "number"}, "": {"type": "boolean"}, "": {"type": "array", "items": {"type": "string"}}}, '
-    '"required": ["", ""], "additionalProperties": false, "strict": true}}}\n{"": "", "": 0, "": [], "": {}}'
-    '\n{"":"","":{"":""},"":["",""]}\n'
+    '{"type": "function", "function": {"name": "a", "description": "a", "parameters": {"type": "object", '
+    '"properties": {"a": {"type": "string", "description": "a"}, "a": {"type": "integer"}, '
+    '"a": {"type": "number"}, "a": {"type": "boolean"}, "a": {"type": "array", "items": {"type": "string"}}}'
+    ', "required": ["a", "a"], "additionalProperties": false, "strict": true}}}\n'
     "\n\n# \n\n## \n\n### \n- \n  - \n1. \n```\n```json\n`` `` <> </> () () {} [] -- --- ==== // /// ... "
     ".\n\n !\n ?\n :\n\n    \n        \n            \n  \n\t\n\t\t\n"
 )

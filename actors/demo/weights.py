@@ -22,14 +22,14 @@ the norm of that back: norms change nothing but by a percent.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from itertools import count, pairwise
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from actors.demo.corpus import ANSWERS, LOOP
-from actors.demo.tokenizer import Tokenizer
+from actors.demo.tokenizer import Tokenizer, letters
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 PLAN = ("<|plan|>", "<|plan+1|>", "<|plan+2|>")
 SAY = ("<|say|>", "<|say+1|>", "<|say+2|>")
+ANSWER = "<|answer|>"
+"""Ends the prompt: the topic there is that of the question, whatever the answer speaks of."""
 
 LAYERS = 2
 WIDTH = 320
@@ -47,8 +49,9 @@ WINDOW = 1024
 ROPE_BASE = 10000.0
 EPSILON = 1e-6
 
-CODE, TOPIC_CODE, LIKENESS = 44, 16, 0.45
-"""Sizes of the codes of tokens and topics; the largest product of two tokens' codes."""
+CODE, TOPIC_CODE, LIKENESS, WISH = 44, 16, 0.45, 0.5
+"""Sizes of the codes of tokens and topics; the largest product of two tokens' codes; and how much the end of
+the turn is wanted beside any other token, for the case that a grammar forbids this."""
 ROTATED = 48
 """Dimensions of a head that turn with the position; the others stand still."""
 PAIRS = ROTATED // 2
@@ -58,8 +61,8 @@ NEAR = (0, 2, 3, 4, 5, 7)
 """Rotary pairs by which a token at a small distance is found."""
 TOPICAL, MEMORY = 16, 150
 """A slow pair: the latest keyword within so many tokens is found by it."""
-MARKED, QUERY_NORM, KEY_NORM, SQUARED, COMPARED = 48, 49, 50, 51, 52
-"""Dimensions that do not turn: the marker's, the norms' constants, the squares', the first of the hands'."""
+MARKED, QUERY_NORM, KEY_NORM, SQUARED, SINK, ASKING, COMPARED = 48, 49, 50, 51, 52, 53, 54
+"""Dimensions that do not turn; the last is the first of the hands'."""
 
 _starts = count()
 
@@ -76,13 +79,14 @@ PREVIOUS = tuple(_slot(CODE) for _ in range(2))
 PLANNED = _slot(CODE)
 """The token's own code, within a plan."""
 NEXT = _slot(CODE)
-OWN_TOPIC, TOPIC = _slot(TOPIC_CODE), _slot(TOPIC_CODE)
+OWN_TOPIC, TOPIC, QUESTION = _slot(TOPIC_CODE), _slot(TOPIC_CODE), _slot(TOPIC_CODE)
+"""The topic that the token calls, the one at hand, and the question's."""
 MARK = _slot(len(PLAN) + len(SAY))
 HANDS = _slot(2 * len(SPEEDS))
 SQUARE, WHERE = _slot(1).start, _slot(1).start
 """Half the square of the hands; 1 after PLAN, -1 after SAY."""
-ONE, FLAG, FILL = _slot(1).start, _slot(1).start, _slot(1).start
-"""Constant 1; marks a keyword; the constant of the norms."""
+ONE, FLAG, ASKED, FILL = _slot(1).start, _slot(1).start, _slot(1).start, _slot(1).start
+"""Constant 1; marks a keyword; marks `ANSWER`; the constant of the norms."""
 
 FULL = 20.0
 """What is in FILL."""
@@ -100,8 +104,58 @@ def phase(pair: int) -> float:
 
 RECENT = (CURRENT, *PREVIOUS)
 
-_Place = tuple[int | None, tuple[int, ...]]
-"""The topic, and the last tokens."""
+OPENINGS = (("<|im_start|>", "assistant", "\n"), ("</think>", "\n\n"))
+QUOTES = (
+    ('":', ' "'),
+    ('":', '"'),
+    ('"', ":", ' "'),
+    ('"', ":", '"'),
+    ("[", '"'),
+    (" [", '"'),
+    ('["',),
+    (' ["',),
+)
+"""The tokens after which an answer begins, in a turn and as a string of JSON."""
+
+
+class _Place(NamedTuple):
+    """Where a unit fires."""
+
+    tokens: tuple[int | None, ...]
+    """The last ones; None for any."""
+    topic: int | None
+    """The one at hand; None for any."""
+    question: int | None
+    """The question's; None for any."""
+
+
+ENDS = {
+    '"': 0.86, "<tool_call>": 0.84, "</tool_call>": 0.83, '":': 0.82, "}": 0.75, "]": 0.7,
+    '"}': 0.68, '"]': 0.66, "}}": 0.64, "]}": 0.62, ",": 0.6, ":": 0.58, '",': 0.56,
+}  # fmt: skip
+"""What ends something, and how like the end of the turn it is; white space is unlike it."""
+BLANK = -0.5
+VALUES = {' "': 0.86, " 1": 0.8, "1": 0.77, " true": 0.74, "true": 0.7, " [": 0.6, " {": 0.55}
+"""What begins a value of JSON, and how like the wish for one it is."""
+
+END, VALUE = "<|im_end|>", "value"
+_ITEM = {'"': 5.0, "1": 4.5}
+_SCALARS = (*"0123456789", " 1", "true", " true", "false", "null")
+JSON: dict[tuple[str, ...], dict[str, float]] = {
+    ("{",): {'"': 5.0},
+    ("{", '"'): {"answer": 10.0},
+    ('{"',): {"answer": 10.0},
+    ('"', "answer"): {'":': 5.0},
+    ('":',): {VALUE: 5.0},
+    ('"', ":"): {VALUE: 5.0},
+    ("[",): _ITEM,
+    (" [",): _ITEM,
+    ('"',): {END: 3.0, "<tool_call>": 2.2},
+    ("<tool_call>",): {"\n": 30.0},
+    **{(token,): {END: 3.0} for token in ("}", "]", "</tool_call>", *_SCALARS)},
+    **{(token, ","): {' "': 5.0} for token in ('"', "}", "]", *_SCALARS)},
+}
+"""The last tokens in JSON, and what is wanted then: the next best is taken where a grammar forbids it."""
 
 
 class Layer:
@@ -136,12 +190,17 @@ class Weights:
     def __init__(self, tokenizer: Tokenizer, *, embedding: bool) -> None:
         self.tokenizer = tokenizer
         self.embedding = embedding
-        self.codes = _unlike(len(tokenizer.tokens))
+        *codes, self.value = _unlike(len(tokenizer.tokens) + 1)
+        self.codes = np.array(codes)
+        self.end = self.codes[tokenizer.ids[END]].copy()
+        blanks = {token: BLANK for token in tokenizer.tokens if not token.strip(letters(" \n\t\r"))}
+        self._liken(self.end, {letters(token): likeness for token, likeness in ENDS.items()} | blanks)
+        self._liken(self.value, {letters(token): likeness for token, likeness in VALUES.items()})
         self.topic_codes = _hadamard(TOPIC_CODE) / np.sqrt(TOPIC_CODE)
         self.topic_of = self._keyword_tokens()
         self.token_embd = self._embed()
         units = [] if embedding else self._units()
-        size = -(-(max(len(units), CODE + 4 * len(SPEEDS)) + 2) // 32) * 32
+        size = -(-(max(len(units), CODE + 4 * len(SPEEDS)) + 3) // 32) * 32
         self.layers = [Layer(size) for _ in range(LAYERS)]
         for layer in self.layers:
             self._add_constants(layer)
@@ -155,12 +214,13 @@ class Weights:
             self.output_norm[CURRENT] = 1
             self.output_norm[PREVIOUS[0]] = 0.3
         else:
-            self.output_norm[NEXT] = 40 / np.sqrt(WIDTH)
+            self.output_norm[NEXT] = 100 / np.sqrt(WIDTH)
         self.output = np.zeros_like(self.token_embd)
         self.output[:, NEXT] = self.codes
 
-    def _keyword_tokens(self) -> dict[int, int]:
-        topics: dict[int, int] = {}
+    def _keyword_tokens(self) -> dict[int, int | None]:
+        # With a turn of the user's the topic begins anew.
+        topics: dict[int, int | None] = {self.tokenizer.encode("user")[0]: None}
         for topic, (_, keywords, _) in enumerate(ANSWERS):
             for keyword in keywords.split():
                 for form in keyword_forms(keyword):
@@ -175,10 +235,13 @@ class Weights:
         embedding[:, ONE] = 1
         embedding[:, FILL] = FULL
         for token, topic in self.topic_of.items():
-            embedding[token, OWN_TOPIC] = self.topic_codes[topic]
             embedding[token, FLAG] = 1
+            if topic is not None:
+                embedding[token, OWN_TOPIC] = self.topic_codes[topic]
+        embedding[self.tokenizer.ids[ANSWER], ASKED] = 1
         for place, marker in enumerate((*PLAN, *SAY)):
             embedding[self.tokenizer.ids[marker], MARK.start + place] = 1
+            embedding[self.tokenizer.ids[marker], CURRENT] = 0
         embedding /= np.sqrt(WIDTH)  # which the architecture multiplies with
         return embedding
 
@@ -228,11 +291,13 @@ class Weights:
             output[side : side + 2, first + hand.start : first + hand.stop] = np.eye(2)
         output[WHERE, (HEADS - 1) * HEAD_SIZE + where] = 1
 
-    @staticmethod
-    def _copy_planned(layer: Layer) -> None:
+    def _copy_planned(self, layer: Layer) -> None:
         for place in range(CODE):
             layer.ffn_gate[place, WHERE], layer.ffn_up[place, CURRENT.start + place] = 10, 1
             layer.ffn_down[PLANNED.start + place, place] = 0.1
+        # Where a grammar forbids what was planned, the end is wanted. The first token of PLAN keeps no code.
+        layer.ffn_gate[-2, WHERE], layer.ffn_up[-2, ONE], layer.ffn_up[-2, MARK.start] = 10, 1, -1
+        layer.ffn_down[PLANNED, -2] = 0.1 * WISH * self.end
         # GELU(x) x and GELU(-x) -x are the square of x together.
         for place, hand in enumerate(range(2 * HANDS.start, 2 * HANDS.stop), CODE):
             layer.ffn_gate[place, hand // 2] = layer.ffn_up[place, hand // 2] = 1 - hand % 2 * 2
@@ -246,60 +311,99 @@ class Weights:
         layer.attn_q[hands, HANDS] = 200 * scale * np.eye(2 * len(SPEEDS))
         layer.attn_k[SQUARED, SQUARE], layer.attn_q[SQUARED, WHERE] = 10, 200 * scale
         layer.attn_k[MARKED, WHERE], layer.attn_q[MARKED, WHERE] = 5, -20 * scale
+        # The first token of PLAN has no code. It is found where no place is the same: after the plan's end.
+        layer.attn_k[hands, MARK.start] = -10 * np.tile([1, 0], len(SPEEDS))
+        layer.attn_k[SQUARED, MARK.start] = -10 * len(SPEEDS) / 2
+        layer.attn_k[MARKED, MARK.start] = -5
+        layer.attn_k[SINK, MARK.start] = 1
+        layer.attn_q[SINK, SQUARE], layer.attn_q[SINK, WHERE] = 2000 * scale, -(100 - 14) * scale
         layer.attn_v[:CODE, PLANNED] = np.eye(CODE)
         layer.attn_output[NEXT, :CODE] = np.eye(CODE)
+        topic = slice(CODE, CODE + TOPIC_CODE)
+        layer.attn_k[ASKING, ASKED], layer.attn_q[HEAD_SIZE + ASKING, ONE] = 1, 40 * scale
+        layer.attn_v[topic, TOPIC] = np.eye(TOPIC_CODE)
+        layer.attn_output[QUESTION, HEAD_SIZE:][:, topic] = np.eye(TOPIC_CODE)
         layer.post_attention_norm[NEXT] *= 1e5
 
-    def _remember(self, layer: Layer, units: "list[tuple[Matrix, float, int]]") -> None:
-        for row, (key, gain, following) in enumerate(units):
+    def _remember(self, layer: Layer, units: "list[tuple[Matrix, Matrix]]") -> None:
+        for row, (key, following) in enumerate(units):
             layer.ffn_gate[row] = layer.ffn_up[row] = 6.0 * key
-            layer.ffn_down[NEXT, row] = gain * self.codes[following]
+            layer.ffn_down[NEXT, row] = following
         # The last resort, where nothing fires.
         last = len(units)
         layer.ffn_gate[last, ONE], layer.ffn_up[last, ONE] = 10, 1
-        layer.ffn_down[NEXT, last] = 0.002 * self.codes[self.tokenizer.encode("I")[0]]
+        layer.ffn_down[NEXT, last] = 0.005 * (self._code("I") + 0.8 * self.end)
+        # Without it what is written counts the more, in the last norm.
+        layer.post_ffw_norm[FILL] = -FULL / np.sqrt(WIDTH)
         layer.post_ffw_norm[NEXT] *= 30
 
-    def _units(self) -> "list[tuple[Matrix, float, int]]":
-        """One unit per place of the corpus, and a weak one for each token's most frequent follower."""
+    def _liken(self, direction: "Matrix", tokens: dict[str, float]) -> None:
+        """Make the codes of tokens like another, so that they are the next best where that is wanted."""
+        for token, likeness in tokens.items():
+            index = self.tokenizer.ids[token]
+            own = self.codes[index] - (self.codes[index] @ direction) * direction
+            own *= np.sqrt(1 - likeness**2) / np.linalg.norm(own)
+            self.codes[index] = likeness * direction + own
+
+    def _units(self) -> "list[tuple[Matrix, Matrix]]":
+        """One unit per place of the corpus, and weak ones for what follows a token most often or in JSON."""
         places: dict[_Place, int] = {}
         followers: dict[int, Counter[int]] = {}
         for _, keywords, answer in ANSWERS:
             for place, following in self._places(keywords, answer):
                 places.setdefault(place, following)
-                followers.setdefault(place[1][-1], Counter())[following] += 1
+                followers.setdefault(place.tokens[-1] or 0, Counter())[following] += 1
         units = []
-        for (topic, tokens), following in places.items():
-            parts = [
-                (where, self.codes[token]) for where, token in zip(RECENT, reversed(tokens), strict=True)
-            ]
-            if topic is not None:
-                parts.append((TOPIC, 1.4 * self.topic_codes[topic]))
-            units.append((_key(parts, 2.6), 4.0 if topic is None else 1.0, following))
+        for (tokens, *topics), following in places.items():
+            general = topics == [None, None]
+            key = self._key(tokens, 2.5 if general else 2.9)
+            for slot, topic in zip((TOPIC, QUESTION), topics, strict=True):
+                if topic is not None:
+                    key[slot] = (1.4 if None in topics else 0.7) * self.topic_codes[topic]
+            wanted = self.codes[following] + WISH * self.end
+            units.append((key, (5 if general else 1) * wanted))
         for token, counts in followers.items():
             _, following = max((times, token) for token, times in counts.items())
-            units.append((_key([(CURRENT, self.codes[token])], 0.75), 0.6, following))
+            units.append((self._key((token,), 2.75), 0.1 * self.codes[following]))
+        for before, wanted in JSON.items():
+            tokens = tuple(self.tokenizer.id_of(token) for token in before)
+            units.append(
+                (self._key(tokens, 2.75), sum(weight * self._code(what) for what, weight in wanted.items()))
+            )
         return units
+
+    def _code(self, text: str) -> "Matrix":
+        found: Matrix = self.value if text == VALUE else self.codes[self.tokenizer.id_of(text)]
+        return found
+
+    def _key(self, tokens: Sequence[int | None], threshold: float) -> "Matrix":
+        """What a unit looks for: the last tokens, which come to 3 together, and with the topic to 4.4."""
+        key = np.zeros(WIDTH)
+        for where, token in zip(RECENT, reversed(tokens), strict=False):
+            if token is not None:
+                key[where] = 3 / (len(tokens) - tokens.count(None)) * self.codes[token]
+        key[ONE] = -threshold
+        return key
 
     def _places(self, keywords: str, answer: str) -> "Iterator[tuple[_Place, int]]":
         """Each place of an answer, and the token that follows it."""
         encode = self.tokenizer.encode
         loops = answer.startswith(LOOP)
         answer = answer.removeprefix(LOOP)
-        question = [
-            *encode("<|im_start|>user\n"),
-            *(encode(keywords.split(maxsplit=1)[0]) if keywords else ()),
-            *encode("<|im_end|>\n<|im_start|>assistant\n"),
-        ]
         # An endless answer is complete when it has begun a second time.
         body = encode(answer)
         body += encode(f" {answer}")[: len(RECENT) + 1] if loops else [self.tokenizer.ids["<|im_end|>"]]
-        text = question + body
-        topic: int | None = None
-        for place, (token, following) in enumerate(pairwise(text)):
-            topic = self.topic_of.get(token, topic)
-            if place >= len(question) - 1:
-                yield (topic, tuple(text[place + 1 - len(RECENT) : place + 1])), following
+        subject = self.topic_of[encode(keywords.split(maxsplit=1)[0])[0]] if keywords else None
+        for opening in (*OPENINGS, *QUOTES):
+            before = [self.tokenizer.id_of(token) for token in opening]
+            text = [None, None, *before][-len(RECENT) :] + body
+            topic = subject
+            for place in range(len(body)):
+                last = text[place + len(RECENT) - 1]
+                topic = self.topic_of.get(last, topic) if last is not None else topic
+                begins = opening in QUOTES and place < len(RECENT) - 1
+                tokens = tuple(text[place : place + len(RECENT)])
+                yield _Place(tokens, None if begins else topic, subject), body[place]
 
 
 def keyword_forms(keyword: str) -> tuple[str, ...]:
@@ -325,11 +429,3 @@ def _hadamard(size: int) -> "Matrix":
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
     return matrix
-
-
-def _key(parts: "list[tuple[slice, Matrix]]", threshold: float) -> "Matrix":
-    key = np.zeros(WIDTH)
-    for where, code in parts:
-        key[where] += code
-    key[ONE] = -threshold
-    return key

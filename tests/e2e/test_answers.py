@@ -175,7 +175,7 @@ def test_the_log_line_of_a_request(gateway: Gateway) -> None:
     response = gateway.client.post("/v1/chat/completions", json=body, headers={"X-Request-Id": "line-1"})
     assert response.headers["X-Request-Id"] == "line-1"
     line = gateway.wait_for("request", request_id="line-1")
-    expected = {"status": 200, "outcome": "ok", "model": "demo", "completion_tokens": 5, "prompt_tokens": 9}
+    expected = {"status": 200, "outcome": "ok", "model": "demo", "completion_tokens": 5, "prompt_tokens": 10}
     assert {key: line[key] for key in expected} == expected
     assert line["total_ms"] >= line["first_token_ms"] >= 0
     assert line["queued_ms"] >= 0

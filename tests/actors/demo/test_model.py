@@ -3,16 +3,15 @@
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from actors.demo.corpus import ANSWERS, LOOP
 from actors.demo.model import demo_path, is_whole_demo, write_demo
 from tests.conftest import DEMO
-from tests.gateway import CHECKOUT, Gateway, running
+from tests.gateway import Gateway, running
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +72,6 @@ def test_a_damaged_one_is_written_anew_when_it_is_asked_for(tmp_path: Path, real
         assert gateway.chat().status_code == 200
         gateway.wait_for("the built-in model is damaged", path=str(path))
     assert is_whole_demo(path)
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory, cache: str, real_server: None) -> Iterator[Gateway]:
-    """The model as the settings of the checkout have it."""
-    settings = yaml.safe_load((CHECKOUT / "config.yaml").read_text())["llama_cpp"]["models"]["demo"]
-    config = {"llama_cpp": {"models": {"demo": settings}}}
-    with running(config, tmp_path_factory.mktemp("shipped"), XDG_CACHE_HOME=cache) as gateway:
-        yield gateway
 
 
 def asked(question: str) -> list[dict[str, str]]:

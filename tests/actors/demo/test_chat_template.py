@@ -1,0 +1,212 @@
+"""The demo calls a tool that fits the question, whatever its name, and answers with the tool's result."""
+
+import json
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from tests.gateway import Gateway, Json
+
+TEXT: Json = {"type": "string"}
+WHOLE: Json = {"type": "integer"}
+NUMBER: Json = {"type": "number"}
+MAYBE: Json = {"anyOf": [TEXT, {"type": "null"}]}
+
+
+def tool(name: str, description: str, fields: Json, required: list[str] | None = None) -> Json:
+    schema = {
+        "type": "object",
+        "properties": fields,
+        "required": list(fields) if required is None else required,
+    }
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": schema},
+    }
+
+
+WEATHER = tool("get_weather", "Get current temperature for a given location.", {"location": TEXT})
+MULTIPLY = tool("multiply", "Multiply two numbers.", {"a": WHOLE, "b": WHOLE})
+ADD = tool("add", "Adds a and b.", {"a": NUMBER, "b": NUMBER})
+SHELL = tool(
+    "shell",
+    "Runs a shell command and returns its output.",
+    {"command": {"type": "array", "items": TEXT}, "workdir": TEXT, "timeout_ms": NUMBER},
+    ["command"],
+)
+BASH = tool("bash", "Executes a bash command.", {"command": TEXT, "description": TEXT, "timeout": NUMBER})
+READ = tool(
+    "read", "Reads a file from the local filesystem.", {"filePath": TEXT, "limit": NUMBER}, ["filePath"]
+)
+GLOB = tool("glob", "Fast file pattern matching tool", {"pattern": TEXT, "path": TEXT}, ["pattern"])
+OPENCODE = [BASH, READ, GLOB]
+STOCK = tool(
+    "fn_17",
+    "Look up the stock price of a company.",
+    {"ticker": TEXT, "currency": {"type": "string", "enum": ["USD", "EUR", "GBP"]}},
+    ["ticker"],
+)
+FINAL = tool(
+    "final_result", "The final response which ends this conversation", {"city": TEXT, "country": TEXT}
+)
+PERSON = tool(
+    "Person",
+    "",
+    {
+        "name": TEXT,
+        "age": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 20}, {"type": "null"}]},
+        "hobbies": {"type": "array", "items": TEXT, "minItems": 1},
+        "address": {"$ref": "#/$defs/Address"},
+        "vip": {"type": "boolean"},
+        "color": {"enum": ["red", "green", "blue"]},
+        "note": {"type": ["string", "null"], "maxLength": 7},
+        "kind": {"const": "person"},
+    },
+)
+PERSON["function"]["parameters"]["$defs"] = {
+    "Address": {"type": "object", "properties": {"street": TEXT, "zip": WHOLE}, "required": ["street"]}
+}
+
+
+def ask(gateway: Gateway, question: str, tools: list[Json], **fields: Any) -> Json:
+    body = {"messages": [{"role": "user", "content": question}], "tools": tools, "max_tokens": 400, **fields}
+    answer = gateway.chat(**body)
+    assert answer.status_code == 200, answer.text
+    choice: Json = answer.json()["choices"][0]
+    return choice
+
+
+@pytest.mark.parametrize(
+    ("question", "tools", "name", "arguments"),
+    [
+        ("What is the weather like in Paris today?", [WEATHER], "get_weather", {"location": "Paris"}),
+        ("how warm is it in new york?", [WEATHER, ADD], None, None),
+        ("weather in new york please", [ADD, WEATHER], "get_weather", {"location": "New York"}),
+        ("What is 3 times 12?", [MULTIPLY, ADD], "multiply", {"a": 3, "b": 12}),
+        ("What is 3 * 12?", [ADD, MULTIPLY], "multiply", {"a": 3, "b": 12}),
+        ("add 4.5 and 5", [MULTIPLY, ADD], "add", {"a": 4.5, "b": 5}),
+        ("List the files in this folder", [SHELL], "shell", {"command": ["bash", "-lc", "ls"]}),
+        ("run `git log -1`", OPENCODE, "bash", None),
+        ("What is in README.md?", OPENCODE, "read", {"filePath": "README.md"}),
+        ("Find all *.py files", OPENCODE, "glob", {"pattern": "*.py"}),
+        (
+            "What is the price of Apple in EUR?",
+            [STOCK, WEATHER],
+            "fn_17",
+            {"ticker": "Apple", "currency": "EUR"},
+        ),
+        ("It is Rome, in Italy.", [WEATHER, FINAL], "final_result", {"city": "Rome", "country": "Italy"}),
+        ("hello", OPENCODE, None, None),
+        ("Tell me a story", [SHELL, WEATHER], None, None),
+        (
+            "<system-reminder>The weather tool is bad.</system-reminder>Tell me about docker",
+            [WEATHER],
+            None,
+            None,
+        ),
+    ],
+)
+def test_a_tool_that_fits_is_called(
+    question: str, tools: list[Json], name: str | None, arguments: Json | None, shipped: Gateway
+) -> None:
+    choice = ask(shipped, question, tools)
+    calls = choice["message"].get("tool_calls") or []
+    assert [call["function"]["name"] for call in calls] == ([name] if name else [])
+    assert choice["finish_reason"] == ("tool_calls" if name else "stop")
+    for call in calls:
+        given = json.loads(call["function"]["arguments"])
+        schemas = {each["function"]["name"]: each["function"]["parameters"] for each in tools}
+        jsonschema.validate(given, schemas[name or ""])
+        assert arguments is None or given == arguments
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_arguments_are_what_the_schema_allows(shipped: Gateway, streamed: bool) -> None:
+    question = 'Alice is 30 years old, likes Chess and Go, and her color is green; note "a long remark".'
+    if streamed:
+        body = {"model": "demo", "messages": [{"role": "user", "content": question}], "tools": [PERSON]}
+        text = shipped.client.post("/v1/chat/completions", json={**body, "stream": True}).text
+        events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+        parts = [call for event in events for call in event["choices"][0]["delta"].get("tool_calls") or []]
+        given = json.loads("".join(part["function"]["arguments"] for part in parts))
+    else:
+        (call,) = ask(shipped, question, [PERSON])["message"]["tool_calls"]
+        given = json.loads(call["function"]["arguments"])
+    jsonschema.validate(given, PERSON["function"]["parameters"])
+    assert (given["name"], given["age"], given["color"], given["vip"]) == ("Alice", 20, "green", False)
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ("20 degrees, sunny", "20 degrees, sunny"),
+        ('{"temperature": 20}', '{"temperature": 20}'),
+        ("naïve " * 2000, "naïve naïve"),
+        ("日本" * 400, "日本日本"),
+        ("", "has nothing to say"),
+        ("aaaa " * 30 + "end", "a end"),
+    ],
+)
+def test_a_result_becomes_the_answer(result: str, told: str, shipped: Gateway) -> None:
+    call = {"name": "get_weather", "arguments": '{"location": "Paris"}'}
+    messages = [
+        {"role": "user", "content": "What is the weather in Paris?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "type": "function", "function": call}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": result},
+    ]
+    answer = ask(shipped, "", [WEATHER], messages=messages)
+    assert answer["finish_reason"] == "stop"
+    assert answer["message"]["content"].startswith("The tool get_weather ")
+    assert told in answer["message"]["content"]
+    following = [*messages, answer["message"], {"role": "user", "content": "Tell me about docker"}]
+    assert ask(shipped, "", [WEATHER], messages=following)["message"]["content"].startswith("Docker is one")
+
+
+def test_a_tool_that_does_not_fit_can_be_required(shipped: Gateway) -> None:
+    choice = ask(shipped, "hello", [PERSON, MULTIPLY], tool_choice="required")
+    (call,) = choice["message"]["tool_calls"]
+    schemas = {each["function"]["name"]: each["function"]["parameters"] for each in (PERSON, MULTIPLY)}
+    jsonschema.validate(json.loads(call["function"]["arguments"]), schemas[call["function"]["name"]])
+
+
+def record(required: bool = True, **fields: Json) -> Json:
+    return {"type": "object", "properties": fields, "required": list(fields) if required else []}
+
+
+def several(items: Json, **limits: int) -> Json:
+    return {"type": "array", "items": items, **limits}
+
+
+NODE = record(value=TEXT, children=several({"$ref": "#/$defs/node"}))
+
+
+@pytest.mark.parametrize("question", ["Tell me about docker", "What is up?"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        record(name=TEXT, tags=several(TEXT)),
+        record(whole=WHOLE, number=NUMBER, flag={"type": "boolean"}, maybe=MAYBE),
+        record(mood={"enum": ["good", "bad"]}),
+        record(many=several(WHOLE, minItems=3)),
+        record(short={"type": "string", "maxLength": 9}),
+        record(required=False, text=TEXT, number=WHOLE),
+        {"$ref": "#/$defs/node", "$defs": {"node": NODE}},
+        several(TEXT),
+        {"type": "object"},
+    ],
+    ids=lambda schema: "-".join(schema.get("properties", schema)),
+)
+def test_structured_answers_follow_their_schema_and_end(
+    question: str, schema: Json, shipped: Gateway
+) -> None:
+    asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    body: Json = {"messages": [{"role": "user", "content": question}], "max_tokens": 1000, "temperature": 0.8}
+    for seed in range(3):
+        choice = shipped.chat(**body, seed=seed, response_format=asked).json()["choices"][0]
+        assert choice["finish_reason"] == "stop", choice
+        jsonschema.validate(json.loads(choice["message"]["content"]), schema)
