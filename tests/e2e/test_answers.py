@@ -130,7 +130,7 @@ def test_embeddings(gateway: Gateway) -> None:
 def test_rerank_without_a_reranking_model_says_so(gateway: Gateway) -> None:
     body = {"model": "demo", "query": "a", "documents": ["b"]}
     response = gateway.client.post("/v1/rerank", json=body)
-    assert response.status_code == 501
+    assert response.status_code == 400
     assert "rerank" in response.json()["error"]["message"]
 
 
