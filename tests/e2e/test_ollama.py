@@ -202,11 +202,12 @@ def test_listing(client: ollama.Client, gateway: Gateway, gpt: openai.OpenAI) ->
 def test_show(client: ollama.Client, model: str) -> None:
     shown = client.show(model)
     assert shown.details is not None
-    assert shown.details.family in ("llama", "gemma3")
+    family = shown.details.family
+    assert family in ("llama", "gemma3")
     assert {"completion", "tools"} <= set(shown.capabilities or [])
     info = shown.modelinfo or {}
-    assert info["general.architecture"] == "llama"
-    assert info["llama.context_length"]
+    assert info["general.architecture"] == family
+    assert info[f"{family}.context_length"]
 
 
 def test_load_and_unload(client: ollama.Client, gateway: Gateway, model: str) -> None:
