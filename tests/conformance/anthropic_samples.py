@@ -101,7 +101,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "no limit": ({"max_tokens": anthropic.omit}, "max_tokens"),
     "a limit in words": ({"max_tokens": "many"}, "max_tokens"),
-    "a limit of none": ({"max_tokens": 0}, "max_tokens"),
+    "a limit below none": ({"max_tokens": -1}, "max_tokens"),
     "a warm temperature": ({"extra_body": {"temperature": "warm"}}, "temperature"),
     "a form of no kind": ({"output_config": {"format": {"type": "poem"}}}, "output_config"),
     "a form without a schema": ({"output_config": {"format": {"type": "json_schema"}}}, "output_config"),

@@ -29,7 +29,19 @@ def _reword(error: ApiError, _model: str) -> ApiError:
 def _body(error: ApiError, request_id: str) -> Json:
     default = "api_error" if error.status >= 500 else "invalid_request_error"
     kind = _KINDS.get(error.status, default)
-    return {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id}
+    return {"type": "error", "error": {"type": kind, "message": _message(error)}, "request_id": request_id}
+
+
+def _message(error: ApiError) -> str:
+    """The words of an error, by which clients know it: Claude Code makes room by the first ones."""
+    length, limit = error.extra.get("n_prompt_tokens"), error.extra.get("n_ctx")
+    if error.code == "context_length_exceeded" and length and limit:
+        return f"prompt is too long: {length} tokens > {limit} maximum"
+    if error.code == "context_length_exceeded":
+        return f"prompt is too long: {error.message}"
+    if error.param and error.status == 400 and error.param not in error.message:
+        return f"{error.param}: {error.message}"
+    return error.message
 
 
 def _frame(error: ApiError, request_id: str) -> bytes:

@@ -33,7 +33,7 @@ ENDPOINTS = (
         request=MessagesRequest,
         dialect=ANTHROPIC,
         api=None,
-        counter=Counter(decode=request.decode_request, encode_answer=lambda tokens: {"input_tokens": tokens}),
+        counter=Counter(decode=request.decode_prompt, encode_answer=lambda tokens: {"input_tokens": tokens}),
     ),
 )
 

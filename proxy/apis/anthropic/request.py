@@ -9,7 +9,7 @@ from agents.chat import Chat, Message, linked
 from proxy.apis.anthropic.blocks import WireMessage, read_messages
 from proxy.apis.anthropic.tools import WireTool, WireToolChoice, read_tool_choice, read_tools
 from proxy.apis.durations import keep_alive
-from proxy.apis.fields import Json, decode, unknown
+from proxy.apis.fields import FieldError, Json, decode, unknown
 from proxy.apis.sampling import Number, SamplingFields, sampling_of
 
 _BILLING = re.compile(r"^(x-anthropic-billing-header:[^\n]*?\bcch=)[0-9a-f]+", re.MULTILINE)
@@ -68,6 +68,19 @@ _THINK: dict[str, bool | str] = {
 
 def decode_request(body: bytes) -> Chat:
     """Read a body of `/v1/messages`. Raises `FieldError`.
+
+    An answer of no token, which only warms the cache of the prompt, has one: no server can do without.
+    """
+    asked = decode_prompt(body)
+    limit = asked.sampling.max_tokens
+    if limit is None or limit < 0:
+        raise FieldError("max_tokens", "is missing" if limit is None else "must not be negative")
+    sampling = msgspec.structs.replace(asked.sampling, max_tokens=max(1, limit))
+    return msgspec.structs.replace(asked, sampling=sampling)
+
+
+def decode_prompt(body: bytes) -> Chat:
+    """Read a body that need not say how long the answer may be. Raises `FieldError`.
 
     A budget of thinking goes on as llama.cpp's `thinking_budget_tokens`.
     """

@@ -102,14 +102,18 @@ _LEARNED: dict[str, tuple[str, Json]] = {
 
 
 def read_tools(wire: list[WireTool]) -> tuple[list[Tool], list[str]]:
-    """The tools that a model can be offered, and the names of those that nobody here can run."""
+    """The tools that a model can be offered, and the names of those that nobody here can run.
+
+    Raises `FieldError`.
+    """
     tools: list[Tool] = []
     ignored: list[str] = []
     for index, tool in enumerate(wire):
         kind, _, date = (tool.type or "custom").rpartition("_")
         if tool.input_schema is not None or tool.type in (None, "custom"):
-            if not tool.name:
-                raise FieldError(f"tools[{index}].name", "is missing")
+            for field in ("name", "input_schema"):
+                if getattr(tool, field) in ("", None):
+                    raise FieldError(f"tools[{index}].{field}", "is missing")
             tools.append(Tool(tool.name, tool.description or "", tool.input_schema, tool.strict))
         elif kind in _LEARNED and date.isdigit():
             description, schema = _LEARNED[kind]

@@ -24,9 +24,9 @@ from proxy.errors import ApiError
     ],
 )
 def test_types(status: int, openai: str, anthropic: str) -> None:
-    error = ApiError(status, "words", code="c", param="p")
+    error = ApiError(status, "words", code="c", param="words")
     assert OPENAI.body(error, "id") == {
-        "error": {"message": "words", "type": openai, "param": "p", "code": "c"}
+        "error": {"message": "words", "type": openai, "param": "words", "code": "c"}
     }
     expected = {"type": "error", "error": {"type": anthropic, "message": "words"}, "request_id": "id"}
     assert ANTHROPIC.body(error, "id") == expected

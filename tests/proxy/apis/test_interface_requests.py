@@ -454,7 +454,7 @@ ANTHROPIC_TO_OLLAMA = {
 
 @pytest.mark.parametrize(("given", "expected"), ANTHROPIC_TO_OLLAMA.values(), ids=ANTHROPIC_TO_OLLAMA)
 def test_anthropic_to_ollama(given: Any, expected: Any) -> None:
-    request = anthropic_request.decode_request(body(given))
+    request = anthropic_request.decode_prompt(body(given))
     assert json.loads(ollama_server.encode_request(request)) == {**TO_OLLAMA, **expected}
 
 
@@ -465,7 +465,7 @@ def test_what_only_llama_can_be_told_of_anthropics() -> None:
         "tools": [{"name": "weather", "input_schema": SCHEMA}],
         "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
     }
-    sent = json.loads(llama_server.encode_request(anthropic_request.decode_request(body(given))))
+    sent = json.loads(llama_server.encode_request(anthropic_request.decode_prompt(body(given))))
     assert sent["thinking_budget_tokens"] == 1024
     assert sent["tool_choice"] == "required"
     assert sent["parallel_tool_calls"] is False

@@ -87,12 +87,18 @@ def test_a_choice_of_tools_is_not_ignored_by_ollama() -> None:
     assert ollama_server.ignored(decoded(tools=tools, tool_choice=choice)) == []
 
 
+def test_an_answer_of_no_token_has_one() -> None:
+    assert decoded(max_tokens=0).sampling.max_tokens == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
         ({"output_config": {"format": {"type": "regex", "schema": {}}}}, "output_config.format.type"),
         ({"system": 5}, "system"),
+        ({"max_tokens": None}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"system": [{"type": "text", "text": 5}]}, "system[0].text"),
         ({"messages": [{"role": "user", "content": {}}]}, "messages[0].content"),
     ],

@@ -15,11 +15,15 @@ def test_described_tools() -> None:
     tools, ignored = read_tools(
         [
             WireTool("f", description="d", input_schema=SCHEMA),
-            WireTool("g", type="custom", strict=True),
+            WireTool("g", type="custom", strict=True, input_schema=SCHEMA),
             WireTool("web_search", input_schema=SCHEMA, type="web_search_20990101"),
         ]
     )
-    assert tools == [Tool("f", "d", SCHEMA), Tool("g", strict=True), Tool("web_search", parameters=SCHEMA)]
+    assert tools == [
+        Tool("f", "d", SCHEMA),
+        Tool("g", parameters=SCHEMA, strict=True),
+        Tool("web_search", parameters=SCHEMA),
+    ]
     assert not ignored
 
 
@@ -74,6 +78,10 @@ def test_choices() -> None:
         assert caught.value.field == field
 
 
-def test_a_tool_needs_a_name() -> None:
-    with pytest.raises(FieldError, match=r"tools\[0\].name"):
-        read_tools([WireTool(input_schema=SCHEMA)])
+@pytest.mark.parametrize(
+    ("tool", "field"), [(WireTool(input_schema=SCHEMA), "name"), (WireTool("f"), "input_schema")]
+)
+def test_what_a_tool_needs(tool: WireTool, field: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        read_tools([tool])
+    assert caught.value.field == f"tools[0].{field}"
