@@ -457,6 +457,7 @@ async def door(
     most: int = MOST_CONNECTIONS,
     head_timeout: float = HEAD_TIMEOUT,
     routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] | None = None,
+    responses: ResponseStore | None = None,
 ) -> AsyncIterator[Door]:
     """The front door, before a scripted server or before a port that refuses connections."""
     async with AsyncExitStack() as stack:
@@ -500,7 +501,7 @@ async def door(
             readiness=readiness,
             ollama=ollama,
             agents=AgentViews(host),
-            responses=Responses(generate, ResponseStore(folder / "responses.sqlite3", 0)),
+            responses=Responses(generate, responses or ResponseStore(folder / "nowhere", 0)),
             metrics=metrics,
         )
         app = make_app(handlers, origins or Origins())

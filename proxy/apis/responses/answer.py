@@ -19,7 +19,7 @@ from agents.events import (
     Usage,
     replayed,
 )
-from proxy.apis.fields import Json
+from proxy.apis.fields import Json, encode
 from proxy.apis.interface import AnswerContext, added_fields
 from proxy.apis.responses.client_errors import RESPONSES
 from proxy.apis.responses.output import FunctionCall, Item, Message, Status, Thought, ToolCall, frame
@@ -43,6 +43,8 @@ class Encoder:
         self._items: list[Item] = []
         self._open: Message | Thought | None = None
         self._calls: dict[int, FunctionCall | ToolCall] = {}
+        self._text_head = b""
+        """How each further piece of the open text begins, up to its number."""
         self._logprobs: list[Any] = []
         self._sizes = {"thought": 0, "rest": 0}
         self._reason: Reason = "stop"
@@ -52,7 +54,16 @@ class Encoder:
 
     def encode(self, event: Event, now: float) -> bytes:
         """The bytes that say `event`."""
+        if type(event) is Text and self._text_head and not self._logprobs:
+            return self._more_text(event.text)  # nearly all events are of this kind
         return b"" if self._ended else b"".join(self._events(event, now))
+
+    def _more_text(self, text: str) -> bytes:
+        assert isinstance(self._open, Message)
+        self._open.texts.append(text)
+        self._sizes["rest"] += len(text)
+        self._count += 1
+        return b'%b%d,"delta":%b}\n\n' % (self._text_head, self._count - 1, encode(text))
 
     def queued(self, now: float) -> bytes:
         """The bytes that say that the answer is still to begin, where it is given in the background."""
@@ -113,6 +124,8 @@ class Encoder:
         self._sizes["rest"] += len(text)
         logprobs, self._logprobs = self._logprobs, []
         yield self._frame(_TEXT_DELTA, {**item.add(text, logprobs), "delta": text})
+        head = encode({"type": _TEXT_DELTA, **item.place, "logprobs": []})
+        self._text_head = b'event: %b\ndata: %b,"sequence_number":' % (_TEXT_DELTA.encode(), head[:-1])
 
     def _thought(self, text: str) -> Iterator[bytes]:
         item, echo = self._open, self._asked.echo
@@ -156,7 +169,7 @@ class Encoder:
 
     def _close(self, status: Status) -> Iterator[bytes]:
         if self._open is not None:
-            item, self._open = self._open, None
+            item, self._open, self._text_head = self._open, None, b""
             for kind, fields in item.end(status):
                 yield self._frame(kind, fields)
 

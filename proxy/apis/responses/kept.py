@@ -60,7 +60,7 @@ def listed(items: list[Json], token: str) -> list[Json]:
 
 
 def _listed(item: Json, token: str) -> Json:
-    kind = kind_of(item)
+    kind = str(kind_of(item))
     given = {name: value for name, value in item.items() if value is not None}
     whole = {"id": f"{_PREFIXES.get(kind, 'item')}_{token}", "status": "completed", **given, "type": kind}
     if kind == "message" and isinstance(item.get("content"), str):

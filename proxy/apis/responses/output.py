@@ -40,7 +40,7 @@ class Message:
         self.place: Json = {"item_id": id, "output_index": index, "content_index": 0}
         self._id = id
         self._index = index
-        self._texts: list[str] = []
+        self.texts: list[str] = []
         self._logprobs: list[Json] = []
 
     def begin(self) -> Events:
@@ -50,13 +50,13 @@ class Message:
 
     def add(self, text: str, logprobs: list[Any]) -> Json:
         """Take a piece, and give the fields of its event, but for the text."""
-        self._texts.append(text)
+        self.texts.append(text)
         self._logprobs += logprobs
         return {**self.place, "logprobs": [_logprob(one) for one in logprobs]}
 
     def end(self, status: Status) -> Events:
         """The text, its part and the message."""
-        text = "".join(self._texts)
+        text = "".join(self.texts)
         part = _output_text(text, [_logprob(one, with_bytes=True) for one in self._logprobs])
         logprobs = [_logprob(one) for one in self._logprobs]
         self.value = self._item(status, [part])

@@ -60,6 +60,7 @@ class _Body(SamplingFields, kw_only=True):
     user: str | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
+    client_metadata: Any = None
     keep_alive: Any = None
     # What only OpenAI's own servers do.
     conversation: Any = None

@@ -22,6 +22,7 @@ from proxy.apis.responses import answer as writer
 from proxy.apis.responses.body import ResponsesRequest
 from proxy.apis.responses.endpoints import CODEC
 from proxy.apis.responses.kept import (
+    TOKEN,
     input_of,
     listed,
     page,
@@ -31,7 +32,7 @@ from proxy.apis.responses.kept import (
     stream_of,
     with_input,
 )
-from proxy.door.bodies import BODIES
+from proxy.door.bodies import BODIES, breathe
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE, Exchange
 from proxy.handlers.generate import Generate
@@ -51,7 +52,6 @@ class _Asked(msgspec.Struct, frozen=True):
     request: web.Request
     exchange: Exchange
     endpoint: Endpoint
-    parsed: ResponsesRequest
     items: list[Json]
     token: str
 
@@ -75,43 +75,41 @@ class Responses:
             self._check_is_on("background", "background")
             if parsed.store is False:
                 raise ApiError(400, "background needs store, which must not be false", param="store")
-        items = await self._items(body, parsed)
-        if items is not None:
+        await breathe(body)
+        given = _input_of(body)
+        items = await self._complete(given, parsed, owner_of(request))
+        if items is not given:
             body = with_input(body, items)
         if not endpoint.generates:
             return await self._generate.respond(await self._generate.read(request, exchange, endpoint, body))
-        asked = _Asked(request, exchange, endpoint, parsed, items or _input_of(body), secrets.token_hex(16))
+        asked = _Asked(request, exchange, endpoint, items, secrets.token_hex(TOKEN // 2))
         if parsed.store and not self._store.is_on:
             exchange.ignore(["store"])
         if parsed.background:
             return await self._begin(asked, body)
         if parsed.store is not False:
-            asked = msgspec.structs.replace(asked, endpoint=self._recorded(asked))
-        return await self._generate.respond(
-            await self._generate.read(request, exchange, asked.endpoint, body)
-        )
+            endpoint = self._recorded(asked)
+        return await self._generate.respond(await self._generate.read(request, exchange, endpoint, body))
 
-    async def _items(self, body: bytes, parsed: ResponsesRequest) -> list[Json] | None:
-        """The input with what it refers to; None if it refers to nothing."""
-        items = _input_of(body)
-        before: list[Json] = []
+    async def _complete(self, items: list[Json], parsed: ResponsesRequest, owner: str | None) -> list[Json]:
+        """The input with what it refers to; the same list if it refers to nothing."""
         if parsed.previous_response_id is not None:
             self._check_is_on("previous_response_id", "previous_response_id")
-            previous = await self._find(parsed.previous_response_id)
+            previous = await self._find(parsed.previous_response_id, owner)
             if previous is None or previous.fields["status"] in RUNNING:
                 state = "is still being answered" if previous else "not found"
                 message = f"previous response {parsed.previous_response_id[:100]!r} {state}"
                 code = "previous_response_not_found"
                 raise ApiError(400, message, code=code, param="previous_response_id")
-            before = [*previous.items, *previous.fields["output"]]
+            items = [*previous.items, *previous.fields["output"], *items]
         wanted = references(items)
         if not wanted:
-            return [*before, *items] if parsed.previous_response_id is not None else None
+            return items
         known: dict[str, Json] = {}
         for response_id in dict.fromkeys(map(response_of, wanted)):
-            if (kept := await self._find(response_id)) is not None:
+            if (kept := await self._find(response_id, owner)) is not None:
                 known |= {item["id"]: item for item in kept.fields["output"]}
-        return [*before, *resolved(items, known)]
+        return resolved(items, known)
 
     def _recorded(self, asked: _Asked) -> Endpoint:
         """The endpoint with a codec that keeps the answer."""
@@ -129,12 +127,12 @@ class Responses:
         return msgspec.structs.replace(asked.endpoint, codec=codec)
 
     def _keeper(self, asked: _Asked) -> Callable[[Json], None]:
-        created = time.time()
+        created, owner = time.time(), owner_of(asked.request)
         # Without the setting nobody can ask for more than the items of the answer.
         items = encode(listed(asked.items, asked.token)) if self._store.is_on else b"[]"
 
         def keep(response: Json) -> None:
-            self._store.keep(Kept(response["id"], None, created, encode(response), items))
+            self._store.keep(Kept(response["id"], owner, created, encode(response), items))
 
         return keep
 
@@ -222,14 +220,14 @@ class Responses:
         self._check_is_on("GET, DELETE and cancel", None)
         request[EXCHANGE].quiet = request.method == "GET"
         response_id = request.match_info["id"]
-        if (kept := await self._find(response_id)) is None:
+        if (kept := await self._find(response_id, owner_of(request))) is None:
             message = f"response {response_id[:100]!r} not found"
             raise ApiError(404, message, code="response_not_found", param="id")
         return kept
 
-    async def _find(self, response_id: str) -> Kept | None:
+    async def _find(self, response_id: str, owner: str | None) -> Kept | None:
         async with _usable():
-            return await self._store.find(response_id, None)
+            return await self._store.find(response_id, owner)
 
     def _current(self, kept: Kept) -> Json:
         """The response as it stands. Of one that was under way in an earlier life nothing comes any more."""
@@ -273,6 +271,11 @@ class _Recorder:
         if data and isinstance(event, Done | AnswerFailed) and self._encoder.response:
             self._keep(self._encoder.response)
         return data
+
+
+def owner_of(_request: web.Request) -> str | None:
+    """The key that a request came with, which alone may have its responses; None, while there are no keys."""
+    return None
 
 
 @asynccontextmanager
