@@ -13,10 +13,8 @@ from actors.messages import ServerAddress
 from actors.scheduler.lifecycle import State
 from actors.supervisor import Lease, Supervisor
 from proxy.answers.relay import BodyCollector
-from proxy.apis.durations import keep_alive
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import Endpoint, ServerApi
-from proxy.apis.ollama.body import OllamaRequest
 from proxy.apis.requests import ModelRequest, invalid_field
 from proxy.apis.server_errors import to_api_error
 from proxy.apis.table import SERVERS
@@ -74,7 +72,7 @@ class Conversation(msgspec.Struct, frozen=True):
     def keep_alive(self) -> float | None:
         """The seconds that the model should stay loaded, if the request sets them. Raises `ApiError`."""
         try:
-            return keep_alive(self.parsed.keep_alive) if isinstance(self.parsed, OllamaRequest) else None
+            return self.parsed.stays_loaded
         except FieldError as error:
             raise invalid_field(error) from None
 

@@ -6,7 +6,6 @@ import msgspec
 from aiohttp import web
 
 from actors.messages import ServerAddress
-from actors.model_names import ollama_name
 from proxy.answers.call import (
     Conversation,
     ModelCall,
@@ -22,13 +21,11 @@ from proxy.answers.relay import Relay, count_tokens, is_event_stream
 from proxy.answers.whole import PROGRESS, assemble_whole, pass_whole
 from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.assemble import Assembler
-from proxy.apis.llama_cpp.stream import STREAM_END as NATIVE_STREAM_END
-from proxy.apis.ollama.server import rewritten
 from proxy.apis.openai.server_errors import upstream_error
 from proxy.apis.requests import with_fields
 from proxy.apis.server_errors import to_api_error
 from proxy.apis.stream_end import StreamEnd, is_whole, outcome
-from proxy.apis.table import STREAM_ENDS
+from proxy.apis.table import SERVERS, STREAM_ENDS
 from proxy.errors import ApiError
 from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
 from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse
@@ -88,7 +85,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
     exchange.stream = bool(endpoint.generates and parsed.stream)
     body, kinds = conversation.body, endpoint.kinds
     assembler: Assembler | None = None
-    if endpoint.assembler is not None and _is_answered_with_a_list(conversation):
+    if parsed.is_answered_with_a_list:
         kinds = (list,)
     elif parsed.is_never_streamed:
         body = with_fields(body, {"stream": b"false", **parsed.corrections(body)})
@@ -200,24 +197,11 @@ class _Prelude:
 
 
 def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:
-    """Return a renderer of the client's body, which adds name and options for a server of several models."""
+    """Return a renderer of the client's body, as the leased server needs it."""
     asked = conversation.parsed.model
 
     def render(address: ServerAddress) -> bytes:
-        sent = body
-        if (own_name := address.model) is not None:
-            # The server answers with the name in the request.
-            name = asked if ollama_name(asked) == ollama_name(own_name) else own_name
-            sent = rewritten(body, name, dict(address.options))
+        sent = SERVERS[address.api].rewrite(body, asked, address)
         return post(conversation.exchange, conversation.endpoint.path, sent, address)
 
     return render
-
-
-def _is_answered_with_a_list(conversation: Conversation) -> bool:
-    """Whether llama.cpp's own API will return a list of answers, which cannot be made of a stream."""
-    return (
-        not conversation.parsed.stream
-        and conversation.endpoint.stream_end is NATIVE_STREAM_END
-        and conversation.parsed.answers > 1
-    )

@@ -1,7 +1,7 @@
 """What an API consists of: how its clients and its servers speak, and which endpoints it has."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -130,6 +130,8 @@ class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
     failure: Callable[[bytes, int], AnswerFailed]
     media_type: str
     """Of its streams."""
+    rewrite: Callable[[bytes, str, ServerAddress], bytes] = lambda body, _model, _address: body
+    """Makes a body that names this model, and needs no translation, fit for the server at this address."""
     ignored: Callable[[Request], list[str]] = lambda _: []
     """Names what the server cannot be told of a request."""
     tokenizer: Tokenizer | None = None
@@ -173,6 +175,13 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Whether usage must be asked for by `stream_options`."""
     media_type: str = "text/event-stream"
     """Of its streams."""
+    any_media_type: bool = False
+    """Whether a body is JSON whatever its `Content-Type` says."""
+    load_answer: Callable[[Literal["load", "unload"], str, float], Json] | None = None
+    """Answers a request without a prompt, which only loads or unloads the model of that name.
+
+    Takes the time, too, in seconds since the epoch.
+    """
     subject: str | None = None
     """The field that a model server complains of where it names none."""
     kinds: tuple[type, ...] = (dict,)

@@ -40,6 +40,21 @@ class ModelRequest(msgspec.Struct):
         """Whether a llama.cpp server cannot be asked for a stream of which the whole answer would be made."""
         return False
 
+    @property
+    def is_answered_with_a_list(self) -> bool:
+        """Whether the answer is a list of answers, which cannot be made of a stream."""
+        return False
+
+    @property
+    def says_anything(self) -> bool:
+        """Whether there is a prompt. Without one, some APIs only load or unload the model."""
+        return True
+
+    @property
+    def stays_loaded(self) -> float | None:
+        """The seconds that the model should stay loaded, if the request sets them. Raises `FieldError`."""
+        return None
+
     def check(self) -> None:
         """Raise `FieldError` for what types alone do not tell to be wrong."""
 

@@ -7,15 +7,12 @@ from aiohttp import web
 
 from agents.events import Event
 from agents.host.host import AgentHost
-from proxy.answers import count, embed, translate, unchanged
-from proxy.answers import load_only as load
+from proxy.answers import count, embed, load_only, translate, unchanged
 from proxy.answers.agent_guards import guard_body, refuse_to_go_around
 from proxy.answers.call import Conversation, ModelCaller
 from proxy.answers.through_agents import AgentAnswers
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import Endpoint
-from proxy.apis.ollama.body import OllamaChatRequest, OllamaGenerateRequest
-from proxy.apis.ollama.client_errors import OLLAMA
 from proxy.apis.requests import invalid_field, parse_body
 from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES, breathe
@@ -49,7 +46,7 @@ class Generate:
     ) -> web.StreamResponse:
         """Answer a POST to one of the endpoints."""
         with subject_of(endpoint):
-            body = await request.app[BODIES].json(request, any_type=endpoint.dialect is OLLAMA)
+            body = await request.app[BODIES].json(request, any_type=endpoint.any_media_type)
             asked = await self.read(request, exchange, endpoint, body)
             try:
                 return await self.respond(asked)
@@ -64,11 +61,8 @@ class Generate:
             return await embed.answer(self._caller, asked, endpoint.embedder)
         if endpoint.counter is not None and not asked.speaks_its_api:
             return await count.answer(self._caller, asked, endpoint.counter)
-        if (
-            isinstance(asked.parsed, OllamaChatRequest | OllamaGenerateRequest)
-            and not asked.parsed.says_anything
-        ):
-            return await load.answer(self._caller, asked)
+        if endpoint.load_answer is not None and not asked.parsed.says_anything:
+            return await load_only.answer(self._caller, asked, endpoint.load_answer)
         await breathe(asked.body)
         if (run := self._through_agents.plan(asked)) is not None:
             return await self._through_agents.answer(asked, run)

@@ -2,7 +2,17 @@
 
 from typing import Any
 
+from proxy.apis.openai.body import CompletionRequest
 from proxy.apis.requests import GenerationRequest, ModelRequest, Object
+
+
+class NativeRequest(CompletionRequest, kw_only=True):
+    """llama.cpp's `/completion`."""
+
+    @property
+    def is_answered_with_a_list(self) -> bool:
+        """Several answers are."""
+        return not self.stream and self.answers > 1
 
 
 class InfillRequest(GenerationRequest, kw_only=True):
@@ -11,6 +21,11 @@ class InfillRequest(GenerationRequest, kw_only=True):
     input_prefix: str
     input_suffix: str
     return_tokens: bool | None = None
+
+    @property
+    def is_answered_with_a_list(self) -> bool:
+        """Several answers are."""
+        return not self.stream and self.answers > 1
 
 
 class TokenizeRequest(ModelRequest, kw_only=True):

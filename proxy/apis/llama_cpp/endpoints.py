@@ -4,10 +4,15 @@ from typing import Any
 
 from proxy.apis.interface import Api, Endpoint, ServerApi, Tokenizer
 from proxy.apis.llama_cpp import embeddings, server
-from proxy.apis.llama_cpp.body import DetokenizeRequest, InfillRequest, TemplateRequest, TokenizeRequest
+from proxy.apis.llama_cpp.body import (
+    DetokenizeRequest,
+    InfillRequest,
+    NativeRequest,
+    TemplateRequest,
+    TokenizeRequest,
+)
 from proxy.apis.llama_cpp.stream import STREAM_END, NativeAssembler
 from proxy.apis.openai import server_errors as failures
-from proxy.apis.openai.body import CompletionRequest
 from proxy.apis.openai.client_errors import OPENAI
 
 
@@ -18,7 +23,7 @@ def _native(request: Any) -> NativeAssembler:
 ENDPOINTS = (
     Endpoint(
         path="/completion",
-        request=CompletionRequest,
+        request=NativeRequest,
         dialect=OPENAI,
         api="llama.cpp",
         assembler=_native,

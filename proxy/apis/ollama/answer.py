@@ -172,7 +172,7 @@ def encode_waiting(model: str, *, now: float, api: Api = "chat") -> bytes:
     return Encoder(model, api=api).encode(Text(""), now)
 
 
-def encode_load(reason: Literal["load", "unload"], model: str, *, now: float, api: Api = "chat") -> Json:
+def encode_load(api: Api, reason: Literal["load", "unload"], model: str, now: float) -> Json:
     """The answer to a request without a prompt, once its model is loaded or unloaded."""
     said: Json = {"message": {"role": "assistant", "content": ""}} if api == "chat" else {"response": ""}
     return {"model": model, "created_at": rfc3339(now), **said, "done": True, "done_reason": reason}

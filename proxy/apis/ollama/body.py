@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from proxy.apis.durations import keep_alive
 from proxy.apis.requests import ModelRequest, Object
 
 
@@ -10,6 +11,11 @@ class OllamaRequest(ModelRequest, kw_only=True):
 
     keep_alive: Any = None
     options: dict[str, Any] | None = None
+
+    @property
+    def stays_loaded(self) -> float | None:
+        """As `keep_alive` says."""
+        return keep_alive(self.keep_alive)
 
 
 class OllamaChatRequest(OllamaRequest, kw_only=True):
@@ -20,7 +26,7 @@ class OllamaChatRequest(OllamaRequest, kw_only=True):
 
     @property
     def says_anything(self) -> bool:
-        """Without, it only wishes the model loaded, or let go."""
+        """Whether there is a message."""
         return bool(self.messages)
 
 
@@ -32,5 +38,5 @@ class OllamaGenerateRequest(OllamaRequest, kw_only=True):
 
     @property
     def says_anything(self) -> bool:
-        """Without, it only wishes the model loaded, or let go."""
+        """Whether there is a prompt."""
         return bool(self.prompt)

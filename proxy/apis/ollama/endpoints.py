@@ -6,6 +6,7 @@ from functools import partial
 import msgspec
 
 from actors.messages import ServerAddress
+from actors.model_names import ollama_name
 from agents.chat import Chat
 from proxy.apis.embeddings import Embed
 from proxy.apis.interface import AnswerContext, Api, Codec, Embedder, Endpoint, Request, ServerApi
@@ -59,10 +60,12 @@ ENDPOINTS = (
         request=OllamaChatRequest,
         dialect=OLLAMA,
         api="ollama",
+        any_media_type=True,
         assembler=lambda _: LineAssembler(),
         codec=CHAT,
         media_type="application/x-ndjson",
         comment=partial(_comment, "chat"),
+        load_answer=partial(answer.encode_load, "chat"),
         stream_end=STREAM_END,
     ),
     Endpoint(
@@ -70,10 +73,12 @@ ENDPOINTS = (
         request=OllamaGenerateRequest,
         dialect=OLLAMA,
         api="ollama",
+        any_media_type=True,
         assembler=lambda _: LineAssembler(),
         codec=GENERATE,
         media_type="application/x-ndjson",
         comment=partial(_comment, "generate"),
+        load_answer=partial(answer.encode_load, "generate"),
         stream_end=STREAM_END,
     ),
     Endpoint(
@@ -81,6 +86,7 @@ ENDPOINTS = (
         request=OllamaRequest,
         dialect=OLLAMA,
         api="ollama",
+        any_media_type=True,
         embedder=EMBED,
     ),
     Endpoint(
@@ -88,6 +94,7 @@ ENDPOINTS = (
         request=OllamaRequest,
         dialect=OLLAMA,
         api="ollama",
+        any_media_type=True,
         embedder=EMBEDDINGS,
     ),
 )
@@ -98,6 +105,14 @@ def _ask(asked: Request, address: ServerAddress) -> tuple[str, bytes]:
         asked = msgspec.structs.replace(asked, think=None)  # it would be an error; llama.cpp takes it
     loaded = server.as_loaded(asked, address.model or asked.model, dict(address.options))
     return server.path_of(asked), server.encode_request(loaded)
+
+
+def _rewrite(body: bytes, asked: str, address: ServerAddress) -> bytes:
+    if (own_name := address.model) is None:
+        return body
+    # The daemon answers with the name in the request.
+    name = asked if ollama_name(asked) == ollama_name(own_name) else own_name
+    return server.rewritten(body, name, dict(address.options))
 
 
 def _count(asked: Chat, address: ServerAddress) -> tuple[str, bytes]:
@@ -113,6 +128,7 @@ SERVER = ServerApi(
     name="ollama",
     ask=_ask,
     decoder=server.Decoder,
+    rewrite=_rewrite,
     embed=_embed,
     decode_embeddings=embeddings.decode_answer,
     count=_count,

@@ -162,14 +162,14 @@ def test_generate_says_response() -> None:
 
 
 def test_load_answers() -> None:
-    assert ollama_answer.encode_load("load", MODEL, now=NOW) == {
+    assert ollama_answer.encode_load("chat", "load", MODEL, NOW) == {
         "model": MODEL,
         "created_at": "2025-08-04T08:52:19.250000Z",
         "message": {"role": "assistant", "content": ""},
         "done": True,
         "done_reason": "load",
     }
-    assert ollama_answer.encode_load("unload", MODEL, now=NOW, api="generate")["response"] == ""
+    assert ollama_answer.encode_load("generate", "unload", MODEL, NOW)["response"] == ""
 
 
 @pytest.mark.parametrize(

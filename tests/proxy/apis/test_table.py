@@ -86,6 +86,13 @@ def test_an_api_knows_no_other_but_openais(folder: str) -> None:
         assert not wrong, f"{file.name} imports {wrong}: move what both need into a module of proxy/apis"
 
 
+def test_the_ways_of_an_answer_know_no_api_but_openais() -> None:
+    """What is special about an API is a field of its `Endpoint`, or a property of its request."""
+    ways = [*(HERE.parent / "answers").glob("*.py"), HERE.parent / "handlers" / "generate.py"]
+    for file in ways:
+        assert imports_of(file).intersection(FOLDERS) <= {KNOWN_BY_ALL}, file.name
+
+
 def test_the_shared_modules_know_no_api() -> None:
     for file in HERE.glob("*.py"):
         if file.stem != "table":
