@@ -77,20 +77,20 @@ class Encoder(Graph):
         shape, work, block = self.shape, self.work, self.shape.blocks[layer]
         q, k, v = self._qkv(layer, hidden)
         heads, kv_heads, tokens = shape.heads[layer], shape.kv_heads[layer], work.tokens
-        size = F32 * shape.value * heads * tokens
+        size = F32 * shape.values[layer] * heads * tokens
         mask = (2 if work.flash else 4) * tokens * tokens
         mask_name = "mask" + ("s" if shape.windowed[layer] else "")
         if work.flash:
-            k = self.add(2 * shape.key * kv_heads * tokens, self.view(k))
-            v = self.add(2 * shape.value * kv_heads * tokens, self.view(v))
-            if self.gpu and shape.key not in KERNEL_HEADS:  # computed on the host, where the mask is
+            k = self.add(2 * shape.keys[layer] * kv_heads * tokens, self.view(k))
+            v = self.add(2 * shape.values[layer] * kv_heads * tokens, self.view(v))
+            if self.gpu and shape.keys[layer] not in KERNEL_HEADS:  # computed on the host, where the mask is
                 self.add(None, q, k, v)
                 pipelined = self.copies > 1
                 out = self.view(self.add(self.copies * size, keep=pipelined))
             else:
                 out = self.view(self.add(size, self.view(q), k, v, self.input(mask_name, mask)))
         else:
-            turned = self.add(F32 * shape.value * kv_heads * tokens, self.view(v))
+            turned = self.add(F32 * shape.values[layer] * kv_heads * tokens, self.view(v))
             scores = self.add(F32 * tokens * tokens * heads, self.view(k), self.view(q))
             scores = self.add(
                 F32 * tokens * tokens * heads, scores, self.input(mask_name, mask), in_place=True
@@ -104,7 +104,11 @@ class Encoder(Graph):
         heads, kv_heads = shape.heads[layer], shape.kv_heads[layer]
         sizes = [
             F32 * tokens * width
-            for width in (shape.key * heads, shape.key * kv_heads, shape.value * kv_heads)
+            for width in (
+                shape.keys[layer] * heads,
+                shape.keys[layer] * kv_heads,
+                shape.values[layer] * kv_heads,
+            )
         ]
         if "attn_qkv.weight" in block:
             fused = self._multiply(sum(sizes), layer, "attn_qkv", hidden)

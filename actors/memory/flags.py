@@ -107,13 +107,13 @@ def check(shape: Shape, settings: LoadSettings) -> None:
 
 def _check_cache(shape: Shape, settings: LoadSettings) -> None:
     flash, types = settings.flash_attention is not False, (settings.type_k, settings.type_v)
-    for flag, kind, head in (("k", types[0], shape.key), ("v", types[1], shape.value)):
+    for flag, kind, widths in (("k", types[0], shape.keys), ("v", types[1], shape.values)):
         if kind.lower() not in CACHE_TYPES:
             raise ValueError(f"--cache-type-{flag}: {kind.lower()!r} is no type of a cache")
         block, _ = block_of(kind)
         # Without flash attention it is whole rows that must consist of blocks.
-        attending = [heads for heads, attends in zip(shape.kv_heads, shape.attends, strict=True) if attends]
-        rows = [head if flash else head * heads for heads in attending]
+        layers = zip(widths, shape.kv_heads, shape.caches, strict=True)
+        rows = [width if flash else width * heads for width, heads, caches in layers if caches]
         if odd := next((row for row in rows if row % block), 0):
             what = "heads" if flash else "rows"
             raise ValueError(

@@ -70,16 +70,18 @@ def compute_buffer(
     copies: int = 1,
     host: HostSide | None = None,
     kind: "type[Graph] | None" = None,
+    foreign: frozenset[int] = frozenset(),
 ) -> int:
     """Bytes of the compute buffer of a device that has these layers.
 
     `first` and `last`: whether it has the embedding's and the head's side. Layers repeat: a few are enough.
-    `kind`: how the graph is built, if not as that of a model that writes.
+    `kind`: how the graph is built, if not as that of a model that writes. `foreign`: layers that read a cache
+    which is on another GPU.
     """
-    if len(layers) > 14:
+    if len(layers) > 14 and not shape.beside and not foreign:
         layers = [*layers[:12], *layers[-2:]]
     return (
-        (kind or Graph)(shape, work, gpu=gpu, host=host or HostSide(), copies=copies)
+        (kind or Graph)(shape, work, gpu=gpu, host=host or HostSide(), copies=copies, foreign=foreign)
         .build(layers, first=first, last=last)
         .required(copies)
     )
@@ -102,6 +104,10 @@ def on_gpu(tensor: Tensor) -> int:
     return align(tensor.size + padding // block * size)
 
 
+_SECOND_NORMS = {"ffn_norm.weight", "post_attention_norm.weight"}
+"""Of a layer that has a feed forward behind its attention."""
+
+
 def _is_quantized(kind: str) -> bool:
     return block_of(kind)[0] > 1
 
@@ -109,8 +115,20 @@ def _is_quantized(kind: str) -> bool:
 class Graph:
     """The graph of a model that writes, with a cache of what it has read."""
 
-    def __init__(self, shape: Shape, work: Work, *, gpu: bool, host: HostSide, copies: int) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        work: Work,
+        *,
+        gpu: bool,
+        host: HostSide,
+        copies: int,
+        foreign: frozenset[int],
+    ) -> None:
         self.host = host
+        self.foreign = foreign
+        self.beside: Node | None = None
+        self.stacked: Node | None = None
         self.copies = copies
         self.shape = shape
         self.work = work
@@ -122,6 +140,8 @@ class Graph:
 
     def build(self, layers: Sequence[int], *, first: bool, last: bool) -> Buffer:
         x = self._embed() if first else self.input("x", self.row)
+        if first and self.shape.beside:
+            self.beside = self._project_beside(x)
         for layer in layers:
             x = self._layer(layer, x, selects=last and layer == self.shape.last)
         if last:
@@ -131,21 +151,48 @@ class Graph:
     def _embed(self) -> Node:
         """The batch may be tokens or embeddings, so both ways stay allocated."""
         tokens = self.work.tokens
+        row = self.row * (1 + self.shape.stacked)
         if self.gpu:
-            mixed, other = self.input("mix", self.row), self.input("n1", self.row)
+            mixed, other = self.input("mix", row), self.input("n1", self.row)
             slots = self.input("slots", 8 * tokens)
             x = self.input("embd", self.row)
+            if self.shape.stacked:  # as wide as what comes with images
+                x, other = self.add(row, x), self.add(row, other)
         else:
             self.input("tok", 4 * tokens)
-            self.input("inp_embd", self.row)
-            mixed, slots = self.input("mix", self.row), self.input("slots", 8 * tokens)
+            self.input("inp_embd", row)
+            mixed, slots = self.input("mix", row), self.input("slots", 8 * tokens)
             self.input("tok2", 4 * tokens)
-            x, other = self.add(self.row), self.add(self.row)
-        self.view(self.add(self.row, mixed), other, slots)
+            x, other = self.add(row), self.add(row)
+        self.view(self.add(row, mixed), other, slots)
+        if self.shape.stacked:
+            self.stacked = x
+            x = self.view(x)
         if self.shape.architecture.startswith("gemma"):
-            scale = self.input("scale", 4 * tokens) if self.shape.architecture == "gemma3" else None
+            scale = self.input("scale", 4 * tokens) if self.shape.architecture != "gemma2" else None
             x = self.add(self.row, x, scale, in_place=True)
         return x
+
+    def _project_beside(self, x: Node) -> Node:
+        """What each layer gets of the tokens: looked up on the host, and projected from the activations."""
+        size = F32 * self.shape.beside * self.shape.layers * self.work.tokens
+        found = self.add(size, self.input("beside", size), in_place=True)
+        projected = self.add(size, self.add(size, x), in_place=True)
+        projected = self._norm(projected, size)
+        projected = self.add(size, self.add(size, projected, found, in_place=True), in_place=True)
+        return self.add(size, self.view(projected))
+
+    def _add_beside(self, layer: int, x: Node, tokens: int, *, selects: bool) -> Node:
+        size, row = F32 * self.shape.beside * tokens, F32 * self.shape.width * tokens
+        inner = self.add(size, self.add(size, x), in_place=True)
+        if self.beside is not None:
+            part = self.view(self.beside)
+        else:
+            part = self.input(f"beside {layer}", F32 * self.shape.beside * self.work.tokens)
+        if selects:
+            part = self.add(size, part, self.input("ids", 4 * tokens))
+        inner = self.add(size, inner, part, in_place=True)
+        return self.add(row, x, self._norm(self.add(row, inner), row), in_place=True)
 
     def _head(self, x: Node) -> None:
         size = F32 * self.shape.width * self.work.outputs
@@ -163,13 +210,15 @@ class Graph:
 
     def _cache_copies(self, layer: int) -> list[Node]:
         shape, work = self.shape, self.work
-        if layer not in self.host.cache:
+        if layer not in self.host.cache and layer not in self.foreign:
             return []
         cells = work.cells_of(shape, layer) * work.streams
-        keys = self.add(row_bytes(work.type_k, shape.key * shape.kv_heads[layer]) * cells)
-        if shape.latent:
-            return [keys]
-        return [keys, self.add(row_bytes(work.type_v, shape.value * shape.kv_heads[layer]) * cells)]
+        keys = row_bytes(work.type_k, shape.keys[layer] * shape.kv_heads[layer]) * cells
+        values = row_bytes(work.type_v, shape.values[layer] * shape.kv_heads[layer]) * cells
+        sizes = [keys] if shape.latent else [keys, values]
+        if layer in self.foreign:  # an input, as what comes from another GPU is
+            return [self.input(f"cache {layer} {nth}", size) for nth, size in enumerate(sizes)]
+        return [self.add(size) for size in sizes]
 
     def _norm(self, x: Node, size: int) -> Node:
         return self.add(size, self.add(size, x, in_place=True), in_place=True)
@@ -183,7 +232,7 @@ class Graph:
         elif shape.recurrent[layer]:
             out = self._recurrent(layer, x)
         else:
-            return x
+            out = self._reshape(layer, self._norm(x, self.row), self.work.tokens)
         residual, tokens = beside or x, self.work.tokens
         if selects:  # from here on, only tokens whose logits are wanted
             tokens = self.work.outputs
@@ -195,14 +244,21 @@ class Graph:
         if "post_ffw_norm.weight" in block:
             out = self._norm(out, size)
         x = self.add(size, out, residual, in_place=True)
-        if shape.architecture == "mamba":
-            return x
-        hidden = self._norm(x, size)
-        experts = "ffn_gate_inp.weight" in block
-        out = self._experts(layer, hidden, tokens) if experts else self._feed_forward(layer, hidden, tokens)
+        if not block.keys() & _SECOND_NORMS:
+            return x  # such models have one part in each layer
+        out = self._reshape(layer, self._norm(x, size), tokens)
         if "post_ffw_norm.weight" in block:
             out = self._norm(out, size)
-        return self.add(size, out, x, in_place=True)
+        x = self.add(size, out, x, in_place=True)
+        if self.stacked is not None and layer < shape.stacked:
+            x = self.add(size, x, self.view(self.stacked), in_place=True)
+        return self._add_beside(layer, x, tokens, selects=selects) if shape.beside else x
+
+    def _reshape(self, layer: int, hidden: Node, tokens: int) -> Node:
+        """What the feed forward adds."""
+        if "ffn_gate_inp.weight" in self.shape.blocks[layer]:
+            return self._experts(layer, hidden, tokens)
+        return self._feed_forward(layer, hidden, tokens)
 
     def _select(self, x: Node) -> Node:
         """Of these, the tokens whose logits are wanted."""
@@ -225,7 +281,7 @@ class Graph:
             q, k, v, gate = self._separate_qkv(layer, hidden, position, suffix)
         self.add(None, self.view(k), self.input("kidx" + suffix, 8 * work.tokens))
         if v is not None:
-            index = 8 * work.tokens * (1 if work.flash else shape.value * kv_heads)
+            index = 8 * work.tokens * (1 if work.flash else shape.values[layer] * kv_heads)
             self.add(None, self.view(v), self.input("vidx" + suffix, index))
         beside = self._beside(layer, hidden, x, selects=selects) if self._is_parallel(layer) else None
         # Copies of a quantised cache do not fit into the place that the feed forward leaves.
@@ -234,7 +290,7 @@ class Graph:
         attend = self._flash if work.flash else self._softmax
         out = attend(layer, self.view(self.view(q)), suffix)
         self.add(None, gap)
-        size = F32 * shape.value * heads * work.tokens
+        size = F32 * shape.values[layer] * heads * work.tokens
         if gate is not None:
             opened = self.add(size, self.add(size, self.view(gate)), in_place=True)
             out = self.add(size, out, opened, in_place=True)
@@ -244,10 +300,7 @@ class Graph:
     def _is_parallel(self, layer: int) -> bool:
         """Whether the feed forward has no norm of its own, as in Cohere's models."""
         block = self.shape.blocks[layer]
-        return "ffn_down.weight" in block and not block.keys() & {
-            "ffn_norm.weight",
-            "post_attention_norm.weight",
-        }
+        return "ffn_down.weight" in block and not block.keys() & _SECOND_NORMS
 
     def _beside(self, layer: int, hidden: Node, x: Node, *, selects: bool) -> Node:
         tokens = self.work.outputs if selects else self.work.tokens
@@ -266,16 +319,16 @@ class Graph:
         shape, work = self.shape, self.work
         heads, kv_heads = shape.heads[layer], shape.kv_heads[layer]
         cells = work.cells_of(shape, layer) * work.streams
-        plain = size = F32 * shape.value * heads * work.tokens
+        plain = size = F32 * shape.values[layer] * heads * work.tokens
         if self.gpu and work.type_k != "F16":  # the kernel works on a copy in 16 bits
-            size = align(size) + 2 * shape.key * kv_heads * cells
+            size = align(size) + 2 * shape.keys[layer] * kv_heads * cells
         if self.gpu and work.type_v != "F16" and not shape.latent:
-            size = align(size) + 2 * shape.value * kv_heads * cells
+            size = align(size) + 2 * shape.values[layer] * kv_heads * cells
         out = self.add(size, q, self._mask(layer, suffix), *self._cache_copies(layer))
         if shape.latent:
             expanded = F32 * shape.number("attention.value_length_mla") * heads * work.tokens
             return self.add(expanded, self.view(self.add(expanded, self.view(out))))
-        if _is_quantized(work.type_v) and shape.value % HADAMARD == 0:
+        if _is_quantized(work.type_v) and shape.values[layer] % HADAMARD == 0:
             rotation = self.input("vrot" + suffix, F32 * HADAMARD * HADAMARD)
             return self.add(plain, rotation, self.view(out))
         return self.view(out)
@@ -283,13 +336,13 @@ class Graph:
     def _softmax(self, layer: int, q: Node, suffix: str) -> Node:
         shape, work = self.shape, self.work
         heads, cells = shape.heads[layer], work.cells_of(shape, layer)
-        values = self.add(2 * shape.value * cells * work.streams) if shape.latent else None
+        values = self.add(2 * shape.values[layer] * cells * work.streams) if shape.latent else None
         size = F32 * cells * (work.tokens // work.streams) * heads * work.streams
         scores = self.add(size, q, *self._cache_copies(layer))
         if shape.number("attn_logit_softcapping") or shape.architecture == "grok":
             scores = self.add(size, scores, in_place=True)
         scores = self.add(size, scores, self._mask(layer, suffix), in_place=True)
-        size = F32 * shape.value * heads * work.tokens
+        size = F32 * shape.values[layer] * heads * work.tokens
         out = self.add(size, values, scores)
         if shape.latent:
             size = F32 * shape.number("attention.value_length_mla") * heads * work.tokens
@@ -309,8 +362,8 @@ class Graph:
         q = self._multiply(F32 * key * heads * tokens, layer, part, source)
         absorbed = self._multiply(F32 * rank * heads * tokens, layer, "attn_k_b", self.view(q))
         turned = self.add(F32 * rope * heads * tokens, self.view(q), position, in_place=True)
-        q = self.add(F32 * shape.key * heads * tokens, self.view(absorbed), turned)
-        size = F32 * shape.key * shape.kv_heads[layer] * tokens
+        q = self.add(F32 * shape.keys[layer] * heads * tokens, self.view(absorbed), turned)
+        size = F32 * shape.keys[layer] * shape.kv_heads[layer] * tokens
         compressed = self._multiply(size, layer, "attn_kv_a_mqa", hidden)
         latent = self._norm(self.view(compressed), F32 * rank * tokens)
         turned = self.add(F32 * rope * tokens, self.view(compressed), position)
@@ -318,20 +371,20 @@ class Graph:
 
     def _fused_qkv(self, layer: int, hidden: Node, position: Node) -> tuple[Node, Node, Node]:
         shape, tokens = self.shape, self.work.tokens
-        size = F32 * shape.key * shape.heads[layer] * tokens
+        size = F32 * shape.keys[layer] * shape.heads[layer] * tokens
         width = shape.blocks[layer]["attn_qkv.weight"].shape[1]
         fused = self._multiply(F32 * width * tokens, layer, "attn_qkv", hidden)
         q = self.add(size, self.view(fused), position)
         if shape.architecture == "phi3":
             q = self.add(size, q, in_place=True)
-        k = self.add(F32 * shape.key * shape.kv_heads[layer] * tokens, self.view(fused), position)
+        k = self.add(F32 * shape.keys[layer] * shape.kv_heads[layer] * tokens, self.view(fused), position)
         return q, k, self.view(fused)
 
     def _separate_qkv(
         self, layer: int, hidden: Node, position: Node, suffix: str
     ) -> tuple[Node, Node, Node, Node | None]:
         shape, work, block = self.shape, self.work, self.shape.blocks[layer]
-        size = F32 * shape.key * shape.heads[layer] * work.tokens
+        size = F32 * shape.keys[layer] * shape.heads[layer] * work.tokens
         full = F32 * block["attn_q.weight"].shape[1] * work.tokens if "attn_q.weight" in block else size
         q = self._multiply(full, layer, "attn_q", hidden)
         if "attn_q.bias" in block:
@@ -343,24 +396,24 @@ class Graph:
         q = self.add(size, part, position, in_place=True)
         if shape.architecture.startswith("gemma"):
             q = self.add(size, q, in_place=True)
-        side = shape.key & -shape.key
+        side = shape.keys[layer] & -shape.keys[layer]
         q = self._rotate(q, size, "krot" + suffix, side, work.type_k)
-        if shape.architecture in ("gemma3", "gemma2", "gpt-oss"):
+        if any(shape.windowed):  # llama.cpp's graph of such models
             k = self._key(layer, hidden, position)
             v = self._value(layer, hidden)
         else:
             v = self._value(layer, hidden)
             k = self._key(layer, hidden, position)
         kv_heads = shape.kv_heads[layer]
-        value_size = F32 * shape.value * kv_heads * work.tokens
-        key_size = F32 * shape.key * kv_heads * work.tokens
+        value_size = F32 * shape.values[layer] * kv_heads * work.tokens
+        key_size = F32 * shape.keys[layer] * kv_heads * work.tokens
         v = self._rotate(v, value_size, "vrot" + suffix, HADAMARD, work.type_v)
         k = self._rotate(k, key_size, "krot" + suffix, side, work.type_k)
         return q, k, v, gate
 
     def _key(self, layer: int, hidden: Node, position: Node) -> Node:
         block = self.shape.blocks[layer]
-        size = F32 * self.shape.key * self.shape.kv_heads[layer] * self.work.tokens
+        size = F32 * self.shape.keys[layer] * self.shape.kv_heads[layer] * self.work.tokens
         k = self._multiply(size, layer, "attn_k", hidden)
         if "attn_k.bias" in block:
             k = self.add(size, k, in_place=True)
@@ -370,7 +423,7 @@ class Graph:
         return self.add(size, part, position, in_place=True)
 
     def _value(self, layer: int, hidden: Node) -> Node:
-        size = F32 * self.shape.value * self.shape.kv_heads[layer] * self.work.tokens
+        size = F32 * self.shape.values[layer] * self.shape.kv_heads[layer] * self.work.tokens
         v = self._multiply(size, layer, "attn_v", hidden)
         if "attn_v.bias" in self.shape.blocks[layer]:
             v = self.add(size, v, in_place=True)
@@ -386,9 +439,13 @@ class Graph:
 
     def _recurrent(self, layer: int, x: Node) -> Node:
         block = self.shape.blocks[layer]
+        if "time_mix_key.weight" in block:
+            raise LookupError("layers of this make are not replayed")
         if "shortconv.conv.weight" in block:
             return self._short_convolution(layer, x)
-        return self._mamba(layer, x) if "ssm_x.weight" in block else self._delta_net(layer, x)
+        if "ssm_x.weight" in block:
+            return self._mamba(layer, x)
+        return self._mamba2(layer, x) if "ssm_in.weight" in block else self._delta_net(layer, x)
 
     def _short_convolution(self, layer: int, x: Node) -> Node:
         shape, sequences = self.shape, max(1, self.work.sequences)
@@ -423,12 +480,40 @@ class Graph:
         y = self.add(wide, self.view(scan), self.add(wide, conv, in_place=True), in_place=True)
         return self.view(self._multiply(self.row, layer, "ssm_out", self.add(wide, z, y)))
 
+    def _mamba2(self, layer: int, x: Node) -> Node:
+        shape, block, tokens = self.shape, self.shape.blocks[layer], self.work.tokens
+        kernel, inner = shape.number("ssm.conv_kernel"), shape.number("ssm.inner_size")
+        sequences = max(1, self.work.sequences)
+        width = block["ssm_conv1d.weight"].shape[1]
+        wide, values = F32 * width * tokens, F32 * inner * tokens
+        small = F32 * shape.number("ssm.time_step_rank") * tokens
+        hidden = self._norm(x, self.row)
+        kept = self.add(F32 * shape.conv_state * sequences, self.input("rs", 4 * sequences))
+        mixed = self._multiply(values + wide + small, layer, "ssm_in", hidden)
+        size = F32 * width * (tokens + (kernel - 1) * sequences)
+        conv = self.add(size, self.view(kept), self.view(mixed))
+        self.add(None, self.view(conv))
+        conv = self.add(wide, self.add(wide, self.add(wide, conv), in_place=True), in_place=True)
+        step = self.add(small, self.add(small, self.view(mixed)), in_place=True)
+        size = values + F32 * shape.ssm_state * sequences
+        scan = self.add(size, self.view(conv), step, self.view(conv), self.view(conv))
+        self.add(None, self.view(scan))
+        z = self.add(values, self.view(mixed))
+        y = self.add(values, self.view(scan), self.add(values, self.view(conv)), in_place=True)
+        y = self.add(values, z, y)
+        if "ssm_norm.weight" in block:
+            y = self._norm(y, values)
+        return self.view(self._multiply(self.row, layer, "ssm_out", y))
+
     def _delta_net(self, layer: int, x: Node) -> Node:
         shape, block, tokens = self.shape, self.shape.blocks[layer], self.work.tokens
         kernel, state = shape.number("ssm.conv_kernel"), shape.number("ssm.state_size")
         heads, groups = shape.number("ssm.time_step_rank"), shape.number("ssm.group_count")
         sequences = max(1, self.work.sequences)
-        width = block["ssm_conv1d.weight"].shape[1]
+        if "ssm_conv1d.weight" not in block:  # one for each of queries, keys and values
+            state = groups = shape.number("kda.head_dim")
+            heads = groups = shape.heads[layer]
+        width = shape.conv_width
         wide, value, key = F32 * width * tokens, F32 * state * heads * tokens, F32 * state * groups * tokens
         hidden = self._norm(x, self.row)
         kept = self.add(F32 * shape.conv_state * sequences, self.input("rs", 4 * sequences))
@@ -484,7 +569,7 @@ class Graph:
         up = self._multiply(inner, layer, "ffn_up_exps", source, chosen)
         up = add(inner, up, chosen, in_place=True) if bias else up
         active = add(inner, gate, up, in_place=gate is None)
-        shared = "ffn_gate_shexp.weight" in block
+        shared = "ffn_up_shexp.weight" in block
         early = self._shared_expert(layer, hidden, tokens) if shared and self._fuses_shared(layer) else None
         down = self._multiply(wide, layer, "ffn_down_exps", active, chosen)
         down = add(wide, down, chosen, in_place=True) if bias else down
@@ -533,7 +618,10 @@ class Graph:
         return shared.type == gate.type not in ("F32", "F16") and shared.shape[1] == gate.shape[1]
 
     def _shared_expert(self, layer: int, hidden: Node, tokens: int) -> Node:
-        size = F32 * self.shape.blocks[layer]["ffn_gate_shexp.weight"].shape[1] * tokens
+        block = self.shape.blocks[layer]
+        size = F32 * block["ffn_up_shexp.weight"].shape[1] * tokens
+        if "ffn_gate_shexp.weight" not in block:
+            return self.add(size, self._multiply(size, layer, "ffn_up_shexp", hidden), in_place=True)
         gate = self._multiply(size, layer, "ffn_gate_shexp", hidden)
         return self.add(size, gate, self._multiply(size, layer, "ffn_up_shexp", hidden))
 

@@ -1,5 +1,6 @@
 """Bytes per device that llama.cpp will allocate for a model, from its header and the settings."""
 
+import operator
 import re
 from collections.abc import Sequence
 from itertools import accumulate
@@ -35,13 +36,17 @@ MODELLED = frozenset(
         "exaone4",
         "gemma2",
         "gemma3",
+        "gemma4",
         "gpt-oss",
         "granitemoe",
         "hunyuan-dense",
+        "hunyuan-moe",
         "llama",
         "mamba",
+        "mimo2",
         "minimax-m2",
         "mistral3",
+        "nemotron_h_moe",
         "olmo2",
         "phi3",
         "qwen2",
@@ -51,6 +56,8 @@ MODELLED = frozenset(
         "qwen35moe",
         "qwen3moe",
         "qwen3next",
+        "qwen3vl",
+        "qwen3vlmoe",
         "seed_oss",
         "smollm3",
         "step35",
@@ -60,6 +67,15 @@ MODELLED = frozenset(
 
 HOST_ROWS = ("token_embd", "per_layer_token", "position_embd", "token_types")
 """Tensors of which single rows are looked up: llama.cpp keeps them on the host."""
+
+OWN_ROWS = 5
+"""Activations beyond the estimate where a graph cannot be replayed at all (measured)."""
+
+ALTUP_ROWS = 8
+"""Activations that go from one GPU to the next where a model has several for each token (measured)."""
+
+FIRST_LAYERS = ("token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm")
+"""Tensors of no layer that go with the first."""
 
 SPILL, SPILL_EXPERTS, SPILL_ENCODER = 3.4, 6.3, 2.1
 """Activations of a micro-batch that a partly offloaded model takes beyond its graph, at most (measured)."""
@@ -156,6 +172,8 @@ class _Predictor:
         self.shape = shape
         self.settings = settings
         self.gpus = list(gpus) if settings.split or not gpus else [gpus[settings.main_gpu]]
+        # Where inputs of each layer lie in the buffer depends on more than is replayed.
+        self.modelled = shape.architecture in MODELLED and not shape.beside
         self.gpu_layers = shape.layers + 1 if settings.gpu_layers is None else settings.gpu_layers
         self.devices = self._assign()
         self.work = self._work()
@@ -166,7 +184,7 @@ class _Predictor:
     def run(self) -> Prediction:
         self.place_layers()
         self._place_compute()
-        if self.shape.architecture not in MODELLED:
+        if not self.modelled:
             certainty: Certainty = "fallback"
         else:
             certainty = "exact" if self._is_whole else "bound"
@@ -228,7 +246,7 @@ class _Predictor:
         """Whether flash attention is used; by itself llama.cpp uses it where the layers are."""
         if self.settings.flash_attention is not None:
             return self.settings.flash_attention
-        return not self.gpus or self.shape.key in KERNEL_HEADS
+        return not self.gpus or KERNEL_HEADS.issuperset(self.shape.keys)
 
     @property
     def _is_whole(self) -> bool:
@@ -246,7 +264,7 @@ class _Predictor:
                 layer = int(name.split(".")[1])
                 if layer <= shape.last:
                     self._place(tensor, self.devices[layer])
-            elif name.startswith("token_embd_norm"):
+            elif name.startswith(FIRST_LAYERS):
                 self._place(tensor, self.devices[0])
             elif name.startswith(HOST_ROWS):
                 self._place(tensor, HOST)
@@ -276,7 +294,7 @@ class _Predictor:
         for layer in range(shape.last + 1):
             device = self.devices[layer] if self.settings.offload_kv else HOST
             usage = self.host if device == HOST else self.usage[device]
-            if shape.attends[layer] and shape.cached:
+            if shape.caches[layer]:
                 usage.kv += self._cache_of(layer) * work.streams
             if shape.recurrent[layer]:
                 usage.kv += F32 * (shape.conv_state + shape.ssm_state) * max(1, work.sequences)
@@ -284,9 +302,15 @@ class _Predictor:
     def _cache_of(self, layer: int) -> int:
         """Bytes of one stream of a layer's cache."""
         shape, work = self.shape, self.work
-        keys = row_bytes(work.type_k, shape.key * shape.kv_heads[layer])
-        values = 0 if shape.latent else row_bytes(work.type_v, shape.value * shape.kv_heads[layer])
-        return (keys + values) * work.cells_of(shape, layer)
+        keys = row_bytes(work.type_k, shape.keys[layer] * shape.kv_heads[layer])
+        width = shape.values[layer] * shape.kv_heads[layer]
+        if not work.flash:  # values lie the other way round, and all layers' alike
+            width = max(map(operator.mul, shape.values, shape.kv_heads))
+        values = 0 if shape.latent else row_bytes(work.type_v, width)
+        chosen = row_bytes(work.type_k, shape.indexed[layer])
+        if not shape.latent:
+            chosen += row_bytes(work.type_v, shape.indexed[layer])
+        return (keys + values + chosen) * work.cells_of(shape, layer)
 
     # Compute buffers
 
@@ -317,11 +341,18 @@ class _Predictor:
 
         So may be that of any recurrent layer that nobody has modelled.
         """
-        shape, modelled = self.shape, self.shape.architecture in MODELLED
+        shape, modelled = self.shape, self.modelled
         if self._copies == 1 or (modelled and "ssm_x.weight" not in shape.blocks[mine[0]]):
             return 0
-        passed = F32 * shape.conv_width * self.work.tokens * self._copies
-        return passed * (2 * (mine[0] != 0) + (mine[-1] != shape.last))
+        alone = [
+            block["ssm_in.weight"].shape[1]
+            for block in shape.blocks
+            if "ssm_in.weight" in block and "ffn_norm.weight" not in block
+        ]
+        width = shape.conv_width if modelled else max([shape.conv_width, *alone])
+        if shape.number("altup.num_inputs"):
+            width = max(width, ALTUP_ROWS * shape.width)
+        return F32 * width * self.work.tokens * self._copies * (2 * (mine[0] != 0) + (mine[-1] != shape.last))
 
     @property
     def _copies(self) -> int:
@@ -331,10 +362,16 @@ class _Predictor:
 
     def _buffer(self, layers: list[int], *, gpu: bool, host: HostSide | None = None) -> int:
         first, last = layers[0] == 0, layers[-1] == self.shape.last
-        work, copies = self.work, self._copies
+        shape, work, copies = self.shape, self.work, self._copies
+        gpus = {self.devices[layer] for layer in layers}
+        foreign = {
+            layer
+            for layer in layers
+            if shape.cached and self.devices[shape.sources[layer]] not in {*gpus, HOST}
+        }
         try:
             size = compute_buffer(
-                self.shape,
+                shape,
                 work,
                 layers,
                 first=first,
@@ -342,13 +379,15 @@ class _Predictor:
                 gpu=gpu,
                 copies=copies,
                 host=host,
-                kind=Graph if self.shape.cached else Encoder,
+                kind=Graph if shape.cached else Encoder,
+                foreign=frozenset(foreign),
             )
         except LookupError:  # its layers have other tensors
             size = 0
-        if size and self.shape.architecture in MODELLED:
+        if size and self.modelled:
             return size
-        return max(int(REPLAY_MARGIN * size), int(FALLBACK_MARGIN * self._estimate()))
+        passed = 0 if size else OWN_ROWS * F32 * shape.width * work.tokens * copies
+        return max(int(REPLAY_MARGIN * size), int(FALLBACK_MARGIN * self._estimate()) + passed)
 
     def _host_side(self) -> HostSide | None:
         """What big batches need on the first GPU although it lies on the host."""
@@ -357,7 +396,8 @@ class _Predictor:
         cache = {
             layer
             for layer in range(self.shape.last + 1)
-            if self.shape.attends[layer] and (self.devices[layer] == HOST or not self.settings.offload_kv)
+            if self.shape.attends[layer]
+            and (self.devices[self.shape.sources[layer]] == HOST or not self.settings.offload_kv)
         }
         weights = {tensor.name for tensor in self.on_host if not tensor.name.startswith(HOST_ROWS)}
         return HostSide(weights=frozenset(weights), cache=frozenset(cache))
@@ -370,7 +410,8 @@ class _Predictor:
         rows = SPILL_EXPERTS if experts else SPILL if self.shape.cached else SPILL_ENCODER
         spill = int(rows * F32 * self.shape.width * self.work.tokens)
         gated = "ffn_gate_inp_shexp.weight" in self.shape.blocks[self.shape.last]
-        if self.settings.overrides and gated:
+        spill += 3 * F32 * self.shape.beside * self.shape.layers * self.work.tokens
+        if self.settings.overrides and (gated or not self.modelled):
             # Two copies of expert tensors are alive at a time, while the gate of the shared one is computed.
             spill += max((on_gpu(self.shape.tensors[name]) for name in host.weights), default=0)
         return spill
@@ -390,7 +431,7 @@ class _Predictor:
         if work.flash or shape.latent:
             return 0
         by_window = {
-            shape.windowed[layer]: 8 * work.tokens * shape.value * shape.kv_heads[layer]
+            shape.windowed[layer]: 8 * work.tokens * shape.values[layer] * shape.kv_heads[layer]
             for layer in range(shape.layers)
             if shape.attends[layer]
         }
@@ -404,13 +445,15 @@ class _Predictor:
             (block["ffn_up.weight"].shape[1] for block in shape.blocks if "ffn_up.weight" in block), default=0
         )
         wide = max(2 * dense, used * (2 * expert + shape.width) if used else 0)
-        inner = shape.ssm_state // max(1, shape.number("ssm.state_size"))
+        inner = shape.ssm_state // (
+            shape.number("ssm.state_size") or shape.number("kda.head_dim") or shape.width
+        )
         heads, kv_heads = max(shape.heads), max(shape.kv_heads)
         cells = work.cells * work.streams
         mask = (2 if work.flash else 4) * work.cells * work.tokens
         scores = 0 if work.flash else F32 * heads * work.cells * work.tokens
         converted = work.flash and (work.type_k, work.type_v) != ("F16", "F16")
-        copies = 2 * cells * kv_heads * (shape.key + shape.value) if converted else 0
+        copies = 2 * cells * kv_heads * (max(shape.keys) + max(shape.values)) if converted else 0
         activations = work.tokens * F32 * (9.8 * shape.width + 2.07 * wide + 2.1 * inner)
         logits = F32 * shape.vocabulary * work.outputs
         return int(activations + logits + 0.74 * mask + 0.86 * scores + 0.70 * copies)

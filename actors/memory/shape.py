@@ -9,14 +9,19 @@ from actors.memory.gguf import Header, Tensor
 WINDOW_PERIOD = {
     "gemma2": 2,
     "gemma3": 6,
+    "gemma3n": 5,
     "gemma-embedding": 6,
     "gpt-oss": 2,
+    "llama4": 4,
     "cohere2": 4,
     "exaone4": 4,
     "modern-bert": 3,
     "olmo2": 4,
 }
 """Where the header does not say which layers have a sliding window: all but every n-th."""
+
+CHUNK = 8192
+"""Tokens that llama4's layers with a window see, where the header does not say."""
 
 FIRST_SEES_ALL = frozenset(["modern-bert"])
 """Architectures of which the first of every n layers has no window, not the last."""
@@ -41,7 +46,12 @@ ENCODERS = frozenset(
 
 _LAYER = re.compile(r"blk\.([0-9]{1,5})\.")
 _ATTENTION = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight")
-_CONVOLUTION = ("ssm_conv1d.weight", "shortconv.conv.weight")
+_RECURRENT = (
+    "ssm_conv1d.weight",
+    "ssm_conv1d_q.weight",
+    "shortconv.conv.weight",
+    "time_mix_key.weight",
+)
 
 
 MOST_LAYERS = 1024
@@ -95,8 +105,6 @@ class Shape:
         self.heads = self._per_layer("attention.head_count", 0)
         self.kv_heads = self._per_layer("attention.head_count_kv", self.heads[0])
         head = self.width // max(1, self.heads[0])
-        self.key = self.number("attention.key_length") or head
-        self.value = self.number("attention.value_length") or head
         self.latent = self.number("attention.key_length_mla") > 0
         """Multi-head latent attention: the cache holds compressed keys and no values."""
         self.blocks: list[dict[str, Tensor]] = [{} for _ in range(self.layers)]
@@ -106,18 +114,39 @@ class Shape:
                 if found is None or int(found[1]) >= self.layers:
                     raise ShapeError(f"tensor {name!r:.80} belongs to none of its {self.layers} layers")
                 self.blocks[int(found[1])][name[found.end() :]] = tensor
-        self.recurrent = [any(name in block for name in _CONVOLUTION) for block in self.blocks]
+        self.recurrent = [any(name in block for name in _RECURRENT) for block in self.blocks]
         both = self.architecture == "falcon-h1"
+        sharing = max(2, self.layers - self.number("attention.shared_kv_layers"))
         self.attends = [
-            any(name in block for name in _ATTENTION) and (both or not recurrent)
-            for block, recurrent in zip(self.blocks, self.recurrent, strict=True)
+            (layer >= sharing or any(name in block for name in _ATTENTION)) and (both or not recurrent)
+            for layer, (block, recurrent) in enumerate(zip(self.blocks, self.recurrent, strict=True))
         ]
         self.cached = self.architecture not in ENCODERS
         """Whether it keeps a cache of what it has read."""
+        self.caches = [
+            self.cached and attends and layer < sharing for layer, attends in enumerate(self.attends)
+        ]
+        """Layers with a cache of their own; the last ones may read that of others."""
         self.writes = self.cached or self.architecture == "gemma-embedding" or "output.weight" in self.tensors
         """Whether a head for the next token is loaded, used or not."""
-        self.window = self.number("attention.sliding_window")
+        self.indexed = [
+            self.number("attention.indexer.key_length") * any(part.startswith("indexer.") for part in block)
+            for block in self.blocks
+        ]
+        """Width of what a layer keeps of a token to choose what it attends to; 0: it attends to all."""
+        self.window = self.number("attention.sliding_window", CHUNK if self.architecture == "llama4" else 0)
         self.windowed = self._windowed()
+        self.sources = [
+            layer if layer < sharing else sharing - 1 - windowed
+            for layer, windowed in enumerate(self.windowed)
+        ]
+        """Which layer's cache each one reads."""
+        self.beside = self.number("embedding_length_per_layer_input")
+        """Width of what each layer gets of a token, beside the activations."""
+        self.stacked = self.number("n_deepstack_layers")
+        """Layers that get further activations of images, which come with the embedding."""
+        self.keys, self.values = self._widths("key", head), self._widths("value", head)
+        """Of a head."""
         self.conv_width, self.conv_state, self.ssm_state = self._states()
 
     @property
@@ -145,6 +174,11 @@ class Shape:
             return [self._whole(key, item) for item in value[: self.layers]]
         return [self._whole(key, value)] * self.layers
 
+    def _widths(self, part: str, default: int) -> list[int]:
+        width = self.number(f"attention.{part}_length") or default
+        in_window = self.number(f"attention.{part}_length_swa") or width
+        return [in_window if windowed else width for windowed in self.windowed]
+
     def _windowed(self) -> list[bool]:
         pattern = self._metadata.get(f"{self.architecture}.attention.sliding_window_pattern")
         if isinstance(pattern, tuple) and len(pattern) >= self.layers:
@@ -159,6 +193,15 @@ class Shape:
             return 0, 0, 0
         if short := self.number("shortconv.l_cache"):
             return 0, (short - 1) * self.width, 0
+        if head := self.number("kda.head_dim"):  # of each head a square
+            channels = 3 * head * self.heads[0]
+            return (
+                channels,
+                max(0, self.number("ssm.conv_kernel") - 1) * channels,
+                head * head * self.heads[0],
+            )
+        if head := self.number("wkv.head_size"):
+            return self.width, self.number("token_shift_count", 2) * self.width, head * self.width
         inner, state = self.number("ssm.inner_size"), self.number("ssm.state_size")
         channels = inner + 2 * self.number("ssm.group_count") * state
         return channels, max(0, self.number("ssm.conv_kernel") - 1) * channels, state * inner

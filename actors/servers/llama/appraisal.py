@@ -31,7 +31,7 @@ UNKNOWN_CONTEXT = 4096
 
 NO_GPU = "its model server was built without support for the GPUs of this machine"
 
-VERSION = 1
+VERSION = 2
 """Version of the predictor. Corrections learned with another version are not applied."""
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.memory.gguf import Header
-from actors.memory.predict import HOST, LoadSettings, MemoryUsage, Prediction, predict
+from actors.memory.predict import HOST, MODELLED, LoadSettings, MemoryUsage, Prediction, predict
 from actors.memory.shape import Shape, ShapeError
 from tests.actors.memory.zoo import MODELS, Draft, mix, model, transformer
 from tests.effort import examples
@@ -299,7 +299,8 @@ def test_strangers_are_not_underestimated_on_one_gpu_or_three(
 ) -> None:
     stranger = Shape(header())
     one, three = (predict(stranger, settings, [80 << 30] * count) for count in (1, 3))
-    assert one.certainty == three.certainty == "fallback"
+    known = stranger.architecture in MODELLED
+    assert one.certainty == three.certainty == ("exact" if known else "fallback")
     assert sum(gpu.kv for gpu in three.gpus) / MIB == pytest.approx(cache, abs=0.2)
     for gpu, needed in zip((*one.gpus, *three.gpus), compute, strict=True):
         total = gpu.weights + gpu.kv + needed * MIB
