@@ -3,6 +3,7 @@
 # make check  formatting, lint, types, import rules, tests: what must be green before a commit
 # make hooks  from now on git commits only what passes formatting, lint, types and import rules
 # make attack  faults, floods, strangers' pages and mutated requests against a running gateway: five minutes
+# make clients  coding agents, frameworks and Open WebUI, installed apart; ARGS="codex open_webui": some of them
 # make bench  this gateway beside nginx, llama-swap (LLAMA_SWAP names its binary) and no proxy at all
 # make bench-scheduler  the planner beside other schedulers, simulated
 # make trial  two pretended GPUs, real servers, four clients, for a minute
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 JOBS ?= 4
 
-.PHONY: run setup test check hooks lint attack bench bench-headers bench-scheduler trial clean
+.PHONY: run setup test check hooks lint attack clients bench bench-headers bench-scheduler trial clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(ARGS)
@@ -37,6 +38,9 @@ hooks: $(VENV)/installed-test
 
 attack: $(VENV)/installed-test
 	$(BIN)/python -m tests.attack $(ARGS)
+
+clients: $(VENV)/installed-test
+	$(BIN)/python -m tests.conformance.clients $(ARGS)
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench $(ARGS)

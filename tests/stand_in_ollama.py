@@ -27,6 +27,7 @@ from tests.stand_in_ollama_store import (
     read_body,
     runner_error,
     text_of,
+    tokens_in,
 )
 
 UNEXPECTED = "an error was encountered while running the model: unexpected EOF"
@@ -168,7 +169,7 @@ class StandInOllama(Base):
             message = {"tool_calls": calls} if calls else None
             last = self._line(wanted, chat, done="length" if cut else "stop", message=message)
             counts = {"total_duration": nanoseconds(began), "load_duration": load_time}
-            counts |= {"prompt_eval_count": len(text.split()), "prompt_eval_duration": 1_000_000}
+            counts |= {"prompt_eval_count": tokens_in(body), "prompt_eval_duration": 1_000_000}
             counts |= {"eval_count": len(words) or 1, "eval_duration": 2_000_000}
             yield last | ({} if chat else {"context": [1, 2, 3]}) | counts
 

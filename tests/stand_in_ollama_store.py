@@ -219,11 +219,17 @@ def text_of(body: dict[str, Any], chat: bool) -> str | None:
     return str(messages[-1].get("content") or "") if messages else None
 
 
+def tokens_in(body: dict[str, Any]) -> int:
+    """How much a request has for the model to read."""
+    return len(json.dumps([body.get(key) for key in ("system", "prompt", "messages", "tools")])) // 4
+
+
 def answer(name: str, text: str, body: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
     """The words of an answer to a text, and the calls of tools in it."""
     if body.get("tools") and "weather" in text.lower():
         cities = [city for city in ("Paris", "Rome", "Oslo") if city in text] or ["Paris"]
-        tool = body["tools"][0]["function"]["name"]
+        names = [tool["function"]["name"] for tool in body["tools"]]
+        tool = next((name for name in names if "weather" in name), names[0])
         return [], [
             {
                 "id": f"call_{index:08}",

@@ -1,57 +1,22 @@
 """One gateway for the whole suite, a model of each kind on each backend, and what is known to fail."""
 
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 import pytest
 
 from tests.conformance.known import KNOWN
+from tests.conformance.serving import BACKENDS, Backend, serving
 from tests.conformance.table import Results
-from tests.conftest import DEMO, EMBED
-from tests.gateway import Gateway, running
-from tests.ollama_daemons import real_daemon, stand_in_daemon
+from tests.gateway import Gateway
 
-STAND_IN = ("--model", "tiny", "--model", "tiny-embed", "--thinking-model", "tiny-thinker")
 HERE = "tests/conformance/"
-
-
-class Backend(NamedTuple):
-    """What serves the models, and their names: one that talks, one that reasons before, one that embeds."""
-
-    name: str
-    talks: str
-    reasons: str
-    embeds: str
-
-
-LLAMA_CPP = Backend("llama.cpp", "demo", "demo-thinker", "demo-embed")
-OLLAMA = Backend("Ollama", "tiny", "tiny-thinker", "tiny-embed")
-REAL_OLLAMA = Backend("real Ollama", "real-tiny", "real-tiny", "real-tiny-embed")
-HAS_REAL_OLLAMA = bool(os.environ.get("OLLAMA_HOST") or shutil.which("ollama"))
-BACKENDS = [LLAMA_CPP, OLLAMA] + [REAL_OLLAMA] * HAS_REAL_OLLAMA
 
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory, cache: str, real_server: None) -> Iterator[Gateway]:
     """With all of the models."""
-    folder = tmp_path_factory.mktemp("conformance")
-    models = {"demo": DEMO, "demo-short": {**DEMO, "ctx_size": 1024, "aliases": []}, "demo-embed": EMBED}
-    with ExitStack() as stack:
-        daemons = {"stand-in": stack.enter_context(stand_in_daemon(*STAND_IN))}
-        if HAS_REAL_OLLAMA:
-            made = {REAL_OLLAMA.talks: False, REAL_OLLAMA.embeds: True}
-            daemons["real"] = stack.enter_context(real_daemon(folder, made))
-        config = {
-            "llama_cpp": {"models": models},
-            "ollama": {"daemons": daemons},
-            "server_pool": {"size": 8},
-        }
-        started = stack.enter_context(running(config, folder, XDG_CACHE_HOME=cache))
-        started.wait_for("Ollama daemon answers")
+    with serving(tmp_path_factory.mktemp("conformance"), cache) as started:
         yield started
 
 

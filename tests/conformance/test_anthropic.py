@@ -20,8 +20,8 @@ from tests.conformance.anthropic_samples import (
     USE,
     turns,
 )
-from tests.conformance.conftest import Backend
 from tests.conformance.samples import HELLO, WEATHER, Call, Said, idle
+from tests.conformance.serving import Backend
 from tests.conformance.strict import as_sent, check, check_event
 from tests.gateway import Gateway, until
 

@@ -9,8 +9,8 @@ import ollama
 import pytest
 from pydantic import BaseModel
 
-from tests.conformance.conftest import Backend
 from tests.conformance.samples import HELLO, IMAGE, WEATHER, Call, Said, idle, tool
+from tests.conformance.serving import Backend
 from tests.conformance.strict import check
 from tests.gateway import Gateway, until
 

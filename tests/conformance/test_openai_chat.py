@@ -9,8 +9,8 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from tests.conformance.conftest import Backend
 from tests.conformance.samples import HELLO, JPEG, PNG, WAV, WEATHER, Call, Said, idle, tool
+from tests.conformance.serving import Backend
 from tests.conformance.strict import as_sent, check
 from tests.gateway import Gateway, until
 

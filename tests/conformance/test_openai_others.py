@@ -8,8 +8,8 @@ import openai
 import pytest
 from openai.types import Completion, CreateEmbeddingResponse, Model
 
-from tests.conformance.conftest import Backend
 from tests.conformance.samples import HELLO, idle
+from tests.conformance.serving import Backend
 from tests.conformance.strict import as_sent, check
 from tests.gateway import Gateway, until
 

@@ -9,9 +9,9 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
 
-from tests.conformance.conftest import Backend
 from tests.conformance.responses_samples import BAD, BUILT_IN, GET_TIME, GET_WEATHER, HISTORIES, MESSAGE
 from tests.conformance.samples import PNG, WAV, Call, Said, idle
+from tests.conformance.serving import Backend
 from tests.conformance.strict import as_sent, check, check_event
 from tests.gateway import Gateway, until
 
@@ -336,19 +336,49 @@ def test_input_tokens(client: openai.OpenAI, backend: Backend) -> None:
     assert 0 < short.input_tokens < long.input_tokens
 
 
-@feature("responses: kept ones, where they are not configured")
+@feature("responses: kept ones")
+def test_a_kept_response_can_be_read_and_deleted(
+    responses: Responses, client: openai.OpenAI, backend: Backend
+) -> None:
+    response = responses.create(backend.talks, store=True)
+    assert as_sent(check(Response, as_sent(client.responses.retrieve(response.id)))) == as_sent(response)
+    items = client.responses.input_items.list(response.id).data
+    assert [check(type(item), as_sent(item)).type for item in items] == ["message"]
+    client.responses.delete(response.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(response.id)
+
+
+@feature("responses: kept ones")
+def test_a_conversation_goes_on(responses: Responses, backend: Backend) -> None:
+    first = responses.create(backend.talks, WEATHER, tools=[GET_WEATHER], store=True)
+    (call,) = said_in(first).calls
+    result = {"type": "function_call_output", "call_id": call.id, "output": "20 degrees"}
+    second = responses.create(backend.talks, [result], tools=[GET_WEATHER], previous_response_id=first.id)
+    assert second.previous_response_id == first.id
+    assert second.output_text
+
+
+@feature("responses: kept ones")
+def test_in_the_background(client: openai.OpenAI, backend: Backend) -> None:
+    begun = client.responses.create(model=backend.talks, input="hello", background=True, temperature=0)
+    assert check(Response, as_sent(begun)).status in ("queued", "in_progress", "completed")
+    done = until(lambda: _ended(client.responses.retrieve(begun.id)), "the answer is there")
+    assert check(Response, as_sent(done)).status == "completed"
+    assert done.output_text
+
+
+def _ended(response: Response) -> Response | None:
+    return None if response.status in ("queued", "in_progress") else response
+
+
+@feature("responses: kept ones")
 @pytest.mark.parametrize("call", ["retrieve", "delete", "cancel", "input_items"])
-def test_what_is_not_kept_is_not_found(client: openai.OpenAI, call: str) -> None:
+def test_what_is_not_kept_is_not_found(client: openai.OpenAI, backend: Backend, call: str) -> None:
+    unkept = client.responses.create(model=backend.talks, input="hello", store=False, max_output_tokens=16)
     ask = client.responses.input_items.list if call == "input_items" else getattr(client.responses, call)
     with pytest.raises(openai.NotFoundError):
-        ask("resp_1")
-
-
-@feature("responses: kept ones, where they are not configured")
-def test_background_is_refused(client: openai.OpenAI, backend: Backend) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.responses.create(model=backend.talks, input="hello", background=True)
-    assert caught.value.param == "background"
+        ask(unkept.id)
 
 
 @feature("responses: cancellation")
