@@ -25,7 +25,7 @@ FilePath = Annotated[str, msgspec.Meta(extra={"path": True})]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 BUILTIN = "builtin:"
-BUILTIN_MODELS = ("demo", "demo-embed")
+BUILTIN_MODELS = ("demo", "demo-reasoning", "demo-embed")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

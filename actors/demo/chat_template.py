@@ -1,10 +1,17 @@
 """The chat template of the built-in models."""
 
+import re
 from pathlib import Path
 
 _FILE = Path(__file__).with_suffix(".jinja")
+_REASONING = re.compile(r" *\{#- reasoning: -#\}.*?\{#- :reasoning -#\}\n", re.DOTALL)
 
 
-def chat_template() -> str:
-    """It writes the prompt and, where a tool is called or has answered, the plan that the model recites."""
-    return _FILE.read_text(encoding="utf-8")
+def chat_template(*, reasoning: bool) -> str:
+    """It writes the prompt and, where a tool is called or has answered, the plan that the model recites.
+
+    With `reasoning` a plan begins with a thought, unless the request turns that off. Without it no word of
+    the template speaks of thoughts: llama.cpp and clients conclude from such words that a model has them.
+    """
+    text = _FILE.read_text(encoding="utf-8")
+    return text if reasoning else _REASONING.sub("", text)

@@ -1,7 +1,7 @@
 """Writes the built-in models: tiny GGUFs whose weights are made by hand, not trained (`weights` says how).
 
-Run as `python -m actors.demo.model PATH [--embed]`. numpy and gguf are imported there only: they would cost
-the gateway half of its memory.
+Run as `python -m actors.demo.model PATH [--embed | --reasoning]`. numpy and gguf are imported there only:
+they would cost the gateway half of its memory.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from actors.demo.vocabulary import COMMON_WORDS, IDIOMS
 if TYPE_CHECKING:
     from actors.demo.weights import Weights
 
-VERSION = 4
+VERSION = 5
 """Part of the file's name: to be raised with every change that makes other weights."""
 
 ARCHITECTURE = "gemma3"
-CONTEXTS = {"demo": 131072, "demo-embed": 4096}
+CONTEXTS = {"demo": 131072, "demo-reasoning": 131072, "demo-embed": 4096}
 """Tokens of context, by the model's name."""
 
 
@@ -43,8 +43,10 @@ def is_whole_demo(path: Path) -> bool:
         return False
 
 
-def write_demo(path: Path, *, embedding: bool) -> None:
-    """Write the chat model, or the one for embeddings, and its digest. Byte-identical on every run.
+def write_demo(path: Path, *, embedding: bool = False, reasoning: bool = False) -> None:
+    """Write the chat model, the one that reasons before it answers, or the one for embeddings.
+
+    With its digest, and byte-identical on every run.
 
     Whole or not at all: what a killed process left behind is removed.
     """
@@ -53,7 +55,7 @@ def write_demo(path: Path, *, embedding: bool) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     digest = partial.with_suffix(".digest.partial")
     try:
-        _write_gguf(partial, embedding=embedding)
+        _write_gguf(partial, embedding=embedding, reasoning=reasoning)
         digest.write_bytes(_digest(partial))
         for file in (partial, digest):
             with file.open("rb+") as opened:
@@ -96,7 +98,7 @@ def _tokenizer() -> Tokenizer:
     return Tokenizer(text, (*PLAN, *SAY, ANSWER))
 
 
-def _write_gguf(path: Path, *, embedding: bool) -> None:
+def _write_gguf(path: Path, *, embedding: bool, reasoning: bool) -> None:
     import gguf
 
     from actors.demo import weights as dimensions
@@ -104,10 +106,11 @@ def _write_gguf(path: Path, *, embedding: bool) -> None:
     tokenizer = _tokenizer()
     weights = dimensions.Weights(tokenizer, embedding=embedding)
     writer = gguf.GGUFWriter(str(path), ARCHITECTURE)
-    writer.add_name("demo-embed" if embedding else "demo")
+    name = "demo-embed" if embedding else "demo-reasoning" if reasoning else "demo"
+    writer.add_name(name)
     writer.add_description("hand-made demo model of llama smart proxy")
     writer.add_license("CC0-1.0")
-    writer.add_context_length(CONTEXTS["demo-embed" if embedding else "demo"])
+    writer.add_context_length(CONTEXTS[name])
     writer.add_embedding_length(dimensions.WIDTH)
     writer.add_block_count(dimensions.LAYERS)
     writer.add_feed_forward_length(len(weights.layers[0].ffn_gate))
@@ -124,6 +127,7 @@ def _write_gguf(path: Path, *, embedding: bool) -> None:
         writer.add_pooling_type(gguf.PoolingType.MEAN)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     _add_tokenizer(writer, tokenizer)
+    writer.add_chat_template(chat_template(reasoning=reasoning))
     _add_tensors(writer, weights)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -147,7 +151,6 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
     writer.add_eos_token_id(ids["<|im_end|>"])
     writer.add_eot_token_id(ids["<|im_end|>"])
     writer.add_add_bos_token(False)
-    writer.add_chat_template(chat_template())
 
 
 def _add_tensors(writer: Any, weights: "Weights") -> None:
@@ -167,10 +170,14 @@ def main() -> None:
         prog="python -m actors.demo.model", description="Write a built-in model."
     )
     parser.add_argument("path", type=Path)
-    parser.add_argument("--embed", action="store_true", help="the one for embeddings, not the chat model")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--embed", action="store_true", help="the one for embeddings, not the chat model")
+    kind.add_argument(
+        "--reasoning", action="store_true", help="the chat model that reasons before it answers"
+    )
     options = parser.parse_args()
     try:
-        write_demo(options.path, embedding=options.embed)
+        write_demo(options.path, embedding=options.embed, reasoning=options.reasoning)
     except OSError as error:
         sys.exit(f"error: {options.path} cannot be written: {error.strerror}")
 

@@ -3,8 +3,6 @@
 RESPONSES = "llama.cpp's own responses pass unchanged, and Ollama's models have none"
 ANTHROPIC = "llama.cpp's imitation of Anthropic's API passes unchanged"
 EMBEDDINGS = "embeddings pass as llama.cpp makes them"
-REASONING = "the demo has no variant that reasons"
-STRINGS = "the demo never closes a string of a structured answer"
 OTHER = "not yet as in the official API"
 
 KNOWN: dict[str, str] = {
@@ -21,18 +19,15 @@ KNOWN: dict[str, str] = {
     "test_ollama.py::test_repeating_is_a_stop*": OTHER,
     "test_ollama.py::test_tool_call_and_its_result*": OTHER,
     "test_ollama.py::test_a_function_of_python_is_a_tool*": OTHER,
-    "test_ollama.py::test_structured_output*": STRINGS,
+    "test_ollama.py::test_structured_output*": OTHER,
     "test_ollama.py::test_json*": OTHER,
-    "test_ollama.py::test_thinking*": REASONING,
-    "test_ollama.py::test_thinking_by_generate*": REASONING,
-    "test_ollama.py::test_thinking_can_be_switched_off*": REASONING,
-    "test_ollama.py::test_a_model_that_does_not_think_says_so*": REASONING,
+    "test_ollama.py::test_thinking*": OTHER,
+    "test_ollama.py::test_thinking_by_generate*": OTHER,
+    "test_ollama.py::test_thinking_can_be_switched_off*": OTHER,
+    "test_ollama.py::test_a_model_that_does_not_think_says_so*": OTHER,
     "test_ollama.py::test_insertion_is_refused*": OTHER,
     "test_ollama.py::test_a_mistake_is_a_bad_request*": OTHER,
     "test_ollama.py::test_show*": OTHER,
-    "test_openai_chat.py::test_reasoning*": REASONING,
-    "test_openai_chat.py::test_reasoning_can_be_switched_off*": REASONING,
-    "test_openai_chat.py::test_reasoning_in_the_history*": REASONING,
     "test_openai_others.py::test_a_model_that_only_embeds*": EMBEDDINGS,
     "test_openai_responses.py::test_an_output_can_be_the_next_input*": RESPONSES,
     "test_openai_responses.py::test_reasoning*": RESPONSES,

@@ -23,7 +23,7 @@ class Backend(NamedTuple):
     embeds: str
 
 
-LLAMA_CPP = Backend("llama.cpp", "demo", "demo-thinker", "demo-embed")
+LLAMA_CPP = Backend("llama.cpp", "demo", "demo-reasoning", "demo-embed")
 OLLAMA = Backend("Ollama", "tiny", "tiny-thinker", "tiny-embed")
 REAL_OLLAMA = Backend("real Ollama", "real-tiny", "real-tiny", "real-tiny-embed")
 HAS_REAL_OLLAMA = bool(os.environ.get("OLLAMA_HOST") or shutil.which("ollama"))
@@ -31,6 +31,7 @@ BACKENDS = [LLAMA_CPP, OLLAMA] + [REAL_OLLAMA] * HAS_REAL_OLLAMA
 MODELS: dict[str, dict[str, Any]] = {
     "demo": {**DEMO, "ctx_size": 262144, "parallel": 2},
     "demo-short": {**DEMO, "ctx_size": 1024, "aliases": []},
+    "demo-reasoning": {**DEMO, "path": "builtin:demo-reasoning", "aliases": []},
     "demo-embed": EMBED,
 }
 

@@ -261,8 +261,8 @@ class LlamaBackend:
             log.warning("the built-in model is damaged", model=self._name, path=str(path))
         log.info("writing the built-in model", model=self._name, path=str(path))
         argv = [sys.executable, "-m", "actors.demo.model", str(path)]
-        if name == "demo-embed":
-            argv.append("--embed")
+        if kind := name.removeprefix("demo").replace("-", "--"):
+            argv.append(kind)
         child = await Child.start(argv, environment={"PYTHONPATH": python_path()}, on_line=lambda _: None)
         reader = spawn(child.read_output(), name=f"writing {path}")
         try:

@@ -37,7 +37,7 @@ def test_the_shipped_file_states_the_defaults() -> None:
     defaults = Config()
     assert (config.server, config.server_pool) == (defaults.server, defaults.server_pool)
     assert (config.hub, config.gpu) == (defaults.hub, defaults.gpu)
-    assert set(config.llama_cpp.models) == {"demo", "demo-embed"}
+    assert set(config.llama_cpp.models) == {"demo", "demo-reasoning", "demo-embed"}
     data = yaml.safe_load(SHIPPED.read_text())
     assert set(data["server_pool"]) == set(ServerPool.__struct_fields__), "each is shown with its default"
     assert set(data["hub"]) == set(HubSettings.__struct_fields__), "each is shown with its default"
@@ -51,7 +51,7 @@ def test_the_examples_of_the_shipped_file_can_be_used(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     config = load_config(path)
-    assert set(config.llama_cpp.models) == {"demo", "demo-embed", "llama-7b", "qwen"}
+    assert set(config.llama_cpp.models) == {"demo", "demo-reasoning", "demo-embed", "llama-7b", "qwen"}
     assert set(config.ollama.models) == {"coder"}
     names = {agent.name for agent in load_agents(config, tmp_path)[0]}
     assert names == {"guard", "rag", "cache", "parallel", "vram"}
@@ -129,7 +129,7 @@ def test_what_is_wrong_is_named_by_its_path(data: Any, message: str) -> None:
         ({"a": {}}, "llama_cpp.models.a: expected either a path or a repo"),
         ({"a": {"path": "x", "repo": "y"}}, "expected either a path or a repo"),
         ({"a": {"path": "x", "variant": "Q4"}}, "llama_cpp.models.a.variant: goes with repo"),
-        ({"a": {"path": "builtin:x"}}, "no built-in model 'x'; there are demo, demo-embed"),
+        ({"a": {"path": "builtin:x"}}, "no built-in model 'x'; there are demo, demo-embed, demo-reasoning"),
         ({"a": {"path": "x", "embeddings": True, "reranking": True}}, "gives embeddings or reranks"),
         ({" a": {"path": "x"}}, "without surrounding space"),
         (

@@ -167,6 +167,52 @@ def test_a_result_becomes_the_answer(result: str, told: str, shipped: Gateway) -
     assert ask(shipped, "", [WEATHER], messages=following)["message"]["content"].startswith("Docker is one")
 
 
+REASONS = "demo-reasoning"
+DOCKER = [{"role": "user", "content": "Tell me about docker"}]
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "thinks"),
+    [
+        (REASONS, {}, True),
+        (REASONS, {"reasoning_effort": "high"}, True),
+        (REASONS, {"reasoning_effort": "none"}, False),
+        (REASONS, {"chat_template_kwargs": {"enable_thinking": False}}, False),
+        ("demo", {}, False),
+        ("demo", {"reasoning_effort": "high"}, False),
+    ],
+)
+def test_one_of_them_reasons_before_it_answers(
+    model: str, fields: Json, thinks: bool, shipped: Gateway
+) -> None:
+    answer = shipped.chat(model, messages=DOCKER, max_tokens=200, **fields).json()
+    message = answer["choices"][0]["message"]
+    assert message["content"].startswith("Docker is one"), "the thought is no part of it"
+    assert ("Tell me about docker" in message.get("reasoning_content", "")) == thinks
+
+
+def test_a_thought_comes_before_a_call_and_after_a_result(shipped: Gateway) -> None:
+    question = {"role": "user", "content": "What is the weather like in Paris?"}
+    first = ask(shipped, "", [WEATHER], model=REASONS, messages=[question])["message"]
+    assert "One of the tools fits" in first["reasoning_content"]
+    (call,) = first["tool_calls"]
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "20 degrees"}
+    last = ask(shipped, "", [WEATHER], model=REASONS, messages=[question, first, result])["message"]
+    assert "get_weather has answered" in last["reasoning_content"]
+    assert last["content"] == "The tool get_weather answers: 20 degrees"
+
+
+def test_thoughts_have_their_place_in_every_api(shipped: Gateway) -> None:
+    body: Json = {"model": REASONS, "messages": DOCKER, "max_tokens": 200, "stream": False}
+    claude = shipped.client.post(
+        "/v1/messages", json=body | {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+    )
+    assert [block["type"] for block in claude.json()["content"]] == ["thinking", "text"]
+    ollama = shipped.client.post("/api/chat", json=body | {"think": True}).json()["message"]
+    assert "Tell me about docker" in ollama["thinking"]
+    assert ollama["content"].startswith("Docker is one")
+
+
 def test_a_tool_that_does_not_fit_can_be_required(shipped: Gateway) -> None:
     choice = ask(shipped, "hello", [PERSON, MULTIPLY], tool_choice="required")
     (call,) = choice["message"]["tool_calls"]
