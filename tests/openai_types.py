@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 Json = dict[str, Any]
 
 _EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-_STATUS = "custom_tool_call"
-"""Has a status in OpenAI's answers, and for Vercel's client, which its type lacks."""
+_FURTHER = {"custom_tool_call": {"status"}, "response.function_call_arguments.done": {"name"}}
+"""Fields that these types lack and OpenAI has: Vercel's client, or an older one of OpenAI, needs them."""
 
 
 def events_of(stream: bytes) -> list[Json]:
@@ -93,7 +93,7 @@ def _check(value: Any) -> None:
     """Nothing in it is unknown to its type."""
     if isinstance(value, BaseModel):
         more = set(value.model_extra or {})
-        assert not more - ({"status"} if getattr(value, "type", "") == _STATUS else set()), (value, more)
+        assert not more - _FURTHER.get(getattr(value, "type", ""), set()), (value, more)
         for name in type(value).model_fields:
             _check(getattr(value, name))
     elif isinstance(value, list):

@@ -47,15 +47,17 @@ class Generate:
         """Answer a POST to one of the endpoints."""
         with subject_of(endpoint):
             body = await request.app[BODIES].json(request, any_type=endpoint.any_media_type)
-            asked = await self.read(request, exchange, endpoint, body)
-            try:
-                return await self.respond(asked)
-            except ApiError as error:
-                error.param = error.param or asked.parsed.field_of(error.code)
-                raise
+            return await self.respond(await self.read(request, exchange, endpoint, body))
 
     async def respond(self, asked: Conversation) -> web.StreamResponse:
         """Choose the way of an answer, and answer. Raises `ApiError`."""
+        try:
+            return await self._respond(asked)
+        except ApiError as error:
+            error.param = error.param or asked.parsed.field_of(error.code)
+            raise
+
+    async def _respond(self, asked: Conversation) -> web.StreamResponse:
         endpoint = asked.endpoint
         if endpoint.embedder is not None:
             return await embed.answer(self._caller, asked, endpoint.embedder)

@@ -23,13 +23,18 @@ WEATHER: Any = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
 QUESTION = "How is the weather in Paris?"
+IMAGE: Any = {
+    "type": "input_image",
+    "image_url": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwAD"
+    "hgGAWjR9awAAAABJRU5ErkJggg==",
+}
 STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, cache: str, real_server: None) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("responses")
-    with stand_in_daemon("--model", "tiny") as url:
+    with stand_in_daemon("--model", "tiny", "--thinking-model", "thinker") as url:
         config = {"llama_cpp": {"models": {"demo": DEMO}}, "ollama": {"host": url}}
         with running(config, folder, XDG_CACHE_HOME=cache) as started:
             started.wait_for("Ollama daemon answers")
@@ -129,6 +134,25 @@ def test_structured_output(client: openai.OpenAI, model: str) -> None:
     assert any_object.output_text.lstrip().startswith("{")
 
 
+@STREAMED
+@pytest.mark.parametrize("summary", [None, "auto"])
+def test_reasoning(gateway: Gateway, stream: bool, summary: str | None) -> None:
+    wish = {"effort": "high", "summary": summary}
+    include = ["reasoning.encrypted_content"]
+    response, answer = ask(gateway, "thinker", stream=stream, reasoning=wish, include=include)
+    thought, message = response["output"]
+    assert thought["summary" if summary else "content"][0]["text"] == "Let me think."
+    assert (thought["type"], message["type"]) == ("reasoning", "message")
+    assert response["usage"]["output_tokens_details"]["reasoning_tokens"] > 0
+    assert "X-Gateway-Ignored" not in answer.headers
+    back = {"type": "reasoning", "summary": [], "encrypted_content": thought["encrypted_content"]}
+    history = [{"role": "user", "content": "hello"}, back, message, {"role": "user", "content": "go on"}]
+    again, _ = ask(gateway, "thinker", stream=stream, input=history)
+    assert again["output"][-1]["content"][0]["text"].endswith("go on")
+    quiet, _ = ask(gateway, "thinker", stream=stream, reasoning={"effort": "none"})
+    assert [item["type"] for item in quiet["output"]] == ["message"]
+
+
 def test_a_history_of_another_models(client: openai.OpenAI, model: str) -> None:
     history: Any = [
         {"role": "user", "content": "hello"},
@@ -170,6 +194,9 @@ def test_what_is_refused(client: openai.OpenAI, model: str) -> None:
         ({"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"input": []}, "input"),
+        ({"input": [{"role": "user", "content": [IMAGE]}]}, "input"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "x"}}}}, "text.format"),
+        ({"max_output_tokens": -5}, "max_output_tokens"),
     ):
         with pytest.raises(openai.BadRequestError) as caught:
             client.responses.create(**{**body, **fields})

@@ -1,6 +1,6 @@
 """What is checked of a body of the Responses before a model is loaded."""
 
-from proxy.apis.requests import ModelRequest
+from proxy.apis.requests import ModelRequest, Number, check_limit
 
 
 class ResponsesRequest(ModelRequest, kw_only=True):
@@ -8,6 +8,15 @@ class ResponsesRequest(ModelRequest, kw_only=True):
 
     prompt_field = "input"
 
+    max_output_tokens: Number = None
     store: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None
+
+    def check(self) -> None:
+        """Raise `FieldError` for a limit that is none."""
+        check_limit("max_output_tokens", self.max_output_tokens)
+
+    def field_of(self, code: str | None) -> str | None:
+        """The field that an error with this code is about, where the model server does not say it."""
+        return "text.format" if code == "invalid_json_schema" else super().field_of(code)

@@ -144,7 +144,8 @@ class FunctionCall:
         """The arguments, and the call."""
         arguments = "".join(self._arguments)
         self.value = self._item(status, arguments)
-        yield "response.function_call_arguments.done", {**self.place, "arguments": arguments}
+        done = {**self.place, "name": self._tool.name, "arguments": arguments}
+        yield "response.function_call_arguments.done", done
         yield _done(self._index, self.value)
 
     def _item(self, status: Status, arguments: str) -> Json:
