@@ -4,7 +4,6 @@
 * `shape`       what of a header matters: layers, heads, windows, states, the tensors of each block
 * `buffer`      ggml's allocator: how large a buffer must be for a graph of tensors
 * `graph`       llama.cpp's worst-case graph of one device, built from the shape and the settings
-* `encoder`     the same of a model that reads a text at once, and gives vectors
 * `predict`     weights, KV cache and compute buffers, placed on the devices as llama.cpp places them
 * `projector`   what reads images and sound: its weights and buffers
 * `flags`       llama-server's flags that change memory

@@ -9,19 +9,9 @@ from typing import Literal
 import msgspec
 
 from actors.memory.buffer import align
-from actors.memory.encoder import Encoder
 from actors.memory.gguf import Tensor
-from actors.memory.graph import (
-    BIG_BATCH,
-    F32,
-    KERNEL_HEADS,
-    Graph,
-    HostSide,
-    Work,
-    compute_buffer,
-    on_gpu,
-    row_bytes,
-)
+from actors.memory.graph.work import BIG_BATCH, F32, KERNEL_HEADS, HostSide, Work, on_gpu, row_bytes
+from actors.memory.graph.worst_case import compute_buffer
 from actors.memory.shape import ENCODERS, Pooling, Shape
 
 HOST = -1
@@ -379,7 +369,6 @@ class _Predictor:
                 gpu=gpu,
                 copies=copies,
                 host=host,
-                kind=Graph if shape.cached else Encoder,
                 foreign=frozenset(foreign),
             )
         except LookupError:  # its layers have other tensors

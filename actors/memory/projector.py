@@ -10,7 +10,7 @@ from math import isqrt
 
 from actors.memory.buffer import Buffer, Node
 from actors.memory.gguf import Header
-from actors.memory.graph import F32, on_gpu
+from actors.memory.graph.work import F32, on_gpu
 from actors.memory.predict import MemoryUsage
 
 F16 = 2

@@ -20,7 +20,7 @@ from actors.memory.flags import (
     settings_of,
     without,
 )
-from actors.memory.graph import on_gpu
+from actors.memory.graph.work import on_gpu
 from actors.memory.predict import HOST, LoadSettings, predict
 from actors.memory.shape import Shape
 from tests.actors.memory.zoo import MODELS, model

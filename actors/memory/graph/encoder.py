@@ -5,7 +5,8 @@ token sees every token of the batch, so the mask grows with the square of the ba
 """
 
 from actors.memory.buffer import Node
-from actors.memory.graph import F32, KERNEL_HEADS, Graph
+from actors.memory.graph.decoder import Decoder
+from actors.memory.graph.work import F32, KERNEL_HEADS
 
 _ROOT_MEAN_SQUARE = frozenset(["eurobert", "gemma-embedding", "gemma-embedding2", "neo-bert"])
 """Architectures whose norm is computed in the place of its source."""
@@ -14,7 +15,7 @@ _ROTATES = frozenset(["bert", "jina-bert-v2"])
 """Architectures without rotary positions."""
 
 
-class Encoder(Graph):
+class Encoder(Decoder):
     """The graph of one device."""
 
     def _embed(self) -> Node:

@@ -1,0 +1,112 @@
+"""What follows attention or a state: one network, or experts."""
+
+import msgspec
+
+from actors.memory.buffer import Node
+from actors.memory.graph.parts import Parts
+from actors.memory.graph.work import F32
+
+RAW_WEIGHTS = frozenset(["deepseek2", "nomic-bert-moe"])
+"""Architectures whose weights of experts do not add up to one unless the header says so."""
+
+
+class FeedForward(Parts):
+    """Feed-forward networks."""
+
+    def _reshape(self, layer: int, hidden: Node, tokens: int) -> Node:
+        """What the feed forward adds."""
+        if "ffn_gate_inp.weight" in self.shape.blocks[layer]:
+            return self._experts(layer, hidden, tokens)
+        return self._feed_forward(layer, hidden, tokens)
+
+    def _feed_forward(self, layer: int, hidden: Node, tokens: int) -> Node:
+        block = self.shape.blocks[layer]
+        out = F32 * self.shape.width * tokens
+        if "ffn_down.weight" not in block:
+            return hidden
+        size = F32 * block["ffn_down.weight"].shape[0] * tokens
+        up = block.get("ffn_up.weight")
+        if "ffn_gate.weight" in block:
+            gate = self._multiply(size, layer, "ffn_gate", hidden)
+            inner = self.add(size, gate, self._multiply(size, layer, "ffn_up", hidden))
+        elif up is not None and F32 * up.shape[1] * tokens == 2 * size:
+            inner = self.add(size, self._multiply(2 * size, layer, "ffn_up", hidden))
+        else:
+            inner = self.add(size, self._multiply(size, layer, "ffn_up", hidden), in_place=True)
+        return self._multiply(out, layer, "ffn_down", inner)
+
+    def _experts(self, layer: int, hidden: Node, tokens: int) -> Node:
+        shape, block, add = self.shape, self.shape.blocks[layer], self.add
+        experts, used = shape.number("expert_count"), shape.number("expert_used_count")
+        inner = F32 * block["ffn_down_exps.weight"].shape[0] * used * tokens
+        wide, out = F32 * shape.width * used * tokens, F32 * shape.width * tokens
+        weights = self._route(hidden, tokens, experts, used)
+        bias = "ffn_gate_exps.bias" in block
+        source, chosen = self.view(hidden), weights.chosen
+        gate: Node | None = None
+        if "ffn_gate_exps.weight" in block:
+            gate = self._multiply(inner, layer, "ffn_gate_exps", source, chosen)
+            gate = add(inner, gate, chosen, in_place=True) if bias else gate
+        up = self._multiply(inner, layer, "ffn_up_exps", source, chosen)
+        up = add(inner, up, chosen, in_place=True) if bias else up
+        active = add(inner, gate, up, in_place=gate is None)
+        shared = "ffn_up_shexp.weight" in block
+        early = self._shared_expert(layer, hidden, tokens) if shared and self._fuses_shared(layer) else None
+        down = self._multiply(wide, layer, "ffn_down_exps", active, chosen)
+        down = add(wide, down, chosen, in_place=True) if bias else down
+        weighted = add(wide, down, weights.weights, in_place=True)
+        slices = [self.view(weighted) for _ in range(used)]
+        mixed = slices[0]
+        for part in slices[1:]:
+            mixed = add(out, mixed, part, in_place=True)
+        if self.gpu and 2 <= used <= 15:
+            add(None, down, weights.weights)
+        if shared:
+            inner_side = early or self._shared_expert(layer, hidden, tokens)
+            side = self._multiply(out, layer, "ffn_down_shexp", inner_side)
+            if "ffn_gate_inp_shexp.weight" in block:
+                door = add(F32 * tokens, add(F32 * tokens, hidden), in_place=True)
+                side = add(out, side, door, in_place=True)
+            mixed = add(out, mixed, side, in_place=True)
+        return mixed
+
+    def _route(self, hidden: Node, tokens: int, experts: int, used: int) -> "_Routing":
+        add, shape = self.add, self.shape
+        logits = add(F32 * experts * tokens, hidden)
+        probabilities = add(F32 * experts * tokens, logits, in_place=True)
+        seen = self.view(probabilities)
+        order = add(F32 * experts * tokens, probabilities)
+        chosen = self.view(order)
+        weights = add(F32 * used * tokens, seen, chosen)
+        part = self.view(weights)
+        if shape.architecture == "gpt-oss":
+            weights = add(F32 * used * tokens, part)
+            part = self.view(weights)
+        elif shape.number("expert_weights_norm", int(shape.architecture not in RAW_WEIGHTS)):
+            total = add(F32 * tokens, add(F32 * tokens, part), in_place=True)
+            weights = add(F32 * used * tokens, part, total)
+            part = self.view(weights)
+        if self.gpu and experts & (experts - 1) == 0:
+            add(None, logits, probabilities, order, weights)  # one fused kernel: all of them stay
+        return _Routing(chosen, part)
+
+    def _fuses_shared(self, layer: int) -> bool:
+        """Whether a shared expert with a gate is computed beside the others: of the same type and height."""
+        block = self.shape.blocks[layer]
+        if not self.gpu or "ffn_gate_inp_shexp.weight" not in block:
+            return False
+        shared, gate = block["ffn_gate_shexp.weight"], block["ffn_gate_exps.weight"]
+        return shared.type == gate.type not in ("F32", "F16") and shared.shape[1] == gate.shape[1]
+
+    def _shared_expert(self, layer: int, hidden: Node, tokens: int) -> Node:
+        block = self.shape.blocks[layer]
+        size = F32 * block["ffn_up_shexp.weight"].shape[1] * tokens
+        if "ffn_gate_shexp.weight" not in block:
+            return self.add(size, self._multiply(size, layer, "ffn_up_shexp", hidden), in_place=True)
+        gate = self._multiply(size, layer, "ffn_gate_shexp", hidden)
+        return self.add(size, gate, self._multiply(size, layer, "ffn_up_shexp", hidden))
+
+
+class _Routing(msgspec.Struct):
+    chosen: Node
+    weights: Node
