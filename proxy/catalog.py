@@ -18,6 +18,7 @@ from actors.servers.ollama.daemon import Daemon
 from actors.servers.ollama.daemons import Daemons
 from actors.supervisor import Supervisor
 from proxy.errors import ApiError
+from proxy.model_cards import ModelCard, read_card
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -99,6 +100,15 @@ class Catalog:
         if hub_name is None or not self._hub.allows(hub_name):
             return None
         return await asyncio.to_thread(self._hub.cache.find, hub_name, "main", None)
+
+    async def card_of(self, name: str) -> ModelCard:
+        """Return the description of a model's file; an empty one if the file is not on the disk."""
+        files = await self.files_of(name)
+        if files is None:
+            return ModelCard()
+        settings = self.settings_of(name)
+        embeds = settings is not None and settings.embeddings
+        return await asyncio.to_thread(read_card, files, embeds=embeds)
 
     async def of_llama_cpp(self, asked: str) -> str:
         """Return the canonical name of a llama.cpp model. Raises `ApiError` for an Ollama model."""

@@ -26,7 +26,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
 
 
-def card_of(files: ModelFiles, *, embeds: bool | None = None, ranks: bool | None = None) -> ModelCard:
+def read_card(files: ModelFiles, *, embeds: bool | None = None, ranks: bool | None = None) -> ModelCard:
     """Read a model's header. Blocking. An unreadable file has an empty card."""
     try:
         return _read(files.path, files.projector, files.path.stat().st_mtime, embeds=embeds, ranks=ranks)

@@ -50,6 +50,7 @@ class StandInOllama(Base):
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """All that answers or changes something."""
         router.add_delete("/api/delete", self._delete)
+        router.add_post("/api/me", self._me)
         router.add_head("/api/blobs/{digest}", self._has_blob)
         router.add_post("/api/blobs/{digest}", self._add_blob)
         for name in ("chat", "generate", "pull", "copy", "create"):
@@ -67,6 +68,9 @@ class StandInOllama(Base):
             text = line.get("raw") or json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n"
             await response.write(text.encode())
         return response
+
+    async def _me(self, _request: web.Request) -> web.Response:
+        return self.json({"error": "unauthorized", "signin_url": "https://ollama.com/connect"}, 401)
 
     # Answers
 

@@ -264,8 +264,9 @@ class Base:
             raise BadRequestError(f'invalid think value: "{think}" {choices}')
         if think and "thinking" not in capabilities:
             raise BadRequestError(f'"{wanted}" does not support thinking')
-        if body.get("tools") and "tools" not in capabilities:
-            raise BadRequestError(f"registry.ollama.ai/library/{name} does not support tools")
+        for asked, capability in (("tools", "tools"), ("suffix", "insert")):
+            if body.get(asked) and capability not in capabilities:
+                raise BadRequestError(f"registry.ollama.ai/library/{name} does not support {capability}")
 
     # Embeddings
 

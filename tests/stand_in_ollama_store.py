@@ -190,6 +190,9 @@ def runner_error(body: dict[str, Any], model: Model, context: int) -> tuple[int,
     schemas = [body.get("format"), *(tool["function"].get("parameters") for tool in body.get("tools") or [])]
     kinds = [schema.get("type", "object") for schema in schemas if isinstance(schema, dict)]
     error: dict[str, Any] | None = None
+    form = body.get("format")
+    if isinstance(form, str) and form not in ("", "json"):
+        return 500, f'invalid format: "{form}"; expected "json" or a valid JSON Schema object'
     if any(kind not in KINDS for kind in kinds):
         message = (
             "Unable to generate parser for this template. Automatic parser generation failed: JSON schema "

@@ -55,6 +55,11 @@ class ModelRequest(msgspec.Struct):
         """The seconds that the model should stay loaded, if the request sets them. Raises `FieldError`."""
         return None
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The capabilities without which a model must refuse, as `/api/show` calls them."""
+        return ()
+
     def check(self) -> None:
         """Raise `FieldError` for what types alone do not tell to be wrong."""
 

@@ -63,6 +63,8 @@ class Generate:
             return await embed.answer(self._caller, asked, endpoint.embedder)
         if endpoint.counter is not None and not asked.speaks_its_api:
             return await count.answer(self._caller, asked, endpoint.counter)
+        if asked.parsed.needs:
+            await self._check_capabilities(asked)
         if endpoint.load_answer is not None and not asked.parsed.says_anything:
             return await load_only.answer(self._caller, asked, endpoint.load_answer)
         await breathe(asked.body)
@@ -72,6 +74,15 @@ class Generate:
         if asked.speaks_its_api and self._catalog.answers_as(asked.parsed.model, asked.known):
             return await unchanged.answer(self._caller, asked)
         return await translate.answer(self._caller, asked)
+
+    async def _check_capabilities(self, asked: Conversation) -> None:
+        """Raise `ApiError` for what a llama.cpp model is known to lack; daemons say it themselves."""
+        if asked.known.api == "llama.cpp":
+            capabilities = (await self._catalog.card_of(asked.known.name)).capabilities
+            lacking = [need for need in asked.parsed.needs if capabilities and need not in capabilities]
+            if lacking:
+                message = f'"{asked.parsed.model[:200]}" does not support {lacking[0]}'
+                raise ApiError(400, message, code="not_supported")
 
     async def take_events(self, asked: Conversation, take: Callable[[Event], None]) -> None:
         """Pass the events of an answer to `take` as they come, whoever wants them. Raises `ApiError`."""

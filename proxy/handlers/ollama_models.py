@@ -1,6 +1,5 @@
 """Ollama's API: lists of models, of loaded models, and descriptions."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,7 +16,7 @@ from proxy.apis.ollama.answer import rfc3339
 from proxy.apis.requests import with_fields
 from proxy.catalog import Catalog
 from proxy.handlers.ollama_store import OllamaStore
-from proxy.model_cards import ModelCard, card_of, digest_of
+from proxy.model_cards import ModelCard, digest_of
 
 VERSION = "0.32.1"
 """The version of Ollama whose API is implemented; clients compare it."""
@@ -59,14 +58,14 @@ class OllamaApi:
         """List every model that a request can name."""
         listed = await self._catalog.listed()
         entries = [await self._entry(model) for model in listed.models]
-        entries += [self._tag(name, await self._card(name)) for name in listed.cached]
+        entries += [self._tag(name, await self._catalog.card_of(name)) for name in listed.cached]
         return web.json_response({"models": entries + [_own_tag(tag) for tag in listed.tags]})
 
     async def _entry(self, model: ModelStatus) -> Json:
         if model.api == "ollama":
             tag = self._catalog.tag_of(model) or Tag(model.name, digest=digest_of(model.name))
             return {**_own_tag(tag), **_names(model.name)}
-        return self._tag(model.name, await self._card(model.name))
+        return self._tag(model.name, await self._catalog.card_of(model.name))
 
     def _tag(self, name: str, card: ModelCard) -> Json:
         return {
@@ -77,14 +76,6 @@ class OllamaApi:
             "details": card.details,
             "capabilities": list(card.capabilities),
         }
-
-    async def _card(self, name: str) -> ModelCard:
-        files = await self._catalog.files_of(name)
-        if files is None:
-            return ModelCard()
-        settings = self._catalog.settings_of(name)
-        embeds, ranks = (settings.embeddings, settings.reranking) if settings is not None else (None, None)
-        return await asyncio.to_thread(card_of, files, embeds=embeds, ranks=ranks)
 
     async def running(self, _request: web.Request) -> web.Response:
         """List the loaded models, the one that stays longest first."""
@@ -123,7 +114,7 @@ class OllamaApi:
                 request, found[0], with_fields(body, {"model": encode(found[1])})
             )
         name = await self._catalog.of_llama_cpp(named.wanted)
-        card = await self._card(name)
+        card = await self._catalog.card_of(name)
         return web.json_response(
             {
                 "modelfile": f"# llama.cpp serves it; its settings are the gateway's\nFROM {name}\n",

@@ -67,6 +67,7 @@ class OllamaStore:
         """Add all routes."""
         router.add_post("/api/pull", self.pull)
         router.add_delete("/api/delete", self.delete)
+        router.add_post("/api/me", self.account)
         for name in ("copy", "create", "push"):
             router.add_post(f"/api/{name}", self.change)
         router.add_head("/api/blobs/{digest}", self.blob)
@@ -187,6 +188,12 @@ class OllamaStore:
         if found is None:
             return self._catalog.daemons.first, body
         return found[0], with_fields(body, {field: wire.encode(found[1])})
+
+    async def account(self, request: web.Request) -> web.StreamResponse:
+        """Answer who is signed in at ollama.com: a daemon may be, the gateway never is."""
+        if (daemon := self._catalog.daemons.first) is not None:
+            return await self.to_daemon(request, daemon, None)
+        raise ApiError(401, "unauthorized")
 
     async def blob(self, request: web.Request) -> web.StreamResponse:
         """Pass a file of any size to a daemon, for a model to be created."""

@@ -43,7 +43,8 @@ class Messages:
         body = {"temperature": 0, **fields.pop("extra_body", {})}
         fields = {"max_tokens": 100, "extra_body": body, **fields}
         if not self.streamed:
-            whole = self.client.messages.create(model=model, messages=messages, **fields)
+            # Without a timeout the client computes one of the limit, whatever that is.
+            whole = self.client.messages.create(model=model, messages=messages, timeout=60, **fields)
             return said_in(check(Message, as_sent(whole)))
         events = self.client.messages.create(model=model, messages=messages, stream=True, **fields)
         return _join([check_event(RawMessageStreamEvent, event) for event in events])
@@ -292,6 +293,9 @@ def test_media_are_refused(messages: Messages, backend: Backend, kind: str, insi
     history = [{"role": "user", "content": [TEXT, part]}]
     if inside == "tool result":
         history = turns([USE], [RESULT | {"content": [part]}])
+        if kind == "pdf":  # an agent works on with it, so the model is told instead
+            assert messages.ask(backend.talks, history).ended
+            return
     with pytest.raises(anthropic.BadRequestError, match="messages"):
         messages.ask(backend.talks, history)
 

@@ -210,6 +210,38 @@ def test_show(client: ollama.Client, model: str) -> None:
     assert info[f"{family}.context_length"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_all_counters_are_there_though_nothing_was_loaded(
+    gateway: Gateway, model: str, embedder: str, stream: bool
+) -> None:
+    body = {"model": model, "messages": HELLO, "options": STEADY, "stream": stream}
+    gateway.client.post("/api/chat", json=body)
+    last = json.loads(gateway.client.post("/api/chat", json=body).text.splitlines()[-1])
+    counters = {"total_duration", "load_duration", "prompt_eval_count", "eval_count", "eval_duration"}
+    assert counters <= set(last)
+    embedded = gateway.client.post("/api/embed", json={"model": embedder, "input": "x"}).json()
+    assert {"total_duration", "load_duration", "prompt_eval_count"} <= set(embedded)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_model_cannot_do_is_refused_in_ollamas_words(
+    gateway: Gateway, model: str, stream: bool
+) -> None:
+    for path, fields, word in (
+        ("/api/chat", {"messages": HELLO, "think": "high"}, "thinking"),
+        ("/api/generate", {"prompt": "hello", "think": True}, "thinking"),
+        ("/api/generate", {"prompt": "def f(", "suffix": "return 1"}, "insert"),
+    ):
+        answer = gateway.client.post(path, json={"model": model, "stream": stream, **fields})
+        assert answer.status_code == 400
+        assert f"does not support {word}" in answer.json()["error"]
+
+
+def test_nobody_is_signed_in(gateway: Gateway) -> None:
+    answer = gateway.client.post("/api/me")
+    assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
+
+
 def test_load_and_unload(client: ollama.Client, gateway: Gateway, model: str) -> None:
     def running_names() -> list[str | None]:
         return [entry.model for entry in client.ps().models]

@@ -1,11 +1,15 @@
 """What is checked of Anthropic's bodies before a model is loaded."""
 
+from typing import ClassVar
+
 from proxy.apis.fields import FieldError
 from proxy.apis.requests import ModelRequest, Number, Object, check_limit
 
 
 class MessagesRequest(ModelRequest, kw_only=True):
     """Anthropic's `/v1/messages` and `/v1/messages/count_tokens`."""
+
+    prompt_field: ClassVar[str | None] = "messages"
 
     messages: list[Object]
     max_tokens: Number = None

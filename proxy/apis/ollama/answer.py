@@ -160,7 +160,7 @@ def _final_fields(reason: Reason, usage: Usage, total_seconds: float, load_secon
         "eval_duration": _nanoseconds(usage.completion_seconds),
     }
     done = {"done": True, "done_reason": "length" if reason == "length" else "stop"}
-    return {**done, **{name: value for name, value in counters.items() if value}}
+    return {**done, **counters}
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -11,6 +11,12 @@ class OllamaRequest(ModelRequest, kw_only=True):
 
     keep_alive: Any = None
     options: dict[str, Any] | None = None
+    think: Any = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """To think, if that is asked for."""
+        return ("thinking",) if self.think else ()
 
     @property
     def stays_loaded(self) -> float | None:

@@ -8,7 +8,7 @@ from agents.events import AnswerFailed
 from proxy.apis.answer_json import UnreadableError, count, reader, seconds
 from proxy.apis.durations import keep_alive, keep_alive_field
 from proxy.apis.embeddings import Dimensions, Embed, Embeddings, Tokens, Vector, texts_only
-from proxy.apis.fields import Json, decode, encode, present, unknown
+from proxy.apis.fields import Json, decode, encode, unknown
 from proxy.apis.server_errors import unreadable
 
 
@@ -96,11 +96,11 @@ def decode_answer(body: bytes) -> Embeddings | AnswerFailed:
 
 def encode_answer(answer: Embeddings, model: str, *, seconds: float = 0.0, load: float = 0.0) -> Json:
     """The answer to `/api/embed`. `seconds` and `load` count where the server tells no durations."""
-    counters = present(
-        total_duration=round((answer.total_seconds or seconds) * 1e9) or None,
-        load_duration=round((answer.load_seconds or load) * 1e9) or None,
-        prompt_eval_count=answer.prompt or None,
-    )
+    counters = {
+        "total_duration": round((answer.total_seconds or seconds) * 1e9),
+        "load_duration": round((answer.load_seconds or load) * 1e9),
+        "prompt_eval_count": answer.prompt,
+    }
     return {"model": model, "embeddings": answer.vectors, **counters}
 
 

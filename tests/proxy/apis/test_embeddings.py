@@ -70,9 +70,11 @@ def test_answers() -> None:
         "model": "m",
         "embeddings": ANSWER.vectors,
         "total_duration": 1_500_000_000,
+        "load_duration": 0,
         "prompt_eval_count": 7,
     }
-    assert ollama.encode_answer(Embeddings([]), "m") == {"model": "m", "embeddings": []}
+    nothing = {"total_duration": 0, "load_duration": 0, "prompt_eval_count": 0}
+    assert ollama.encode_answer(Embeddings([]), "m") == {"model": "m", "embeddings": [], **nothing}
     said["data"].reverse()
     assert llama.decode_answer(msgspec.json.encode(said)) == ANSWER
     assert ollama.decode_answer(msgspec.json.encode({**answered, "load_duration": 5})) == Embeddings(

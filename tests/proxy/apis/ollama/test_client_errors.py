@@ -15,6 +15,11 @@ from proxy.apis.ollama.client_errors import BUSY, ollama_error
         (AnswerFailed(499, "left"), 499, "request canceled"),
         (AnswerFailed(503, "no turn in 60 s", code="queue_timeout"), 503, "no turn in 60 s"),
         (AnswerFailed(400, "x"), 400, "x"),
+        (
+            AnswerFailed(501, "Infill is not supported by this model: prefix token is missing."),
+            400,
+            '"m" does not support insert',
+        ),
     ],
 )
 def test_to_ollama(failure: AnswerFailed, status: int, text: str) -> None:
