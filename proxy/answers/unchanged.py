@@ -22,7 +22,7 @@ from proxy.answers.whole import PROGRESS, assemble_whole, pass_whole
 from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.assemble import Assembler
 from proxy.apis.openai.server_errors import upstream_error
-from proxy.apis.requests import with_fields
+from proxy.apis.requests import fields_of, given, with_fields
 from proxy.apis.server_errors import to_api_error
 from proxy.apis.stream_end import StreamEnd, is_whole, outcome
 from proxy.apis.table import SERVERS, STREAM_ENDS
@@ -87,17 +87,12 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
     assembler: Assembler | None = None
     if parsed.is_answered_with_a_list:
         kinds = (list,)
-    elif parsed.is_never_streamed:
-        body = with_fields(body, {"stream": b"false", **parsed.corrections(body)})
     elif endpoint.assembler is not None:
-        fields = {"stream": b"true"}
-        if endpoint.api == "llama.cpp":
-            fields["return_progress"] = b"true"
-        if not parsed.stream:
+        if not parsed.stream and not parsed.is_never_streamed:
             assembler = endpoint.assembler(parsed)
-            if endpoint.usage_option:
-                fields["stream_options"] = b'{"include_usage":true}'
-        body = with_fields(body, fields | parsed.corrections(body))
+        given_fields = fields_of(body)
+        exchange.ignore(given(given_fields, parsed.unheard))
+        body = with_fields(given_fields, _own_fields(conversation) | parsed.corrections(body))
     question = UpstreamRequest(
         conversation.known.name,
         _body_renderer(conversation, body),
@@ -112,6 +107,20 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
         if assembler is not None and head.content_type in DELIMITERS and head.status < 300:
             return await assemble_whole(call, assembler)
         return await pass_whole(call, kinds, endpoint.stream_end if assembler is not None else None)
+
+
+def _own_fields(conversation: Conversation) -> dict[str, bytes]:
+    """What the gateway asks of the server, whatever the client asks."""
+    endpoint, parsed = conversation.endpoint, conversation.parsed
+    if parsed.is_never_streamed:
+        return {"stream": b"false"}
+    fields = {"stream": b"true"}
+    # The progress of a second answer comes after the beginning of the first, where nothing is taken out.
+    if endpoint.api == "llama.cpp" and not (parsed.stream and parsed.answers > 1):
+        fields["return_progress"] = b"true"
+    if endpoint.usage_option and not parsed.stream:
+        fields["stream_options"] = b'{"include_usage":true}'
+    return fields
 
 
 async def _relay(

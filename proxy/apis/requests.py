@@ -36,6 +36,11 @@ class ModelRequest(msgspec.Struct):
         return 1
 
     @property
+    def needs_translation(self) -> bool:
+        """Whether a server of the same API would answer in a form that clients cannot read."""
+        return False
+
+    @property
     def is_never_streamed(self) -> bool:
         """Whether a llama.cpp server cannot be asked for a stream of which the whole answer would be made."""
         return False
@@ -68,6 +73,8 @@ class ModelRequest(msgspec.Struct):
         return {}
 
     prompt_field: ClassVar[str | None] = None
+    unheard: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the API that a server which speaks it passes over in silence."""
 
     def field_of(self, code: str | None) -> str | None:
         """The field that an error with this code is about, where the model server does not say it."""
@@ -140,9 +147,23 @@ def check_request(request: Request) -> None:
         raise FieldError("tool_choice", f"{name} among `tools` to call")
 
 
-def with_fields(body: bytes, fields: dict[str, bytes]) -> bytes:
-    """`body` with some top-level fields set to JSON values; the rest keeps its exact bytes."""
-    values = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+def fields_of(body: bytes) -> Object:
+    """The top-level fields of a body that has been parsed, undecoded."""
+    return msgspec.json.decode(body, type=Object)
+
+
+def given(fields: Object, names: frozenset[str]) -> list[str]:
+    """Those of the fields with these names that say anything."""
+    if names.isdisjoint(fields):
+        return []
+    return [name for name, value in fields.items() if name in names and bytes(value) not in _NOTHING]
+
+
+_NOTHING = (b"null", b"false", b'""', b"[]", b"{}")
+
+
+def with_fields(values: Object, fields: dict[str, bytes]) -> bytes:
+    """A body with some top-level fields set to JSON values; the rest keeps its exact bytes."""
     for name, value in fields.items():
         values[name] = msgspec.Raw(value)
     return msgspec.json.encode(values)

@@ -79,7 +79,11 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
         ),
     ),
     ("invalid_type", None, ("[json.exception.",)),
-    ("not_supported", "model", ("does not support embeddings", "does not support reranking")),
+    (
+        "not_supported",
+        "model",
+        ("does not support embeddings", "does not support reranking", "Infill is not supported"),
+    ),
 )
 """Our `code` and `param` for what model servers say of requests that cannot be meant, often with status 500.
 

@@ -71,7 +71,8 @@ class Generate:
         if (run := self._through_agents.plan(asked)) is not None:
             return await self._through_agents.answer(asked, run)
         await breathe(asked.body)
-        if asked.speaks_its_api and self._catalog.answers_as(asked.parsed.model, asked.known):
+        is_readable = endpoint.codec is None or not asked.parsed.needs_translation
+        if is_readable and asked.speaks_its_api and self._catalog.answers_as(asked.parsed.model, asked.known):
             return await unchanged.answer(self._caller, asked)
         return await translate.answer(self._caller, asked)
 

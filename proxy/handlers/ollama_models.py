@@ -13,7 +13,7 @@ from actors.scheduler.model_states import ModelStatus
 from actors.servers.ollama.client import Tag
 from proxy.apis.fields import encode
 from proxy.apis.ollama.answer import rfc3339
-from proxy.apis.requests import with_fields
+from proxy.apis.requests import fields_of, with_fields
 from proxy.catalog import Catalog
 from proxy.handlers.ollama_store import OllamaStore
 from proxy.model_cards import ModelCard, digest_of
@@ -111,7 +111,7 @@ class OllamaApi:
         named, body = await self._store.named(request)
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
             return await self._store.to_daemon(
-                request, found[0], with_fields(body, {"model": encode(found[1])})
+                request, found[0], with_fields(fields_of(body), {"model": encode(found[1])})
             )
         name = await self._catalog.of_llama_cpp(named.wanted)
         card = await self._catalog.card_of(name)

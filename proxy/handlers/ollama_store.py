@@ -21,7 +21,7 @@ from actors.runtime import spawn
 from actors.servers.ollama.daemon import Daemon
 from proxy.answers.call import ModelCaller
 from proxy.apis import fields as wire
-from proxy.apis.requests import parse_body, with_fields
+from proxy.apis.requests import fields_of, parse_body, with_fields
 from proxy.catalog import Catalog, not_found
 from proxy.door.bodies import BODIES
 from proxy.errors import ApiError
@@ -187,7 +187,7 @@ class OllamaStore:
             found = None
         if found is None:
             return self._catalog.daemons.first, body
-        return found[0], with_fields(body, {field: wire.encode(found[1])})
+        return found[0], with_fields(fields_of(body), {field: wire.encode(found[1])})
 
     async def account(self, request: web.Request) -> web.StreamResponse:
         """Answer who is signed in at ollama.com: a daemon may be, the gateway never is."""

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from openai.types.completion_choice import Logprobs
 
 from tests.gateway import HELLO, Gateway
 
@@ -42,7 +43,6 @@ def stable(value: Any) -> Any:
         ("/v1/chat/completions", {"messages": HELLO, "response_format": SCHEMA, "max_tokens": 40}),
         ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 0}),
         ("/v1/completions", {"prompt": "A llama is a calm", "max_tokens": 6}),
-        ("/v1/completions", {"prompt": "A llama", "max_tokens": 3, "logprobs": 2}),
         ("/v1/completions", {"prompt": ["A llama", "Docker is"], "max_tokens": 4}),
         ("/completion", {"prompt": "A llama is", "n_predict": 5}),
         ("/completion", {"prompt": "A llama is", "n_predict": 5, "return_tokens": True, "n_probs": 2}),
@@ -137,7 +137,7 @@ def test_rerank_without_a_reranking_model_says_so(gateway: Gateway) -> None:
 def test_infill_without_such_tokens_says_so(gateway: Gateway) -> None:
     body = {"model": "demo", "input_prefix": "a", "input_suffix": "b"}
     response = gateway.client.post("/infill", json=body)
-    assert response.status_code == 501
+    assert response.status_code == 400
     assert "Infill" in response.json()["error"]["message"]
 
 
@@ -179,3 +179,51 @@ def test_the_log_line_of_a_request(gateway: Gateway) -> None:
     assert {key: line[key] for key in expected} == expected
     assert line["total_ms"] >= line["first_token_ms"] >= 0
     assert line["queued_ms"] >= 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_probabilities_of_completions_have_openais_form(gateway: Gateway, stream: bool) -> None:
+    """llama.cpp writes them as a chat's, which OpenAI's clients do not read."""
+    body = {"model": "demo", "prompt": "A llama", "max_tokens": 3, "logprobs": 2, "stream": stream, **PLAIN}
+    response = gateway.client.post("/v1/completions", json=body)
+    assert response.status_code == 200, response.text
+    lines = response.text.splitlines() if stream else [f"data: {response.text}"]
+    answers = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    choices = [choice for answer in answers for choice in answer["choices"] if choice["logprobs"]]
+    text = "".join(choice["text"] for choice in choices)
+    tokens = [token for choice in choices for token in choice["logprobs"]["tokens"]]
+    offsets = [offset for choice in choices for offset in choice["logprobs"]["text_offset"]]
+    assert "".join(tokens) == text
+    assert [text[begin:].startswith(token) for begin, token in zip(offsets, tokens, strict=True)] == [
+        True
+    ] * 3
+    for choice in choices:
+        Logprobs.model_validate(choice["logprobs"], strict=True)
+        assert all(len(top) == 2 for top in choice["logprobs"]["top_logprobs"])
+
+
+def test_a_suffix_is_not_passed_over(gateway: Gateway) -> None:
+    body = {"model": "demo", "prompt": "a", "suffix": "b"}
+    response = gateway.client.post("/v1/completions", json=body)
+    assert response.status_code == 400
+    assert "Infill is not supported" in response.json()["error"]["message"]
+
+
+def test_a_stream_of_several_answers_holds_nothing_else(gateway: Gateway) -> None:
+    answer = gateway.chat(n=2, stream=True)
+    chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    assert {choice["index"] for chunk in chunks for choice in chunk["choices"]} == {0, 1}
+    assert not any("prompt_progress" in chunk for chunk in chunks)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_llama_cpp_passes_over_is_named(gateway: Gateway, stream: bool) -> None:
+    fields: Any = {
+        "store": False,
+        "user": "me",
+        "metadata": {},
+        "prediction": {"type": "content", "content": "x"},
+    }
+    answer = gateway.chat(stream=stream, **fields)
+    assert answer.headers["X-Gateway-Ignored"] == "user, prediction"
+    assert "X-Gateway-Ignored" not in gateway.chat(stream=stream, top_k=3, n=1).headers

@@ -10,10 +10,21 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     """`/v1/completions`, and llama.cpp's `/completion`."""
 
     prompt_field = "prompt"
+    unheard = frozenset(["best_of", "echo", "suffix", "user"])
 
     prompt: Any
     return_tokens: bool | None = None
     stream_options: Object | None = None
+    logprobs: Any = None
+    suffix: Any = None
+
+    @property
+    def needs_translation(self) -> bool:
+        """llama.cpp gives probabilities in a chat's form here, and leaves a suffix out."""
+        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        is_one_text = isinstance(texts, list) and len(texts) == 1 and isinstance(texts[0], str)
+        wanted = (self.logprobs is not None and self.logprobs is not False) or bool(self.suffix)
+        return wanted and is_one_text and self.answers == 1
 
     @property
     def prompts(self) -> int:

@@ -81,6 +81,23 @@ class ChatRequest(GenerationRequest, kw_only=True):
     """`/v1/chat/completions`."""
 
     prompt_field = "messages"
+    unheard = frozenset(
+        [
+            "audio",
+            "function_call",
+            "functions",
+            "metadata",
+            "prediction",
+            "prompt_cache_key",
+            "prompt_cache_retention",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "user",
+            "verbosity",
+            "web_search_options",
+        ]
+    )
 
     messages: list[_Message]
     max_completion_tokens: Number = None

@@ -1,11 +1,13 @@
 """OpenAI's older completions, `/v1/completions`, read from a client and written for one."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from agents.chat import Completion
-from agents.events import Answer, AnswerFailed, AnswerStarted, Done, Event, Finish, Text, Usage
+from agents.events import Answer, AnswerFailed, AnswerStarted, Done, Event, Finish, Logprobs, Text, Usage
 from proxy.apis import server_errors as failures
 from proxy.apis.durations import keep_alive
 from proxy.apis.fields import FieldError, Json, decode, encode, unknown
@@ -54,7 +56,8 @@ def decode_request(body: bytes) -> Completion:
         include_usage=bool(wire.stream_options and wire.stream_options.include_usage),
         keep_alive=keep_alive(wire.keep_alive),
         extra=unknown(body, _Body),
-        ignored=["logprobs"] if wire.logprobs else [],
+        logprobs=wire.logprobs is not None,
+        top_logprobs=wire.logprobs or 0,
     )
 
 
@@ -66,6 +69,9 @@ class Encoder:
         self._include_usage = include_usage
         self._start = AnswerStarted("", "", 0)
         self._usage = Usage()
+        self._tokens: list[Any] = []
+        self._length = 0
+        """Characters of the text so far."""
         self._ended = False
 
     def encode(self, event: Event, now: float) -> bytes:
@@ -74,7 +80,11 @@ class Encoder:
             return b""
         match event:
             case Text():
-                return self._chunk([_choice(event.text)])
+                tokens, self._tokens = self._tokens, []
+                begin, self._length = self._length, self._length + len(event.text)
+                return self._chunk([_choice(event.text, tokens=tokens, begin=begin)])
+            case Logprobs():
+                self._tokens += event.tokens
             case AnswerStarted():
                 self._start = event
             case Finish():
@@ -100,11 +110,27 @@ def _shared(start: AnswerStarted | Answer, model: str) -> Json:
     return {"id": start.id, "object": "text_completion", "created": start.created, "model": model}
 
 
-def _choice(text: str, reason: str | None = None) -> Json:
-    return {"text": text, "index": 0, "logprobs": None, "finish_reason": reason}
+def _choice(text: str, reason: str | None = None, *, tokens: Sequence[Any] = (), begin: int = 0) -> Json:
+    logprobs = _logprobs(tokens, begin) if tokens else None
+    return {"text": text, "index": 0, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _logprobs(tokens: Sequence[Any], begin: int) -> Json:
+    """The probabilities of tokens in a completion's form; the first token is at the character `begin`."""
+    read = [token for token in tokens if isinstance(token, dict)]
+    texts = [str(token.get("token", "")) for token in read]
+    return {
+        "tokens": texts,
+        "token_logprobs": [token.get("logprob") for token in read],
+        "top_logprobs": [
+            {str(other.get("token", "")): other.get("logprob") for other in token.get("top_logprobs") or ()}
+            for token in read
+        ],
+        "text_offset": list(itertools.accumulate(map(len, texts[:-1]), initial=begin)),
+    }
 
 
 def encode_answer(answer: Answer, *, model: str) -> Json:
     """The whole `text_completion`."""
-    choices = [_choice(answer.text, answer.reason)]
+    choices = [_choice(answer.text, answer.reason, tokens=answer.logprobs)]
     return {**_shared(answer, model), "choices": choices, **usage_fields(answer.usage)}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.apis.openai.chat_body import ChatRequest
-from proxy.apis.requests import parse_body, with_fields
+from proxy.apis.requests import fields_of, parse_body, with_fields
 from proxy.errors import ApiError
 
 VALUES = st.recursive(
@@ -19,7 +19,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
 def test_other_fields_keep_their_bytes(body: dict[str, object]) -> None:
-    changed = with_fields(json.dumps(body).encode(), {"stream": b"true"})
+    changed = with_fields(fields_of(json.dumps(body).encode()), {"stream": b"true"})
     assert json.loads(changed) == {**body, "stream": True}
 
 
@@ -28,7 +28,7 @@ def test_other_fields_keep_their_bytes(body: dict[str, object]) -> None:
 )
 def test_values_that_no_parser_would_keep(value: str) -> None:
     body = f'{{"model":"a","x":{value},"y":[{value}]}}'.encode()
-    raw = msgspec.json.decode(with_fields(body, {"stream": b"true"}), type=dict[str, msgspec.Raw])
+    raw = msgspec.json.decode(with_fields(fields_of(body), {"stream": b"true"}), type=dict[str, msgspec.Raw])
     assert bytes(raw["x"]).decode() == value
     assert bytes(raw["y"]).decode() == f"[{value}]"
 

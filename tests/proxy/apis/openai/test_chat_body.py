@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.apis.fields import FieldError, decode
 from proxy.apis.openai.chat_body import ChatRequest
-from proxy.apis.requests import with_fields
+from proxy.apis.requests import fields_of, with_fields
 
 HI = {"role": "user", "content": "hi"}
 
@@ -171,7 +171,7 @@ def test_whatever_comes_is_taken_or_refused(fields: Any) -> None:
         assert request.code
         assert re.match(r"[a-z_]+", request.field or "messages")[0] in (*fields, "messages")  # type: ignore[index]
         return
-    changed = with_fields(body, request.corrections(body))
+    changed = with_fields(fields_of(body), request.corrections(body))
     again = read(changed)
     assert isinstance(again, ChatRequest)
     assert again.corrections(changed) == {}
