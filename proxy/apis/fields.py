@@ -49,16 +49,6 @@ def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
         raise NotJsonError(f"the body is not valid JSON: {error}") from None
 
 
-def decode_part(body: bytes | msgspec.Raw, kind: type[T], field: str) -> T:
-    """Decode the part of a body that is at `field`. Raises `FieldError`."""
-    try:
-        return decode(body, kind)
-    except FieldError as error:
-        inner = error.field or ""
-        path = f"{field}{inner}" if inner.startswith("[") or not inner else f"{field}.{inner}"
-        raise FieldError(path, error.message, error.code) from None
-
-
 def unknown(body: bytes | msgspec.Raw, kind: type[msgspec.Struct]) -> Json:
     """The fields of a JSON object that `kind` does not have. Raises `FieldError`."""
     known = kind.__struct_encode_fields__
@@ -73,9 +63,17 @@ def present(**fields: Any) -> Json:
 
 def call_arguments(text: str, field: str) -> str:
     """The arguments of a call in the history: a JSON object, or nothing. Raises `FieldError`."""
-    if (found := object_text(text)) is None:
-        raise FieldError(f"{field}.function.arguments", "is not a JSON object")
-    return found
+    check_arguments(text, field)
+    return text if text.strip() else "{}"
+
+
+def check_arguments(text: str, field: str) -> None:
+    """Raise `FieldError` unless a call's arguments are a JSON object, or nothing."""
+    try:
+        if text.strip():
+            msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except UNREADABLE:
+        raise FieldError(f"{field}.function.arguments", "is not a JSON object") from None
 
 
 def object_text(text: str) -> str | None:

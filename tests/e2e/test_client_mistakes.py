@@ -95,7 +95,7 @@ CHAT: dict[str, tuple[Json, str | None, str]] = {
     "a tool with a text as its schema": (
         hi(tools=[tool(parameters="x")]),
         "tools[0].function.parameters",
-        "invalid_function_parameters",
+        TYPE,
     ),
     "a tool with a bad schema": (hi(tools=[tool(parameters={"type": "thing"})]), "tools", SCHEMA),
     "a choice of no tool": (

@@ -1,19 +1,18 @@
-"""What is checked of a chat's body before a model is loaded, and what llama.cpp takes only in another form.
-
-Texts and images are not decoded for that: of a value that may be large, its first byte says what it is.
-"""
+"""What is checked of a chat's body before a model is loaded, and what llama.cpp must get in another form."""
 
 from typing import Any
 
 import msgspec
 
 from agents.chat import NamedTool
-from proxy.apis.fields import FieldError, Json, call_arguments, decode, decode_part, encode
+from proxy.apis.fields import FieldError, Json, check_arguments, decode, encode
 from proxy.apis.openai import tool_choice
 from proxy.apis.requests import GenerationRequest, Number, check_limit
 
 Raw = msgspec.Raw
 _ABSENT = Raw(b"")
+Unset = msgspec.UnsetType
+UNSET = msgspec.UNSET
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _PARTS = {
@@ -29,7 +28,7 @@ _PARTS = {
 
 class _Called(msgspec.Struct):
     name: str
-    arguments: Raw = _ABSENT
+    arguments: str | dict[str, Raw] | None = None
 
 
 class _Call(msgspec.Struct):
@@ -37,26 +36,28 @@ class _Call(msgspec.Struct):
     type: str = "function"
 
 
-class _Message(msgspec.Struct):
-    role: str
-    content: Raw = _ABSENT
-    refusal: Raw = _ABSENT
-    tool_calls: list[_Call] | None = None
-
-
 class _Part(msgspec.Struct, kw_only=True):
+    """The media are not decoded: they may be large."""
+
     type: str
-    text: Raw = _ABSENT
-    refusal: Raw = _ABSENT
+    text: str | Unset = UNSET
+    refusal: str | Unset = UNSET
     image_url: Raw = _ABSENT
     input_audio: Raw = _ABSENT
     video_url: Raw = _ABSENT
     input_video: Raw = _ABSENT
 
 
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | Unset | None = UNSET
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
 class _Function(msgspec.Struct):
     name: str
-    parameters: Raw = _ABSENT
+    parameters: dict[str, Raw] | None = None
 
 
 class _Tool(msgspec.Struct):
@@ -121,22 +122,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
     def check(self) -> None:
         """Raise `FieldError` for what no model server can take, or would refuse in words of its own."""
         super().check()
-        if not self.messages:
-            raise FieldError("messages", "is empty", "empty_array")
-        has_called = False
-        for index, message in enumerate(self.messages):
-            if message.role not in ROLES:
-                problem = f"{message.role[:100]!r} is none of {', '.join(ROLES)}"
-                raise FieldError(f"messages[{index}].role", problem)
-            if _kind(message.content) != "text":
-                _check_content(message, index)
-            if message.tool_calls:
-                has_called = True
-                _check_calls(message.tool_calls, f"messages[{index}].tool_calls")
-            elif message.role == "tool" and not has_called:
-                raise FieldError(f"messages[{index}].role", "a tool's result must follow a call of it")
+        self._check_messages()
         for index, tool in enumerate(self.tools or ()):
-            _check_tool(tool, f"tools[{index}]")
+            if tool.type != "function" or tool.function is None or not tool.function.name:
+                raise _fault_of_tool(tool, f"tools[{index}]")
         if self.tool_choice is not None:
             tool_choice.read(self.tool_choice, self._tool_names())
         check_limit("max_completion_tokens", self.max_completion_tokens)
@@ -146,6 +135,22 @@ class ChatRequest(GenerationRequest, kw_only=True):
             _check_format(self.response_format)
         if self.modalities is not None and "text" not in self.modalities:
             raise FieldError("modalities", "models answer in text alone", "unsupported_value")
+
+    def _check_messages(self) -> None:
+        if not self.messages:
+            raise FieldError("messages", "is empty", "empty_array")
+        has_called = False
+        for index, message in enumerate(self.messages):
+            if message.role not in ROLES:
+                problem = f"{message.role[:100]!r} is none of {', '.join(ROLES)}"
+                raise FieldError(f"messages[{index}].role", problem)
+            if not isinstance(message.content, str):
+                _check_content(message, index)
+            if message.tool_calls:
+                has_called = True
+                _check_calls(message.tool_calls, index)
+            elif message.role == "tool" and not has_called:
+                raise FieldError(f"messages[{index}].role", "a tool's result must follow a call of it")
 
     def _tool_names(self) -> list[str]:
         return [tool.function.name for tool in self.tools or () if tool.function is not None]
@@ -188,34 +193,14 @@ class ChatRequest(GenerationRequest, kw_only=True):
         return super().field_of(code)
 
 
-def _kind(value: Raw) -> str:
-    """What JSON a value is, by its first byte."""
-    first = bytes(memoryview(value)[:1])
-    return _KINDS.get(first, "number")
-
-
-_KINDS = {
-    b"": "nothing",
-    b'"': "text",
-    b"[": "list",
-    b"{": "object",
-    b"n": "null",
-    b"t": "bool",
-    b"f": "bool",
-}
-
-
 def _check_content(message: _Message, index: int) -> None:
     """The content of a message, which is no text."""
     field = f"messages[{index}].content"
-    kind = _kind(message.content)
-    if kind == "list":
-        for number, part in enumerate(decode_part(message.content, list[_Part], field)):
+    if isinstance(message.content, list):
+        for number, part in enumerate(message.content):
             _check_part(part, f"{field}[{number}]")
-    elif kind not in ("null", "nothing"):
-        raise FieldError(field, f"must be a text or a list of parts, not a {kind}", "invalid_type")
     elif message.role not in ("assistant", "function"):
-        if kind == "nothing":
+        if message.content is UNSET:
             raise FieldError(field, "is missing", "missing_required_parameter")
         raise FieldError(field, "must be a text or a list of parts, not null", "invalid_type")
 
@@ -224,40 +209,31 @@ def _check_part(part: _Part, field: str) -> None:
     needed = _PARTS.get(part.type)
     if needed is None:
         raise FieldError(f"{field}.type", f"{part.type[:100]!r} is none of {', '.join(_PARTS)}")
-    kind = _kind(getattr(part, needed))
-    if kind == "nothing":
+    value = getattr(part, needed)
+    if value is UNSET or value is _ABSENT:
         raise FieldError(f"{field}.{needed}", "is missing", "missing_required_parameter")
-    if kind != "text" and (part.type in ("text", "refusal") or kind != "object"):
-        wanted = "a text" if part.type in ("text", "refusal") else "an object"
-        raise FieldError(f"{field}.{needed}", f"must be {wanted}, not a {kind}", "invalid_type")
+    if isinstance(value, Raw) and bytes(memoryview(value)[:1]) not in (b"{", b'"'):
+        raise FieldError(f"{field}.{needed}", "must be an object", "invalid_type")
 
 
-def _check_calls(calls: list[_Call], field: str) -> None:
+def _check_calls(calls: list[_Call], index: int) -> None:
     for number, call in enumerate(calls):
-        where = f"{field}[{number}]"
+        where = f"messages[{index}].tool_calls[{number}]"
         if call.type != "function":
             raise FieldError(f"{where}.type", f"{call.type[:100]!r} is not function", "unsupported_value")
         if call.function is None:
             raise FieldError(f"{where}.function", "is missing", "missing_required_parameter")
-        kind = _kind(call.function.arguments)
-        if kind == "text":
-            call_arguments(decode(call.function.arguments, str), where)
-        elif kind not in ("object", "null", "nothing"):
-            problem = f"must be the text of a JSON object, not a {kind}"
-            raise FieldError(f"{where}.function.arguments", problem, "invalid_type")
+        if isinstance(call.function.arguments, str):
+            check_arguments(call.function.arguments, where)
 
 
-def _check_tool(tool: _Tool, field: str) -> None:
+def _fault_of_tool(tool: _Tool, field: str) -> FieldError:
     if tool.type != "function":
         problem = f"{tool.type[:100]!r} is not supported, only functions are"
-        raise FieldError(f"{field}.type", problem, "unsupported_value")
+        return FieldError(f"{field}.type", problem, "unsupported_value")
     if tool.function is None:
-        raise FieldError(f"{field}.function", "is missing", "missing_required_parameter")
-    if not tool.function.name:
-        raise FieldError(f"{field}.function.name", "is empty", "empty_string")
-    if _kind(tool.function.parameters) not in ("object", "null", "nothing"):
-        problem = "must be a JSON schema, which is an object"
-        raise FieldError(f"{field}.function.parameters", problem, "invalid_function_parameters")
+        return FieldError(f"{field}.function", "is missing", "missing_required_parameter")
+    return FieldError(f"{field}.function.name", "is empty", "empty_string")
 
 
 def _check_format(wire: _Format) -> None:
@@ -271,20 +247,19 @@ def _check_format(wire: _Format) -> None:
 def _needs_correction(message: _Message) -> bool:
     if message.tool_calls and any(_is_blank(call) for call in message.tool_calls):
         return True
-    if message.role != "assistant":
+    if message.role != "assistant" or isinstance(message.content, str):
         return False
-    kind = _kind(message.content)
-    if kind in ("null", "nothing"):
-        return _kind(message.refusal) == "text"
-    return kind == "list" and b'"refusal"' in bytes(message.content)
+    if isinstance(message.content, list):
+        return any(part.type == "refusal" for part in message.content)
+    return bool(message.refusal)
 
 
 def _is_blank(call: _Call) -> bool:
     """Whether arguments are missing, which llama.cpp does not take for none."""
     if call.function is None:
         return False
-    arguments = bytes(call.function.arguments)
-    return arguments in (b"", b"null") or (arguments.startswith(b'"') and not decode(arguments, str).strip())
+    arguments = call.function.arguments
+    return arguments is None or (isinstance(arguments, str) and not arguments.strip())
 
 
 def _corrected(raw: Raw) -> Json:
