@@ -58,7 +58,9 @@ class Chat:
     @staticmethod
     def _join(chunks: list[ChatCompletionChunk]) -> Said:
         *parts, last = chunks
-        assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
+        assert len({(chunk.id, chunk.model) for chunk in chunks}) == 1
+        # llama.cpp writes the present second into each chunk, OpenAI the same one into all.
+        assert sorted(chunks, key=lambda chunk: chunk.created) == chunks
         assert last.choices == []
         assert last.usage is not None
         said = Said(usage=last.usage)

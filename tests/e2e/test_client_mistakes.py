@@ -273,8 +273,9 @@ def test_a_long_conversation_of_ollamas_own_client(gateway: Gateway) -> None:
 
 
 FITTING: Any = [{"role": "user", "content": "How is the weather?"}]
-TOOLS: Any = [tool("first"), tool("second", parameters={"type": "object"}), tool("third")]
-SECOND = {"type": "function", "function": {"name": "second"}}
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOLS: Any = [tool(f"{name}_weather", parameters=CITY) for name in ("first", "second", "third")]
+SECOND = {"type": "function", "function": {"name": "second_weather"}}
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -290,15 +291,15 @@ SECOND = {"type": "function", "function": {"name": "second"}}
 )
 def test_the_tool_that_is_named_is_called(gateway: Gateway, model: str, choice: Any, stream: bool) -> None:
     fields = {"messages": FITTING, "tools": TOOLS, "tool_choice": choice, "max_tokens": 60}
-    assert called(gateway, {"model": model, **fields}, stream) == ["second"]
+    assert called(gateway, {"model": model, **fields}, stream) == ["second_weather"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_ollamas_models_are_forced_whatever_they_would_say(gateway: Gateway, stream: bool) -> None:
     fields = {"model": "tiny", "messages": [HI], "tools": TOOLS}
     assert called(gateway, {**fields, "tool_choice": "auto"}, stream) == []
-    assert called(gateway, {**fields, "tool_choice": SECOND}, stream) == ["second"]
-    assert called(gateway, {**fields, "tool_choice": "required"}, stream) == ["first"]
+    assert called(gateway, {**fields, "tool_choice": SECOND}, stream) == ["second_weather"]
+    assert called(gateway, {**fields, "tool_choice": "required"}, stream) == ["first_weather"]
 
 
 @pytest.mark.parametrize("model", BACKENDS)
