@@ -19,6 +19,25 @@ class _Referring(msgspec.Struct):
     input: str | list[Json] | None = None
 
 
+class _Item(msgspec.Struct):
+    """What tells a reference from an item; the rest of a large one is not decoded for that."""
+
+    type: Any = None
+    role: Any = msgspec.UNSET
+
+
+class _Looked(msgspec.Struct):
+    input: str | list[_Item] | None = None
+
+
+def refers(body: bytes) -> bool:
+    """Whether a request refers to items that it does not have. Raises `FieldError`."""
+    given = decode(body, _Looked).input
+    return isinstance(given, list) and any(
+        item.type == "item_reference" or (item.type is None and item.role is msgspec.UNSET) for item in given
+    )
+
+
 def input_of(body: bytes) -> list[Json]:
     """The items of a request; a text is one of the user. Raises `FieldError`."""
     given = decode(body, _Referring).input

@@ -6,7 +6,7 @@ import msgspec
 
 from agents.chat import Chat
 from proxy.apis.durations import keep_alive
-from proxy.apis.fields import FieldError, Json, decode, unknown
+from proxy.apis.fields import FieldError, Json, decode
 from proxy.apis.responses.items import History, tools_in
 from proxy.apis.responses.response import REPEATED, repeated
 from proxy.apis.responses.tools import Offer, choose, offer
@@ -74,6 +74,8 @@ class _Body(SamplingFields, kw_only=True):
     prompt_cache_retention: Any = None
 
 
+_KNOWN = frozenset(_Body.__struct_encode_fields__)
+
 _REFUSED = {
     "conversation": "conversations are not kept here; send the history in input, or a previous_response_id",
     "prompt": "templates of prompts are not kept here; send instructions and input",
@@ -108,7 +110,8 @@ def decode_request(body: bytes) -> Chat:
     if not messages:
         raise FieldError("input", "has nothing in it that a model can read")
     include = wire.include or []
-    extra = unknown(body, _Body)
+    fields = decode(body, dict[str, msgspec.Raw])
+    extra = {name: decode(value, object) for name, value in fields.items() if name not in _KNOWN}
     if wire.parallel_tool_calls is not None:
         extra["parallel_tool_calls"] = wire.parallel_tool_calls
     return Chat(
@@ -126,7 +129,7 @@ def decode_request(body: bytes) -> Chat:
         keep_alive=keep_alive(wire.keep_alive),
         extra=extra,
         ignored=[*left_out, *_ignored(wire, include), *history.ignored],
-        echo=_echo(body, wire, offered, sealed=_ENCRYPTED in include),
+        echo=_echo(fields, wire, offered, sealed=_ENCRYPTED in include),
     )
 
 
@@ -168,13 +171,9 @@ def _ignored(wire: _Body, include: list[str]) -> list[str]:
     return [name for name, is_asked in asked.items() if is_asked]
 
 
-def _echo(body: bytes, wire: _Body, offered: Offer, *, sealed: bool) -> Json:
+def _echo(given: dict[str, msgspec.Raw], wire: _Body, offered: Offer, *, sealed: bool) -> Json:
     """What `answer` must know of the request."""
-    fields = {
-        name: decode(value, object)
-        for name, value in decode(body, dict[str, msgspec.Raw]).items()
-        if name in REPEATED
-    }
+    fields: Json = {name: decode(value, object) for name, value in given.items() if name in REPEATED}
     usable = {"namespace", *(client.type for client in offered.clients.values())}
     tools = [tool for tool in wire.tools or [] if tool.get("type", "function") in usable]
     fields["tools"] = [_whole_tool(tool) for tool in tools]

@@ -29,10 +29,29 @@ class Offer(msgspec.Struct):
     clients: dict[str, ClientTool] = {}
     left_out: list[str] = []
     """The types of tools that nobody can run."""
+    _names: dict[ClientTool | tuple[str, str], str] = {}
+    """The names that the model sees: of a tool, and of the first with a type and a name."""
 
     def name_of(self, tool: ClientTool) -> str:
         """The name that the model sees; the tool's own for one that is not offered any more."""
-        return next((name for name, known in self.clients.items() if known == tool), tool.name)
+        return self._names.get(tool, tool.name)
+
+    def find(self, kind: str, name: str) -> str | None:
+        """The name that the model sees of the first tool of that type and name."""
+        return self._names.get((kind, name))
+
+    def add(self, tool: Tool, client: ClientTool) -> None:
+        """Offer a tool. Of two with the same name the first counts."""
+        name = tool.name
+        if name in self.clients and client.namespace:
+            name = f"{client.namespace}__{name}"
+        if name in self.clients:
+            if self.clients[name] != client:
+                self.left_out.append(f"{client.type} {name}")
+            return
+        self.clients[name], self._names[client] = client, name
+        self._names.setdefault((client.type, client.name), name)
+        self.tools.append(msgspec.structs.replace(tool, name=name))
 
 
 _TEXT = {"type": "string"}
@@ -69,7 +88,7 @@ KNOWN: dict[str, tuple[str, Json]] = {
 
 def offer(tools: list[Json]) -> Offer:
     """The tools of a request. Raises `FieldError`."""
-    made = Offer([], {}, [])
+    made = Offer([], {}, [], {})
     for index, tool in enumerate(tools):
         _add(made, tool, f"tools[{index}]", "")
     return made
@@ -93,7 +112,7 @@ def _add(made: Offer, tool: Json, field: str, namespace: str) -> None:
             if isinstance(tool.get("parameters"), dict):
                 parameters = tool["parameters"]
             description = tool.get("description") or description
-            _offer_as(made, Tool(kind, str(description), parameters), ClientTool(kind, kind))
+            made.add(Tool(kind, str(description), parameters), ClientTool(kind, kind))
         case _:
             made.left_out.append(kind)
 
@@ -124,19 +143,7 @@ def _add_named(made: Offer, tool: Json, field: str, client: ClientTool) -> None:
     if not isinstance(parameters, dict | None):
         raise FieldError(f"{field}.parameters", "must be a JSON schema")
     strict = strict if isinstance(strict, bool) else None
-    _offer_as(
-        made, Tool(name, description, parameters, strict), ClientTool(client.type, name, client.namespace)
-    )
-
-
-def _offer_as(made: Offer, tool: Tool, client: ClientTool) -> None:
-    name = tool.name
-    if name in made.clients and client.namespace:
-        name = f"{client.namespace}__{name}"
-    if name in made.clients:
-        return  # the same tool once more
-    made.clients[name] = client
-    made.tools.append(msgspec.structs.replace(tool, name=name))
+    made.add(Tool(name, description, parameters, strict), ClientTool(client.type, name, client.namespace))
 
 
 def _name(tool: Json, field: str) -> str:
@@ -181,9 +188,9 @@ def _forced(made: Offer, choice: Json, field: str) -> str:
     """The name, as the model sees it, of the tool that a choice names."""
     kind, inner = _kind(choice), choice.get("function")
     name = choice.get("name") or (inner.get("name") if isinstance(inner, dict) else None)
-    for offered, client in made.clients.items():
-        if client.type == kind and (client.name == name or (name is None and kind in KNOWN)):
-            return offered
+    name = name if isinstance(name, str) else None
+    if (offered := made.find(kind, kind if name is None and kind in KNOWN else name or "")) is not None:
+        return offered
     if kind in ("function", "custom", *KNOWN):
         raise FieldError(
             field, f"there is no {kind} {name!r} among the tools" if name else "is not among the tools"

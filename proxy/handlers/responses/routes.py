@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -27,6 +28,7 @@ from proxy.apis.responses.kept import (
     listed,
     page,
     references,
+    refers,
     resolved,
     response_of,
     stream_of,
@@ -39,15 +41,16 @@ from proxy.handlers.generate import Generate
 from proxy.handlers.responses.background import Job
 from proxy.handlers.responses.store import Kept, ResponseStore
 
+T = TypeVar("T")
+
 STOPPED = {"code": "server_error", "message": "the gateway was stopped meanwhile"}
 FINISHED = 16
 """Jobs that are remembered with all their events."""
 RUNNING = ("queued", "in_progress")
-SETTING = "server.keep_responses"
 
 
 class _Asked(msgspec.Struct, frozen=True):
-    """A request for an answer. `items` is all of its input, `token` the letters of the answer's ids."""
+    """A request for an answer. `items` is all of its input if it is kept, `token` is in the answer's ids."""
 
     request: web.Request
     exchange: Exchange
@@ -76,9 +79,11 @@ class Responses:
             if parsed.store is False:
                 raise ApiError(400, "background needs store, which must not be false", param="store")
         await breathe(body)
-        given = _input_of(body)
-        items = await self._complete(given, parsed, owner_of(request))
-        if items is not given:
+        needs_more = parsed.previous_response_id is not None or _in_words(refers, body)
+        items: list[Json] = []
+        if needs_more or self._store.is_on:
+            items = await self._complete(_in_words(input_of, body), parsed, owner_of(request))
+        if needs_more:
             body = with_input(body, items)
         if not endpoint.generates:
             return await self._generate.respond(await self._generate.read(request, exchange, endpoint, body))
@@ -92,7 +97,7 @@ class Responses:
         return await self._generate.respond(await self._generate.read(request, exchange, endpoint, body))
 
     async def _complete(self, items: list[Json], parsed: ResponsesRequest, owner: str | None) -> list[Json]:
-        """The input with what it refers to; the same list if it refers to nothing."""
+        """The input with what it refers to."""
         if parsed.previous_response_id is not None:
             self._check_is_on("previous_response_id", "previous_response_id")
             previous = await self._find(parsed.previous_response_id, owner)
@@ -102,11 +107,8 @@ class Responses:
                 code = "previous_response_not_found"
                 raise ApiError(400, message, code=code, param="previous_response_id")
             items = [*previous.items, *previous.fields["output"], *items]
-        wanted = references(items)
-        if not wanted:
-            return items
         known: dict[str, Json] = {}
-        for response_id in dict.fromkeys(map(response_of, wanted)):
+        for response_id in dict.fromkeys(map(response_of, references(items))):
             if (kept := await self._find(response_id, owner)) is not None:
                 known |= {item["id"]: item for item in kept.fields["output"]}
         return resolved(items, known)
@@ -240,7 +242,8 @@ class Responses:
 
     def _check_is_on(self, what: str, param: str | None) -> None:
         if not self._store.is_on:
-            message = f"{what}: responses are not kept here; set {SETTING} in config.yaml to some seconds"
+            cure = "set server.keep_responses in config.yaml to some seconds"
+            message = f"{what}: responses are not kept here; {cure}"
             raise ApiError(400, message, code="not_supported", param=param)
 
     async def _follow(self, request: web.Request, answer: Job | Json, after: int) -> web.StreamResponse:
@@ -287,9 +290,10 @@ async def _usable() -> AsyncIterator[None]:
         raise ApiError(503, message, code="responses_unusable", retry_after=5) from error
 
 
-def _input_of(body: bytes) -> list[Json]:
+def _in_words(read: Callable[[bytes], T], body: bytes) -> T:
+    """What is read of a body. Raises `ApiError` for one that cannot be meant."""
     try:
-        return input_of(body)
+        return read(body)
     except FieldError as error:
         raise invalid_field(error) from None
 

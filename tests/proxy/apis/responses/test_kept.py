@@ -15,6 +15,7 @@ from proxy.apis.responses.kept import (
     listed,
     page,
     references,
+    refers,
     resolved,
     response_of,
     stream_of,
@@ -34,6 +35,22 @@ def test_the_input_of_a_body() -> None:
     assert input_of(b"{}") == []
     body = with_input(b'{"model":"m","big":1e400,"input":"x"}', [{"a": 1}])
     assert body == b'{"model":"m","big":1e400,"input":[{"a":1}]}'
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ('"hello"', False),
+        ("null", False),
+        ('[{"role": "user", "content": "x"}, {"type": "reasoning", "id": "rs_1"}]', False),
+        ('[{"type": "item_reference", "id": "msg_1"}]', True),
+        ('[{"id": "msg_1"}]', True),
+        ('[{"id": "msg_1", "role": null, "type": null}]', False),
+        ('[{"type": {}, "role": []}]', False),
+    ],
+)
+def test_whether_a_request_refers_to_items(given: str, expected: bool) -> None:
+    assert refers(f'{{"model": "m", "input": {given}}}'.encode()) == expected
 
 
 def test_references_are_resolved_in_their_places() -> None:

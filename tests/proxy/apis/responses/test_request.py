@@ -137,6 +137,11 @@ BUILT_IN = [
 ]
 
 
+def test_of_two_tools_with_one_name_the_other_is_named() -> None:
+    chat = read(tools=[FUNCTION, FUNCTION, {"type": "custom", "name": "f"}])
+    assert ([tool.name for tool in chat.tools], chat.ignored) == (["f"], ["tools custom f"])
+
+
 def test_tools_that_clients_run_are_functions() -> None:
     grammar = {"type": "grammar", "syntax": "lark", "definition": "start: WORD"}
     tools = [
