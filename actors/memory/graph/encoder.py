@@ -61,9 +61,11 @@ class Encoder(Decoder):
         after = "attn_output_norm.weight" in block
         if "post_attention_norm.weight" in block:
             out = self._norm(out, size)
-        x = self.add(size, out, x, in_place=True)
+        before, x = x, self.add(size, out, x, in_place=True)
         if after:
             x = self._norm(x, size)
+        if "attn_norm_2.weight" in block:
+            x = self._norm(self.add(size, x, before, in_place=True), size)
         hidden = x if after else self._norm(x, size)
         tokens = self.work.outputs if selects else self.work.tokens
         experts = "ffn_gate_inp.weight" in block
@@ -122,8 +124,9 @@ class Encoder(Decoder):
             x = self._multiply(size, layer, part, hidden)
             if f"{part}.bias" in block:
                 x = self.add(size, x, in_place=True)
+            x = self.view(x)
             if f"{part}_norm.weight" in block:
-                x = self._norm(self.view(x), size)
+                x = self._norm(x, size)
             found.append(x if part == "attn_v" else self._turn(x, size))
         if shape.architecture.startswith("gemma"):
             found[0] = self.add(sizes[0], found[0], in_place=True)
