@@ -2,7 +2,8 @@
 
 Held against transcripts of a real one (August 2026). In tests it is a context; it can be told to misbehave by
 its attributes, or by orders: busy, fail-load, error-early, error-mid-stream, die-mid-stream, endless-line,
-no-done, endless, garbage, redirect, refuse-unload, silent (all but /api/version), fail-pull, half-pull.
+no-done, repeat, endless, garbage, redirect, refuse-unload, silent (all but /api/version), fail-pull,
+half-pull.
 """
 
 import argparse
@@ -168,6 +169,10 @@ class StandInOllama(Base):
                     return
                 await asyncio.sleep(self.word_seconds)
                 yield self._line(wanted, chat, word)
+            if "repeat" in self.orders:
+                for _ in range(31):
+                    yield self._line(wanted, chat, " again")
+                return
             if "no-done" in self.orders:
                 return
             message = {"tool_calls": calls} if calls else None

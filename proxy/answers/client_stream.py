@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, web
 
 from actors.runtime import spawn
 from proxy.answers.call import Conversation, ModelCall, ModelCaller, RequestLimits, blame, broken
-from proxy.answers.relay import ClientStalledError, Relay
+from proxy.answers.relay import ClientStalledError, Relay, relay_of
 from proxy.apis.interface import Dialect
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
@@ -138,8 +138,8 @@ class ClientStream:
         """Pass on a model server's answer as it arrives, to its end or its error."""
         await self.begin()
         chunked = self.head.headers.get("Transfer-Encoding") == "chunked"
-        relay = Relay(
-            self._request, call.response, delimiter=content.delimiter, chunked=chunked, patch=content.patch
+        relay = relay_of(
+            self._request, call.response, content.delimiter, chunked=chunked, patch=content.patch
         )
         content.begin(relay, call)
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -12,6 +13,8 @@ from proxy.wire.ndjson import LineSplitter
 from proxy.wire.sse import BlockSplitter, EventTooLongError
 from proxy.wire.upstream_connection import Splice, UpstreamResponse
 
+LINES_KEPT = 40
+"""Number of newest pieces of a stream of lines that are kept."""
 RAW_TAIL = 8192
 """Number of last bytes that are kept of a body passed on unread."""
 
@@ -193,6 +196,45 @@ def _whole(splitter: BlockSplitter | LineSplitter, payload: bytes) -> bytes:
     if isinstance(splitter, LineSplitter):
         return b"".join([line + b"\n" for line in splitter.feed(payload)])
     return b"".join(splitter.feed(payload))
+
+
+class LineRelay(Relay):
+    """Relays lines of JSON. The end of such a stream is judged by more lines than the last two."""
+
+    __slots__ = ("_newest",)
+
+    def __init__(self, request: web.Request, response: UpstreamResponse, *, chunked: bool) -> None:
+        super().__init__(request, response, delimiter=b"\n", chunked=chunked)
+        self._newest: deque[bytes] = deque(maxlen=LINES_KEPT)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.last is data:
+            self._newest.append(data)
+
+    def feed(self, payload: bytes, raw: bytes | None) -> None:
+        before = self.last
+        super().feed(payload, raw)
+        if self.last is not before:
+            self._newest.append(self.last)
+
+    @property
+    def tail(self) -> bytes:
+        return b"".join(self._newest)
+
+
+def relay_of(
+    request: web.Request,
+    response: UpstreamResponse,
+    delimiter: bytes,
+    *,
+    chunked: bool,
+    patch: Callable[[bytes], bytes] | None,
+) -> Relay:
+    """Return a relay for a stream of events, of lines, or of any bytes, by the delimiter."""
+    if delimiter == b"\n":
+        return LineRelay(request, response, chunked=chunked)
+    return Relay(request, response, delimiter=delimiter, chunked=chunked, patch=patch)
 
 
 class BodyCollector:

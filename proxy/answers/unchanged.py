@@ -60,7 +60,7 @@ class Unchanged(msgspec.Struct, frozen=True):
         held = relay.take_held()
         came = outcome(relay.tail + held, self.stream_end)
         if came.failure is None:
-            relay.end_with(held)
+            relay.end_with(held + came.missing)
         elif came.told:
             relay.end_with(held)
             call.exchange.failed(broken_off(to_api_error(came.failure)))

@@ -44,6 +44,8 @@ class StreamEnd(msgspec.Struct, frozen=True):
     """`[DONE]` ends them too."""
     lines: bool = False
     """The stream consists of lines of JSON."""
+    missing: Callable[[Iterable[bytes]], bytes] = lambda _: b""
+    """Takes the newest events; returns the last one if they show that the server left it out on purpose."""
     is_answer: Callable[[Last], bool] = lambda _: True
     """Whether there is an answer in one that is no stream."""
 
@@ -53,7 +55,7 @@ class StreamEnd(msgspec.Struct, frozen=True):
             return self
         return msgspec.structs.replace(self, needed="the end of each answer", is_last=lambda _: False)
 
-    def events(self, data: bytes) -> Iterable[ServerSentEvent]:
+    def events(self, data: bytes) -> list[ServerSentEvent]:
         """The events in a piece of a stream, the last one even if its end is missing.
 
         The framing of chunks between events is no part of any.
@@ -65,16 +67,21 @@ class StreamEnd(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of a stream. Without a `failure` it is whole; `told`: its last event says so already."""
+    """What became of a stream. Without a `failure` it is whole; `told`: its last event says so already.
+
+    `missing` is the event that a whole one still lacks.
+    """
 
     failure: AnswerFailed | None = None
     told: bool = False
+    missing: bytes = b""
 
 
 def outcome(tail: bytes, end: StreamEnd) -> Outcome:
     """What the last events of a stream say. `tail` begins and ends between events, or in the framing."""
     is_whole = False
-    for event in end.events(tail):
+    events = end.events(tail)
+    for event in events:
         if event.data == b"[DONE]":
             is_whole = is_whole or end.done_marker
             continue
@@ -86,7 +93,10 @@ def outcome(tail: bytes, end: StreamEnd) -> Outcome:
             told = last.error is not None and not _OLD_ERROR.search(tail)
             return Outcome(end.failure(_error(event, last)), told)
         is_whole = is_whole or end.is_last(last)
-    return Outcome() if is_whole else Outcome(truncated(end.needed))
+    if is_whole:
+        return Outcome()
+    missing = end.missing(event.data for event in events)
+    return Outcome(missing=missing) if missing else Outcome(truncated(end.needed))
 
 
 def _error(event: ServerSentEvent, last: Last) -> Any:

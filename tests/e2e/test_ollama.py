@@ -425,6 +425,25 @@ def misbehaving(start: Any, *orders: str, **settings: Any) -> Any:
     return daemon, lambda url: start({}, ollama={"host": url, "timeout": 2}, **settings)
 
 
+def test_a_model_that_repeats_itself_is_stopped(start: Any) -> None:
+    """The daemon ends its stream without a last line then."""
+    daemon, begin = misbehaving(start, "repeat")
+    with daemon as url:
+        gateway = begin(url)
+        chat = {"model": "tiny", "messages": HELLO, "max_tokens": 99}
+        for stream in (True, False):
+            for path in ("/api/chat", "/api/generate"):
+                body = {**chat, "prompt": "hello", "stream": stream}
+                last = json.loads(gateway.client.post(path, json=body).text.splitlines()[-1])
+                assert (last["done"], last["done_reason"], last["model"]) == (True, "stop", "tiny")
+                assert "load_duration" in last
+            assert '"finish_reason":"stop"' in gateway.client.post(
+                "/v1/chat/completions", json={**chat, "stream": stream}
+            ).text.replace(" ", "")
+            assert '"end_turn"' in gateway.client.post("/v1/messages", json={**chat, "stream": stream}).text
+        gateway.wait_for("request", path="/api/chat", outcome="ok")
+
+
 @pytest.mark.parametrize("order", ["error-mid-stream", "die-mid-stream", "no-done", "endless-line"])
 def test_broken_in_the_middle(start: Any, order: str) -> None:
     daemon, begin = misbehaving(start, order)

@@ -26,6 +26,7 @@ from proxy.apis.answer_json import UnreadableError, count, reader, seconds
 from proxy.apis.durations import keep_alive_field
 from proxy.apis.fields import Json, call_arguments, encode, object_text, present
 from proxy.apis.ollama import forced_call
+from proxy.apis.ollama.repetition import Repetition
 from proxy.apis.ollama.server_errors import from_error
 from proxy.apis.sampling import COMMON
 from proxy.wire.ndjson import LineSplitter
@@ -224,6 +225,8 @@ class Decoder:
         self._started = self._ended = False
         self._calls = 0
         self._call_ids: set[str] = set()
+        self._pieces = 0
+        self._repetition = Repetition()
 
     def feed(self, data: bytes) -> list[Event]:
         """The events of the lines that `data` completes. Raises `EventTooLongError`."""
@@ -236,7 +239,11 @@ class Decoder:
         """What a last line without its end says, and a failure if that is not the answer's end."""
         events: list[Event] = []
         self._take(self._lines.rest(), events)
-        if not self._ended:
+        if not self._ended and self._repetition.is_end:
+            self._ended = True
+            self._read_forced(events)
+            events += (Finish("stop"), Usage(completion=self._pieces), Done())
+        elif not self._ended:
             events.append(failures.truncated("its last line"))
         return events
 
@@ -260,6 +267,8 @@ class Decoder:
         if line.logprobs:
             events.append(Logprobs(line.logprobs))
         message = line.message or _Message(line.response, line.thinking, line.tool_calls)
+        self._pieces += 1
+        self._repetition.feed(message.content or message.thinking or "")
         if message.thinking:
             events.append(Reasoning(message.thinking))
         if message.content and self._forced is not None:

@@ -5,6 +5,7 @@ from typing import Any
 from proxy.apis.answer_json import read_object
 from proxy.apis.assemble import StreamedError, UnfinishedError
 from proxy.apis.fields import Json
+from proxy.apis.ollama.repetition import Repetition, finished, missing_line, piece_of
 from proxy.apis.ollama.server_errors import from_error
 from proxy.apis.stream_end import StreamEnd
 from proxy.wire.sse import ServerSentEvent
@@ -15,6 +16,7 @@ STREAM_END = StreamEnd(
     failure=from_error,
     lines=True,
     is_answer=lambda answer: answer.done is True,
+    missing=missing_line,
 )
 
 
@@ -26,12 +28,14 @@ class LineAssembler:
         self._texts: dict[str, list[str]] = {}
         self._calls: list[Any] = []
         self._logprobs: list[Any] = []
+        self._repetition = Repetition()
 
     def feed(self, event: ServerSentEvent) -> None:
         """Take the next line."""
         line = read_object(event.data)
         if "error" in line:
             raise StreamedError({"message": str(line["error"])})
+        self._repetition.feed(piece_of(line))
         said = line.get("message") or line
         for name in ("content", "response", "thinking"):
             if text := said.pop(name, ""):
@@ -43,6 +47,8 @@ class LineAssembler:
     def result(self) -> Json:
         """The whole answer."""
         whole = self._last
+        if whole.get("done") is not True and self._repetition.is_end:
+            whole = finished(whole)
         if whole.get("done") is not True:
             raise UnfinishedError("its last line")
         said = whole.get("message", whole)

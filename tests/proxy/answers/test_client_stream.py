@@ -144,6 +144,24 @@ async def test_a_whole_answer(way: Way, stream: bool) -> None:
     assert (entry["status"], entry["outcome"]) == (200, "ok")
 
 
+OF_OLLAMA = {name: way for name, way in WAYS.items() if way.api == "ollama"}
+
+
+@STREAMED
+@pytest.mark.parametrize("way", OF_OLLAMA.values(), ids=OF_OLLAMA)
+@pytest.mark.parametrize(("count", "is_whole"), [(31, True), (30, False)])
+async def test_a_daemon_that_ends_a_repetition(way: Way, stream: bool, count: int, is_whole: bool) -> None:
+    """It just ends its stream, without a last line."""
+    again = line({"model": "demo", "message": {"role": "assistant", "content": " again"}, "done": False})
+    script = [way.head, *[chunk(again)] * count, END]
+    answer, (entry,) = await answer_of(way, script, stream=stream)
+    assert (told(way, answer) is None) == is_whole
+    assert entry["outcome"] == ("ok" if is_whole else "error")
+    if is_whole and way.path == "/api/chat":
+        last = json.loads(answer.body.splitlines()[-1])
+        assert (last["done"], last["done_reason"]) == (True, "stop")
+
+
 Cut = Callable[[Way], list[Step]]
 CHUNKED = b"Transfer-Encoding: chunked"
 CUTS: dict[str, Cut] = {
