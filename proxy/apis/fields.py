@@ -18,11 +18,10 @@ class FieldError(ValueError):
     `code` is OpenAI's word for such an error.
     """
 
-    def __init__(self, field: str | None, message: str, code: str = "invalid_value") -> None:
+    def __init__(self, field: str | None, message: str, code: str | None = None) -> None:
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
-        self.message = message
-        self.code = code
+        self.code = code or ("missing_required_parameter" if message == "is missing" else "invalid_value")
 
 
 class NotJsonError(FieldError):

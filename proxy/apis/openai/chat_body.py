@@ -201,7 +201,7 @@ def _check_content(message: _Message, index: int) -> None:
             _check_part(part, f"{field}[{number}]")
     elif message.role not in ("assistant", "function"):
         if message.content is UNSET:
-            raise FieldError(field, "is missing", "missing_required_parameter")
+            raise FieldError(field, "is missing")
         raise FieldError(field, "must be a text or a list of parts, not null", "invalid_type")
 
 
@@ -211,7 +211,7 @@ def _check_part(part: _Part, field: str) -> None:
         raise FieldError(f"{field}.type", f"{part.type[:100]!r} is none of {', '.join(_PARTS)}")
     value = getattr(part, needed)
     if value is UNSET or value is _ABSENT:
-        raise FieldError(f"{field}.{needed}", "is missing", "missing_required_parameter")
+        raise FieldError(f"{field}.{needed}", "is missing")
     if isinstance(value, Raw) and bytes(memoryview(value)[:1]) not in (b"{", b'"'):
         raise FieldError(f"{field}.{needed}", "must be an object", "invalid_type")
 
@@ -222,7 +222,7 @@ def _check_calls(calls: list[_Call], index: int) -> None:
         if call.type != "function":
             raise FieldError(f"{where}.type", f"{call.type[:100]!r} is not function", "unsupported_value")
         if call.function is None:
-            raise FieldError(f"{where}.function", "is missing", "missing_required_parameter")
+            raise FieldError(f"{where}.function", "is missing")
         if isinstance(call.function.arguments, str):
             check_arguments(call.function.arguments, where)
 
@@ -232,7 +232,7 @@ def _fault_of_tool(tool: _Tool, field: str) -> FieldError:
         problem = f"{tool.type[:100]!r} is not supported, only functions are"
         return FieldError(f"{field}.type", problem, "unsupported_value")
     if tool.function is None:
-        return FieldError(f"{field}.function", "is missing", "missing_required_parameter")
+        return FieldError(f"{field}.function", "is missing")
     return FieldError(f"{field}.function.name", "is empty", "empty_string")
 
 
@@ -241,7 +241,7 @@ def _check_format(wire: _Format) -> None:
     if wire.type not in known:
         raise FieldError("response_format.type", f"{wire.type[:100]!r} is none of {', '.join(known)}")
     if wire.type == "json_schema" and wire.json_schema is None:
-        raise FieldError("response_format.json_schema", "is missing", "missing_required_parameter")
+        raise FieldError("response_format.json_schema", "is missing")
 
 
 def _needs_correction(message: _Message) -> bool:

@@ -190,7 +190,7 @@ def _format(wire: _Format | None) -> Literal["json"] | Json | None:
         return None
     if wire.type == "json_schema":
         if wire.json_schema is None:
-            raise FieldError("response_format.json_schema", "is missing", "missing_required_parameter")
+            raise FieldError("response_format.json_schema", "is missing")
         return wire.json_schema.schema or {}
     return "json" if wire.schema is None else wire.schema
 

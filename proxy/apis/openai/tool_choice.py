@@ -28,7 +28,7 @@ def read(value: str | Json | None, names: Sequence[str]) -> Choice:
     inner = value.get("allowed_tools", value)
     tools = inner.get("tools") if isinstance(inner, dict) else None
     if not isinstance(inner, dict) or not isinstance(tools, list):
-        raise FieldError("tool_choice.allowed_tools.tools", "is missing", "missing_required_parameter")
+        raise FieldError("tool_choice.allowed_tools.tools", "is missing")
     mode = _mode(inner.get("mode", "auto"), names, "tool_choice.allowed_tools.mode", ("auto", "required"))
     allowed = [_name(tool, names, f"tool_choice.allowed_tools.tools[{i}]") for i, tool in enumerate(tools)]
     if not allowed and mode == "required":
@@ -54,7 +54,7 @@ def _name(value: object, names: Sequence[str], field: str) -> str:
     inner = value.get("function", value)
     name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(name, str):
-        raise FieldError(f"{field}.function.name", "is missing", "missing_required_parameter")
+        raise FieldError(f"{field}.function.name", "is missing")
     if name not in names:
         raise FieldError(field, f"there is no function {name[:100]!r} among `tools`")
     return name

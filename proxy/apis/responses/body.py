@@ -1,5 +1,7 @@
 """What is checked of a body of the Responses before a model is loaded."""
 
+import msgspec
+
 from proxy.apis.requests import ModelRequest, Number, check_limit
 
 
@@ -9,6 +11,7 @@ class ResponsesRequest(ModelRequest, kw_only=True):
     prompt_field = "input"
 
     max_output_tokens: Number = None
+    tools: list[msgspec.Raw] | None = None
     store: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None
@@ -19,4 +22,6 @@ class ResponsesRequest(ModelRequest, kw_only=True):
 
     def field_of(self, code: str | None) -> str | None:
         """The field that an error with this code is about, where the model server does not say it."""
-        return "text.format" if code == "invalid_json_schema" else super().field_of(code)
+        if code == "invalid_json_schema":
+            return "tools" if self.tools else "text.format"
+        return super().field_of(code)
