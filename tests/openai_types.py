@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 Json = dict[str, Any]
 
 _EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-_FURTHER = {"custom_tool_call": {"status"}, "response.function_call_arguments.done": {"name"}}
-"""Fields that these types lack and OpenAI has: Vercel's client, or an older one of OpenAI, needs them."""
+_FURTHER = {"custom_tool_call": {"status"}}
+"""Fields that these types lack and OpenAI's answers have: Vercel's client needs them."""
 
 
 def events_of(stream: bytes) -> list[Json]:

@@ -10,6 +10,8 @@ from proxy.apis.fields import FieldError, Json, encode
 
 _TEXT_FIELDS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 _TEXT_FIELDS |= {"summary_text": "text", "reasoning_text": "text"}
+_NO_TEXTS = ("application/pdf", "application/zip", "application/vnd.", "audio/", "video/", "font/")
+"""How the types of files begin that are no text even if they look like it."""
 _IMAGES = ("input_image", "image_url", "computer_screenshot")
 
 
@@ -74,12 +76,13 @@ class Content:
         if data.startswith("data:image/"):
             self.images.append(images.from_url(data, f"{field}.file_data"))
             return
-        encoded = data.partition(",")[2] if data.startswith("data:") else data
+        head, comma, encoded = data.partition(",") if data.startswith("data:") else ("", ",", data)
+        kind = head[5:].partition(";")[0].lower()
         try:
-            text = base64.b64decode(encoded, validate=True).decode()
+            text = base64.b64decode(encoded, validate=True).decode() if comma else "\0"
         except (binascii.Error, UnicodeDecodeError):
             text = "\0"
-        if "\0" in text:
+        if "\0" in text or text.startswith("%PDF-") or kind.startswith(_NO_TEXTS):
             raise FieldError(f"{field}.file_data", "is no text in UTF-8, which is all that a model can read")
         self._texts.append(f"{name}:\n{text}" if isinstance(name, str) and name else text)
 

@@ -13,7 +13,7 @@ from proxy.apis.responses.content import Content
 from proxy.apis.responses.response import unsealed
 from proxy.apis.responses.tools import ClientTool, Offer
 
-_ROLES = {"developer": "system"}
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _RESULT_FIELDS = ("output", "outputs", "results", "result", "error")
 _CALL_FIELDS = ("id", "type", "status", "call_id", "name", "namespace", "server_label", "caller")
 _CLIENT_CALLS = {
@@ -92,6 +92,8 @@ class History:
         role = item.get("role", "assistant" if kind_of(item) != "message" else None)
         if not isinstance(role, str) or not role:
             raise FieldError(f"{field}.role", "is missing")
+        if role not in _ROLES:
+            raise FieldError(f"{field}.role", f"{role[:100]!r} is none of {', '.join(_ROLES)}")
         if item.get("content") is None and role != "assistant":
             raise FieldError(f"{field}.content", "is missing")
         content = Content(self.ignored, refuses=is_new)
@@ -100,7 +102,7 @@ class History:
             self._texts += [content.text] if content.text else []
             return
         self._end_turn()
-        self._messages.append(Message(_ROLES.get(role, role), content.text, images=content.images))
+        self._messages.append(Message(_ROLES[role], content.text, images=content.images))
 
     def _read_call(self, item: Json, tool: ClientTool) -> None:
         arguments = arguments_of(item) or "{}"
@@ -138,6 +140,8 @@ class History:
         if item.get("status") in ("failed", "incomplete"):
             text = f"{item['status']}\n{text}"
         given = _str(item.get("call_id")) or _str(item.get("id"))
+        if not given and not self._call_ids:
+            raise FieldError(f"{field}.call_id", "is missing, and there is no call that it could answer")
         if given and given not in self._call_ids:
             # Templates insist on a call for each result, and the client may have shortened its history.
             self._add_call({"call_id": given}, _tool_name(item), "{}")

@@ -144,8 +144,7 @@ class FunctionCall:
         """The arguments, and the call."""
         arguments = "".join(self._arguments)
         self.value = self._item(status, arguments)
-        done = {**self.place, "name": self._tool.name, "arguments": arguments}
-        yield "response.function_call_arguments.done", done
+        yield "response.function_call_arguments.done", {**self.place, "arguments": arguments}
         yield _done(self._index, self.value)
 
     def _item(self, status: Status, arguments: str) -> Json:

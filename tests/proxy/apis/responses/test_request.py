@@ -93,6 +93,9 @@ def test_fields(fields: Json, expected: Json) -> None:
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
         ({"input": [{"type": 3}]}, "input[0].type"),
+        ({"input": [{"role": "king", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
         ({"model": 3}, "model"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"conversation": {"id": "conv_1"}}, "conversation"),
@@ -267,7 +270,6 @@ def test_choices_that_cannot_be_meant(choice: Any, field: str) -> None:
             Message("assistant", "No."),
         ),
         ({"role": "developer", "content": "a"}, Message("system", "a")),
-        ({"role": "critic", "content": "a"}, Message("critic", "a")),
         (
             {
                 "role": "user",
@@ -315,6 +317,9 @@ UNREADABLE = [
     {"type": "input_file", "file_id": "file_1"},
     {"type": "input_file", "file_url": "https://x.example/a.pdf"},
     {"type": "input_file", "filename": "a.pdf", "file_data": f"data:application/pdf;base64,{PDF}"},
+    {"type": "input_file", "file_data": "data:application/pdf;base64,JVBERi0="},
+    {"type": "input_file", "file_data": "data:application/zip;base64,aGk="},
+    {"type": "input_file", "file_data": "data:text/plain"},
     {"type": "input_image", "file_id": "file_1"},
     {"type": "input_image", "image_url": "ftp://x"},
     {"type": "input_video", "video": "x"},
