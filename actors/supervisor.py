@@ -255,16 +255,20 @@ class Supervisor(Actor[Event]):
             self._perform(effect)
         self._set_timer(self._planner.next_wake(now))
 
+    def forget(self, name: str) -> bool:
+        """Remove a model that a request named; return false for others, or if it runs or is waited for."""
+        if name not in self._adopted or not self._planner.forget(name):
+            return False
+        self._adopted.remove(name)
+        _ = spawn(self._models.pop(name).stop(), name=f"end of {name}")
+        return True
+
     def _adopt_model(self, name: str) -> None:
         """Add a model that a request named. If there are too many, the oldest unused one is removed."""
         if self.closing or (adopted := self._adopt(name)) is None:
             return
-        if len(self._adopted) >= ADOPTED_LIMIT:
-            forgotten = next((known for known in self._adopted if self._planner.forget(known)), None)
-            if forgotten is None:
-                return
-            self._adopted.remove(forgotten)
-            _ = spawn(self._models.pop(forgotten).stop(), name=f"end of {forgotten}")
+        if len(self._adopted) >= ADOPTED_LIMIT and not any(map(self.forget, tuple(self._adopted))):
+            return
         spec, actor = adopted
         self._planner.add(spec)
         self._models[spec.name] = actor

@@ -9,7 +9,7 @@ from actors.config.schema import Model
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
 from actors.messages import ServerApiName
-from actors.model_names import LATEST, ollama_name, parse_name, without_hub
+from actors.model_names import LATEST, HubName, ollama_name, parse_name, without_hub
 from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import ModelStatus
 from actors.servers import StartError
@@ -101,6 +101,16 @@ class Catalog:
             return None
         return await asyncio.to_thread(self._hub.cache.find, hub_name, "main", None)
 
+    async def without_files(self, deleted: HubName) -> list[str]:
+        """Return the models of a repository that requests have named, and whose files are gone."""
+        names = [model.name for model in self.models if model.name not in self._configured]
+        same = [name for name in names if _repo_of(name) == deleted.repo.casefold()]
+        return [name for name in same if await self.files_of(name) is None]
+
+    def forget(self, name: str) -> None:
+        """Drop a model whose files are gone, unless it is configured."""
+        self._supervisor.forget(name)
+
     async def card_of(self, name: str) -> ModelCard:
         """Return the description of a model's file; an empty one if the file is not on the disk."""
         files = await self.files_of(name)
@@ -177,6 +187,11 @@ class Catalog:
     def models(self) -> list[ModelStatus]:
         """The models that the supervisor knows."""
         return self._supervisor.describe()
+
+
+def _repo_of(name: str) -> str | None:
+    hub_name = parse_name(name)
+    return hub_name.repo.casefold() if hub_name is not None else None
 
 
 def not_found(name: str) -> ApiError:

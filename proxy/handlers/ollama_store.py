@@ -146,7 +146,10 @@ class OllamaStore:
             # A model that is deleted while it is loaded could not be unloaded any more.
             known = await self._catalog.find(named.wanted)
             await self._caller.keep(request[EXCHANGE], known.name, 0)
-            return await self.to_daemon(request, found[0], wire.encode({"model": found[1]}))
+            answer = await self.to_daemon(request, found[0], wire.encode({"model": found[1]}))
+            if answer.status == 200:
+                self._catalog.forget(known.name)
+            return answer
         name = await self._catalog.of_llama_cpp(named.wanted)
         settings = self._catalog.settings_of(name)
         hub_name = settings.hub_name if settings is not None else parse_name(name)
@@ -159,6 +162,9 @@ class OllamaStore:
             await asyncio.to_thread(self._hub.cache.remove, hub_name)
         except NoSuchVariantError:
             raise not_found(named.wanted) from None
+        for gone in await self._catalog.without_files(hub_name):
+            await self._caller.keep(request[EXCHANGE], gone, 0)
+            self._catalog.forget(gone)
         return web.Response()
 
     async def change(self, request: web.Request) -> web.StreamResponse:

@@ -68,6 +68,26 @@ def test_a_name_downloads_loads_and_streams(
     assert gateway.client.get(f"/upstream/{NAME}/health").status_code == 200
 
 
+@pytest.mark.parametrize("name", [NAME, "org/demo-gguf"])
+def test_a_deleted_model_leaves_no_trace(
+    start: Start, hub_section: dict[str, Any], real_server: None, name: str
+) -> None:
+    gateway = start({}, hub=hub_section)
+    for wanted in (NAME, "org/demo-gguf"):
+        assert gateway.chat(wanted).status_code == 200
+    assert gateway.client.request("DELETE", "/api/delete", json={"model": name}).status_code == 200
+    assert gateway.client.get("/api/tags").json()["models"] == []
+    assert gateway.client.get("/api/ps").json()["models"] == []
+    assert gateway.client.get("/v1/models").json()["data"] == []
+    assert gateway.health()["models"] == {}
+    for wanted in (NAME, "org/demo-gguf"):
+        assert gateway.client.post("/api/show", json={"model": wanted}).status_code == 404
+        assert gateway.client.get(f"/v1/models/{wanted}").status_code == 404
+    again = gateway.client.request("DELETE", "/api/delete", json={"model": name})
+    assert again.status_code == 404
+    assert gateway.chat(name).status_code == 200  # by another download
+
+
 def test_a_configured_repository(
     start: Start, hub_section: dict[str, Any], site: StandInHub, real_server: None
 ) -> None:

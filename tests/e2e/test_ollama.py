@@ -556,6 +556,8 @@ def test_a_model_that_is_deleted_while_it_is_loaded_is_unloaded_first(start: Any
         assert gateway.client.request("DELETE", "/api/delete", json={"model": "tiny"}).status_code == 200
         assert httpx.get(f"{url}/api/ps").json()["models"] == []
         assert gateway.client.get("/api/tags").json()["models"] == []
+        assert "tiny:latest" not in gateway.health()["models"]
+        assert gateway.client.post("/api/show", json={"model": "tiny"}).status_code == 404
         assert gateway.chat("tiny").status_code == 404
 
 
