@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from actors.hub.cache import ModelFiles
-from actors.memory.gguf import Header, HeaderError, read_model
+from actors.memory.gguf import Header, HeaderError, read_metadata, read_model
 from actors.memory.purpose import purpose_of
 
 Json = dict[str, Any]
@@ -22,6 +22,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     modified_at: float = 0.0
     details: Json = {}
     info: Json = {}
+    projector: Json = {}
+    """The header of its projector, if it has one."""
     template: str = ""
     capabilities: tuple[str, ...] = ()
 
@@ -46,11 +48,23 @@ def _read(
         modified_at=modified_at,
         details=_details(header),
         info=_info(header),
+        projector=_info(read_model(projector)) if projector is not None else {},
         template=template,
         capabilities=("embedding",)
         if purpose.pooling is not None
         else tuple(_capabilities(header, template, vision=projector is not None)),
     )
+
+
+def read_verbose(files: ModelFiles) -> Json:
+    """Read `model_info` with all arrays, and `tensors`; nothing of a file that cannot be read. Blocking."""
+    try:
+        header, metadata = read_model(files.path), read_metadata(files.path)
+    except (HeaderError, OSError):
+        return {}
+    metadata.pop("tokenizer.chat_template", None)
+    tensors = [{"name": one.name, "type": one.type, "shape": one.shape} for one in header.tensors]
+    return {"model_info": {**metadata, "general.parameter_count": header.parameters}, "tensors": tensors}
 
 
 def _details(header: Header) -> Json:

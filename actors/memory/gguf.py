@@ -158,6 +158,17 @@ def _read_file(path: Path, _device: int, _inode: int, size: int, _changed: int) 
         return read_header(lambda offset, count: os.pread(descriptor, count, offset), size)
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read all of a file's metadata, with every array, which takes a second for a large vocabulary.
+
+    Raises `HeaderError`, `OSError`. Blocking.
+    """
+    with path.open("rb", buffering=0) as file:
+        descriptor, size = file.fileno(), path.stat().st_size
+        reader = _MetadataReader(lambda offset, count: os.pread(descriptor, count, offset), size, WINDOW)
+        return reader.header().metadata
+
+
 def read_model(first: Path) -> Header:
     """Read all the parts of a model as one header: the first one's metadata, the tensors and size of all."""
     headers = []
@@ -391,3 +402,19 @@ class _Reader:
         self._at = position - self._base
         if self._at > len(self._buffer):
             self._base, self._at, self._buffer = position, 0, b""
+
+
+class _MetadataReader(_Reader):
+    """Keeps the values of all arrays."""
+
+    def _array(self, key: str) -> tuple[int, tuple[Any, ...] | None]:
+        kind = self._u32()
+        if kind == _STRING:
+            count = self._count(f"strings in {key[:80]!r}", 8)
+            self._items += count
+            if self._items > MAX_ITEMS:
+                raise HeaderError(f"its arrays have more than {MAX_ITEMS:,} strings")
+            return count, tuple(self._string(key, MAX_STRING) for _ in range(count))
+        scalar = self._scalar(key, kind)
+        count = self._count(f"elements in {key[:80]!r}", scalar.size)
+        return count, struct.unpack(f"<{count}{scalar.format[1:]}", self._take(count * scalar.size))

@@ -1,5 +1,6 @@
 """Ollama's API: lists of models, of loaded models, and descriptions."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,12 +12,13 @@ from actors.model_names import with_tag
 from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import ModelStatus
 from actors.servers.ollama.client import Tag
+from proxy.answers.whole import json_response
 from proxy.apis.fields import encode
 from proxy.apis.ollama.answer import rfc3339
 from proxy.apis.requests import fields_of, with_fields
 from proxy.catalog import Catalog
 from proxy.handlers.ollama_store import OllamaStore
-from proxy.model_cards import ModelCard, digest_of
+from proxy.model_cards import ModelCard, digest_of, read_verbose
 
 VERSION = "0.32.1"
 """The version of Ollama whose API is implemented; clients compare it."""
@@ -115,17 +117,20 @@ class OllamaApi:
             )
         name = await self._catalog.of_llama_cpp(named.wanted)
         card = await self._catalog.card_of(name)
-        return web.json_response(
-            {
-                "modelfile": f"# llama.cpp serves it; its settings are the gateway's\nFROM {name}\n",
-                "parameters": "",
-                "template": card.template,
-                "details": card.details,
-                "model_info": card.info,
-                "capabilities": list(card.capabilities),
-                "modified_at": rfc3339(card.modified_at),
-            }
-        )
+        shown = {
+            "modelfile": f"# llama.cpp serves it; its settings are the gateway's\nFROM {name}\n",
+            "parameters": "",
+            "template": card.template,
+            "details": card.details,
+            "model_info": card.info,
+            **({"projector_info": card.projector} if card.projector else {}),
+            "capabilities": list(card.capabilities),
+            "modified_at": rfc3339(card.modified_at),
+        }
+        if not named.verbose or (files := await self._catalog.files_of(name)) is None:
+            return json_response(encode(shown))
+        # A large vocabulary takes a while to read and to write down.
+        return json_response(await asyncio.to_thread(lambda: encode({**shown, **read_verbose(files)})))
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

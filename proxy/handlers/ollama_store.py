@@ -41,6 +41,7 @@ class Named(msgspec.Struct):
     name: str | None = None
     source: str | None = None
     stream: bool | None = None
+    verbose: bool | None = None
     parent: str | None = msgspec.field(name="from", default=None)
 
     @property

@@ -242,6 +242,22 @@ def test_nobody_is_signed_in(gateway: Gateway) -> None:
     assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
 
 
+def test_show_with_all_arrays_and_tensors(gateway: Gateway) -> None:
+    """Of a llama.cpp model; a daemon shows its own."""
+    short, whole = (
+        gateway.client.post("/api/show", json={"model": "demo", "verbose": verbose}).json()
+        for verbose in (False, True)
+    )
+    assert short["model_info"]["tokenizer.ggml.tokens"] is None
+    assert "tensors" not in short
+    tokens = whole["model_info"]["tokenizer.ggml.tokens"]
+    assert "<|im_start|>" in tokens
+    assert len(whole["model_info"]["tokenizer.ggml.token_type"]) == len(tokens)
+    sizes = {tensor["name"]: tensor["shape"] for tensor in whole["tensors"]}
+    assert len(tokens) in sizes["token_embd.weight"]
+    assert short["details"] == whole["details"]
+
+
 def test_load_and_unload(client: ollama.Client, gateway: Gateway, model: str) -> None:
     def running_names() -> list[str | None]:
         return [entry.model for entry in client.ps().models]
