@@ -105,7 +105,7 @@ def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequ
 
     def render(address: ServerAddress) -> bytes:
         server = SERVERS[address.api]
-        exchange.ignore(server.ignored(chat))
+        exchange.ignore(server.ignored(chat, address))
         try:
             path, body = server.ask(chat, address)
         except FieldError as error:

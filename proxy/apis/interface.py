@@ -132,7 +132,7 @@ class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
     """Of its streams."""
     rewrite: Callable[[bytes, str, ServerAddress], bytes] = lambda body, _model, _address: body
     """Makes a body that names this model, and needs no translation, fit for the server at this address."""
-    ignored: Callable[[Request], list[str]] = lambda _: []
+    ignored: Callable[[Request, ServerAddress], list[str]] = lambda _request, _address: []
     """Names what the server cannot be told of a request."""
     tokenizer: Tokenizer | None = None
     """None: the server cuts long texts itself."""

@@ -325,6 +325,20 @@ def called(gateway: Gateway, body: Json, stream: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("model", BACKENDS)
+def test_calls_of_the_older_form(gateway: Gateway, model: str) -> None:
+    call = {"role": "assistant", "content": None, "function_call": {"name": "f_weather", "arguments": ""}}
+    messages = [*FITTING, call, {"role": "function", "name": "f_weather", "content": "mild in Rome"}]
+    answer = gateway.chat(model, messages=messages, max_tokens=60)
+    assert answer.status_code == 200, answer.text
+    assert "mild in Rome" in answer.json()["choices"][0]["message"]["content"]
+
+
+def test_reasoning_of_a_model_that_does_not_reason(gateway: Gateway) -> None:
+    assert gateway.chat("tiny", reasoning_effort="high").headers["X-Gateway-Ignored"] == "reasoning"
+    assert "X-Gateway-Ignored" not in gateway.chat("tiny", reasoning_effort="none").headers
+
+
+@pytest.mark.parametrize("model", BACKENDS)
 def test_probabilities_beside_tools(gateway: Gateway, model: str) -> None:
     answer = gateway.chat(model, tools=TOOLS, logprobs=True, top_logprobs=2)
     assert answer.status_code == 200, answer.text

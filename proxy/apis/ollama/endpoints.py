@@ -107,6 +107,11 @@ def _ask(asked: Request, address: ServerAddress) -> tuple[str, bytes]:
     return server.path_of(asked), server.encode_request(loaded)
 
 
+def _ignored(asked: Request, address: ServerAddress) -> list[str]:
+    is_thoughtless = isinstance(asked, Chat) and asked.think and not address.thinks
+    return [*server.ignored(asked), *(["reasoning"] if is_thoughtless else [])]
+
+
 def _rewrite(body: bytes, asked: str, address: ServerAddress) -> bytes:
     if (own_name := address.model) is None:
         return body
@@ -136,7 +141,7 @@ SERVER = ServerApi(
     count_reads=True,
     failure=failures.from_body,
     media_type="application/x-ndjson",
-    ignored=server.ignored,
+    ignored=_ignored,
 )
 
 API = Api(dialect=OLLAMA, endpoints=ENDPOINTS, prefixes=("/api",), server=SERVER)

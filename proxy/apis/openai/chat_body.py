@@ -53,6 +53,8 @@ class _Message(msgspec.Struct):
     content: str | list[_Part] | Unset | None = UNSET
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
+    function_call: _Called | None = None
+    """The older form of a call."""
 
 
 class _Function(msgspec.Struct):
@@ -113,6 +115,13 @@ class ChatRequest(GenerationRequest, kw_only=True):
     top_logprobs: int | None = None
     modalities: list[str] | None = None
     reasoning_effort: str | None = None
+
+    @property
+    def needs_translation(self) -> bool:
+        """Calls of the older form, and their results, are nothing that llama.cpp knows."""
+        return any(
+            message.function_call is not None or message.role == "function" for message in self.messages
+        )
 
     @property
     def is_never_streamed(self) -> bool:

@@ -47,6 +47,7 @@ class _Message(msgspec.Struct):
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_Call] | None = None
+    function_call: _CalledFunction | None = None
     tool_call_id: str | None = None
     name: str | None = None
 
@@ -148,6 +149,8 @@ def _message(wire: _Message, field: str) -> Message:
         ToolCall(call.id, call.function.name, _arguments(call.function.arguments))
         for call in wire.tool_calls or []
     ]
+    if (older := wire.function_call) is not None:
+        calls.append(ToolCall("", older.name, _arguments(older.arguments)))
     result = wire.role in ("tool", "function")
     return Message(
         {"developer": "system", "function": "tool"}.get(wire.role, wire.role),
