@@ -168,7 +168,7 @@ class _Predictor:
         self.devices = self._assign()
         self.work = self._work()
         self.usage = [MemoryUsage() for _ in self.gpus]
-        self.host = MemoryUsage(output=F32 * shape.vocabulary * max(1, settings.parallel))
+        self.host = MemoryUsage(output=F32 * self._outputs)
         self.on_host: list[Tensor] = []
 
     def run(self) -> Prediction:
@@ -205,10 +205,27 @@ class _Predictor:
 
         return [device(layer) for layer in range(count)]
 
+    @property
+    def _batches(self) -> tuple[int, int]:
+        """Tokens of a batch and a micro-batch."""
+        settings = self.settings
+        batch = min(settings.whole_batch or settings.batch, settings.context)
+        return batch, min(settings.whole_batch or settings.micro_batch, batch)
+
+    @property
+    def _outputs(self) -> int:
+        """Numbers that llama.cpp has room for on the host, at most: a row of the vocabulary for each output.
+
+        With a model that gives vectors each token is one, and the server's batches are micro-batches.
+        """
+        shape, slots = self.shape, max(1, self.settings.parallel)
+        if self.settings.pooling is None:
+            return shape.vocabulary * slots
+        return (shape.vocabulary + shape.width) * max(slots, self._batches[1])
+
     def _work(self) -> Work:
         shape, settings = self.shape, self.settings
-        batch = min(settings.whole_batch or settings.batch, settings.context)
-        micro_batch = min(settings.whole_batch or settings.micro_batch, batch)
+        batch, micro_batch = self._batches
         context = align(settings.context, 256)
         cells = context if settings.unified else align(context // settings.parallel, 256)
         total = cells if settings.unified else cells * settings.parallel

@@ -11,6 +11,7 @@ import msgspec
 
 from actors.memory.flags import is_given, last_of
 from actors.memory.gguf import Header
+from actors.memory.graph.work import F32
 from actors.memory.predict import LoadSettings
 from actors.memory.shape import ENCODERS, Pooling
 
@@ -18,11 +19,14 @@ _POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 """In the order of the numbers that headers have for them."""
 
 
-LONGEST_TEXT = 8192
-"""Tokens of the context of a model that reads a text at once, where nobody says how many.
+LONGEST_TEXT, SHORTEST_TEXT = 8192, 512
+"""Tokens of the context of a model that reads a text at once, where nobody says how many: see `longest_text`.
 
-It is what embedding models are trained for at most; what they compute with grows with its square.
+The most is what embedding models are trained for; what they compute with grows with its square.
 """
+
+PART_FOR_ROWS = 4
+"""A row for each token of a text takes at most this part of main memory, where nobody says how many."""
 
 
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,18 +74,29 @@ def purpose_of(
     return Purpose(pooling=pooling, whole=not in_parts, cached=not encodes, flags=tuple(flags))
 
 
+def longest_text(header: Header, memory: int) -> int:
+    """Tokens that a text read at once may have on a host with so many bytes.
+
+    For each of them llama.cpp keeps a row as wide as the vocabulary there, though it writes nothing into it.
+    """
+    shapes = (tensor.shape for tensor in header.tensors if tensor.name == "token_embd.weight")
+    vocabulary = max(next(shapes, (1,))[-1], 1)
+    rows = memory // PART_FOR_ROWS // (F32 * vocabulary)
+    return max(SHORTEST_TEXT, min(LONGEST_TEXT, rows // 256 * 256))
+
+
 def for_purpose(
     settings: LoadSettings,
     purpose: Purpose,
     arguments: Sequence[str],
     *,
     limit: int | None,
-    automatic: bool,
+    longest: int | None,
 ) -> LoadSettings:
     """The settings with which a server fulfils its purpose.
 
-    `limit`: tokens that a slot has at most, if that is known; `automatic`: nobody says how large the context
-    is to be. A micro-batch that the user chose stays.
+    `limit`: tokens that a slot has at most, if that is known; `longest`: those that the context has at most
+    if texts are read at once, None if the user chose it. A micro-batch that the user chose stays.
 
     Slots would share the cache, in which the texts that wait keep the room of those before them; a long text
     has to have all of it. So there is one slot where texts cannot be read in parts.
@@ -94,7 +109,7 @@ def for_purpose(
         return settings
     if purpose.cached and not is_given(arguments, "-np", "--parallel"):
         settings = msgspec.structs.replace(settings, parallel=1, unified=False)
-    context = min(settings.context, LONGEST_TEXT) if automatic else settings.context
+    context = min(settings.context, longest or settings.context)
     most = min(limit or context, context)
     if is_given(arguments, "-b", "--batch-size"):
         most = min(most, settings.batch)

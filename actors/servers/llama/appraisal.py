@@ -10,6 +10,7 @@ import msgspec
 from actors.config.schema import Config, Model
 from actors.errors import ConfigError, Failure
 from actors.gpu.calibration import Calibration, Surcharge
+from actors.gpu.host_memory import host_memory
 from actors.hub.cache import ModelFiles
 from actors.memory.collisions import collisions
 from actors.memory.context import check_context, slot_context, slot_limit, stretching_flags
@@ -17,7 +18,7 @@ from actors.memory.flags import LAYER_FLAGS, check, is_given, projector_flags, s
 from actors.memory.gguf import Header, read_model
 from actors.memory.predict import LoadSettings, MemoryUsage, Prediction, predict
 from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
-from actors.memory.purpose import for_purpose, purpose_of
+from actors.memory.purpose import for_purpose, longest_text, purpose_of
 from actors.memory.shape import Shape, ShapeError, weights_by_layer
 from actors.placement.fit import Placement
 from actors.placement.options import Demand, Projector, demand_of, demand_of_size
@@ -161,7 +162,8 @@ class Predictor:
         purpose = purpose_of(header, arguments, embeds=model.embeddings, ranks=model.reranking)
         needed = [*purpose.flags, *self._stretching(model, header, settings)]
         limit = slot_limit(header, [*needed, *arguments])
-        settings = for_purpose(settings, purpose, arguments, limit=limit, automatic=automatic)
+        longest = longest_text(header, host_memory().total) if automatic else None
+        settings = for_purpose(settings, purpose, arguments, limit=limit, longest=longest)
         barred = reach == "none" and settings.gpu_layers != 0
         if barred:
             settings = msgspec.structs.replace(settings, gpu_layers=0)

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.memory.gguf import Header
+from actors.memory.gguf import Header, Tensor
 from actors.memory.predict import LoadSettings
-from actors.memory.purpose import LONGEST_TEXT, Purpose, for_purpose, purpose_of
+from actors.memory.purpose import LONGEST_TEXT, SHORTEST_TEXT, Purpose, for_purpose, longest_text, purpose_of
 
 
 def header(architecture: str, **metadata: Any) -> Header:
@@ -117,33 +117,50 @@ GIVEN = LoadSettings(context=32768, parallel=4, unified=True)
 
 
 @pytest.mark.parametrize(
-    ("purpose", "words", "limit", "automatic", "expected"),
+    ("purpose", "words", "limit", "longest", "expected"),
     [
-        (WRITES, "", 32768, True, {}),
-        (IN_PARTS, "", 32768, True, {"pooling": "last", "outputs": 0}),
-        (WHOLE, "", 512, False, {"pooling": "cls", "outputs": 0, "input_limit": 512}),
-        (WHOLE, "", None, False, {"pooling": "cls", "outputs": 0, "input_limit": 32768}),
+        (WRITES, "", 32768, LONGEST_TEXT, {}),
+        (IN_PARTS, "", 32768, LONGEST_TEXT, {"pooling": "last", "outputs": 0}),
+        (WHOLE, "", 512, None, {"pooling": "cls", "outputs": 0, "input_limit": 512}),
+        (WHOLE, "", None, None, {"pooling": "cls", "outputs": 0, "input_limit": 32768}),
         (
             WHOLE,
             "",
             32768,
-            True,
+            LONGEST_TEXT,
             {"pooling": "cls", "outputs": 0, "context": LONGEST_TEXT, "input_limit": LONGEST_TEXT},
         ),
         (
             CACHED,
             "",
             4096,
-            False,
+            None,
             {"pooling": "mean", "outputs": 0, "input_limit": 4096, "parallel": 1, "unified": False},
         ),
-        (CACHED, "-np 4", 4096, False, {"pooling": "mean", "outputs": 0, "input_limit": 4096}),
-        (WHOLE, "-ub 256", 512, False, {"pooling": "cls", "outputs": 0}),
-        (WHOLE, "-b 2048", 8192, False, {"pooling": "cls", "outputs": 0, "input_limit": 2048}),
+        (CACHED, "-np 4", 4096, None, {"pooling": "mean", "outputs": 0, "input_limit": 4096}),
+        (WHOLE, "-ub 256", 512, None, {"pooling": "cls", "outputs": 0}),
+        (WHOLE, "-b 2048", 8192, None, {"pooling": "cls", "outputs": 0, "input_limit": 2048}),
     ],
 )
 def test_settings_for_a_purpose(
-    purpose: Purpose, words: str, limit: int | None, automatic: bool, expected: dict[str, Any]
+    purpose: Purpose, words: str, limit: int | None, longest: int | None, expected: dict[str, Any]
 ) -> None:
-    found = for_purpose(GIVEN, purpose, words.split(), limit=limit, automatic=automatic)
+    found = for_purpose(GIVEN, purpose, words.split(), limit=limit, longest=longest)
     assert found == msgspec.structs.replace(GIVEN, **expected)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "gib", "expected"),
+    [
+        (250_002, 64, LONGEST_TEXT),
+        (250_002, 16, 4096),
+        (250_002, 8, 2048),
+        (250_002, 1, SHORTEST_TEXT),
+        (30_522, 8, LONGEST_TEXT),
+        (30_522, 0, SHORTEST_TEXT),
+    ],
+)
+def test_the_longest_text_by_main_memory(vocabulary: int, gib: int, expected: int) -> None:
+    known = header("bert")
+    table = Tensor("token_embd.weight", (1024, vocabulary), "Q8_0", 0, 0)
+    assert longest_text(msgspec.structs.replace(known, tensors=(table,)), gib << 30) == expected
