@@ -40,7 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """A test of the suite says what it tries: `feature("structured output")`."""
-    config.addinivalue_line("markers", "feature(name): the feature of an API that a conformance test tries")
+    config.addinivalue_line(
+        "markers", "feature(name, client): what a conformance test tries; the client is else its module's"
+    )
     config.pluginmanager.register(Results(HERE), "conformance-results")
 
 
@@ -51,4 +53,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name = item.nodeid.removeprefix(HERE)
             for pattern, reason in KNOWN.items():
                 if fnmatchcase(name, pattern.replace("[", "[[]")):
-                    item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
+                    item.add_marker(pytest.mark.xfail(reason=reason, strict=True))

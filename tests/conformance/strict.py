@@ -15,6 +15,7 @@ EXTRAS: dict[str, str] = {
     "timings": "llama.cpp's measurements of the answer",
     "reasoning_content": "reasoning on the chat API, for which OpenAI has no field",
     "data[].encoding_format": "llama.cpp's word for how it wrote an embedding",
+    "ResponseFunctionCallArgumentsDoneEvent.name": "the function, which version 2 of the client needs",
     "logprobs[].id": "llama.cpp's number of a token",
     "logprobs.content[].id": "llama.cpp's number of a token",
 }
@@ -27,7 +28,7 @@ def check(kind: Any, data: Any) -> Any:
     Raises `pydantic.ValidationError`, or `AssertionError` with the fields that the type does not declare.
     """
     checked = TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
-    unknown = sorted(set(undeclared(checked, data)))
+    unknown = sorted(set(undeclared(checked, data, getattr(kind, "__name__", ""))))
     assert not unknown, f"{kind} does not declare {unknown}; it came with {data}"
     return checked
 

@@ -24,7 +24,7 @@ class Results:
         for item in items:
             mark = item.get_closest_marker("feature")
             if isinstance(item, pytest.Function) and mark and item.nodeid.startswith(self._folder):
-                client = getattr(item.module, "CLIENT", "")
+                client = mark.args[1] if len(mark.args) > 1 else item.module.CLIENT
                 backend: Any = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
                 place = (client, mark.args[0], backend.name if backend else "gateway")
                 item.user_properties.append(("conformance", place))

@@ -144,7 +144,13 @@ def test_generate(asking: Asking, backend: Backend) -> None:
     said = asking.generate(backend.talks, "hello")
     assert said.text
     assert said.ended == "stop"
-    assert said.usage.context
+
+
+@feature("text: the tokens of a conversation")
+def test_context_of_generate(asking: Asking, backend: Backend) -> None:
+    context = asking.generate(backend.talks, "hello").usage.context
+    assert context
+    assert asking.generate(backend.talks, "hello", context=context).text
 
 
 @feature("limits")

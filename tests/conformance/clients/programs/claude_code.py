@@ -29,6 +29,7 @@ def claude(*arguments: str) -> list[dict]:
         "ANTHROPIC_AUTH_TOKEN": "none",
         "ANTHROPIC_MODEL": MODEL,
         "ANTHROPIC_SMALL_FAST_MODEL": MODEL,
+        "MCP_TIMEOUT": "120000",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
     tools = ["--mcp-config", str(servers), "--allowedTools", "mcp__weather__get_weather"]

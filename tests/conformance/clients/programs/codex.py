@@ -23,6 +23,8 @@ base_url = "{GATEWAY}/v1"
 command = "{sys.executable}"
 args = ["{Path(__file__).parent / "weather_server.py"}"]
 default_tools_approval_mode = "approve"
+required = true
+startup_timeout_sec = 120
 """
 
 

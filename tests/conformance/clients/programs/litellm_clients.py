@@ -63,7 +63,8 @@ for name, where in APIS.items():
 
     @step(f"{name}: reasoning")
     def reasoning(given=given, name=name) -> None:
-        more = {"reasoning_effort": "low"} if name != "openai" else {}
+        thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+        more = {"openai": {}, "anthropic": thinking, "ollama_chat": {"reasoning_effort": "low"}}[name]
         answer = litellm.completion(
             messages=HELLO, **{**given, "model": f"{name}/{THINKER}", "max_tokens": 2000, **more}
         )

@@ -78,7 +78,9 @@ def serving() -> Iterator[str]:
             tool = {"id": "weather", "name": "Weather", "meta": {"description": "weather"}, "content": TOOL}
             ask("POST", f"{url}/api/v1/tools/create", tool, token)
             version = ask("GET", f"{url}/api/version")["version"]  # or it shows what is new in it
-            ask("POST", f"{url}/api/v1/users/user/settings/update", {"ui": {"version": version}}, token)
+            # By itself it writes tools into the prompt, for models that know no tools.
+            settings = {"ui": {"version": version, "params": {"function_calling": "native"}}}
+            ask("POST", f"{url}/api/v1/users/user/settings/update", settings, token)
             yield url
         finally:
             process.send_signal(signal.SIGTERM)

@@ -64,6 +64,9 @@ for made in (chat, responses, anthropic):
         assert isinstance((await Agent(make(), output_type=ToolOutput(Person)).run("hello")).output, Person)
         assert isinstance((await Agent(make(), output_type=Person).run("hello")).output, Person)
 
+    if made is anthropic:
+        continue  # pydantic-ai believes that only Anthropic's own models can do what follows
+
     @step(f"{api}: structured output")
     async def structured(make=made) -> None:
         assert isinstance((await Agent(make(), output_type=NativeOutput(Person)).run("hello")).output, Person)
