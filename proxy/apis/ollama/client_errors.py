@@ -15,7 +15,7 @@ def ollama_error(status: int, message: str, code: str | None, model: str) -> tup
     """The status and the text with which Ollama would say it. `model` is the name that was asked for."""
     if status == 404 and code in (None, "model_not_found"):
         return 404, f'model "{model[:200]}" not found, try pulling it first'
-    if status == 501 and message.startswith("Infill is not supported"):  # llama.cpp's words
+    if message.startswith("Infill is not supported"):  # llama.cpp's words
         return 400, f'"{model[:200]}" does not support insert'
     if status == 429:
         return 503, BUSY
