@@ -2,5 +2,6 @@
 
 * `routes`      the endpoints of responses
 * `store`       responses that are kept: in memory for a while, in SQLite if configured
+* `recording`   answers on their way to the client are kept
 * `background`  answers that go on without their client
 """

@@ -37,6 +37,11 @@ class Job:
         """The response as it stands."""
         return self._encoder.response
 
+    @property
+    def size(self) -> int:
+        """Bytes of its events."""
+        return sum(map(len, self._frames))
+
     def start(self, give: GiveEvents, when_over: Callable[[], None]) -> None:
         """Begin the answer."""
         self._task = spawn(self._run(give), name=f"background {self.response['id']}")

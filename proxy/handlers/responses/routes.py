@@ -13,11 +13,10 @@ import msgspec
 from aiohttp import HttpVersion11, web
 
 from agents.chat import Chat
-from agents.events import Answer, AnswerFailed, Done, Event
 from proxy.answers.client_stream import STREAM_HEADERS
 from proxy.answers.translate import answer_context, decode
 from proxy.apis.fields import FieldError, Json, encode
-from proxy.apis.interface import AnswerContext, Codec, Endpoint
+from proxy.apis.interface import Endpoint
 from proxy.apis.requests import invalid_field, parse_body
 from proxy.apis.responses import answer as writer
 from proxy.apis.responses.body import ResponsesRequest
@@ -39,13 +38,15 @@ from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE, Exchange
 from proxy.handlers.generate import Generate
 from proxy.handlers.responses.background import Job
+from proxy.handlers.responses.recording import recorded
 from proxy.handlers.responses.store import Kept, ResponseStore
 
 T = TypeVar("T")
 
 STOPPED = {"code": "server_error", "message": "the gateway was stopped meanwhile"}
 FINISHED = 16
-"""Jobs that are remembered with all their events."""
+"""Jobs that are remembered with all their events, each of at most `LARGEST` bytes."""
+LARGEST = 4 * 1024 * 1024
 RUNNING = ("queued", "in_progress")
 
 
@@ -93,7 +94,7 @@ class Responses:
         if parsed.background:
             return await self._begin(asked, body)
         if parsed.store is not False:
-            endpoint = self._recorded(asked)
+            endpoint = recorded(endpoint, asked.token, self._keeper(asked))
         return await self._generate.respond(await self._generate.read(request, exchange, endpoint, body))
 
     async def _complete(self, items: list[Json], parsed: ResponsesRequest, owner: str | None) -> list[Json]:
@@ -112,21 +113,6 @@ class Responses:
             if (kept := await self._find(response_id, owner)) is not None:
                 known |= {item["id"]: item for item in kept.fields["output"]}
         return resolved(items, known)
-
-    def _recorded(self, asked: _Asked) -> Endpoint:
-        """The endpoint with a codec that keeps the answer."""
-        keep = self._keeper(asked)
-
-        def encoder(context: AnswerContext) -> _Recorder:
-            return _Recorder(writer.Encoder(msgspec.structs.replace(context, token=asked.token)), keep)
-
-        def encode_answer(whole: Answer, context: AnswerContext, now: float) -> Json:
-            response = writer.encode_answer(whole, msgspec.structs.replace(context, token=asked.token), now)
-            keep(response)
-            return response
-
-        codec = Codec(decode=CODEC.decode, encoder=encoder, encode_answer=encode_answer)
-        return msgspec.structs.replace(asked.endpoint, codec=codec)
 
     def _keeper(self, asked: _Asked) -> Callable[[Json], None]:
         created, owner = time.time(), owner_of(asked.request)
@@ -158,16 +144,23 @@ class Responses:
         assert isinstance(chat, Chat)
         exchange.ignore(chat.ignored)
         context = msgspec.structs.replace(answer_context(inner, chat.model, chat), token=asked.token)
+        budget = asked.request.app[BODIES].budget
+        budget.take(len(body), 0)
         job = Job(inner, writer.Encoder(context), self._keeper(asked))
-        response_id = job.response["id"]
-        self._jobs[response_id] = job
+        self._jobs[job.response["id"]] = job
 
-        job.start(partial(generate.take_events, conversation), lambda: self._over(response_id))
+        def over() -> None:
+            budget.held -= len(body)
+            self._over(job)
+
+        job.start(partial(generate.take_events, conversation), over)
         return await self._follow(asked.request, job, -1) if chat.stream else _json(job.response)
 
-    def _over(self, response_id: str) -> None:
-        """The last jobs that are over are still there for clients that take up their streams again."""
-        self._finished.append(response_id)
+    def _over(self, job: Job) -> None:
+        """Of the last jobs the events are still there, for clients that take up their streams again."""
+        self._finished.append(job.response["id"])
+        if job.size > LARGEST:
+            self._jobs.pop(job.response["id"], None)
         if len(self._finished) > FINISHED:
             self._jobs.pop(self._finished.popleft(), None)
 
@@ -260,20 +253,6 @@ class Responses:
             await stream.write(b"".join(stream_of(answer, after)))
         await stream.write_eof()
         return stream
-
-
-class _Recorder:
-    """Writes a stream, and keeps the response at its end, before the client can ask for it."""
-
-    def __init__(self, encoder: writer.Encoder, keep: Callable[[Json], None]) -> None:
-        self._encoder = encoder
-        self._keep = keep
-
-    def encode(self, event: Event, now: float) -> bytes:
-        data = self._encoder.encode(event, now)
-        if data and isinstance(event, Done | AnswerFailed) and self._encoder.response:
-            self._keep(self._encoder.response)
-        return data
 
 
 def owner_of(_request: web.Request) -> str | None:

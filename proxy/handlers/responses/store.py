@@ -83,6 +83,14 @@ class ResponseStore:
             self._written[kept.id] = task
             task.add_done_callback(lambda done: self._clear(kept.id, done))
 
+    async def start(self) -> None:
+        """Delete what is too old; also check, where responses are kept, that they can be."""
+        if self.is_on:
+            try:
+                await asyncio.to_thread(self._database.run, self._purge)
+            except (sqlite3.Error, OSError) as error:
+                log.warning("responses cannot be kept", reason=str(error))
+
     async def find(self, response_id: str, owner: str | None) -> Kept | None:
         """The response of that id, if this owner may have it. Raises `sqlite3.Error` or `OSError`."""
         kept = self._memory.get(response_id)
@@ -130,9 +138,12 @@ class ResponseStore:
         def write(database: sqlite3.Connection) -> None:
             row = (kept.id, kept.owner, kept.created, kept.response, kept.input)
             database.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?)", row)
-            database.execute("DELETE FROM responses WHERE created <= ?", (time.time() - self.seconds,))
+            self._purge(database)
 
         self._database.run(write)
+
+    def _purge(self, database: sqlite3.Connection) -> None:
+        database.execute("DELETE FROM responses WHERE created <= ?", (time.time() - self.seconds,))
 
     def _read(self, response_id: str) -> Kept | None:
         query = "SELECT id, owner, created, response, input FROM responses WHERE id = ?"

@@ -52,10 +52,12 @@ async def test_a_background_answer_goes_on_without_its_client(tmp_path: Path) ->
         await client.closed()
         status, response = await get(opened, f"{PATH}/{first['response']['id']}")
         assert (status, response["status"]) in [(200, "queued"), (200, "in_progress")]
+        assert opened.bodies.budget.held > 0, "its body is still there"
         gate.set()
         await opened.supervisor.freed.wait()
         _, response = await get(opened, f"{PATH}/{response['id']}")
         assert (response["status"], response["background"]) == ("completed", True)
+        assert opened.bodies.budget.held == 0
         await store.close()
 
 

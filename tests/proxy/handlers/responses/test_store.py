@@ -65,14 +65,20 @@ async def test_its_time_is_over(tmp_path: Path, seconds: float, limit: float) ->
         assert await store.find("resp_2", None) is None
 
 
-async def test_old_ones_leave_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["kept", "started"])
+async def test_old_ones_leave_the_file(tmp_path: Path, how: str) -> None:
+    """With the next one that is kept, or with the next start."""
     async with opened(tmp_path / "r", 1e6) as store:
         store.keep(kept(1, age=100))
+        store.keep(kept(3))
     async with opened(tmp_path / "r", 50) as store:
-        store.keep(kept(2))
+        if how == "kept":
+            store.keep(kept(2))
+        else:
+            await store.start()
     async with opened(tmp_path / "r", 1e6) as store:
         assert await store.find("resp_1", None) is None
-        assert await store.find("resp_2", None) is not None
+        assert await store.find("resp_3", None) is not None
 
 
 async def test_deleted(tmp_path: Path) -> None:
@@ -100,11 +106,10 @@ async def test_a_disk_that_does_not_take_it_costs_no_answer(tmp_path: Path) -> N
     (tmp_path / "r").mkdir()
     with structlog.testing.capture_logs() as logs:
         async with opened(tmp_path / "r") as store:
+            await store.start()
             store.keep(kept())
             assert await store.find("resp_1", None) is not None
-    assert [(entry["event"], entry["response"]) for entry in logs] == [
-        ("a response cannot be kept", "resp_1")
-    ]
+    assert [entry["event"] for entry in logs] == ["responses cannot be kept", "a response cannot be kept"]
 
 
 async def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
