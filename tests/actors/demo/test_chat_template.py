@@ -41,6 +41,10 @@ READ = tool(
 )
 GLOB = tool("glob", "Fast file pattern matching tool", {"pattern": TEXT, "path": TEXT}, ["pattern"])
 OPENCODE = [BASH, READ, GLOB]
+WRITE = tool("write", "Writes a file to the local filesystem.", {"path": TEXT, "content": TEXT})
+RESOURCE = tool(
+    "read_mcp_resource", "Read a specific resource from an MCP server.", {"server": TEXT, "uri": TEXT}
+)
 STOCK = tool(
     "fn_17",
     "Look up the stock price of a company.",
@@ -90,6 +94,9 @@ def ask(gateway: Gateway, question: str, tools: list[Json], **fields: Any) -> Js
         ("run `git log -1`", OPENCODE, "bash", None),
         ("What is in README.md?", OPENCODE, "read", {"filePath": "README.md"}),
         ("Find all *.py files", OPENCODE, "glob", {"pattern": "*.py"}),
+        ("read README.md", [RESOURCE, SHELL], "shell", {"command": ["bash", "-lc", "cat README.md"]}),
+        ("search for TODO in the code", [RESOURCE, BASH], "bash", None),
+        ('write "hi" into hello.txt', [READ, WRITE], "write", {"path": "hello.txt", "content": "hi"}),
         (
             "What is the price of Apple in EUR?",
             [STOCK, WEATHER],
@@ -211,6 +218,30 @@ def test_thoughts_have_their_place_in_every_api(shipped: Gateway) -> None:
     ollama = shipped.client.post("/api/chat", json=body | {"think": True}).json()["message"]
     assert "Tell me about docker" in ollama["thinking"]
     assert ollama["content"].startswith("Docker is one")
+
+
+def test_the_question_counts_whatever_follows_it(shipped: Gateway) -> None:
+    environment = "The model is told of memory, slots and streaming. " * 40
+    messages = [*DOCKER, {"role": "system", "content": environment}]
+    answer = shipped.chat(messages=messages, max_tokens=5).json()["choices"][0]["message"]["content"]
+    assert answer.startswith("Docker is one")
+
+
+def test_a_tool_that_must_be_searched_for_is(shipped: Gateway) -> None:
+    search = tool(
+        "ToolSearch", "Fetches definitions for deferred tools so they can be called.", {"query": TEXT}
+    )
+    named = {"role": "system", "content": "Deferred tools:\nWebFetch\nmcp__weather__get_weather\n"}
+    messages = [{"role": "user", "content": "How is the weather in Paris?"}, named]
+    first = ask(shipped, "", [search, READ], messages=messages)["message"]
+    (call,) = first["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"query": "select:mcp__weather__get_weather"}
+    messages += [first, {"role": "tool", "tool_call_id": call["id"], "content": "found"}]
+    weather = tool("mcp__weather__get_weather", "", {"city": TEXT})
+    then = ask(shipped, "", [search, READ, weather], messages=messages)["message"]
+    assert [call["function"]["name"] for call in then["tool_calls"]] == ["mcp__weather__get_weather"]
+    nothing = ask(shipped, "", [search, READ], messages=messages)["message"]
+    assert nothing["content"] == "The tool ToolSearch answers: found"
 
 
 def test_a_tool_that_does_not_fit_can_be_required(shipped: Gateway) -> None:
