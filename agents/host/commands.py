@@ -1,7 +1,7 @@
 """Slash commands: names of agents at the start of a message. Pure."""
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 
 import msgspec
 
@@ -19,18 +19,27 @@ MOST_COMMANDS = 32
 _START = 64 * 1024
 """Number of leading bytes in which commands are searched before a message is decoded."""
 
-_IN_JSON = (
-    rb'"(?:agents"|(?:[ \t\r\n]|\\[nrt]|\\u00(?:0[9aAdD]|20))*'
-    rb"(?:\\?/|\\u002[fF])(?:%s)(?![a-z0-9_-]))"
-)
+_FIELD_IN_JSON = b'"agents"'
+_COMMAND_IN_JSON = rb'"(?:[ \t\r\n]|\\[nrt]|\\u00(?:0[9aAdD]|20))*(?:\\?/|\\u002[fF])(?:%s)(?![a-z0-9_-])'
 
 
-def pattern_in_json(names: Iterable[str]) -> re.Pattern[bytes]:
-    """Return a pattern that matches every JSON body that names agents, by the field or by a command.
+def search_in_json(names: Iterable[str]) -> Callable[[bytes], bool]:
+    """Return a function that finds every JSON body which names agents, by the field or by a command.
 
-    The pattern begins with a quotation mark, so that the search runs at the speed of `memchr`.
+    Code has thousands of quotation marks, with which the pattern of a command begins, but hardly ever a slash
+    with an agent's name: without one, or an escaped slash, the pattern is not searched.
     """
-    return re.compile(_IN_JSON % b"|".join(re.escape(name.encode()) for name in sorted(names)))
+    known = b"|".join(re.escape(name.encode()) for name in sorted(names))
+    command = re.compile(_COMMAND_IN_JSON % known)
+    slash = re.compile(rb"/(?:%s)(?![a-z0-9_-])" % known)
+
+    def search(body: bytes) -> bool:
+        if _FIELD_IN_JSON in body:
+            return True
+        may_command = slash.search(body) is not None or rb"\u002" in body
+        return may_command and command.search(body) is not None
+
+    return search
 
 
 class _Part(msgspec.Struct):

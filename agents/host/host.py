@@ -20,7 +20,7 @@ from agents.host.commands import (
     AgentCall,
     asks_for_agents,
     parse_name,
-    pattern_in_json,
+    search_in_json,
     take_commands,
 )
 from agents.host.discovery import REMEDY, BrokenAgentError, Loaded, options_of
@@ -121,7 +121,7 @@ class AgentHost:
             model: [call for call in map(parse_name, names) if call.agent in self._names]
             for model, names in self._default_agents.items()
         }
-        self._mark = pattern_in_json(self._names)
+        self._names_agents = search_in_json(self._names)
 
     async def start(self) -> None:
         """Start all agents. Raises `BrokenAgentError` if one fails to start, unless it may be skipped."""
@@ -176,7 +176,7 @@ class AgentHost:
         """Whether a request may have agents, judged by its bytes. If not, it need not be parsed."""
         if header or self._always or self._defaults.get(model):
             return True
-        return self._mark.search(body) is not None
+        return self._names_agents(body)
 
     def plan(
         self,
