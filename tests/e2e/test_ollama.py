@@ -101,6 +101,20 @@ def test_generate(client: ollama.Client, model: str) -> None:
     assert client.generate(model, "A llama is", raw=True, options={"num_predict": 4}).response
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_context_that_is_sent_again(gateway: Gateway, stream: bool) -> None:
+    """The model reads what was said before."""
+
+    def last_of(**fields: Any) -> Any:
+        body = {"model": "demo", "prompt": "hello", "options": STEADY, "stream": stream, **fields}
+        return json.loads(gateway.client.post("/api/generate", json=body).text.splitlines()[-1])
+
+    first = last_of()
+    second = last_of(context=first["context"])
+    assert second["prompt_eval_count"] > first["prompt_eval_count"] + first["eval_count"] / 2
+    assert len(second["context"]) > len(first["context"])
+
+
 def test_length(client: ollama.Client, model: str) -> None:
     assert client.chat(model, HELLO, options={"num_predict": 3}).done_reason == "length"
 

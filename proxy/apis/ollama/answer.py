@@ -25,6 +25,7 @@ from agents.events import (
 from proxy.apis.fields import Json, encode, object_text
 from proxy.apis.interface import added_fields
 from proxy.apis.ollama.client_errors import ollama_error
+from proxy.apis.ollama.context import Turn, write_context
 
 INVALID_ARGUMENTS = "_invalid_json"
 """The key of a tool call's arguments under which those go on that the model wrote as no JSON object."""
@@ -37,8 +38,8 @@ class Encoder:
 
     `started` is when the request came, in seconds since the epoch; `load_seconds` what its model took to
     be there. Both count where the model server tells no durations of its own. Tool calls are sent whole,
-    before the one line that is done. With `context` that line has an empty one, which is what a client
-    may send with its next prompt.
+    before the one line that is done. With the `turns` before the answer that line has a context, which a
+    client may send with its next prompt.
     """
 
     def __init__(
@@ -48,13 +49,14 @@ class Encoder:
         api: Api = "chat",
         started: float = 0.0,
         load_seconds: float = 0.0,
-        context: bool = False,
+        turns: list[Turn] | None = None,
     ) -> None:
         self._model = model
         self._chat = api == "chat"
         self._started = started
         self._load_seconds = load_seconds
-        self._context = context
+        self._turns = turns
+        self._texts: list[str] = []
         self._head = b'{"model":' + encode(model) + b',"created_at":"'
         self._text_follows = b'","message":{"role":"assistant","content":' if self._chat else b'","response":'
         self._text_ends = b"}" if self._chat else b""
@@ -71,7 +73,7 @@ class Encoder:
             return b""
         match event:
             case Text():
-                return self._line(now, event.text)
+                return self._say(now, event.text)
             case Reasoning():
                 return self._line(now, "", b',"thinking":' + encode(event.text))
             case ToolCallDelta():
@@ -95,6 +97,11 @@ class Encoder:
                 pass  # every line says it anew
         return b""
 
+    def _say(self, now: float, text: str) -> bytes:
+        if self._turns is not None:
+            self._texts.append(text)
+        return self._line(now, text)
+
     def _line(self, now: float, text: str, more: bytes = b"", end: bytes = b',"done":false') -> bytes:
         if self._logprobs:
             end += b',"logprobs":' + encode(self._logprobs)
@@ -108,8 +115,8 @@ class Encoder:
         before = self._line(now, "", b',"tool_calls":' + encode(_tool_calls(calls))) if calls else b""
         done = _final_fields(self._reason, self._usage, now - self._started, self._load_seconds)
         fields = {**self._extra, **done}
-        if self._context:
-            fields["context"] = []
+        if self._turns is not None:
+            fields["context"] = write_context(self._turns, "".join(self._texts))
         return before + self._line(now, "", end=b"," + encode(fields)[1:-1])
 
     def encode_answer(self, answer: Answer, now: float) -> Json:
@@ -126,8 +133,8 @@ class Encoder:
             **({"message": {"role": "assistant", **said}} if self._chat else said),
             **_final_fields(answer.reason, answer.usage, now - self._started, self._load_seconds),
         }
-        if self._context:
-            whole["context"] = []
+        if self._turns is not None:
+            whole["context"] = write_context(self._turns, answer.text)
         if answer.logprobs:
             whole["logprobs"] = answer.logprobs
         return whole

@@ -24,7 +24,7 @@ def _codec(api: answer.Api, decode: Callable[[bytes], Request]) -> Codec:
             api=api,
             started=asked.started,
             load_seconds=asked.load_seconds,
-            context=api == "generate",
+            turns=asked.echo.get("turns"),
         )
 
     return Codec(

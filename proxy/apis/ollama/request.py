@@ -17,6 +17,7 @@ from agents.chat import (
 from proxy.apis import images
 from proxy.apis.durations import keep_alive
 from proxy.apis.fields import FieldError, Json, decode, encode, unknown
+from proxy.apis.ollama.context import read_context, turns_of
 from proxy.apis.sampling import Number, SamplingFields, sampling_of
 
 
@@ -104,8 +105,8 @@ def decode_generate(body: bytes) -> Chat | Completion:
     """Read a body of `/api/generate`. Raises `FieldError`.
 
     With `raw`, or a `suffix` to fill in before, it is a completion; else a chat of the system's and the
-    user's message, without any message where Ollama would only load the model. `context` is ignored: its
-    tokens mean nothing to another model server.
+    user's message, without any message where Ollama would only load the model. A `context` of a daemon is
+    ignored: its tokens mean nothing to another model server.
     """
     wire = decode(body, _GenerateBody)
     shared = _shared(wire, body)
@@ -118,12 +119,20 @@ def decode_generate(body: bytes) -> Chat | Completion:
         if wire.images:
             raise FieldError("images", "are not supported with raw or suffix for this model")
         return Completion(prompt=prompt, suffix=wire.suffix or "", **shared)
+    before = read_context(wire.context or [])
     messages: list[Message] = []
     if prompt:
         if wire.system:
             messages.append(Message("system", wire.system))
+        messages += before or []
         messages.append(Message("user", prompt, images=_images(wire.images, "images")))
-    return Chat(messages=messages, think=_think(wire.think), **shared)
+    return Chat(
+        messages=messages,
+        think=_think(wire.think),
+        ignored=["context"] if wire.context and before is None else [],
+        echo={"turns": turns_of(messages)},
+        **shared,
+    )
 
 
 def _shared(wire: _Body, body: bytes) -> dict[str, Any]:

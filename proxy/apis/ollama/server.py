@@ -43,7 +43,25 @@ _GATEWAYS_OWN = {"n", "parallel_tool_calls", "stream_options"}
 def ignored(request: Chat | Completion) -> list[str]:
     """The fields of a request that no daemon knows."""
     known = _SERVER_OPTIONS | _PROMPT_OPTIONS | _GATEWAYS_OWN
-    return [name for name in request.extra if name not in known]
+    names = [name for name in request.extra if name not in known]
+    if isinstance(request, Chat) and any(image.url for one in _history(request) for image in one.images):
+        names.append("content.image")
+    return names
+
+
+def _history(request: Chat) -> list[Message]:
+    """The messages up to the model's last one: the client sends them again with every turn."""
+    answered = [index for index, one in enumerate(request.messages) if one.role == "assistant"]
+    return request.messages[: answered[-1] + 1 if answered else 0]
+
+
+def _without_links(message: Message) -> Message:
+    """A message of the history without images that somebody would have to fetch."""
+    if not any(image.url for image in message.images):
+        return message
+    kept = [image for image in message.images if not image.url]
+    text = f"{message.text}\n[an image by URL was left out: this model cannot fetch it]".lstrip()
+    return msgspec.structs.replace(message, images=kept, text=text)
 
 
 def path_of(request: Chat | Completion) -> str:
@@ -123,10 +141,10 @@ def _completion(request: Completion) -> Json:
 
 
 def _chat(request: Chat) -> Json:
+    history = _history(request)
+    messages = [*map(_without_links, history), *request.messages[len(history) :]]
     body: Json = {
-        "messages": [
-            _encode_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)
-        ],
+        "messages": [_encode_message(message, f"messages[{i}]") for i, message in enumerate(messages)],
         **present(tools=[_encode_tool(tool) for tool in request.callable_tools]),
     }
     if request.must_call and request.callable_tools:

@@ -587,6 +587,18 @@ def test_what_ollama_cannot_be_told() -> None:
         sent({"role": "assistant", "tool_calls": [call("[]")]})
 
 
+def test_an_image_that_nobody_fetches_breaks_no_later_turn() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}
+    history = [{"role": "user", "content": [picture]}, {"role": "assistant", "content": "I cannot."}, HI]
+    request = openai_request.decode_request(body({"messages": history}))
+    sent = json.loads(ollama_server.encode_request(request))["messages"]
+    assert sent[0] == {
+        "role": "user",
+        "content": "[an image by URL was left out: this model cannot fetch it]",
+    }
+    assert "content.image" in ollama_server.ignored(request)
+
+
 def test_kinds_of_request() -> None:
     assert isinstance(GENERATE(body({"prompt": "x"})), Chat)
     assert isinstance(GENERATE(body({"prompt": "x", "raw": True})), Completion)

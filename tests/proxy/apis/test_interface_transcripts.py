@@ -144,7 +144,7 @@ def test_whole_answers_for_ollama(transcript: Transcript, api: Any) -> None:
 
 
 def test_generate_says_response() -> None:
-    encoder = ollama_answer.Encoder(MODEL, api="generate", started=STARTED, load_seconds=0.5, context=True)
+    encoder = ollama_answer.Encoder(MODEL, api="generate", started=STARTED, load_seconds=0.5, turns=[])
     first, second, *_, last = encoded(encoder, from_llama(TRANSCRIPTS[1])).decode().splitlines()
     at = '"created_at":"2025-08-04T08:52:19.250000Z"'
     assert first == f'{{"model":"demo",{at},"response":"","thinking":"Hm","done":false}}'
@@ -161,7 +161,7 @@ def test_generate_says_response() -> None:
         "prompt_eval_duration": 0,
         "eval_count": 2,
         "eval_duration": 0,
-        "context": [],
+        "context": list(b'[["assistant","So"]]'),
     }
 
 
