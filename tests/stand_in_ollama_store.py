@@ -183,6 +183,13 @@ def example(schema: Any) -> Any:
     return KINDS[kind]
 
 
+_OPTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "stop": ("array", (list,)),
+    "num_predict": ("integer", (int, float)),
+    "temperature": ("float32", (int, float)),
+}
+
+
 def runner_error(body: dict[str, Any], model: Model, context: int) -> tuple[int, str] | None:
     """Status and text of what the model's runner, a llama-server, refuses: its own error, as a text."""
     words = sum(len(str(message.get("content") or "").split()) for message in body.get("messages") or [])
@@ -190,6 +197,10 @@ def runner_error(body: dict[str, Any], model: Model, context: int) -> tuple[int,
     schemas = [body.get("format"), *(tool["function"].get("parameters") for tool in body.get("tools") or [])]
     kinds = [schema.get("type", "object") for schema in schemas if isinstance(schema, dict)]
     error: dict[str, Any] | None = None
+    options = body.get("options") or {}
+    for name, (kind, types) in _OPTIONS.items():
+        if not isinstance(options.get(name), (*types, type(None))):
+            return 500, f'option "{name}" must be of type {kind}'
     form = body.get("format")
     if isinstance(form, str) and form not in ("", "json"):
         return 500, f'invalid format: "{form}"; expected "json" or a valid JSON Schema object'

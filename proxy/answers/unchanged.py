@@ -115,8 +115,7 @@ def _own_fields(conversation: Conversation) -> dict[str, bytes]:
     if parsed.is_never_streamed:
         return {"stream": b"false"}
     fields = {"stream": b"true"}
-    # The progress of a second answer comes after the beginning of the first, where nothing is taken out.
-    if endpoint.api == "llama.cpp" and not (parsed.stream and parsed.answers > 1):
+    if endpoint.api == "llama.cpp" and parsed.may_have_progress:
         fields["return_progress"] = b"true"
     if endpoint.usage_option and not parsed.stream:
         fields["stream_options"] = b'{"include_usage":true}'

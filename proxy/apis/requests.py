@@ -41,6 +41,11 @@ class ModelRequest(msgspec.Struct):
         return False
 
     @property
+    def may_have_progress(self) -> bool:
+        """Whether a llama.cpp server may be asked for progress, which is taken out before the first event."""
+        return True
+
+    @property
     def is_never_streamed(self) -> bool:
         """Whether a llama.cpp server cannot be asked for a stream of which the whole answer would be made."""
         return False
@@ -105,8 +110,13 @@ class GenerationRequest(ModelRequest):
         check_limit("max_tokens", self.max_tokens)
         if self.n is not None and self.n < 1:
             raise FieldError("n", "must be 1 or more", "integer_below_min_value")
-        if self.stop is not None and "" in (self.stop if isinstance(self.stop, list) else [self.stop]):
-            raise FieldError("stop", "an empty text would end each answer at once", "empty_string")
+        if self.stop == "" or (isinstance(self.stop, list) and not all(self.stop)):
+            raise empty_stop()
+
+
+def empty_stop() -> FieldError:
+    """What is wrong with an empty text among those that end an answer."""
+    return FieldError("stop", "an empty text would end each answer at once", "empty_string")
 
 
 def check_limit(field: str, value: Number) -> None:
@@ -137,6 +147,8 @@ def invalid_field(error: FieldError) -> ApiError:
 
 def check_request(request: Request) -> None:
     """Raise `FieldError` for what no model server should be asked, whatever API the client speaks."""
+    if not all(request.sampling.stop):
+        raise empty_stop()
     if not isinstance(request, Chat):
         return
     if not request.messages:

@@ -57,6 +57,7 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     ("invalid_value", "tools", ("Failed to parse tools", "tools param requires")),
     ("invalid_value", "tool_choice", ("Invalid tool_choice", "tool_choice param requires")),
     ("invalid_value", "format", ("invalid format: ",)),
+    ("invalid_type", "options", ('" must be of type ',)),
     ("invalid_value", "top_logprobs", ("top_logprobs requires",)),
     ("unsupported_value", "logprobs", ("logprobs is not supported with",)),
     (

@@ -209,6 +209,17 @@ def test_a_suffix_is_not_passed_over(gateway: Gateway) -> None:
     assert "Infill is not supported" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("several", [{"prompt": ["a", "b"]}, {"prompt": "a", "n": 2}])
+def test_a_stream_of_several_completions(gateway: Gateway, several: Any) -> None:
+    body = {"model": "demo", "max_tokens": 3, "stream": True, **several}
+    answer = gateway.client.post("/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    ends = [choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
+    assert sorted(choice["index"] for choice in ends) == [0, 1]
+    assert "null\n" not in answer.text.replace("data: ", "\n")
+
+
 def test_a_stream_of_several_answers_holds_nothing_else(gateway: Gateway) -> None:
     answer = gateway.chat(n=2, stream=True)
     chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]

@@ -225,6 +225,7 @@ MESSAGES: dict[str, Json] = {
     "too long a prompt": {"messages": [LONG]},
     "system a number": hi(system=5),
     "a stop that is a number": hi(stop_sequences=[5]),
+    "a stop at nothing": hi(stop_sequences=[""]),
     "heat in words": hi(temperature="hot"),
 }
 
@@ -246,6 +247,8 @@ OLLAMA: dict[str, Json] = {
     "tools an object": hi(tools={}),
     "options a number": hi(options=5),
     "an unknown level": hi(think="zz"),
+    "a stop that is a number": hi(options={"stop": 5}),
+    "a limit in words": hi(options={"num_predict": "many"}),
     "an image for a model without eyes": {"messages": [{**HI, "images": [PIXEL]}]},
     "a schema that is none": hi(format={"type": "thing"}),
     "a tool with a bad schema": hi(tools=[tool(parameters={"type": "thing"})]),

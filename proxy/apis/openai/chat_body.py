@@ -124,6 +124,11 @@ class ChatRequest(GenerationRequest, kw_only=True):
         )
 
     @property
+    def may_have_progress(self) -> bool:
+        """Of several answers that of the second comes after the beginning of the first."""
+        return not self.stream or self.answers <= 1
+
+    @property
     def is_never_streamed(self) -> bool:
         """llama.cpp gives no probabilities in the stream of a chat with tools."""
         return bool(self.logprobs and self.tools and not self.stream)

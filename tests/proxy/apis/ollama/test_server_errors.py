@@ -18,6 +18,7 @@ from proxy.apis.server_errors import to_api_error
         (400, "the input length exceeds the context length", 400, "context_length_exceeded"),
         (400, '"x" does not support tools', 400, "not_supported"),
         (500, "boom", 500, None),
+        (500, 'option "stop" must be of type array', 400, "invalid_type"),
         (500, 'invalid format: "x"; expected "json" or a valid JSON Schema object', 400, "invalid_value"),
         (
             500,
