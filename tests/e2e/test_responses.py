@@ -153,6 +153,13 @@ def test_reasoning(gateway: Gateway, stream: bool, summary: str | None) -> None:
     assert [item["type"] for item in quiet["output"]] == ["message"]
 
 
+def test_a_call_that_is_required_comes_before_a_format(gateway: Gateway, model: str) -> None:
+    form = {"type": "json_schema", "name": "n", "strict": True, "schema": Count.model_json_schema()}
+    fields: Any = {"tools": [WEATHER], "tool_choice": "required", "text": {"format": form}}
+    response, _ = ask(gateway, model, stream=False, input=QUESTION, **fields)
+    assert [item["type"] for item in response["output"]] == ["function_call"]
+
+
 def test_a_history_of_another_models(client: openai.OpenAI, model: str) -> None:
     history: Any = [
         {"role": "user", "content": "hello"},

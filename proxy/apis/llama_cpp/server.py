@@ -93,7 +93,9 @@ def _chat(request: Chat) -> Json:
             body["tool_choice"] = "required" if request.must_call else "auto"
         if isinstance(request.tool_choice, NamedTool):
             body["parallel_tool_calls"] = False
-    if request.format == "json":
+    if request.must_call:
+        pass  # with a format the server would not call: it is for the text of a later answer
+    elif request.format == "json":
         body["response_format"] = {"type": "json_object"}
     elif request.format is not None:
         schema = {"name": "answer", "schema": request.format}
