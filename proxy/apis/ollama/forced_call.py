@@ -4,8 +4,9 @@ import re
 
 import msgspec
 
+from actors.errors import UNREADABLE
 from agents.chat import Tool, ToolCall
-from proxy.apis.fields import Json
+from proxy.apis.fields import Json, encode
 
 _ANY: Json = {"type": "object"}
 _DEFINITIONS = ("$defs", "definitions")
@@ -44,11 +45,20 @@ def _call_of(tool: Tool, shared: Json) -> Json:
     }
 
 
-def call_in(text: str) -> ToolCall | None:
-    """The call that an answer of that form is, or begins; without an id. None for any other text."""
+def call_in(text: str, tools: list[Tool]) -> ToolCall | None:
+    """The call of one of these tools that an answer of that form is, or begins; without an id.
+
+    None for any other text.
+    """
+    names = [tool.name for tool in tools]
     try:
         call = msgspec.json.decode(text, type=_Call)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        found = ToolCall("", call.name, msgspec.json.encode(call.arguments).decode())
+    except UNREADABLE:
         begun = _BEGINNING.match(text)
-        return ToolCall("", msgspec.json.decode(begun[1]), text[begun.end() :]) if begun else None
-    return ToolCall("", call.name, msgspec.json.encode(call.arguments).decode())
+        if begun is None:
+            return None
+        found = ToolCall(
+            "", next((n for n in names if encode(n).decode() == begun[1]), ""), text[begun.end() :]
+        )
+    return found if found.name in names else None

@@ -234,6 +234,7 @@ class Decoder:
     def __init__(self, id: str = "", request: Chat | Completion | None = None) -> None:  # noqa: A002 the wire's own word
         self._id = id
         chat = request if isinstance(request, Chat) else None
+        self._tools = chat.callable_tools if chat is not None else []
         self._forced: list[str] | None = [] if chat is not None and chat.must_call else None
         """The text so far, which may be the call."""
         self._most_calls = (
@@ -302,7 +303,7 @@ class Decoder:
 
     def _read_forced(self, events: list[Event]) -> None:
         text = "".join(self._forced or ())
-        if (call := forced_call.call_in(text)) is not None and self._calls == 0:
+        if (call := forced_call.call_in(text, self._tools)) is not None and self._calls == 0:
             events.append(ToolCallDelta(0, f"call_{self._id}_0", call.name, call.arguments))
             self._calls = 1
         elif text:

@@ -117,17 +117,21 @@ def _choice(text: str, reason: str | None = None, *, tokens: Sequence[Any] = (),
 
 def _logprobs(tokens: Sequence[Any], begin: int) -> Json:
     """The probabilities of tokens in a completion's form; the first token is at the character `begin`."""
-    read = [token for token in tokens if isinstance(token, dict)]
+    read = _dicts(tokens)
     texts = [str(token.get("token", "")) for token in read]
     return {
         "tokens": texts,
         "token_logprobs": [token.get("logprob") for token in read],
         "top_logprobs": [
-            {str(other.get("token", "")): other.get("logprob") for other in token.get("top_logprobs") or ()}
+            {str(other.get("token", "")): other.get("logprob") for other in _dicts(token.get("top_logprobs"))}
             for token in read
         ],
         "text_offset": list(itertools.accumulate(map(len, texts[:-1]), initial=begin)),
     }
+
+
+def _dicts(values: Any) -> list[Json]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list | tuple) else []
 
 
 def encode_answer(answer: Answer, *, model: str) -> Json:

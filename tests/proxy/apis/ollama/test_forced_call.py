@@ -102,8 +102,26 @@ def test_a_call_of_the_models_own_form_counts() -> None:
 
 def test_a_model_that_does_not_obey_is_quoted() -> None:
     assert Text("I will not.") in read(chat(tool_choice="required"), line("I will not."), line(done="stop"))
-    assert forced_call.call_in("[" * 100_000) is None
-    assert forced_call.call_in('{"name": "a", "arguments": {}}') == ToolCall("", "a", "{}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        '{"name": "nobody", "arguments": {}}',
+        '{"name": "\\x", "arguments": {"a',
+        '{"name": "nobody", "arguments": {"a',
+        '{"name": "time", "arguments": [1]}'.replace("arguments", "parameters"),
+        "\ud800",
+    ],
+)
+def test_what_is_no_call(text: str) -> None:
+    assert forced_call.call_in(text, TOOLS) is None
+
+
+def test_a_call() -> None:
+    assert forced_call.call_in('{"name": "time", "arguments": {}}', TOOLS) == ToolCall("", "time", "{}")
 
 
 @pytest.mark.parametrize(("parallel", "expected"), [(None, 2), (True, 2), (False, 1)])
