@@ -1,7 +1,7 @@
 """The supervisor, and an actor for each model, made of the settings."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -69,13 +69,14 @@ def make_supervisor(
     containers: Containers,
     cache: Path,
     requests: Requests,
+    weights: Mapping[str, float],
 ) -> Supervisor:
     """The supervisor with one actor per configured model; nothing runs before `start`.
 
     `session` is for health checks; `cache` is the folder of the built-in models; `requests` knows when a
-    model server was last heard.
+    model server was last heard; `weights` are the clients' shares of turns.
     """
-    return _Factory(config, session, hub, observer, daemons, containers, cache, requests).supervisor
+    return _Factory(config, session, hub, observer, daemons, containers, cache, requests, weights).supervisor
 
 
 class _Factory:
@@ -91,6 +92,7 @@ class _Factory:
         containers: Containers,
         cache: Path,
         requests: Requests,
+        weights: Mapping[str, float],
     ) -> None:
         pool = config.server_pool
         self._requests = requests
@@ -109,7 +111,7 @@ class _Factory:
             # Without management of GPUs the monitor reports no GPU.
             lambda: observer.monitor.gpus,
         )
-        self.supervisor = Supervisor(Planner(Policy.of(config), []), {}, self._adopt, observer)
+        self.supervisor = Supervisor(Planner(Policy.of(config, weights), []), {}, self._adopt, observer)
         taken = {name for known, model in config.llama_cpp.models.items() for name in (known, *model.aliases)}
         taken |= {name for known, model in config.ollama.models.items() for name in (known, *model.aliases)}
         for name, model in config.llama_cpp.models.items():

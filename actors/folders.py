@@ -66,6 +66,11 @@ def responses_file() -> Path:
     return _home("XDG_DATA_HOME", "~/.local/share") / "responses.sqlite3"
 
 
+def keys_file() -> Path:
+    """Return the database of API keys, in the user's data folder."""
+    return _home("XDG_DATA_HOME", "~/.local/share") / "keys.sqlite3"
+
+
 def _home(variable: str, default: str) -> Path:
     base = os.environ.get(variable) or Path(default).expanduser()
     return Path(base) / "llama-smart-proxy"

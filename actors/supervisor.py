@@ -142,6 +142,7 @@ class Supervisor(Actor[Event]):
         model: str,
         *,
         timeout: float,
+        client: str = "",
         slot: bool = True,
         load: bool = True,
         keep_alive: float | None = None,
@@ -149,9 +150,9 @@ class Supervisor(Actor[Event]):
     ) -> AsyncIterator[Lease]:
         """Wait at most `timeout` seconds for a lease on a model; it ends with the block.
 
-        `on_ticket` is called with the ticket's number, for `outlook`. `keep_alive`: seconds that the model
-        stays loaded after this request. Raises `RejectedError`. A requester that is cancelled while it waits
-        leaves the queue at once.
+        Turns are shared between clients. `on_ticket` is called with the ticket's number, for `outlook`.
+        `keep_alive`: seconds that the model stays loaded after this request. Raises `RejectedError`. A
+        requester that is cancelled while it waits leaves the queue at once.
         """
         ticket = next(self._tickets)
         reply: asyncio.Future[Grant | Rejection] = asyncio.get_running_loop().create_future()
@@ -162,6 +163,7 @@ class Supervisor(Actor[Event]):
                 ticket=ticket,
                 model=model,
                 deadline=time.monotonic() + timeout,
+                client=client,
                 slot=slot,
                 load=load,
                 keep_alive=keep_alive,

@@ -8,6 +8,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from proxy.access.gate import GATE, Gate
 from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
 from proxy.apis.responses.client_errors import RESPONSES
@@ -49,14 +50,15 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
 
 
-def make_app(handlers: Handlers, origins: Origins) -> web.Application:
+def make_app(handlers: Handlers, origins: Origins, gate: Gate) -> web.Application:
     """Make the application with all routes.
 
     An unknown path is answered in the dialect of its API, or OpenAI's.
     """
     views, agents, passing = handlers.views, handlers.agents, handlers.passing
     app = web.Application(middlewares=[_door])
-    app[ACCOUNTS] = (handlers.metrics.account,)
+    app[ACCOUNTS] = (handlers.metrics.account, gate.settle)
+    app[GATE] = gate
     app[BODIES] = Bodies(handlers.generate.limits.body)
     app[ORIGINS] = origins
     if origins.allows_some:
@@ -112,6 +114,28 @@ def _quiet(view: Handler) -> Handler:
     return handle
 
 
+PUBLIC = {"/", "/health", "/v1/health", "/health/live", "/health/ready", "/api/version"}
+"""Paths that need no key: probes, and what clients ask to find out what the gateway is."""
+
+OLLAMA_STORE = ("/api/pull", "/api/delete", "/api/copy", "/api/create", "/api/push", "/api/blobs")
+"""Paths that change the models on the disk. If there are keys, they need an admin key."""
+
+
+def _identify(request: web.Request, exchange: Exchange) -> None:
+    """Note the request's key. Raises `ApiError` if it needs one, or another one."""
+    gate = request.app[GATE]
+    required = request.path not in PUBLIC and request.method != "OPTIONS"
+    exchange.key = gate.identify(request.headers, required=required)
+    if not required:
+        return
+    if request.path.startswith(OLLAMA_STORE) and gate.has_keys:
+        gate.admit_admin(request, exchange.key)
+    if request.path.startswith("/admin"):
+        gate.admit_admin(request, exchange.key)
+    elif request.path == "/metrics" and not gate.sees_all(exchange.key):
+        raise ApiError(403, "the metrics are of all models, which this API key may not see", code="forbidden")
+
+
 _TWO_BASES = re.compile("(/v1|/api)/(v1|api)/")
 
 
@@ -128,6 +152,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
         if OTHER_VERSION in request:
             raise other_version()
         origins.admit(request)
+        _identify(request, exchange)
         response = origins.preflight(request) or await handler(request)
         exchange.status = exchange.status or response.status
         if not response.prepared:

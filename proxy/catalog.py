@@ -1,7 +1,7 @@
 """The models, their names, and the APIs of their servers."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -155,8 +155,8 @@ class Catalog:
         found = self.daemons.find(place[1]) if place is not None else None
         return found[1] if found is not None else None
 
-    async def listed(self) -> ListedModel:
-        """Return every model that a request can name."""
+    async def listed(self, may_use: Callable[..., bool] = lambda *_: True) -> ListedModel:
+        """Return every model that a request can name, if its key `may_use` one of the model's names."""
         if self.daemons.settings.discover:
             await self.daemons.refresh()
         models = [model for model in self.models if not self._is_gone(model)]
@@ -165,12 +165,14 @@ class Catalog:
         cached = [str(model.name) for model in await asyncio.to_thread(self._hub.listed)]
         tags = self.daemons.listed() if self.daemons.settings.discover else []
         return ListedModel(
-            models=models,
-            cached=[name for name in cached if name.casefold() not in taken],
+            models=[model for model in models if may_use(model.name, *model.aliases)],
+            cached=[name for name in cached if name.casefold() not in taken and may_use(name)],
             tags=[
                 tag
                 for daemon, tag in tags
-                if tag.name.casefold() not in taken and not self.daemons.configured(daemon, tag.name)
+                if tag.name.casefold() not in taken
+                and may_use(tag.name)
+                and not self.daemons.configured(daemon, tag.name)
             ],
         )
 

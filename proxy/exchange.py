@@ -11,6 +11,8 @@ from aiohttp import web
 
 from actors.messages import Grant
 from agents.host.pipeline import Run
+from proxy.access.keys import Key
+from proxy.access.limits import Admission
 from proxy.errors import ApiError
 
 log = structlog.get_logger("request")
@@ -32,6 +34,7 @@ class Exchange:
 
     __slots__ = (
         "accounts",
+        "admission",
         "complete",
         "endpoint",
         "epoch",
@@ -40,6 +43,7 @@ class Exchange:
         "first_byte_at",
         "ignored",
         "inner",
+        "key",
         "loaded",
         "method",
         "model",
@@ -85,6 +89,10 @@ class Exchange:
         self.tokens: dict[str, int] = {}
         self.ignored: dict[str, None] = {}
         """Names of the parts of the request that were left out, such as `text.verbosity`, in order."""
+        self.key: Key | None = None
+        """The client's key; None if it sent none and needs none."""
+        self.admission: Admission | None = None
+        """The request's place in the limits of its key."""
         self.run: Run | None = None
         """The run of the request's agents, if it has any."""
         self.complete = False
@@ -108,6 +116,22 @@ class Exchange:
     def queued_as(self, ticket: int) -> None:
         """Note the number under which the request waits."""
         self.ticket = ticket
+
+    def may_use(self, *names: str) -> bool:
+        """Whether the request's key may use the model with these names."""
+        return self.key is None or self.key.rights.may_use_model(names)
+
+    @property
+    def tokens_spent(self) -> int | None:
+        """The tokens of prompt and answer; None if the client left before they were counted.
+
+        An agent's own answer has none: its calls of models are counted separately.
+        """
+        if self.epoch is None:
+            return 0
+        if not self.tokens and self.status == CLIENT_LEFT:
+            return None
+        return self.tokens.get("prompt_tokens", 0) + self.tokens.get("completion_tokens", 0)
 
     def ignore(self, names: Iterable[str]) -> None:
         """Note the fields, tools or parts that are left out; the answer's head and the log name them."""
@@ -154,6 +178,8 @@ class Exchange:
             "status": self.status,
             "outcome": outcome,
         }
+        if self.key is not None:
+            fields["key"] = self.key.name
         if self.model is not None:
             fields["model"] = self.model[:200]
         if self.variant is not None:

@@ -20,7 +20,7 @@ from actors.commands.effective_config import read, tell
 from actors.config.file import ConfigFile
 from actors.config.schema import Config, authority
 from actors.errors import ConfigError
-from actors.folders import cache_folder, data_folder, responses_file, unwritable
+from actors.folders import cache_folder, data_folder, keys_file, responses_file, unwritable
 from actors.gpu.calibration import CALIBRATION, Calibration
 from actors.gpu.monitor import GpuMonitor, host_sample, take_sample
 from actors.gpu.observer import Observer
@@ -34,9 +34,12 @@ from actors.servers.llama.appraisal import forgive_lost
 from actors.servers.llama.command import build_of_pool
 from actors.servers.ollama.daemons import Daemons
 from actors.supervisor import Supervisor
+from actors.terminal import program
 from agents.host.check import LoadedAgents, look, look_ahead
 from agents.host.host import AgentHost
 from agents.host.settings import default_agents
+from proxy.access.gate import Gate, configured_keys
+from proxy.access.store import KeyStore, KeyStoreError
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import ACCOUNTS, Handlers, make_app
@@ -63,6 +66,11 @@ GC_THRESHOLDS = (50_000, 20, 20)
 
 FAREWELL = 20.0
 """Seconds for the rest of the shutdown after the model servers have stopped: agents' work, containers."""
+
+NO_KEY = (
+    "{host} can be reached from other machines, so requests need a key: make one with "
+    "`{program} key add NAME`, configure one under `keys`, or set `server.open: true` to serve everybody"
+)
 
 log = structlog.get_logger("gateway")
 
@@ -119,7 +127,10 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
             config.server.allowed_hosts,
             checks_hosts=on_loopback(sockets),
         )
-        supervisor, agent_host, runner, containers = await _build(config, agents, origins, stack)
+        gate = await _open_gate(config, stack, reachable=not on_loopback(sockets))
+        if gate is None:
+            return 2
+        supervisor, agent_host, runner, containers = await _build(config, agents, origins, gate, stack)
         await runner.setup()
         supervisor.start()
         try:
@@ -157,6 +168,26 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
     return 0
 
 
+async def _open_gate(config: Config, stack: AsyncExitStack, *, reachable: bool) -> Gate | None:
+    """Read the keys; None, with a line in the log, if the gateway must not start.
+
+    `reachable`: other machines can connect, so that requests need a key.
+    """
+    keys = configured_keys(config)
+    gate = Gate(KeyStore(keys_file()), keys, is_open=config.server.open, is_reachable=reachable)
+    stack.callback(gate.close)
+    try:
+        await asyncio.to_thread(gate.load)
+    except KeyStoreError as error:
+        log.critical("cannot start", reason=str(error))
+        return None
+    if reachable and not (gate.has_keys or config.server.open):
+        log.critical("cannot start", reason=NO_KEY.format(host=config.server.host, program=program()))
+        return None
+    stack.callback(spawn(gate.run(), name="keys").cancel)
+    return gate
+
+
 async def _hasten(hurry: asyncio.Event, supervisor: Supervisor) -> None:
     await hurry.wait()
     log.warning("a second signal ends the drain")
@@ -172,7 +203,7 @@ async def _look_around(config: Config) -> None:
 
 
 async def _build(
-    config: Config, agents: LoadedAgents, origins: Origins, stack: AsyncExitStack
+    config: Config, agents: LoadedAgents, origins: Origins, gate: Gate, stack: AsyncExitStack
 ) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
     """Build all parts without starting them. `stack` closes them again."""
     session = await stack.enter_async_context(health_session())
@@ -193,7 +224,7 @@ async def _build(
     upstream = Upstream(silence_limit=config.server_pool.request_timeout)
     stack.push_async_callback(upstream.close)
     supervisor = make_supervisor(
-        config, session, hub, observer, daemons, containers, cache_folder(), upstream
+        config, session, hub, observer, daemons, containers, cache_folder(), upstream, gate.weights
     )
     catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
     caller = make_model_caller(config, supervisor, upstream, daemons)
@@ -221,7 +252,8 @@ async def _build(
     responses = Responses(generate, store_of_responses)
     stack.push_async_callback(responses.close)
     metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
-    models.accounts = (metrics.account,)
+    models.accounts = (metrics.account, gate.settle)
+    models.key_of = gate.key_named
     handlers = Handlers(
         generate=generate,
         passing=passing,
@@ -232,7 +264,7 @@ async def _build(
         responses=responses,
         metrics=metrics,
     )
-    app = make_app(handlers, origins)
+    app = make_app(handlers, origins, gate)
     runner = make_runner(
         app, app[ACCOUNTS], most=most_connections(), write_timeout=config.server.write_timeout
     )

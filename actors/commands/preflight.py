@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from actors.config.key_secrets import read_secret
 from actors.config.masking import shown
 from actors.config.schema import BUILTIN, Config, Model, ServerPool
 from actors.demo.model import ARCHITECTURE, CONTEXTS
@@ -48,6 +49,12 @@ def look_at_pool(config: Config) -> list[Fault]:
         for section, host in (("server", config.server.host), ("server_pool", pool.host))
         if not host.strip()
     ]
+    for name, key in config.keys.items():
+        if key.secret_file is not None:
+            try:
+                read_secret(key)
+            except ValueError as error:
+                faults.append(Fault(("keys", name), str(error)))
     for model in config.llama_cpp.models.values():
         if not (model.command or model.runtime or runs_in_container(pool, model)):
             fault = _command_fault(config, model, ("server_pool",))

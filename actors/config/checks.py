@@ -2,9 +2,11 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from actors.config.document import Path
+from actors.config.key_secrets import KEY_NAME, checked_secret, parse_expiry
 from actors.config.masking import mask_text, shown
 from actors.config.schema import (
     BUILTIN,
@@ -12,6 +14,7 @@ from actors.config.schema import (
     Config,
     DockerSettings,
     HubSettings,
+    KeySettings,
     Model,
     Ollama,
     Server,
@@ -25,6 +28,7 @@ def check(config: Config) -> list[Fault]:
     """Return all faults of the configuration."""
     checks = _Checks()
     checks.server(config.server)
+    checks.keys(config.keys)
     checks.docker(config.server_pool.docker)
     if config.server_pool.port_start + max(0, config.server_pool.size - 1) > MAX_PORT:
         checks.add(
@@ -94,6 +98,26 @@ class _Checks:
             flag = word.partition("=")[0]
             if (instead := _OWN_FLAGS.get(flag)) is not None:
                 self.add((*place, index), f"{flag} is given by the gateway; use {instead}")
+
+    def keys(self, keys: Mapping[str, KeySettings]) -> None:
+        for name, key in keys.items():
+            place = ("keys", name)
+            if not KEY_NAME.fullmatch(name):
+                self.add(
+                    place, f"a key's name has letters, digits and . _ @ - (64 at most), got {shown(name)}"
+                )
+            if (key.secret is None) == (key.secret_file is None):
+                self.add(place, "expected either a secret or a secret_file", "secret", "secret_file")
+            elif key.secret is not None:
+                try:
+                    checked_secret(key.secret)
+                except ValueError as error:
+                    self.add((*place, "secret"), str(error))
+            if key.expires is not None:
+                try:
+                    parse_expiry(key.expires)
+                except ValueError as error:
+                    self.add((*place, "expires"), str(error))
 
     def docker(self, settings: DockerSettings) -> None:
         place = ("server_pool", "docker")

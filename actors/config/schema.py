@@ -44,6 +44,7 @@ class Server(Section, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8000
+    open: bool = False
     allowed_origins: list[str] = []
     allowed_hosts: list[str] = []
     max_body_mb: Count = 64
@@ -52,6 +53,24 @@ class Server(Section, frozen=True, kw_only=True):
     drain_timeout: Seconds = 30.0
     keep_responses: Seconds = 0.0
     log: Log = Log()
+
+
+class KeySettings(Section, frozen=True, kw_only=True):
+    """An API key: its secret, in the file or in one of its own, its rights and its limits.
+
+    None: no limit. `expires` is a date, or a date and a time, in UTC by default.
+    """
+
+    secret: Secret | None = None
+    secret_file: FilePath | None = None
+    models: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    agents: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    concurrent: Count | None = None
+    per_minute: Count | None = None
+    tokens_per_day: Count | None = None
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 1.0
+    expires: str | None = None
+    admin: bool = False
 
 
 class DockerSettings(Section, frozen=True, kw_only=True):
@@ -242,6 +261,7 @@ class Config(Section, frozen=True, kw_only=True):
     """
 
     server: Server = Server()
+    keys: dict[str, KeySettings] = {}
     server_pool: ServerPool = ServerPool()
     llama_cpp: LlamaCpp = LlamaCpp()
     hub: HubSettings = HubSettings()

@@ -52,8 +52,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     measures_first: bool = False
 
     @classmethod
-    def of(cls, settings: Config) -> "Policy":
-        """Make the policy from the configuration."""
+    def of(cls, settings: Config, weights: Mapping[str, float] | None = None) -> "Policy":
+        """Make the policy from the configuration. `weights` may change while the planner uses it."""
         pool, gpu = settings.server_pool, settings.gpu
         return cls(
             size=pool.size,
@@ -70,6 +70,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             on_no_gpu=gpu.without_gpu,
             partial=gpu.partial_offload,
             headroom=gpu.headroom << 20,
+            weights={} if weights is None else weights,
             measures_first=not 0 < gpu.monitoring_interval <= OFTEN,
         )
 

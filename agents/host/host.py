@@ -186,6 +186,7 @@ class AgentHost:
         header: str | None = None,
         defaults: Sequence[str] = (),
         key: str = "",
+        may_name: Callable[[str], bool] = lambda _: True,
         request_id: str = "",
     ) -> Run | None:
         """Select the agents of a request; None if it has neither agents nor commands to be removed.
@@ -194,7 +195,8 @@ class AgentHost:
 
         The order is: agents that always run, the model's, `defaults` (the key's), the header's (names
         separated by commas), the body's, the commands. Each agent runs once, where it is named first, with
-        the argument given last; guards run after all others. Raises `AgentError` for an unknown name.
+        the argument given last; guards run after all others. Raises `AgentError` for an unknown name, and for
+        a named agent that the key may not use (`may_name`).
         """
         if not chat.messages and not self._guards_of(model or chat.model):
             return None
@@ -207,6 +209,11 @@ class AgentHost:
             extra = {name: value for name, value in chat.extra.items() if name != FIELD}
             request = msgspec.structs.replace(chat, extra=extra)
         commands, request = take_commands(request, self._names)
+        always = len(self._always) + len(self._defaults.get(model or chat.model, ()))
+        for call in (*called[always:], *commands):
+            if not may_name(OLDER_NAMES.get(call.agent, call.agent)):
+                message = f"the API key may not use agent {call.agent!r}"
+                raise AgentError(message, status=403, code="agent_not_allowed")
         arguments: dict[str, str] = {}
         for call in (*called, *commands):
             name = OLDER_NAMES.get(call.agent, call.agent)

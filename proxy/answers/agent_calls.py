@@ -1,7 +1,7 @@
 """The gateway's models, for calls by agents. Each call takes its own lease, like a client's request."""
 
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from agents.chat import Chat
 from agents.errors import ModelCallError
 from agents.events import AnswerFailed, Done, Event, Usage
 from agents.llm import ModelInfo
+from proxy.access.keys import Key
 from proxy.answers import translate
 from proxy.answers.call import ModelCaller, UpstreamRequest, post
 from proxy.answers.embed import Vectors
@@ -77,12 +78,14 @@ class Models:
     def __init__(self, caller: ModelCaller, catalog: Catalog) -> None:
         self.accounts: tuple[Account, ...] = ()
         """Called with each finished call."""
+        self.key_of: Callable[[str], Key | None] = lambda _: None
+        """Returns the key with this name, whose limits a call counts against."""
         self._caller = caller
         self._catalog = catalog
 
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
         """Yield the answer's events, up to `Done` or `AnswerFailed`. Closing the iterator ends the lease."""
-        exchange = self._begin(request.model)
+        exchange = self._begin(request.model, key)
         is_whole = False
         try:
             known = await self._catalog.find(request.model)
@@ -111,7 +114,7 @@ class Models:
 
     async def embed(self, model: str, texts: list[str], *, key: str = "") -> list[list[float]]:
         """Return a vector for each text."""
-        exchange = self._begin(model)
+        exchange = self._begin(model, key)
         try:
             known = await self._catalog.find(model)
             answer = await Vectors(self._caller, exchange, known).of(Embed(model=model, inputs=texts))
@@ -125,7 +128,7 @@ class Models:
 
     async def rerank(self, model: str, query: str, texts: list[str], *, key: str = "") -> list[float]:
         """Rate each text's relevance to the query; higher is more relevant."""
-        exchange = self._begin(model)
+        exchange = self._begin(model, key)
         body = msgspec.json.encode({"model": model, "query": query, "documents": texts, "top_n": len(texts)})
         try:
             known = await self._catalog.find(model)
@@ -168,12 +171,13 @@ class Models:
             for model in self._catalog.models
         ]
 
-    def _begin(self, model: str) -> Exchange:
+    def _begin(self, model: str, key: str) -> Exchange:
         exchange = Exchange("CALL", "agents", request_id_of(None), self.accounts)
         exchange.endpoint = "agents"
         exchange.model = model
         exchange.status = 200
         exchange.inner = True
+        exchange.key = self.key_of(key)
         return exchange
 
 

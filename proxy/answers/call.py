@@ -192,9 +192,12 @@ class ModelCaller:
     def _lease(
         self, exchange: Exchange, model: str, *, slot: bool, load: bool, keep_alive: float | None
     ) -> AbstractAsyncContextManager[Lease]:
+        if not exchange.may_use(model, exchange.model or model):
+            raise model_not_allowed(exchange.model or model)
         exchange.phase = "queue"
         return self._supervisor.lease(
             model,
+            client=exchange.key.name if exchange.key is not None else "",
             timeout=self.limits.queue_timeout,
             slot=slot,
             load=load,
@@ -240,6 +243,12 @@ class ModelCaller:
         doing = f"downloading, {progress}" if progress else outlook.why or str(outlook.state)
         turn = f"place {outlook.position} in its queue, about {outlook.seconds:.0f} s"
         return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
+
+
+def model_not_allowed(name: str) -> ApiError:
+    """Make the error for a model that the request's key may not use."""
+    message = f"the API key may not use model {name[:200]!r}"
+    return ApiError(403, message, code="model_not_allowed", param="model")
 
 
 def post(exchange: Exchange, path: str, body: bytes, address: ServerAddress) -> bytes:

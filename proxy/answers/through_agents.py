@@ -63,7 +63,15 @@ class AgentAnswers:
             refuse_to_go_around(agents, model, conversation.request.path)
             return None
         try:
-            return agents.plan(chat, model=model, header=header, request_id=conversation.exchange.request_id)
+            key = conversation.exchange.key
+            return agents.plan(
+                chat,
+                model=model,
+                header=header,
+                key=key.name if key is not None else "",
+                may_name=key.rights.may_use_agent if key is not None else lambda _: True,
+                request_id=conversation.exchange.request_id,
+            )
         except AgentError as error:
             raise of_agent(error) from None
 

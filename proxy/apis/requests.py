@@ -85,6 +85,11 @@ class ModelRequest(msgspec.Struct):
         """The field that an error with this code is about, where the model server does not say it."""
         return self.prompt_field if code in PROMPT_FAULTS else None
 
+    @property
+    def answer_limit(self) -> float | None:
+        """The most tokens of each answer that the request asks for; None if it sets no limit."""
+        return None
+
 
 class GenerationRequest(ModelRequest):
     """What the generating endpoints have in common."""
@@ -112,6 +117,11 @@ class GenerationRequest(ModelRequest):
             raise FieldError("n", "must be 1 or more", "integer_below_min_value")
         if self.stop == "" or (isinstance(self.stop, list) and not all(self.stop)):
             raise empty_stop()
+
+    @property
+    def answer_limit(self) -> float | None:
+        """`max_tokens`."""
+        return self.max_tokens
 
 
 def empty_stop() -> FieldError:

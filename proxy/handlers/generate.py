@@ -7,9 +7,10 @@ from aiohttp import web
 
 from agents.events import Event
 from agents.host.host import AgentHost
+from proxy.access.gate import GATE
 from proxy.answers import count, embed, load_only, translate, unchanged
 from proxy.answers.agent_guards import guard_body, refuse_to_go_around
-from proxy.answers.call import Conversation, ModelCaller
+from proxy.answers.call import Conversation, ModelCaller, model_not_allowed
 from proxy.answers.through_agents import AgentAnswers
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import Endpoint
@@ -95,7 +96,7 @@ class Generate:
     async def read(
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint, body: bytes
     ) -> Conversation:
-        """Check a body, and find its model. Raises `ApiError`."""
+        """Check a body and the key's limits, and find the model. Raises `ApiError`."""
         parsed = parse_body(body, endpoint.request)
         exchange.model = parsed.model
         await breathe(body)
@@ -109,4 +110,16 @@ class Generate:
             parsed = parse_body(body, endpoint.request)
         if endpoint.generates and endpoint.codec is None:
             refuse_to_go_around(self._agents, known.name, endpoint.path)
-        return Conversation(request, exchange, endpoint, body, parsed, known)
+        asked = Conversation(request, exchange, endpoint, body, parsed, known)
+        self._admit(asked)
+        return asked
+
+    def _admit(self, asked: Conversation) -> None:
+        """Check the key's limits before any work is done. Raises `ApiError`."""
+        exchange = asked.exchange
+        if exchange.key is None:
+            return
+        if not exchange.may_use(asked.known.name, asked.parsed.model):
+            raise model_not_allowed(asked.parsed.model)
+        limit = asked.parsed.answer_limit if asked.endpoint.generates else 0
+        asked.request.app[GATE].admit(exchange, len(asked.body), limit, asked.parsed.answers)

@@ -17,12 +17,14 @@ from actors.scheduler.lifecycle import RUNNING, State
 from actors.scheduler.model_states import ModelStatus
 from actors.servers import StartError
 from actors.supervisor import Supervisor
+from proxy.access.gate import GATE
 from proxy.apis.anthropic.models import Entry, encode_model, encode_page
 from proxy.apis.fields import FieldError
 from proxy.apis.requests import invalid_field
 from proxy.apis.table import is_for_anthropic
 from proxy.catalog import Catalog
 from proxy.errors import ApiError
+from proxy.exchange import EXCHANGE
 
 STATUS_VALUES = {
     State.STOPPED: "unloaded",
@@ -57,8 +59,13 @@ class Views:
         self._started = time.monotonic()
         self._created = int(time.time())
 
-    async def health(self, _request: web.Request) -> web.Response:
-        """Report the pool, each model's state, the queue, the version and the uptime."""
+    async def health(self, request: web.Request) -> web.Response:
+        """Report the pool, each model's state, the queue, the version and the uptime.
+
+        A request whose key may not see all models only learns that the gateway answers.
+        """
+        if not request.app[GATE].sees_all(request[EXCHANGE].key):
+            return web.json_response({"status": "shutting down" if self._supervisor.closing else "ok"})
         models = self._supervisor.describe()
         running = [model for model in models if model.state in RUNNING]
         closing = self._supervisor.closing
@@ -122,36 +129,36 @@ class Views:
         """List the models as OpenAI does, with llama.cpp's extras, or for Anthropic's clients."""
         if is_for_anthropic(request.path, request.headers):
             try:
-                return web.json_response(encode_page(await self._anthropic_entries(), request.query))
+                return web.json_response(encode_page(await self._anthropic_entries(request), request.query))
             except FieldError as error:
                 raise invalid_field(error) from None
-        return web.json_response({"object": "list", "data": await self._entries()})
+        return web.json_response({"object": "list", "data": await self._entries(request)})
 
     async def model(self, request: web.Request) -> web.Response:
         """Describe one model, by name or alias; both may contain slashes and colons."""
         asked = request.match_info["name"]
         wanted = (await self._catalog.find(asked)).name.casefold()
         if is_for_anthropic(request.path, request.headers):
-            for model in await self._anthropic_entries():
+            for model in await self._anthropic_entries(request):
                 if model.name.casefold() == wanted:
                     return web.json_response(encode_model(model))
-        for entry in await self._entries():
+        for entry in await self._entries(request):
             if str(entry["id"]).casefold() == wanted:
                 return web.json_response(entry)
         raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
 
-    async def _anthropic_entries(self) -> list[Entry]:
+    async def _anthropic_entries(self, request: web.Request) -> list[Entry]:
         contexts = {
             model.name: model.placement.option.slot or model.placement.option.context
             for model in self._supervisor.describe()
             if model.placement is not None
         }
-        entries = await self._entries()
+        entries = await self._entries(request)
         return [Entry(entry["id"], entry["created"], contexts.get(entry["id"])) for entry in entries]
 
-    async def _entries(self) -> list[dict[str, Any]]:
+    async def _entries(self, request: web.Request) -> list[dict[str, Any]]:
         """List the known models, and those that a name would find in the hub's cache or in a daemon."""
-        listed = await self._catalog.listed()
+        listed = await self._catalog.listed(request[EXCHANGE].may_use)
         unused = [(name, "llama-smart-proxy") for name in listed.cached]
         unused += [(tag.name, "ollama") for tag in listed.tags]
         return [self._listed(model) for model in listed.models] + [

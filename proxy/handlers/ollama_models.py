@@ -12,11 +12,13 @@ from actors.model_names import with_tag
 from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import ModelStatus
 from actors.servers.ollama.client import Tag
+from proxy.answers.call import model_not_allowed
 from proxy.answers.whole import json_response
 from proxy.apis.fields import encode
 from proxy.apis.ollama.answer import rfc3339
 from proxy.apis.requests import fields_of, with_fields
 from proxy.catalog import Catalog
+from proxy.exchange import EXCHANGE
 from proxy.handlers.ollama_store import OllamaStore
 from proxy.model_cards import ModelCard, digest_of, read_verbose
 
@@ -56,9 +58,9 @@ class OllamaApi:
         versions = (state.version for state in self._catalog.daemons.states)
         return web.json_response({"version": next((version for version in versions if version), VERSION)})
 
-    async def tags(self, _request: web.Request) -> web.Response:
+    async def tags(self, request: web.Request) -> web.Response:
         """List every model that a request can name."""
-        listed = await self._catalog.listed()
+        listed = await self._catalog.listed(request[EXCHANGE].may_use)
         entries = [await self._entry(model) for model in listed.models]
         entries += [self._tag(name, await self._catalog.card_of(name)) for name in listed.cached]
         return web.json_response({"models": entries + [_own_tag(tag) for tag in listed.tags]})
@@ -79,9 +81,14 @@ class OllamaApi:
             "capabilities": list(card.capabilities),
         }
 
-    async def running(self, _request: web.Request) -> web.Response:
+    async def running(self, request: web.Request) -> web.Response:
         """List the loaded models, the one that stays longest first."""
-        loaded = [m for m in self._catalog.models if m.state in (State.READY, State.DRAINING)]
+        may_use = request[EXCHANGE].may_use
+        loaded = [
+            model
+            for model in self._catalog.models
+            if model.state in (State.READY, State.DRAINING) and may_use(model.name, *model.aliases)
+        ]
         left = {model.name: self._seconds_left(model) for model in loaded}
         loaded.sort(key=lambda model: -left[model.name])
         now = time.time()
@@ -111,6 +118,9 @@ class OllamaApi:
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Describe one model, from its file's header or from its daemon."""
         named, body = await self._store.named(request)
+        known = await self._catalog.find(named.wanted)
+        if not request[EXCHANGE].may_use(named.wanted, known.name):
+            raise model_not_allowed(named.wanted)
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
             return await self._store.to_daemon(
                 request, found[0], with_fields(fields_of(body), {"model": encode(found[1])})

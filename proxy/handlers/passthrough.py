@@ -8,6 +8,7 @@ from aiohttp import HttpVersion11, web
 
 from actors.supervisor import Supervisor
 from agents.host.host import AgentHost
+from proxy.access.gate import GATE
 from proxy.answers.agent_guards import refuse_to_go_around
 from proxy.answers.call import ModelCaller, UpstreamRequest
 from proxy.answers.client_stream import ClientStream
@@ -96,6 +97,8 @@ class Passing:
         headers["X-Request-Id"] = exchange.request_id
         render = partial(render_request, request.method, target, headers, body)
         known = await self._catalog.find(exchange.model)
+        if exchange.key is not None and slot:
+            request.app[GATE].admit(exchange, len(body or b""), None)
         if slot or body:
             refuse_to_go_around(self._agents, known.name, request.path[:200])
         question = UpstreamRequest(known.name, render, slot=slot, load=load, raw=True)

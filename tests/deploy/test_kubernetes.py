@@ -71,7 +71,7 @@ def test_with_gpus(version: str) -> None:
     limits = {"memory": "16Gi", "ephemeral-storage": "4Gi", "nvidia.com/gpu": 1}
     assert gateway["resources"]["limits"] == limits
     names = {variable["name"] for variable in gateway["env"]}
-    assert names == {"HF_TOKEN", "CUDA_DEVICE_ORDER", "NVIDIA_DRIVER_CAPABILITIES"}
+    assert names == {"GATEWAY_KEY", "HF_TOKEN", "CUDA_DEVICE_ORDER", "NVIDIA_DRIVER_CAPABILITIES"}
 
 
 def test_the_patch_for_gpus_is_valid_by_itself() -> None:
@@ -114,7 +114,8 @@ def test_a_kustomization_of_ones_own_as_the_readme_has_it(tmp_path: Path) -> Non
 
 
 def test_the_settings_load_and_fit_the_grace_period() -> None:
-    config: Config = parse_config(yaml.safe_load(SETTINGS.read_text()), folder=FOLDER, environment={})
+    secret = {"GATEWAY_KEY": "the-secret-of-the-cluster"}
+    config: Config = parse_config(yaml.safe_load(SETTINGS.read_text()), folder=FOLDER, environment=secret)
     pause = int(container(BASE["Deployment"])["lifecycle"]["preStop"]["exec"]["command"][1])
     agents = 5
     needed = pause + config.server.drain_timeout + config.server_pool.stop_timeout + agents

@@ -39,6 +39,8 @@ from actors.servers.ollama.daemons import Daemons
 from actors.supervisor import Lease, Supervisor
 from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
+from proxy.access.gate import Gate
+from proxy.access.store import KeyStore
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import ACCOUNTS, Handlers, make_app
@@ -336,6 +338,7 @@ class FakeSupervisor:
         model: str,
         *,
         timeout: float,
+        client: str = "",
         slot: bool = True,
         load: bool = True,
         keep_alive: float | None = None,
@@ -453,6 +456,7 @@ async def door(
     prepare: Callable[[FakeSupervisor], None] = lambda _: None,
     agents: Sequence[Loaded] = (),
     origins: Origins | None = None,
+    gate: Gate | None = None,
     body_window: float = WINDOW,
     most: int = MOST_CONNECTIONS,
     head_timeout: float = HEAD_TIMEOUT,
@@ -504,7 +508,7 @@ async def door(
             responses=Responses(generate, responses or ResponseStore(folder / "nowhere", 0)),
             metrics=metrics,
         )
-        app = make_app(handlers, origins or Origins())
+        app = make_app(handlers, origins or Origins(), gate or Gate(KeyStore(Path("/nowhere/keys"))))
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         bodies = app[BODIES] = Bodies(body_limit, window=body_window)

@@ -65,7 +65,7 @@ async def test_options(path: str) -> None:
         assert headers["x-request-id"]
 
 
-@pytest.mark.parametrize("path", ALLOWED.keys() - {"*"})
+@pytest.mark.parametrize("path", sorted(ALLOWED.keys() - {"*"}))
 async def test_methods_that_a_path_does_not_take(path: str) -> None:
     async with door(agents=AGENTS) as opened:
         for method in ("HEAD", "PUT", "PATCH", "TRACE"):

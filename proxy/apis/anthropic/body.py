@@ -25,3 +25,8 @@ class MessagesRequest(ModelRequest, kw_only=True):
         if not self.messages:
             raise FieldError("messages", "at least one message is required")
         check_limit("max_tokens", self.max_tokens)
+
+    @property
+    def answer_limit(self) -> float | None:
+        """`max_tokens`."""
+        return self.max_tokens

@@ -23,6 +23,12 @@ class OllamaRequest(ModelRequest, kw_only=True):
         """As `keep_alive` says."""
         return keep_alive(self.keep_alive)
 
+    @property
+    def answer_limit(self) -> float | None:
+        """`options.num_predict`."""
+        limit = (self.options or {}).get("num_predict")
+        return limit if isinstance(limit, int | float) else None
+
 
 class OllamaChatRequest(OllamaRequest, kw_only=True):
     """`/api/chat`."""

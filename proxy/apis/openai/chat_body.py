@@ -129,6 +129,11 @@ class ChatRequest(GenerationRequest, kw_only=True):
         return not self.stream or self.answers <= 1
 
     @property
+    def answer_limit(self) -> float | None:
+        """`max_completion_tokens`, or the older `max_tokens`."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
     def is_never_streamed(self) -> bool:
         """llama.cpp gives no probabilities in the stream of a chat with tools."""
         return bool(self.logprobs and self.tools and not self.stream)

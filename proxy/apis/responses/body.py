@@ -16,6 +16,11 @@ class ResponsesRequest(ModelRequest, kw_only=True):
     background: bool | None = None
     previous_response_id: str | None = None
 
+    @property
+    def answer_limit(self) -> float | None:
+        """`max_output_tokens`."""
+        return self.max_output_tokens
+
     def check(self) -> None:
         """Raise `FieldError` for a limit that is none."""
         check_limit("max_output_tokens", self.max_output_tokens)

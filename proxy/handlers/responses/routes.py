@@ -137,11 +137,11 @@ class Responses:
     async def _begin(self, asked: _Asked, body: bytes) -> web.StreamResponse:
         generate, exchange = self._generate, asked.exchange
         inner = Exchange("POST", exchange.path, exchange.request_id, exchange.accounts)
-        inner.endpoint = exchange.endpoint
-        conversation = await generate.read(asked.request, inner, asked.endpoint, body)
-        exchange.model = inner.model
+        inner.endpoint, inner.key = exchange.endpoint, exchange.key
         chat = decode(CODEC, body)
         assert isinstance(chat, Chat)
+        conversation = await generate.read(asked.request, inner, asked.endpoint, body)
+        exchange.model = inner.model
         exchange.ignore(chat.ignored)
         context = msgspec.structs.replace(answer_context(inner, chat.model, chat), token=asked.token)
         budget = asked.request.app[BODIES].budget
@@ -255,9 +255,10 @@ class Responses:
         return stream
 
 
-def owner_of(_request: web.Request) -> str | None:
+def owner_of(request: web.Request) -> str | None:
     """The key that a request came with, which alone may have its responses; None, while there are no keys."""
-    return None
+    key = request[EXCHANGE].key
+    return None if key is None else key.name
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ def test_the_shipped_file_documents_every_key_and_no_other() -> None:
     for name, source in sources([]).items():
         names |= {name, *describe_agent(name, source.load())["options"]}
     names |= set(Budget.__struct_fields__)
-    examples = {"coder", "demo", "models", "qwen"}
+    examples = {"alice", "coder", "demo", "models", "qwen"}
     assert names - words == {"vram"}, "not in config.yaml; vram has no options"
     assert words - names - examples == set(), "in config.yaml only"
 
@@ -45,6 +45,7 @@ def test_the_shipped_file_states_the_defaults() -> None:
 
 def test_the_examples_of_the_shipped_file_can_be_used(tmp_path: Path) -> None:
     text = SHIPPED.read_text().replace("\nagents: []", "").replace("  models: {}\n", "  models:\n")
+    text = text.replace("\nkeys: {}\n", "\nkeys:\n").replace("${ALICE_KEY}", "sixteen-of-these")
     text = re.sub(r"^    # (?= *[\w-]+:(?: |$))", "    ", text, flags=re.MULTILINE)
     text = re.sub(r"^# (?=agents:$|  - |   +\w+: )", "", text, flags=re.MULTILINE)
     text = re.sub(r"^  host: null(?= +# a daemon)", "  host: x", text, flags=re.MULTILINE)
@@ -53,6 +54,7 @@ def test_the_examples_of_the_shipped_file_can_be_used(tmp_path: Path) -> None:
     config = load_config(path)
     assert set(config.llama_cpp.models) == {"demo", "demo-reasoning", "demo-embed", "llama-7b", "qwen"}
     assert set(config.ollama.models) == {"coder"}
+    assert set(config.keys) == {"alice"}
     names = {agent.name for agent in load_agents(config, tmp_path)[0]}
     assert names == {"guard", "rag", "cache", "parallel", "vram"}
 
