@@ -261,6 +261,13 @@ def post(exchange: Exchange, path: str, body: bytes, address: ServerAddress) -> 
     return render_request("POST", path, headers, body, address)
 
 
+def check_gives_vectors(address: ServerAddress) -> None:
+    """Raise `ApiError` for a model that ranks: llama.cpp gives whatever lies behind a text's score."""
+    if address.ranks:
+        message = "this model does not support embeddings: it ranks texts (/v1/rerank)"
+        raise ApiError(400, message, code="not_supported", param="model")
+
+
 def _refuse_encoded(response: UpstreamResponse) -> None:
     encoding = response.head.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):

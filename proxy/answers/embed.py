@@ -13,6 +13,7 @@ from proxy.answers.call import (
     Conversation,
     ModelCaller,
     UpstreamRequest,
+    check_gives_vectors,
     named,
     post,
 )
@@ -110,6 +111,7 @@ class Vectors:
 
     async def _ask(self, embed: Embed) -> Embeddings:
         def render(address: ServerAddress) -> bytes:
+            check_gives_vectors(address)
             path, body = SERVERS[address.api].embed(embed, address)
             return post(self._exchange, path, body, address)
 

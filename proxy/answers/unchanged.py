@@ -13,6 +13,7 @@ from proxy.answers.call import (
     RenderRequest,
     UpstreamRequest,
     broken_off,
+    check_gives_vectors,
     named,
     post,
 )
@@ -209,6 +210,8 @@ def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:
     asked = conversation.parsed.model
 
     def render(address: ServerAddress) -> bytes:
+        if conversation.endpoint.embedder is not None:
+            check_gives_vectors(address)
         sent = SERVERS[address.api].rewrite(body, asked, address)
         return post(conversation.exchange, conversation.endpoint.path, sent, address)
 

@@ -181,6 +181,17 @@ def test_ranking(gateway: Gateway) -> None:
     assert "--reranking" in gateway.wait_for("server starts", model="ranker")["command"]
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings", "/api/embed", "/api/embeddings"])
+@pytest.mark.parametrize("more", [{}, {"dimensions": 2}, {"encoding_format": "base64"}])
+def test_a_ranking_model_gives_no_vectors(gateway: Gateway, path: str, more: dict[str, Any]) -> None:
+    """llama.cpp reads them from behind the only number that there is."""
+    status, answer = post(gateway, path, model="ranker", input="a", prompt="a", **more)
+    assert status == 400
+    assert "this model does not support embeddings: it ranks texts" in str(answer["error"])
+    if not path.startswith("/api"):
+        assert (answer["error"]["code"], answer["error"]["param"]) == ("not_supported", "model")
+
+
 def test_what_a_model_is_for_is_listed(gateway: Gateway) -> None:
     listed = gateway.client.get("/api/tags").json()["models"]
     assert {model["name"]: model["capabilities"] for model in listed} == {

@@ -230,6 +230,11 @@ class LlamaBackend:
         """Predict llama.cpp's allocation at a placement, for the latest files."""
         return self._appraisal.predict(placement) if self._appraisal else None
 
+    @property
+    def _ranks(self) -> bool:
+        """Whether the latest files' model ranks texts."""
+        return self._appraisal is not None and self._appraisal.settings.pooling == "rank"
+
     def learn(self, file: str, settings: str, surcharge: int) -> None:
         """Raise the next predictions by `surcharge` bytes per GPU, because memory ran out."""
         self._unwritten.append((file, settings, surcharge))
