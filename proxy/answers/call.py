@@ -234,6 +234,8 @@ class ModelCaller:
         """Describe what a request waits for, for its client."""
         if exchange.phase == "agents":
             return "the agents are at work"
+        if exchange.phase == "answer":
+            return "the model has sent nothing for a while"
         if exchange.phase != "queue":
             return "the model reads the prompt"
         outlook = self._supervisor.outlook(exchange.ticket)

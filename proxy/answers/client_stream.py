@@ -142,8 +142,10 @@ class ClientStream:
             self._request, call.response, content.delimiter, chunked=chunked, patch=content.patch
         )
         content.begin(relay, call)
+        self._look_later(relay, content)
         try:
             await relay.run(self._limits.write_timeout)
+            self._stop_comments()
             content.end(relay, call)
             call.lease.served = self._exchange.status < 500
         except AnswerOverError:
@@ -160,6 +162,7 @@ class ClientStream:
             self._exchange.complete = call.lease.served = content.is_whole(relay)
             raise
         finally:
+            self._stop_comments()
             content.account(relay, call)
         await self.end()
 
@@ -207,6 +210,25 @@ class ClientStream:
             await self.head.write(self._comment())
         except ConnectionError:
             self._stop_comments()  # the handler is cancelled when the client leaves
+
+    def _look_later(self, relay: Relay, content: Content) -> None:
+        if self._limits.keepalive_interval > 0:
+            loop = asyncio.get_running_loop()
+            delay = self._limits.keepalive_interval
+            self._timer = loop.call_later(delay, self._comment_in_silence, relay, content, relay.progress)
+
+    def _comment_in_silence(self, relay: Relay, content: Content, seen: object) -> None:
+        """Write a comment if nothing has arrived since the last look.
+
+        A daemon sends a tool call when it is whole, which may take minutes, and clients give up earlier.
+        """
+        is_between_events = content.patch is not None or relay.clear
+        try:
+            if relay.progress == seen and is_between_events and not relay.is_blocked:
+                relay.end_with(self._comment())
+        except ConnectionError:
+            return  # the handler is cancelled when the client leaves
+        self._look_later(relay, content)
 
     def _stop_comments(self) -> None:
         """Stop the comments, and wait until the last one is written completely."""

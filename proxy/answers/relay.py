@@ -15,6 +15,8 @@ from proxy.wire.upstream_connection import Splice, UpstreamResponse
 
 LINES_KEPT = 40
 """Number of newest pieces of a stream of lines that are kept."""
+RAW_MARK = 512
+"""Number of bytes by which the progress of an unread body is told."""
 RAW_TAIL = 8192
 """Number of last bytes that are kept of a body passed on unread."""
 
@@ -106,6 +108,16 @@ class Relay(Splice):
     @property
     def clear(self) -> bool:
         return self.chunked and self._splitter is not None and not self._splitter.holds
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the client reads too slowly at present."""
+        return self._blocked
+
+    @property
+    def progress(self) -> tuple[bytes, bytes]:
+        """The newest bytes, which are others as soon as something has arrived."""
+        return self.last, bytes(self._raw[-RAW_MARK:])
 
     def feed(self, payload: bytes, raw: bytes | None) -> None:
         """Pass on a piece: unchanged if it is whole chunks and events, otherwise re-framed."""

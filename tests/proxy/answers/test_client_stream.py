@@ -465,15 +465,50 @@ async def test_a_client_that_leaves_at_the_last_event_has_its_whole_answer(name:
     assert (line["status"], line["outcome"]) == (200, "ok")
 
 
-async def test_nothing_but_the_answer_is_written_once_it_has_begun() -> None:
+SILENT = {
+    "chat": (WAYS["chat"], b": "),
+    "messages": (WAYS["messages"], b'event: ping\ndata: {"type":"ping"}\n\n'),
+    "chat of Ollama": (WAYS["chat of Ollama"], b": "),
+    "Ollama": (WAYS["Ollama"], b'"content":""'),
+}
+
+
+@pytest.mark.parametrize(("way", "comment"), SILENT.values(), ids=SILENT)
+async def test_a_client_is_kept_while_the_model_server_is_silent(way: Way, comment: bytes) -> None:
+    """A daemon sends a tool call when it is whole, and clients give up that see nothing for minutes."""
     ends = asyncio.Event()
-    script: Script = [STREAM, chunk(HELLO), ends, chunk(FINISHED + DONE), END]
+    script: Script = [way.head, chunk(way.start), ends, chunk(way.end), END]
+    async with (
+        scripted(script) as server,
+        door(server, keepalive_interval=0.01, prepare=way.serve) as opened,
+    ):
+        client = await opened.ask(
+            way.path, stream=True, messages=[{"role": "user", "content": "x"}], max_tokens=9
+        )
+        await client.head()
+        come = b""
+        while b"hello" not in come:
+            come += await client.chunk()
+        come = b""
+        while come.count(comment) < 3:
+            come += await client.chunk()
+        ends.set()
+        rest = await client.body()
+        assert (b"[DONE]" in rest) or (b"message_stop" in rest) or (b'"done":true' in rest)
+        assert b"error" not in rest
+        assert opened.supervisor.served == [True]
+
+
+async def test_no_comment_is_written_in_the_middle_of_an_event() -> None:
+    """A piece of an event is held until the rest is there, and so is the comment."""
+    ends = asyncio.Event()
+    script: Script = [STREAM, chunk(HELLO), chunk(FINISHED[:9]), ends, chunk(FINISHED[9:] + DONE), END]
     async with scripted(script) as server, door(server, keepalive_interval=0.01) as opened:
         client = await opened.ask()
         await client.head()
         while await client.chunk() != HELLO:
             pass
-        # Timers run in their order: a comment that were still to come would have come by then.
+        # Timers run in their order: a comment that were to come would have come by then.
         asyncio.get_running_loop().call_later(0.05, ends.set)
         assert await client.body() == FINISHED + DONE
 
