@@ -124,7 +124,7 @@ OLLAMA_STORE = ("/api/pull", "/api/delete", "/api/copy", "/api/create", "/api/pu
 def _identify(request: web.Request, exchange: Exchange) -> None:
     """Note the request's key. Raises `ApiError` if it needs one, or another one."""
     gate = request.app[GATE]
-    required = request.path not in PUBLIC and request.method != "OPTIONS"
+    required = request.path not in PUBLIC
     exchange.key = gate.identify(request.headers, required=required)
     if not required:
         return
@@ -152,8 +152,10 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
         if OTHER_VERSION in request:
             raise other_version()
         origins.admit(request)
-        _identify(request, exchange)
-        response = origins.preflight(request) or await handler(request)
+        response = origins.preflight(request)
+        if response is None:
+            _identify(request, exchange)
+            response = await handler(request)
         exchange.status = exchange.status or response.status
         if not response.prepared:
             response.headers.update(exchange.headers)

@@ -121,6 +121,10 @@ class Exchange:
         """Whether the request's key may use the model with these names."""
         return self.key is None or self.key.rights.may_use_model(names)
 
+    def may_use_agent(self, name: str) -> bool:
+        """Whether the request's key may use this agent."""
+        return self.key is None or self.key.rights.may_use_agent(name)
+
     @property
     def tokens_spent(self) -> int | None:
         """The tokens of prompt and answer; None if the client left before they were counted.

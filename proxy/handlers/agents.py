@@ -10,6 +10,7 @@ from agents.host.settings import OLDER_NAMES
 from proxy.answers.agent_guards import of_agent
 from proxy.door.bodies import BODIES, check_json
 from proxy.errors import ApiError, not_allowed
+from proxy.exchange import EXCHANGE
 
 
 class AgentViews:
@@ -18,21 +19,26 @@ class AgentViews:
     def __init__(self, agents: AgentHost) -> None:
         self._agents = agents
 
-    async def listed(self, _request: web.Request) -> web.Response:
-        """List all enabled agents, with descriptions, options, counters and operations."""
-        return web.json_response({"object": "list", "data": self._agents.describe()})
+    async def listed(self, request: web.Request) -> web.Response:
+        """List the agents that the key may use, with descriptions, options, counters and operations."""
+        may_use = request[EXCHANGE].may_use_agent
+        agents = [described for described in self._agents.describe() if may_use(described["name"])]
+        return web.json_response({"object": "list", "data": agents})
 
     async def described(self, request: web.Request) -> web.Response:
         """Describe one agent."""
         wanted = OLDER_NAMES.get(request.match_info["agent"], request.match_info["agent"])
         for described in self._agents.describe():
-            if described["name"] == wanted:
+            if described["name"] == wanted and request[EXCHANGE].may_use_agent(wanted):
                 return web.json_response(described)
         raise ApiError(404, f"there is no agent {wanted[:200]!r}", code="agent_not_found")
 
     async def operate(self, request: web.Request) -> web.Response:
         """Run an agent's operation, named by the HTTP verb and the rest of the path."""
         agent, path = request.match_info["agent"], request.match_info["path"]
+        if not request[EXCHANGE].may_use_agent(OLDER_NAMES.get(agent, agent)):
+            message = f"the API key may not use agent {agent[:200]!r}"
+            raise ApiError(403, message, code="agent_not_allowed")
         method = "GET" if request.method == "HEAD" else request.method
         methods = self._agents.methods_of(agent, path)
         if methods and method not in methods:

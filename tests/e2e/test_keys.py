@@ -123,6 +123,21 @@ def test_an_agent_that_the_key_may_not_name(gateway: Gateway) -> None:
         headers={**bearer(ALICE), "X-Agents": "parallel"},
     )
     assert by_header.status_code == 403
+    operated = gateway.client.get("/v1/agents/parallel/anything", headers=bearer(ALICE))
+    assert (operated.status_code, operated.json()["error"]["code"]) == (403, "agent_not_allowed")
+    assert gateway.client.get("/v1/agents", headers=bearer(ALICE)).json()["data"] == []
+    assert gateway.client.get("/v1/agents/parallel", headers=bearer(ALICE)).status_code == 404
+    assert gateway.client.get("/v1/agents", headers=bearer(ADMIN)).json()["data"] != []
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "HEAD", "TRACE", "PROPFIND"])
+@pytest.mark.parametrize(
+    "path", ["/upstream/small/v1/models", "//upstream/small/props", "/%75pstream/small/x"]
+)
+def test_no_method_and_no_spelling_gets_around_the_key(gateway: Gateway, method: str, path: str) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Origin": gateway.url}
+    for headers in ({}, asked):
+        assert gateway.client.request(method, path, headers=headers).status_code == 401
 
 
 @pytest.mark.parametrize(
