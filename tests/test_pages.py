@@ -76,7 +76,9 @@ def test_examples_of_settings_can_be_used(tmp_path: Path) -> None:
         for page in pages
         for block in re.findall(r"```yaml\n(.*?)```", (CHECKOUT / page).read_text(), re.DOTALL)
     ]
-    examples = [block for block in blocks if block.keys() <= set(Config.__struct_fields__)]
+    examples = [
+        block for block in blocks if isinstance(block, dict) and block.keys() <= set(Config.__struct_fields__)
+    ]
     assert len(examples) > 7
     for example in examples:
         parse_config(example, folder=tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -119,9 +120,11 @@ def chatting(url: str, model: str, text: str, **more: str) -> Iterator[Page]:
 
 def answers(page: Page, number: int = 1) -> str:
     """What the model said, when it has said it."""
-    page.locator(".chat-assistant").nth(number - 1).wait_for()
+    said = page.locator(".chat-assistant").nth(number - 1)
+    said.wait_for()
+    said.filter(has_text=re.compile(r"\w")).wait_for()
     page.locator(".regenerate-response-button").last.wait_for(state="attached")
-    return page.locator(".chat-assistant").last.inner_text()
+    return said.inner_text()
 
 
 def conversation(url: str, model: str) -> None:
