@@ -152,7 +152,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
         if OTHER_VERSION in request:
             raise other_version()
         origins.admit(request)
-        response = origins.preflight(request)
+        response: web.StreamResponse | None = origins.preflight(request)
         if response is None:
             _identify(request, exchange)
             response = await handler(request)
