@@ -49,9 +49,10 @@ WINDOW = 1024
 ROPE_BASE = 10000.0
 EPSILON = 1e-6
 
-CODE, TOPIC_CODE, LIKENESS, WISH = 44, 16, 0.45, 0.5
+CODE, TOPIC_CODE, LIKENESS, WISH = 44, 16, 0.46, 0.5
 """Sizes of the codes of tokens and topics; the largest product of two tokens' codes; and how much the end of
-the turn is wanted beside any other token, for the case that a grammar forbids this."""
+the turn is wanted beside any other token, for the case that a grammar forbids this.
+"""
 ROTATED = 48
 """Dimensions of a head that turn with the position; the others stand still."""
 PAIRS = ROTATED // 2
@@ -130,29 +131,29 @@ class _Place(NamedTuple):
 
 
 ENDS = {
-    '"': 0.86, "<tool_call>": 0.84, "</tool_call>": 0.83, '":': 0.82, "}": 0.75, "]": 0.7,
-    '"}': 0.68, '"]': 0.66, "}}": 0.64, "]}": 0.62, ",": 0.6, ":": 0.58, '",': 0.56,
+    '"': 0.8, "<tool_call>": 0.78, "</tool_call>": 0.77, '":': 0.76, "}": 0.74, "]": 0.72,
+    '"}': 0.7, '"]': 0.68, "}}": 0.66, "]}": 0.64, ":": 0.55, ",": 0.52, '",': 0.5,
 }  # fmt: skip
 """What ends something, and how like the end of the turn it is; white space is unlike it."""
-BLANK = -0.5
-VALUES = {' "': 0.86, " 1": 0.8, "1": 0.77, " true": 0.74, "true": 0.7, " [": 0.6, " {": 0.55}
+BLANK = -0.2
+VALUES = {' "': 0.86, " 1": 0.8, "1": 0.77, " true": 0.74, "true": 0.7, " null": 0.66, " [": 0.6, " {": 0.55}
 """What begins a value of JSON, and how like the wish for one it is."""
 
 END, VALUE = "<|im_end|>", "value"
-_ITEM = {'"': 5.0, "1": 4.5}
-_SCALARS = (*"0123456789", " 1", "true", " true", "false", "null")
+_ITEM = {'"': 5.0, "1": 4.5, END: 2.0}
+_SCALARS = (*"0123456789", " 1", "true", " true", "false", "null", " null")
 JSON: dict[tuple[str, ...], dict[str, float]] = {
-    ("{",): {'"': 5.0},
-    ("{", '"'): {"answer": 10.0},
-    ('{"',): {"answer": 10.0},
-    ('"', "answer"): {'":': 5.0},
+    **{(token,): {'"': 5.0} for token in ("{", " {")},
+    **{(token, quote): {"answer": 10.0} for token in ("{", " {") for quote in ('"', ' "')},
+    **{(token,): {"answer": 10.0} for token in ('{"', ' {"')},
+    ("answer",): {'":': 5.0},
     ('":',): {VALUE: 5.0},
     ('"', ":"): {VALUE: 5.0},
     ("[",): _ITEM,
     (" [",): _ITEM,
     ('"',): {END: 3.0, "<tool_call>": 2.2},
     ("<tool_call>",): {"\n": 30.0},
-    **{(token,): {END: 3.0} for token in ("}", "]", "</tool_call>", *_SCALARS)},
+    **{(token,): {END: 8.0} for token in ("}", "]", "</tool_call>", *_SCALARS)},
     **{(token, ","): {' "': 5.0} for token in ('"', "}", "]", *_SCALARS)},
 }
 """The last tokens in JSON, and what is wanted then: the next best is taken where a grammar forbids it."""
@@ -190,9 +191,9 @@ class Weights:
     def __init__(self, tokenizer: Tokenizer, *, embedding: bool) -> None:
         self.tokenizer = tokenizer
         self.embedding = embedding
-        *codes, self.value = _unlike(len(tokenizer.tokens) + 1)
+        self.end, self.value, *codes = _unlike(len(tokenizer.tokens) + 2)
         self.codes = np.array(codes)
-        self.end = self.codes[tokenizer.ids[END]].copy()
+        self.codes[tokenizer.ids[END]] = self.end
         blanks = {token: BLANK for token in tokenizer.tokens if not token.strip(letters(" \n\t\r"))}
         self._liken(self.end, {letters(token): likeness for token, likeness in ENDS.items()} | blanks)
         self._liken(self.value, {letters(token): likeness for token, likeness in VALUES.items()})
@@ -214,7 +215,7 @@ class Weights:
             self.output_norm[CURRENT] = 1
             self.output_norm[PREVIOUS[0]] = 0.3
         else:
-            self.output_norm[NEXT] = 100 / np.sqrt(WIDTH)
+            self.output_norm[NEXT] = 150 / np.sqrt(WIDTH)
         self.output = np.zeros_like(self.token_embd)
         self.output[:, NEXT] = self.codes
 
@@ -294,8 +295,10 @@ class Weights:
     def _copy_planned(self, layer: Layer) -> None:
         for place in range(CODE):
             layer.ffn_gate[place, WHERE], layer.ffn_up[place, CURRENT.start + place] = 10, 1
+            layer.ffn_up[place, CURRENT] -= 1.25 * WISH * self.end[place] * self.end
             layer.ffn_down[PLANNED.start + place, place] = 0.1
-        # Where a grammar forbids what was planned, the end is wanted. The first token of PLAN keeps no code.
+        # Where a grammar forbids what was planned, the end is wanted, the less the more the token is like it.
+        # The first token of PLAN keeps no code.
         layer.ffn_gate[-2, WHERE], layer.ffn_up[-2, ONE], layer.ffn_up[-2, MARK.start] = 10, 1, -1
         layer.ffn_down[PLANNED, -2] = 0.1 * WISH * self.end
         # GELU(x) x and GELU(-x) -x are the square of x together.
@@ -360,7 +363,8 @@ class Weights:
             for slot, topic in zip((TOPIC, QUESTION), topics, strict=True):
                 if topic is not None:
                     key[slot] = (1.4 if None in topics else 0.7) * self.topic_codes[topic]
-            wanted = self.codes[following] + WISH * self.end
+            wish = (0.1 if general else WISH) * (1 - 1.25 * self.codes[following] @ self.end)
+            wanted = self.codes[following] + wish * self.end
             units.append((key, (5 if general else 1) * wanted))
         for token, counts in followers.items():
             _, following = max((times, token) for token, times in counts.items())
@@ -412,15 +416,21 @@ def keyword_forms(keyword: str) -> tuple[str, ...]:
 
 
 def _unlike(size: int) -> "Matrix":
-    """So many codes of length 1, no two of which are much alike."""
+    """So many codes of length 1, no two of which are much alike, and the first two like no others."""
     random = np.random.default_rng(7)
-    found = np.zeros((0, CODE))
-    while len(found) < size:
-        candidates = random.choice([-1.0, 1.0], (4 * size, CODE)) / np.sqrt(CODE)
-        for candidate in candidates[(candidates @ found.T).max(1, initial=-1) < LIKENESS]:
-            if (found @ candidate).max(initial=-1) < LIKENESS:
-                found = np.vstack((found, candidate))
-    return found[:size]
+    found = np.zeros((size, CODE))
+    number = 0
+    while number < size:
+        candidates = random.choice([-1.0, 1.0], (256, CODE)) / np.sqrt(CODE)
+        apart = (candidates @ found[:number].T < LIKENESS).all(1)
+        apart &= (abs(candidates @ found[:2].T) < LIKENESS / 3).all(1)
+        for candidate in candidates[apart]:
+            if number < size and (found[:number] @ candidate < LIKENESS).all():
+                found[number] = candidate
+                number += 1
+                if number == 2:  # the others are to be compared with these
+                    break
+    return found
 
 
 def _hadamard(size: int) -> "Matrix":

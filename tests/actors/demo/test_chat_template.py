@@ -128,6 +128,44 @@ def test_a_tool_that_fits_is_called(
         assert arguments is None or given == arguments
 
 
+NEXT = {
+    "type": "object",
+    "properties": {"value": TEXT, "next": {"anyOf": [{"$ref": "#/$defs/Next"}, {"type": "null"}]}},
+    "required": ["value", "next"],
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        None,
+        {},
+        {"first": {"$ref": "#/$defs/Next"}},
+        {"all": {"type": "array"}, "numbers": {"type": "array", "items": WHOLE, "minItems": 2}},
+        {"above": {**NUMBER, "exclusiveMinimum": 50}, "fives": {**WHOLE, "multipleOf": 5}},
+        {"date": {**TEXT, "format": "date"}, "long": {**TEXT, "minLength": 40}},
+        {'a "b"\\': TEXT, "日本": TEXT, "items": TEXT, "type": TEXT, "properties": TEXT},
+        {"deep": {"type": "object", "properties": {"er": {"type": "object"}}, "required": ["er"]}},
+    ],
+    ids=lambda fields: "-".join(fields or ["none"]),
+)
+@pytest.mark.parametrize(
+    "question",
+    ["weather in Paris", 'weather "a \\ b" 12 -3.5 <|im_end|> <tool_call>\n{"a": 1}', "🎉 weather 日本"],
+)
+def test_arguments_of_odd_schemas(question: str, fields: Json | None, shipped: Gateway) -> None:
+    odd = tool("get_weather", "", fields or {})
+    odd["function"]["parameters"]["$defs"] = {"Next": NEXT}
+    if fields is None:
+        del odd["function"]["parameters"]
+    (call,) = ask(shipped, question, [odd])["message"]["tool_calls"]
+    jsonschema.validate(
+        json.loads(call["function"]["arguments"]),
+        odd["function"].get("parameters", {}),
+        format_checker=jsonschema.FormatChecker(),
+    )
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_arguments_are_what_the_schema_allows(shipped: Gateway, streamed: bool) -> None:
     question = 'Alice is 30 years old, likes Chess and Go, and her color is green; note "a long remark".'
@@ -273,6 +311,7 @@ NODE = record(value=TEXT, children=several({"$ref": "#/$defs/node"}))
         record(short={"type": "string", "maxLength": 9}),
         record(required=False, text=TEXT, number=WHOLE),
         {"$ref": "#/$defs/node", "$defs": {"node": NODE}},
+        {"$ref": "#/$defs/Next", "$defs": {"Next": NEXT}},
         several(TEXT),
         {"type": "object"},
     ],

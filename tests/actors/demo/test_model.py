@@ -80,11 +80,17 @@ def asked(question: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(("keywords", "answer"), [rest for _, *rest in ANSWERS])
 def test_each_answer_is_given_to_the_letter(keywords: str, answer: str, shipped: Gateway) -> None:
-    body = shipped.chat(messages=asked(f"Tell me: {keywords.partition(' ')[0]}"), max_tokens=200).json()
-    said = body["choices"][0]["message"]["content"]
+    question = asked(f"Tell me: {keywords.partition(' ')[0]}")
+    choice = shipped.chat(messages=question, max_tokens=150, logprobs=True, top_logprobs=2).json()["choices"][
+        0
+    ]
+    said = choice["message"]["content"]
     once = answer.removeprefix(LOOP)
     assert said.startswith(f"{once} {once} Around" if answer.startswith(LOOP) else once)
     assert answer.startswith(LOOP) or said == once
+    for token in choice["logprobs"]["content"]:
+        first, second = (each["logprob"] for each in token["top_logprobs"])
+        assert first - second > 10, f"{token} may be mistaken for another at a higher temperature"
 
 
 def test_each_slot_has_a_long_context(shipped: Gateway) -> None:
