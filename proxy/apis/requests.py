@@ -115,6 +115,8 @@ class GenerationRequest(ModelRequest):
         check_limit("max_tokens", self.max_tokens)
         if self.n is not None and self.n < 1:
             raise FieldError("n", "must be 1 or more", "integer_below_min_value")
+        if self.n is not None and not float(self.n).is_integer():
+            raise FieldError("n", "must be a whole number", "invalid_type")
         if self.stop == "" or (isinstance(self.stop, list) and not all(self.stop)):
             raise empty_stop()
 

@@ -146,6 +146,7 @@ CHAT: dict[str, tuple[Json, str | None, str]] = {
     "a stop at nothing": (hi(stop=["x", ""]), "stop", "empty_string"),
     "no answer": (hi(n=0), "n", "integer_below_min_value"),
     "answers in words": (hi(n="2"), "n", TYPE),
+    "half an answer": (hi(n=1.5), "n", TYPE),
     "more answers than slots": (hi(n=1000), "n", ""),
     "probabilities by number": (hi(logprobs=5), "logprobs", TYPE),
     "negative alternatives": (hi(logprobs=True, top_logprobs=-1), "top_logprobs", "integer_below_min_value"),
@@ -325,6 +326,29 @@ def called(gateway: Gateway, body: Json, stream: bool) -> list[str]:
         for call in choice["delta"].get("tool_calls") or []
         if call["function"].get("name")
     ]
+
+
+@pytest.mark.parametrize("model", BACKENDS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"function": {"name": "f"}}]},
+        {"tools": [tool(description=None, parameters=None, strict=None)]},
+        {"messages": [HI, {"role": "assistant"}, HI]},
+        {
+            "tools": None,
+            "tool_choice": None,
+            "stop": None,
+            "n": None,
+            "logprobs": None,
+            "response_format": None,
+        },
+        {"response_format": {"type": "text"}, "tool_choice": "auto", "n": 1.0, "max_tokens": 3.0},
+    ],
+)
+def test_what_clients_leave_out_or_say_is_null(gateway: Gateway, model: str, fields: Any) -> None:
+    answer = gateway.chat(model, **fields)
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("model", BACKENDS)

@@ -1,5 +1,6 @@
 """What is checked of a chat's body before a model is loaded, and what llama.cpp must get in another form."""
 
+from collections.abc import Container
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ Raw = msgspec.Raw
 _ABSENT = Raw(b"")
 Unset = msgspec.UnsetType
 UNSET = msgspec.UNSET
+_FUNCTION = ("function", UNSET)
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _PARTS = {
@@ -33,7 +35,7 @@ class _Called(msgspec.Struct):
 
 class _Call(msgspec.Struct):
     function: _Called | None = None
-    type: str = "function"
+    type: str | Unset = UNSET
 
 
 class _Part(msgspec.Struct, kw_only=True):
@@ -59,12 +61,13 @@ class _Message(msgspec.Struct):
 
 class _Function(msgspec.Struct):
     name: str
+    description: str | Unset | None = UNSET
     parameters: dict[str, Raw] | None = None
 
 
 class _Tool(msgspec.Struct):
     function: _Function | None = None
-    type: str = "function"
+    type: str | Unset = UNSET
 
 
 class _Schema(msgspec.Struct):
@@ -143,7 +146,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
         super().check()
         self._check_messages()
         for index, tool in enumerate(self.tools or ()):
-            if tool.type != "function" or tool.function is None or not tool.function.name:
+            if tool.type not in _FUNCTION or tool.function is None or not tool.function.name:
                 raise _fault_of_tool(tool, f"tools[{index}]")
         if self.tool_choice is not None:
             tool_choice.read(self.tool_choice, self._tool_names())
@@ -187,6 +190,8 @@ class ChatRequest(GenerationRequest, kw_only=True):
             )
         if self.tool_choice is not None and self.tool_choice not in ("auto", "required"):
             fields |= self._chosen_tools(body)
+        elif any(map(_is_odd, self.tools or ())):
+            fields["tools"] = self._written_tools(body, None)
         return fields
 
     def _chosen_tools(self, body: bytes) -> dict[str, bytes]:
@@ -194,16 +199,21 @@ class ChatRequest(GenerationRequest, kw_only=True):
         choice = tool_choice.read(self.tool_choice, self._tool_names())
         if choice.mode == "none":
             return {"tools": b"[]", "tool_choice": b'"auto"'}
-        tools = decode(decode(body, dict[str, Raw])["tools"], list[Raw])
-        allowed = choice.allowed or frozenset()
-        kept = [
-            one
-            for tool, one in zip(self.tools or (), tools, strict=True)
-            if tool.function is not None and tool.function.name in allowed
-        ]
+        tools = self._written_tools(body, choice.allowed)
         if isinstance(choice.mode, NamedTool):
-            return {"tools": encode(kept), "tool_choice": b'"required"', "parallel_tool_calls": b"false"}
-        return {"tools": encode(kept), "tool_choice": encode(choice.mode)}
+            return {"tools": tools, "tool_choice": b'"required"', "parallel_tool_calls": b"false"}
+        return {"tools": tools, "tool_choice": encode(choice.mode)}
+
+    def _written_tools(self, body: bytes, allowed: Container[str] | None) -> bytes:
+        """The tools, of which `allowed` has the names, as llama.cpp takes them."""
+        given = decode(decode(body, dict[str, Raw])["tools"], list[Raw])
+        return encode(
+            [
+                _corrected_tool(one) if _is_odd(tool) else one
+                for tool, one in zip(self.tools or (), given, strict=True)
+                if allowed is None or (tool.function is not None and tool.function.name in allowed)
+            ]
+        )
 
     def field_of(self, code: str | None) -> str | None:
         """The field that an error with this code is about, where the model server does not say it."""
@@ -238,7 +248,7 @@ def _check_part(part: _Part, field: str) -> None:
 def _check_calls(calls: list[_Call], index: int) -> None:
     for number, call in enumerate(calls):
         where = f"messages[{index}].tool_calls[{number}]"
-        if call.type != "function":
+        if call.type not in _FUNCTION:
             raise FieldError(f"{where}.type", f"{call.type[:100]!r} is not function", "unsupported_value")
         if call.function is None:
             raise FieldError(f"{where}.function", "is missing")
@@ -247,7 +257,7 @@ def _check_calls(calls: list[_Call], index: int) -> None:
 
 
 def _fault_of_tool(tool: _Tool, field: str) -> FieldError:
-    if tool.type != "function":
+    if tool.type not in _FUNCTION:
         problem = f"{tool.type[:100]!r} is not supported, only functions are"
         return FieldError(f"{field}.type", problem, "unsupported_value")
     if tool.function is None:
@@ -264,33 +274,45 @@ def _check_format(wire: _Format) -> None:
 
 
 def _needs_correction(message: _Message) -> bool:
-    if message.tool_calls and any(_is_blank(call) for call in message.tool_calls):
+    if message.tool_calls and any(map(_is_incomplete, message.tool_calls)):
         return True
     if message.role != "assistant" or isinstance(message.content, str):
         return False
     if isinstance(message.content, list):
         return any(part.type == "refusal" for part in message.content)
-    return bool(message.refusal)
+    return bool(message.refusal) or (message.content is UNSET and not message.tool_calls)
 
 
-def _is_blank(call: _Call) -> bool:
-    """Whether arguments are missing, which llama.cpp does not take for none."""
-    if call.function is None:
-        return False
+def _is_incomplete(call: _Call) -> bool:
+    """Whether its type or its arguments are missing, which llama.cpp does not take for none."""
+    if call.function is None or call.type is UNSET:
+        return True
     arguments = call.function.arguments
     return arguments is None or (isinstance(arguments, str) and not arguments.strip())
+
+
+def _is_odd(tool: _Tool) -> bool:
+    """Whether its type is missing, or its description is null, which llama.cpp refuses."""
+    return tool.type is UNSET or (tool.function is not None and tool.function.description is None)
+
+
+def _corrected_tool(raw: Raw) -> Json:
+    tool = decode(raw, Json)
+    function = {name: value for name, value in tool["function"].items() if value is not None}
+    return {**tool, "type": "function", "function": function}
 
 
 def _corrected(raw: Raw) -> Json:
     """A message of the history: calls without arguments have `{}`, and a refusal is a text."""
     message = decode(raw, Json)
     for call in message.get("tool_calls") or ():
+        call.setdefault("type", "function")
         function: dict[str, Any] = call["function"]
         if not str(function.get("arguments") or "").strip():
             function["arguments"] = "{}"
     content = message.get("content")
-    if content is None and message.get("refusal"):
-        message["content"] = message["refusal"]
+    if content is None and not message.get("tool_calls"):
+        message["content"] = message.get("refusal") or ""
     elif isinstance(content, list):
         message["content"] = [
             {"type": "text", "text": part["refusal"]} if part["type"] == "refusal" else part

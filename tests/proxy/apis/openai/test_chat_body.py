@@ -74,6 +74,20 @@ def test_a_refusal_is_a_text(before: Any, content: Any) -> None:
     assert found["messages"][1]["content"] == content
 
 
+def test_what_is_left_out_is_put_in() -> None:
+    untyped = {"id": "a", "function": {"name": "f", "arguments": "{}"}}
+    messages = [HI, {"role": "assistant"}, {"role": "assistant", "tool_calls": [untyped]}]
+    assert sent(messages=messages)["messages"] == [
+        HI,
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "tool_calls": [called("{}")]},
+    ]
+    bare = {"function": {"name": "b", "description": None, "parameters": None}}
+    typed = {"type": "function", "function": {"name": "b"}}
+    assert sent(tools=[tool("a"), bare]) == {"tools": [tool("a"), typed]}
+    assert sent(tools=[tool("a"), bare], tool_choice={"type": "function", "name": "b"})["tools"] == [typed]
+
+
 A, B, C = tool("a"), tool("b"), tool("c")
 FUNCTION_B = {"type": "function", "function": {"name": "b"}}
 
