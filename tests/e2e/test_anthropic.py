@@ -1,6 +1,7 @@
 """Anthropic's official client on models of llama.cpp and of Ollama: its types are held strictly."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -279,6 +280,20 @@ def test_models(claude: anthropic.Anthropic, gateway: Gateway) -> None:
         claude.models.retrieve("nope")
     with pytest.raises(anthropic.BadRequestError, match="limit"):
         claude.models.list(limit=0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_too_long_a_prompt_is_told_in_anthropics_words(gateway: Gateway, model: str, stream: bool) -> None:
+    error = ask(gateway, model, [{"role": "user", "content": "llama " * 20_000}], stream=stream).json()[
+        "error"
+    ]
+    assert error["type"] == "invalid_request_error"
+    assert re.fullmatch(r"prompt is too long: \d+ tokens > \d+ maximum", error["message"])
+
+
+def test_an_empty_stop_sequence_is_named(claude: anthropic.Anthropic, model: str) -> None:
+    with pytest.raises(anthropic.BadRequestError, match="stop_sequences: an empty text"):
+        claude.messages.create(model=model, max_tokens=8, messages=HELLO, stop_sequences=[""])
 
 
 def test_errors(claude: anthropic.Anthropic, model: str) -> None:

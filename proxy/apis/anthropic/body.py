@@ -25,6 +25,8 @@ class MessagesRequest(ModelRequest, kw_only=True):
         if not self.messages:
             raise FieldError("messages", "at least one message is required")
         check_limit("max_tokens", self.max_tokens)
+        if "" in (self.stop_sequences or ()):
+            raise FieldError("stop_sequences", "an empty text would end each answer at once", "empty_string")
 
     @property
     def answer_limit(self) -> float | None:

@@ -18,14 +18,6 @@ _KINDS = {
 }
 
 
-def _reword(error: ApiError, _model: str) -> ApiError:
-    """Clients know by these words that they must shorten a conversation."""
-    tokens, most = error.extra.get("n_prompt_tokens"), error.extra.get("n_ctx")
-    if error.code != "context_length_exceeded" or tokens is None:
-        return error
-    return ApiError(error.status, f"prompt is too long: {tokens} tokens > {most} maximum", code=error.code)
-
-
 def _body(error: ApiError, request_id: str) -> Json:
     default = "api_error" if error.status >= 500 else "invalid_request_error"
     kind = _KINDS.get(error.status, default)
@@ -48,4 +40,4 @@ def _frame(error: ApiError, request_id: str) -> bytes:
     return b"event: error\ndata: " + msgspec.json.encode(_body(error, request_id)) + b"\n\n"
 
 
-ANTHROPIC = Dialect("anthropic", _body, _frame, reword=_reword)
+ANTHROPIC = Dialect("anthropic", _body, _frame)
