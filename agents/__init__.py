@@ -4,6 +4,7 @@ Their view of a request is the canonical form through which `proxy.apis` transla
 
 * `chat`      the canonical request: messages, tools, sampling
 * `events`    the canonical stream, and the whole answer made of one
+* `answer_tool`  both, for a request with tools and a format, which no model server knows together
 
 What an author imports:
 

@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from actors.messages import ServerAddress
+from agents.answer_tool import AnswerToolReader, with_answer_tool
 from agents.events import Answer, AnswerCollector, AnswerFailed, AnswerStarted, Done, Event, Usage
 from proxy.answers.call import (
     Conversation,
@@ -103,11 +104,13 @@ def decode(codec: Codec, body: bytes) -> Request:
 def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequest:
     """Render a chat in the API of the leased server. Raises `ApiError` for parts that this API lacks."""
 
+    asked = with_answer_tool(chat)
+
     def render(address: ServerAddress) -> bytes:
         server = SERVERS[address.api]
-        exchange.ignore(server.ignored(chat, address))
+        exchange.ignore(server.ignored(asked, address))
         try:
-            path, body = server.ask(chat, address)
+            path, body = server.ask(asked, address)
         except FieldError as error:
             raise invalid_field(error) from None
         return post(exchange, path, body, address)
@@ -138,15 +141,18 @@ def encoder_of(exchange: Exchange, codec: Codec, chat: Request) -> Encoder:
 
 def decoder_of(call: ModelCall, chat: Request) -> Decoder:
     """Return the reader of the granted server's stream, which answers this request."""
-    return _Naming(call.server.decoder(call.exchange.request_id, chat), call.exchange)
+    asked = with_answer_tool(chat)
+    decoder = call.server.decoder(call.exchange.request_id, asked)
+    return _Naming(decoder, call.exchange, AnswerToolReader() if asked is not chat else None)
 
 
 class _Naming:
     """A decoder that adds the model's name to failures that the server did not report itself."""
 
-    def __init__(self, decoder: Decoder, exchange: Exchange) -> None:
+    def __init__(self, decoder: Decoder, exchange: Exchange, reader: AnswerToolReader | None) -> None:
         self._decoder = decoder
         self._exchange = exchange
+        self._reader = reader
         self._has_begun = False
 
     def feed(self, data: bytes) -> list[Event]:
@@ -156,6 +162,8 @@ class _Naming:
         return self._named(self._decoder.end())
 
     def _named(self, events: list[Event]) -> list[Event]:
+        if self._reader is not None:
+            events = self._reader.read(events)
         if events and isinstance(last := events[-1], AnswerFailed):
             error = named(to_api_error(last), self._exchange)
             has_begun = self._has_begun or not all(

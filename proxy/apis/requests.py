@@ -37,7 +37,7 @@ class ModelRequest(msgspec.Struct):
 
     @property
     def needs_translation(self) -> bool:
-        """Whether a server of the same API would answer in a form that clients cannot read."""
+        """Whether a server of the same API would answer as nobody asked, or can read."""
         return False
 
     @property

@@ -1,5 +1,6 @@
 """The official clients of OpenAI and Anthropic, as their users call them."""
 
+import json
 from typing import Any
 
 import anthropic
@@ -59,6 +60,31 @@ def test_openai_tool_call(client: openai.OpenAI, stream: bool) -> None:
     reply: Any = [*WEATHER, message, {"role": "tool", "tool_call_id": call.id, "content": "20 degrees"}]
     final = client.chat.completions.create(model="demo", messages=reply, tools=tools, temperature=0)
     assert "20 degrees" in str(final.choices[0].message.content)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_openai_tools_and_a_format(client: openai.OpenAI, stream: bool) -> None:
+    """llama.cpp itself would follow the format and call nothing."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    fields: Any = {
+        "tools": [{"type": "function", "function": TOOL}],
+        "response_format": form,
+        "temperature": 0,
+    }
+
+    def ask(messages: Any) -> Any:
+        if stream:
+            with client.chat.completions.stream(model="demo", messages=messages, **fields) as events:
+                return events.get_final_completion().choices[0]
+        return client.chat.completions.create(model="demo", messages=messages, **fields).choices[0]
+
+    called = ask(WEATHER)
+    (call,) = called.message.tool_calls
+    assert (called.finish_reason, call.function.name) == ("tool_calls", "get_weather")
+    answered = ask([*WEATHER, called.message, {"role": "tool", "tool_call_id": call.id, "content": "20"}])
+    assert answered.finish_reason == "stop"
+    assert isinstance(json.loads(answered.message.content)["n"], int)
 
 
 def test_openai_completions_embeddings_models_responses(client: openai.OpenAI) -> None:

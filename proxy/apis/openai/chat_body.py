@@ -121,7 +121,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     @property
     def needs_translation(self) -> bool:
-        """Calls of the older form, and their results, are nothing that llama.cpp knows."""
+        """llama.cpp knows no calls of the older form, and with a format it calls no tool."""
+        has_format = self.response_format is not None and self.response_format.type != "text"
+        if self.tools and has_format and self.answers == 1:
+            return True
         return any(
             message.function_call is not None or message.role == "function" for message in self.messages
         )
