@@ -117,9 +117,12 @@ class ModelCall(msgspec.Struct, frozen=True):
         collector = BodyCollector(limit)
         self.response.attach(collector.feed)
         await self.response.finish()
-        self.lease.served = head.status < 300 or 400 <= head.status < 500
         if head.status >= 400:
-            raise to_api_error(self.server.failure(collector.body, head.status))
+            error = to_api_error(self.server.failure(collector.body, head.status))
+            # A server may answer 500 to what its client did wrong.
+            self.lease.served = error.status < 500
+            raise error
+        self.lease.served = head.status < 300
         if head.status >= 300:
             raise BadAnswerError(f"the model server answered with status {head.status}")
         return collector.body
