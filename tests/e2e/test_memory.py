@@ -28,6 +28,7 @@ def allocated(gateway: Gateway, model: str) -> dict[str, float]:
 
 CASES: dict[str, tuple[dict[str, Any], LoadSettings]] = {
     "slots": ({"ctx_size": 4096, "parallel": 4}, LoadSettings(context=4096, parallel=4, unified=True)),
+    "long": ({"ctx_size": 524288, "parallel": 4}, LoadSettings(context=524288, parallel=4, unified=True)),
     "one-slot": ({"ctx_size": 2048, "parallel": 1}, LoadSettings(context=2048)),
     "apart": (
         {"ctx_size": 4096, "parallel": 2, "arguments": ["--no-kv-unified"]},
