@@ -41,6 +41,7 @@ class Exchange:
         "error",
         "fetched",
         "first_byte_at",
+        "generates",
         "ignored",
         "inner",
         "key",
@@ -91,6 +92,8 @@ class Exchange:
         """Names of the parts of the request that were left out, such as `text.verbosity`, in order."""
         self.key: Key | None = None
         """The client's key; None if it sent none and needs none."""
+        self.generates = False
+        """Whether it asks a model for an answer, which costs tokens."""
         self.admission: Admission | None = None
         """The request's place in the limits of its key."""
         self.run: Run | None = None
@@ -127,13 +130,14 @@ class Exchange:
 
     @property
     def tokens_spent(self) -> int | None:
-        """The tokens of prompt and answer; None if the client left before they were counted.
+        """The tokens of prompt and answer; None if nobody counted them, as when the client left before.
 
         An agent's own answer has none: its calls of models are counted separately.
         """
         if self.epoch is None:
             return 0
-        if not self.tokens and self.status == CLIENT_LEFT:
+        has_answer = self.generates and self.first_byte_at is not None and self.status < 400
+        if not self.tokens and (has_answer or self.status == CLIENT_LEFT):
             return None
         return self.tokens.get("prompt_tokens", 0) + self.tokens.get("completion_tokens", 0)
 

@@ -68,8 +68,8 @@ class Gate:
 
     `is_open`: requests without a key are served too. `is_reachable`: other machines can connect.
 
-    Without any key requests need none. `configured` are the keys of the configuration; those in `store` are
-    read again when they change.
+    Without any key requests need none, unless other machines can connect. `configured` are the keys of the
+    configuration; those in `store` are read again when they change.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Gate:
         self._limiters: dict[str, Limiter] = {}
         self._version: object = None
         self._unsaved: set[str] = set()
-        self._trouble = ""
+        self._failing: set[str] = set()
         self.ring = KeyRing(self._configured)
         self.weights = Weights(lambda: self.ring)
 
@@ -110,25 +110,39 @@ class Gate:
 
     async def synchronise(self) -> None:
         """Read changed keys, and save spent tokens. A failing database is logged once; the keys stay."""
-        try:
-            spent = self._take_unsaved()
+        for doing, work in (("read the keys", self._read_changes), ("save spent tokens", self._save_unsaved)):
             try:
-                await asyncio.to_thread(self._save, spent)
-            except KeyStoreError:
-                self._unsaved |= {name for tokens in spent.values() for name in tokens}
-                raise
-            version = await asyncio.to_thread(self._store.version)
-            if version != self._version:
-                keys = await asyncio.to_thread(self._store.all_keys)
-                self.ring, self._version = KeyRing([*keys, *self._configured]), version
-                log.info("keys were read again", keys=len(self.ring))
-            if self._trouble:
-                log.info("keys can be read again", path=str(self._store.path))
-                self._trouble = ""
-        except KeyStoreError as error:
-            if self._trouble != str(error):
-                self._trouble = str(error)
-                log.warning("database of keys cannot be used; the known keys stay", reason=self._trouble)
+                await work()
+            except KeyStoreError as error:
+                if doing not in self._failing:
+                    self._failing.add(doing)
+                    log.warning(f"cannot {doing}; the known keys stay", reason=str(error))
+            else:
+                if doing in self._failing:
+                    self._failing.discard(doing)
+                    log.info(f"can {doing} again", path=str(self._store.path))
+
+    async def _read_changes(self) -> None:
+        """Read the keys if they have changed.
+
+        A deleted database takes no keys with it: without any key the gateway would serve everybody.
+        """
+        version = await asyncio.to_thread(self._store.version)
+        if version == self._version:
+            return
+        keys = await asyncio.to_thread(self._store.all_keys)
+        if version is None or version != await asyncio.to_thread(self._store.version):
+            raise KeyStoreError(f"{self._store.path} was deleted or replaced while the gateway runs")
+        self.ring, self._version = KeyRing([*keys, *self._configured]), version
+        log.info("keys were read again", keys=len(self.ring))
+
+    async def _save_unsaved(self) -> None:
+        spent = self._take_unsaved()
+        try:
+            await asyncio.to_thread(self._save, spent)
+        except KeyStoreError:
+            self._unsaved |= {name for tokens in spent.values() for name in tokens}
+            raise
 
     def _take_unsaved(self) -> dict[int, dict[str, int]]:
         """Return the changed counts by day and key; they count as saved."""
@@ -141,7 +155,7 @@ class Gate:
 
     def _save(self, spent: Mapping[int, Mapping[str, int]]) -> None:
         for day, tokens in spent.items():
-            self._store.save_spent(day, tokens)
+            self._store.save_spent(day, tokens, make=self._version is None)
 
     def close(self) -> None:
         """Save the spent tokens and close the database. Blocking."""
@@ -163,7 +177,7 @@ class Gate:
     @property
     def needs_key(self) -> bool:
         """Whether a request without a key is refused."""
-        return len(self.ring) > 0 and not self._is_open
+        return (len(self.ring) > 0 or self._is_reachable) and not self._is_open
 
     def sees_all(self, key: Key | None) -> bool:
         """Whether a request with this key may see the state of the whole gateway."""
@@ -192,7 +206,7 @@ class Gate:
 
     def identify(self, headers: Mapping[str, str], *, required: bool = True) -> Key | None:
         """Return the key of a request; None if it has none and needs none. Raises `ApiError` (401)."""
-        if not len(self.ring):
+        if not len(self.ring) and not self.needs_key:
             return None
         secret = _secret_of(headers)
         key = self.ring.find(secret, self._clock()) if secret else None
@@ -229,6 +243,7 @@ class Gate:
         admission, tokens = request.admission, request.tokens_spent
         if tokens is None:
             tokens = 0 if admission is None else admission.tokens
+        tokens = min(max(tokens, 0), MOST_TOKENS)  # a model server may report anything
         if admission is not None:
             self._limiter(key.name).end(admission, tokens, self._clock())
         elif tokens:

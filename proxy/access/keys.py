@@ -51,8 +51,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def digest_of(secret: str) -> bytes:
-    """Return the digest by which a secret is stored. Secrets are random, so no slow hash is needed."""
-    return hashlib.sha256(secret.encode()).digest()
+    """Return the digest by which a secret is stored. Secrets are random, so no slow hash is needed.
+
+    A header may have bytes that are no UTF-8; aiohttp keeps them as surrogates.
+    """
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
 
 
 def make_key(name: str, secret: str, rights: Rights, *, configured: bool = False) -> Key:

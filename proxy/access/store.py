@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +20,11 @@ KEPT_DAYS = 8
 """Days for which spent tokens are kept."""
 
 _SCHEMA = f"""
-    CREATE TABLE keys (
+    CREATE TABLE IF NOT EXISTS keys (
         name TEXT PRIMARY KEY, digest BLOB NOT NULL UNIQUE, hint TEXT NOT NULL, rights TEXT NOT NULL,
         created REAL NOT NULL
     ) STRICT;
-    CREATE TABLE spent (
+    CREATE TABLE IF NOT EXISTS spent (
         name TEXT NOT NULL, day INTEGER NOT NULL, tokens INTEGER NOT NULL, PRIMARY KEY (name, day)
     ) STRICT;
     PRAGMA user_version = {VERSION};
@@ -41,12 +42,15 @@ class KeyStore:
         self.path = path
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
+        self._openings = 0
+        self._lock = threading.RLock()
 
     def close(self) -> None:
         """Close the database."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def all_keys(self) -> list[Key]:
         """Return all keys, in the order in which they were made."""
@@ -87,13 +91,16 @@ class KeyStore:
             return database.execute("DELETE FROM keys WHERE name = ?", (name,)).rowcount > 0
 
     def version(self) -> object:
-        """Return a value that changes with the database, whichever process changes it."""
+        """Return a value that changes with the database, whichever process changes it; None without a file.
+
+        SQLite counts the changes since a connection was opened, so a new connection has a new version.
+        """
         if not self.path.exists():
             self.close()
             return None
         with self._transaction() as database:
             (changes,) = database.execute("PRAGMA data_version").fetchone()
-            return self._identity(), changes
+            return self._identity(), self._openings, changes
 
     def spent(self, day: int) -> dict[str, int]:
         """Return the tokens that each key has spent on a day, in days since 1970."""
@@ -102,9 +109,12 @@ class KeyStore:
         with self._transaction() as database:
             return dict(database.execute("SELECT name, tokens FROM spent WHERE day = ?", (day,)).fetchall())
 
-    def save_spent(self, day: int, tokens: Mapping[str, int]) -> None:
-        """Record the tokens that keys have spent on a day, and drop those of old days."""
-        with self._transaction(make=True) as database:
+    def save_spent(self, day: int, tokens: Mapping[str, int], *, make: bool = True) -> None:
+        """Record the tokens that keys have spent on a day, and drop those of old days.
+
+        `make`: make the database if there is none.
+        """
+        with self._transaction(make=make) as database:
             database.executemany(
                 "INSERT OR REPLACE INTO spent VALUES (?, ?, ?)",
                 [(name, day, count) for name, count in tokens.items()],
@@ -121,13 +131,15 @@ class KeyStore:
     @contextmanager
     def _transaction(self, *, make: bool = False) -> Iterator[sqlite3.Connection]:
         try:
-            if self._connection is not None and self._opened != self._identity():
-                self.close()  # the file was deleted or replaced
-            if self._connection is None:
-                self._connection = self._open(make=make)
-                self._opened = self._identity()
-            with self._connection:
-                yield self._connection
+            with self._lock:
+                if self._connection is not None and self._opened != self._identity():
+                    self.close()  # the file was deleted or replaced
+                if self._connection is None:
+                    self._connection = self._open(make=make)
+                    self._opened = self._identity()
+                    self._openings += 1
+                with self._connection:
+                    yield self._connection
         except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
             self.close()
             raise KeyStoreError(f"the keys in {self.path} cannot be used: {error}") from None
@@ -136,7 +148,9 @@ class KeyStore:
         if make:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        connection = sqlite3.connect(self.path, timeout=BUSY, check_same_thread=False)
+        # Without `mode=rw` SQLite would make an empty file in the place of a deleted one.
+        address = f"{self.path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(address, uri=True, timeout=BUSY, check_same_thread=False)
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0 and make:

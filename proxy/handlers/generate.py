@@ -117,6 +117,7 @@ class Generate:
     def _admit(self, asked: Conversation) -> None:
         """Check the key's limits before any work is done. Raises `ApiError`."""
         exchange = asked.exchange
+        exchange.generates = asked.endpoint.generates
         if exchange.key is None:
             return
         if not exchange.may_use(asked.known.name, asked.parsed.model):

@@ -97,6 +97,7 @@ class Passing:
         headers["X-Request-Id"] = exchange.request_id
         render = partial(render_request, request.method, target, headers, body)
         known = await self._catalog.find(exchange.model)
+        exchange.generates = slot
         if exchange.key is not None and slot:
             request.app[GATE].admit(exchange, len(body or b""), None)
         if slot or body:

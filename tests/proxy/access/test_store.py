@@ -2,6 +2,7 @@
 
 import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,16 @@ def test_another_version_is_not_read(tmp_path: Path) -> None:
         other.execute("PRAGMA user_version = 9")
     with pytest.raises(KeyStoreError, match="version 9, not 1"):
         KeyStore(tmp_path / "keys").add(KEY)
+
+
+def test_several_make_the_first_key_at_once(tmp_path: Path) -> None:
+    def add(number: int) -> bool:
+        store = KeyStore(tmp_path / "keys")
+        try:
+            return store.add(make_key(f"key-{number}", f"a-secret-of-{number}", RIGHTS))
+        finally:
+            store.close()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(add, range(8)))
+    assert len(KeyStore(tmp_path / "keys").all_keys()) == 8
