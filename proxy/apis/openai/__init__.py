@@ -1,10 +1,13 @@
-"""OpenAI's API, as clients speak it; the others may know it, for a llama.cpp server speaks all of them.
+"""OpenAI's API: requests of clients, answers to clients, and errors of model servers.
+
+The folders of other APIs may import this one, because a llama.cpp server speaks OpenAI's API too.
 
 * `endpoints`              chat, older completions, embeddings, reranking
-* `request`, `answer`      chat, read from a client and written for one; `completion` is both for older ones
-* `client_errors`          how a client is told of an error
-* `server_errors`          a llama.cpp server's errors, read
-* `chat_body`              a chat's body: what is checked of it, and what llama.cpp takes in another form only
-* `tool_choice`            which tools may be called, and whether one must be
+* `request`, `answer`      the reader of chat requests, the writer of chat answers
+* `completion`             reader and writer of the older completions
+* `client_errors`          writes an error for a client
+* `server_errors`          reads the errors of a llama.cpp server
+* `chat_body`              a chat's body: its checks, and the fields that llama.cpp needs in another form
+* `tool_choice`            reads which tools a model may call, and whether it must call one
 * `embeddings`             as in `proxy.apis`, like `body` and `stream`
 """

@@ -1,4 +1,4 @@
-"""OpenAI's chat answer, written for a client in pieces or as a whole."""
+"""Writes OpenAI's chat answer for a client, as a stream or as a whole."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +24,7 @@ from proxy.apis.openai.client_errors import OPENAI
 
 
 def usage_fields(usage: Usage) -> Json:
-    """OpenAI's `usage`, and llama.cpp's `timings` as far as they are known."""
+    """Return OpenAI's `usage`, and llama.cpp's `timings` if durations are known."""
     fields: Json = {
         "usage": {
             "completion_tokens": usage.completion,
@@ -45,9 +45,9 @@ def usage_fields(usage: Usage) -> Json:
 
 
 class Encoder:
-    """Writes the stream of `/v1/chat/completions`, under the name `model` if one is given.
+    """Writes the stream of `/v1/chat/completions`, with the model name `model` if one is given.
 
-    Its last events are the usage, if asked for, and `[DONE]`; after an error there is nothing more.
+    The last events are the usage, if the client asked for it, and `[DONE]`. An error is the last event.
     """
 
     def __init__(self, *, model: str = "", include_usage: bool = False) -> None:
@@ -71,7 +71,7 @@ class Encoder:
         self._tail = b'],"usage":null}\n\n' if self._include_usage else b"]}\n\n"
 
     def encode(self, event: Event, now: float) -> bytes:
-        """The bytes that say `event`."""
+        """Return the bytes of `event`, often none."""
         return b"" if self._ended else b"".join(self._chunks(event))
 
     def _chunks(self, event: Event) -> Iterator[bytes]:
@@ -120,7 +120,7 @@ def _call_delta(event: ToolCallDelta) -> Json:
 
 
 def encode_answer(answer: Answer, *, model: str = "") -> Json:
-    """The whole `chat.completion`."""
+    """Return the whole `chat.completion`."""
     message: Json = {"role": "assistant", "content": answer.text}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning

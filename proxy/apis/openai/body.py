@@ -1,4 +1,4 @@
-"""What is checked of OpenAI's bodies before a model is loaded; `chat_body` is for chats."""
+"""Checks OpenAI's bodies before a model is loaded, except those of chats: see `chat_body`."""
 
 from typing import Any
 
@@ -20,7 +20,10 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     @property
     def needs_translation(self) -> bool:
-        """llama.cpp gives probabilities in a chat's form here, and leaves a suffix out."""
+        """Whether the client wants log probabilities or a suffix, for one prompt and one choice.
+
+        llama.cpp writes log probabilities in the form of a chat here, and ignores a suffix.
+        """
         texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         is_one_text = isinstance(texts, list) and len(texts) == 1 and isinstance(texts[0], str)
         wanted = (self.logprobs is not None and self.logprobs is not False) or bool(self.suffix)
@@ -28,14 +31,14 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     @property
     def prompts(self) -> int:
-        """How many there are. A list with numbers is one, of tokens and texts."""
+        """The number of prompts. A list that contains numbers is one prompt, of tokens and texts."""
         if not isinstance(self.prompt, list):
             return 1
         kinds = set(map(type, self.prompt))
         return 1 if int in kinds and kinds <= {int, str} else len(self.prompt)
 
     def check(self) -> None:
-        """Raise `FieldError` for a prompt that is none."""
+        """Raise `FieldError` for a prompt of the wrong type, or an empty list or object."""
         super().check()
         if not isinstance(self.prompt, str | list | dict):
             problem = f"must be a text or a list, not {type(self.prompt).__name__}"
@@ -45,7 +48,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     @property
     def answers(self) -> float:
-        """So many choices for each prompt."""
+        """The number of prompts, times the choices for each prompt."""
         return self.prompts * super().answers
 
 

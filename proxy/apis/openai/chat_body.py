@@ -1,4 +1,4 @@
-"""What is checked of a chat's body before a model is loaded, and what llama.cpp must get in another form."""
+"""Checks a chat's body before a model is loaded, and corrects the fields that llama.cpp misreads."""
 
 from collections.abc import Container
 from typing import Any
@@ -25,7 +25,7 @@ _PARTS = {
     "video_url": "video_url",
     "input_video": "input_video",
 }
-"""The types of parts that llama.cpp's models may take, and the field that each must have."""
+"""The types of content parts that llama.cpp accepts, and the required field of each."""
 
 
 class _Called(msgspec.Struct):
@@ -39,7 +39,7 @@ class _Call(msgspec.Struct):
 
 
 class _Part(msgspec.Struct, kw_only=True):
-    """The media are not decoded: they may be large."""
+    """A part of a message's content. Its media are not decoded, because they may be large."""
 
     type: str
     text: str | Unset = UNSET
@@ -56,7 +56,7 @@ class _Message(msgspec.Struct):
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
     function_call: _Called | None = None
-    """The older form of a call."""
+    """The older form of a tool call."""
 
 
 class _Function(msgspec.Struct):
@@ -131,7 +131,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     @property
     def may_have_progress(self) -> bool:
-        """Of several answers that of the second comes after the beginning of the first."""
+        """Whether at most one answer is streamed.
+
+        With several answers, progress of the second arrives after the first one's first event.
+        """
         return not self.stream or self.answers <= 1
 
     @property
@@ -141,11 +144,14 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     @property
     def is_never_streamed(self) -> bool:
-        """llama.cpp gives no probabilities in the stream of a chat with tools."""
+        """Whether the request has tools, and is for a whole answer with log probabilities.
+
+        llama.cpp omits log probabilities from the stream of a chat with tools.
+        """
         return bool(self.logprobs and self.tools and not self.stream)
 
     def check(self) -> None:
-        """Raise `FieldError` for what no model server can take, or would refuse in words of its own."""
+        """Raise `FieldError` for values that model servers do not accept, or refuse in their own words."""
         super().check()
         self._check_messages()
         for index, tool in enumerate(self.tools or ()):
@@ -181,7 +187,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
         return [tool.function.name for tool in self.tools or () if tool.function is not None]
 
     def corrections(self, body: bytes) -> dict[str, bytes]:
-        """The fields that llama.cpp refuses or mistakes as they are, as it takes them."""
+        """Return corrected values for the fields that llama.cpp would refuse or misread."""
         fields: dict[str, bytes] = {}
         if any(_needs_correction(message) for message in self.messages):
             raw = decode(body, dict[str, Raw])["messages"]
@@ -198,7 +204,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
         return fields
 
     def _chosen_tools(self, body: bytes) -> dict[str, bytes]:
-        """The tools that may be called alone: llama.cpp shows all, and reads no name in `tool_choice`."""
+        """Return `tools` with only the tools that may be called, and a `tool_choice` without a name.
+
+        llama.cpp shows the model all `tools`, and does not read a name in `tool_choice`.
+        """
         choice = tool_choice.read(self.tool_choice, self._tool_names())
         if choice.mode == "none":
             return {"tools": b"[]", "tool_choice": b'"auto"'}
@@ -219,14 +228,14 @@ class ChatRequest(GenerationRequest, kw_only=True):
         )
 
     def field_of(self, code: str | None) -> str | None:
-        """The field that an error with this code is about, where the model server does not say it."""
+        """Return the field that caused an error with this code, for errors that name no field."""
         if code == "invalid_json_schema":
             return "tools" if self.tools else "response_format"
         return super().field_of(code)
 
 
 def _check_content(message: _Message, index: int) -> None:
-    """The content of a message, which is no text."""
+    """Check a message's content that is not a plain text. Raises `FieldError`."""
     field = f"messages[{index}].content"
     if isinstance(message.content, list):
         for number, part in enumerate(message.content):
@@ -306,7 +315,7 @@ def _corrected_tool(raw: Raw) -> Json:
 
 
 def _corrected(raw: Raw) -> Json:
-    """A message of the history: calls without arguments have `{}`, and a refusal is a text."""
+    """Return a message with `{}` as the arguments of calls without any, and each refusal as a text."""
     message = decode(raw, Json)
     for call in message.get("tool_calls") or ():
         call.setdefault("type", "function")

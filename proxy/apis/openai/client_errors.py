@@ -1,4 +1,4 @@
-"""How OpenAI's API words an error, before the first byte and in the middle of a stream."""
+"""Writes an error in OpenAI's form: as a body before the answer begins, and as an event in a stream."""
 
 import msgspec
 

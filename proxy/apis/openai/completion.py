@@ -1,4 +1,4 @@
-"""OpenAI's older completions, `/v1/completions`, read from a client and written for one."""
+"""Reads requests of `/v1/completions`, OpenAI's older API, and writes the answers."""
 
 import itertools
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class _Body(SamplingFields, kw_only=True):
 
 
 def decode_request(body: bytes) -> Completion:
-    """Read a body of `/v1/completions`. Raises `FieldError`, also for what Ollama cannot be asked."""
+    """Read a body of `/v1/completions`. Raises `FieldError`, also for options that Ollama does not have."""
     wire = decode(body, _Body)
     prompt = wire.prompt
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
@@ -62,7 +62,7 @@ def decode_request(body: bytes) -> Completion:
 
 
 class Encoder:
-    """Writes the stream of `/v1/completions`, under the name `model`. Reasoning has no place there."""
+    """Writes the stream of `/v1/completions`, with the model name `model`. Reasoning is left out."""
 
     def __init__(self, *, model: str, include_usage: bool = False) -> None:
         self._model = model
@@ -71,11 +71,11 @@ class Encoder:
         self._usage = Usage()
         self._tokens: list[Any] = []
         self._length = 0
-        """Characters of the text so far."""
+        """Number of characters of the text so far."""
         self._ended = False
 
     def encode(self, event: Event, now: float) -> bytes:
-        """The bytes that say `event`."""
+        """Return the bytes of `event`, often none."""
         if self._ended:
             return b""
         match event:
@@ -116,7 +116,7 @@ def _choice(text: str, reason: str | None = None, *, tokens: Sequence[Any] = (),
 
 
 def _logprobs(tokens: Sequence[Any], begin: int) -> Json:
-    """The probabilities of tokens in a completion's form; the first token is at the character `begin`."""
+    """Return log probabilities in the form of a completion; the first token is at the character `begin`."""
     read = _dicts(tokens)
     texts = [str(token.get("token", "")) for token in read]
     return {
@@ -135,6 +135,6 @@ def _dicts(values: Any) -> list[Json]:
 
 
 def encode_answer(answer: Answer, *, model: str) -> Json:
-    """The whole `text_completion`."""
+    """Return the whole `text_completion`."""
     choices = [_choice(answer.text, answer.reason, tokens=answer.logprobs)]
     return {**_shared(answer, model), "choices": choices, **usage_fields(answer.usage)}

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, read from a client and written for one."""
+"""Reads requests for OpenAI's embeddings, and writes the answers."""
 
 import base64
 from array import array
@@ -25,7 +25,7 @@ def decode_request(body: bytes) -> Embed:
     wire = decode(body, _Body)
     if not wire.input and isinstance(wire.input, list):
         raise FieldError("input", "is empty")
-    # A list with a number in it is one text, as tokens.
+    # A list that contains a number is one text, given as tokens.
     is_one = isinstance(wire.input, str) or any(isinstance(item, int) for item in wire.input)
     return Embed(
         model=wire.model,
@@ -40,7 +40,7 @@ def decode_request(body: bytes) -> Embed:
 
 
 def encode_answer(answer: Embeddings, request: Embed) -> Json:
-    """The answer to `/v1/embeddings`, in the format that was asked for."""
+    """Return the answer to `/v1/embeddings`, in the format that the client asked for."""
     return {
         "object": "list",
         "data": [

@@ -1,4 +1,4 @@
-"""OpenAI's chat request, read from a client."""
+"""Reads OpenAI's chat requests."""
 
 from typing import Any, Literal
 

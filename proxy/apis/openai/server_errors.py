@@ -1,4 +1,4 @@
-"""Errors of servers that speak OpenAI's API. llama.cpp has types of its own."""
+"""Reads errors of servers that speak OpenAI's API. llama.cpp adds its own error types."""
 
 from typing import Any
 
@@ -28,15 +28,16 @@ _CODES = {
     "server_error": None,
     "rate_limit_error": None,
 }
-"""OpenAI's `code` for a type. A type that is not here is its own code: it says more than the status."""
+"""OpenAI's `code` for an error type. Any other type is used as the code: it says more than the status."""
 
 _KNOWN = ("code", "message", "type", "param")
 
 
 def from_error(error: Any, status: int = 500) -> AnswerFailed:
-    """A failure of an error object, which came with a status. Its own code counts more than that.
+    """Return the failure that an error object describes.
 
-    500 is the status of an error in a stream, and says nothing.
+    An HTTP status in the object's `code` takes precedence over `status`. A `status` of 500 says nothing,
+    since errors in a stream have it too: the object's `type` then gives the status, if it is known.
     """
     if not isinstance(error, dict):
         message = str(error) or "the model server reported an error"
@@ -62,7 +63,7 @@ def from_error(error: Any, status: int = 500) -> AnswerFailed:
 
 
 def from_body(body: bytes, status: int = 500) -> AnswerFailed:
-    """A failure of an error's body."""
+    """Return the failure that the body of an error response describes."""
     try:
         data = read_object(body)
     except UnreadableError:
@@ -71,5 +72,5 @@ def from_body(body: bytes, status: int = 500) -> AnswerFailed:
 
 
 def upstream_error(status: int, error: Json) -> ApiError:
-    """What a llama.cpp server said (`code`, `message`, `type`, and more), in our own terms."""
+    """Return the `ApiError` for a llama.cpp server's error object (`code`, `message`, `type`, and more)."""
     return to_api_error(from_error(error, status))

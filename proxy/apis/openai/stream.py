@@ -1,4 +1,4 @@
-"""A stream of OpenAI's chat or completions: how it ends, and the whole answer in it."""
+"""Finds the end of a stream of OpenAI's chat or completions, and assembles the whole answer from it."""
 
 import contextlib
 from collections.abc import Callable
@@ -24,10 +24,11 @@ _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 
 class ChatAssembler:
-    """`chat.completion.chunk` events to a `chat.completion`.
+    """Assembles a `chat.completion` from `chat.completion.chunk` events.
 
-    Nearly all of llama.cpp's events differ from the one before in nothing but the text. Those are not
-    decoded: it is cut out between the known `text_follows` and what followed it last time.
+    Nearly all of llama.cpp's events differ from the previous one in the text alone. Such an event is not
+    decoded: its text is cut out between the known `text_follows` and the bytes that followed the previous
+    text.
     """
 
     object_name = "chat.completion"
@@ -36,7 +37,7 @@ class ChatAssembler:
 
     def __init__(self, wanted: float = 1) -> None:
         self._wanted = wanted
-        """How many choices there must be."""
+        """The number of choices that a complete answer has."""
         self._base: Json = {}
         self._choices: dict[int, Json] = {}
         self._last_finished = 0
@@ -45,10 +46,10 @@ class ChatAssembler:
         self._texts: list[str] = []
 
     def feed(self, event: ServerSentEvent) -> None:
-        """Take the next chunk."""
+        """Add the next chunk. Raises `StreamedError` for an error."""
         data, after = event.data, self._after_text
         if after and data.endswith(after) and data.startswith(self.text_follows):
-            # What is not one JSON string in between raises a DecodeError, and is decoded as a whole.
+            # Anything but one JSON string in between raises DecodeError; then the whole event is decoded.
             with contextlib.suppress(msgspec.DecodeError):
                 self._texts.append(_decode(data[len(self.text_follows) - 1 : 1 - len(after)]))
                 return
@@ -73,7 +74,7 @@ class ChatAssembler:
             self._merge_choice(self._choices.setdefault(index, {"index": index}), choice)
             if choice.get("finish_reason") is not None:
                 self._last_finished = index
-        # Of several choices llama.cpp reports the first one's usage.
+        # Of several choices llama.cpp reports the usage of the first only.
         if self._last_finished != 0:
             chunk.pop("usage", None)
             chunk.pop("timings", None)
@@ -84,7 +85,7 @@ class ChatAssembler:
         _merge_rest(whole, part)
 
     def result(self) -> Json:
-        """The whole completion."""
+        """Return the whole completion. Raises `UnfinishedError`."""
         self._add_texts()
         if not self._choices:
             raise UnfinishedError("any choice")
@@ -106,7 +107,7 @@ class ChatAssembler:
 
 
 class CompletionAssembler(ChatAssembler):
-    """`text_completion` events to one `text_completion`."""
+    """Assembles one `text_completion` from `text_completion` events."""
 
     object_name = "text_completion"
     text_follows = b'{"choices":[{"text":"'

@@ -1,4 +1,4 @@
-"""`tool_choice` of OpenAI's requests: which of the tools may be called, and whether one must be."""
+"""Reads `tool_choice` of OpenAI's requests: which tools a model may call, and whether it must call one."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,14 +12,14 @@ Mode = Literal["auto", "none", "required"]
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What the client wants; `allowed` has the names of the tools, None for all of them."""
+    """The client's choice. `allowed` has the names of the tools that may be called; None: all of them."""
 
     mode: Mode | NamedTool | None = None
     allowed: frozenset[str] | None = None
 
 
 def read(value: str | Json | None, names: Sequence[str]) -> Choice:
-    """The choice among tools of these names. Raises `FieldError`."""
+    """Read a `tool_choice`, given the names of the request's tools. Raises `FieldError`."""
     if value is None or isinstance(value, str):
         return Choice(_mode(value, names, "tool_choice", ("auto", "none", "required")))
     if value.get("type") != "allowed_tools":
@@ -48,7 +48,10 @@ def _mode(value: object, names: Sequence[str], field: str, known: tuple[Mode, ..
 
 
 def _name(value: object, names: Sequence[str], field: str) -> str:
-    """The name in `{"type": "function", "function": {"name": ...}}`, or without the inner object."""
+    """Return the name in `{"type": "function", "function": {"name": ...}}`, or in a flat object.
+
+    Raises `FieldError`.
+    """
     if not isinstance(value, dict) or value.get("type", "function") != "function":
         raise FieldError(field, "must be auto, none, required, or name a function")
     inner = value.get("function", value)
