@@ -54,6 +54,12 @@ def ask(method: str, url: str, body: object = None, token: str = "") -> dict:
         return json.load(answer)
 
 
+def listed(model: str) -> str:
+    """A model as `/v1/models` names it: those of Ollama with a tag."""
+    names = [entry["id"] for entry in ask("GET", f"{GATEWAY}/v1/models")["data"]]
+    return model if model in names else f"{model}:latest"
+
+
 @contextmanager
 def serving() -> Iterator[str]:
     """Its address, while the block lasts; it has a user without a password, and a tool."""
@@ -140,7 +146,7 @@ with serving() as address:
 
     @step("conversation")
     def by_openai() -> None:
-        conversation(address, MODEL)
+        conversation(address, listed(MODEL))
 
     @step("conversation by Ollama's API")
     def by_ollama() -> None:
@@ -148,7 +154,7 @@ with serving() as address:
 
     @step("a tool")
     def tool() -> None:
-        with chatting(address, MODEL, WEATHER, **{"tool-ids": "weather"}) as page:
+        with chatting(address, listed(MODEL), WEATHER, **{"tool-ids": "weather"}) as page:
             said = answers(page)
             assert "get_weather" in said or "21 degrees" in said or "mild in Paris" in said, said
 
