@@ -40,13 +40,17 @@ class ApiKey:
         return hash(self.secret)
 
 
+Gives = Literal["text", "vectors", "scores"]
+"""What a model answers with: text, embeddings, or how well texts fit a question."""
+
+
 class ServerAddress(msgspec.Struct, frozen=True):
     """The HTTP address of a model's server, on any machine, and what a request to it must contain.
 
     `model`: the name of the model on a server of several models, which reloads it for a request with other
-    `options`. `thinks`: the model can reason; `ranks`: all that it can do is rank texts. `key` is sent with
-    each request; `refuses`: the server is known to refuse requests without the key. `sockets`: the inodes of
-    the listening sockets, known where another program could listen on the same port.
+    `options`. `thinks`: the model can reason; `gives`: all that it can answer with. `key` is sent with each
+    request; `refuses`: the server is known to refuse requests without the key. `sockets`: the inodes of the
+    listening sockets, known where another program could listen on the same port.
     """
 
     host: str
@@ -55,7 +59,7 @@ class ServerAddress(msgspec.Struct, frozen=True):
     model: str | None = None
     options: tuple[tuple[str, int], ...] = ()
     thinks: bool = True
-    ranks: bool = False
+    gives: Gives = "text"
     key: ApiKey | None = None
     refuses: bool = False
     sockets: frozenset[int] = frozenset()

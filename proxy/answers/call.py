@@ -268,8 +268,20 @@ def post(exchange: Exchange, path: str, body: bytes, address: ServerAddress) -> 
 
 def check_gives_vectors(address: ServerAddress) -> None:
     """Raise `ApiError` for a model that ranks: llama.cpp gives whatever lies behind a text's score."""
-    if address.ranks:
+    if address.gives == "scores":
         message = "this model does not support embeddings: it ranks texts (/v1/rerank)"
+        raise ApiError(400, message, code="not_supported", param="model")
+
+
+def check_gives_text(address: ServerAddress) -> None:
+    """Raise `ApiError` for a model that embeds or ranks: llama.cpp would answer with nonsense."""
+    if address.gives != "text":
+        does = (
+            "it embeds texts (/v1/embeddings)"
+            if address.gives == "vectors"
+            else "it ranks texts (/v1/rerank)"
+        )
+        message = f"this model does not support text generation: {does}"
         raise ApiError(400, message, code="not_supported", param="model")
 
 

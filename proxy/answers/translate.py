@@ -16,6 +16,7 @@ from proxy.answers.call import (
     ModelCaller,
     UpstreamRequest,
     broken_off,
+    check_gives_text,
     named,
     post,
 )
@@ -107,6 +108,7 @@ def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequ
     asked = with_answer_tool(chat)
 
     def render(address: ServerAddress) -> bytes:
+        check_gives_text(address)
         server = SERVERS[address.api]
         exchange.ignore(server.ignored(asked, address))
         try:

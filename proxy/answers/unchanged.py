@@ -13,6 +13,7 @@ from proxy.answers.call import (
     RenderRequest,
     UpstreamRequest,
     broken_off,
+    check_gives_text,
     check_gives_vectors,
     named,
     post,
@@ -212,6 +213,8 @@ def _body_renderer(conversation: Conversation, body: bytes) -> RenderRequest:
     def render(address: ServerAddress) -> bytes:
         if conversation.endpoint.embedder is not None:
             check_gives_vectors(address)
+        elif conversation.endpoint.codec is not None:
+            check_gives_text(address)
         sent = SERVERS[address.api].rewrite(body, asked, address)
         return post(conversation.exchange, conversation.endpoint.path, sent, address)
 

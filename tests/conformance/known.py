@@ -5,9 +5,6 @@ KNOWN: dict[str, str] = {
         "Anthropic: `stop_reason` is `end_turn` where a stop sequence ended an answer of an Ollama model: "
         "the daemon does not say what ended it."
     ),
-    "test_openai_others.py::test_a_model_that_only_embeds[llama.cpp]": (
-        "OpenAI: a chat with a model that only embeds is answered with nonsense instead of an error."
-    ),
 }
 """Patterns of tests that fail, in the words of fnmatch: the difference that makes them fail.
 

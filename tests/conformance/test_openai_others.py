@@ -104,11 +104,22 @@ def test_a_model_that_does_not_embed(client: openai.OpenAI, backend: Backend) ->
 
 
 @feature("embeddings: errors")
-def test_a_model_that_only_embeds(client: openai.OpenAI, backend: Backend) -> None:
-    if backend.name == "llama.cpp":
-        with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(model=backend.embeds, messages=HELLO)
-        assert caught.value.type == "invalid_request_error"
+def test_a_model_that_only_embeds(client: openai.OpenAI, gateway: Gateway, streamed: bool) -> None:
+    """The stand-in's model for embeddings talks too."""
+    common: Any = {"model": "demo-embed", "stream": streamed}
+    asks: list[tuple[Any, Any]] = [
+        (client.chat.completions.create, {"messages": HELLO}),
+        (client.completions.create, {"prompt": "hello"}),
+        (client.responses.create, {"input": "hello"}),
+    ]
+    for ask, given in asks:
+        with pytest.raises(openai.BadRequestError, match="does not support text generation") as caught:
+            ask(**common, **given)
+        assert (caught.value.code, caught.value.param) == ("not_supported", "model")
+    for path in ("/v1/messages", "/api/chat"):
+        answer = gateway.client.post(path, json={**common, "max_tokens": 9, "messages": HELLO})
+        assert answer.status_code == 400
+        assert "does not support text generation" in answer.text
 
 
 def _completion(part: Completion) -> Completion:

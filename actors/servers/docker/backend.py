@@ -255,7 +255,7 @@ class DockerBackend(LlamaBackend):
             give_back_port=lambda: self._give_back(ports),
             grace=self._pool.stop_timeout,
         )
-        server.endpoint = msgspec.structs.replace(server.endpoint, ranks=self._ranks)
+        server.endpoint = msgspec.structs.replace(server.endpoint, gives=self._gives)
         server.on_no_gpu = self._used_no_gpu
         return server
 

@@ -21,7 +21,7 @@ from actors.hub.download import HubError
 from actors.hub.hub import Hub
 from actors.memory.predict import Prediction
 from actors.memory.projector import TOKEN_LIMIT
-from actors.messages import Figures, ServerAddress
+from actors.messages import Figures, Gives, ServerAddress
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.processes import processor_seconds, run_off_loop
@@ -231,9 +231,10 @@ class LlamaBackend:
         return self._appraisal.predict(placement) if self._appraisal else None
 
     @property
-    def _ranks(self) -> bool:
-        """Whether the latest files' model ranks texts."""
-        return self._appraisal is not None and self._appraisal.settings.pooling == "rank"
+    def _gives(self) -> Gives:
+        """What the latest files' model answers with."""
+        pooling = self._appraisal.settings.pooling if self._appraisal is not None else None
+        return "text" if pooling is None else "scores" if pooling == "rank" else "vectors"
 
     def learn(self, file: str, settings: str, surcharge: int) -> None:
         """Raise the next predictions by `surcharge` bytes per GPU, because memory ran out."""

@@ -212,7 +212,7 @@ class ProcessBackend(LlamaBackend):
         self, command: list[str], files: ModelFiles, epoch: int, placement: Placement | None
     ) -> ProcessServer:
         predicted = await self._predict(placement)
-        endpoint = ServerAddress(self._pool.host, self._ports.take(), ranks=self._ranks)
+        endpoint = ServerAddress(self._pool.host, self._ports.take(), gives=self._gives)
         argv = [*command, *self._flags(files, endpoint, placement)]
         endpoint, secret = await self._with_key(argv, endpoint)
         server_log = ServerLog(self._name, epoch)
