@@ -37,7 +37,7 @@ class ModelRequest(msgspec.Struct):
 
     @property
     def needs_translation(self) -> bool:
-        """Whether a server of the same API would answer as nobody asked, or can read."""
+        """Whether a server of the same API would not do as asked, or answer as no client can read it."""
         return False
 
     @property
