@@ -1,8 +1,8 @@
-"""Anthropic's messages, as clients speak them.
+"""Anthropic's Messages API, for clients. No model server is asked in it.
 
 * `endpoints`          `/v1/messages` and its `count_tokens`
-* `request`, `answer`  read from a client, and written for one
-* `blocks`, `tools`    parts of a request: messages with blocks of any kind, tools of any kind
-* `models`             the list of models
+* `request`, `answer`  the reader of requests, the writer of answers
+* `blocks`, `tools`    read parts of a request: messages with blocks of any kind, tools of any kind
+* `models`             writes the list of models
 * `client_errors`      as in `proxy.apis`, like `body`
 """

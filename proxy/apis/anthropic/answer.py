@@ -1,4 +1,4 @@
-"""Anthropic's message, written for a client in pieces or as a whole."""
+"""Writes Anthropic's message for a client, as a stream or as a whole."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ from proxy.apis.fields import Json, encode, object_text
 from proxy.apis.interface import added_fields
 
 SIGNATURE = "bGxhbWEtc21hcnQtcHJveHk="
-"""Of each block of thinking. Nobody checks it here, but clients send no block again that has none."""
+"""The signature of each thinking block. The gateway never checks it, but clients omit blocks without one."""
 
 _STOP_REASONS: dict[Reason, str] = {
     "stop": "end_turn",
@@ -38,21 +38,21 @@ Piece = Text | Reasoning | ToolCallDelta
 
 
 class Encoder:
-    """Writes the stream of `/v1/messages`, under the name `model` if one is given.
+    """Writes the stream of `/v1/messages`, with the model name `model` if one is given.
 
-    Blocks come one after the other. Pieces of anything else are held back while the arguments of a tool
-    call have not come to their end, so that calls whose pieces alternate are whole blocks too.
+    Blocks are written one after the other. While the arguments of a tool call are incomplete, pieces of
+    other blocks are held back, so that calls whose pieces alternate become whole blocks too.
     """
 
     def __init__(self, *, model: str = "", request_id: str = "") -> None:
         self._model = model
         self._request_id = request_id
         self._open: type[Piece] | int | None = None
-        """The kind of block that is open, or which tool call."""
+        """The kind of the open block, or the index of its tool call; None: no block is open."""
         self._delta = b""
-        """How a piece of the open block begins."""
+        """The beginning of each `content_block_delta` event of the open block."""
         self._arguments: list[str] = []
-        """Those of the open tool call."""
+        """The pieces of the open tool call's arguments."""
         self._held: list[Piece] = []
         self._blocks = 0
         self._finish = Finish("stop")
@@ -61,7 +61,7 @@ class Encoder:
         self._ended = False
 
     def encode(self, event: Event, now: float) -> bytes:
-        """The bytes that say `event`."""
+        """Return the bytes of `event`, often none."""
         if type(event) is Text and self._open is Text:
             return self._delta + encode(event.text) + b"}}\n\n"
         return b"" if self._ended else b"".join(self._events(event))
@@ -106,13 +106,13 @@ class Encoder:
             yield from self._write(piece)
 
     def _is_whole(self) -> bool:
-        """Whether the arguments of the open tool call have come to their end."""
+        """Whether the arguments of the open tool call are complete."""
         if not self._arguments or not self._arguments[-1].rstrip().endswith("}"):
             return False
         return object_text("".join(self._arguments)) is not None
 
     def _release(self) -> Iterator[bytes]:
-        """Write the pieces that were held back, those of one block together."""
+        """Write the pieces that were held back, grouped by block."""
         pieces: dict[type[Piece] | int, list[Piece]] = {}
         for piece in self._held:
             pieces.setdefault(_block_of(piece), []).append(piece)
@@ -193,7 +193,7 @@ def _tool_use(identifier: str, name: str, arguments: Json | msgspec.Raw) -> Json
 
 
 def _usage(usage: Usage) -> Json:
-    """Anthropic counts the tokens that were in the cache apart from the others."""
+    """Return Anthropic's usage, where `input_tokens` does not include the tokens read from the cache."""
     return {
         "input_tokens": usage.prompt - usage.cached,
         "cache_creation_input_tokens": 0,
@@ -203,7 +203,10 @@ def _usage(usage: Usage) -> Json:
 
 
 def encode_answer(answer: Answer, *, model: str = "") -> Json:
-    """The whole message. Arguments of a tool that are no JSON object are none at all, as from llama.cpp."""
+    """Return the whole message.
+
+    Tool arguments that are not a JSON object become `{}`, as in llama.cpp's answers.
+    """
     content: list[Json] = []
     if answer.reasoning:
         content.append(_thinking(answer.reasoning, SIGNATURE))

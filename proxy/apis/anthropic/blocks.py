@@ -1,8 +1,8 @@
-"""Anthropic's messages with their blocks, made into canonical messages.
+"""Reads Anthropic's messages and their content blocks into canonical messages.
 
 Blocks come from other models, other providers and later versions of the API, and a client sends them again
-with every turn. So only blocks that the user has just added are refused if no model here can read them.
-Elsewhere a few words replace such a block, or it is left out, and its name is in `ignored`.
+with every turn. So an unreadable block is refused only in the newest user message. In other messages a short
+note replaces the block, or it is left out; `ignored` then has its type.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,22 +31,23 @@ _NOT_TEXT = (
     ),
     *("encrypted_content", "encrypted_index", "encrypted_stdout", "caller", "server_name"),
 )
-"""Fields of blocks that are no text for a model."""
+"""Fields of blocks that are not passed to a model as text."""
 _BARE = ("text", "content", "thinking")
-"""Fields whose text needs no name."""
+"""Fields whose text is passed to a model without the field's name."""
 
 
 class WireMessage(msgspec.Struct):
-    """One turn: a text, or blocks of any shape."""
+    """One message: a text, or blocks of any shape."""
 
     role: str
     content: Any = None
 
 
 def read_messages(system: Any, wire: list[WireMessage]) -> tuple[list[Message], list[str]]:
-    """The messages after the system prompt, and the names of blocks that are left out. Raises `FieldError`.
+    """Return the messages, the system prompt first, and the types of the blocks left out.
 
-    Turns of the same role in a row are one, as in Anthropic's own API: templates of many models insist on it.
+    Consecutive messages of one role are joined, as in Anthropic's own API: the chat templates of many models
+    require it. Raises `FieldError`.
     """
     ignored: list[str] = []
     messages = list(_Turn("system", "system", ignored, is_new=True).read(system)) if system else []
@@ -78,10 +79,10 @@ def _joined(before: Message, message: Message) -> Message:
 
 
 class _Turn:
-    """The blocks of one message. Results of tools become messages of their own.
+    """Reads the blocks of one message. Each tool result becomes a message of its own.
 
-    Those of a user come first. The answers of a provider's own tools stand among the blocks of the
-    assistant, between the text before and the text after.
+    In a user's message the tool results come first. In an assistant's message the results of a provider's
+    own tools stay between the text before them and the text after them.
     """
 
     def __init__(self, role: str, field: str, ignored: list[str], *, is_new: bool = False) -> None:
@@ -103,7 +104,7 @@ class _Turn:
             yield Message(self._role, "\n".join(parts.texts), "\n".join(thoughts), parts.images, calls)
 
     def read(self, content: Any) -> Iterator[Message]:
-        """The messages that the turn consists of. Raises `FieldError`."""
+        """Yield the canonical messages that the message consists of. Raises `FieldError`."""
         if isinstance(content, str):
             yield Message(self._role, content)
             return
@@ -123,7 +124,10 @@ class _Turn:
         yield from self._take()
 
     def _result(self, block: Json, field: str) -> Message:
-        """The answer of a tool. A client's agent works on with it, so nothing in it is refused."""
+        """Return the message for a tool result. Raises `FieldError`.
+
+        No block in a result is refused for its type, so that the client's agent can go on.
+        """
         parts = _Parts(self._ignored)
         parts.read_content(block.get("content"), f"{field}.content")
         text = "\n".join(parts.texts)
@@ -133,9 +137,10 @@ class _Turn:
 
 
 class _Parts:
-    """Texts and images out of blocks.
+    """Collects texts and images from blocks.
 
-    `strict`: blocks that cannot be read are refused. Else they are left out; with `says_so` words say it.
+    With `strict`, an unreadable block is refused. Otherwise it is left out, and with `says_so` a note
+    replaces it.
     """
 
     def __init__(self, ignored: list[str], *, strict: bool = False, says_so: bool = True) -> None:
@@ -218,7 +223,7 @@ class _Parts:
         self.texts.append("</search_result>")
 
     def _read_fields(self, block: Json, field: str) -> bool:
-        """Read whatever is text in a block of an unknown kind: false if nothing is."""
+        """Read all text in a block of an unknown type; return whether there was a text or an image."""
         before = len(self.texts) + len(self.images)
         for name, value in block.items():
             for part in value if isinstance(value, list) else [value]:
@@ -244,7 +249,7 @@ def _call(block: Json, field: str) -> ToolCall:
     given = block.get("input") or {}
     if isinstance(given, dict):
         arguments = encode(given).decode()
-    else:  # of a model that wrote no JSON object
+    else:  # from a model that did not write a JSON object
         arguments = (object_text(given) if isinstance(given, str) else None) or encode(
             {"input": given}
         ).decode()
@@ -261,7 +266,7 @@ def _kind(block: Json) -> str:
 
 
 def _text(block: Json, name: str, field: str) -> str:
-    """A field that is a text or absent. Raises `FieldError`."""
+    """Return a text field, "" if it is absent. Raises `FieldError`."""
     value = block.get(name)
     if value is not None and not isinstance(value, str):
         raise FieldError(f"{field}.{name}", "must be a text")
@@ -275,7 +280,7 @@ def _object(value: Any, field: str) -> Json:
 
 
 def _list(value: Any, field: str) -> list[Json]:
-    """A list of objects. Raises `FieldError`."""
+    """Return the value, if it is a list of objects. Raises `FieldError`."""
     if not isinstance(value, list):
         raise FieldError(field, "must be a text or a list of blocks")
     for index, item in enumerate(value):

@@ -1,4 +1,4 @@
-"""What is checked of Anthropic's bodies before a model is loaded."""
+"""Checks Anthropic's bodies before a model is loaded."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ from proxy.apis.requests import ModelRequest, Number, Object, check_limit
 
 
 class MessagesRequest(ModelRequest, kw_only=True):
-    """Anthropic's `/v1/messages` and `/v1/messages/count_tokens`."""
+    """A request to Anthropic's `/v1/messages` or `/v1/messages/count_tokens`."""
 
     prompt_field: ClassVar[str | None] = "messages"
 
@@ -21,7 +21,10 @@ class MessagesRequest(ModelRequest, kw_only=True):
     tools: list[Object] | None = None
 
     def check(self) -> None:
-        """Raise `FieldError` for what Anthropic's API would refuse."""
+        """Raise `FieldError` for what Anthropic's API refuses.
+
+        That is: no message, an invalid `max_tokens`, an empty stop sequence.
+        """
         if not self.messages:
             raise FieldError("messages", "at least one message is required")
         check_limit("max_tokens", self.max_tokens)

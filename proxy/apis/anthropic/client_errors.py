@@ -1,4 +1,4 @@
-"""How Anthropic's API words an error, before the first byte and in the middle of a stream."""
+"""Writes an error in Anthropic's form: as a body before the answer begins, and as an event in a stream."""
 
 import msgspec
 
@@ -25,7 +25,10 @@ def _body(error: ApiError, request_id: str) -> Json:
 
 
 def _message(error: ApiError) -> str:
-    """The words of an error, by which clients know it: Claude Code makes room by the first ones."""
+    """Return an error's message in Anthropic's words.
+
+    Claude Code recognizes "prompt is too long" at the beginning, and then shortens the conversation.
+    """
     length, limit = error.extra.get("n_prompt_tokens"), error.extra.get("n_ctx")
     if error.code == "context_length_exceeded" and length and limit:
         return f"prompt is too long: {length} tokens > {limit} maximum"

@@ -1,4 +1,4 @@
-"""Anthropic's endpoints. llama.cpp has them too, but leaves out and adds what breaks official clients."""
+"""Anthropic's endpoints. llama.cpp has them too, but with differences that break official clients."""
 
 from proxy.apis.anthropic import answer, request
 from proxy.apis.anthropic.body import MessagesRequest
@@ -13,7 +13,7 @@ MESSAGES = Codec(
 
 
 def _ping(_model: str, words: str, _now: float) -> bytes:
-    """Clients give up that see no event for long; this one they know, and pass over."""
+    """Return a comment and a `ping` event. Clients time out without events, and ignore this one."""
     return f': {words}\nevent: ping\ndata: {{"type":"ping"}}\n\n'.encode()
 
 

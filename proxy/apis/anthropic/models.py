@@ -1,4 +1,4 @@
-"""Anthropic's list of models, for its clients."""
+"""Writes the list of models in Anthropic's form."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -8,14 +8,14 @@ import msgspec
 from proxy.apis.fields import FieldError, Json
 
 VERSION_HEADER = "anthropic-version"
-"""By which its clients are known where a path belongs to several APIs."""
+"""The header that identifies Anthropic's clients where a path belongs to several APIs."""
 
 _PAGE = 20
 _LARGEST_PAGE = 1000
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A model. `created` is in seconds since the epoch, `context` in tokens, where it is known."""
+    """A model. `created` is in seconds since the epoch, `context` in tokens; None: unknown."""
 
     name: str
     created: int
@@ -23,7 +23,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def encode_model(entry: Entry) -> Json:
-    """One model."""
+    """Return a model as the list of models shows it."""
     return {
         "type": "model",
         "id": entry.name,
@@ -36,7 +36,7 @@ def encode_model(entry: Entry) -> Json:
 
 
 def encode_page(entries: Sequence[Entry], query: Mapping[str, str]) -> Json:
-    """The part of the list that `limit`, and `after_id` or `before_id` ask for. Raises `FieldError`."""
+    """Return the page of the list that `limit`, and `after_id` or `before_id` select. Raises `FieldError`."""
     limit = _limit(query.get("limit"))
     names = [entry.name for entry in entries]
     if (before := query.get("before_id")) is not None:

@@ -1,4 +1,4 @@
-"""Anthropic's `/v1/messages` request, read from a client."""
+"""Reads Anthropic's `/v1/messages` requests."""
 
 import re
 from typing import Literal
@@ -13,7 +13,7 @@ from proxy.apis.fields import FieldError, Json, decode, unknown
 from proxy.apis.sampling import Number, SamplingFields, sampling_of
 
 _BILLING = re.compile(r"^(x-anthropic-billing-header:[^\n]*?\bcch=)[0-9a-f]+", re.MULTILINE)
-"""Claude Code's first line of the system prompt, with a stamp that is another one in each request."""
+"""The first line of Claude Code's system prompt, with a stamp that differs in each request."""
 
 
 class _Thinking(msgspec.Struct):
@@ -32,7 +32,7 @@ class _Output(msgspec.Struct):
 
 
 class _Body(SamplingFields, kw_only=True):
-    """`output_format` is the older `output_config.format`; some options of sampling are llama.cpp's."""
+    """`output_format` is the older `output_config.format`; some sampling options are llama.cpp's."""
 
     model: str
     messages: list[WireMessage]
@@ -52,11 +52,11 @@ _NO_EFFECT = (
     *("betas", "billing_policy", "cache_control", "diagnostics", "fallback_credit_token", "inference_geo"),
     *("metadata", "service_tier", "speed", "user_profile_id", "workspace_id"),
 )
-"""Fields about accounts and prices, which change nothing in an answer."""
+"""Fields about accounts, caching and prices, which do not change an answer."""
 _NOT_HERE = (
     *("compaction", "container", "context_management", "fallbacks", "mcp_servers", "prefill", "thread"),
 )
-"""Fields that change answers, by work that nobody here does."""
+"""Fields that would change an answer, for features that the gateway does not have."""
 _THINK: dict[str, bool | str] = {
     "low": "low",
     "medium": "medium",
@@ -69,7 +69,8 @@ _THINK: dict[str, bool | str] = {
 def decode_request(body: bytes) -> Chat:
     """Read a body of `/v1/messages`. Raises `FieldError`.
 
-    An answer of no token, which only warms the cache of the prompt, has one: no server can do without.
+    A `max_tokens` of 0, which only warms the prompt's cache, becomes 1: model servers write at least one
+    token.
     """
     asked = decode_prompt(body)
     limit = asked.sampling.max_tokens
@@ -80,9 +81,9 @@ def decode_request(body: bytes) -> Chat:
 
 
 def decode_prompt(body: bytes) -> Chat:
-    """Read a body that need not say how long the answer may be. Raises `FieldError`.
+    """Read a body in which `max_tokens` is optional. Raises `FieldError`.
 
-    A budget of thinking goes on as llama.cpp's `thinking_budget_tokens`.
+    A thinking budget is passed on as llama.cpp's `thinking_budget_tokens`.
     """
     wire = decode(body, _Body)
     messages, ignored_blocks = read_messages(wire.system, wire.messages)
@@ -113,7 +114,10 @@ def decode_prompt(body: bytes) -> Chat:
 
 
 def _lasting(message: Message) -> Message:
-    """The system prompt without the stamp, which would make the model server's cache of it useless."""
+    """Return a message; in a system prompt the stamp is replaced by 0.
+
+    With a new stamp in each request, the model server's prompt cache would never match.
+    """
     if message.role != "system":
         return message
     return msgspec.structs.replace(message, text=_BILLING.sub(r"\g<1>0", message.text))

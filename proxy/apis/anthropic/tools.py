@@ -1,4 +1,4 @@
-"""Anthropic's tools: those that a client describes, or only names, and those that nobody here can run."""
+"""Reads Anthropic's tools: described by the client, only named by it, or run by Anthropic's own servers."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ Choice = Literal["auto", "none", "required"] | NamedTool | None
 
 
 class WireTool(msgspec.Struct):
-    """A tool of any kind. Those without an `input_schema` have one that Anthropic's models have learned."""
+    """A tool of any kind. Without an `input_schema` it is one that Anthropic's models were trained on."""
 
     name: str = ""
     type: str | None = None
@@ -23,7 +23,7 @@ class WireTool(msgspec.Struct):
 
 
 class WireToolChoice(msgspec.Struct):
-    """What the model must do with its tools."""
+    """The client's rule for the model's use of tools."""
 
     type: Literal["auto", "any", "tool", "none"]
     name: str = ""
@@ -98,11 +98,11 @@ _LEARNED: dict[str, tuple[str, Json]] = {
         ),
     ),
 }
-"""By the type without its date: description and schema, as the documentation of each tool gives them."""
+"""Description and schema of each tool, as its documentation gives them, by the type without its date."""
 
 
 def read_tools(wire: list[WireTool]) -> tuple[list[Tool], list[str]]:
-    """The tools that a model can be offered, and the names of those that nobody here can run.
+    """Return the tools that a model can be offered, and the names of those that no client can run.
 
     Raises `FieldError`.
     """
@@ -130,7 +130,7 @@ def _screen(tool: WireTool) -> str:
 
 
 def read_tool_choice(wire: WireToolChoice | None, tools: list[Tool]) -> Choice:
-    """What must be done with these tools. Raises `FieldError` for what none of them can do."""
+    """Return the canonical tool choice. Raises `FieldError` if it needs a tool that is not there."""
     if wire is None:
         return None
     if wire.type == "tool":

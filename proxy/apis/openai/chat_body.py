@@ -121,7 +121,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     @property
     def needs_translation(self) -> bool:
-        """llama.cpp knows no calls of the older form, and with a format it calls no tool."""
+        """Whether a message has a call of the older form or its result, or a request has tools and a format.
+
+        llama.cpp does not know the older form, and calls no tool where there is a format.
+        """
         has_format = self.response_format is not None and self.response_format.type != "text"
         if self.tools and has_format and self.answers == 1:
             return True
@@ -217,7 +220,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
         return {"tools": tools, "tool_choice": encode(choice.mode)}
 
     def _written_tools(self, body: bytes, allowed: Container[str] | None) -> bytes:
-        """The tools, of which `allowed` has the names, as llama.cpp takes them."""
+        """Return the tools whose names are in `allowed`, as llama.cpp accepts them; None: all tools."""
         given = decode(decode(body, dict[str, Raw])["tools"], list[Raw])
         return encode(
             [
@@ -296,7 +299,7 @@ def _needs_correction(message: _Message) -> bool:
 
 
 def _is_incomplete(call: _Call) -> bool:
-    """Whether its type or its arguments are missing, which llama.cpp does not take for none."""
+    """Whether a call lacks its type, function or arguments, which llama.cpp does not accept."""
     if call.function is None or call.type is UNSET:
         return True
     arguments = call.function.arguments
@@ -304,7 +307,7 @@ def _is_incomplete(call: _Call) -> bool:
 
 
 def _is_odd(tool: _Tool) -> bool:
-    """Whether its type is missing, or its description is null, which llama.cpp refuses."""
+    """Whether a tool has no type, or null as its description, which llama.cpp refuses."""
     return tool.type is UNSET or (tool.function is not None and tool.function.description is None)
 
 
@@ -315,7 +318,10 @@ def _corrected_tool(raw: Raw) -> Json:
 
 
 def _corrected(raw: Raw) -> Json:
-    """Return a message with `{}` as the arguments of calls without any, and each refusal as a text."""
+    """Return a message as llama.cpp accepts it.
+
+    Calls without a type are functions, calls without arguments have `{}`, and a refusal becomes a text.
+    """
     message = decode(raw, Json)
     for call in message.get("tool_calls") or ():
         call.setdefault("type", "function")
