@@ -1,12 +1,12 @@
-"""Ollama's API, of clients and of daemons.
+"""Ollama's API, for clients and for Ollama daemons as model servers.
 
-* `endpoints`               `/api/chat`, `/api/generate`, `/api/embed`; and what a daemon is asked
-* `request`, `answer`       the first two, read from a client and written for one
-* `server`                  a daemon: what it is sent, and what its streams say
-* `context`                 what `/api/generate` gives a client to send again
-* `repetition`              answers that a daemon ends because the model repeats itself
-* `forced_call`             a daemon's model that must call a tool
-* `client_errors`           how a client is told of an error
-* `server_errors`           a daemon's errors, read
+* `endpoints`               `/api/chat`, `/api/generate`, `/api/embed`; `SERVER`: a daemon as a model server
+* `request`, `answer`       the reader of chat and generate requests, the writer of their answers
+* `server`                  writes requests to a daemon, and reads its streams
+* `context`                 the `context` of `/api/generate`, which a client sends back
+* `repetition`              finds answers that a daemon ended because the model repeated itself
+* `forced_call`             makes a daemon's model call a tool
+* `client_errors`           writes an error for a client
+* `server_errors`           reads a daemon's errors
 * `body`, `stream`, `embeddings`  as in `proxy.apis`
 """

@@ -1,4 +1,4 @@
-"""Ollama's answers, written for a client in pieces or as a whole."""
+"""Writes Ollama's answers for a client, as a stream or as a whole."""
 
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -28,18 +28,18 @@ from proxy.apis.ollama.client_errors import ollama_error
 from proxy.apis.ollama.context import Turn, write_context
 
 INVALID_ARGUMENTS = "_invalid_json"
-"""The key of a tool call's arguments under which those go on that the model wrote as no JSON object."""
+"""The key that holds a tool call's arguments as text, if the model did not write a JSON object."""
 
 Api = Literal["chat", "generate"]
 
 
 class Encoder:
-    """Writes answers of `/api/chat` or `/api/generate`, under the name `model` that was asked for.
+    """Writes answers of `/api/chat` or `/api/generate`, with the requested model name `model`.
 
-    `started` is when the request came, in seconds since the epoch; `load_seconds` what its model took to
-    be there. Both count where the model server tells no durations of its own. Tool calls are sent whole,
-    before the one line that is done. With the `turns` before the answer that line has a context, which a
-    client may send with its next prompt.
+    `started` is the time of the request, in seconds since the epoch; `load_seconds` is how long the model
+    took to load. Both are used if the model server reports no durations. Tool calls are written whole, before
+    the last line, the one with `done`. If `turns`, those before the answer, are given, the last line has a
+    `context` that a client may send with its next prompt.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Encoder:
         self._ended = False
 
     def encode(self, event: Event, now: float) -> bytes:
-        """The lines that say `event`."""
+        """Return the lines of `event`, often none."""
         if self._ended:
             return b""
         match event:
@@ -94,7 +94,7 @@ class Encoder:
                 self._ended = True
                 return self._last_lines(now)
             case AnswerStarted():
-                pass  # every line says it anew
+                pass  # every line has the model and the time
         return b""
 
     def _say(self, now: float, text: str) -> bytes:
@@ -120,7 +120,7 @@ class Encoder:
         return before + self._line(now, "", end=b"," + encode(fields)[1:-1])
 
     def encode_answer(self, answer: Answer, now: float) -> Json:
-        """The whole answer, as for `stream: false`."""
+        """Return the whole answer, as for `stream: false`."""
         said: Json = {"content" if self._chat else "response": answer.text}
         if answer.reasoning:
             said["thinking"] = answer.reasoning
@@ -141,7 +141,7 @@ class Encoder:
 
 
 def rfc3339(now: float) -> str:
-    """A time in seconds since the epoch, as Go writes it."""
+    """Return a time, given in seconds since the epoch, as Go writes it."""
     return datetime.fromtimestamp(now, UTC).isoformat().removesuffix("+00:00") + "Z"
 
 
@@ -175,11 +175,11 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def encode_waiting(model: str, *, now: float, api: Api = "chat") -> bytes:
-    """A line without a text, which keeps a connection alive."""
+    """Return a line with an empty text, which keeps a connection alive."""
     return Encoder(model, api=api).encode(Text(""), now)
 
 
 def encode_load(api: Api, reason: Literal["load", "unload"], model: str, now: float) -> Json:
-    """The answer to a request without a prompt, once its model is loaded or unloaded."""
+    """Return the answer to a request without a prompt, after its model was loaded or unloaded."""
     said: Json = {"message": {"role": "assistant", "content": ""}} if api == "chat" else {"response": ""}
     return {"model": model, "created_at": rfc3339(now), **said, "done": True, "done_reason": reason}

@@ -1,4 +1,4 @@
-"""What is checked of Ollama's bodies before a model is loaded."""
+"""Checks Ollama's bodies before a model is loaded."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from proxy.apis.requests import ModelRequest, Object
 
 
 class OllamaRequest(ModelRequest, kw_only=True):
-    """Any of Ollama's requests for an answer."""
+    """The common part of Ollama's requests for an answer."""
 
     keep_alive: Any = None
     options: dict[str, Any] | None = None
@@ -15,12 +15,12 @@ class OllamaRequest(ModelRequest, kw_only=True):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """To think, if that is asked for."""
+        """The capability "thinking", if the request asks for it."""
         return ("thinking",) if self.think else ()
 
     @property
     def stays_loaded(self) -> float | None:
-        """As `keep_alive` says."""
+        """The seconds in `keep_alive`. Raises `FieldError`."""
         return keep_alive(self.keep_alive)
 
     @property
@@ -31,7 +31,7 @@ class OllamaRequest(ModelRequest, kw_only=True):
 
 
 class OllamaChatRequest(OllamaRequest, kw_only=True):
-    """`/api/chat`."""
+    """A request to `/api/chat`."""
 
     stream: bool | None = True
     messages: list[Object] | None = None
@@ -43,7 +43,7 @@ class OllamaChatRequest(OllamaRequest, kw_only=True):
 
 
 class OllamaGenerateRequest(OllamaRequest, kw_only=True):
-    """`/api/generate`."""
+    """A request to `/api/generate`."""
 
     stream: bool | None = True
     prompt: str | None = None

@@ -1,4 +1,4 @@
-"""How Ollama words an error, before the first byte and in the middle of a stream."""
+"""Writes an error in Ollama's form: as a body before the answer begins, and as a line in a stream."""
 
 import msgspec
 
@@ -12,7 +12,7 @@ TOO_LONG_TEXT = "the input length exceeds the context length"
 
 
 def ollama_error(status: int, message: str, code: str | None, model: str) -> tuple[int, str]:
-    """The status and the text with which Ollama would say it. `model` is the name that was asked for."""
+    """Return the status and the text that Ollama gives for an error. `model` is the requested name."""
     if status == 404 and code in (None, "model_not_found"):
         return 404, f'model "{model[:200]}" not found, try pulling it first'
     if message.startswith("Infill is not supported"):  # llama.cpp's words

@@ -1,7 +1,7 @@
-"""The `context` of `/api/generate`: numbers that a client sends again, so that its model remembers.
+"""The `context` of `/api/generate`: numbers that a client sends back, so that the model remembers.
 
-A daemon's are the tokens of the conversation. Here they are the bytes of its turns as JSON, which mean the
-same to every model server, and no client looks into them.
+A daemon writes the tokens of the conversation. The gateway writes the bytes of the turns as JSON instead:
+they mean the same for every model server, and clients do not interpret them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from proxy.apis.answer_json import UnreadableError, reader
 
 
 class Turn(msgspec.Struct, array_like=True):
-    """What the user or the model said."""
+    """A text of the user or of the model."""
 
     role: str
     text: str
@@ -23,10 +23,10 @@ _read_turns = reader(list[Turn])
 
 
 def read_context(numbers: Sequence[int]) -> list[Message] | None:
-    """Return the turns in a context; None if it is one of a daemon."""
+    """Return the turns in a context; None if a daemon wrote it."""
     try:
         turns = _read_turns(bytes(numbers))
-    except (UnreadableError, ValueError):  # of numbers that are no bytes
+    except (UnreadableError, ValueError):  # ValueError: a number is not a byte
         return None
     return [Message(turn.role, turn.text) for turn in turns if turn.role in ("user", "assistant")]
 

@@ -1,4 +1,4 @@
-"""Ollama's embeddings: a client's and a daemon's `/api/embed`, and a client's older `/api/embeddings`."""
+"""Ollama's embeddings: `/api/embed` for clients and of daemons, the older `/api/embeddings` for clients."""
 
 from typing import Any
 
@@ -61,7 +61,8 @@ def decode_embeddings(body: bytes) -> Embed:
 def encode_request(request: Embed) -> bytes:
     """Write a body for Ollama's `/api/embed`. Raises `FieldError`.
 
-    It gives whole vectors, so that it can be seen how long they are: see `embeddings.shortened`.
+    The body has no `dimensions`: the daemon answers with whole vectors, so that `embeddings.shortened` knows
+    how long they are.
     """
     texts_only(request, "Ollama")
     body: Json = {"model": request.model, "input": request.inputs, "truncate": request.truncate}
@@ -81,7 +82,7 @@ _read_answer = reader(_Answer)
 
 
 def decode_answer(body: bytes) -> Embeddings | AnswerFailed:
-    """Read a server's `/api/embed`; what cannot be read is a failure."""
+    """Read a daemon's answer to `/api/embed`; return a failure if it cannot be read."""
     try:
         answer = _read_answer(body)
     except UnreadableError as error:
@@ -95,7 +96,11 @@ def decode_answer(body: bytes) -> Embeddings | AnswerFailed:
 
 
 def encode_answer(answer: Embeddings, model: str, *, seconds: float = 0.0, load: float = 0.0) -> Json:
-    """The answer to `/api/embed`. `seconds` and `load` count where the server tells no durations."""
+    """Return the answer to `/api/embed`.
+
+    `seconds` and `load` are the durations of the request and of the loading, in seconds. They are used if the
+    server reports none.
+    """
     counters = {
         "total_duration": round((answer.total_seconds or seconds) * 1e9),
         "load_duration": round((answer.load_seconds or load) * 1e9),
@@ -105,5 +110,5 @@ def encode_answer(answer: Embeddings, model: str, *, seconds: float = 0.0, load:
 
 
 def encode_legacy_answer(answer: Embeddings) -> Json:
-    """The answer to `/api/embeddings`."""
+    """Return the answer to `/api/embeddings`."""
     return {"embedding": answer.vectors[0] if answer.vectors else []}

@@ -35,7 +35,7 @@ def _codec(api: answer.Api, decode: Callable[[bytes], Request]) -> Codec:
 
 
 def _comment(api: answer.Api, model: str, _words: str, now: float) -> bytes:
-    """Lines of JSON have no comments."""
+    """Return a line with an empty text, since lines of JSON have no comments."""
     return answer.encode_waiting(model, now=now, api=api)
 
 
@@ -102,7 +102,7 @@ ENDPOINTS = (
 
 def _ask(asked: Request, address: ServerAddress) -> tuple[str, bytes]:
     if isinstance(asked, Chat) and not address.thinks:
-        asked = msgspec.structs.replace(asked, think=None)  # it would be an error; llama.cpp takes it
+        asked = msgspec.structs.replace(asked, think=None)  # a daemon would refuse it; llama.cpp does not
     loaded = server.as_loaded(asked, address.model or asked.model, dict(address.options))
     return server.path_of(asked), server.encode_request(loaded)
 

@@ -1,4 +1,4 @@
-"""Makes a model call a tool although Ollama knows no `tool_choice`: its answer must have a call's form."""
+"""Makes a model call a tool, although Ollama has no `tool_choice`: the `format` of the answer is a call."""
 
 import re
 
@@ -11,7 +11,7 @@ from proxy.apis.fields import Json, encode
 _ANY: Json = {"type": "object"}
 _DEFINITIONS = ("$defs", "definitions")
 _BEGINNING = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
-"""How an answer of that form begins; the arguments follow."""
+"""The beginning of an answer that is a call; the arguments follow."""
 
 
 class _Call(msgspec.Struct):
@@ -20,14 +20,18 @@ class _Call(msgspec.Struct):
 
 
 def format_of(tools: list[Tool]) -> Json:
-    """The JSON schema of a call of one of these tools, as models are trained to write calls."""
+    """Return the JSON schema of a call of one of these tools, as models are trained to write calls."""
     shared: Json = {}
     calls = [_call_of(tool, shared) for tool in tools]
     return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), **shared}
 
 
 def _call_of(tool: Tool, shared: Json) -> Json:
-    """A tool's own call. What its schema refers to goes into `shared`, at the root, where paths begin."""
+    """Return the schema of one tool's call.
+
+    Definitions that the tool's schema refers to move to `shared`, at the root, where the paths of references
+    begin.
+    """
     parameters = dict(tool.parameters or _ANY)
     for place in _DEFINITIONS:
         own = parameters.pop(place, None)
@@ -35,7 +39,7 @@ def _call_of(tool: Tool, shared: Json) -> Json:
             continue
         known = shared.setdefault(place, {})
         if any(known.get(name, schema) != schema for name, schema in own.items()):
-            parameters = _ANY  # two tools mean different things by one name
+            parameters = _ANY  # two tools define the same name differently
         else:
             known |= own
     return {
@@ -46,9 +50,9 @@ def _call_of(tool: Tool, shared: Json) -> Json:
 
 
 def call_in(text: str, tools: list[Tool]) -> ToolCall | None:
-    """The call of one of these tools that an answer of that form is, or begins; without an id.
+    """Return the call of one of these tools that a text is, or is the beginning of; None for any other text.
 
-    None for any other text.
+    The call has no id.
     """
     names = [tool.name for tool in tools]
     try:

@@ -1,4 +1,4 @@
-"""Answers that an Ollama daemon ends because the model repeats itself: their streams lack a last line."""
+"""Finds answers that an Ollama daemon ended because the model repeated itself, without a last line."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,11 @@ from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.fields import Json, encode
 
 MOST = 30
-"""Repetitions of one piece, without regard to white space, after which a daemon ends an answer."""
+"""Number of repetitions of one piece, white space around it ignored, after which a daemon ends an answer."""
 
 
 class Repetition:
-    """Counts how often the newest piece of an answer has come in a row."""
+    """Counts how often in a row the newest piece of an answer was repeated."""
 
     __slots__ = ("_count", "_piece")
 
@@ -19,7 +19,7 @@ class Repetition:
         self._count = 0
 
     def feed(self, piece: str) -> None:
-        """Take the next piece."""
+        """Count the next piece."""
         piece = piece.strip()
         self._count = self._count + 1 if piece == self._piece else 0
         self._piece = piece
@@ -31,7 +31,7 @@ class Repetition:
 
 
 def piece_of(line: Json) -> str:
-    """Return the text of a line, or the thought in it."""
+    """Return the text of a line, or else its reasoning."""
     said = line.get("message")
     said = said if isinstance(said, dict) else line
     texts = (said.get(name) for name in ("content", "response", "thinking"))
@@ -39,7 +39,7 @@ def piece_of(line: Json) -> str:
 
 
 def finished(line: Json) -> Json:
-    """Return the last line that an answer lacks which ends after this one. What it took is not known."""
+    """Return the last line that is missing after this `line`. Its durations and counts are 0, as unknown."""
     said: Json = {"message": {"role": "assistant", "content": ""}} if "message" in line else {"response": ""}
     counters = dict.fromkeys(("total_duration", "load_duration", "prompt_eval_count", "eval_count"), 0)
     head: Json = {name: line[name] for name in ("model", "created_at") if name in line}
@@ -47,7 +47,7 @@ def finished(line: Json) -> Json:
 
 
 def missing_line(lines: Iterable[bytes]) -> bytes:
-    """Return the last line that an answer with these newest lines lacks; nothing if it is just cut off."""
+    """Return the missing last line of an answer with these newest lines; b"" if the answer was cut off."""
     repetition, line = Repetition(), {}
     for text in lines:
         try:

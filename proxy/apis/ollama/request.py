@@ -1,4 +1,4 @@
-"""Ollama's requests, `/api/chat` and `/api/generate`, read from a client."""
+"""Reads Ollama's requests, `/api/chat` and `/api/generate`."""
 
 from typing import Any, Literal
 
@@ -104,9 +104,10 @@ def decode_chat(body: bytes) -> Chat:
 def decode_generate(body: bytes) -> Chat | Completion:
     """Read a body of `/api/generate`. Raises `FieldError`.
 
-    With `raw`, or a `suffix` to fill in before, it is a completion; else a chat of the system's and the
-    user's message, without any message where Ollama would only load the model. A `context` of a daemon is
-    ignored: its tokens mean nothing to another model server.
+    With `raw`, or with a `suffix` that follows the answer, the request is a completion. Otherwise it is a
+    chat of the system's message, the turns in `context`, and the user's message. Without a prompt, for which
+    Ollama would only load the model, the chat has no messages. A daemon's `context` is ignored: its tokens
+    mean nothing to another model server.
     """
     wire = decode(body, _GenerateBody)
     shared = _shared(wire, body)
@@ -136,11 +137,14 @@ def decode_generate(body: bytes) -> Chat | Completion:
 
 
 def _shared(wire: _Body, body: bytes) -> dict[str, Any]:
-    """The fields of a `Request`. Unknown options and unknown fields are both `extra`."""
+    """Return the fields of a `Request`. Unknown options and unknown fields go into `extra`.
+
+    Raises `FieldError`.
+    """
     top_logprobs = wire.top_logprobs or 0
     if not 0 <= top_logprobs <= 20:
         raise FieldError("top_logprobs", "must be between 0 and 20")
-    extra = {"truncate": True, **unknown(body, type(wire))}  # as Ollama has it
+    extra = {"truncate": True, **unknown(body, type(wire))}  # Ollama's default
     sampling = Sampling()
     if (options := wire.options) is not None:
         given = decode(body, dict[str, msgspec.Raw])["options"]

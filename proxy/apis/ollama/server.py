@@ -1,4 +1,4 @@
-"""An Ollama daemon: what it is sent, and what its streams say."""
+"""Writes requests to an Ollama daemon, and reads its streams."""
 
 import math
 from datetime import datetime
@@ -32,7 +32,7 @@ from proxy.apis.sampling import COMMON
 from proxy.wire.ndjson import LineSplitter
 
 _RUNNER_OPTIONS = {"main_gpu", "num_batch", "num_ctx", "num_gpu", "num_thread", "use_mmap"}
-"""A model is loaded anew for a request whose options of these are not those that it was loaded with."""
+"""Options of the runner. A daemon reloads a model for a request in which one of them differs."""
 _SERVER_OPTIONS = _RUNNER_OPTIONS | {"num_keep"}
 _PROMPT_OPTIONS = {"shift", "truncate"}
 
@@ -41,7 +41,7 @@ _GATEWAYS_OWN = {"n", "parallel_tool_calls", "stream_options"}
 
 
 def ignored(request: Chat | Completion) -> list[str]:
-    """The fields of a request that no daemon knows."""
+    """Return the names of a request's fields that a daemon does not know."""
     known = _SERVER_OPTIONS | _PROMPT_OPTIONS | _GATEWAYS_OWN
     names = [name for name in request.extra if name not in known]
     if isinstance(request, Chat) and any(image.url for one in _history(request) for image in one.images):
@@ -50,13 +50,16 @@ def ignored(request: Chat | Completion) -> list[str]:
 
 
 def _history(request: Chat) -> list[Message]:
-    """The messages up to the model's last one: the client sends them again with every turn."""
+    """Return the messages up to the model's last one, which the client sends again with every turn."""
     answered = [index for index, one in enumerate(request.messages) if one.role == "assistant"]
     return request.messages[: answered[-1] + 1 if answered else 0]
 
 
 def _without_links(message: Message) -> Message:
-    """A message of the history without images that somebody would have to fetch."""
+    """Return a message of the history without images by URL, which the daemon would have to fetch.
+
+    A note in the text replaces them.
+    """
     if not any(image.url for image in message.images):
         return message
     kept = [image for image in message.images if not image.url]
@@ -65,12 +68,12 @@ def _without_links(message: Message) -> Message:
 
 
 def path_of(request: Chat | Completion) -> str:
-    """The path of a daemon that takes what `encode_request` writes."""
+    """Return the daemon's path for the body that `encode_request` writes."""
     return "/api/chat" if isinstance(request, Chat) else "/api/generate"
 
 
 def as_loaded(request: Chat | Completion, model: str, options: dict[str, Any]) -> Chat | Completion:
-    """The request for `model` as it was loaded, with these `options`; it stays loaded."""
+    """Return the request with the name and the `options` of the loaded model, which must stay loaded."""
     kept = {name: value for name, value in request.extra.items() if name not in _RUNNER_OPTIONS}
     return msgspec.structs.replace(
         request,
@@ -82,7 +85,10 @@ def as_loaded(request: Chat | Completion, model: str, options: dict[str, Any]) -
 
 
 def rewritten(body: bytes, model: str, options: dict[str, Any]) -> bytes:
-    """The same for a body that is Ollama's already; all that is not said anew keeps its exact bytes."""
+    """Return a client's Ollama body, changed like a request by `as_loaded`.
+
+    All other fields keep their exact bytes.
+    """
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     given = msgspec.json.decode(fields.get("options") or b"null", type=dict[str, msgspec.Raw] | None) or {}
     kept: Json = {name: value for name, value in given.items() if name not in _RUNNER_OPTIONS}
@@ -92,9 +98,9 @@ def rewritten(body: bytes, model: str, options: dict[str, Any]) -> bytes:
 
 
 def shortest(request: Chat) -> Chat:
-    """The request for one token of its answer, which says how many the prompt has.
+    """Return the request for an answer of one token, whose usage has the number of the prompt's tokens.
 
-    Ollama cannot count them otherwise. What has been read is in the model's cache for the real request.
+    Ollama has no other way to count them. The prompt is then in the model's cache for the real request.
     """
     sampling = msgspec.structs.replace(request.sampling, max_tokens=1, stop=[])
     extra = {**request.extra, "truncate": False}
@@ -104,13 +110,13 @@ def shortest(request: Chat) -> Chat:
 def encode_request(request: Chat | Completion) -> bytes:
     """Write a body of `/api/chat` or `/api/generate`, always for a stream.
 
-    Raises `FieldError` for what Ollama cannot be told. A model that must call a tool is offered those tools
-    alone, and made to answer in the form of a call: see `Decoder`.
+    A model that must call a tool is offered only the tools that it may call, and has to answer in the form of
+    a call: see `Decoder`. Raises `FieldError` for values that Ollama does not accept.
     """
     body: Json = {
         "model": request.model,
         "stream": True,
-        # Else a conversation that is too long would lose its beginning, and nobody would know.
+        # Otherwise the daemon would silently drop the beginning of a conversation that is too long.
         "truncate": False,
         **present(options=_options(request)),
         **{name: value for name, value in request.extra.items() if name in _PROMPT_OPTIONS},
@@ -136,7 +142,7 @@ def _options(request: Chat | Completion) -> Json:
 
 
 def _completion(request: Completion) -> Json:
-    """Without a suffix the prompt is what the model reads, without its template."""
+    """Return the fields of a completion. Without a suffix the prompt is sent raw: no template is applied."""
     return {"prompt": request.prompt, **({"suffix": request.suffix} if request.suffix else {"raw": True})}
 
 
@@ -215,7 +221,7 @@ _read_line = reader(_Line)
 
 
 def decode_count(body: bytes) -> int | AnswerFailed:
-    """Read the tokens of the prompt in the answer to its `shortest` request; else it is a failure."""
+    """Read the number of the prompt's tokens from the answer to a `shortest` request, or its failure."""
     decoder = Decoder()
     for event in [*decoder.feed(body), *decoder.end()]:
         if isinstance(event, Usage):
@@ -226,9 +232,10 @@ def decode_count(body: bytes) -> int | AnswerFailed:
 
 
 class Decoder:
-    """Reads the streams of `/api/chat` and `/api/generate`. Their answers have no id: `id` names this one.
+    """Reads the streams of `/api/chat` and `/api/generate`. A daemon's answers have no id: `id` is used.
 
-    If the `request` forces a call, a text in its form is one. If it allows one call at most, others are left.
+    If the `request` forces a tool call, a text in the form of a call is read as one. If the `request` allows
+    at most one call, further calls are dropped.
     """
 
     def __init__(self, id: str = "", request: Chat | Completion | None = None) -> None:  # noqa: A002 the wire's own word
@@ -236,7 +243,7 @@ class Decoder:
         chat = request if isinstance(request, Chat) else None
         self._tools = chat.callable_tools if chat is not None else []
         self._forced: list[str] | None = [] if chat is not None and chat.must_call else None
-        """The text so far, which may be the call."""
+        """The pieces of the text so far, which may become the forced call; None: no call is forced."""
         self._most_calls = (
             1 if chat is not None and chat.extra.get("parallel_tool_calls") is False else math.inf
         )
@@ -248,14 +255,14 @@ class Decoder:
         self._repetition = Repetition()
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events of the lines that `data` completes. Raises `EventTooLongError`."""
+        """Return the events of the lines that `data` completes. Raises `EventTooLongError`."""
         events: list[Event] = []
         for line in self._lines.feed(data):
             self._take(line, events)
         return events
 
     def end(self) -> list[Event]:
-        """What a last line without its end says, and a failure if that is not the answer's end."""
+        """Return the events of an unfinished last line, and a failure if the answer is not complete."""
         events: list[Event] = []
         self._take(self._lines.rest(), events)
         if not self._ended and self._repetition.is_end:
@@ -310,7 +317,8 @@ class Decoder:
             events.append(Text(text))
 
     def _read_call(self, call: _Call, events: list[Event]) -> None:
-        # Older versions number parallel calls 0, 0, ...; so we count them. None has the id of another.
+        # Older versions number parallel calls 0, 0, ...; so they are counted here. Calls with a known id are
+        # dropped.
         if call.id in self._call_ids or self._calls >= self._most_calls:
             return
         name = call.id or f"call_{self._id}_{self._calls}"

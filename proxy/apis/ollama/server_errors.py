@@ -1,4 +1,4 @@
-"""Errors of an Ollama daemon: a text, whose words tell what it means, or which holds its runner's error."""
+"""Reads errors of an Ollama daemon: a text that must be recognized, or that contains its runner's error."""
 
 import json
 import re
@@ -13,9 +13,9 @@ from proxy.apis.server_errors import blamed
 from proxy.errors import default_kind
 
 _DEEPEST = 4
-"""Errors in errors: a runner's in a daemon's, which another gateway may have told."""
+"""Number of nested errors that are read: a runner's in a daemon's, perhaps in another gateway's."""
 _LONGEST = 64 * 1024
-"""Characters of a text in which a runner's error is looked for."""
+"""Number of characters of a text that are searched for a runner's error."""
 
 _GO_MAP = re.compile(
     r"map\[code:(\d+) message:(.*?)(?: n_ctx:(\d+) n_prompt_tokens:(\d+))? type:(\w+)\]", re.DOTALL
@@ -24,7 +24,7 @@ _GO_MAP = re.compile(
 
 
 def from_body(body: bytes, status: int = 500) -> AnswerFailed:
-    """A failure of Ollama's error body, or of the line that ends a broken stream."""
+    """Return the failure that an error body describes, or the last line of a broken stream."""
     try:
         error = read_object(body).get("error")
     except UnreadableError:
@@ -33,7 +33,7 @@ def from_body(body: bytes, status: int = 500) -> AnswerFailed:
 
 
 def from_error(error: Any, status: int = 500) -> AnswerFailed:
-    """A failure of the decoded value of `error`."""
+    """Return the failure that the decoded value of `error` describes."""
     for _ in range(_DEEPEST):
         if isinstance(error, dict):
             return openai_errors.from_error(error, status)
@@ -56,7 +56,7 @@ def _from_text(message: str, status: int) -> AnswerFailed:
 
 
 def _of_runner(text: str) -> Json | str | None:
-    """The error of the model's runner in a daemon's text, which may have further words around it."""
+    """Return the runner's error inside a daemon's text, which may have other words around it, or None."""
     if found := _GO_MAP.search(text[:_LONGEST]):
         numbers = {"n_ctx": int(found[3]), "n_prompt_tokens": int(found[4])} if found[3] else {}
         return {"code": int(found[1]), "message": found[2], "type": found[5], **numbers}

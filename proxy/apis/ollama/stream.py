@@ -1,4 +1,4 @@
-"""A stream of an Ollama daemon: how it ends, and the whole answer in it."""
+"""Finds the end of an Ollama daemon's stream, and assembles the whole answer from it."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ STREAM_END = StreamEnd(
 
 
 class LineAssembler:
-    """Ollama's lines: the texts are joined, and what the last line says counts."""
+    """Assembles an answer from Ollama's lines: texts are joined, for other fields the last line counts."""
 
     def __init__(self) -> None:
         self._last: Json = {}
@@ -31,7 +31,7 @@ class LineAssembler:
         self._repetition = Repetition()
 
     def feed(self, event: ServerSentEvent) -> None:
-        """Take the next line."""
+        """Add the next line. Raises `StreamedError` for an error."""
         line = read_object(event.data)
         if "error" in line:
             raise StreamedError({"message": str(line["error"])})
@@ -45,7 +45,7 @@ class LineAssembler:
         self._last.update(line)
 
     def result(self) -> Json:
-        """The whole answer."""
+        """Return the whole answer. Raises `UnfinishedError`."""
         whole = self._last
         if whole.get("done") is not True and self._repetition.is_end:
             whole = finished(whole)
