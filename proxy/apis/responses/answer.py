@@ -1,4 +1,4 @@
-"""A response, written for a client in pieces or as a whole."""
+"""Writes a response for a client, as a stream or as a whole."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,9 +31,10 @@ _TEXT_DELTA = "response.output_text.delta"
 
 
 class Encoder:
-    """Writes the stream of `/v1/responses`. `response` is the object as its last event has it.
+    """Writes the stream of `/v1/responses`. `response` is the response object of the latest event with one.
 
-    Texts come one after the other. Calls stay open until the answer's end, for their pieces may be mixed.
+    Texts are written one after the other. Calls stay open until the answer's end, because their pieces may
+    alternate.
     """
 
     def __init__(self, asked: AnswerContext) -> None:
@@ -44,7 +45,7 @@ class Encoder:
         self._open: Message | Thought | None = None
         self._calls: dict[int, FunctionCall | ToolCall] = {}
         self._text_head = b""
-        """How each further piece of the open text begins, up to its number."""
+        """The beginning of each further delta event of the open text, up to its sequence number."""
         self._logprobs: list[Any] = []
         self._sizes = {"thought": 0, "rest": 0}
         self._reason: Reason = "stop"
@@ -53,7 +54,7 @@ class Encoder:
         self._begun = self._ended = False
 
     def encode(self, event: Event, now: float) -> bytes:
-        """The bytes that say `event`."""
+        """Return the bytes of `event`, often none."""
         if type(event) is Text and self._text_head and not self._logprobs:
             return self._more_text(event.text)  # nearly all events are of this kind
         return b"" if self._ended else b"".join(self._events(event, now))
@@ -66,7 +67,7 @@ class Encoder:
         return b'%b%d,"delta":%b}\n\n' % (self._text_head, self._count - 1, encode(text))
 
     def queued(self, now: float) -> bytes:
-        """The bytes that say that the answer is still to begin, where it is given in the background."""
+        """Return the events of a background response whose answer has not begun yet."""
         self.response = self._head(int(now)) | {"status": "queued"}
         kinds = ("response.created", "response.queued")
         return b"".join(self._frame(kind, {"response": self.response}) for kind in kinds)
@@ -216,7 +217,7 @@ class Encoder:
 
 
 def encode_answer(answer: Answer, asked: AnswerContext, now: float) -> Json:
-    """The whole response."""
+    """Return the whole response."""
     encoder = Encoder(asked)
     for event in replayed(answer):
         encoder.encode(event, now)

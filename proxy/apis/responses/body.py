@@ -1,4 +1,4 @@
-"""What is checked of a body of the Responses before a model is loaded."""
+"""Checks a body of `/v1/responses` before a model is loaded."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from proxy.apis.requests import ModelRequest, Number, check_limit
 
 
 class ResponsesRequest(ModelRequest, kw_only=True):
-    """`/v1/responses`. `request` checks all the rest before the model is asked for."""
+    """A request to `/v1/responses`. `request` checks all other fields, also before the model is loaded."""
 
     prompt_field = "input"
 
@@ -22,11 +22,11 @@ class ResponsesRequest(ModelRequest, kw_only=True):
         return self.max_output_tokens
 
     def check(self) -> None:
-        """Raise `FieldError` for a limit that is none."""
+        """Raise `FieldError` for an invalid `max_output_tokens`."""
         check_limit("max_output_tokens", self.max_output_tokens)
 
     def field_of(self, code: str | None) -> str | None:
-        """The field that an error with this code is about, where the model server does not say it."""
+        """Return the field that caused an error with this code, for errors that name no field."""
         if code == "invalid_json_schema":
             return "tools" if self.tools else "text.format"
         return super().field_of(code)

@@ -1,4 +1,4 @@
-"""Calls of a client's tools: the items that a model's calls become, and the other way round."""
+"""Converts calls of a client's tools: a model's calls into items, and items into arguments."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from proxy.apis.responses.tools import ClientTool
 
 
 def call_item(tool: ClientTool, arguments: str) -> Json | None:
-    """The fields of the item that a whole call of a tool becomes; None if the tool cannot be called so.
+    """Return the fields of the item for a complete tool call; None if the arguments do not fit the tool.
 
-    Those of functions are not asked for here, since they come in pieces.
+    Calls of functions are not converted here, because their arguments are streamed in pieces.
     """
     try:
         given = read_any((arguments or "{}").encode())
@@ -32,7 +32,7 @@ def call_item(tool: ClientTool, arguments: str) -> Json | None:
 
 
 def _custom_input(given: Any, arguments: str) -> str:
-    """The one text of a custom tool, however the model has wrapped it."""
+    """Return the input text of a custom tool, without the JSON that the model may have put around it."""
     if isinstance(given, str):
         return given
     if isinstance(given, dict):
@@ -82,7 +82,7 @@ def _whole(value: Any) -> int | None:
 
 
 def arguments_of(item: Json) -> str:
-    """The arguments, as the model wrote them, of a call in the history."""
+    """Return the arguments of a call in the history, in the form in which the model wrote them."""
     kind = item["type"]
     if kind == "custom_tool_call":
         given: Any = {"input": item.get("input", "")}

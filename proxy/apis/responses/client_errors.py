@@ -1,4 +1,4 @@
-"""How the Responses word an error: before the first byte like OpenAI's chat, in a stream by an event."""
+"""Writes an error of the Responses API: OpenAI's body before the answer, an `error` event in a stream."""
 
 from proxy.apis.fields import encode
 from proxy.apis.interface import Dialect
@@ -7,7 +7,7 @@ from proxy.errors import ApiError
 
 
 def _frame(error: ApiError, _request_id: str) -> bytes:
-    """The event of a stream that has told nothing else yet; later errors are in `response.failed`."""
+    """Return the `error` event of a stream without other events; later errors are in `response.failed`."""
     data = {
         "type": "error",
         "code": error.code or error.kind,

@@ -1,4 +1,4 @@
-"""Parts of messages and of tools' outputs, read from a client: texts, images, files."""
+"""Reads the parts of messages and of tool outputs: texts, images, files."""
 
 import base64
 import binascii
@@ -11,15 +11,15 @@ from proxy.apis.fields import FieldError, Json, encode
 _TEXT_FIELDS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 _TEXT_FIELDS |= {"summary_text": "text", "reasoning_text": "text"}
 _NO_TEXTS = ("application/pdf", "application/zip", "application/vnd.", "audio/", "video/", "font/")
-"""How the types of files begin that are no text even if they look like it."""
+"""Prefixes of the media types of files that are never read as text, even if they are valid UTF-8."""
 _IMAGES = ("input_image", "image_url", "computer_screenshot")
 
 
 class Content:
-    """The texts and images of one item. `ignored` names its parts that no model here can read.
+    """The texts and images of one item. Parts that no model here can read are named in `ignored`.
 
-    With `refuses` such a part raises `FieldError` instead: what is new must not be lost. Older ones, which
-    another model could read, leave a note in the text.
+    With `refuses`, such a part raises `FieldError` instead, because new content must not be lost. In older
+    items, which another model may have read, a note in the text replaces the part.
     """
 
     def __init__(self, ignored: list[str], *, refuses: bool) -> None:
@@ -30,11 +30,14 @@ class Content:
 
     @property
     def text(self) -> str:
-        """All the texts, one on each line."""
+        """All texts, joined by newlines."""
         return "\n".join(self._texts)
 
     def read(self, content: Any, field: str) -> None:
-        """Take a text, a part, a list of them, or any other JSON, which is kept as such. None is nothing."""
+        """Add a text, a part, a list of both, or any other JSON, which is added as text; None adds nothing.
+
+        Raises `FieldError`, if `refuses`.
+        """
         match content:
             case None:
                 pass
@@ -69,7 +72,7 @@ class Content:
             self._texts.append(f"[{kind}]")
 
     def _read_file(self, part: Json, field: str) -> None:
-        """A file with text in it is that text, and an image is one."""
+        """Add the text of a text file with its name, or an image file as an image. Raises `FieldError`."""
         data, name = part.get("file_data"), part.get("filename")
         if not isinstance(data, str):
             raise FieldError(field, "files by id or URL are not supported for this model, send file_data")

@@ -1,4 +1,4 @@
-"""The endpoints that models answer; `proxy.handlers.responses` has the others, of responses that are kept."""
+"""The endpoint that models answer. Those for stored responses are in `proxy.handlers.responses`."""
 
 from proxy.apis.interface import Api, Codec, Counter, Endpoint
 from proxy.apis.responses import answer, request

@@ -1,7 +1,7 @@
-"""The history of a request: the items of its `input`, read as messages.
+"""Reads the history of a request: the items of its `input`, as messages.
 
-Whatever another model or another provider has left in a history stays as something that a model can read, and
-never makes a request fail: calls of any tool are calls of a function, with their output as its result.
+Items of other models and other providers never make a request fail. They are converted to something that any
+model can read: calls of any tool become function calls, and their outputs become results.
 """
 
 from typing import Any
@@ -25,11 +25,11 @@ _CLIENT_CALLS = {
     "tool_search_call": "tool_search",
 }
 BLOB = 4096
-"""Characters of one value: a longer one without a space is no text, but an image or what is encrypted."""
+"""Number of characters; a longer value without a space is taken for an image or encrypted data."""
 
 
 def tools_in(items: list[Json]) -> list[Json]:
-    """The tools that items bring along, beside those of the request."""
+    """Return the tools that items define, in addition to the request's own `tools`."""
     bring = [
         item.get("tools") for item in items if item.get("type") in ("additional_tools", "tool_search_output")
     ]
@@ -37,7 +37,7 @@ def tools_in(items: list[Json]) -> list[Json]:
 
 
 class History:
-    """Takes the items one after the other. `ignored` names those that no model can read."""
+    """Reads items into messages. `ignored` names the items and parts that no model here can read."""
 
     def __init__(self, offer: Offer) -> None:
         self.ignored: list[str] = []
@@ -47,16 +47,16 @@ class History:
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._call_ids: dict[str, str] = {}
-        """Of calls, by their own ids and those of their items: some outputs name the one, some the other."""
+        """The id of each call, by its `call_id` and by its item's id: an output may refer to either."""
 
     def read(self, items: list[Json], field: str) -> None:
-        """Take the items in a field of the request. Raises `FieldError`."""
+        """Read the items in a field of the request. Raises `FieldError`."""
         last_answer = max((i for i, item in enumerate(items) if _is_models(item)), default=-1)
         for index, item in enumerate(items):
             self._read_item(item, f"{field}[{index}]", is_new=index > last_answer)
 
     def messages(self) -> list[Message]:
-        """All of them, with one system message at the beginning for those that are there."""
+        """Return all messages. System messages at the beginning are joined into one."""
         self._end_turn()
         count = next((i for i, one in enumerate(self._messages) if one.role != "system"), len(self._messages))
         if count > 1:
@@ -66,7 +66,7 @@ class History:
         return linked(self._messages)
 
     def add_system(self, text: str) -> None:
-        """Take instructions."""
+        """Add instructions as a system message."""
         self._messages.append(Message("system", text))
 
     def _read_item(self, item: Json, field: str, *, is_new: bool) -> None:
@@ -111,7 +111,7 @@ class History:
         self._add_call(item, self._offer.name_of(tool), arguments)
 
     def _read_foreign_call(self, item: Json) -> None:
-        """A call of a tool that a provider ran: what it was called with, and what came of it, if told."""
+        """Add the call of a tool that a provider ran, and its result if the item has one."""
         result = {name: item[name] for name in _RESULT_FIELDS if item.get(name) is not None}
         rest = {name: value for name, value in item.items() if name not in (*_CALL_FIELDS, *_RESULT_FIELDS)}
         given = item.get("arguments")
@@ -143,7 +143,7 @@ class History:
         if not given and not self._call_ids:
             raise FieldError(f"{field}.call_id", "is missing, and there is no call that it could answer")
         if given and given not in self._call_ids:
-            # Templates insist on a call for each result, and the client may have shortened its history.
+            # Chat templates require a call for each result, and the client may have shortened its history.
             self._add_call({"call_id": given}, _tool_name(item), "{}")
         self._end_turn()
         self._messages.append(
@@ -151,7 +151,7 @@ class History:
         )
 
     def _end_turn(self) -> None:
-        """The items of the model up to here are one message."""
+        """Add one assistant message for the model's items since the previous message."""
         if self._texts or self._thoughts or self._calls:
             self._messages.append(
                 Message("assistant", "\n\n".join(self._texts), "\n\n".join(self._thoughts), [], self._calls)
@@ -160,7 +160,7 @@ class History:
 
 
 def kind_of(item: Json) -> Any:
-    """The type of an item. Messages may be without, and references, which have an id and no role."""
+    """Return the type of an item. Messages may omit it, and references, which have an id and no role."""
     kind = item.get("type")
     if kind is not None:
         return kind
@@ -168,7 +168,7 @@ def kind_of(item: Json) -> Any:
 
 
 def _is_models(item: Json) -> bool:
-    """Whether an item is a model's, so that what comes before it is no news."""
+    """Whether a model wrote the item, so that no item before it is new."""
     kind = kind_of(item)
     if kind == "message":
         return item.get("role") == "assistant"
@@ -176,7 +176,7 @@ def _is_models(item: Json) -> bool:
 
 
 def _tool_name(item: Json) -> str:
-    """The name of the tool, or what the item's type says of it."""
+    """Return the name of an item's tool, or one derived from the item's type."""
     kind = str(item.get("type", "tool"))
     return _str(item.get("name")) or kind.removesuffix("_output").removesuffix("_call")
 
@@ -195,7 +195,7 @@ def _str(value: Any) -> str:
 
 
 def _readable(value: Any) -> Any:
-    """The same without long values that no model can read."""
+    """Return a value in which long strings without spaces, which no model can read, are replaced by "..."."""
     match value:
         case str() if len(value) > BLOB and " " not in value:
             return "..."

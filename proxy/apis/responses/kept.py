@@ -1,4 +1,4 @@
-"""Requests that refer to responses which are kept: put together from them, and their items in pages."""
+"""Resolves references to stored responses, lists their items in pages, and replays their streams."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ class _Referring(msgspec.Struct):
 
 
 class _Item(msgspec.Struct):
-    """What tells a reference from an item; the rest of a large one is not decoded for that."""
+    """The fields that distinguish a reference from an item. Others may be large, and are not decoded."""
 
     type: Any = None
     role: Any = msgspec.UNSET
@@ -31,7 +31,7 @@ class _Looked(msgspec.Struct):
 
 
 def refers(body: bytes) -> bool:
-    """Whether a request refers to items that it does not have. Raises `FieldError`."""
+    """Whether a request refers to stored items. Raises `FieldError`."""
     given = decode(body, _Looked).input
     return isinstance(given, list) and any(
         item.type == "item_reference" or (item.type is None and item.role is msgspec.UNSET) for item in given
@@ -39,42 +39,42 @@ def refers(body: bytes) -> bool:
 
 
 def input_of(body: bytes) -> list[Json]:
-    """The items of a request; a text is one of the user. Raises `FieldError`."""
+    """Return the items of a request; a text becomes a user's message. Raises `FieldError`."""
     given = decode(body, _Referring).input
     return [{"role": "user", "content": given}] if isinstance(given, str) else given or []
 
 
 def references(items: list[Json]) -> list[str]:
-    """The ids of items that a request refers to and does not have."""
+    """Return the ids of the stored items that a request refers to."""
     return [
         item["id"] for item in items if kind_of(item) == "item_reference" and isinstance(item.get("id"), str)
     ]
 
 
 def response_of(item_id: str) -> str:
-    """The id of the response that an item is of: both have the same letters after their prefix."""
+    """Return the id of an item's response. After their prefixes, both ids begin with the same letters."""
     return "resp_" + item_id.partition("_")[2][:TOKEN]
 
 
 TOKEN = 32
-"""Letters of the token in all ids of one response."""
+"""Number of letters of the token that all ids of one response contain."""
 
 
 def resolved(items: list[Json], known: Mapping[str, Json]) -> list[Json]:
-    """The items with those that are referred to in their places; what is not known stays a reference."""
+    """Return the items with references replaced by the `known` items; unknown references stay."""
     return [
         known.get(str(item.get("id")), item) if kind_of(item) == "item_reference" else item for item in items
     ]
 
 
 def with_input(body: bytes, items: list[Json]) -> bytes:
-    """The body with these items for its input; all else keeps its exact bytes."""
+    """Return the body with these items as its input. All other fields keep their exact bytes."""
     fields = decode(body, dict[str, msgspec.Raw])
     return encode({**fields, "input": items})
 
 
 def listed(items: list[Json], token: str) -> list[Json]:
-    """The items of an input as they are listed: each with an id, a type and a status."""
+    """Return input items as lists show them: each with an id, a type and a status."""
     return [_listed(item, f"{token}{index:04x}") for index, item in enumerate(items)]
 
 
@@ -90,7 +90,7 @@ def _listed(item: Json, token: str) -> Json:
 
 
 def page(items: list[Json], query: Mapping[str, str]) -> Json:
-    """One page of the items: `limit` of them from `after` on, the last ones first unless `order` is asc.
+    """Return one page: at most `limit` items after `after`, the newest first unless `order` is "asc".
 
     Raises `FieldError`.
     """
@@ -118,18 +118,19 @@ def page(items: list[Json], query: Mapping[str, str]) -> Json:
     }
 
 
-# Streams of responses that are whole
+# Streams of complete responses
 
 
 def frames_in(data: bytes) -> list[bytes]:
-    """The events in the bytes of a stream."""
+    """Return the events in the bytes of a stream."""
     return [frame + b"\n\n" for frame in data.split(b"\n\n") if frame]
 
 
 def stream_of(response: Json, after: int) -> list[bytes]:
-    """A stream that tells a whole response, without events up to the number `after`; the last one is in any.
+    """Return the events of a complete response with a sequence number above `after`.
 
-    The numbers are not those of the stream that the response first came in, whose texts were in more pieces.
+    The last event is always included. The numbers differ from those of the original stream, whose texts
+    were in more pieces.
     """
     status = response["status"]
     begun = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None}

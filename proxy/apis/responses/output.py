@@ -1,4 +1,4 @@
-"""The items of an answer, as they grow: each says by which events it begins, grows and ends."""
+"""The items of an answer, while they are streamed: each yields its events."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, Protocol
@@ -11,29 +11,29 @@ from proxy.apis.responses.tools import ClientTool
 
 Status = Literal["in_progress", "completed", "incomplete"]
 Events = Iterator[tuple[str, Json]]
-"""The type of each event, and its fields."""
+"""Pairs of an event's type and its fields."""
 
 
 def frame(kind: str, number: int, fields: Json) -> bytes:
-    """An event of a stream."""
+    """Return an event of a stream."""
     data = {"type": kind, "sequence_number": number, **fields}
     return b"event: " + kind.encode() + b"\ndata: " + encode(data) + b"\n\n"
 
 
 class Item(Protocol):
-    """One item of the output. `value` is what is known of it once it has ended."""
+    """One item of the output. `value` is the complete item, set by `end`."""
 
     value: Json
 
     def begin(self) -> Events:
-        """Say that it is there."""
+        """Yield the events that add the item."""
 
     def end(self, status: Status) -> Events:
-        """Say all of it."""
+        """Yield the events that complete the item."""
 
 
 class Message:
-    """What the model says to the user."""
+    """A text of the model for the user."""
 
     def __init__(self, id: str, index: int) -> None:  # noqa: A002 the wire's own word
         self.value: Json = {}
@@ -44,18 +44,18 @@ class Message:
         self._logprobs: list[Json] = []
 
     def begin(self) -> Events:
-        """An empty message, with an empty text."""
+        """Yield events with an empty message and an empty text."""
         yield _added(self._index, self._item("in_progress", []))
         yield "response.content_part.added", {**self.place, "part": _output_text("", [])}
 
     def add(self, text: str, logprobs: list[Any]) -> Json:
-        """Take a piece, and give the fields of its event, but for the text."""
+        """Add a piece; return the fields of its event, except the text."""
         self.texts.append(text)
         self._logprobs += logprobs
         return {**self.place, "logprobs": [_logprob(one) for one in logprobs]}
 
     def end(self, status: Status) -> Events:
-        """The text, its part and the message."""
+        """Yield events with the whole text, its part and the message."""
         text = "".join(self.texts)
         part = _output_text(text, [_logprob(one, with_bytes=True) for one in self._logprobs])
         logprobs = [_logprob(one) for one in self._logprobs]
@@ -69,7 +69,7 @@ class Message:
 
 
 class Thought:
-    """What the model thinks: a summary if the client has asked for one, for that is shown to users."""
+    """The model's reasoning. If the client asked for a summary, it is written as one, for users to see."""
 
     def __init__(self, id: str, index: int, *, is_summary: bool, is_sealed: bool) -> None:  # noqa: A002
         self.value: Json = {}
@@ -83,17 +83,17 @@ class Thought:
         self._texts: list[str] = []
 
     def begin(self) -> Events:
-        """An empty item, with an empty part."""
+        """Yield events with an empty item and an empty part."""
         yield _added(self._index, self._item("in_progress", None))
         yield f"{self._part}.added", {**self.place, "part": self._text("")}
 
     def add(self, text: str) -> Json:
-        """Take a piece, and give the fields of its event, but for the text."""
+        """Add a piece; return the fields of its event, except the text."""
         self._texts.append(text)
         return self.place
 
     def end(self, status: Status) -> Events:
-        """The text, its part and the item."""
+        """Yield events with the whole text, its part and the item."""
         text = "".join(self._texts)
         self.value = self._item(status, text)
         yield f"{self.delta.removesuffix('.delta')}.done", {**self.place, "text": text}
@@ -131,17 +131,17 @@ class FunctionCall:
         self._arguments: list[str] = []
 
     def begin(self) -> Events:
-        """A call without arguments."""
+        """Yield the event with a call without arguments."""
         yield _added(self._index, self._item("in_progress", ""))
 
     def add(self, delta: ToolCallDelta) -> Events:
-        """Take a piece of the arguments."""
+        """Add a piece of the arguments; yield its event."""
         if delta.arguments:
             self._arguments.append(delta.arguments)
             yield "response.function_call_arguments.delta", {**self.place, "delta": delta.arguments}
 
     def end(self, status: Status) -> Events:
-        """The arguments, and the call."""
+        """Yield events with the whole arguments and the call."""
         arguments = "".join(self._arguments)
         self.value = self._item(status, arguments)
         yield "response.function_call_arguments.done", {**self.place, "arguments": arguments}
@@ -160,7 +160,7 @@ class FunctionCall:
 
 
 class ToolCall:
-    """A call of another tool, which begins when all of it is known: its fields are no text in pieces."""
+    """A call of a tool that is not a function. It is written when it is complete, not in pieces."""
 
     def __init__(self, ids: tuple[str, str], index: int, tool: ClientTool) -> None:
         self.value: Json = {}
@@ -170,16 +170,19 @@ class ToolCall:
         self._arguments: list[str] = []
 
     def begin(self) -> Events:
-        """Nothing yet."""
+        """Yield nothing: the item is added by `end`."""
         yield from ()
 
     def add(self, delta: ToolCallDelta) -> Events:
-        """Take a piece of the arguments."""
+        """Add a piece of the arguments; yield nothing."""
         self._arguments.append(delta.arguments)
         yield from ()
 
     def end(self, status: Status) -> Events:
-        """The call. One that makes no sense is called as a function, for the client to say so."""
+        """Yield the events of the call.
+
+        A call whose arguments do not fit the tool is written as a function call, for the client to refuse.
+        """
         arguments = "".join(self._arguments)
         fields = call_item(self._tool, arguments)
         if fields is None:
@@ -226,7 +229,7 @@ def _output_text(text: str, logprobs: list[Json]) -> Json:
 
 
 def _logprob(token: Any, *, with_bytes: bool = False) -> Json:
-    """The probability of one token. Only a whole text has the tokens' bytes."""
+    """Return the log probability of one token. Only those of a whole text have the token's bytes."""
     known = token if isinstance(token, dict) else {}
     top = [one for one in known.get("top_logprobs") or [] if isinstance(one, dict)]
     return {

@@ -1,4 +1,4 @@
-"""A body of `/v1/responses`, read from a client as a chat."""
+"""Reads a body of `/v1/responses` as a chat."""
 
 from typing import Any, Literal
 
@@ -62,7 +62,7 @@ class _Body(SamplingFields, kw_only=True):
     safety_identifier: str | None = None
     client_metadata: Any = None
     keep_alive: Any = None
-    # What only OpenAI's own servers do.
+    # Fields for features of OpenAI's own servers.
     conversation: Any = None
     prompt: Any = None
     access_programs: Any = None
@@ -94,7 +94,7 @@ _ENCRYPTED = "reasoning.encrypted_content"
 
 
 def decode_request(body: bytes) -> Chat:
-    """Read a body. Raises `FieldError`."""
+    """Read a body of `/v1/responses`. Raises `FieldError`."""
     wire = decode(body, _Body)
     for name, reason in _REFUSED.items():
         if getattr(wire, name) is not None:
@@ -154,7 +154,7 @@ def _format(wire: _Format | None) -> Literal["json"] | Json | None:
 
 
 def _ignored(wire: _Body, include: list[str]) -> list[str]:
-    """What the request asks for and no model here can do."""
+    """Return the names of requested features that no model here has."""
     reasoning, text = wire.reasoning or _Reasoning(), wire.text or _Text()
     asked = {
         "truncation": wire.truncation == "auto",
@@ -172,7 +172,7 @@ def _ignored(wire: _Body, include: list[str]) -> list[str]:
 
 
 def _echo(given: dict[str, msgspec.Raw], wire: _Body, offered: Offer, *, sealed: bool) -> Json:
-    """What `answer` must know of the request."""
+    """Return the data of the request that `answer` needs."""
     fields: Json = {name: decode(value, object) for name, value in given.items() if name in REPEATED}
     usable = {"namespace", *(client.type for client in offered.clients.values())}
     tools = [tool for tool in wire.tools or [] if tool.get("type", "function") in usable]
@@ -190,7 +190,7 @@ def _echo(given: dict[str, msgspec.Raw], wire: _Body, offered: Offer, *, sealed:
 
 
 def _whole_tool(tool: Json) -> Json:
-    """A tool as OpenAI repeats it: some clients insist on all fields of a function."""
+    """Return a tool as OpenAI's answers repeat it: some clients require all fields of a function."""
     if tool.get("type", "function") != "function":
         return tool
     inner = tool.get("function")

@@ -1,4 +1,4 @@
-"""The object around the items of an answer: what it repeats of the request, its status, its usage."""
+"""Writes the object around an answer's items: repeated fields of the request, status, usage, errors."""
 
 import base64
 import binascii
@@ -30,17 +30,17 @@ _DEFAULTS: Json = {
     "truncation": "disabled",
     "user": None,
 }
-"""What an answer repeats, as it is for a request that says nothing of it."""
+"""The fields that an answer repeats, with their values for a request without them."""
 
 REPEATED = frozenset(_DEFAULTS)
 """The fields of a request that its answer repeats."""
 
 INCOMPLETE: dict[Reason, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
-"""Why an answer is not complete, for the reasons of which that can be said."""
+"""OpenAI's `incomplete_details.reason`, by the finish reasons that leave an answer incomplete."""
 
 
 def repeated(fields: Json) -> Json:
-    """What the answer to a request repeats of its fields."""
+    """Return the fields that an answer repeats, given the request's fields."""
     given = {name: fields[name] for name in REPEATED if fields.get(name) is not None}
     given |= {name: _DEFAULTS[name] | given[name] for name in ("reasoning", "text") if name in given}
     if given.get("service_tier") == "auto":
@@ -49,7 +49,7 @@ def repeated(fields: Json) -> Json:
 
 
 def head(repeats: Json, model: str, token: str, created: int) -> Json:
-    """The object, without what only the answer's end says."""
+    """Return the response object at the beginning of an answer, without output and usage."""
     return {
         "id": f"resp_{token}",
         "object": "response",
@@ -65,7 +65,10 @@ def head(repeats: Json, model: str, token: str, created: int) -> Json:
 
 
 def usage_fields(usage: Usage, thought: float) -> Json:
-    """The usage. No server counts what a model has thought: that is estimated by the share of its text."""
+    """Return the usage. `thought` is the share of the text that is reasoning, from 0 to 1.
+
+    Model servers do not count tokens of reasoning: their number is estimated by that share.
+    """
     return {
         "input_tokens": usage.prompt,
         "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
@@ -76,7 +79,7 @@ def usage_fields(usage: Usage, thought: float) -> Json:
 
 
 def error_fields(failure: AnswerFailed) -> Json:
-    """The error of a response that has failed. OpenAI's list of codes is closed: it has no better ones."""
+    """Return the error of a failed response. OpenAI's list of codes is closed, and has no better ones."""
     code = "server_error" if failure.status >= 500 else "invalid_prompt"
     code = "rate_limit_exceeded" if failure.status == 429 else code
     return {
@@ -88,12 +91,15 @@ def error_fields(failure: AnswerFailed) -> Json:
 
 
 def sealed(text: str) -> str:
-    """Reasoning as `encrypted_content`, for clients that give nothing else back. It is no secret of ours."""
+    """Return reasoning as `encrypted_content`, for clients that send nothing else back.
+
+    It is encoded, not encrypted: the client may read it.
+    """
     return _SEAL + base64.b64encode(text.encode()).decode()
 
 
 def unsealed(value: Any) -> str:
-    """The reasoning in an `encrypted_content`, empty if it is not one of ours."""
+    """Return the reasoning in an `encrypted_content`; "" if the gateway did not write it."""
     if not isinstance(value, str) or not value.startswith(_SEAL):
         return ""
     try:

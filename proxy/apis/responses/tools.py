@@ -1,7 +1,7 @@
-"""The tools that a client runs itself, as functions that any model can call.
+"""Offers the tools that a client runs itself as functions that any model can call.
 
-Tools that OpenAI's servers would run (web search, MCP, ...) nobody can run here: a request goes without them,
-unless its `tool_choice` forces one.
+Tools that OpenAI's servers would run (web search, MCP, ...) cannot be run here. They are left out, and a
+request whose `tool_choice` forces one is refused.
 """
 
 from typing import Any, Literal
@@ -23,25 +23,25 @@ class ClientTool(msgspec.Struct, frozen=True):
 
 
 class Offer(msgspec.Struct):
-    """Tools as a model is offered them. `clients` has those behind them, by the names that the model sees."""
+    """The tools offered to a model. `clients` has the client's tool for each name that the model sees."""
 
     tools: list[Tool] = []
     clients: dict[str, ClientTool] = {}
     left_out: list[str] = []
-    """The types of tools that nobody can run."""
+    """The types of tools that are left out because nobody can run them, or because a name is taken."""
     _names: dict[ClientTool | tuple[str, str], str] = {}
-    """The names that the model sees: of a tool, and of the first with a type and a name."""
+    """The names that the model sees, by tool, and by type and name of the first such tool."""
 
     def name_of(self, tool: ClientTool) -> str:
-        """The name that the model sees; the tool's own for one that is not offered any more."""
+        """Return the name that the model sees; for a tool that is not offered any more, its own name."""
         return self._names.get(tool, tool.name)
 
     def find(self, kind: str, name: str) -> str | None:
-        """The name that the model sees of the first tool of that type and name."""
+        """Return the name that the model sees of the first tool with this type and name, or None."""
         return self._names.get((kind, name))
 
     def add(self, tool: Tool, client: ClientTool) -> None:
-        """Offer a tool. Of two with the same name the first counts."""
+        """Offer a tool. If its name is taken, its namespace is put before the name, or it is left out."""
         name = tool.name
         if name in self.clients and client.namespace:
             name = f"{client.namespace}__{name}"
@@ -83,11 +83,11 @@ KNOWN: dict[str, tuple[str, Json]] = {
     ),
     "tool_search": ("Finds tools for a task.", _schema(["query"], query=_TEXT)),
 }
-"""What a model is told of the tools whose type says it all."""
+"""Description and schema that a model is shown of tools that are defined by their type alone."""
 
 
 def offer(tools: list[Json]) -> Offer:
-    """The tools of a request. Raises `FieldError`."""
+    """Return the offer of a request's tools. Raises `FieldError`."""
     made = Offer([], {}, [], {})
     for index, tool in enumerate(tools):
         _add(made, tool, f"tools[{index}]", "")
@@ -100,7 +100,7 @@ def _add(made: Offer, tool: Json, field: str, namespace: str) -> None:
         raise FieldError(f"{field}.type", "must be a text")
     match kind:
         case "function" | "custom":
-            inner = tool.get(kind)  # the form that chats have
+            inner = tool.get(kind)  # the form of a chat's tools
             _add_named(
                 made, inner if isinstance(inner, dict) else tool, field, ClientTool(kind, "", namespace)
             )
@@ -119,7 +119,7 @@ def _add(made: Offer, tool: Json, field: str, namespace: str) -> None:
 
 def _runs_at_client(tool: Json) -> bool:
     if tool["type"] == "tool_search":
-        return tool.get("execution") == "client"  # with the server's, all tools are simply there
+        return tool.get("execution") == "client"  # if the server searches, all tools are offered anyway
     environment = tool.get("environment")
     return not isinstance(environment, dict) or environment.get("type", "local") == "local"
 
@@ -160,7 +160,10 @@ def _list(value: Any, field: str) -> list[Json]:
 
 
 def choose(made: Offer, choice: Any) -> Choice:
-    """What `tool_choice` says of an offer, which loses tools that it does not allow. Raises `FieldError`."""
+    """Return the canonical tool choice, and remove tools that it does not allow from the offer.
+
+    Raises `FieldError`.
+    """
     if choice == "required" and not made.tools:
         raise FieldError("tool_choice", _nobody_runs(made.left_out))
     if choice is None or choice in ("auto", "none", "required"):
@@ -185,7 +188,7 @@ def _kind(choice: Json) -> str:
 
 
 def _forced(made: Offer, choice: Json, field: str) -> str:
-    """The name, as the model sees it, of the tool that a choice names."""
+    """Return the name, as the model sees it, of the tool that a choice names. Raises `FieldError`."""
     kind, inner = _kind(choice), choice.get("function")
     name = choice.get("name") or (inner.get("name") if isinstance(inner, dict) else None)
     name = name if isinstance(name, str) else None
