@@ -1,4 +1,4 @@
-"""What is checked of llama.cpp's own bodies before a model is loaded."""
+"""Checks the bodies of llama.cpp's own endpoints before a model is loaded."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from proxy.apis.requests import GenerationRequest, ModelRequest, Object
 
 
 class NativeRequest(CompletionRequest, kw_only=True):
-    """llama.cpp's `/completion`."""
+    """A request to llama.cpp's `/completion`."""
 
     @property
     def is_answered_with_a_list(self) -> bool:
-        """Several answers are."""
+        """Whether several answers are requested, not as a stream."""
         return not self.stream and self.answers > 1
 
 
 class InfillRequest(GenerationRequest, kw_only=True):
-    """llama.cpp's `/infill`."""
+    """A request to llama.cpp's `/infill`."""
 
     input_prefix: str
     input_suffix: str
@@ -24,23 +24,23 @@ class InfillRequest(GenerationRequest, kw_only=True):
 
     @property
     def is_answered_with_a_list(self) -> bool:
-        """Several answers are."""
+        """Whether several answers are requested, not as a stream."""
         return not self.stream and self.answers > 1
 
 
 class TokenizeRequest(ModelRequest, kw_only=True):
-    """llama.cpp's `/tokenize`."""
+    """A request to llama.cpp's `/tokenize`."""
 
     content: Any
 
 
 class DetokenizeRequest(ModelRequest, kw_only=True):
-    """llama.cpp's `/detokenize`."""
+    """A request to llama.cpp's `/detokenize`."""
 
     tokens: list[int]
 
 
 class TemplateRequest(ModelRequest, kw_only=True):
-    """llama.cpp's `/apply-template`."""
+    """A request to llama.cpp's `/apply-template`."""
 
     messages: list[Object]

@@ -1,4 +1,4 @@
-"""Embeddings of a llama.cpp server: what it is sent, and what it answers."""
+"""Writes requests for embeddings to a llama.cpp server, and reads its answers."""
 
 import base64
 from array import array
@@ -14,14 +14,14 @@ from proxy.apis.server_errors import unreadable
 
 
 def encode_request(request: Embed) -> bytes:
-    """Write a body for llama.cpp's `/v1/embeddings`. It gives whole vectors: see `embeddings.shortened`."""
+    """Write a body for llama.cpp's `/v1/embeddings`, without `dimensions`: see `embeddings.shortened`."""
     return encode(
         {**request.extra, "model": request.model, "input": request.inputs, "encoding_format": "float"}
     )
 
 
 def encode_tokenize(text: str | Tokens) -> bytes:
-    """Write a body for llama.cpp's `/tokenize`, as it reads a text for a vector."""
+    """Write a body for llama.cpp's `/tokenize`, which tokenizes a text as for an embedding."""
     return encode({"content": text, "add_special": True})
 
 
@@ -33,7 +33,7 @@ _read_tokenized = reader(_Tokenized)
 
 
 def decode_tokenized(body: bytes) -> list[int]:
-    """Read a server's `/tokenize`. Raises `UnreadableError`."""
+    """Read a server's answer to `/tokenize`. Raises `UnreadableError`."""
     return _read_tokenized(body).tokens
 
 
@@ -55,11 +55,11 @@ _read_answer = reader(_Answer)
 
 
 def decode_answer(body: bytes) -> Embeddings | AnswerFailed:
-    """Read a server's `/v1/embeddings`; what cannot be read is a failure."""
+    """Read a server's answer to `/v1/embeddings`; return a failure if it cannot be read."""
     try:
         answer = _read_answer(body)
         vectors = [_floats(item.embedding) for item in sorted(answer.data, key=lambda item: item.index)]
-    except ValueError as error:  # of base64 too
+    except ValueError as error:  # also raised for invalid base64
         return unreadable(error)
     return Embeddings(vectors, count(answer.usage.prompt_tokens) if answer.usage else 0)
 

@@ -1,4 +1,4 @@
-"""llama.cpp's own endpoints, and llama.cpp as a server. Its errors are OpenAI's."""
+"""llama.cpp's own endpoints, and llama.cpp as a model server. Its errors have OpenAI's form."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ ENDPOINTS = (
 )
 
 PROBES = ("/props", "/slots")
-"""GET endpoints that tell about one model, named by `?model=`."""
+"""Paths of GET endpoints that describe one model, named by `?model=`."""
 
 SERVER = ServerApi(
     name="llama.cpp",

@@ -1,4 +1,4 @@
-"""A llama.cpp server: what it is sent, and what its streams say."""
+"""Writes requests to a llama.cpp server, and reads its streams."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -38,14 +38,14 @@ _GATEWAYS_OWN = {"n", "n_cmpl", "return_progress", "shift", "stream_options", "t
 
 
 def path_of(request: Chat | Completion) -> str:
-    """The path of a llama.cpp server that takes what `encode_request` writes."""
+    """Return the llama.cpp server's path for the body that `encode_request` writes."""
     if isinstance(request, Chat):
         return "/v1/chat/completions"
     return "/infill" if request.suffix else "/v1/completions"
 
 
 COUNT_PATH = "/v1/chat/completions/input_tokens"
-"""Counts the tokens of a chat, and takes the same body."""
+"""The path that counts the tokens of a chat. It takes the same body as the chat."""
 
 
 def encode_request(request: Chat | Completion) -> bytes:
@@ -55,7 +55,7 @@ def encode_request(request: Chat | Completion) -> bytes:
         "model": request.model,
         "stream": True,
         "stream_options": {"include_usage": True},
-        # Only so does the server notice, batch by batch, that its client left during the prompt.
+        # Without progress events the server would not notice, after each batch, that its client left.
         "return_progress": True,
     }
     body |= _sampling(request.sampling)
@@ -68,7 +68,7 @@ def encode_request(request: Chat | Completion) -> bytes:
 
 def _sampling(sampling: Sampling) -> Json:
     fields = {name: getattr(sampling, name) for name in COMMON}
-    # Ollama's negative limits mean none, which is what llama.cpp does without one.
+    # Ollama's negative values mean no limit; llama.cpp has no limit if the field is absent.
     limit = sampling.max_tokens if (sampling.max_tokens or 0) >= 0 else None
     return present(**fields, max_tokens=limit, stop=sampling.stop)
 
@@ -86,7 +86,7 @@ def _chat(request: Chat) -> Json:
     body: Json = {
         "messages": [_encode_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
     }
-    # llama.cpp reads no tool's name in `tool_choice`, and shows the tools to a model that may call none.
+    # llama.cpp does not read a tool's name in `tool_choice`, and shows all tools even with `none`.
     if tools := request.callable_tools:
         body["tools"] = [_encode_tool(tool) for tool in tools]
         if request.tool_choice is not None:
@@ -101,10 +101,10 @@ def _chat(request: Chat) -> Json:
         schema = {"name": "answer", "schema": request.format}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if request.sampling.stop:
-        # Anthropic's clients are told which of them ended the answer.
+        # Anthropic's answers name the stop sequence that ended them.
         body |= {"verbose": True, "response_fields": ["stopping_word"]}
     if request.logprobs:
-        # Of 0 alternatives llama.cpp would give no probabilities at all.
+        # With `top_logprobs` 0 llama.cpp would write no log probabilities at all.
         body |= {"logprobs": True, "top_logprobs": max(1, request.top_logprobs)}
     if request.think is not None:
         arguments: Json = {"enable_thinking": bool(request.think)}
@@ -183,7 +183,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Timings(msgspec.Struct, gc=False):
-    """llama.cpp's. `prompt_n` is without the `cache_n` tokens that were in the cache."""
+    """llama.cpp's timings. `prompt_n` does not include the `cache_n` tokens read from the cache."""
 
     prompt_n: Any = 0
     cache_n: Any = 0
@@ -200,7 +200,7 @@ _read_counted = reader(_Counted)
 
 
 def decode_count(body: bytes) -> int | AnswerFailed:
-    """Read the tokens of a chat; what cannot be read is a failure."""
+    """Read the number of a chat's tokens; return a failure if the answer cannot be read."""
     try:
         return count(_read_counted(body).input_tokens)
     except UnreadableError as error:
@@ -221,7 +221,7 @@ class _Chunk(msgspec.Struct):
     error: Any = None
     prompt_progress: Any = None
     verbose: _Verbose | None = msgspec.field(name="__verbose", default=None)
-    # Of llama.cpp's own completion events, which `/infill` gives.
+    # Fields of llama.cpp's own completion events, which `/infill` sends.
     content: str | None = None
     stop: bool = False
     stop_type: str = ""
@@ -242,8 +242,8 @@ _REASONS: dict[str, Reason] = {
 class Decoder:
     """Reads the streams of `/v1/chat/completions`, `/v1/completions` and llama.cpp's `/infill`.
 
-    Only the first choice is read. Comments and the events of `return_progress` say nothing. A stream is whole
-    that said why its answer ended, or `[DONE]` after one.
+    Only the first choice is read. Comments are skipped. Events of `return_progress` only give `AnswerStarted`
+    the counts of the prompt. A stream is complete if it has a finish reason, or `[DONE]` after an answer.
     """
 
     def __init__(self) -> None:
@@ -256,7 +256,7 @@ class Decoder:
         self._prompt = self._cached = 0
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes. Raises `EventTooLongError`."""
+        """Return the events that `data` completes. Raises `EventTooLongError`."""
         return self._events_of(self._splitter.feed(data))
 
     def _events_of(self, come: Iterable[ServerSentEvent]) -> list[Event]:
@@ -271,7 +271,7 @@ class Decoder:
         return events
 
     def end(self) -> list[Event]:
-        """A last event without its end, and a failure if the stream's end is not the answer's."""
+        """Return the events of an unfinished last event, then `Done` or, for a cut off answer, a failure."""
         events = self._events_of(self._splitter.end())
         if not self._ended:
             self._end_with(Done() if self._finished else failures.truncated("a finish reason"), events)
@@ -343,7 +343,7 @@ class Decoder:
             events.append(Finish(reason, word if word and isinstance(word, str) else None))
 
     def _number(self, index: int) -> int:
-        """Which call it is in the order of their beginnings: an index may be any number."""
+        """Return the place of a call, from 0, in the order of first pieces. An index may be any number."""
         return self._calls.setdefault(index, len(self._calls))
 
 

@@ -1,4 +1,4 @@
-"""A stream of llama.cpp's own completions: how it ends, and the whole answer in it."""
+"""Finds the end of a stream of llama.cpp's own completions, and assembles the whole answer from it."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ STREAM_END = StreamEnd("its last event", lambda event: event.stop is True, failu
 
 
 class NativeAssembler:
-    """llama.cpp's own completion events (`/completion`, `/infill`) to its own answer."""
+    """Assembles llama.cpp's own answer from its completion events (`/completion`, `/infill`)."""
 
     def __init__(self, *, return_tokens: bool = False) -> None:
         self._return_tokens = return_tokens
@@ -22,7 +22,7 @@ class NativeAssembler:
         self._final: Json = {}
 
     def feed(self, event: ServerSentEvent) -> None:
-        """Take the next event; the last one carries everything but the text."""
+        """Add the next event. The last one has all fields except the text. Raises `StreamedError`."""
         if (chunk := load(event)) is None or "prompt_progress" in chunk:
             return
         self._content.append(chunk.get("content", ""))
@@ -32,7 +32,7 @@ class NativeAssembler:
             self._final = chunk
 
     def result(self) -> Json:
-        """The whole answer."""
+        """Return the whole answer. Raises `UnfinishedError`."""
         if not self._final:
             raise UnfinishedError("its last event")
         answer = {**self._final, "content": "".join(self._content)}
