@@ -1,6 +1,5 @@
 // Tries every step on every backend of BACKENDS, and prints a line of JSON for each: how it went.
 
-
 import { CLIENTS } from "./steps.mjs";
 
 const backends = JSON.parse(process.env.BACKENDS);

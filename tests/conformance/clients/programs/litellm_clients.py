@@ -61,13 +61,14 @@ for name, where in APIS.items():
         answer = litellm.completion(messages=HELLO, response_format=Person, **given)
         Person.model_validate_json(answer.choices[0].message.content)
 
+    if name == "anthropic":
+        continue  # LiteLLM refuses what follows for models that are not Anthropic's own
+
     @step(f"{name}: reasoning")
     def reasoning(given=given, name=name) -> None:
-        thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
-        more = {"openai": {}, "anthropic": thinking, "ollama_chat": {"reasoning_effort": "low"}}[name]
-        answer = litellm.completion(
-            messages=HELLO, **{**given, "model": f"{name}/{THINKER}", "max_tokens": 2000, **more}
-        )
+        more = {"reasoning_effort": "low"} if name == "ollama_chat" else {}
+        whole = {**given, **more, "model": f"{name}/{THINKER}", "max_tokens": 2000}
+        answer = litellm.completion(messages=HELLO, **whole)
         assert answer.choices[0].message.reasoning_content
 
 
