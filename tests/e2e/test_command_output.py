@@ -205,7 +205,7 @@ def test_another_program_where_the_gateway_should_be(body: bytes, config: Path) 
             asked.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + body)
         out, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, b"")
-    assert out.startswith(b"d: llama")
+    assert out.startswith(b"d: gemma3")
 
 
 def test_an_interrupt_while_it_starts(config: Path) -> None:
