@@ -1,4 +1,4 @@
-"""From any API's words to any other's, pure: one chat request and one stream of events in the middle.
+"""Translates between the APIs of clients and of model servers, through one canonical form. Pure.
 
 ```
  client's body --> agents.chat.Chat | Completion --> server's body
@@ -8,32 +8,33 @@
  a server's error --server_errors--> agents.events.AnswerFailed --client_errors--> the client's words
 ```
 
-So N clients and M servers take N + M translators, not N x M. A folder for each API: `openai`, `responses`,
-`anthropic`, `ollama`, `llama_cpp`. In each of them, as far as it has clients, servers or both:
+So N APIs of clients and M of servers take N + M translators, not N x M. Each API has a folder: `openai`,
+`responses`, `anthropic`, `ollama`, `llama_cpp`. It has these modules, as far as the API has clients, model
+servers or both:
 
-* endpoints      `API`: the paths, and which of the following answer them; what `table` collects
-* body           what is checked of a client's body before a model is loaded
-* request        a client's body, read as a whole
-* answer         a client's answer, written in pieces or as a whole
-* client_errors  how a client is told of an error
-* server         a model server's bodies, written, and its streams, read
-* server_errors  a model server's errors, read
-* stream         how a stream ends, and the whole answer in it, where nothing is translated
-* embeddings     of clients and of servers
+* endpoints      `API`: the paths, and the codecs that answer them; `table` collects it
+* body           checks a client's body before a model is loaded
+* request        reads a client's body completely, as a canonical request
+* answer         writes an answer for a client, as a stream or as a whole
+* client_errors  writes an error for a client
+* server         writes requests to a model server, and reads its streams
+* server_errors  reads a model server's errors
+* stream         finds the end of a stream that is not translated, and assembles the whole answer from it
+* embeddings     reads and writes requests and answers of embeddings
 
 An error of an Ollama daemon becomes an Anthropic one in `ollama.server_errors` and `anthropic.client_errors`.
-What all of them share:
+Shared modules:
 
-* `table`        which APIs there are
-* `interface`    what an API consists of: endpoints, codecs, dialects, servers
-* `requests`     reading and checking a body, and setting fields in it
-* `fields`       JSON bodies into typed structs; `sampling`, `images`, `durations` are parts of several
-* `embeddings`   a request for embeddings and its answer, between the APIs
-* `assemble`     whole answers out of streams
-* `stream_end`   whether a stream is whole
-* `answer_json`  JSON of model servers, with one exception
-* `server_errors`  what a model server did wrong, between the APIs
+* `table`        lists all APIs
+* `interface`    the types of an API's parts: endpoints, codecs, dialects, servers
+* `requests`     parses and checks bodies, and sets fields in them
+* `fields`       decodes JSON bodies into structs; `sampling`, `images`, `durations` are parts of several APIs
+* `embeddings`   the canonical request for embeddings, and its answer
+* `assemble`     common parts of the assemblers that make whole answers from streams
+* `stream_end`   whether a stream is complete
+* `answer_json`  decodes JSON of model servers; raises one exception
+* `server_errors`  the canonical errors of model servers
 
-A body that cannot be meant raises `fields.FieldError`, a ValueError that names the field. Whatever a model
-server sends raises nothing but `proxy.wire.sse.EventTooLongError`: what cannot be read is an `AnswerFailed`.
+An invalid body raises `fields.FieldError`, a ValueError that names the field. Bytes of a model server raise
+nothing but `proxy.wire.sse.EventTooLongError`: unreadable data becomes an `AnswerFailed`.
 """

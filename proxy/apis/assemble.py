@@ -1,7 +1,7 @@
-"""Whole answers out of streams, pure: what llama.cpp itself would have answered without `stream`.
+"""Common parts of the assemblers, which make from a stream the answer that llama.cpp gives without `stream`.
 
-Every upstream is asked for a stream, because a llama.cpp server notices the disconnect of a client that
-waits for a whole answer late or never. Each API's assembler is in its folder; this is what they share.
+Every model server is asked for a stream, because a llama.cpp server notices the disconnect of a client that
+waits for a whole answer late or never. Each API's assembler is in its folder. Pure.
 """
 
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from proxy.apis.fields import Json
 from proxy.wire.sse import ServerSentEvent
 
 INDEX_LIMIT = 2**31
-"""Above any index of a choice, a tool call or a block."""
+"""The upper limit of the index of a choice, a tool call or a block."""
 
 
 class StreamedError(Exception):
-    """The stream carried an error object instead of more of the answer."""
+    """The stream contained an error object instead of the rest of the answer."""
 
     def __init__(self, error: Json) -> None:
         super().__init__(str(error.get("message", error)))
@@ -26,21 +26,21 @@ class StreamedError(Exception):
 
 
 class UnfinishedError(Exception):
-    """The stream has ended before its answer. The message says what was to come."""
+    """The stream ended before its answer was complete. The message names the missing part."""
 
 
 class Assembler(Protocol):
-    """Takes the events of one answer, then gives it. `assemble` is how that is asked for."""
+    """Makes a whole answer from the events of its stream. Call `take` and `assemble`, not the methods."""
 
     def feed(self, event: ServerSentEvent) -> None:
-        """Take the next event. Raises `StreamedError`."""
+        """Add the next event. Raises `StreamedError`."""
 
     def result(self) -> Json:
-        """The whole answer. Raises `UnfinishedError`."""
+        """Return the whole answer. Raises `UnfinishedError`."""
 
 
 def take(assembler: Assembler, events: Iterable[ServerSentEvent]) -> None:
-    """Feed events. Raises `StreamedError`, or `UnreadableError` for what makes no sense."""
+    """Feed events. Raises `StreamedError`, or `UnreadableError` for an invalid event."""
     for event in events:
         try:
             assembler.feed(event)
@@ -49,7 +49,7 @@ def take(assembler: Assembler, events: Iterable[ServerSentEvent]) -> None:
 
 
 def assemble(assembler: Assembler) -> bytes:
-    """The whole answer as JSON. Raises `UnfinishedError`, or `UnreadableError` for what makes no sense."""
+    """Return the whole answer as JSON. Raises `UnfinishedError`, or `UnreadableError` for invalid events."""
     try:
         return msgspec.json.encode(assembler.result())
     except _NONSENSE as error:
@@ -57,19 +57,19 @@ def assemble(assembler: Assembler) -> bytes:
 
 
 _NONSENSE = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
-"""What events of any other shape than an API's make its assembler raise."""
+"""The exceptions that an assembler may raise for events that do not have its API's form."""
 
 
 class Pieces(list[str]):
-    """A text in pieces: to add to a whole one would cost its length each time."""
+    """A text in pieces. Appending to one string would copy all of it each time."""
 
 
 class Calls(dict[int, Json]):
-    """Tool calls by their index, of which there may be any."""
+    """Tool calls by index. Indexes may have gaps."""
 
 
 def add_text(target: Json, key: str, text: str) -> None:
-    """Add a piece to the text in a field."""
+    """Append a piece to the text in a field."""
     pieces = target.get(key)
     if not isinstance(pieces, Pieces):
         pieces = target[key] = Pieces([pieces] if isinstance(pieces, str) else [])
@@ -77,7 +77,7 @@ def add_text(target: Json, key: str, text: str) -> None:
 
 
 def joined(target: Json) -> Json:
-    """An object with its texts and tool calls made whole."""
+    """Return an object with the pieces of its texts and tool calls joined."""
     return {key: _whole(value) for key, value in target.items()}
 
 
@@ -90,14 +90,14 @@ def _whole(value: Any) -> Any:
 
 
 def index_of(value: Any) -> int:
-    """An index. Raises `UnreadableError` for what is none."""
+    """Return the value, if it is an index. Raises `UnreadableError`."""
     if type(value) is not int or not 0 <= value < INDEX_LIMIT:
         raise UnreadableError(f"no index: {str(value)[:40]}")
     return value
 
 
 def load(event: ServerSentEvent) -> Json | None:
-    """The object of an event, None for `[DONE]`. Raises `StreamedError`, or `UnreadableError`."""
+    """Return the JSON object of an event, None for `[DONE]`. Raises `StreamedError` or `UnreadableError`."""
     if event.data == b"[DONE]":
         return None
     value = read_any(event.data)

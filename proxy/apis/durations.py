@@ -1,4 +1,4 @@
-"""Ollama's keep_alive: seconds, or Go's words for a duration."""
+"""Reads and writes Ollama's `keep_alive`: seconds, or a duration in Go's form."""
 
 import math
 import re
@@ -13,7 +13,7 @@ _GO_TYPES = {bool: "bool", list: "[]interface {}", dict: "map[string]interface {
 
 
 def keep_alive(value: Any) -> float | None:
-    """The seconds of a request's `keep_alive`. Raises `FieldError`."""
+    """Return the seconds of a request's `keep_alive`, None if it is absent. Raises `FieldError`."""
     try:
         return None if value is None else parse_keep_alive(value)
     except ValueError as error:
@@ -21,9 +21,9 @@ def keep_alive(value: Any) -> float | None:
 
 
 def parse_keep_alive(value: Any) -> float:
-    """Seconds of a decoded `keep_alive`, infinite for a negative one.
+    """Return the seconds of a decoded `keep_alive`, infinite for a negative one.
 
-    A number is seconds, a text a Go duration ("5m", "1h30m"). Raises ValueError with Ollama's words.
+    A number is in seconds, a text is a Go duration ("5m", "1h30m"). Raises ValueError with Ollama's message.
     """
     match value:
         case str():
@@ -36,7 +36,7 @@ def parse_keep_alive(value: Any) -> float:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a Go duration. Raises ValueError with Go's words."""
+    """Return the seconds of a Go duration. Raises ValueError with Go's message."""
     rest = text[1:] if text.startswith(("+", "-")) else text
     if rest == "0":
         return 0.0
@@ -55,7 +55,7 @@ def parse_duration(text: str) -> float:
 
 
 def keep_alive_field(seconds: float) -> float | int:
-    """The number that says `seconds` to Ollama."""
+    """Return `seconds` as Ollama's `keep_alive`; -1 for infinite."""
     if math.isinf(seconds):
         return -1
     return int(seconds) if seconds == int(seconds) else seconds

@@ -1,4 +1,4 @@
-"""Embeddings, whatever API asks for them or gives them."""
+"""The canonical request for embeddings and its answer, between the APIs of clients and of servers."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ Dimensions = Annotated[int, msgspec.Meta(ge=0)]
 
 
 Tokens = list[Any]
-"""One text as tokens, among which there may be strings."""
+"""One text as a list of tokens, which may contain strings."""
 
 
 class Embed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants embedded; no `inputs` ask Ollama to load the model. `keep_alive` is in seconds.
+    """A request for embeddings. Without `inputs` Ollama only loads the model. `keep_alive` is in seconds.
 
     `truncate`: a text that is too long is cut, not refused. `unchanged`: a server that speaks the client's
-    API does all that is asked for.
+    API can answer the body unchanged.
     """
 
     model: str
@@ -34,7 +34,7 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Embeddings(msgspec.Struct, frozen=True):
-    """A vector for each input. Durations are in seconds, 0 where unknown."""
+    """A vector for each input. `prompt` is the number of tokens. Durations are in seconds, 0 if unknown."""
 
     vectors: list[Vector]
     prompt: int = 0
@@ -43,7 +43,10 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 
 def shortened(answer: Embeddings, dimensions: int | None) -> Embeddings:
-    """The answer with vectors of so many dimensions, of length 1 again. Raises `FieldError` for too many."""
+    """Return the answer with vectors cut to `dimensions` numbers and normalized to length 1.
+
+    Raises `FieldError` if the model's vectors have fewer.
+    """
     if dimensions is None:
         return answer
     there_are = min(map(len, answer.vectors), default=dimensions)
@@ -54,7 +57,7 @@ def shortened(answer: Embeddings, dimensions: int | None) -> Embeddings:
 
 
 def texts_only(request: Embed, server: str) -> None:
-    """Raise `FieldError` for tokens, of which a server knows nothing."""
+    """Raise `FieldError` for inputs given as tokens, which this kind of server does not take."""
     for index, item in enumerate(request.inputs):
         if not isinstance(item, str):
             field = "input" if len(request.inputs) == 1 else f"input[{index}]"
@@ -62,9 +65,9 @@ def texts_only(request: Embed, server: str) -> None:
 
 
 def cut(tokens: Tokens, limit: int, frame: Tokens) -> Tokens:
-    """As many of a text's tokens as there may be.
+    """Return a text's tokens, cut to `limit`.
 
-    `frame` are those that the model puts around an empty text: the ones at the end stay there.
+    `frame` has the tokens that the model puts around an empty text: those at the end are kept.
     """
     if len(tokens) <= limit:
         return tokens

@@ -1,4 +1,4 @@
-"""JSON bodies into typed structs; what is wrong with one is said with the name of its field."""
+"""Decodes JSON bodies into typed structs. An error names the field at fault."""
 
 from typing import Any, TypeVar
 
@@ -13,9 +13,9 @@ encode = msgspec.json.Encoder().encode
 
 
 class FieldError(ValueError):
-    """A request that cannot be meant. `field` is a path like `messages[0].content`, None for the whole.
+    """An invalid request. `field` is a path like `messages[0].content`; None: the whole body.
 
-    `code` is OpenAI's word for such an error.
+    `code` is OpenAI's code for the error.
     """
 
     def __init__(self, field: str | None, message: str, code: str | None = None) -> None:
@@ -25,7 +25,7 @@ class FieldError(ValueError):
 
 
 class NotJsonError(FieldError):
-    """A body, or a part of one, that is no JSON."""
+    """A body, or a part of one, is not valid JSON."""
 
     def __init__(self, message: str) -> None:
         super().__init__(None, message, "invalid_json")
@@ -44,30 +44,33 @@ def decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
         raise FieldError(path or None, message, code) from None
     except RecursionError:
         raise NotJsonError("the body's JSON is nested too deeply") from None
-    except ValueError as error:  # msgspec's own, UTF-8 that is none, numbers of thousands of digits
+    except ValueError as error:  # msgspec's errors, text that is not UTF-8, numbers of too many digits
         raise NotJsonError(f"the body is not valid JSON: {error}") from None
 
 
 def unknown(body: bytes | msgspec.Raw, kind: type[msgspec.Struct]) -> Json:
-    """The fields of a JSON object that `kind` does not have. Raises `FieldError`."""
+    """Return the fields of a JSON object that `kind` does not have. Raises `FieldError`."""
     known = kind.__struct_encode_fields__
     values = decode(body, dict[str, msgspec.Raw])
     return {name: decode(value, object) for name, value in values.items() if name not in known}
 
 
 def present(**fields: Any) -> Json:
-    """The fields that are there: neither None, nor empty."""
+    """Return the fields that are neither None nor empty."""
     return {name: value for name, value in fields.items() if value is not None and value not in ("", [], {})}
 
 
 def call_arguments(text: str, field: str) -> str:
-    """The arguments of a call in the history: a JSON object, or nothing. Raises `FieldError`."""
+    """Return the arguments of a call in the history, `{}` for a blank text.
+
+    Raises `FieldError` unless they are a JSON object or blank.
+    """
     check_arguments(text, field)
     return text if text.strip() else "{}"
 
 
 def check_arguments(text: str, field: str) -> None:
-    """Raise `FieldError` unless a call's arguments are a JSON object, or nothing."""
+    """Raise `FieldError` unless a call's arguments are a JSON object or a blank text."""
     try:
         if text.strip():
             msgspec.json.decode(text, type=dict[str, msgspec.Raw])
@@ -76,7 +79,7 @@ def check_arguments(text: str, field: str) -> None:
 
 
 def object_text(text: str) -> str | None:
-    """A JSON object's text without white space in between, `{}` for an empty text; None for anything else."""
+    """Return a JSON object's text without white space, `{}` for a blank text; None for anything else."""
     if not text.strip():
         return "{}"
     try:

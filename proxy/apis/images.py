@@ -1,4 +1,4 @@
-"""What an image is: base64 with its type told by the first bytes, or a data URL."""
+"""Reads images of requests: base64, whose type is found by the first bytes, or a URL."""
 
 import base64
 import binascii
@@ -15,7 +15,7 @@ _DIGITS = (string.ascii_letters + string.digits + "+/").encode()
 
 
 def from_base64(data: str, field: str) -> Image:
-    """An image of bare base64. Raises `FieldError` for anything else than PNG, JPEG, WebP or GIF."""
+    """Return the image in base64 without a type. Raises `FieldError` unless it is PNG, JPEG, WebP or GIF."""
     if not _is_base64(data):
         try:
             binascii.a2b_base64(data, strict_mode=True)
@@ -34,14 +34,17 @@ def from_base64(data: str, field: str) -> Image:
 
 
 def _is_base64(data: str) -> bool:
-    """Whether it surely is. To decode it takes four times as long, and 40 MB of it hold everybody up."""
+    """Whether the text is certainly base64. False: only decoding shows it.
+
+    Decoding takes four times as long, and 40 MB would block the event loop noticeably.
+    """
     slices = (data[start : start + _SLICE] for start in range(0, len(data), _SLICE))
     rest = b"".join(piece.encode().translate(None, _DIGITS) for piece in slices)
     return len(data) % 4 == 0 and rest in (b"", b"=", b"==") and data.endswith(rest.decode())
 
 
 def from_url(url: str, field: str) -> Image:
-    """An image of a URL; that of a `data:` URL is unpacked. Raises `FieldError`."""
+    """Return the image at an http(s) URL, or inside a `data:` URL. Raises `FieldError`."""
     if not url.startswith("data:"):
         if not url.startswith(("http://", "https://")):
             raise FieldError(field, "an image must be a data: URL or an http(s) URL")
@@ -54,12 +57,12 @@ def from_url(url: str, field: str) -> Image:
 
 
 def url_of(image: Image) -> str:
-    """The URL that says the image."""
+    """Return the image's URL, a `data:` URL for base64."""
     return image.url or f"data:{image.mime};base64,{image.data}"
 
 
 def base64_of(image: Image, field: str) -> str:
-    """The image's bare base64. Raises `FieldError` for one that would have to be fetched."""
+    """Return the image's base64. Raises `FieldError` for an image by URL, which would have to be fetched."""
     if image.url:
         raise FieldError(field, "image URLs are not supported for this model, send base64 data instead")
     return image.data

@@ -1,4 +1,4 @@
-"""What an API consists of: how its clients and its servers speak, and which endpoints it has."""
+"""The types that an API consists of: its endpoints, and the codecs of its clients and servers."""
 
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
@@ -46,29 +46,29 @@ _OWN = frozenset(
 
 
 def added_fields(extra: Extra) -> dict[str, Any]:
-    """What an agent adds to an answer, without fields that some API has itself."""
+    """Return the fields that an agent adds to an answer, except those that belong to an API."""
     return {name: value for name, value in extra.fields.items() if name not in _OWN}
 
 
 class Decoder(Protocol):
-    """Reads a model server's stream, however its bytes are cut."""
+    """Reads a model server's stream, in pieces of any size."""
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes. Raises `EventTooLongError`."""
+        """Return the events that `data` completes. Raises `EventTooLongError`."""
 
     def end(self) -> list[Event]:
-        """What the end of the bytes says: nothing after `Done`, else an `AnswerFailed`."""
+        """Return the last events at the end of the bytes: an `AnswerFailed` if the answer is incomplete."""
 
 
 class Encoder(Protocol):
     """Writes a client's stream."""
 
     def encode(self, event: Event, now: float) -> bytes:
-        """The bytes that say `event`, often none. `now` is in seconds since the epoch."""
+        """Return the bytes of `event`, often none. `now` is in seconds since the epoch."""
 
 
 class AnswerContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What is needed of a request to write its answer; `started` in seconds since the epoch."""
+    """The data of a request that its answer needs. `started` is in seconds since the epoch."""
 
     model: str
     request_id: str
@@ -76,31 +76,31 @@ class AnswerContext(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float
     include_usage: bool = False
     token: str = ""
-    """Letters and digits that nobody guesses, for the ids in it."""
+    """Letters and digits that cannot be guessed, for the ids in the answer."""
     echo: Json = {}
-    """What the request has for its answer: `Chat.echo`."""
+    """`Chat.echo`: the data that the request's codec has stored for its answer."""
 
 
 class Codec(msgspec.Struct, frozen=True, kw_only=True):
-    """How clients of a generating endpoint speak. `decode` raises `FieldError`."""
+    """Reads the requests of a generating endpoint, and writes its answers. `decode` raises `FieldError`."""
 
     decode: Callable[[bytes], Request]
     encoder: Callable[[AnswerContext], Encoder]
     encode_answer: Callable[[Answer, AnswerContext, float], Json]
-    """Takes the time, too, in seconds since the epoch."""
+    """The last argument is the time, in seconds since the epoch."""
 
 
 class Embedder(msgspec.Struct, frozen=True, kw_only=True):
-    """How clients of an endpoint of embeddings speak. `decode` raises `FieldError`."""
+    """Reads the requests of an embeddings endpoint, and writes its answers. `decode` raises `FieldError`."""
 
     decode: Callable[[bytes], Embed]
     encode_answer: Callable[[Embeddings, Embed, AnswerContext, float], Json]
     too_long: str | None = None
-    """The API's words for a text that is too long; None: the model server's."""
+    """The API's message for a text that is too long; None: the model server's message."""
 
 
 class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model server is asked for the tokens of a text. `decode` raises `UnreadableError`."""
+    """Asks a model server for the tokens of a text. `decode` raises `UnreadableError`."""
 
     path: str
     encode: Callable[[str | Tokens], bytes]
@@ -108,41 +108,45 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counter(msgspec.Struct, frozen=True, kw_only=True):
-    """How clients ask for the tokens of a prompt. `decode` raises `FieldError`."""
+    """Reads requests to count a prompt's tokens, and writes the answers. `decode` raises `FieldError`."""
 
     decode: Callable[[bytes], Chat]
     encode_answer: Callable[[int], Json]
 
 
 class ServerApi(msgspec.Struct, frozen=True, kw_only=True):
-    """How a kind of model server is spoken with. `ask`, `embed` and `count` give a path and a body."""
+    """Writes requests to a kind of model server, and reads its answers.
+
+    `ask`, `embed` and `count` return a path and a body.
+    """
 
     name: ServerApiName
     ask: Callable[[Request, ServerAddress], tuple[str, bytes]]
     decoder: Callable[[str, Request], Decoder]
-    """Takes an id for the answer."""
+    """The first argument is the answer's id, for servers that give none."""
     embed: Callable[[Embed, ServerAddress], tuple[str, bytes]]
     decode_embeddings: Callable[[bytes], Embeddings | AnswerFailed]
     count: Callable[[Chat, ServerAddress], tuple[str, bytes]]
     decode_count: Callable[[bytes], int | AnswerFailed]
     count_reads: bool = False
-    """Whether the model reads a prompt to count its tokens, which occupies a slot."""
+    """Whether the model has to read a prompt to count its tokens, which occupies a slot."""
     failure: Callable[[bytes, int], AnswerFailed]
     media_type: str
-    """Of its streams."""
+    """The media type of the server's streams."""
     rewrite: Callable[[bytes, str, ServerAddress], bytes] = lambda body, _model, _address: body
-    """Makes a body that names this model, and needs no translation, fit for the server at this address."""
+    """Adapts a body that needs no translation, and names this model, to the server at this address."""
     ignored: Callable[[Request, ServerAddress], list[str]] = lambda _request, _address: []
-    """Names what the server cannot be told of a request."""
+    """Returns the names of a request's fields that cannot be passed to the server."""
     tokenizer: Tokenizer | None = None
-    """None: the server cuts long texts itself."""
+    """Used to cut texts that are too long to embed; None: the server cuts them itself."""
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """How an API words an error.
+    """The form of an API's errors.
 
-    `body` makes an error's JSON body; `frame` the event that ends a broken stream. `reword` puts an error
-    about the model of that name into the API's own words, and gives it the status that goes with them.
+    `body` returns an error's JSON body, `frame` the event that ends a broken stream; the second argument is
+    the request's id. `reword` returns the error with the API's own message and status; its second argument
+    is the requested model's name.
     """
 
     name: str
@@ -152,9 +156,9 @@ class Dialect(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One POST endpoint, which must say by which `api` servers take its requests as they are.
+    """One POST endpoint. Model servers that speak `api` take its requests without translation.
 
-    For servers of any other API, and always if `api` is None, `codec`, `embedder` or `counter` translates.
+    For other model servers, and always if `api` is None, `codec`, `embedder` or `counter` translates.
     """
 
     path: str
@@ -163,55 +167,56 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     api: ServerApiName | None
     aliases: tuple[str, ...] = ()
     slot: bool = True
-    """Whether the work occupies one of the model's slots."""
+    """Whether a request occupies one of the model's slots."""
     codec: Codec | None = None
     embedder: Embedder | None = None
     counter: Counter | None = None
     assembler: Callable[[Any], Assembler] | None = None
-    """Makes a whole answer of a stream that is not translated; takes the request."""
+    """Returns an assembler of whole answers from streams that are not translated, for a request."""
     stream_end: StreamEnd | None = None
-    """How a stream that is not translated ends."""
+    """Finds the end of a stream that is not translated."""
     usage_option: bool = False
-    """Whether usage must be asked for by `stream_options`."""
+    """Whether `stream_options` must be set to get the usage."""
     media_type: str = "text/event-stream"
-    """Of its streams."""
+    """The media type of its streams. Any other than this one needs a `comment` of its own."""
     any_media_type: bool = False
-    """Whether a body is JSON whatever its `Content-Type` says."""
+    """Whether a body is read as JSON whatever its `Content-Type` is."""
     load_answer: Callable[[Literal["load", "unload"], str, float], Json] | None = None
-    """Answers a request without a prompt, which only loads or unloads the model of that name.
+    """Returns the answer to a request without a prompt, which only loads or unloads a model.
 
-    Takes the time, too, in seconds since the epoch.
+    The arguments are the action, the model's name, and the time in seconds since the epoch.
     """
     subject: str | None = None
-    """The field that a model server complains of where it names none."""
+    """The field at fault, for errors of a model server that name none."""
     kinds: tuple[type, ...] = (dict,)
     """The JSON types that its whole answers may have."""
     comment: Callable[[str, str, float], bytes] = lambda _model, words, _now: f": {words}\n\n".encode()
-    """Tells a waiting client of a model, in words, what it waits for. It is no event, or one without a text.
+    """Returns bytes that keep a waiting stream alive: a comment, or an event without a text.
 
-    Takes the time, too, in seconds since the epoch.
+    The arguments are the model's name, the reason of the wait in words, and the time in seconds since the
+    epoch.
     """
 
     @property
     def generates(self) -> bool:
-        """Whether a model writes its answers, which then may be streams."""
+        """Whether a model generates the answers, so that they may be streams."""
         return self.codec is not None or self.assembler is not None
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All the paths under which it is found."""
+        """All paths of the endpoint."""
         return (self.path, *self.aliases)
 
 
 class Api(msgspec.Struct, frozen=True, kw_only=True):
-    """An API: what its folder gives to the table.
+    """An API, as its folder defines it for `table`.
 
-    Errors below the path of an endpoint are in the dialect of that endpoint, and errors below one of the
-    `prefixes` in `dialect`, whether or not the path exists.
+    Errors of paths below an endpoint's path are in the dialect of that endpoint. Errors of paths below one of
+    the `prefixes` are in `dialect`, whether or not the path exists.
     """
 
     dialect: Dialect
     endpoints: tuple[Endpoint, ...]
     prefixes: tuple[str, ...] = ()
     server: ServerApi | None = None
-    """How servers are spoken with that speak this API."""
+    """The codec of model servers that speak this API; None: there are none."""

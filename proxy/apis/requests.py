@@ -1,7 +1,7 @@
-"""Request bodies: what is checked before a model is loaded, and the few fields the gateway sets itself.
+"""Checks request bodies before a model is loaded, and sets the few fields that the gateway sets itself.
 
-Only the fields that every API client agrees on are typed, and loosely; everything else is the model
-server's business and passes through untouched, byte for byte.
+Only fields that every client of an API uses alike are typed, and loosely. All other fields are left to the
+model server, and pass unchanged, byte for byte.
 """
 
 from typing import ClassVar, TypeVar
@@ -18,10 +18,10 @@ Number = float | None
 Text = str | None
 
 PROMPT_FAULTS = (TOO_LONG, "invalid_value", "unsupported_value", "invalid_image")
-"""The codes of errors that are about the prompt, unless they name another field."""
+"""Codes of errors in the prompt, unless they name another field."""
 
 _MOST_TOKENS = 2**31 - 1
-"""The largest number that llama.cpp reads."""
+"""The largest number of tokens that llama.cpp reads as a limit."""
 
 
 class ModelRequest(msgspec.Struct):
@@ -32,67 +32,70 @@ class ModelRequest(msgspec.Struct):
 
     @property
     def answers(self) -> float:
-        """How many answers come in one stream."""
+        """The number of answers in one stream."""
         return 1
 
     @property
     def needs_translation(self) -> bool:
-        """Whether a server of the same API would not do as asked, or answer as no client can read it."""
+        """Whether a server of the same API would not do as asked, or answer in an unreadable form."""
         return False
 
     @property
     def may_have_progress(self) -> bool:
-        """Whether a llama.cpp server may be asked for progress, which is taken out before the first event."""
+        """Whether a llama.cpp server may be asked for progress events, which are removed from the stream.
+
+        They can be removed only before the first event of the answer.
+        """
         return True
 
     @property
     def is_never_streamed(self) -> bool:
-        """Whether a llama.cpp server cannot be asked for a stream of which the whole answer would be made."""
+        """Whether the whole answer cannot be assembled from a llama.cpp server's stream."""
         return False
 
     @property
     def is_answered_with_a_list(self) -> bool:
-        """Whether the answer is a list of answers, which cannot be made of a stream."""
+        """Whether the answer is a list of answers, which cannot be assembled from a stream."""
         return False
 
     @property
     def says_anything(self) -> bool:
-        """Whether there is a prompt. Without one, some APIs only load or unload the model."""
+        """Whether the request has a prompt. Without one, some APIs only load or unload the model."""
         return True
 
     @property
     def stays_loaded(self) -> float | None:
-        """The seconds that the model should stay loaded, if the request sets them. Raises `FieldError`."""
+        """How long the model should stay loaded, in seconds; None: not set. Raises `FieldError`."""
         return None
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The capabilities without which a model must refuse, as `/api/show` calls them."""
+        """The capabilities that a model must have for this request, by their names in `/api/show`."""
         return ()
 
     def check(self) -> None:
-        """Raise `FieldError` for what types alone do not tell to be wrong."""
+        """Raise `FieldError` for values that are invalid although their types are right."""
 
     def corrections(self, body: bytes) -> dict[str, bytes]:
-        """The fields of the body that a server of the same API mistakes as they are, as it takes them."""
+        """Return corrected values for the fields that a server of the same API would refuse or misread."""
         return {}
 
     prompt_field: ClassVar[str | None] = None
     unheard: ClassVar[frozenset[str]] = frozenset()
-    """Fields of the API that a server which speaks it passes over in silence."""
+    """Fields of the API that a server of the same API silently ignores."""
 
     def field_of(self, code: str | None) -> str | None:
-        """The field that an error with this code is about, where the model server does not say it."""
+        """Return the field that caused an error with this code, for errors that name no field."""
         return self.prompt_field if code in PROMPT_FAULTS else None
 
     @property
     def answer_limit(self) -> float | None:
-        """The most tokens of each answer that the request asks for; None if it sets no limit."""
+        """The maximum number of tokens of each answer; None: the request sets no limit."""
         return None
 
 
 class GenerationRequest(ModelRequest):
-    """What the generating endpoints have in common."""
+    """The common fields of the generating endpoints."""
 
     temperature: Number = None
     top_p: Number = None
@@ -103,15 +106,15 @@ class GenerationRequest(ModelRequest):
     stop: str | list[str] | None = None
     n: Number = None
     n_cmpl: Number = None
-    """llama.cpp's own name, which counts more."""
+    """llama.cpp's own name of `n`. It takes precedence."""
 
     @property
     def answers(self) -> float:
-        """One for each choice."""
+        """The number of choices."""
         return self.n_cmpl or self.n or 1
 
     def check(self) -> None:
-        """Raise `FieldError` for limits and counts that are none."""
+        """Raise `FieldError` for an invalid `max_tokens` or `n`, and for an empty stop sequence."""
         check_limit("max_tokens", self.max_tokens)
         if self.n is not None and self.n < 1:
             raise FieldError("n", "must be 1 or more", "integer_below_min_value")
@@ -127,12 +130,12 @@ class GenerationRequest(ModelRequest):
 
 
 def empty_stop() -> FieldError:
-    """What is wrong with an empty text among those that end an answer."""
+    """Return the error of an empty stop sequence."""
     return FieldError("stop", "an empty text would end each answer at once", "empty_string")
 
 
 def check_limit(field: str, value: Number) -> None:
-    """Raise `FieldError` for what is no limit of tokens; -1 is none for llama.cpp and Ollama."""
+    """Raise `FieldError` for an invalid limit of tokens. For llama.cpp and Ollama -1 means no limit."""
     if value is None:
         return
     if value < -1:
@@ -145,7 +148,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 
 def parse_body(body: bytes, kind: type[R]) -> R:
-    """Check a body's JSON and the fields that are typed. Raises `ApiError`."""
+    """Decode a body, and check its JSON and its typed fields. Raises `ApiError`."""
     try:
         return decode(body, kind)
     except FieldError as error:
@@ -153,12 +156,15 @@ def parse_body(body: bytes, kind: type[R]) -> R:
 
 
 def invalid_field(error: FieldError) -> ApiError:
-    """The answer to a request that makes no sense."""
+    """Return the `ApiError` for an invalid field, with status 400."""
     return ApiError(400, str(error), code=error.code, param=error.field)
 
 
 def check_request(request: Request) -> None:
-    """Raise `FieldError` for what no model server should be asked, whatever API the client speaks."""
+    """Raise `FieldError` for a canonical request that no model server should get.
+
+    That is: an empty stop sequence, a chat without messages, a forced call without a tool to call.
+    """
     if not all(request.sampling.stop):
         raise empty_stop()
     if not isinstance(request, Chat):
@@ -172,12 +178,12 @@ def check_request(request: Request) -> None:
 
 
 def fields_of(body: bytes) -> Object:
-    """The top-level fields of a body that has been parsed, undecoded."""
+    """Return the top-level fields of a valid body, undecoded."""
     return msgspec.json.decode(body, type=Object)
 
 
 def given(fields: Object, names: frozenset[str]) -> list[str]:
-    """Those of the fields with these names that say anything."""
+    """Return the `names` of fields that are present and neither null, false nor empty."""
     if names.isdisjoint(fields):
         return []
     return [name for name, value in fields.items() if name in names and bytes(value) not in _NOTHING]
@@ -187,7 +193,7 @@ _NOTHING = (b"null", b"false", b'""', b"[]", b"{}")
 
 
 def with_fields(values: Object, fields: dict[str, bytes]) -> bytes:
-    """A body with some top-level fields set to JSON values; the rest keeps its exact bytes."""
+    """Return a body with some top-level fields set to JSON values. Other fields keep their exact bytes."""
     for name, value in fields.items():
         values[name] = msgspec.Raw(value)
     return msgspec.json.encode(values)

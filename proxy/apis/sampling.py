@@ -1,4 +1,4 @@
-"""The options of sampling that OpenAI, llama.cpp and Ollama call by the same names."""
+"""The sampling options that have the same names in OpenAI's, llama.cpp's and Ollama's APIs."""
 
 import msgspec
 
@@ -6,11 +6,11 @@ from agents.chat import Sampling
 from proxy.apis.fields import FieldError
 
 Number = int | float | None
-"""A number where a whole one is meant; clients that write 40.0 mean 40."""
+"""A number that must be whole: 40.0 is read as 40."""
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
-    """The same as fields of a body, but for the limit, whose name is each dialect's own."""
+    """The options as fields of a body, except the limit of tokens, whose name differs between APIs."""
 
     temperature: float | None = None
     top_k: Number = None
@@ -27,7 +27,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
 
 
 COMMON = tuple(name for name in SamplingFields.__struct_fields__ if name not in ("stop", "num_ctx"))
-"""The options that a model server takes as they are."""
+"""Names of the options that are passed to a model server unchanged."""
 
 _FRACTIONS = {
     "temperature",
@@ -41,9 +41,10 @@ _FRACTIONS = {
 
 
 def sampling_of(fields: SamplingFields, max_tokens: Number, limit: str, path: str = "") -> Sampling:
-    """The options of a body's fields. `limit` names its `max_tokens`, `path` comes before the names.
+    """Return the sampling options of a body.
 
-    Raises `FieldError` for a number that is none of 64 bits.
+    `limit` is the name of the field with `max_tokens`, `path` the prefix of field names in errors. Raises
+    `FieldError` for a number that does not fit into 64 bits.
     """
     values = {name: getattr(fields, name) for name in (*COMMON, "num_ctx")}
     for name, value in values.items():
@@ -54,11 +55,11 @@ def sampling_of(fields: SamplingFields, max_tokens: Number, limit: str, path: st
 
 
 _EFFORTS: dict[str, bool | str] = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
-"""OpenAI's scale goes on beyond both ends of Ollama's."""
+"""Ollama's `think` for OpenAI's efforts that Ollama does not have."""
 
 
 def thinking(effort: str | None) -> bool | str | None:
-    """How a model is to think, for OpenAI's word for it."""
+    """Return `Chat.think` for OpenAI's reasoning effort."""
     return _EFFORTS.get(effort, effort) if effort else None
 
 

@@ -1,6 +1,6 @@
-"""What a model server did wrong, as an event and as the front door raises it.
+"""Converts a model server's failure between its event, `AnswerFailed`, and its exception, `ApiError`.
 
-An API's folder has the rest: `server_errors` reads what a server says of it, `client_errors` writes it.
+In an API's folder, `server_errors` reads a server's errors, and `client_errors` writes them for a client.
 """
 
 import re
@@ -11,7 +11,7 @@ from agents.events import AnswerFailed
 from proxy.errors import ApiError, default_kind
 
 TOO_LONG = "context_length_exceeded"
-"""The `code` of a prompt, or of a text, that a model has no room for."""
+"""The `code` of errors for a prompt or a text that exceeds the model's context."""
 
 _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     (
@@ -86,17 +86,17 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
         ("does not support embeddings", "does not support reranking", "Infill is not supported"),
     ),
 )
-"""Our `code` and `param` for what model servers say of requests that cannot be meant, often with status 500.
+"""The gateway's `code` and `param`, and parts of model servers' messages about invalid requests.
 
-Without a `param` the prompt is at fault. Only words about the request are here: what went wrong with an
-answer, or on the machine, is the server's fault.
+Model servers often send them with status 500. A `param` of None means the prompt. Messages about a failed
+answer or about the machine are not listed: those are the server's fault.
 """
 
 _FIELD = re.compile(r"^Field '(\w+)': ")
-"""How llama.cpp names a field of the body."""
+"""The beginning of llama.cpp's messages that name a field of the body."""
 
 _TOKENS = re.compile(r"\((\d+) tokens\).*?(?:context size|batch size:?) \(?(\d+)")
-"""How llama.cpp says how long a prompt is, and how long it may be."""
+"""The part of llama.cpp's messages with a prompt's length and its limit, in tokens."""
 
 _SOURCE = re.compile(
     r"\A(?:Unable to generate parser for this template\. Automatic parser generation failed: )?"
@@ -104,27 +104,27 @@ _SOURCE = re.compile(
     r"|; tools = .*\Z",
     re.DOTALL | re.MULTILINE,
 )
-"""Where in a template something failed, and the tools once more: both say nothing to a client."""
+"""The parts of a message that do not help a client: the place in the chat template, and the list of tools."""
 
 
 def truncated(needed: str) -> AnswerFailed:
-    """The error of a stream that ended before its answer did. `needed`: the event that did not come."""
+    """Return the failure for a stream that ended in the middle of its answer. `needed`: the missing part."""
     message = f"the model server's answer ended in the middle, without {needed}"
     return AnswerFailed(502, message, code="upstream_error")
 
 
 def empty() -> AnswerFailed:
-    """The error of a complete stream without an answer in it."""
+    """Return the failure for a complete stream without an answer."""
     return AnswerFailed(502, "the model server's stream ended with no answer in it", code="upstream_error")
 
 
 def unreadable(error: Exception) -> AnswerFailed:
-    """The error of a stream that cannot be parsed."""
+    """Return the failure for a stream that cannot be parsed."""
     return AnswerFailed(502, f"the model server sent what cannot be read: {error}", code="upstream_error")
 
 
 def to_api_error(failure: AnswerFailed) -> ApiError:
-    """The failure as the front door raises it."""
+    """Return the exception for a failure."""
     error = ApiError(failure.status, failure.message, code=failure.code, param=failure.param)
     error.kind = failure.kind or error.kind
     error.extra = dict(failure.extra)
@@ -132,12 +132,12 @@ def to_api_error(failure: AnswerFailed) -> ApiError:
 
 
 def of_api_error(error: ApiError) -> AnswerFailed:
-    """What the front door raised, as an event."""
+    """Return the failure for an exception."""
     return AnswerFailed(error.status, error.message, error.kind, error.code, error.param, dict(error.extra))
 
 
 def blamed(failure: AnswerFailed) -> AnswerFailed:
-    """The failure, with status 400, a `code` and a `param` if its words say that the request is at fault."""
+    """Return the failure, with status 400, `code` and `param` if its message blames the request."""
     if failure.status not in (400, 500, 501):
         return failure
     message, extra = failure.message, dict(failure.extra)
@@ -151,9 +151,9 @@ def blamed(failure: AnswerFailed) -> AnswerFailed:
     code, param = known or ("invalid_value", None)
     if code == TOO_LONG and (tokens := _TOKENS.search(message)):
         extra = {"n_prompt_tokens": int(tokens[1]), "n_ctx": int(tokens[2]), **extra}
-        if "batch size" in message:  # which its client cannot increase
+        if "batch size" in message:  # a client cannot increase the batch size
             message = f"the text has {tokens[1]} tokens, and the model reads {tokens[2]} at most"
-    if code == "not_supported":  # how to start another server is not its client's business
+    if code == "not_supported":  # a client cannot start another server
         message = message.partition(" Start it")[0].replace("This server", "this model")
     return msgspec.structs.replace(
         failure,

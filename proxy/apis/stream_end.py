@@ -1,4 +1,4 @@
-"""Whether what a model server sent is a whole answer, pure. Each API's `StreamEnd` is in its folder."""
+"""Finds out whether a model server's stream is complete. Each API's `StreamEnd` is in its folder. Pure."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from proxy.apis.server_errors import truncated
 from proxy.wire.sse import EventSplitter, ServerSentEvent
 
 _OLD_ERROR = re.compile(rb"(?:\A|[\r\n])error:")
-"""How older llama.cpp servers begin a last line that clients do not know."""
+"""The beginning of the last line of older llama.cpp servers' broken streams, which clients do not know."""
 
 
 class _Choice(msgspec.Struct):
@@ -20,7 +20,7 @@ class _Choice(msgspec.Struct):
 
 
 class Last(msgspec.Struct):
-    """What tells the end of an answer in any API."""
+    """The fields that mark the end of an answer in any API."""
 
     type: Any = None
     choices: list[_Choice] | None = None
@@ -30,35 +30,38 @@ class Last(msgspec.Struct):
 
 
 read_last = reader(Last)
-"""What an event says of the end, or a whole answer."""
+"""Reads those fields of an event, or of a whole answer."""
 
 
 class StreamEnd(msgspec.Struct, frozen=True):
-    """How the streams of an API end. `needed` is what their last event has, in words."""
+    """The end of an API's streams. `needed` describes the last event, for error messages."""
 
     needed: str
     is_last: Callable[[Last], bool]
     failure: Callable[[Any], AnswerFailed]
-    """Reads the error in them."""
+    """Reads the error in a stream."""
     done_marker: bool = False
-    """`[DONE]` ends them too."""
+    """Whether `[DONE]` ends a stream too."""
     lines: bool = False
-    """The stream consists of lines of JSON."""
+    """Whether a stream consists of lines of JSON."""
     missing: Callable[[Iterable[bytes]], bytes] = lambda _: b""
-    """Takes the newest events; returns the last one if they show that the server left it out on purpose."""
+    """Returns the last event if the newest events, its argument, show that the server omitted it."""
     is_answer: Callable[[Last], bool] = lambda _: True
-    """Whether there is an answer in one that is no stream."""
+    """Whether a body that is not a stream contains an answer."""
 
     def of(self, answers: float) -> "StreamEnd":
-        """The end of so many answers in one stream: the last event of one says nothing of the others."""
+        """Return the end of a stream with so many answers.
+
+        With several answers only `[DONE]` ends it, since the last event of one does not end the others.
+        """
         if answers <= 1 or not self.done_marker:
             return self
         return msgspec.structs.replace(self, needed="the end of each answer", is_last=lambda _: False)
 
     def events(self, data: bytes) -> list[ServerSentEvent]:
-        """The events in a piece of a stream, the last one even if its end is missing.
+        """Return the events in a piece of a stream, the last one even if it is unfinished.
 
-        The framing of chunks between events is no part of any.
+        Framing of HTTP chunks between events is skipped.
         """
         if self.lines:
             return [ServerSentEvent("", line) for line in data.splitlines() if line.startswith(b"{")]
@@ -67,9 +70,10 @@ class StreamEnd(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of a stream. Without a `failure` it is whole; `told`: its last event says so already.
+    """The result of a stream, which is complete if `failure` is None.
 
-    `missing` is the event that a whole one still lacks.
+    `told`: the stream's last event has already reported the failure to the client. `missing` is the last
+    event that a complete stream still lacks.
     """
 
     failure: AnswerFailed | None = None
@@ -78,7 +82,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def outcome(tail: bytes, end: StreamEnd) -> Outcome:
-    """What the last events of a stream say. `tail` begins and ends between events, or in the framing."""
+    """Return the result of a stream, by its last bytes.
+
+    `tail` begins and ends between events, or in the framing of HTTP chunks.
+    """
     is_whole = False
     events = end.events(tail)
     for event in events:
@@ -109,5 +116,5 @@ def _error(event: ServerSentEvent, last: Last) -> Any:
 
 
 def is_whole(tail: bytes, ends: Iterable[StreamEnd]) -> bool:
-    """Whether a stream that may be of any of these APIs has come to the end of its answer."""
+    """Whether a stream, which may be of any of these APIs, is complete."""
     return any(outcome(tail, end).failure is None for end in ends)

@@ -1,4 +1,4 @@
-"""Which APIs there are: the endpoints of all, and how each kind of model server is spoken with. Pure."""
+"""Lists all APIs: their endpoints, and the codec of each kind of model server. Pure."""
 
 from collections.abc import Container
 
@@ -18,7 +18,7 @@ ENDPOINTS = tuple(endpoint for api in APIS for endpoint in api.endpoints)
 SERVERS: dict[ServerApiName, ServerApi] = {api.server.name: api.server for api in APIS if api.server}
 
 STREAM_ENDS = tuple({endpoint.stream_end for endpoint in ENDPOINTS if endpoint.stream_end is not None})
-"""How a stream of any of these APIs ends."""
+"""The ends of the streams of all APIs."""
 
 _DIALECTS = {
     **{f"{prefix}/": api.dialect for api in APIS for prefix in api.prefixes},
@@ -30,14 +30,14 @@ MODEL_PATHS = ("/models", "/v1/models")
 
 
 def is_for_anthropic(path: str, headers: Container[str]) -> bool:
-    """Whether a request for the list of models, which OpenAI has too, is one of Anthropic's clients."""
+    """Whether a client of Anthropic's API asks for the list of models, whose path OpenAI's API has too."""
     return VERSION_HEADER in headers and f"{path}/".startswith(tuple(f"{known}/" for known in MODEL_PATHS))
 
 
 def dialect_of(path: str, headers: Container[str] = ()) -> Dialect:
-    """The dialect for the errors of a path, whether or not the path exists: OpenAI's if no API has it.
+    """Return the dialect for errors of a path, whether or not the path exists: OpenAI's if no API has it.
 
-    What an API has may come after something else: a model below `/upstream/`, or a base URL that is too long.
+    An API's path may follow a prefix: that of a model below `/upstream/`, or of a base URL that is too long.
     """
     if is_for_anthropic(path, headers):
         return anthropic.API.dialect
