@@ -188,6 +188,10 @@ class Supervisor(Actor[Event]):
         """Return the canonical name of a known model or alias."""
         return self._planner.resolve(name)
 
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """Return a model's canonical name and its aliases; the name alone of an unknown model."""
+        return self._planner.names_of(name)
+
     def api_of(self, name: str) -> ServerApiName | None:
         """Return the API that the server of a known model or alias speaks."""
         return self._planner.api_of(name)

@@ -77,6 +77,10 @@ class Catalog:
                 return Known(own_name, self._supervisor.api_of(own_name) or "llama.cpp")
         return None
 
+    def names_of(self, known: Known) -> tuple[str, ...]:
+        """Return a model's name and its aliases."""
+        return self._supervisor.names_of(known.name)
+
     def answers_as(self, name: str, known: Known) -> bool:
         """Whether the model's server uses this name in its answers."""
         if known.api != "ollama":

@@ -127,6 +127,11 @@ class Planner:
         model = self._models.find(name)
         return model.spec.name if model else None
 
+    def names_of(self, name: str) -> tuple[str, ...]:
+        """Return the canonical name of a model and its aliases; the name alone of an unknown model."""
+        model = self._models.find(name)
+        return (model.spec.name, *model.spec.aliases) if model else (name,)
+
     # Events
 
     def handle(self, event: Event, now: float) -> list[Effect]:

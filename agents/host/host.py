@@ -275,7 +275,7 @@ class AgentHost:
             steps = self._guard_steps(model, calls)
             return self._run(request, steps, calls) if steps else None
 
-        return GuardedLLM(self._llm, guard)
+        return GuardedLLM(self._llm, guard, lambda: which().key)
 
     def _guard_steps(self, model: str, calls: CallContext) -> list[Step]:
         asked = {**self._guards_of(model), **calls.guards}
@@ -311,12 +311,12 @@ class AgentHost:
             for actor in self._actors.values()
         ]
 
-    async def operate(self, agent: str, method: str, path: str, call: Call) -> Json:
+    async def operate(self, agent: str, method: str, path: str, call: Call, *, key: str = "") -> Json:
         """Carry out an agent's operation, such as `POST documents`. Raises `AgentError`.
 
-        `call.parameters` are those of the query; those of the path are added.
+        `call.parameters` are those of the query; those of the path are added. `key` is that of the client.
         """
-        _CALL_CONTEXT.set(CallContext({}))
+        _CALL_CONTEXT.set(CallContext({}, key))
         _check_text("the path", path)
         _check_text("the media type", call.media_type)
         for parameter in call.parameters.items():

@@ -166,8 +166,11 @@ class Gate:
         self._store.close()
 
     def key_named(self, name: str) -> Key | None:
-        """Return the key with this name."""
-        return self.ring.by_name.get(name)
+        """Return the key with this name; None for no name. A key that is no more may use no model."""
+        if not name:
+            return None
+        gone = Key(name=name, digest=b"", hint="", rights=Rights(models=()))
+        return self.ring.by_name.get(name, gone)
 
     @property
     def has_keys(self) -> bool:

@@ -9,6 +9,8 @@ import msgspec
 
 PREFIX = "lsp-"
 """The beginning of every secret that the gateway makes, by which scanners of leaked secrets can find one."""
+LATEST = ":latest"
+"""Ollama's tag of a model's name that has none."""
 SHOWN = 4
 """Last characters of a secret that lists show, so that people can tell secrets apart."""
 
@@ -31,8 +33,10 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True):
     admin: bool = False
 
     def may_use_model(self, names: Iterable[str]) -> bool:
-        """Whether one of a model's names is allowed. Letter case does not matter."""
-        return self.models == ("*",) or any(_matches(name, self.models) for name in names)
+        """Whether one of a model's names is allowed. Letter case and Ollama's `:latest` do not matter."""
+        return self.models == ("*",) or any(
+            _matches(name, self.models) or _matches(name.removesuffix(LATEST), self.models) for name in names
+        )
 
     def may_use_agent(self, name: str) -> bool:
         """Whether requests may name this agent."""

@@ -195,7 +195,7 @@ class ModelCaller:
     def _lease(
         self, exchange: Exchange, model: str, *, slot: bool, load: bool, keep_alive: float | None
     ) -> AbstractAsyncContextManager[Lease]:
-        if not exchange.may_use(model, exchange.model or model):
+        if not exchange.may_use(exchange.model or model, *self._supervisor.names_of(model)):
             raise model_not_allowed(exchange.model or model)
         exchange.phase = "queue"
         return self._supervisor.lease(

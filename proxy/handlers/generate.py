@@ -120,7 +120,7 @@ class Generate:
         exchange.generates = asked.endpoint.generates
         if exchange.key is None:
             return
-        if not exchange.may_use(asked.known.name, asked.parsed.model):
+        if not exchange.may_use(asked.parsed.model, *self._catalog.names_of(asked.known)):
             raise model_not_allowed(asked.parsed.model)
         limit = asked.parsed.answer_limit if asked.endpoint.generates else 0
         asked.request.app[GATE].admit(exchange, len(asked.body), limit, asked.parsed.answers)

@@ -119,7 +119,7 @@ class OllamaApi:
         """Describe one model, from its file's header or from its daemon."""
         named, body = await self._store.named(request)
         known = await self._catalog.find(named.wanted)
-        if not request[EXCHANGE].may_use(named.wanted, known.name):
+        if not request[EXCHANGE].may_use(named.wanted, *self._catalog.names_of(known)):
             raise model_not_allowed(named.wanted)
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
             return await self._store.to_daemon(

@@ -140,12 +140,16 @@ class Responses:
         inner.endpoint, inner.key = exchange.endpoint, exchange.key
         chat = decode(CODEC, body)
         assert isinstance(chat, Chat)
-        conversation = await generate.read(asked.request, inner, asked.endpoint, body)
+        budget = asked.request.app[BODIES].budget
+        budget.take(len(body), 0)
+        try:
+            conversation = await generate.read(asked.request, inner, asked.endpoint, body)
+        except BaseException:
+            budget.held -= len(body)
+            raise
         exchange.model = inner.model
         exchange.ignore(chat.ignored)
         context = msgspec.structs.replace(answer_context(inner, chat.model, chat), token=asked.token)
-        budget = asked.request.app[BODIES].budget
-        budget.take(len(body), 0)
         job = Job(inner, writer.Encoder(context), self._keeper(asked))
         self._jobs[job.response["id"]] = job
 

@@ -167,3 +167,11 @@ def test_ten_thousand_keys_are_read(path: Path) -> None:
     assert gate.identify(GOOD) == ALICE
     assert len(gate.weights) == 10_001
     gate.close()
+
+
+def test_an_agent_of_a_revoked_key_reaches_no_model(gate: Gate) -> None:
+    gone = gate.key_named("gone")
+    assert gone is not None
+    assert not gone.rights.may_use_model(["small"])
+    assert gate.key_named("") is None
+    assert gate.key_named("alice") == ALICE

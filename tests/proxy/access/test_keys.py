@@ -41,6 +41,8 @@ def test_a_key_expires() -> None:
         (("org/*:Q4_K_M",), ["Org/Model:q4_k_m"], True),
         (("small",), ["coder", "small"], True),
         ((), ["coder"], False),
+        (("llama3",), ["llama3:latest"], True),
+        (("llama3",), ["llama3:8b"], False),
         (("[a-b]*",), ["b1"], True),
     ],
 )
