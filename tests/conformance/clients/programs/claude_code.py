@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from steps import GATEWAY, MODEL, WEATHER, run, step
+from steps import GATEWAY, MODEL, WEATHER, folder_of_its_own, run, step
 
 # Its own start script works only after a script of the package's installation.
 (CLAUDE,) = (Path(os.environ["NODE_CLIENTS"]) / "node_modules" / "@anthropic-ai").glob("claude-code-*/claude")
-FOLDER = Path(tempfile.mkdtemp(prefix="claude-"))
+FOLDER = folder_of_its_own("claude")
 SERVERS = {
     "mcpServers": {
         "weather": {"command": sys.executable, "args": [str(Path(__file__).parent / "weather_server.py")]}

@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from steps import GATEWAY, MODEL, WEATHER, run, step
+from steps import GATEWAY, MODEL, WEATHER, folder_of_its_own, run, step
 
 CODEX = Path(os.environ["NODE_CLIENTS"]) / "node_modules" / ".bin" / "codex"
-FOLDER = Path(tempfile.mkdtemp(prefix="codex-", dir=Path.home()))
+FOLDER = folder_of_its_own("codex", Path.home())  # it keeps no programs in /tmp
 SETTINGS = f"""
 model = "{MODEL}"
 model_provider = "gateway"

@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from steps import GATEWAY, MODEL, WEATHER, run, step
+from steps import GATEWAY, MODEL, WEATHER, folder_of_its_own, run, step
 
-FOLDER = Path(tempfile.mkdtemp(prefix="llm-"))
+FOLDER = folder_of_its_own("llm")
 MODELS = f"""- model_id: local
   model_name: {MODEL}
   api_base: {GATEWAY}/v1

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from playwright.sync_api import Page, sync_playwright
-from steps import EMBEDDER, GATEWAY, MODEL, WEATHER, run, step
+from steps import EMBEDDER, GATEWAY, MODEL, WEATHER, folder_of_its_own, run, step
 
-FOLDER = Path(tempfile.mkdtemp(prefix="open-webui-"))
+FOLDER = folder_of_its_own("open-webui")
 TOOL = '''
 class Tools:
     def get_weather(self, city: str) -> str:
@@ -119,8 +118,7 @@ def chatting(url: str, model: str, text: str, **more: str) -> Iterator[Page]:
             page.locator("#send-message-button").click()
             yield page
         finally:
-            page.screenshot(path=FOLDER / "page.png")
-            print(page.inner_text("body")[-2000:], FOLDER / "page.png", file=sys.stderr)
+            print(page.inner_text("body")[-2000:], file=sys.stderr)
             browser.close()
 
 

@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from steps import GATEWAY, MODEL, WEATHER, run, step
+from steps import GATEWAY, MODEL, WEATHER, folder_of_its_own, run, step
 
 # Its own start script works only after a script of the package's installation.
 OPENCODE = min((Path(os.environ["NODE_CLIENTS"]) / "node_modules").glob("opencode-*/bin/opencode"))
-FOLDER = Path(tempfile.mkdtemp(prefix="opencode-"))
+FOLDER = folder_of_its_own("opencode")
 PROVIDER = {
     "npm": "@ai-sdk/openai-compatible",
     "name": "Llama Smart Proxy",

@@ -5,12 +5,16 @@ whom it asks: GATEWAY is the address, MODEL one that talks and calls tools, THIN
 EMBEDDER one for embeddings.
 """
 
+import atexit
 import inspect
 import json
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 GATEWAY = os.environ["GATEWAY"]
@@ -30,6 +34,13 @@ def step(feature: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
         return function
 
     return add
+
+
+def folder_of_its_own(client: str, parent: Path | None = None) -> Path:
+    """A new folder, which is deleted at the end."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{client}-", dir=parent))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def run() -> None:
