@@ -1,7 +1,7 @@
-"""ggml's graph allocator, replayed: how large one buffer must be so that a graph can be computed in it.
+"""Replays ggml's graph allocator, to find the size of the buffer in which a graph is computed.
 
-As in ggml-alloc.c (`ggml_gallocr`): nodes in their order, best fit, a result in the place of a parent that
-nobody else uses, memory free again after its last use.
+As in ggml-alloc.c (`ggml_gallocr`): nodes in their order, best fit, a result in the memory of a parent that
+no other node reads, memory free again after its last reader.
 """
 
 ALIGNMENT = 128
@@ -9,12 +9,12 @@ UNBOUNDED = 1 << 62
 
 
 def align(size: int, step: int = ALIGNMENT) -> int:
-    """The next multiple of `step`."""
+    """Return `size`, rounded up to a multiple of `step`."""
     return -(-size // step) * step
 
 
 class Node:
-    """A tensor of a graph. `size` is in bytes, None when it needs no memory of its own."""
+    """A tensor of a graph. `size` is in bytes; None: it needs no memory of its own."""
 
     __slots__ = ("address", "base", "in_place", "keep", "owns", "readers", "size", "sources", "views")
 
@@ -30,7 +30,7 @@ class Node:
         self.size = size
         self.sources = sources
         self.base = base
-        """The tensor that this one is a view of."""
+        """The tensor that this one is a view of; None: it is not a view."""
         self.in_place = in_place
         self.keep = keep
         self.readers = 0
@@ -49,25 +49,25 @@ class Buffer:
     def add(
         self, size: int | None, *sources: Node | None, in_place: bool = False, keep: bool = False
     ) -> Node:
-        """A node computed from `sources`; None among them is left out."""
+        """Add a node that is computed from `sources`. A source of None is skipped."""
         present = [source for source in sources if source is not None]
         self._nodes.append(node := Node(size, present, in_place=in_place, keep=keep))
         return node
 
     def view(self, of: Node, *sources: Node | None) -> Node:
-        """A view of a node, which may read others too."""
+        """Add a view of a node, which may read other nodes too. A source of None is skipped."""
         present = [of, *(source for source in sources if source is not None)]
         self._nodes.append(node := Node(None, present, base=of.base or of))
         return node
 
     def input(self, name: str, size: int) -> Node:
-        """An input, or its copy on this device; the same one for the same name."""
+        """Return the input of this name, or its copy on this device. The first call adds it."""
         if name not in self._inputs:
             self._inputs[name] = Node(size, [])
         return self._inputs[name]
 
     def required(self, copies: int = 1) -> int:
-        """Bytes of the buffer. With pipeline parallelism there are several copies of each input."""
+        """Return the bytes of the buffer. With pipeline parallelism each input has several `copies`."""
         heap = _Heap()
         for node in self._nodes:
             if node.base is not None:
@@ -99,7 +99,7 @@ class Buffer:
 
     @staticmethod
     def _read(source: Node, heap: "_Heap") -> None:
-        """One reader less; what nobody reads any more is free."""
+        """Remove one reader of a node. Without readers its memory is free."""
         source.readers -= 1
         if source.readers or source.views:
             return
@@ -116,7 +116,7 @@ class Buffer:
 
 
 class _Heap:
-    """Free ranges by address; the last one has no end."""
+    """Free ranges, sorted by address. The last one has no end."""
 
     def __init__(self) -> None:
         self._free: list[list[int]] = [[0, UNBOUNDED]]

@@ -1,9 +1,9 @@
-"""Flags of llama-server that collide with the gateway's placement of models on GPUs.
+"""Finds flags of llama-server that collide with the gateway's placement of models on GPUs.
 
-A server sees only the GPUs that it is given, and counts them from 0. What a flag says of another numbering,
-or of shares of memory that were set aside otherwise, is refused, with the setting that means the same. What
-can be taken into account is not in here: `--gpu-layers`, `--device none`, `--split-mode none`, `=CPU` of
-tensors.
+A server sees only the GPUs that it is given, and numbers them from 0. A flag with other GPU numbers, or with
+another split of the memory than the reserved one, is refused; the message names the setting with the same
+meaning. Flags that the placement takes into account do not collide: `--gpu-layers`, `--device none`,
+`--split-mode none`, `=CPU` of tensors.
 """
 
 import re
@@ -18,18 +18,18 @@ _LEAVE = "leave it out, or set gpu.enabled: false, and llama.cpp places every mo
 _CUDA = re.compile(r"CUDA(\d+)(?!\w)", re.IGNORECASE)
 
 _Check = Callable[[str, int], str | None]
-"""What to use instead of this value on so many GPUs; None: there is no collision."""
+"""Returns the words for what to use instead of a value with this number of GPUs; None: no collision."""
 
 
 class Collision(msgspec.Struct, frozen=True):
-    """A word of the command or the arguments, by its index, and what is wrong with it."""
+    """A collision: the index of the word in the command or the arguments, and the error message."""
 
     index: int
     message: str
 
 
 def collisions(words: Sequence[str], gpus: int) -> Iterator[Collision]:
-    """All among the words of a command, or the arguments, where there are so many GPUs for placement."""
+    """Yield all collisions in a command or in arguments, for placement on `gpus` GPUs; none without GPUs."""
     if not gpus:
         return
     for name, value, index in flags_with_values(words, _CHECKS):
@@ -118,4 +118,4 @@ _VARIABLES: dict[str, _Check] = {
     "LLAMA_ARG_SPEC_DRAFT_DEVICE": _companion,
     "LLAMA_ARG_MMPROJ_DEVICE": _companion,
 }
-"""Of a command such as `env NAME=value llama-server`."""
+"""Checks of environment variables in a command such as `env NAME=value llama-server`."""

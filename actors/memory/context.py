@@ -1,7 +1,8 @@
-"""How long a context llama.cpp gives each slot, whatever is set aside for it. Pure.
+"""Calculates the context that llama.cpp gives each slot, which may be less than its share of memory. Pure.
 
-As in llama.cpp, build 11549: a slot never has more than the model was trained for, and of the flags that
-stretch positions only YaRN's raises that, to `original context / frequency scale` (llama_init_from_model).
+As in llama.cpp, build 11549: a slot never has more tokens than the model was trained for. Of the flags that
+stretch positions, only YaRN's raise this limit, to `original context / frequency scale`
+(llama_init_from_model).
 """
 
 import math
@@ -13,14 +14,14 @@ from actors.memory.gguf import Header
 from actors.memory.predict import LoadSettings
 
 LEARNED_POSITIONS = "position_embd.weight"
-"""A tensor with a row for each position that there can be."""
+"""The name of the tensor with one row for each possible position."""
 
 _FLAGS = ("--rope-scaling", "--rope-scale", "--rope-freq-scale", "--yarn-orig-ctx", "--override-kv")
 _MOST_STEPS = 8
 
 
 def slot_limit(header: Header, arguments: Sequence[str]) -> int | None:
-    """Tokens that a slot has at most with these flags; None where the header does not say.
+    """Return the maximum number of tokens of a slot with these flags; None: the header does not say.
 
     Raises `ValueError`, which names the flag.
     """
@@ -39,9 +40,10 @@ def slot_limit(header: Header, arguments: Sequence[str]) -> int | None:
 
 
 def stretching_flags(header: Header, settings: LoadSettings, arguments: Sequence[str]) -> list[str]:
-    """The flags with which each slot can have all of its context; none if the model was trained for it.
+    """Return the flags with which each slot can use its whole context.
 
-    Raises `ValueError` for a model whose positions are learned.
+    There are none if the model was trained for that context, or if the arguments have such flags. Raises
+    `ValueError` for a model with learned positions, and if llama.cpp cannot stretch the context so far.
     """
     per_slot = _share(settings, settings.context)
     limit = slot_limit(header, arguments)
@@ -61,7 +63,7 @@ def stretching_flags(header: Header, settings: LoadSettings, arguments: Sequence
 
 
 def check_context(header: Header, settings: LoadSettings, arguments: Sequence[str]) -> None:
-    """Raise `ValueError` for a context of which all the slots together cannot use some part."""
+    """Raise `ValueError` for a context that is longer than all slots together can use."""
     limit = slot_limit(header, arguments)
     slots = settings.parallel
     if limit is None or settings.context <= limit * slots:
@@ -77,7 +79,7 @@ def check_context(header: Header, settings: LoadSettings, arguments: Sequence[st
 
 
 def slot_context(header: Header, settings: LoadSettings, context: int, arguments: Sequence[str]) -> int:
-    """Tokens of a context of so many that one request can have."""
+    """Return the number of tokens that one request can use, with a `context` of so many tokens."""
     limit = slot_limit(header, arguments)
     share = _share(settings, context)
     return share if limit is None else min(share, limit)
@@ -88,7 +90,7 @@ def _share(settings: LoadSettings, context: int) -> int:
 
 
 def _scale(arguments: Sequence[str]) -> float | None:
-    """By what positions are multiplied; of the two flags for it the last counts."""
+    """Return the factor of positions, None if no flag sets it. The last of its two flags counts."""
     last = last_of(arguments, "--rope-scale", "--rope-freq-scale")
     if last is None:
         return None
@@ -112,7 +114,7 @@ def _number(name: str, text: str) -> float:
 
 
 def _original(header: Header, arguments: Sequence[str], trained: int) -> int:
-    """The context from which YaRN stretches."""
+    """Return the context that YaRN stretches, in tokens."""
     given = _value(arguments, "--yarn-orig-ctx")
     if given is not None and given != "0":
         if not given.isdecimal():
@@ -123,7 +125,7 @@ def _original(header: Header, arguments: Sequence[str], trained: int) -> int:
 
 
 def _overridden(arguments: Sequence[str], key: str) -> int | None:
-    """What `--override-kv` says of a key of the header."""
+    """Return the number that `--override-kv` sets for a key of the header, or None."""
     for part in (_value(arguments, "--override-kv") or "").split(","):
         name, _, value = part.partition("=int:")
         if name == key and value.isdecimal():
@@ -132,7 +134,7 @@ def _overridden(arguments: Sequence[str], key: str) -> int | None:
 
 
 def _single(value: float) -> float:
-    """In llama.cpp's precision, which decides about the last token."""
+    """Round to llama.cpp's single precision, which decides whether the last token fits."""
     try:
         return float(struct.unpack("f", struct.pack("f", value))[0])
     except OverflowError:

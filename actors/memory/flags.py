@@ -1,8 +1,8 @@
-"""Which of llama-server's flags a model's memory depends on, and what llama.cpp refuses of them.
+"""Reads llama-server's flags that change a model's memory, and finds values that llama.cpp refuses.
 
-As in llama.cpp's common/arg.cpp, build 11434: of a flag that is repeated the last counts, but every
-`--override-tensor` does; underscores in long flags are hyphens. The embedded server takes `--flag=value` and
-`-f=value` too.
+As in llama.cpp's common/arg.cpp, build 11434: the last of a repeated flag counts, but all of repeated
+`--override-tensor` count; underscores in long flags are hyphens. The embedded server accepts `--flag=value`
+and `-f=value` too.
 """
 
 import re
@@ -17,7 +17,7 @@ from actors.memory.shape import Shape
 
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 FEED_FORWARD = r"\.ffn_(up|down|gate)\."
-"""llama.cpp's own patterns of the tensors that --cpu-moe, --n-cpu-moe and --n-cpu-ffn leave on the host."""
+"""llama.cpp's own patterns of the tensors that --cpu-moe, --n-cpu-moe and --n-cpu-ffn keep on the host."""
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 LAYER_FLAGS = ("-ngl", "--gpu-layers", "--n-gpu-layers")
@@ -32,11 +32,11 @@ _WORDS = {
 }
 _Values = dict[str, Any]
 _Read = Callable[[str, _Values], None]
-"""Puts what a flag's value says among the values; raises `ValueError`."""
+"""Parses a flag's value and stores the result in the values. Raises `ValueError`."""
 
 
 class ProjectorFlags(msgspec.Struct, frozen=True, kw_only=True):
-    """What llama-server is told of a projector; None where it decides for itself."""
+    """llama-server's settings of a projector. None: llama-server decides."""
 
     image_max_tokens: int | None = None
     batch_tokens: int | None = None
@@ -44,9 +44,10 @@ class ProjectorFlags(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settings_of(arguments: Sequence[str], *, context: int, parallel: int) -> LoadSettings:
-    """What the gateway passes, changed by a model's own arguments. Raises `ValueError`, which names the flag.
+    """Return the gateway's settings, changed by a model's own arguments.
 
-    A context of 0 is the model's own. Flags that are none of memory's business are left out.
+    A context of 0 is the model's own. Flags that do not change memory are skipped. Raises `ValueError`, which
+    names the flag.
     """
     values: _Values = {"context": context, "parallel": parallel, "unified": parallel > 1, "patterns": []}
     _read_all(arguments, _FLAGS, values)
@@ -57,19 +58,19 @@ def settings_of(arguments: Sequence[str], *, context: int, parallel: int) -> Loa
 
 
 def projector_flags(arguments: Sequence[str]) -> ProjectorFlags:
-    """What a model's own arguments say of its projector. Raises `ValueError`, which names the flag."""
+    """Return a projector's settings in a model's arguments. Raises `ValueError`, which names the flag."""
     values: _Values = {}
     _read_all(arguments, _PROJECTOR_FLAGS, values)
     return ProjectorFlags(**values)
 
 
 def is_given(arguments: Sequence[str], *names: str) -> bool:
-    """Whether any of these flags is among the arguments. A flag's value that looks like one counts too."""
+    """Whether any of these flags is among the arguments. A value that looks like the flag counts too."""
     return any(name in names for name, _ in _flags(arguments))
 
 
 def flags_with_values(arguments: Sequence[str], names: Collection[str]) -> Iterator[tuple[str, str, int]]:
-    """Each of these flags that is given, its value, and where it is. They all must take a value."""
+    """Yield each given flag of `names`, its value, and the flag's index. All `names` must take a value."""
     end = -1
     for name, index in _flags(arguments):
         if index > end and name in names:
@@ -79,7 +80,7 @@ def flags_with_values(arguments: Sequence[str], names: Collection[str]) -> Itera
 
 
 def without(arguments: Sequence[str], *names: str) -> list[str]:
-    """The arguments without these flags, which take values, and without the values."""
+    """Return the arguments without these flags and their values. All `names` must take a value."""
     dropped: set[int] = set()
     for _, _, index in flags_with_values(arguments, names):
         dropped |= {index} if "=" in arguments[index] else {index, index + 1}
@@ -87,7 +88,7 @@ def without(arguments: Sequence[str], *names: str) -> list[str]:
 
 
 def last_of(arguments: Sequence[str], *names: str) -> tuple[str, str] | None:
-    """The last of these flags that is given, and its value."""
+    """Return the last of these flags that is given, with its value, or None."""
     found = None
     for name, index in _flags(arguments):
         if name in names:
@@ -97,7 +98,7 @@ def last_of(arguments: Sequence[str], *names: str) -> tuple[str, str] | None:
 
 
 def check(shape: Shape, settings: LoadSettings) -> None:
-    """Raise `ValueError` for what llama.cpp would refuse of this model."""
+    """Raise `ValueError` for settings that llama.cpp would refuse for this model."""
     if settings.parallel > MAX_SLOTS:
         raise ValueError(f"{settings.parallel} slots are more than llama.cpp's {MAX_SLOTS}")
     if not settings.batch and not settings.micro_batch:
@@ -111,7 +112,7 @@ def _check_cache(shape: Shape, settings: LoadSettings) -> None:
         if kind.lower() not in CACHE_TYPES:
             raise ValueError(f"--cache-type-{flag}: {kind.lower()!r} is no type of a cache")
         block, _ = block_of(kind)
-        # Without flash attention it is whole rows that must consist of blocks.
+        # Whole rows must consist of blocks without flash attention, single heads with it.
         layers = zip(widths, shape.kv_heads, shape.caches, strict=True)
         rows = [width if flash else width * heads for width, heads, caches in layers if caches]
         if odd := next((row for row in rows if row % block), 0):
@@ -127,7 +128,7 @@ def _check_cache(shape: Shape, settings: LoadSettings) -> None:
 
 
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The flags as llama.cpp reads them, without a `=value`, and where they are."""
+    """Yield each word as llama.cpp reads a flag, without a `=value`, and its index."""
     for index, word in enumerate(arguments):
         name = word.partition("=")[0] if word.startswith("-") else word
         yield name.replace("_", "-") if word.startswith("--") else name, index
@@ -192,7 +193,7 @@ def _cache_type(key: str) -> _Read:
 
 
 def _read_layers(value: str, values: _Values) -> None:
-    # llama.cpp takes every negative number for all of them.
+    # For llama.cpp every negative number means all layers.
     every = value in ("all", "auto") or re.fullmatch(r"-\d+", value)
     values["gpu_layers"] = None if every else _whole(value, 0)
 
@@ -271,7 +272,7 @@ _FLAGS: dict[str, _Read | _Values] = _by_name(
         "-cmoe --cpu-moe": {"experts_on_host": True},
         "-ncmoe --n-cpu-moe": _first_layers(EXPERTS),
         "-ncffn --n-cpu-ffn": _first_layers(FEED_FORWARD),
-        # Embeddings are made of all tokens, so each of them is an output.
+        # Embeddings are computed from all tokens, so each token is an output.
         "--embedding --embeddings --rerank --reranking": {"outputs": 0},
         "--pooling": _read_pooling,
     }

@@ -1,9 +1,9 @@
-"""Headers of GGUF files: what a model is, read in milliseconds, from a file or from a hub by ranges.
+"""Reads headers of GGUF files in milliseconds, from a file or by byte ranges from a hub.
 
-The package of the same name has the vocabulary of the format, but its reader maps the whole file and makes
-an array of every token (seconds and hundreds of megabytes for today's vocabularies), and it trusts what it
-reads. Here the big arrays are stepped over, and nothing that a file says is believed before it is checked
-against the file's size. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The `gguf` package defines the format's constants, but its reader maps the whole file, makes an array of every
+token (seconds and hundreds of megabytes for today's vocabularies), and trusts the file. This reader skips big
+arrays, and checks every size in a file against the file's own size before it uses it.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import functools
@@ -21,17 +21,17 @@ import msgspec
 from actors.model_names import part_names
 
 ReadBytes = Callable[[int, int], bytes]
-"""Returns at most so many bytes (second) from an offset (first); less only at the end of the file."""
+"""Takes an offset and a number of bytes; returns that many bytes, fewer only at the end of the file."""
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 WINDOW = 1 << 20
 MAX_HEADER = 1 << 28
 MAX_ITEMS = 1 << 22
-"""Strings in all arrays together: sixteen times the largest vocabulary of today."""
+"""Maximum number of strings in all arrays together: sixteen times the largest vocabulary of today."""
 MAX_STRING = 1 << 20
 MAX_NUMBERS = 1 << 13
-"""Numbers of an array whose values are kept; of a longer one only the length is."""
+"""Maximum length of an array of numbers whose values are kept. Of a longer array only the length is kept."""
 MAX_DIMENSIONS = 4
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
@@ -55,7 +55,7 @@ _STRING, _ARRAY = 8, 9
 
 
 class HeaderError(ValueError):
-    """The file is no usable GGUF file. The message says what is wrong, not where the file is."""
+    """The file is not a usable GGUF file. The message names the fault, not the file."""
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -69,7 +69,7 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What a GGUF file says of its model. `size` is that of the file, `data_offset` where its tensors begin.
+    """The header of a GGUF file. `size` is the file's, `data_offset` is where its tensors begin, in bytes.
 
     `metadata` has the scalars, the strings, and the short arrays of numbers; `lengths` has the number of
     elements of every array.
@@ -92,17 +92,17 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def architecture(self) -> str | None:
-        """llama.cpp's name of it, such as qwen3moe."""
+        """llama.cpp's name of the model's architecture, such as qwen3moe."""
         return self._text("general.architecture")
 
     @property
     def name(self) -> str | None:
-        """The model's name in the words of who made the file."""
+        """The model's name, as chosen by the author of the file."""
         return self._text("general.name")
 
     @property
     def context_length(self) -> int | None:
-        """Tokens that the model was trained for."""
+        """The context that the model was trained for, in tokens."""
         return self._number("context_length")
 
     @property
@@ -127,7 +127,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def quantization(self) -> str | None:
-        """ggml's name of the type that most of the bytes have."""
+        """ggml's name of the tensor type with the most bytes."""
         bytes_of: Counter[str] = Counter()
         for tensor in self.tensors:
             bytes_of[tensor.type] += tensor.size
@@ -135,13 +135,13 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parts(self) -> int:
-        """Files that the model consists of."""
+        """The number of files that the model consists of."""
         count = self.metadata.get("split.count")
         return count if isinstance(count, int) and count > 0 else 1
 
 
 def read_header(fetch: ReadBytes, size: int, *, window: int = WINDOW) -> Header:
-    """Read the header of a file of `size` bytes. Raises `HeaderError`, and whatever `fetch` raises."""
+    """Read the header of a file of `size` bytes. Raises `HeaderError`, and all exceptions of `fetch`."""
     return _Reader(fetch, size, window).header()
 
 
@@ -170,7 +170,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_model(first: Path) -> Header:
-    """Read all the parts of a model as one header: the first one's metadata, the tensors and size of all."""
+    """Read all parts of a model as one header: the first part's metadata, the tensors and sizes of all."""
     headers = []
     for name in part_names(first.name):
         try:
@@ -181,7 +181,7 @@ def read_model(first: Path) -> Header:
 
 
 def join_parts(headers: Sequence[Header]) -> Header:
-    """The parts of a split model as one header. Raises `HeaderError` when they do not belong together."""
+    """Join the parts of a split model into one header. Raises `HeaderError` if they do not match."""
     first = headers[0]
     if first.parts != len(headers):
         raise HeaderError(f"is one of {first.parts} parts, and {len(headers)} are there")
@@ -196,9 +196,9 @@ def join_parts(headers: Sequence[Header]) -> Header:
 
 @functools.cache
 def _vocabulary() -> dict[int, tuple[str, int, int]]:
-    """By the number of a type: ggml's name, weights of a block, bytes of a block.
+    """Return ggml's name, weights per block and bytes per block of each tensor type, by its number.
 
-    Of the gguf package only the table is loaded: all of it would bring numpy, and 20 MB that stay.
+    Only the table of the gguf package is loaded: the whole package would import numpy, and keep 20 MB.
     """
     package = importlib.util.find_spec("gguf")
     assert package is not None
@@ -213,7 +213,7 @@ def _vocabulary() -> dict[int, tuple[str, int, int]]:
 
 
 def block_of(kind: str) -> tuple[int, int]:
-    """Weights and bytes of a block of the type with this name. Raises `KeyError`."""
+    """Return weights and bytes per block of the type with this name. Raises `KeyError`."""
     return _by_name()[kind]
 
 
@@ -223,7 +223,7 @@ def _by_name() -> dict[str, tuple[int, int]]:
 
 
 class _Reader:
-    """A cursor over the file, which holds one window of it."""
+    """A cursor over the file, which keeps one window of the file in memory."""
 
     def __init__(self, fetch: ReadBytes, size: int, window: int) -> None:
         self._fetch = fetch
@@ -292,7 +292,7 @@ class _Reader:
             count = self._count(f"strings in {key[:80]!r}", 8)
             self._skip_strings(count)
             return count, None
-        scalar = self._scalar(key, kind)  # llama.cpp knows no arrays of arrays either
+        scalar = self._scalar(key, kind)  # llama.cpp does not support arrays of arrays either
         count = self._count(f"elements in {key[:80]!r}", scalar.size)
         if count > MAX_NUMBERS:
             self._move_to(self._position + count * scalar.size)
@@ -301,7 +301,7 @@ class _Reader:
         return count, struct.unpack(f"<{count}{scalar.format[1:]}", data)
 
     def _skip_strings(self, count: int) -> None:
-        """Step over strings. This loop is what reading a header costs."""
+        """Skip strings. Reading a header spends most of its time in this loop."""
         self._items += count
         if self._items > MAX_ITEMS:
             raise HeaderError(f"its arrays have more than {MAX_ITEMS:,} strings")
@@ -310,7 +310,7 @@ class _Reader:
             self._fill(8)
             buffer, at, done = self._buffer, self._at, 0
             try:
-                for done in range(count):  # noqa: B007 (how far it came is the point)
+                for done in range(count):  # noqa: B007 (`done` is used after the loop)
                     at += 8 + length_at(buffer, at)[0]
                 count = 0
             except (struct.error, OverflowError):  # the next length is not in this window
@@ -347,7 +347,7 @@ class _Reader:
         return scalar
 
     def _count(self, what: str, least: int) -> int:
-        """A number of things, each of which takes at least so many bytes."""
+        """Read a number of items, each of which takes at least `least` bytes. Raises `HeaderError`."""
         count = self._u64()
         if count * least > self._size - self._position:
             raise HeaderError(
@@ -382,7 +382,7 @@ class _Reader:
         return self._buffer[start : self._at]
 
     def _fill(self, count: int) -> None:
-        """Have the next `count` bytes in the window."""
+        """Make sure that the window contains the next `count` bytes."""
         if self._at + count <= len(self._buffer):
             return
         self._base, self._at = self._position, 0
@@ -405,7 +405,7 @@ class _Reader:
 
 
 class _MetadataReader(_Reader):
-    """Keeps the values of all arrays."""
+    """Keeps the values of all arrays, also of long ones."""
 
     def _array(self, key: str) -> tuple[int, tuple[Any, ...] | None]:
         kind = self._u32()

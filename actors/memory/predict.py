@@ -1,4 +1,4 @@
-"""Bytes per device that llama.cpp will allocate for a model, from its header and the settings."""
+"""Predicts llama.cpp's allocations for a model, in bytes per device, from its header and the settings."""
 
 import operator
 import re
@@ -56,34 +56,37 @@ MODELLED = frozenset(
 """Architectures whose graphs were compared with llama.cpp's own figures; see tests/actors/memory."""
 
 HOST_ROWS = ("token_embd", "per_layer_token", "position_embd", "token_types")
-"""Tensors of which single rows are looked up: llama.cpp keeps them on the host."""
+"""Beginnings of the names of tensors whose rows are looked up singly: llama.cpp keeps them on the host."""
 
 OWN_ROWS = 5
-"""Activations beyond the estimate where a graph cannot be replayed at all (measured)."""
+"""Number of rows of activations to add to the estimate if a graph cannot be replayed at all (measured)."""
 
 ALTUP_ROWS = 8
-"""Activations that go from one GPU to the next where a model has several for each token (measured)."""
+"""Number of rows of activations that go from one GPU to the next, for models with AltUp (measured)."""
 
 FIRST_LAYERS = ("token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm")
-"""Tensors of no layer that go with the first."""
+"""Beginnings of the names of tensors outside of layers that are placed with the first layer."""
 
 SPILL, SPILL_EXPERTS, SPILL_ENCODER = 3.4, 6.3, 2.1
-"""Activations of a micro-batch that a partly offloaded model takes beyond its graph, at most (measured)."""
+"""Maximum memory beyond its graph of a partly offloaded model, in activations of a micro-batch (measured).
+
+Of models without experts, with experts, and of encoders.
+"""
 
 FALLBACK_MARGIN, REPLAY_MARGIN = 1.15, 1.1
-"""For graphs that nobody has modelled: on the estimate, and on what the allocator makes of a like graph."""
+"""Factors for graphs that are not modelled: of the estimate, and of the replay of a similar graph."""
 
 Certainty = Literal["exact", "bound", "fallback"]
 
 
 class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What llama-server is told, in its own words. Token counts; ggml's names for the types of the cache.
+    """The settings of a llama-server. Sizes are in tokens; types of the cache have ggml's names.
 
-    `flash_attention` None: where the layers are, if that can be. `gpu_layers` counts the output layer too;
-    None is all of them. `tensor_split` has a share for each GPU; None splits by their free memory.
-    `overrides` is a pattern of tensors that stay on the host. `pooling` is None for a model that writes.
-    `input_limit`: tokens of the longest text that has to fit into one micro-batch, which then is as large as
-    a slot's context, up to this; 0: texts are read in parts.
+    `flash_attention` None: used where the layers are, if possible. `gpu_layers` counts the output layer too;
+    None: all layers. `tensor_split` has a share for each GPU; None: split by free memory. `overrides` is a
+    pattern of tensors that stay on the host. `pooling` is None for a model that writes. `input_limit` is the
+    length of the longest text that has to fit into one micro-batch, which is then as large as a slot's
+    context, but at most this limit; 0: texts are read in parts.
     """
 
     context: int = 4096
@@ -107,7 +110,7 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def whole_batch(self) -> int:
-        """Tokens of batch and micro-batch where each text has to fit into one; 0 where none has to."""
+        """Tokens of batch and micro-batch if each text has to fit into one; 0: texts are read in parts."""
         return min(self.input_limit, self.context if self.unified else self.context // self.parallel)
 
 
@@ -121,12 +124,12 @@ class MemoryUsage(msgspec.Struct, kw_only=True):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return self.weights + self.kv + self.compute + self.output
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model takes. `certainty`: exact, bound (not more), or fallback (estimated, with reserve)."""
+    """The predicted memory. `certainty`: exact, bound (an upper limit), fallback (estimate with reserve)."""
 
     gpus: tuple[MemoryUsage, ...]
     host: MemoryUsage
@@ -136,16 +139,16 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def predict(shape: Shape, settings: LoadSettings, gpus: Sequence[int]) -> Prediction:
-    """Predict for GPUs with so many bytes free. Raises `ValueError` for what llama.cpp would refuse."""
+    """Predict the memory, given each GPU's free bytes. Raises `ValueError` for settings llama.cpp refuses."""
     return _Predictor(shape, settings, gpus).run()
 
 
 def layer_usages(shape: Shape, settings: LoadSettings) -> list[MemoryUsage]:
-    """Weights and cache of each layer, and of the output after them, where they lie on a GPU."""
+    """Return weights and cache of each layer, and last of the output layer, as if all were on GPUs."""
     apart = msgspec.structs.replace(settings, gpu_layers=None, tensor_split=None, split=True)
     predictor = _Predictor(shape, apart, [1] * (shape.layers + 1))
     predictor.place_layers()
-    # Of these a device has one copy, however many layers it has.
+    # Each device has one copy of these tensors, for any number of layers.
     copied = sum(on_gpu(tensor) for name, tensor in shape.tensors.items() if name.startswith("rope_f"))
     for usage in predictor.usage[: shape.layers]:
         usage.weights -= copied
@@ -153,7 +156,7 @@ def layer_usages(shape: Shape, settings: LoadSettings) -> list[MemoryUsage]:
 
 
 def layer_bytes(shape: Shape, settings: LoadSettings) -> list[int]:
-    """The same as sums."""
+    """Return the bytes of each layer, and last of the output layer: the totals of `layer_usages`."""
     return [usage.total for usage in layer_usages(shape, settings)]
 
 
@@ -162,7 +165,7 @@ class _Predictor:
         self.shape = shape
         self.settings = settings
         self.gpus = list(gpus) if settings.split or not gpus else [gpus[settings.main_gpu]]
-        # Where inputs of each layer lie in the buffer depends on more than is replayed.
+        # The place of each layer's inputs in the buffer depends on steps that are not replayed.
         self.modelled = shape.architecture in MODELLED and not shape.beside
         self.gpu_layers = shape.layers + 1 if settings.gpu_layers is None else settings.gpu_layers
         self.devices = self._assign()
@@ -183,14 +186,14 @@ class _Predictor:
         )
 
     def place_layers(self) -> None:
-        """Weights and cache, without the buffers to compute in."""
+        """Place weights and cache, without compute buffers."""
         self._place_weights()
         self._place_cache()
 
-    # Where the layers go
+    # The devices of layers
 
     def _assign(self) -> list[int]:
-        """The device of each layer and of the output, as `llama_model::load_tensors` decides."""
+        """Return the device of each layer and of the output, as `llama_model::load_tensors` chooses it."""
         count = self.shape.layers + 1
         first, on_gpu = max(count - self.gpu_layers, 0), min(self.gpu_layers, count)
         weights = list(self.settings.tensor_split or self.gpus)[: len(self.gpus)]
@@ -207,16 +210,17 @@ class _Predictor:
 
     @property
     def _batches(self) -> tuple[int, int]:
-        """Tokens of a batch and a micro-batch."""
+        """The number of tokens of a batch, and of a micro-batch."""
         settings = self.settings
         batch = min(settings.whole_batch or settings.batch, settings.context)
         return batch, min(settings.whole_batch or settings.micro_batch, batch)
 
     @property
     def _outputs(self) -> int:
-        """Numbers that llama.cpp has room for on the host, at most: a row of the vocabulary for each output.
+        """Maximum number of floats of llama.cpp's output buffer on the host.
 
-        With a model that gives vectors each token is one, and the server's batches are micro-batches.
+        Each output has a row as wide as the vocabulary. In a model that embeds or ranks, each token of a
+        micro-batch is an output, with its vector besides, and the server's batches are micro-batches.
         """
         shape, slots = self.shape, max(1, self.settings.parallel)
         if self.settings.pooling is None:
@@ -233,7 +237,7 @@ class _Predictor:
         sequences = settings.parallel if settings.unified else 1
         window = align(min(cells, shape.window * sequences + micro_batch), 256)
         outputs = settings.parallel if settings.outputs is None else settings.outputs or batch
-        if not shape.cached:  # a token sees those of its batch alone
+        if not shape.cached:  # a token attends only to tokens of its batch
             cells = window = outputs = tokens
         return Work(
             tokens=tokens,
@@ -250,14 +254,14 @@ class _Predictor:
 
     @property
     def _flash(self) -> bool:
-        """Whether flash attention is used; by itself llama.cpp uses it where the layers are."""
+        """Whether flash attention is used. Without a setting llama.cpp uses it where the layers are."""
         if self.settings.flash_attention is not None:
             return self.settings.flash_attention
         return not self.gpus or KERNEL_HEADS.issuperset(self.shape.keys)
 
     @property
     def _is_whole(self) -> bool:
-        """Whether everything is on GPUs, or nothing is."""
+        """Whether all of the model is on GPUs, or nothing of it."""
         spilled = self.settings.overrides is not None or not self.settings.offload_kv
         return not self.gpus or (HOST not in self.devices and not spilled)
 
@@ -281,7 +285,7 @@ class _Predictor:
             else:
                 self._place(tensor, output)
         if "output.weight" not in shape.tensors and shape.writes and output != HOST:
-            # The head is the embedding: a second copy of it goes to the GPU.
+            # The embedding is also the output head: a second copy of it goes to the GPU.
             embedding = shape.tensors["token_embd.weight"]
             self._place(msgspec.structs.replace(embedding, name="output.weight"), output)
 
@@ -307,11 +311,11 @@ class _Predictor:
                 usage.kv += F32 * (shape.conv_state + shape.ssm_state) * max(1, work.sequences)
 
     def _cache_of(self, layer: int) -> int:
-        """Bytes of one stream of a layer's cache."""
+        """Return the bytes of one stream of a layer's cache."""
         shape, work = self.shape, self.work
         keys = row_bytes(work.type_k, shape.keys[layer] * shape.kv_heads[layer])
         width = shape.values[layer] * shape.kv_heads[layer]
-        if not work.flash:  # values lie the other way round, and all layers' alike
+        if not work.flash:  # values are transposed, with the largest width of all layers
             width = max(map(operator.mul, shape.values, shape.kv_heads))
         values = 0 if shape.latent else row_bytes(work.type_v, width)
         chosen = row_bytes(work.type_k, shape.indexed[layer])
@@ -328,7 +332,7 @@ class _Predictor:
             return
         spilled = self._host_side()
         for gpu, usage in enumerate(self.usage):
-            # Whatever lies on the host, the first GPU computes for big batches.
+            # For big batches the first GPU also computes the layers on the host.
             host = spilled if gpu == 0 else None
             takers = {gpu} if host is None else {gpu, HOST}
             mine = [layer for layer in layers if self.devices[layer] in takers or len(self.gpus) == 1]
@@ -344,9 +348,9 @@ class _Predictor:
         )
 
     def _cut(self, mine: list[int]) -> int:
-        """Mamba's graph is cut inside of a block where it goes from one GPU to the next.
+        """Return the bytes for activations where the graph is cut inside a block, between two GPUs.
 
-        So may be that of any recurrent layer that nobody has modelled.
+        Mamba's graph is cut there, and the graph of any recurrent layer that is not modelled may be.
         """
         shape, modelled = self.shape, self.modelled
         if self._copies == 1 or (modelled and "ssm_x.weight" not in shape.blocks[mine[0]]):
@@ -363,7 +367,7 @@ class _Predictor:
 
     @property
     def _copies(self) -> int:
-        """Of the inputs: pipeline parallelism works on four batches at a time."""
+        """The number of copies of the inputs: pipeline parallelism works on four batches at a time."""
         everything = self.gpu_layers > self.shape.layers and self._is_whole
         return 4 if len(self.gpus) > 1 and everything else 1
 
@@ -388,7 +392,7 @@ class _Predictor:
                 host=host,
                 foreign=frozenset(foreign),
             )
-        except LookupError:  # its layers have other tensors
+        except LookupError:  # a layer lacks a tensor that the graph needs
             size = 0
         if size and self.modelled:
             return size
@@ -396,7 +400,7 @@ class _Predictor:
         return max(int(REPLAY_MARGIN * size), int(FALLBACK_MARGIN * self._estimate()) + passed)
 
     def _host_side(self) -> HostSide | None:
-        """What big batches need on the first GPU although it lies on the host."""
+        """Return the weights and caches on the host that big batches copy to the first GPU, or None."""
         if self._is_whole or self.work.tokens < BIG_BATCH:
             return None
         cache = {
@@ -409,7 +413,7 @@ class _Predictor:
         return HostSide(weights=frozenset(weights), cache=frozenset(cache))
 
     def _between(self, host: HostSide | None) -> int:
-        """What llama.cpp keeps where the graph goes from the GPU to the host and back: an upper bound."""
+        """Return an upper limit of the bytes kept where the graph goes from the GPU to the host and back."""
         if host is None:
             return 0
         experts = self.shape.number("expert_count") > 0
@@ -418,7 +422,7 @@ class _Predictor:
         gated = "ffn_gate_inp_shexp.weight" in self.shape.blocks[self.shape.last]
         spill += 3 * F32 * self.shape.beside * self.shape.layers * self.work.tokens
         if self.settings.overrides and (gated or not self.modelled):
-            # Two copies of expert tensors are alive at a time, while the gate of the shared one is computed.
+            # Two copies of expert tensors exist at a time, while the shared expert's gate is computed.
             spill += max((on_gpu(self.shape.tensors[name]) for name in host.weights), default=0)
         return spill
 
@@ -444,7 +448,7 @@ class _Predictor:
         return sum(by_window.values())
 
     def _estimate(self) -> int:
-        """A compute buffer from dimensions alone, fitted to llama.cpp's over many architectures."""
+        """Estimate a compute buffer from dimensions alone, fitted to llama.cpp's for many architectures."""
         shape, work = self.shape, self.work
         used, expert = shape.number("expert_used_count"), shape.number("expert_feed_forward_length")
         dense = max(

@@ -1,9 +1,9 @@
-"""Bytes that a multimodal projector takes: the file beside a model that turns images or sound into tokens.
+"""Predicts the bytes of a projector, the file beside a model that turns images or sound into tokens.
 
-llama.cpp keeps it on one device, and gives it a compute buffer for a warm-up image. That is not the largest
-one: of towers for images of any size the buffer grows while the server runs. So what is predicted here is
-for the largest image, or batch of images, that a request may have. Mirrors tools/mtmd/clip.cpp of build
-11434.
+llama.cpp keeps the projector on one device, and allocates a compute buffer for a warm-up image. That is not
+the largest one: in an encoder for images of any size (a tower), the buffer grows while the server runs. So
+the prediction is for the largest image, or batch of images, that a request may have. Follows
+tools/mtmd/clip.cpp of build 11434.
 """
 
 from math import isqrt
@@ -15,19 +15,19 @@ from actors.memory.predict import MemoryUsage
 
 F16 = 2
 TOKEN_LIMIT = 2048
-"""Tokens of an image that need no more memory than the warm-up image of Qwen-VL, which has 2116."""
+"""A limit of tokens per image that needs no more memory than Qwen-VL's warm-up image, which has 2116."""
 
 BATCH_TOKENS = 1024
-"""Tokens up to which llama-server encodes several images at a time, unless `--mtmd-batch-max-tokens`."""
+"""Maximum tokens of images that llama-server encodes at a time, unless `--mtmd-batch-max-tokens` is given."""
 
 LARGE_IMAGE = 10240
-"""Patches of the largest image of a tower that nobody knows, at least; as Gemma 4's."""
+"""Minimum number of patches assumed for the largest image of an unknown encoder: that of Gemma 4."""
 
 AUDIO_FRAMES, AUDIO_BINS = 3000, 128
-"""Half a minute of sound, which is cut into such pieces."""
+"""Frames, and bins per frame, of half a minute of sound: sound is cut into such pieces."""
 
 MARGIN, FALLBACK_MARGIN = 1.25, 1.5
-"""On graphs that were not compared with llama.cpp's own figures, and of towers that nobody knows."""
+"""Factors for graphs that were not compared with llama.cpp's own figures, and for unknown encoders."""
 
 MODELLED = frozenset(
     [
@@ -70,12 +70,12 @@ _LIMITS = {
     "qwen3vl_merger": (4096, 2),
     "youtuvl": (62500, 2),
 }
-"""Tokens of the largest image unless llama-server is told a number; patches on the side of a token."""
+"""Tokens of the largest image, unless llama-server gets a number; patches on the side of a token."""
 
 _LIMITED_BY_FILE = frozenset(
     ["dots3note_v", "dots_ocr", "exaone4_5", "hunyuanvl", "kimik25", "mimovl", "paddleocr", "phi4"]
 )
-"""If the file has a number of pixels, it is the limit, whatever llama-server is told."""
+"""Projectors whose limit is the number of pixels in the file, if there is one, whatever flags say."""
 
 _LIMITED_BY_EITHER = frozenset(["glm5v", "lightonocr"])
 _BATCHED = frozenset(["deepseekocr", "deepseekocr2", "gemma4v", "internvl"])
@@ -100,24 +100,24 @@ _FIXED = frozenset(
         "yasa2",
     ]
 )
-"""Images are cut or scaled to one size."""
+"""Projectors that cut or scale images to one size."""
 
 _HEADS = frozenset([40, 64, 72, 80, 96, 112, 128, 256])
-"""Widths of a head for which CUDA has flash attention."""
+"""Widths of an attention head for which CUDA has flash attention."""
 
 CONVOLUTIONS = 32
-"""Floats for each number that goes in, of encoders of images made of convolutions (an estimate)."""
+"""Floats per input number of image encoders that consist of convolutions (an estimate)."""
 
 CHANNELS = 256
-"""Of convolutions of sound, where the file does not say."""
+"""Number of channels of sound convolutions, if the file does not say."""
 
 _MOST = 1 << 33
-"""What any number of a header may be: llama.cpp keeps them in 32 bits."""
+"""Upper limit of any number of a header: llama.cpp keeps them in 32 bits."""
 
 _WINDOWS = ("n_wa_pattern", "wa_layer_indexes", "wa_pattern_mode")
 _MASKED = frozenset(["muse-glimmer"])
 _AFTER = ("mm.", "adapter.", "resampler.")
-"""Beginnings of the names of what comes after the last layer."""
+"""Beginnings of the names of tensors after the last layer."""
 
 
 def predict_projector(
@@ -127,9 +127,10 @@ def predict_projector(
     flash_attention: bool,
     batch_tokens: int | None = None,
 ) -> MemoryUsage:
-    """What it takes at most of its device. Numbers of tokens: what llama-server is told, if anything.
+    """Return the maximum memory of a projector on its device.
 
-    Raises `ValueError` for what is no projector.
+    `image_max_tokens` and `batch_tokens` are llama-server's flags; None: not given. Raises `ValueError` if
+    the file is not a projector.
     """
     towers = _towers(header, image_max_tokens, batch_tokens)
     return MemoryUsage(
@@ -139,14 +140,14 @@ def predict_projector(
 
 
 def projector_inputs(header: Header, *, image_max_tokens: int | None, batch_tokens: int | None = None) -> int:
-    """Bytes of the host that it takes beside its device, for what goes in. Raises as `predict_projector`."""
+    """Return the bytes of a projector's inputs on the host. Raises `ValueError` like `predict_projector`."""
     return sum(tower.inputs for tower in _towers(header, image_max_tokens, batch_tokens))
 
 
 def needs_token_limit(header: Header) -> bool:
-    """Whether `--image-max-tokens 2048` keeps the memory of large images in bounds.
+    """Whether `--image-max-tokens 2048` limits the memory of large images.
 
-    Not where llama.cpp's own limit is lower, since the number replaces it; nor where the file has the limit.
+    False if llama.cpp's own limit is lower, since the flag replaces it, and if the limit is in the file.
     """
     if not header.metadata.get("clip.has_vision_encoder"):
         return False
@@ -166,7 +167,7 @@ def _towers(header: Header, max_tokens: int | None, batch_tokens: int | None) ->
 
 
 class _Tower:
-    """One encoder of the file: its dimensions, and those of the largest image or batch of them."""
+    """One encoder of the file: its dimensions, and those of the largest image or batch of images."""
 
     def __init__(
         self, header: Header, modality: str, max_tokens: int | None, batch_tokens: int | None
@@ -204,13 +205,13 @@ class _Tower:
         else:
             self.obeys, self.patches = self._largest(max_tokens)
         self.positions = self.patches
-        """Patches of all the images that are encoded at a time."""
+        """Number of patches of all images that are encoded at a time."""
         if self.kind in _BATCHED:
             tokens = BATCH_TOKENS if batch_tokens is None else batch_tokens
             self.positions = max(self.patches, tokens * self.merge**2)
 
     def number(self, key: str) -> int:
-        """A number of the encoder's metadata. Raises `ValueError` for one that no encoder has."""
+        """Return a number of the encoder's metadata, 0 if absent. Raises `ValueError` if impossible."""
         value = self._metadata.get(f"clip.{self.modality}.{key}", 0)
         if not isinstance(value, int | float):
             return 0
@@ -220,44 +221,44 @@ class _Tower:
 
     @property
     def is_known(self) -> bool:
-        """Whether the size of what goes in is known."""
+        """Whether the size of the largest input is known."""
         dynamic = _LIMITED_BY_FILE | _LIMITED_BY_EITHER | set(_LIMITS)
         return self.is_whisper or self.kind in _FIXED | _BATCHED | dynamic
 
     @property
     def is_whisper(self) -> bool:
-        """Whether it is Whisper's encoder of sound."""
+        """Whether the encoder is Whisper's, for sound."""
         names = ("a.conv1d.1.weight", "a.position_embd.weight")
         return self.modality == "audio" and all(name in self.tensors for name in names)
 
     @property
     def turns(self) -> bool:
-        """Whether queries and keys are turned by their position."""
+        """Whether queries and keys are rotated by their position."""
         return not self.is_whisper and self.kind not in _FIXED
 
     @property
     def values(self) -> int:
-        """Numbers in an image, or in a piece of sound."""
+        """Number of input values of the largest batch of images, or of a piece of sound."""
         if self.modality == "audio":
             return AUDIO_FRAMES * max(AUDIO_BINS, self.number("num_mel_bins"))
         return 3 * self.patch**2 * self.positions
 
     @property
     def mask(self) -> int:
-        """Bytes of the mask of attention in windows."""
+        """Bytes of the mask of windowed attention; 0: there is none."""
         windowed = any(self._metadata.get(f"clip.{self.modality}.{key}") for key in _WINDOWS)
         return F32 * self.positions * self.patches if windowed or self.kind in _MASKED else 0
 
     @property
     def inputs(self) -> int:
-        """Bytes of all that goes in, and of what the host computes."""
-        # Of these, CUDA cannot compute all that comes after the last layer.
+        """Bytes of all inputs, and of the parts that the host computes."""
+        # For these projectors CUDA cannot compute all operations after the last layer.
         merges = self.kind == "pixtral" and "mm.patch_merger.weight" in self.tensors
         rows = 2 if merges or self.kind == "hunyuanvl" else 0
         return F32 * (self.values + (4 + rows * self.width) * self.positions) + self.mask
 
     def _largest(self, max_tokens: int | None) -> tuple[bool, int]:
-        """Whether a number given to llama-server matters, and patches of the largest image."""
+        """Return whether `--image-max-tokens` has an effect, and the patches of the largest image."""
         fixed = max(1, self.number("image_size") // self.patch) ** 2
         by_file = self.number("image_max_pixels") // self.patch**2
         given = (max_tokens or 0) * self.merge**2
@@ -275,7 +276,7 @@ class _Tower:
         return False, max(fixed, by_file, given, LARGE_IMAGE)
 
     def compute(self, *, flash: bool) -> int:
-        """Bytes of its compute buffer."""
+        """Return the bytes of the encoder's compute buffer."""
         if "ffn_up.weight" not in self.block:
             return int(MARGIN * CONVOLUTIONS * F32 * self.values)
         needed = _Graph(self, flash=flash and self.head in _HEADS).build().required()
@@ -283,15 +284,15 @@ class _Tower:
             return needed
         if self.modality == "audio" and not self.is_whisper:
             channels = [tensor.shape[-1] for name, tensor in self.tensors.items() if "a.conv" in name]
-            # The first convolution halves both sides of the spectrum; three of its results are there at once.
+            # The first convolution halves both sides of the spectrum; three of its results exist at a time.
             needed += 3 * F32 * self.values // 4 * max(channels, default=CHANNELS)
-        # DeepSeek-OCR: another encoder goes before, whose attention has relative positions.
+        # DeepSeek-OCR has another encoder before this one, whose attention has relative positions.
         needed += 3 * F32 * self.number("sam.head_count") * self.positions * self.patches
         return int(needed * (MARGIN if self.is_known else FALLBACK_MARGIN))
 
 
 class _Graph:
-    """The graph of a tower: the same tensors in the same order as in llama.cpp's, as far as memory goes."""
+    """The graph of an encoder, with the tensors of llama.cpp's graph that need memory, in the same order."""
 
     def __init__(self, tower: _Tower, *, flash: bool) -> None:
         self.tower = tower
@@ -325,7 +326,7 @@ class _Graph:
         self.add(None, order, breaks, out, features)
         return self.buffer
 
-    # What goes in
+    # Inputs
 
     def _convolution(self, name: str, image: Node) -> Node:
         tower, kernel = self.tower, self.tower.tensors.get(name)
@@ -336,7 +337,7 @@ class _Graph:
 
     def _patches(self) -> Node:
         image = self.input("image", F32 * self.tower.values)
-        if self.tower.turns:  # behind the image, so that its place is not joined with another
+        if self.tower.turns:  # after the image, so that the image's memory is not joined with another range
             self.input("positions", 4 * F32 * self.tower.positions)
         x = self._convolution("v.patch_embd.weight", image)
         if "v.patch_embd.weight.1" in self.tower.tensors:
@@ -373,7 +374,7 @@ class _Graph:
         return self.input("mask", self.tower.mask) if self.tower.mask else None
 
     def _half_mask(self) -> Node | None:
-        """In 16 bits, for flash attention: once for all the layers, and then once for each."""
+        """Return the mask in 16 bits, for flash attention: once for all layers, then once for each layer."""
         if (mask := self._mask()) is None:
             return None
         half = self.tower.mask // 2
@@ -382,7 +383,7 @@ class _Graph:
         return self.add(half, self._mask_in_half)
 
     def _breaks(self) -> Node | None:
-        """The token at the end of each row of an image."""
+        """Return the input with the token at the end of each row of an image, or None."""
         token = self.tower.tensors.get("v.token_embd.img_break")
         rows = isqrt(self.tower.positions) // self.tower.merge
         return self.input("breaks", F32 * token.shape[0] * rows) if token is not None else None
@@ -419,7 +420,7 @@ class _Graph:
             half = [self.add(size // 2, self.view(part)) for part in (k, v)]
             out = self.view(self.add(size, self.view(q), *half, self._half_mask()))
         else:
-            turned = self.add(size + self.row, self.view(v))  # a row more: what lies in gaps
+            turned = self.add(size + self.row, self.view(v))  # one more row, for gaps
             scores = F32 * tower.heads * tower.positions * tower.patches
             weights = self.add(
                 scores, self.add(scores, self.view(k), self.view(q)), self._mask(), in_place=True
@@ -428,15 +429,15 @@ class _Graph:
         return self.add(self.row, out)
 
     def _turned(self, part: Node, size: int) -> Node:
-        """Queries or keys with their positions."""
+        """Return queries or keys, rotated by their positions."""
         if not self.tower.turns:
             return part
         return self.add(size, part, self.input("positions", 4 * F32 * self.tower.positions))
 
-    # What comes out
+    # Outputs
 
     def _deep_feature(self, layer: int, x: Node, before: Node | None) -> Node:
-        """What is told of a lower layer, beside what was told of others."""
+        """Return the features of a lower layer, joined with those of the layers `before`."""
         tokens = self.tower.positions // self.tower.merge**2
         x = self._norm(self.view(x))
         for part in ("fc1", "fc2"):
@@ -445,7 +446,7 @@ class _Graph:
         return x if before is None else self.add((x.size or 0) + (before.size or 0), before, x)
 
     def _project(self, x: Node) -> Node:
-        """The layers after the last: of each, what goes in and what comes out."""
+        """Add the projection after the last layer: the input and output of each of its layers."""
         tower = self.tower
         tokens = max(1, tower.positions // tower.merge**2)
         x = self.add(self.row, self.view(self.add(self.row, self.view(x))))

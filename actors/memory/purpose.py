@@ -1,7 +1,7 @@
-"""What a model is for: to write, to give vectors, or to rank; and the settings that this needs. Pure.
+"""Finds the purpose of a model (to write, to embed, or to rank) and the settings that it needs. Pure.
 
-As in llama.cpp, build 11549 (`server_slot::can_split`): a text is read in parts only by a model with a cache
-of which the last token counts. Any other has to have it in one micro-batch.
+As in llama.cpp, build 11549 (`server_slot::can_split`): only a model that has a cache, and in which the last
+token counts, reads a text in parts. All others need the whole text in one micro-batch.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ from actors.memory.predict import LoadSettings
 from actors.memory.shape import ENCODERS, Pooling
 
 _POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-"""In the order of the numbers that headers have for them."""
+"""The poolings, by their numbers in headers."""
 
 
 LONGEST_TEXT, SHORTEST_TEXT = 8192, 512
-"""Tokens of the context of a model that reads a text at once, where nobody says how many: see `longest_text`.
+"""Limits of the default context of a model that reads a text at once, in tokens: see `longest_text`.
 
-The most is what embedding models are trained for; what they compute with grows with its square.
+The maximum is what embedding models are trained for; their compute buffer grows with its square.
 """
 
 PART_FOR_ROWS = 4
-"""A row for each token of a text takes at most this part of main memory, where nobody says how many."""
+"""By default the rows of a text's tokens take at most one part in so many of main memory."""
 
 
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's server is for.
+    """The purpose of a model's server.
 
     `pooling` is None for a model that writes. `whole`: each text has to fit into one micro-batch. `cached`:
-    it keeps a cache. `flags` are what llama-server has to be told of it.
+    the model keeps a cache. `flags` are the flags that llama-server needs for the purpose.
     """
 
     pooling: Pooling | None = None
@@ -45,7 +45,7 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
 def purpose_of(
     header: Header, arguments: Sequence[str], *, embeds: bool | None = None, ranks: bool | None = None
 ) -> Purpose:
-    """By the model's settings (None: not said) and flags, else by its header."""
+    """Return the purpose by the model's settings (None: not set) and flags, or else by its header."""
     own = _pooling_in(header)
     told_to_rank = is_given(arguments, "--rerank", "--reranking")
     told_to_embed = is_given(arguments, "--embedding", "--embeddings")
@@ -66,7 +66,7 @@ def purpose_of(
     if given is not None:
         pooling = next((one for one in _POOLINGS if one == given[1]), pooling)
     elif pooling == "none":
-        # Vectors of single tokens are no answer that an API has.
+        # No API returns vectors of single tokens.
         pooling = "mean"
         flags += ["--pooling", pooling]
     causal = header.metadata.get(f"{header.architecture}.attention.causal") is not False
@@ -75,9 +75,9 @@ def purpose_of(
 
 
 def longest_text(header: Header, memory: int) -> int:
-    """Tokens that a text read at once may have on a host with so many bytes.
+    """Return the default maximum number of tokens of a text read at once, on a host with `memory` bytes.
 
-    For each of them llama.cpp keeps a row as wide as the vocabulary there, though it writes nothing into it.
+    For each token llama.cpp allocates a row as wide as the vocabulary there, although it does not use it.
     """
     shapes = (tensor.shape for tensor in header.tensors if tensor.name == "token_embd.weight")
     vocabulary = max(next(shapes, (1,))[-1], 1)
@@ -93,17 +93,17 @@ def for_purpose(
     limit: int | None,
     longest: int | None,
 ) -> LoadSettings:
-    """The settings with which a server fulfils its purpose.
+    """Return the settings that a server needs for its purpose.
 
-    `limit`: tokens that a slot has at most, if that is known; `longest`: those that the context has at most
-    if texts are read at once, None if the user chose it. A micro-batch that the user chose stays.
+    `limit`: maximum tokens of a slot; None: unknown. `longest`: maximum tokens of the context if texts are
+    read at once; None: the user chose the context. A micro-batch that the user chose is kept.
 
-    Slots would share the cache, in which the texts that wait keep the room of those before them; a long text
-    has to have all of it. So there is one slot where texts cannot be read in parts.
+    Several slots would share the cache, in which waiting texts keep the cells of earlier texts, but a long
+    text needs the whole cache. So there is one slot if texts cannot be read in parts.
     """
     if purpose.pooling is None:
         return settings
-    # A text's vector is made of all of its tokens, so each of them is an output.
+    # A text's vector is computed from all of its tokens, so each token is an output.
     settings = msgspec.structs.replace(settings, pooling=purpose.pooling, outputs=0)
     if not purpose.whole or is_given(arguments, "-ub", "--ubatch-size"):
         return settings
@@ -117,6 +117,6 @@ def for_purpose(
 
 
 def _pooling_in(header: Header) -> Pooling | None:
-    """How the header says that vectors become one."""
+    """Return the pooling in the header, or None."""
     number = header.metadata.get(f"{header.architecture}.pooling_type")
     return _POOLINGS[number] if isinstance(number, int) and 0 <= number < len(_POOLINGS) else None

@@ -1,4 +1,4 @@
-"""What of a model's header its memory depends on."""
+"""The dimensions in a model's header that its memory depends on."""
 
 import re
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ WINDOW_PERIOD = {
     "modern-bert": 3,
     "olmo2": 4,
 }
-"""Where the header does not say which layers have a sliding window: all but every n-th."""
+"""Defaults for headers that do not name the layers with a sliding window: all but every n-th."""
 
 CHUNK = 8192
-"""Tokens that llama4's layers with a window see, where the header does not say."""
+"""Tokens in the window of llama4's windowed layers, if the header does not say."""
 
 FIRST_SEES_ALL = frozenset(["modern-bert"])
-"""Architectures of which the first of every n layers has no window, not the last."""
+"""Architectures in which the first of every n layers has no window, instead of the last."""
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
-"""How the vectors of a text's tokens become one."""
+"""The method that reduces the vectors of a text's tokens to one."""
 
 ENCODERS = frozenset(
     [
@@ -42,7 +42,7 @@ ENCODERS = frozenset(
         "nomic-bert-moe",
     ]
 )
-"""Architectures that keep no cache, and are for vectors and ranking alone."""
+"""Architectures without a cache, which can only embed and rank."""
 
 _LAYER = re.compile(r"blk\.([0-9]{1,5})\.")
 _ATTENTION = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight")
@@ -56,17 +56,17 @@ _RECURRENT = (
 
 MOST_LAYERS = 1024
 MOST = 1 << 31
-"""What any other number of a header may be: llama.cpp keeps them in 32 bits."""
+"""Upper limit of any other number of a header: llama.cpp keeps them in 32 bits."""
 
 
 class ShapeError(ValueError):
-    """The header lacks what a prediction needs; the message names it."""
+    """The header lacks a value that a prediction needs, or has an impossible one; the message names it."""
 
 
 def weights_by_layer(header: Header) -> list[int]:
-    """Bytes of the weights of each layer, as far as the names of the tensors tell; empty if they do not.
+    """Return the bytes of each layer's weights, by tensor names; empty if these do not match the layers.
 
-    Of any architecture, and although what else a `Shape` has may be missing.
+    Works for any architecture, also if the header lacks other values that a `Shape` needs.
     """
     sizes: dict[int, int] = {}
     for tensor in header.tensors:
@@ -74,13 +74,13 @@ def weights_by_layer(header: Header) -> list[int]:
             layer = int(found[1])
             sizes[layer] = sizes.get(layer, 0) + tensor.size
     count = header.layers or 0
-    # The first and the last may be of a few tensors, but none may be missing or too many.
+    # The first and the last layer may have few tensors, but no layer may be missing or in excess.
     whole = len(sizes) == count and all(layer < count for layer in sizes)
     return [sizes[layer] for layer in range(count)] if whole else []
 
 
 class Shape:
-    """A model's dimensions. Lists have one entry for each layer."""
+    """A model's dimensions. Lists have one entry per layer. Raises `ShapeError`."""
 
     def __init__(self, header: Header) -> None:
         self.architecture = header.architecture or ""
@@ -99,14 +99,14 @@ class Shape:
                 f"{self.architecture}.block_count is {self.layers}; llama.cpp takes half as many"
             )
         self.unused = self.number("nextn_predict_layers")
-        """Layers at the end that only multi-token prediction uses."""
+        """Number of layers at the end that only multi-token prediction uses."""
         if self.unused >= self.layers:
             raise ShapeError(f"{self.unused} of its {self.layers} layers are for multi-token prediction")
         self.heads = self._per_layer("attention.head_count", 0)
         self.kv_heads = self._per_layer("attention.head_count_kv", self.heads[0])
         head = self.width // max(1, self.heads[0])
         self.latent = self.number("attention.key_length_mla") > 0
-        """Multi-head latent attention: the cache holds compressed keys and no values."""
+        """Whether it has multi-head latent attention: the cache has compressed keys and no values."""
         self.blocks: list[dict[str, Tensor]] = [{} for _ in range(self.layers)]
         for name, tensor in self.tensors.items():
             if name.startswith("blk."):
@@ -122,31 +122,31 @@ class Shape:
             for layer, (block, recurrent) in enumerate(zip(self.blocks, self.recurrent, strict=True))
         ]
         self.cached = self.architecture not in ENCODERS
-        """Whether it keeps a cache of what it has read."""
+        """Whether the model keeps a cache of the tokens that it has read."""
         self.caches = [
             self.cached and attends and layer < sharing for layer, attends in enumerate(self.attends)
         ]
-        """Layers with a cache of their own; the last ones may read that of others."""
+        """Whether a layer has a cache of its own; the last layers may read those of others."""
         self.writes = self.cached or self.architecture == "gemma-embedding" or "output.weight" in self.tensors
-        """Whether a head for the next token is loaded, used or not."""
+        """Whether an output head for the next token is loaded, even if it is not used."""
         self.indexed = [
             self.number("attention.indexer.key_length") * any(part.startswith("indexer.") for part in block)
             for block in self.blocks
         ]
-        """Width of what a layer keeps of a token to choose what it attends to; 0: it attends to all."""
+        """Width of the data that a layer keeps per token to select tokens; 0: it attends to all."""
         self.window = self.number("attention.sliding_window", CHUNK if self.architecture == "llama4" else 0)
         self.windowed = self._windowed()
         self.sources = [
             layer if layer < sharing else sharing - 1 - windowed
             for layer, windowed in enumerate(self.windowed)
         ]
-        """Which layer's cache each one reads."""
+        """The layer whose cache a layer reads."""
         self.beside = self.number("embedding_length_per_layer_input")
-        """Width of what each layer gets of a token, beside the activations."""
+        """Width of the additional embedding of each token that each layer gets; 0: none."""
         self.stacked = self.number("n_deepstack_layers")
-        """Layers that get further activations of images, which come with the embedding."""
+        """Number of layers that get additional activations of images, which come with the embedding."""
         self.keys, self.values = self._widths("key", head), self._widths("value", head)
-        """Of a head."""
+        """Widths of a head's keys, and of its values."""
         self.conv_width, self.conv_state, self.ssm_state = self._states()
 
     @property
@@ -155,7 +155,7 @@ class Shape:
         return self.layers - self.unused - 1
 
     def number(self, key: str, default: int = 0) -> int:
-        """A number of the architecture's metadata. Raises `ShapeError` for one that no model has."""
+        """Return a number of the architecture's metadata. Raises `ShapeError` for an impossible one."""
         value = self._metadata.get(f"{self.architecture}.{key}", default)
         return self._whole(key, value) if isinstance(value, int | float) else default
 
@@ -188,12 +188,15 @@ class Shape:
         return [bool(self.window and period and layer % period != without) for layer in range(self.layers)]
 
     def _states(self) -> tuple[int, int, int]:
-        """Of recurrent layers: channels before the state; floats kept of each sequence of those and of it."""
+        """Return the dimensions of recurrent layers, 0 without any.
+
+        They are: channels before the state; floats kept per sequence, of those channels and of the state.
+        """
         if not any(self.recurrent):
             return 0, 0, 0
         if short := self.number("shortconv.l_cache"):
             return 0, (short - 1) * self.width, 0
-        if head := self.number("kda.head_dim"):  # of each head a square
+        if head := self.number("kda.head_dim"):  # each head's state is a square matrix
             channels = 3 * head * self.heads[0]
             return (
                 channels,
