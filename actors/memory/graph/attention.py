@@ -1,21 +1,21 @@
-"""Layers that look at what came before."""
+"""Attention layers."""
 
 from actors.memory.buffer import Node, align
 from actors.memory.graph.feed_forward import FeedForward
 from actors.memory.graph.work import F32, is_quantized, row_bytes
 
 HADAMARD = 64
-"""Rows of the rotation that goes before a quantised cache, at least."""
+"""Minimum number of rows of the rotation (a Hadamard matrix) before a quantised cache."""
 
 SECOND_NORMS = {"ffn_norm.weight", "post_attention_norm.weight"}
-"""Of a layer that has a feed forward behind its attention."""
+"""Norms of a layer whose feed forward follows its attention."""
 
 
 class Attention(FeedForward):
-    """Attention, with a cache, and with the feed forward that some models have beside it."""
+    """Attention with a cache, and the parallel feed forward that some models have."""
 
     def _attention(self, layer: int, x: Node, position: Node, *, selects: bool) -> tuple[Node, Node | None]:
-        """What attention adds to `x`; and `x` with the feed forward, if both start from the same norm."""
+        """Return the attention's output, and `x` plus the feed forward's output if both share a norm."""
         shape, work, block = self.shape, self.work, self.shape.blocks[layer]
         heads, kv_heads = shape.heads[layer], shape.kv_heads[layer]
         suffix = "s" if shape.windowed[layer] else ""
@@ -31,7 +31,7 @@ class Attention(FeedForward):
             index = 8 * work.tokens * (1 if work.flash else shape.values[layer] * kv_heads)
             self.add(None, self.view(v), self.input("vidx" + suffix, index))
         beside = self._beside(layer, hidden, x, selects=selects) if self._is_parallel(layer) else None
-        # Copies of a quantised cache do not fit into the place that the feed forward leaves.
+        # Copies of a quantised cache do not fit into the memory that the feed forward frees.
         left = F32 * 3 * block["ffn_down.weight"].shape[0] * work.tokens if beside else 0
         gap = self.add(left) if left and is_quantized(work.type_k) else None
         attend = self._flash if work.flash else self._softmax
@@ -52,12 +52,12 @@ class Attention(FeedForward):
         keys = row_bytes(work.type_k, shape.keys[layer] * shape.kv_heads[layer]) * cells
         values = row_bytes(work.type_v, shape.values[layer] * shape.kv_heads[layer]) * cells
         sizes = [keys] if shape.latent else [keys, values]
-        if layer in self.foreign:  # an input, as what comes from another GPU is
+        if layer in self.foreign:  # an input, like everything that comes from another GPU
             return [self.input(f"cache {layer} {nth}", size) for nth, size in enumerate(sizes)]
         return [self.add(size) for size in sizes]
 
     def _is_parallel(self, layer: int) -> bool:
-        """Whether the feed forward has no norm of its own, as in Cohere's models."""
+        """Whether the layer's feed forward has no norm of its own, as in Cohere's models."""
         block = self.shape.blocks[layer]
         return "ffn_down.weight" in block and not block.keys() & SECOND_NORMS
 
@@ -79,7 +79,7 @@ class Attention(FeedForward):
         heads, kv_heads = shape.heads[layer], shape.kv_heads[layer]
         cells = work.cells_of(shape, layer) * work.streams
         plain = size = F32 * shape.values[layer] * heads * work.tokens
-        if self.gpu and work.type_k != "F16":  # the kernel works on a copy in 16 bits
+        if self.gpu and work.type_k != "F16":  # the kernel uses a copy in 16 bits
             size = align(size) + 2 * shape.keys[layer] * kv_heads * cells
         if self.gpu and work.type_v != "F16" and not shape.latent:
             size = align(size) + 2 * shape.values[layer] * kv_heads * cells
@@ -157,7 +157,7 @@ class Attention(FeedForward):
             q = self.add(size, q, in_place=True)
         side = shape.keys[layer] & -shape.keys[layer]
         q = self._rotate(q, size, "krot" + suffix, side, work.type_k)
-        if any(shape.windowed):  # llama.cpp's graph of such models
+        if any(shape.windowed):  # llama.cpp's order for such models
             k = self._key(layer, hidden, position)
             v = self._value(layer, hidden)
         else:
@@ -189,7 +189,7 @@ class Attention(FeedForward):
         return self.view(v)
 
     def _rotate(self, x: Node, size: int, name: str, side: int, kind: str) -> Node:
-        """What goes into a quantised cache is rotated first."""
+        """Return keys, values or queries, rotated if the cache is quantised."""
         if not is_quantized(kind) or side < HADAMARD:
             return x
         return self.add(size, self.input(name, F32 * side * side), self.view(x))

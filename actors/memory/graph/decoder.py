@@ -1,4 +1,4 @@
-"""The graph of a model that writes."""
+"""The graph of a model with a cache."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from actors.memory.graph.work import BIG_BATCH, F32
 
 
 class Decoder(Attention, Recurrent):
-    """The graph of one device, with a cache of what was read."""
+    """The graph of one device, with a cache of the tokens read."""
 
     def build(self, layers: Sequence[int], *, first: bool, last: bool) -> Buffer:
         x = self._embed() if first else self.input("x", self.row)
@@ -22,14 +22,14 @@ class Decoder(Attention, Recurrent):
         return self.buffer
 
     def _embed(self) -> Node:
-        """The batch may be tokens or embeddings, so both ways stay allocated."""
+        """Return the embeddings. A batch may have tokens or embeddings, so both paths stay allocated."""
         tokens = self.work.tokens
         row = self.row * (1 + self.shape.stacked)
         if self.gpu:
             mixed, other = self.input("mix", row), self.input("n1", self.row)
             slots = self.input("slots", 8 * tokens)
             x = self.input("embd", self.row)
-            if self.shape.stacked:  # as wide as what comes with images
+            if self.shape.stacked:  # as wide as the activations of images
                 x, other = self.add(row, x), self.add(row, other)
         else:
             self.input("tok", 4 * tokens)
@@ -47,7 +47,7 @@ class Decoder(Attention, Recurrent):
         return x
 
     def _project_beside(self, x: Node) -> Node:
-        """What each layer gets of the tokens: looked up on the host, and projected from the activations."""
+        """Return the additional embeddings of all layers: looked up on the host, plus a projection of `x`."""
         size = F32 * self.shape.beside * self.shape.layers * self.work.tokens
         found = self.add(size, self.input("beside", size), in_place=True)
         projected = self.add(size, self.add(size, x), in_place=True)
@@ -70,7 +70,7 @@ class Decoder(Attention, Recurrent):
     def _head(self, x: Node) -> None:
         size = F32 * self.shape.width * self.work.outputs
         hidden = self.add(size, self.add(size, x, in_place=True), in_place=True, keep=True)
-        # With less than a big batch of outputs, the head is computed where it lies.
+        # With fewer outputs than a big batch, the output head is computed on its own device.
         weight = self._copy_of("output.weight") if self.work.outputs >= BIG_BATCH else None
         self.add(F32 * self.shape.vocabulary * self.work.outputs, hidden, weight, keep=True)
 
@@ -85,7 +85,7 @@ class Decoder(Attention, Recurrent):
         else:
             out = self._reshape(layer, self._norm(x, self.row), self.work.tokens)
         residual, tokens = beside or x, self.work.tokens
-        if selects:  # from here on, only tokens whose logits are wanted
+        if selects:  # from here on only tokens with logits
             tokens = self.work.outputs
             out = self._select(out)
             residual = beside or self._select(x)
@@ -96,7 +96,7 @@ class Decoder(Attention, Recurrent):
             out = self._norm(out, size)
         x = self.add(size, out, residual, in_place=True)
         if not block.keys() & SECOND_NORMS:
-            return x  # such models have one part in each layer
+            return x  # in such models each layer has one part
         out = self._reshape(layer, self._norm(x, size), tokens)
         if "post_ffw_norm.weight" in block:
             out = self._norm(out, size)

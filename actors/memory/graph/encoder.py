@@ -1,7 +1,8 @@
-"""llama.cpp's worst-case graph of a model that reads a text at once, without a cache, and gives vectors.
+"""llama.cpp's worst-case graph of a model that reads a text at once, without a cache, and embeds it.
 
-The BERT family and its like (src/models/bert.cpp, modern-bert.cpp, neo-bert.cpp, gemma-embedding.cpp): every
-token sees every token of the batch, so the mask grows with the square of the batch.
+That is the BERT family and similar models (src/models/bert.cpp, modern-bert.cpp, neo-bert.cpp,
+gemma-embedding.cpp). Every token attends to every token of the batch, so the mask grows with the square of
+the batch.
 """
 
 from actors.memory.buffer import Node
@@ -9,18 +10,18 @@ from actors.memory.graph.decoder import Decoder
 from actors.memory.graph.work import F32, KERNEL_HEADS
 
 _ROOT_MEAN_SQUARE = frozenset(["eurobert", "gemma-embedding", "gemma-embedding2", "neo-bert"])
-"""Architectures whose norm is computed in the place of its source."""
+"""Architectures whose norm is computed in place, in the memory of its source."""
 
 _ROTATES = frozenset(["bert", "jina-bert-v2"])
 """Architectures without rotary positions."""
 
 
 class Encoder(Decoder):
-    """The graph of one device."""
+    """The graph of one device, without a cache."""
 
     def _embed(self) -> Node:
         tensors = self.shape.tensors
-        # Learned positions are looked up on the host, and so is all before them.
+        # Learned positions are added on the host, like everything before them.
         learned = "position_embd.weight" in tensors
         x = self.input("x", self.row) if learned and self.gpu else super()._embed()
         if (kinds := tensors.get("token_types.weight")) is not None:
@@ -39,7 +40,7 @@ class Encoder(Decoder):
         return self.add(size, self.add(size, x, in_place=in_place), in_place=True)
 
     def _head(self, x: Node) -> None:
-        """The vectors of all tokens, and one of each text."""
+        """Add the vectors of all tokens, and one of each text."""
         tensors, work = self.shape.tensors, self.work
         if "output_norm.weight" in tensors or "enc.output_norm.weight" in tensors:
             x = self._norm(x, F32 * self.shape.width * work.outputs)
@@ -76,7 +77,7 @@ class Encoder(Decoder):
         return self._norm(out, size) if after else out
 
     def _read(self, layer: int, hidden: Node) -> Node:
-        """What attention adds."""
+        """Return the attention's output."""
         shape, work, block = self.shape, self.work, self.shape.blocks[layer]
         q, k, v = self._qkv(layer, hidden)
         heads, kv_heads, tokens = shape.heads[layer], shape.kv_heads[layer], work.tokens
@@ -133,7 +134,7 @@ class Encoder(Decoder):
         return found[0], found[1], found[2]
 
     def _turn(self, x: Node, size: int) -> Node:
-        """With its position in it."""
+        """Return queries or keys, rotated by their positions."""
         if self.shape.architecture in _ROTATES:
             return x
         return self.add(size, x, self.input("pos", 4 * self.work.tokens), in_place=True)

@@ -1,4 +1,4 @@
-"""What follows attention or a state: one network, or experts."""
+"""The second half of a layer, after attention or a state: one network, or experts."""
 
 import msgspec
 
@@ -7,14 +7,14 @@ from actors.memory.graph.parts import Parts
 from actors.memory.graph.work import F32
 
 RAW_WEIGHTS = frozenset(["deepseek2", "nomic-bert-moe"])
-"""Architectures whose weights of experts do not add up to one unless the header says so."""
+"""Architectures that do not normalize the weights of experts to a sum of 1, unless the header says so."""
 
 
 class FeedForward(Parts):
-    """Feed-forward networks."""
+    """Feed-forward networks of a graph."""
 
     def _reshape(self, layer: int, hidden: Node, tokens: int) -> Node:
-        """What the feed forward adds."""
+        """Return the output of the feed forward, or of the experts."""
         if "ffn_gate_inp.weight" in self.shape.blocks[layer]:
             return self._experts(layer, hidden, tokens)
         return self._feed_forward(layer, hidden, tokens)
@@ -91,7 +91,7 @@ class FeedForward(Parts):
         return _Routing(chosen, part)
 
     def _fuses_shared(self, layer: int) -> bool:
-        """Whether a shared expert with a gate is computed beside the others: of the same type and height."""
+        """Whether a shared expert with a gate, of the others' type and height, is computed with them."""
         block = self.shape.blocks[layer]
         if not self.gpu or "ffn_gate_inp_shexp.weight" not in block:
             return False

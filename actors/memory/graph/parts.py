@@ -1,4 +1,4 @@
-"""What graphs are made of: nodes, products with weights, norms, and copies of what lies on the host."""
+"""Common parts of graphs: nodes, products with weights, norms, and copies of tensors on the host."""
 
 from actors.memory.buffer import Buffer, Node
 from actors.memory.graph.work import F32, HostSide, Work, on_gpu
@@ -6,7 +6,7 @@ from actors.memory.shape import Shape
 
 
 class Parts:
-    """A graph in the making."""
+    """A graph while it is built."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Parts:
         """Bytes of the activations between two layers."""
 
     def _multiply(self, size: int, layer: int, part: str, *sources: Node | None) -> Node:
-        """A product with a weight of a layer, which is copied here first if it lies on the host."""
+        """Add a product with a weight of a layer, which is first copied from the host if it is there."""
         return self.add(size, *sources, self._copy_of(f"blk.{layer}.{part}.weight"))
 
     def _copy_of(self, name: str) -> Node | None:
@@ -42,6 +42,6 @@ class Parts:
         return self.add(size, self.add(size, x, in_place=True), in_place=True)
 
     def _select(self, x: Node) -> Node:
-        """Of these, the tokens whose logits are wanted."""
+        """Add a selection of the tokens with logits."""
         outputs = self.work.outputs
         return self.add(F32 * self.shape.width * outputs, x, self.input("ids", 4 * outputs))

@@ -1,4 +1,4 @@
-"""Layers that keep a state of what came before."""
+"""Layers that keep a state of the tokens read."""
 
 from actors.memory.buffer import Node
 from actors.memory.graph.parts import Parts
@@ -81,7 +81,7 @@ class Recurrent(Parts):
         kernel, state = shape.number("ssm.conv_kernel"), shape.number("ssm.state_size")
         heads, groups = shape.number("ssm.time_step_rank"), shape.number("ssm.group_count")
         sequences = max(1, self.work.sequences)
-        if "ssm_conv1d.weight" not in block:  # one for each of queries, keys and values
+        if "ssm_conv1d.weight" not in block:  # it has one each for queries, keys and values
             state = groups = shape.number("kda.head_dim")
             heads = groups = shape.heads[layer]
         width = shape.conv_width

@@ -1,4 +1,4 @@
-"""The batch that a graph is for, and the sizes of rows and tensors."""
+"""The batch that a graph is built for, and the sizes of rows and tensors."""
 
 import msgspec
 
@@ -8,18 +8,18 @@ from actors.memory.shape import Pooling, Shape
 
 F32 = 4
 BIG_BATCH = 32
-"""Tokens from which on llama.cpp computes with weights of the host on the GPU."""
+"""Minimum number of tokens for which llama.cpp uses weights of the host on the GPU."""
 
 KERNEL_HEADS = frozenset([40, 64, 72, 80, 96, 112, 128, 192, 256, 320, 512, 576])
-"""Widths of heads for which GPUs have flash attention; of others it is computed on the host."""
+"""Widths of heads for which GPUs have flash attention; for other widths the host computes it."""
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """The batch that the buffers must be large enough for.
+    """The largest batch that the buffers must have room for.
 
-    `tokens` of a micro-batch, `outputs` of them with logits, `sequences` in `streams` of the cache, which
-    has `cells` in each, and `window_cells` in layers with a sliding window. The types are ggml's names.
-    `pooling`: how vectors of tokens become one of the text.
+    `tokens` of a micro-batch, `outputs` of them with logits; `sequences` in `streams` of the cache. Each
+    stream has `cells`, or `window_cells` in layers with a sliding window. The types are ggml's names.
+    `pooling` reduces the vectors of tokens to one of the text.
     """
 
     tokens: int
@@ -34,19 +34,19 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     pooling: Pooling = "none"
 
     def cells_of(self, shape: Shape, layer: int) -> int:
-        """Cells of the cache in each stream, for a layer."""
+        """Return the number of a layer's cache cells in each stream."""
         return self.window_cells if shape.windowed[layer] else self.cells
 
 
 class HostSide(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies on the host and is copied to the GPU when it is needed: tensors, and the cache of layers."""
+    """The tensors, and the layers' caches, on the host that are copied to the GPU when they are needed."""
 
     weights: frozenset[str] = frozenset()
     cache: frozenset[int] = frozenset()
 
 
 def row_bytes(kind: str, count: int) -> int:
-    """Bytes of a row. Raises `ValueError` when it is no whole number of the type's blocks."""
+    """Return the bytes of a row. Raises `ValueError` if it is not a whole number of the type's blocks."""
     block, size = block_of(kind)
     if count % block:
         raise ValueError(
@@ -56,7 +56,10 @@ def row_bytes(kind: str, count: int) -> int:
 
 
 def on_gpu(tensor: Tensor) -> int:
-    """Bytes of a tensor on a CUDA device, which pads quantised rows to 512 and tensors to 128 bytes."""
+    """Return the bytes of a tensor on a CUDA device.
+
+    Rows of quantised tensors are padded to a multiple of 512 weights, tensors to a multiple of 128 bytes.
+    """
     block, size = block_of(tensor.type)
     padding = -tensor.shape[0] % 512 if block > 1 and tensor.shape else 0
     return align(tensor.size + padding // block * size)

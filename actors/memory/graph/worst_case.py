@@ -1,4 +1,4 @@
-"""How large the compute buffer of a device must be."""
+"""Calculates the size of a device's compute buffer."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,10 @@ def compute_buffer(
     host: HostSide | None = None,
     foreign: frozenset[int] = frozenset(),
 ) -> int:
-    """Bytes of the compute buffer of a device that has these layers.
+    """Return the bytes of the compute buffer of a device with these layers.
 
-    `first` and `last`: whether it has the embedding's and the head's side. `foreign`: layers that read a
-    cache which is on another GPU. Layers repeat: a few are enough.
+    `first` and `last`: whether the device computes the embedding, and the output head. `foreign`: layers that
+    read a cache on another GPU. Layers repeat, so only a few of many are built.
     """
     if len(layers) > 14 and not shape.beside and not foreign:
         layers = [*layers[:12], *layers[-2:]]
