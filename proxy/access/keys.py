@@ -2,8 +2,10 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 
 import msgspec
 
@@ -92,5 +94,11 @@ class KeyRing:
         return None if key.rights.expires is not None and key.rights.expires <= now else key
 
 
-def _matches(name: str, globs: Iterable[str]) -> bool:
-    return any(fnmatchcase(name.casefold(), glob.casefold()) for glob in globs)
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
+    return _pattern(globs).match(name.casefold()) is not None
+
+
+@lru_cache(maxsize=16_384)
+def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
+    """Compile globs, since a key's are needed with each of its requests."""
+    return re.compile("|".join(translate(glob.casefold()) for glob in globs) or r"(?!)")
