@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from actors.commands.effective_config import UNUSABLE, read
 from actors.config.key_secrets import KEY_NAME, parse_expiry
+from actors.errors import ConfigError
 from actors.folders import keys_file
 from actors.terminal import complain, printable, say
 from proxy.access.gate import configured_keys
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     }
     try:
         return actions[options.action](options, store)
-    except KeyStoreError as error:
+    except (KeyStoreError, ConfigError) as error:
         complain(str(error))
         return UNUSABLE
     finally:

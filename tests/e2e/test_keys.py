@@ -178,10 +178,10 @@ def test_the_log_names_the_key_and_never_its_secret(gateway: Gateway) -> None:
     assert not any(secret in line for line in gateway.raw for secret in (ADMIN, ALICE, FEW))
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(CHECKOUT / "run.py"), "--config", str(folder / "config.yaml"), *arguments],
-        env={**os.environ, "XDG_DATA_HOME": str(folder / "data")},
+        env={**os.environ, "XDG_DATA_HOME": str(folder / "data"), **environment},
         capture_output=True,
         text=True,
         check=False,
