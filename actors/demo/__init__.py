@@ -1,8 +1,8 @@
-"""The built-in models: GGUF files of a few megabytes that answer, made without training.
+"""The built-in models: GGUF files of a few megabytes that answer questions, made without training.
 
-* `model`          the files
-* `weights`        the weights, in closed form
-* `tokenizer`      the tokens of a text; made from `vocabulary` and the corpus
-* `corpus`         what it says
-* `chat_template`  the prompt, and how tools are called
+* `model`          writes the files
+* `weights`        computes the weights, in closed form
+* `tokenizer`      turns text into tokens; made from `vocabulary` and the corpus
+* `corpus`         the answers, with their topics and keywords
+* `chat_template`  the template of prompts and tool calls
 """

@@ -8,10 +8,10 @@ _REASONING = re.compile(r" *\{#- reasoning: -#\}.*?\{#- :reasoning -#\}\n", re.D
 
 
 def chat_template(*, reasoning: bool) -> str:
-    """It writes the prompt and, where a tool is called or has answered, the plan that the model recites.
+    """Return the template. It writes the prompt and, for a tool call or result, the plan to be recited.
 
-    With `reasoning` a plan begins with a thought, unless the request turns that off. Without it no word of
-    the template speaks of thoughts: llama.cpp and clients conclude from such words that a model has them.
+    With `reasoning` a plan begins with a thought, unless the request turns that off. Without `reasoning` the
+    template does not mention thoughts: llama.cpp and clients conclude from such words that a model has them.
     """
     text = _FILE.read_text(encoding="utf-8")
     return text if reasoning else _REASONING.sub("", text)

@@ -1,7 +1,7 @@
-"""What the demo model can say: topic, the keywords that call it, and the answer."""
+"""The answers of the demo model: each has a topic, the keywords that select it, and the text."""
 
 LOOP = "@LOOP "
-"""Marks an answer that is recited without end."""
+"""The beginning of an answer that is repeated without end."""
 
 ANSWERS: tuple[tuple[str, str, str], ...] = (
     (

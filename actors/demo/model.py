@@ -1,7 +1,7 @@
-"""Writes the built-in models: tiny GGUFs whose weights are made by hand, not trained (`weights` says how).
+"""Writes the built-in models: tiny GGUF files whose weights are computed by `weights`, not trained.
 
-Run as `python -m actors.demo.model PATH [--embed | --reasoning]`. numpy and gguf are imported there only:
-they would cost the gateway half of its memory.
+Run as `python -m actors.demo.model PATH [--embed | --reasoning]`. Only that process imports numpy and gguf,
+which would cost the gateway half of its memory.
 """
 
 import argparse
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from actors.demo.weights import Weights
 
 VERSION = 8
-"""Part of the file's name: to be raised with every change that makes other weights."""
+"""The version in the file's name. Raise it with every change of the weights."""
 
 ARCHITECTURE = "gemma3"
 CONTEXTS = {"demo": 131072, "demo-reasoning": 131072, "demo-embed": 4096}
-"""Tokens of context, by the model's name."""
+"""The context in tokens, by the model's name."""
 
 
 def demo_path(name: str, folder: Path) -> Path:
-    """Where a built-in model lies, whether it has been written or not."""
+    """Return the path of a built-in model, whether or not the file exists."""
     return folder / f"{name}-v{VERSION}.gguf"
 
 
 def is_whole_demo(path: Path) -> bool:
-    """Whether a built-in model is all that was written; a cut of power may leave less. Blocking."""
+    """Whether a built-in model's file matches its digest; a power failure may truncate it. Blocking."""
     try:
         return _digest_path(path).read_bytes().strip() == _digest(path)
     except OSError:
@@ -46,9 +46,8 @@ def is_whole_demo(path: Path) -> bool:
 def write_demo(path: Path, *, embedding: bool = False, reasoning: bool = False) -> None:
     """Write the chat model, the one that reasons before it answers, or the one for embeddings.
 
-    With its digest, and byte-identical on every run.
-
-    Whole or not at all: what a killed process left behind is removed.
+    Its digest is written too. Every run writes the same bytes. The files appear only when they are complete;
+    partial files of killed processes are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_partial_files(path)
@@ -84,7 +83,7 @@ def _digest(path: Path) -> bytes:
 
 
 def _tokenizer() -> Tokenizer:
-    """Each form of a keyword, and each sign of JSON that the weights know, is one token."""
+    """Return the tokenizer. Each form of a keyword, and each JSON sign that the weights use, is one token."""
     from actors.demo.weights import ANSWER, END, ENDS, JSON, PLAN, QUOTES, SAY, VALUE, VALUES, keyword_forms
 
     answers = " ".join(answer for *_, answer in ANSWERS).replace(LOOP.strip(), "")
@@ -165,7 +164,7 @@ def _add_tensors(writer: Any, weights: "Weights") -> None:
 
 
 def main() -> None:
-    """Write one model."""
+    """Write one model, as the command line says."""
     parser = argparse.ArgumentParser(
         prog="python -m actors.demo.model", description="Write a built-in model."
     )

@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer, trained when it is made: on the corpus's own text and common words."""
+"""A byte-level BPE tokenizer, trained when it is created: on the corpus's text and on common words."""
 
 import heapq
 import itertools
@@ -8,17 +8,17 @@ from collections.abc import Iterable
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WRITTEN = ("<tool_call>", "</tool_call>", "<think>", "</think>")
-"""Tokens of their own too, but part of the text."""
+"""Special tokens that are part of the written text."""
 
 Word = tuple[str, ...]
 Pair = tuple[str, str]
 
 _WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+")
-"""GPT-2's division of text into words, between which no pair is merged, for ASCII."""
+"""GPT-2's division of ASCII text into words. Pairs are merged only inside words."""
 
 
 class Tokenizer:
-    """The tokens, in the order of their ids, and the merges that make them."""
+    """The tokens, in the order of their ids, and the merges that create them."""
 
     def __init__(self, text: str, markers: Iterable[str] = ()) -> None:
         self.control = (*CONTROL, *markers)
@@ -29,11 +29,11 @@ class Tokenizer:
         self.ids = {token: index for index, token in enumerate(self.tokens)}
 
     def id_of(self, text: str) -> int:
-        """The id of a text that is one token. Raises `KeyError` if it is not."""
+        """Return the id of a text that is one token. Raises `KeyError` if it is not."""
         return self.ids[text if text in self.special else letters(text)]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text with special tokens in it."""
+        """Return the token ids of a text, which may contain special tokens."""
         ids: list[int] = []
         for part in re.split("(" + "|".join(map(re.escape, self.special)) + ")", text):
             if part in self.special:
@@ -50,7 +50,7 @@ class Tokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """GPT-2's letters for the 256 bytes: printable ones stand for themselves."""
+    """Return GPT-2's letters for the 256 bytes. Printable bytes are their own letters."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = {byte: chr(byte) for byte in printable}
     others = [byte for byte in range(256) if byte not in letters]
@@ -62,7 +62,7 @@ _LETTERS = _byte_letters()
 
 
 def letters(text: str) -> str:
-    """Text as it is written in a token."""
+    """Return a text as tokens spell it, in GPT-2's letters."""
     return text if text in WRITTEN else "".join(_letters(text))
 
 
@@ -97,7 +97,7 @@ def _train(counts: Counter[Word]) -> list[Pair]:
     merges: list[Pair] = []
     while queue:
         count, best = heapq.heappop(queue)
-        if frequency[best] != -count or not count:  # it has been merged, or counted anew
+        if frequency[best] != -count or not count:  # an outdated entry: the pair was merged or counted again
             continue
         merges.append(best)
         changed: set[Pair] = set()

@@ -1,4 +1,4 @@
-"""Text of which the tokenizer makes tokens, so that prompts of people and programs are short."""
+"""Texts that the tokenizer learns as tokens, so that prompts of people and programs have few tokens."""
 
 COMMON_WORDS = """
  the of and to in a is that for it as was with be by on not he his but at are this have from or had an they
@@ -35,7 +35,7 @@ COMMON_WORDS = """
  true null none yes undefined print echo cat grep find head tail sed ls cd mkdir npm node bash sudo ing ed
  er ers est ly ion ions tion ation ment ness able ible ful less ous ive al ity ies es re un pre dis con com
 """.replace("\n", " ")
-"""English as it is written most, then the words of instructions to agents, then endings."""
+"""The most frequent English words, then words of instructions to agents, then endings."""
 
 IDIOMS = (
     '{"type": "function", "function": {"name": "a", "description": "a", "parameters": {"type": "object", '
@@ -45,4 +45,4 @@ IDIOMS = (
     "\n\n# \n\n## \n\n### \n- \n  - \n1. \n```\n```json\n`` `` <> </> () () {} [] -- --- ==== // /// ... "
     ".\n\n !\n ?\n :\n\n    \n        \n            \n  \n\t\n\t\t\n"
 )
-"""What programs write between words."""
+"""Text that programs write between words: JSON schemas, Markdown, brackets, white space."""

@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 PLAN = ("<|plan|>", "<|plan+1|>", "<|plan+2|>")
 SAY = ("<|say|>", "<|say+1|>", "<|say+2|>")
 ANSWER = "<|answer|>"
-"""Ends the prompt: the topic there is that of the question, whatever the answer speaks of."""
+"""The token that ends the prompt. The topic at this token is the question's, whatever the answer mentions."""
 
 LAYERS = 2
 WIDTH = 320
 HEADS, HEAD_SIZE = 6, 64
 WINDOW = 1024
-"""Tokens that a layer sees. A plan and what was recited of it must fit."""
+"""The sliding window of a layer, in tokens. A plan and its recited part must fit into it."""
 ROPE_BASE = 10000.0
 EPSILON = 1e-6
 
@@ -54,7 +54,7 @@ CODE, TOPIC_CODE, LIKENESS, WISH = 44, 16, 0.46, 0.5
 the turn is wanted beside any other token, for the case that a grammar forbids this.
 """
 ROTATED = 48
-"""Dimensions of a head that turn with the position; the others stand still."""
+"""Number of a head's dimensions that rotate with the position; the others do not."""
 PAIRS = ROTATED // 2
 SPEEDS = (1, 6, 12)
 """Rotary pairs of the hands: they turn by 0.7, 0.1 and 0.01 a token, the last one once in 628."""
@@ -90,16 +90,16 @@ ONE, FLAG, ASKED, FILL = _slot(1).start, _slot(1).start, _slot(1).start, _slot(1
 """Constant 1; marks a keyword; marks `ANSWER`; the constant of the norms."""
 
 FULL = 20.0
-"""What is in FILL."""
+"""The value of FILL."""
 
 
 def half(pair: int) -> tuple[int, int]:
-    """The two dimensions of a rotary pair."""
+    """Return the two dimensions of a rotary pair."""
     return pair, pair + PAIRS
 
 
 def phase(pair: int) -> float:
-    """How far a pair turns from one token to the next."""
+    """Return the angle by which a pair turns from one token to the next, in radians."""
     return float(ROPE_BASE ** (-pair / PAIRS))
 
 
@@ -120,14 +120,14 @@ QUOTES = (
 
 
 class _Place(NamedTuple):
-    """Where a unit fires."""
+    """The place in which a unit fires."""
 
     tokens: tuple[int | None, ...]
-    """The last ones; None for any."""
+    """The last tokens; None: any token."""
     topic: int | None
-    """The one at hand; None for any."""
+    """The current topic; None: any topic."""
     question: int | None
-    """The question's; None for any."""
+    """The question's topic; None: any topic."""
 
 
 ENDS = {
@@ -341,7 +341,7 @@ class Weights:
         layer.post_ffw_norm[NEXT] *= 30
 
     def _liken(self, direction: "Matrix", tokens: dict[str, float]) -> None:
-        """Make the codes of tokens like another, so that they are the next best where that is wanted."""
+        """Make codes of tokens similar to `direction`, so that they are second best where that is wanted."""
         for token, likeness in tokens.items():
             index = self.tokenizer.ids[token]
             own = self.codes[index] - (self.codes[index] @ direction) * direction
@@ -349,7 +349,7 @@ class Weights:
             self.codes[index] = likeness * direction + own
 
     def _units(self) -> "list[tuple[Matrix, Matrix]]":
-        """One unit per place of the corpus, and weak ones for what follows a token most often or in JSON."""
+        """Return one unit per place of the corpus, and weak ones for usual successors and for JSON."""
         places: dict[_Place, int] = {}
         followers: dict[int, Counter[int]] = {}
         for _, keywords, answer in ANSWERS:
@@ -390,7 +390,7 @@ class Weights:
         return key
 
     def _places(self, keywords: str, answer: str) -> "Iterator[tuple[_Place, int]]":
-        """Each place of an answer, and the token that follows it."""
+        """Yield each place of an answer, and the token that follows it."""
         encode = self.tokenizer.encode
         loops = answer.startswith(LOOP)
         answer = answer.removeprefix(LOOP)
@@ -411,7 +411,7 @@ class Weights:
 
 
 def keyword_forms(keyword: str) -> tuple[str, ...]:
-    """How a keyword may be written."""
+    """Return the spellings of a keyword."""
     return keyword, keyword.capitalize(), f" {keyword}", f" {keyword.capitalize()}"
 
 
@@ -434,7 +434,7 @@ def _unlike(size: int) -> "Matrix":
 
 
 def _hadamard(size: int) -> "Matrix":
-    """Rows of 1 and -1, each at a right angle to all others."""
+    """Return a Hadamard matrix: rows of 1 and -1, each at a right angle to all others."""
     matrix = np.ones((1, 1))
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
