@@ -97,9 +97,12 @@ class Passing:
         headers["X-Request-Id"] = exchange.request_id
         render = partial(render_request, request.method, target, headers, body)
         known = await self._catalog.find(exchange.model)
+        gate = request.app[GATE]
+        if known.api == "ollama" and gate.has_keys:
+            gate.admit_admin(request, exchange.key)  # the daemon has more models, and can delete them
         exchange.generates = slot
         if exchange.key is not None and slot:
-            request.app[GATE].admit(exchange, len(body or b""), None)
+            gate.admit(exchange, len(body or b""), None)
         if slot or body:
             refuse_to_go_around(self._agents, known.name, request.path[:200])
         question = UpstreamRequest(known.name, render, slot=slot, load=load, raw=True)

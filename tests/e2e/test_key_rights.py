@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.e2e.test_failures import stand_in
 from tests.gateway import HELLO, Gateway, running, until
+from tests.ollama_daemons import stand_in_daemon
 
+BOSS = "the-secret-of-the-boss"
 ALICE, TWO, LIGHT, HEAVY = "the-secret-of-alice", "the-secret-of-two", "the-secret-light", "the-secret-heavy"
 
 AGENT = """
@@ -136,6 +139,37 @@ def test_keys_share_turns_by_weight(gateway: Gateway) -> None:
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(load, [LIGHT, HEAVY] * 6))
     assert 2.2 < served[HEAVY] / served[LIGHT] < 4, served
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/chat", {"model": "other", "messages": HELLO}),
+        ("POST", "/api/copy", {"source": "tiny", "destination": "other"}),
+        ("DELETE", "/api/delete", {"model": "nothing"}),
+        ("GET", "/api/tags", None),
+    ],
+)
+def test_a_daemon_is_no_way_to_its_other_models(
+    beside_daemon: Gateway, method: str, path: str, body: Any
+) -> None:
+    def pass_on(secret: str) -> int:
+        url = f"/upstream/tiny{path}"
+        return beside_daemon.client.request(method, url, json=body, headers=bearer(secret)).status_code
+
+    assert ask(beside_daemon, ALICE, "tiny").status_code == 200
+    assert pass_on(ALICE) == 403
+    assert pass_on(BOSS) not in (401, 403)
+
+
+@pytest.fixture(scope="module")
+def beside_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    keys = {"alice": {"secret": ALICE, "models": ["tiny"]}, "boss": {"secret": BOSS, "admin": True}}
+    with (
+        stand_in_daemon() as url,
+        running({"keys": keys, "ollama": {"host": url}}, tmp_path_factory.mktemp("daemon")) as gateway,
+    ):
+        yield gateway
 
 
 @pytest.mark.parametrize(
