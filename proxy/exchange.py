@@ -137,7 +137,8 @@ class Exchange:
         if self.epoch is None:
             return 0
         has_answer = self.generates and self.first_byte_at is not None and self.status < 400
-        if not self.tokens and (has_answer or self.status == CLIENT_LEFT):
+        has_left = self.status == CLIENT_LEFT and (self.generates or self.admission is not None)
+        if not self.tokens and (has_answer or has_left):
             return None
         return self.tokens.get("prompt_tokens", 0) + self.tokens.get("completion_tokens", 0)
 

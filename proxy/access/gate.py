@@ -245,7 +245,8 @@ class Gate:
             return
         admission, tokens = request.admission, request.tokens_spent
         if tokens is None:
-            tokens = 0 if admission is None else admission.tokens
+            # An agent's call reserves nothing, and it is not free because the client left.
+            tokens = ANSWER_TOKENS if admission is None else admission.tokens
         tokens = min(max(tokens, 0), MOST_TOKENS)  # a model server may report anything
         if admission is not None:
             self._limiter(key.name).end(admission, tokens, self._clock())

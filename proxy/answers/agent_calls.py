@@ -86,6 +86,7 @@ class Models:
     async def stream(self, request: Chat, *, key: str = "") -> AsyncGenerator[Event, None]:
         """Yield the answer's events, up to `Done` or `AnswerFailed`. Closing the iterator ends the lease."""
         exchange = self._begin(request.model, key)
+        exchange.generates = True
         is_whole = False
         try:
             known = await self._catalog.find(request.model)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.access.gate import Gate
+from proxy.access.gate import ANSWER_TOKENS, Gate
 from proxy.access.keys import Key, Rights, make_key
 from proxy.access.limits import DAY
 from proxy.access.store import KeyStore
@@ -175,3 +175,27 @@ def test_an_agent_of_a_revoked_key_reaches_no_model(gate: Gate) -> None:
     assert not gone.rights.may_use_model(["small"])
     assert gate.key_named("") is None
     assert gate.key_named("alice") == ALICE
+
+
+@pytest.mark.parametrize(
+    ("generates", "begun", "left", "spent"),
+    [
+        (True, True, False, ANSWER_TOKENS),
+        (True, False, True, ANSWER_TOKENS),
+        (True, False, False, 0),
+        (False, True, True, 0),
+    ],
+)
+def test_an_agents_call_that_nobody_counted_is_not_free(
+    gate: Gate, path: Path, generates: bool, begun: bool, left: bool, spent: int
+) -> None:
+    call = Exchange("CALL", "agents", "id", (gate.settle,))
+    call.key, call.epoch, call.status, call.inner = ALICE, 1, 200, True
+    call.generates = generates
+    if begun:
+        call.first_byte()
+    if left:
+        call.client_left()
+    call.finish()
+    look(gate)
+    assert KeyStore(path).spent(int(time.time() // DAY)).get("alice", 0) == spent
