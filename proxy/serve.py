@@ -173,12 +173,12 @@ async def _open_gate(config: Config, stack: AsyncExitStack, *, reachable: bool) 
 
     `reachable`: other machines can connect, so that requests need a key.
     """
-    keys = configured_keys(config)
-    gate = Gate(KeyStore(keys_file()), keys, is_open=config.server.open, is_reachable=reachable)
-    stack.callback(gate.close)
     try:
+        keys = await asyncio.to_thread(configured_keys, config)
+        gate = Gate(KeyStore(keys_file()), keys, is_open=config.server.open, is_reachable=reachable)
+        stack.callback(gate.close)
         await asyncio.to_thread(gate.load)
-    except KeyStoreError as error:
+    except (KeyStoreError, ConfigError) as error:
         log.critical("cannot start", reason=str(error))
         return None
     if reachable and not (gate.has_keys or config.server.open):

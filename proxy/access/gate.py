@@ -295,8 +295,12 @@ def _refusal(key: Key, reached: LimitReached) -> ApiError:
 
 
 def configured_keys(config: Config) -> list[Key]:
-    """Make the keys of the configuration. Raises `ConfigError` if a secret's file cannot be read."""
-    keys = []
+    """Make the keys of the configuration.
+
+    Raises `ConfigError` if a secret's file cannot be read, or if two keys have the same secret.
+    """
+    keys: list[Key] = []
+    owners: dict[bytes, str] = {}
     for name, settings in config.keys.items():
         try:
             secret = read_secret(settings)
@@ -312,5 +316,8 @@ def configured_keys(config: Config) -> list[Key]:
             expires=None if settings.expires is None else parse_expiry(settings.expires),
             admin=settings.admin,
         )
-        keys.append(make_key(name, secret, rights, configured=True))
+        key = make_key(name, secret, rights, configured=True)
+        if (owner := owners.setdefault(key.digest, name)) != name:
+            raise ConfigError(f"keys.{name}: its secret is also that of key {owner!r}; each needs its own")
+        keys.append(key)
     return keys

@@ -148,3 +148,17 @@ def test_no_command_shows_a_configured_secret(tmp_path: Path, keys: str, status:
         assert shown.returncode == status or (arguments == ["key", "list"] and not shown.returncode), said
         assert "the-secret-of" not in said
         assert "Traceback" not in said
+
+
+def test_two_keys_with_one_secret_stop_the_start(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(ALICE)
+    (tmp_path / "config.yaml").write_text(
+        f"keys: {{a: {{secret_file: a}}, b: {{secret: {ALICE}, admin: true}}}}\nserver: {{port: 0}}\n"
+    )
+    for arguments in ([], ["key", "list"]):
+        refused = command(tmp_path, *arguments)
+        said = refused.stdout + refused.stderr
+        assert refused.returncode == 2, said
+        assert "keys.b: its secret is also that of key 'a'" in said
+        assert ALICE not in said
+        assert "Traceback" not in said
