@@ -195,12 +195,15 @@ class ModelCaller:
     def _lease(
         self, exchange: Exchange, model: str, *, slot: bool, load: bool, keep_alive: float | None
     ) -> AbstractAsyncContextManager[Lease]:
-        if not exchange.may_use(exchange.model or model, *self._supervisor.names_of(model)):
-            raise model_not_allowed(exchange.model or model)
+        client = ""
+        if exchange.key is not None:
+            client = exchange.key.name
+            if not exchange.may_use(exchange.model or model, *self._supervisor.names_of(model)):
+                raise model_not_allowed(exchange.model or model)
         exchange.phase = "queue"
         return self._supervisor.lease(
             model,
-            client=exchange.key.name if exchange.key is not None else "",
+            client=client,
             timeout=self.limits.queue_timeout,
             slot=slot,
             load=load,

@@ -326,6 +326,9 @@ class FakeSupervisor:
     def would_adopt(self, _name: str) -> bool:
         return False
 
+    def names_of(self, name: str) -> tuple[str, ...]:
+        return tuple(alias for alias, known in self.names.items() if known == name)
+
     def describe(self) -> list[ModelStatus]:
         return self.models
 
