@@ -77,7 +77,7 @@ def merging(request: Chat, answers: Sequence[Answer], model: str, room: int = RO
 
 
 def shortened(text: str, room: int) -> str:
-    """Shorten a text to `size` characters: its beginning, and half as much of its end."""
+    """Shorten a text to `room` characters: its beginning, and half as much of its end."""
     if len(text) <= room:
         return text
     end = max(0, (room - len(GAP)) // 3)
