@@ -4,9 +4,11 @@ import argparse
 import asyncio
 import http.client
 import json
+import os
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from actors.commands.effective_config import read_sound
+from actors.config.key_secrets import read_secret
 from actors.config.schema import BUILTIN, Config, Model, authority
 from actors.demo.model import demo_path, is_whole_demo
 from actors.errors import ConfigError
@@ -44,6 +47,10 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "localhost"}  # noqa: 
 
 ANSWER_LIMIT = 1 << 20
 """Most bytes of the gateway's answer."""
+
+
+KEY_VARIABLE = "LLAMA_SMART_PROXY_KEY"
+"""The environment variable with an admin key for a running gateway."""
 
 
 class PlanError(Exception):
@@ -91,15 +98,32 @@ def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] 
     try:
         # Without the environment's proxy: the gateway is on this machine.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(url, timeout=GATEWAY_TIMEOUT) as answer:
+        request = urllib.request.Request(url, headers=_admin_key(config))
+        with direct.open(request, timeout=GATEWAY_TIMEOUT) as answer:
             plan = json.loads(answer.read(ANSWER_LIMIT))
         plan = {**plan, "source": f"as the gateway on port {config.server.port} sees them"}
         _with_title(plan)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            complain(
+                f"the gateway on port {config.server.port} wants an admin key ({KEY_VARIABLE}); not asked"
+            )
+        return None
     except (OSError, http.client.HTTPException):
         return None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # another program listens on that port
     return plan
+
+
+def _admin_key(config: Config) -> dict[str, str]:
+    """Return the header with an admin key: of the environment, or else of the configuration."""
+    secret = os.environ.get(KEY_VARIABLE, "")
+    for key in config.keys.values():
+        if key.admin and not secret:
+            with suppress(ValueError):
+                secret = read_secret(key)
+    return {"Authorization": f"Bearer {secret}"} if secret else {}
 
 
 def _plan(config: Config, options: argparse.Namespace, cache: Path) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def said(gateway: Gateway) -> str:
             {"gpus": [{**CARD, "total": 300 * MIB}]},
             SMALL,
             {"gpu": {"cpu_fallback": False}},
-            ["it needs 15 MiB of a GPU at least, and the GPUs have at most 0 MiB for it"],
+            ["it needs 21 MiB of a GPU at least, and the GPUs have at most 0 MiB for it"],
         ),
         (
             {"gpus": [{**CARD, "foreign": 7900 * MIB}]},

@@ -95,7 +95,7 @@ def test_the_plan_is_what_happens(start: Start, machine: Machine, real_server: N
     planned = gateway.client.get("/admin/plan", params={"model": "b"}).json()
     assert (planned["action"], planned["placement"], planned["certainty"]) == ("start", "one GPU", "exact")
     (gpu,) = planned["gpus"]
-    assert (gpu["index"], gpu["layers"]) == (1, 2)
+    assert (gpu["index"], gpu["layers"]) == (1, 3)
     assert gpu["total"] == gpu["weights"] + gpu["kv"] + gpu["compute"] + gpu["output"] == gpu["set_aside"]
     assert {name: model["epoch"] for name, model in gateway.health()["models"].items()} == {
         name: model["epoch"] for name, model in before.items()

@@ -122,8 +122,14 @@ def test_a_gateway_on_ipv6_is_asked(host: str, tmp_path: Path) -> None:
     if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     models = {"demo": {"path": "builtin:demo"}}
-    with running({"server": {"host": host}, "llama_cpp": {"models": models}}, tmp_path) as gateway:
+    keys = {"boss": {"secret": "the-secret-of-admin", "admin": True}}
+    with running(
+        {"server": {"host": host, "open": True}, "keys": keys, "llama_cpp": {"models": models}}, tmp_path
+    ) as gateway:
         assert gateway.url.startswith(f"http://[{host}]:")
         port = gateway.url.rpartition(":")[2]
         answer = run(tmp_path / "config.yaml", "--port", port, "demo")
         assert f"GPUs: as the gateway on port {port} sees them" in answer.stdout
+        (tmp_path / "other.yaml").write_text("llama_cpp: {models: {demo: {path: 'builtin:demo'}}}")
+        answer = run(tmp_path / "other.yaml", "--host", host, "--port", port, "demo")
+        assert "wants an admin key (LLAMA_SMART_PROXY_KEY)" in answer.stderr
