@@ -203,8 +203,8 @@ def test_the_sweep_takes_only_what_a_dead_gateway_left() -> None:
     mine = marked(owner_mark())
     try:
         swept = sweep_orphans()
-        assert {process.pid for process in orphans} <= set(swept)
         assert mine.pid not in swept
+        # A gateway of another test, which sweeps when it starts, may have been first.
         assert [process.wait(5) for process in orphans] == [-signal.SIGKILL] * 3
         assert mine.poll() is None
     finally:
