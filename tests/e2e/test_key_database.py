@@ -75,6 +75,8 @@ def test_spent_tokens_survive_a_kill(tmp_path: Path) -> None:
         connection = sqlite3.connect(database(tmp_path))
         try:
             return dict(connection.execute("SELECT name, sum(tokens) FROM spent GROUP BY name").fetchall())
+        except sqlite3.OperationalError:  # the gateway is making its tables
+            return {}
         finally:
             connection.close()
 
