@@ -11,7 +11,7 @@ def attack(folder: Path) -> Iterator[str]:
     """Fill the file system of caches and of the agents' data while somebody streams."""
     home = folder / "home"
     home.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(home)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(home)]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
         return  # only root may mount
     try:
