@@ -120,6 +120,11 @@ class Exchange:
         """Note the number under which the request waits."""
         self.ticket = ticket
 
+    @property
+    def client(self) -> str:
+        """The name of the request's key; empty without a key."""
+        return "" if self.key is None else self.key.name
+
     def may_use(self, *names: str) -> bool:
         """Whether the request's key may use the model with these names."""
         return self.key is None or self.key.rights.may_use_model(names)

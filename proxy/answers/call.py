@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
@@ -195,15 +195,12 @@ class ModelCaller:
     def _lease(
         self, exchange: Exchange, model: str, *, slot: bool, load: bool, keep_alive: float | None
     ) -> AbstractAsyncContextManager[Lease]:
-        client = ""
         if exchange.key is not None:
-            client = exchange.key.name
-            if not exchange.may_use(exchange.model or model, *self._supervisor.names_of(model)):
-                raise model_not_allowed(exchange.model or model)
+            check_may_use(exchange, exchange.model or model, self._supervisor.names_of(model))
         exchange.phase = "queue"
         return self._supervisor.lease(
             model,
-            client=client,
+            client=exchange.client,
             timeout=self.limits.queue_timeout,
             slot=slot,
             load=load,
@@ -253,10 +250,11 @@ class ModelCaller:
         return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
 
 
-def model_not_allowed(name: str) -> ApiError:
-    """Make the error for a model that the request's key may not use."""
-    message = f"the API key may not use model {name[:200]!r}"
-    return ApiError(403, message, code="model_not_allowed", param="model")
+def check_may_use(exchange: Exchange, asked: str, names: Iterable[str]) -> None:
+    """Check that the request's key may use the model `asked` for, by any of its names. Raises `ApiError`."""
+    if not exchange.may_use(asked, *names):
+        message = f"the API key may not use model {asked[:200]!r}"
+        raise ApiError(403, message, code="model_not_allowed", param="model")
 
 
 def post(exchange: Exchange, path: str, body: bytes, address: ServerAddress) -> bytes:

@@ -63,13 +63,12 @@ class AgentAnswers:
             refuse_to_go_around(agents, model, conversation.request.path)
             return None
         try:
-            key = conversation.exchange.key
             return agents.plan(
                 chat,
                 model=model,
                 header=header,
-                key=key.name if key is not None else "",
-                may_name=key.rights.may_use_agent if key is not None else lambda _: True,
+                key=conversation.exchange.client,
+                may_name=conversation.exchange.may_use_agent,
                 request_id=conversation.exchange.request_id,
             )
         except AgentError as error:

@@ -47,10 +47,9 @@ class AgentViews:
         body = await request.app[BODIES].read(request)
         if request.content_type == "application/json":
             await check_json(body)
-        key = request[EXCHANGE].key
         call = Call(parameters=dict(request.query), body=body, media_type=request.content_type)
         try:
-            answer = await self._agents.operate(agent, method, path, call, key=key.name if key else "")
+            answer = await self._agents.operate(agent, method, path, call, key=request[EXCHANGE].client)
         except AgentError as error:
             raise of_agent(error) from None
         try:

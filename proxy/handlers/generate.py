@@ -10,7 +10,7 @@ from agents.host.host import AgentHost
 from proxy.access.gate import GATE
 from proxy.answers import count, embed, load_only, translate, unchanged
 from proxy.answers.agent_guards import guard_body, refuse_to_go_around
-from proxy.answers.call import Conversation, ModelCaller, model_not_allowed
+from proxy.answers.call import Conversation, ModelCaller, check_may_use
 from proxy.answers.through_agents import AgentAnswers
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import Endpoint
@@ -120,7 +120,6 @@ class Generate:
         exchange.generates = asked.endpoint.generates
         if exchange.key is None:
             return
-        if not exchange.may_use(asked.parsed.model, *self._catalog.names_of(asked.known)):
-            raise model_not_allowed(asked.parsed.model)
+        check_may_use(exchange, asked.parsed.model, self._catalog.names_of(asked.known))
         limit = asked.parsed.answer_limit if asked.endpoint.generates else 0
         asked.request.app[GATE].admit(exchange, len(asked.body), limit, asked.parsed.answers)

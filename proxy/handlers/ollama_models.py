@@ -12,7 +12,7 @@ from actors.model_names import with_tag
 from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import ModelStatus
 from actors.servers.ollama.client import Tag
-from proxy.answers.call import model_not_allowed
+from proxy.answers.call import check_may_use
 from proxy.answers.whole import json_response
 from proxy.apis.fields import encode
 from proxy.apis.ollama.answer import rfc3339
@@ -50,7 +50,7 @@ class OllamaApi:
     # The models
 
     async def root(self, _request: web.Request) -> web.Response:
-        """Answer as Ollama does, by which clients recognize it."""
+        """Answer as Ollama does; clients recognize a server by this text."""
         return web.Response(text="Ollama is running")
 
     async def version(self, _request: web.Request) -> web.Response:
@@ -119,8 +119,7 @@ class OllamaApi:
         """Describe one model, from its file's header or from its daemon."""
         named, body = await self._store.named(request)
         known = await self._catalog.find(named.wanted)
-        if not request[EXCHANGE].may_use(named.wanted, *self._catalog.names_of(known)):
-            raise model_not_allowed(named.wanted)
+        check_may_use(request[EXCHANGE], named.wanted, self._catalog.names_of(known))
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
             return await self._store.to_daemon(
                 request, found[0], with_fields(fields_of(body), {"model": encode(found[1])})
