@@ -200,27 +200,27 @@ class AgentHost:
         """
         if not chat.messages and not self._guards_of(model or chat.model):
             return None
-        called = [*self._always, *self._defaults.get(model or chat.model, ())]
-        called += self._named("the key", list(defaults))
-        called += self._named("the header", header.split(",") if header else [])
+        given = [*self._always, *self._defaults.get(model or chat.model, ())]
+        named = self._named("the key", list(defaults))
+        named += self._named("the header", header.split(",") if header else [])
         request = chat
         if FIELD in chat.extra:
-            called += self._named(FIELD, chat.extra[FIELD])
+            named += self._named(FIELD, chat.extra[FIELD])
             extra = {name: value for name, value in chat.extra.items() if name != FIELD}
             request = msgspec.structs.replace(chat, extra=extra)
         commands, request = take_commands(request, self._names)
-        always = len(self._always) + len(self._defaults.get(model or chat.model, ()))
-        for call in (*called[always:], *commands):
+        named += commands
+        for call in named:
             if not may_name(OLDER_NAMES.get(call.agent, call.agent)):
                 message = f"the API key may not use agent {call.agent!r}"
                 raise AgentError(message, status=403, code="agent_not_allowed")
         arguments: dict[str, str] = {}
-        for call in (*called, *commands):
+        for call in (*given, *named):
             name = OLDER_NAMES.get(call.agent, call.agent)
             arguments[name] = call.argument or arguments.get(name, "")
         if not arguments and request is chat:
             return None
-        chain = sorted(arguments.items(), key=lambda named: self._actors[named[0]].rank)
+        chain = sorted(arguments.items(), key=lambda item: self._actors[item[0]].rank)
         guards = {name: argument for name, argument in chain if self._actors[name].kind.guards}
         calls = CallContext(guards, key, request_id)
         _CALL_CONTEXT.set(calls)
