@@ -1,4 +1,4 @@
-"""Handles damaged, deleted and replaced database files of agents.
+"""Handles damaged, deleted and replaced database files.
 
 All functions block.
 """

@@ -38,7 +38,8 @@ from actors.terminal import program
 from agents.host.check import LoadedAgents, look, look_ahead
 from agents.host.host import AgentHost
 from agents.host.settings import default_agents
-from proxy.access.gate import Gate, configured_keys
+from proxy.access.configured import configured_keys
+from proxy.access.gate import Gate
 from proxy.access.store import KeyStore, KeyStoreError
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits

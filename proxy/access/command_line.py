@@ -11,7 +11,7 @@ from actors.config.key_secrets import KEY_NAME, parse_expiry
 from actors.errors import ConfigError
 from actors.folders import keys_file
 from actors.terminal import complain, printable, say
-from proxy.access.gate import configured_keys
+from proxy.access.configured import configured_keys
 from proxy.access.keys import PREFIX, SHOWN, Key, Rights, make_key
 from proxy.access.store import KeyStore, KeyStoreError
 
@@ -60,16 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _add(options: argparse.Namespace, store: KeyStore) -> int:
     _, config = read(options)
-    rights = Rights(
-        models=tuple(options.models),
-        agents=tuple(options.agents),
-        concurrent=options.concurrent,
-        per_minute=options.per_minute,
-        tokens_per_day=options.tokens_per_day,
-        weight=options.weight,
-        expires=options.expires,
-        admin=options.admin,
-    )
+    rights = Rights.of(options, expires=options.expires)
     secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
     if options.name in config.keys or not store.add(make_key(options.name, secret, rights)):
         complain(

@@ -10,10 +10,7 @@ from typing import Protocol
 import structlog
 from aiohttp import web
 
-from actors.config.key_secrets import parse_expiry, read_secret
-from actors.config.schema import Config
-from actors.errors import ConfigError
-from proxy.access.keys import Key, KeyRing, Rights, make_key
+from proxy.access.keys import Key, KeyRing, Rights
 from proxy.access.limits import DAY, Admission, Limiter, LimitReached
 from proxy.access.store import KeyStore, KeyStoreError
 from proxy.errors import ApiError
@@ -137,6 +134,8 @@ class Gate:
         log.info("keys were read again", keys=len(self.ring))
 
     async def _save_unsaved(self) -> None:
+        if not self._unsaved:
+            return
         spent = self._take_unsaved()
         try:
             await asyncio.to_thread(self._save, spent)
@@ -292,32 +291,3 @@ def _refusal(key: Key, reached: LimitReached) -> ApiError:
     )
     error.extra = {"limit": reached.limit}
     return error
-
-
-def configured_keys(config: Config) -> list[Key]:
-    """Make the keys of the configuration.
-
-    Raises `ConfigError` if a secret's file cannot be read, or if two keys have the same secret.
-    """
-    keys: list[Key] = []
-    owners: dict[bytes, str] = {}
-    for name, settings in config.keys.items():
-        try:
-            secret = read_secret(settings)
-        except ValueError as error:
-            raise ConfigError(f"keys.{name}: {error}") from None
-        rights = Rights(
-            models=tuple(settings.models),
-            agents=tuple(settings.agents),
-            concurrent=settings.concurrent,
-            per_minute=settings.per_minute,
-            tokens_per_day=settings.tokens_per_day,
-            weight=settings.weight,
-            expires=None if settings.expires is None else parse_expiry(settings.expires),
-            admin=settings.admin,
-        )
-        key = make_key(name, secret, rights, configured=True)
-        if (owner := owners.setdefault(key.digest, name)) != name:
-            raise ConfigError(f"keys.{name}: its secret is also that of key {owner!r}; each needs its own")
-        keys.append(key)
-    return keys

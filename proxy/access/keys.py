@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import translate
 from functools import lru_cache
+from typing import Self
 
 import msgspec
 
@@ -33,6 +34,12 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
     expires: float | None = None
     admin: bool = False
+
+    @classmethod
+    def of(cls, source: object, *, expires: float | None) -> Self:
+        """Make rights of an object that has the other fields as attributes."""
+        fields = {name: getattr(source, name) for name in cls.__struct_fields__}
+        return msgspec.convert({**fields, "expires": expires}, cls)
 
     def may_use_model(self, names: Iterable[str]) -> bool:
         """Whether one of a model's names is allowed. Letter case and Ollama's `:latest` do not matter."""

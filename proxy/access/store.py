@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from agents.files import FileId, file_id
 from proxy.access.keys import Key, Rights, digest_of
 
 VERSION = 1
@@ -41,7 +42,7 @@ class KeyStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] | None = None
+        self._opened: FileId | None = None
         self._openings = 0
         self._lock = threading.RLock()
 
@@ -100,7 +101,7 @@ class KeyStore:
             return None
         with self._transaction() as database:
             (changes,) = database.execute("PRAGMA data_version").fetchone()
-            return self._identity(), self._openings, changes
+            return file_id(self.path), self._openings, changes
 
     def spent(self, day: int) -> dict[str, int]:
         """Return the tokens that each key has spent on a day, in days since 1970."""
@@ -121,22 +122,15 @@ class KeyStore:
             )
             database.execute("DELETE FROM spent WHERE day < ?", (day - KEPT_DAYS,))
 
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino
-
     @contextmanager
     def _transaction(self, *, make: bool = False) -> Iterator[sqlite3.Connection]:
         try:
             with self._lock:
-                if self._connection is not None and self._opened != self._identity():
+                if self._connection is not None and self._opened != file_id(self.path):
                     self.close()  # the file was deleted or replaced
                 if self._connection is None:
                     self._connection = self._open(make=make)
-                    self._opened = self._identity()
+                    self._opened = file_id(self.path)
                     self._openings += 1
                 with self._connection:
                     yield self._connection
