@@ -13,49 +13,12 @@ from typing import Any
 import msgspec
 
 from actors.memory.gguf import Header, Tensor, block_of
-from actors.memory.predict import LoadSettings, Prediction, predict
+from actors.memory.predict import Prediction, predict
 from actors.memory.shape import Shape
+from tests.actors.memory.loads import Load, read
 
 MIB = 1 << 20
 _HERE = Path(__file__).parent
-_POOLINGS = ("none", "mean", "cls", "last", "rank")
-_WORDS = {
-    "ctx": "context", "np": "parallel", "ub": "micro_batch", "swa_full": "full_window", "ngl": "gpu_layers",
-    "ts": "tensor_split", "ot": "overrides", "offload_kqv": "offload_kv", "batch": "batch",
-    "unified": "unified",
-}  # fmt: skip
-
-
-class Load(msgspec.Struct):
-    """One load: GPUs in MiB; bytes of weights, cache and compute buffer on each of them."""
-
-    model: str
-    settings: dict[str, Any]
-    gpus: list[int]
-    loaded: list[list[int]]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing is left to the host."""
-        return (
-            not {"ngl", "ot"} & self.settings.keys() and self.settings.get("offload_kqv", True) is not False
-        )
-
-    @property
-    def as_settings(self) -> LoadSettings:
-        """In the predictor's words."""
-        given = {_WORDS[key]: value for key, value in self.settings.items() if key in _WORDS}
-        kind = self.settings.get("kv", "f16").upper()
-        flash = {1: True, 0: False, -1: None}[self.settings.get("fa", 1)]
-        if "pool" in self.settings:  # each token is an output
-            given |= {"pooling": _POOLINGS[self.settings["pool"]], "outputs": 0}
-        return LoadSettings(
-            **given,
-            type_k=kind,
-            type_v=self.settings.get("kvv", kind).upper(),
-            flash_attention=flash,
-            split=self.settings.get("split_mode") != 0,
-        )
 
 
 class _Layers(msgspec.Struct):
@@ -84,9 +47,8 @@ def names() -> list[str]:
 
 
 def loads() -> Iterator[Load]:
-    """All the loads."""
-    for line in (_HERE / "truth.jsonl").read_text().splitlines():
-        yield msgspec.json.decode(line, type=Load)
+    """All the loads; their GPUs in MiB."""
+    return read(_HERE / "truth.jsonl")
 
 
 def predicted(load: Load) -> Prediction:

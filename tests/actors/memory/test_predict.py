@@ -15,45 +15,22 @@ from hypothesis import strategies as st
 from actors.memory.gguf import Header
 from actors.memory.predict import HOST, MODELLED, LoadSettings, MemoryUsage, Prediction, predict
 from actors.memory.shape import Shape, ShapeError
+from tests.actors.memory.loads import Load, read
 from tests.actors.memory.zoo import MODELS, Draft, mix, model, transformer
 from tests.effort import examples
 
 MIB = 1 << 20
 GOLDEN = Path(__file__).with_name("golden.jsonl")
-WORDS = {
-    "ctx": "context", "np": "parallel", "ub": "micro_batch", "swa_full": "full_window", "ngl": "gpu_layers",
-    "ts": "tensor_split", "ot": "overrides", "offload_kqv": "offload_kv", "n_outputs": "outputs",
-    "unified": "unified",
-}  # fmt: skip
 
 
-class Case(msgspec.Struct):
-    """One load by llama.cpp: bytes of weights, cache and compute buffer on each GPU."""
-
-    model: str
-    settings: dict[str, Any]
-    gpus: list[int]
-    loaded: list[list[int]]
-
-    @property
-    def kind(self) -> str:
-        if {"ngl", "ot"} & set(self.settings) or self.settings.get("offload_kqv") is False:
-            return "partial"
-        return "several" if len(self.loaded) > 1 else "one"
-
-    @property
-    def as_settings(self) -> LoadSettings:
-        given = {WORDS[key]: value for key, value in self.settings.items() if key in WORDS}
-        kind = self.settings.get("kv", "f16").upper()
-        flash, split = bool(self.settings.get("fa", 1)), self.settings.get("split_mode") != 0
-        return LoadSettings(**given, type_k=kind, type_v=kind, flash_attention=flash, split=split)
+def kind_of(load: Load) -> str:
+    if not load.is_whole:
+        return "partial"
+    return "several" if len(load.loaded) > 1 else "one"
 
 
-def cases(kind: str) -> Iterator[Case]:
-    for line in GOLDEN.read_text().splitlines():
-        case = msgspec.json.decode(line, type=Case)
-        if case.kind == kind:
-            yield case
+def cases(kind: str) -> Iterator[Load]:
+    return (load for load in read(GOLDEN) if kind_of(load) == kind)
 
 
 @cache
@@ -61,11 +38,11 @@ def shape(name: str) -> Shape:
     return Shape(model(name))
 
 
-def predicted(case: Case) -> Prediction:
+def predicted(case: Load) -> Prediction:
     return predict(shape(case.model), case.as_settings, case.gpus)
 
 
-def errors(kind: str) -> list[tuple[float, int, Case]]:
+def errors(kind: str) -> list[tuple[float, int, Load]]:
     """Of each GPU's total: in percent, in bytes, and where."""
     found = []
     for case in cases(kind):
@@ -205,22 +182,21 @@ def test_a_cache_type_that_does_not_divide_the_rows() -> None:
 
 
 def test_the_golden_file_is_what_it_says() -> None:
-    kinds = [msgspec.json.decode(line, type=Case).kind for line in GOLDEN.read_text().splitlines()]
+    kinds = [kind_of(load) for load in read(GOLDEN)]
     assert len(kinds) == 666
     assert json.loads(GOLDEN.read_text().splitlines()[0])["model"] == "llama1b"
 
 
 def test_on_the_cpu() -> None:
     off = 0
-    lines = GOLDEN.with_name("golden-cpu.jsonl").read_text().splitlines()
-    for line in lines:
-        case = msgspec.json.decode(line, type=Case)
+    loads = list(read(GOLDEN.with_name("golden-cpu.jsonl")))
+    for case in loads:
         host = predicted(case).host
         ((_, kv, compute),) = case.loaded
         assert abs(host.kv - kv) <= 128 * 1024, case
         assert 0.94 * compute <= host.compute <= 1.06 * compute, case
         off += abs(host.compute - compute) > 4096
-    assert len(lines) == 90
+    assert len(loads) == 90
     assert off <= 10, "the rest is exact"
 
 

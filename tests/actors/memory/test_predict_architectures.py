@@ -7,7 +7,8 @@ from functools import cache
 import pytest
 
 from actors.memory.predict import MODELLED
-from tests.actors.memory.headers import MIB, Load, loads, names, predicted, shape
+from tests.actors.memory.headers import MIB, loads, names, predicted, shape
+from tests.actors.memory.loads import Load
 
 ESTIMATED = frozenset(
     [
