@@ -354,6 +354,8 @@ def test_waiting_streams_are_told_what_for(start: Start, machine: Machine, real_
     pool = {"patience": 30, "min_residency": 0}
     gateway = start({"a": SMALL, "b": SMALL}, server=log_and(keepalive_interval=0.3), server_pool=pool)
     long = {"messages": FOREVER, "max_tokens": 1500, "ignore_eos": True}
+    for model in ("b", "a"):  # on a busy machine, the reading of b's header could outlast a's answers
+        gateway.chat(model, max_tokens=1)
     with ThreadPoolExecutor(6) as clients:
         # Its context is full after a second or two: so there are more of them than it has slots.
         held = [clients.submit(gateway.chat, "a", **long) for _ in range(6)]
@@ -361,7 +363,6 @@ def test_waiting_streams_are_told_what_for(start: Start, machine: Machine, real_
         messages = [{"role": "user", "content": "hello"}]
         asked = {"model": "b", "messages": messages, "max_tokens": 4, "stream": True}
         with gateway.client.stream("POST", "/v1/chat/completions", json=asked) as waiting:
-            # On a busy machine it may be said before that its header is being read.
             comment = next(line for line in waiting.iter_lines() if "make room" in line)
     assert all(one.result().status_code == 200 for one in held)
     assert comment.startswith(": waiting for b: 'a' would have to make room, and will in ")
