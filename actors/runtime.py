@@ -80,7 +80,5 @@ class Actor(Generic[M]):
             message = self._mailbox.popleft()
             try:
                 self.handle(message)
-            except (
-                Exception
-            ):  # the boundary of an actor: one bad message must not stop the handling of others
+            except Exception:  # one bad message must not stop the handling of others
                 log.exception("message could not be handled", actor=self.name, message=repr(message)[:500])

@@ -2,8 +2,9 @@
 
 A model with waiting requests gets, in this order:
 
-1. free memory, if there is enough (`placement.fit`); 2. the memory of models that are already leaving; 3.
-the memory of idle models: the set that costs least, by the seconds of a reload and the chance of being used;
+1. free memory, if there is enough (`placement.fit`);
+2. the memory of models that are already leaving;
+3. the memory of idle models: the set that costs least, by the seconds of a reload and the chance of use;
 4. the memory of busy models, which take no new requests, finish their work, and leave.
 
 Swaps are weighed. A model in demand stays for `STAY` times the seconds that its swap costs, so that A B A B

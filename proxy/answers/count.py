@@ -1,4 +1,4 @@
-"""The tokens of a prompt, in the words of any API."""
+"""Counts the tokens of a prompt, for any API of the client and of the model's server."""
 
 import msgspec
 from aiohttp import web
@@ -56,7 +56,7 @@ async def _count(caller: ModelCaller, exchange: Exchange, question: UpstreamRequ
                 raise named(to_api_error(tokens), exchange)
             return tokens
     except ApiError as error:
-        # How long a prompt is, is what a client asks so as to learn that it is too long.
+        # A client counts to learn whether its prompt is too long, so that is no error here.
         length = error.extra.get("n_prompt_tokens")
         if error.code == "context_length_exceeded" and isinstance(length, int):
             return length

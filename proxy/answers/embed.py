@@ -32,14 +32,14 @@ from proxy.exchange import Exchange
 from proxy.wire.upstream_connection import BadAnswerError
 
 MOST_SPECIAL = 8
-"""Tokens that a model puts around a text, at most. Beside them, no text has more tokens than bytes."""
+"""Most tokens that a model adds to a text. Apart from those, no text has more tokens than bytes."""
 
 CROWDED = "Context size has been exceeded"
-"""What llama.cpp says when its slots' texts together have more tokens than the cache that they share."""
+"""llama.cpp's message when the texts in its slots together have more tokens than their shared cache."""
 
 
 async def answer(caller: ModelCaller, conversation: Conversation, embedder: Embedder) -> web.StreamResponse:
-    """Answer a request for vectors, in the server's own words if it speaks the client's API."""
+    """Answer a request for vectors. The body is passed on unchanged if the server speaks the client's API."""
     exchange, known = conversation.exchange, conversation.known
     try:
         embed = embedder.decode(conversation.body)
@@ -128,7 +128,7 @@ class Vectors:
     async def _cut(
         self, inputs: Sequence[str | Tokens], limit: int, tokenizer: Tokenizer
     ) -> list[str | Tokens]:
-        """The texts, with those that have more than so many tokens as tokens, and cut."""
+        """Return the texts; those of more than `limit` tokens are converted to tokens and cut."""
         frame = await self._tokens_of("", tokenizer)
         found: list[str | Tokens] = []
         for text in inputs:

@@ -12,7 +12,7 @@ from actors.memory.graph.work import F32, KERNEL_HEADS
 _ROOT_MEAN_SQUARE = frozenset(["eurobert", "gemma-embedding", "gemma-embedding2", "neo-bert"])
 """Architectures whose norm is computed in place, in the memory of its source."""
 
-_ROTATES = frozenset(["bert", "jina-bert-v2"])
+_WITHOUT_ROTATION = frozenset(["bert", "jina-bert-v2"])
 """Architectures without rotary positions."""
 
 
@@ -135,6 +135,6 @@ class Encoder(Decoder):
 
     def _turn(self, x: Node, size: int) -> Node:
         """Return queries or keys, rotated by their positions."""
-        if self.shape.architecture in _ROTATES:
+        if self.shape.architecture in _WITHOUT_ROTATION:
             return x
         return self.add(size, x, self.input("pos", 4 * self.work.tokens), in_place=True)

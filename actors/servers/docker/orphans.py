@@ -35,7 +35,7 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Orphans:
-    """All orphans."""
+    """The orphans of this gateway that are not yet taken over or removed."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Orphan, int]] = {}

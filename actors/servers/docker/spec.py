@@ -80,9 +80,10 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"llama-{slug or 'model'}-{secrets.token_hex(3)}"
 
     def config(self, gateway: str, published: Published | None) -> dict[str, Any]:
-        """Return the body of POST /containers/create. Without `published`, it is reached on its network.
+        """Return the body of POST /containers/create.
 
-        Each call makes a new API key, which is not part of the digest. Users of the engine can read it.
+        Without `published` no port is published, and the gateway connects through the container's network.
+        Each call makes a new API key, which is not part of the digest; users of the engine can read it.
         """
         host: dict[str, Any] = {
             "Init": True,  # otherwise the server, as process 1, would ignore TERM while it loads

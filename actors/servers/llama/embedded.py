@@ -195,7 +195,7 @@ def _params(xllamacpp: Any, options: argparse.Namespace) -> Any:
         for part in path:
             target = getattr(target, part)
         setattr(target, name, value)
-    # As llama-server does. In the arguments every user of the machine could read it.
+    # llama-server reads it here too. Any user of the machine could read it in the process's arguments.
     if key := os.environ.get("LLAMA_API_KEY"):
         params.api_keys = [*params.api_keys, key]
     if os.environ.get("LLAMA_ARG_UI") == "0":

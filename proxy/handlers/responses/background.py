@@ -1,4 +1,4 @@
-"""Answers that go on without their client: `background: true`."""
+"""Answers that continue without their client: `background: true`."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ GiveEvents = Callable[[Callable[[Event], None]], Awaitable[None]]
 
 
 class Job:
-    """One answer under way, and the events of its stream so far, each at the index of its number."""
+    """A running answer and the events of its stream so far, each at the index of its number."""
 
     def __init__(self, exchange: Exchange, encoder: Encoder, keep: Callable[[Json], None]) -> None:
         self._frames = frames_in(encoder.queued(time.time()))
@@ -34,12 +34,12 @@ class Job:
 
     @property
     def response(self) -> Json:
-        """The response as it stands."""
+        """The response so far."""
         return self._encoder.response
 
     @property
     def size(self) -> int:
-        """Bytes of its events."""
+        """The size of its events in bytes."""
         return sum(map(len, self._frames))
 
     def start(self, give: GiveEvents, when_over: Callable[[], None]) -> None:
@@ -58,7 +58,7 @@ class Job:
         self._end()
 
     async def follow(self, after: int, interval: float) -> AsyncGenerator[bytes, None]:
-        """The events after that number, to the end; comments while there are none for `interval` seconds."""
+        """Yield the events after number `after`, and a comment when none has come for `interval` seconds."""
         count = after + 1
         while True:
             while count < len(self._frames):

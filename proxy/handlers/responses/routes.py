@@ -1,4 +1,4 @@
-"""The endpoints of responses: answers, which may go on from one that is kept, and what is kept of them."""
+"""The endpoints of the Responses API: new answers, which may continue a kept one, and kept answers."""
 
 import secrets
 import sqlite3
@@ -72,7 +72,7 @@ class Responses:
     async def answer(
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint
     ) -> web.StreamResponse:
-        """Answer a POST to one of the endpoints that a model answers."""
+        """Answer a POST request that needs a model."""
         body = await request.app[BODIES].json(request)
         parsed = parse_body(body, ResponsesRequest)
         if parsed.background:
@@ -98,7 +98,7 @@ class Responses:
         return await self._generate.respond(await self._generate.read(request, exchange, endpoint, body))
 
     async def _complete(self, items: list[Json], parsed: ResponsesRequest, owner: str | None) -> list[Json]:
-        """The input with what it refers to."""
+        """Return the input, with the items and the response to which it refers. Raises `ApiError`."""
         if parsed.previous_response_id is not None:
             self._check_is_on("previous_response_id", "previous_response_id")
             previous = await self._find(parsed.previous_response_id, owner)
@@ -125,7 +125,7 @@ class Responses:
         return keep
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """The routes of responses that are kept."""
+        """Add the routes of kept responses."""
         for base in ("/v1/responses", "/responses"):
             router.add_get(f"{base}/{{id}}", self.retrieve)
             router.add_delete(f"{base}/{{id}}", self.delete)
@@ -161,7 +161,7 @@ class Responses:
         return await self._follow(asked.request, job, -1) if chat.stream else _json(job.response)
 
     def _over(self, job: Job) -> None:
-        """Of the last jobs the events are still there, for clients that take up their streams again."""
+        """Keep the events of the last jobs, for clients that continue to read their streams."""
         self._finished.append(job.response["id"])
         if job.size > LARGEST:
             self._jobs.pop(job.response["id"], None)
@@ -169,15 +169,15 @@ class Responses:
             self._jobs.pop(self._finished.popleft(), None)
 
     async def close(self) -> None:
-        """End what is answered in the background: it has failed."""
+        """Stop all background answers, which count as failed, and close the store."""
         for job in list(self._jobs.values()):
             await job.cancel(status="failed", error=STOPPED)
         await self._store.close()
 
-    # What is kept
+    # Kept responses
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
-        """`GET /v1/responses/{id}`; with `stream=true` the events, after number `starting_after`."""
+        """`GET /v1/responses/{id}`; with `stream=true` its events after number `starting_after`."""
         kept = await self._kept(request)
         if request.query.get("stream", "").lower() not in ("true", "1"):
             return _json(self._current(kept))
@@ -188,7 +188,7 @@ class Responses:
         return await self._follow(request, self._jobs.get(kept.id) or self._current(kept), after)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
-        """`DELETE /v1/responses/{id}`: it is ended, if it is under way, and forgotten."""
+        """`DELETE /v1/responses/{id}`: stop the answer if it is running, and delete it."""
         kept = await self._kept(request)
         if (job := self._jobs.get(kept.id)) is not None:
             await job.cancel(status="cancelled")
@@ -229,7 +229,7 @@ class Responses:
             return await self._store.find(response_id, owner)
 
     def _current(self, kept: Kept) -> Json:
-        """The response as it stands. Of one that was under way in an earlier life nothing comes any more."""
+        """Return the response so far. One that was running when the gateway was stopped has failed."""
         if (job := self._jobs.get(kept.id)) is not None:
             return job.response
         response = kept.fields
@@ -244,7 +244,7 @@ class Responses:
             raise ApiError(400, message, code="not_supported", param=param)
 
     async def _follow(self, request: web.Request, answer: Job | Json, after: int) -> web.StreamResponse:
-        """Write the events of an answer, without those up to the number `after`."""
+        """Stream the events of an answer that come after number `after`."""
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", **STREAM_HEADERS})
         stream.headers.update(request[EXCHANGE].headers)
         if request.version < HttpVersion11:
@@ -260,9 +260,8 @@ class Responses:
 
 
 def owner_of(request: web.Request) -> str | None:
-    """The key that a request came with, which alone may have its responses; None, while there are no keys."""
-    key = request[EXCHANGE].key
-    return None if key is None else key.name
+    """Return the name of the request's key, which alone may read its responses; None without a key."""
+    return request[EXCHANGE].client or None
 
 
 @asynccontextmanager
@@ -275,7 +274,7 @@ async def _usable() -> AsyncIterator[None]:
 
 
 def _in_words(read: Callable[[bytes], T], body: bytes) -> T:
-    """What is read of a body. Raises `ApiError` for one that cannot be meant."""
+    """Read something of a body. Raises `ApiError` (400) for an invalid one."""
     try:
         return read(body)
     except FieldError as error:

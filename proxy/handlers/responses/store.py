@@ -1,4 +1,4 @@
-"""Responses that are kept: in memory for a while, and in SQLite for as long as is configured."""
+"""Keeps responses: in memory for a while, and in SQLite for as long as is configured."""
 
 import asyncio
 import sqlite3
@@ -16,9 +16,9 @@ from proxy.apis.fields import Json
 log = structlog.get_logger("responses")
 
 REMEMBERED = 3600.0
-"""Seconds that a response is remembered, for the items that clients refer to without asking for more."""
+"""Seconds for which a response stays in memory, so that clients can refer to its items by id."""
 MEMORY = 32 * 1024 * 1024
-"""Bytes of them, at most."""
+"""Most bytes of responses in memory."""
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS responses"
@@ -28,9 +28,9 @@ _SCHEMA = (
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A response as JSON, and the items that it answers; `created` in seconds since the epoch.
+    """A response as JSON, and the items that it answers; `created` in Unix seconds.
 
-    `owner` may have it: the key that made it, None where there are no keys.
+    Only `owner` may read it: the name of the key that made it, or None for a request without a key.
     """
 
     id: str
@@ -51,7 +51,7 @@ class Kept(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Its size in bytes."""
         return len(self.response) + len(self.input)
 
 
@@ -71,7 +71,7 @@ class ResponseStore:
         return self.seconds > 0
 
     def keep(self, kept: Kept) -> None:
-        """Remember a response at once, and write it down meanwhile. A failure of that is only logged."""
+        """Keep a response in memory, and start to save it. If saving fails, this is only logged."""
         self._forget(kept.id)
         self._memory[kept.id] = kept
         self._size += kept.size
@@ -84,7 +84,7 @@ class ResponseStore:
             task.add_done_callback(lambda done: self._clear(kept.id, done))
 
     async def start(self) -> None:
-        """Delete what is too old; also check, where responses are kept, that they can be."""
+        """Delete responses that are too old, which also checks that the file can be used."""
         if self.is_on:
             try:
                 await asyncio.to_thread(self._database.run, self._purge)
@@ -92,7 +92,7 @@ class ResponseStore:
                 log.warning("responses cannot be kept", reason=str(error))
 
     async def find(self, response_id: str, owner: str | None) -> Kept | None:
-        """The response of that id, if this owner may have it. Raises `sqlite3.Error` or `OSError`."""
+        """Return the response with this id, if `owner` may read it. Raises `sqlite3.Error` or `OSError`."""
         kept = self._memory.get(response_id)
         if kept is None and self.is_on:
             await self._settled(response_id)
@@ -101,13 +101,13 @@ class ResponseStore:
         return kept if kept is not None and kept.owner == owner and kept.created > limit else None
 
     async def delete(self, response_id: str) -> None:
-        """Forget a response. Raises `sqlite3.Error` or `OSError`."""
+        """Delete a response. Raises `sqlite3.Error` or `OSError`."""
         self._forget(response_id)
         await self._settled(response_id)
         await asyncio.to_thread(self._delete, response_id)
 
     async def close(self) -> None:
-        """Write down what is to be written, and close the file."""
+        """Save the responses that are not saved yet, and close the file."""
         for response_id in list(self._written):
             await self._settled(response_id)
         await asyncio.to_thread(self._database.close)
@@ -132,7 +132,7 @@ class ResponseStore:
         except (sqlite3.Error, OSError) as error:
             log.warning("a response cannot be kept", response=kept.id, reason=str(error))
 
-    # What blocks
+    # Blocking
 
     def _put(self, kept: Kept) -> None:
         def write(database: sqlite3.Connection) -> None:

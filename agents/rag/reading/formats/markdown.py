@@ -7,7 +7,7 @@ from markdown_it import MarkdownIt
 from agents.rag.reading.formats.structure import Block, Outline, Structure
 
 _PARSER = MarkdownIt("commonmark").enable("table").disable("inline")
-"""What is inside of a block stays as it is written, so nothing of it is parsed."""
+"""The text inside a block is kept as written, so inline markup is not parsed."""
 
 
 def parse_markdown(text: str) -> Structure:
