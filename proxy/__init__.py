@@ -6,6 +6,7 @@ The packages, along a request's way:
 * `app`          routes, and the one middleware: request id, error in the client's words, a line in the log
 * `door`         checks connections, origins and bodies before any other work
 * `handlers`     one module for a group of routes
+* `admin`        the operator's routes, below `/admin`
 * `answers`      brings a model's answer to its client
 * `apis`         pure: each API's requests, answers and errors, to and from one canonical form
 * `wire`         bytes: connections to model servers, HTTP, events, lines

@@ -9,6 +9,7 @@ import structlog
 from aiohttp import web
 
 from proxy.access.gate import GATE, Gate
+from proxy.admin.routes import Route
 from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
 from proxy.apis.responses.client_errors import RESPONSES
@@ -48,6 +49,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     agents: AgentViews
     responses: Responses
     metrics: Metrics
+    admin: tuple[Route, ...]
 
 
 def make_app(handlers: Handlers, origins: Origins, gate: Gate) -> web.Application:
@@ -73,10 +75,12 @@ def make_app(handlers: Handlers, origins: Origins, gate: Gate) -> web.Applicatio
         ("/models", views.models),
         ("/v1/models/{name:.+}", views.model),
         ("/models/{name:.+}", views.model),
-        ("/admin/plan", views.plan),
         ("/metrics", handlers.metrics.page),
     ):
         router.add_get(path, _quiet(view))
+    for route in handlers.admin:
+        reads = route.method == "GET"
+        router.add_route(route.method, route.path, _quiet(route.handler) if reads else route.handler)
     for endpoint in ENDPOINTS:
         for path in endpoint.paths:
             answer = handlers.responses if endpoint.dialect is RESPONSES else handlers.generate

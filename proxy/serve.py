@@ -41,6 +41,7 @@ from agents.host.settings import default_agents
 from proxy.access.configured import configured_keys
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore, KeyStoreError
+from proxy.admin.plan import PlanView
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import ACCOUNTS, Handlers, make_app
@@ -264,6 +265,7 @@ async def _build(
         agents=AgentViews(agent_host),
         responses=responses,
         metrics=metrics,
+        admin=PlanView(supervisor).routes,
     )
     app = make_app(handlers, origins, gate)
     runner = make_runner(

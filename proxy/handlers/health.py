@@ -1,4 +1,4 @@
-"""Reports of the present state: health, models, plans. None of them loads a model or keeps it loaded."""
+"""Reports of the present state: health, models. None of them loads a model or keeps it loaded."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,6 @@ from actors.placement.ledger import Ledger
 from actors.progress import Progress
 from actors.scheduler.lifecycle import RUNNING, State
 from actors.scheduler.model_states import ModelStatus
-from actors.servers import StartError
 from actors.supervisor import Supervisor
 from proxy.access.gate import GATE
 from proxy.apis.anthropic.models import Entry, encode_model, encode_page
@@ -103,23 +102,6 @@ class Views:
             "host": {"total_memory": sample.host.total, "available_memory": sample.host.available},
             "predictions": [_card(card) for card in self._observer.cards],
         }
-
-    async def plan(self, request: web.Request) -> web.Response:
-        """Explain where `?model=` would go, its memory, and which models would make room. Changes nothing."""
-        asked = request.query.get("model")
-        if not asked:
-            raise ApiError(400, "name a model: /admin/plan?model=NAME", param="model")
-        name = self._supervisor.resolve(asked)
-        if name is None:
-            raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
-        try:
-            answer = await self._supervisor.plan(name)
-        except StartError as error:
-            raise ApiError(422, error.failure.message, code="model_unusable", param="model") from None
-        if answer is None:
-            message = f"model {name!r} is not downloaded yet, so that nothing is known of its memory"
-            raise ApiError(409, message, code="model_not_downloaded", param="model")
-        return web.json_response(answer)
 
     async def live(self, _request: web.Request) -> web.Response:
         """Report that the process answers. A missing dependency is no reason to restart it."""

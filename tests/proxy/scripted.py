@@ -41,6 +41,7 @@ from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore
+from proxy.admin.plan import PlanView
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import ACCOUNTS, Handlers, make_app
@@ -510,6 +511,7 @@ async def door(
             agents=AgentViews(host),
             responses=Responses(generate, responses or ResponseStore(folder / "nowhere", 0)),
             metrics=metrics,
+            admin=PlanView(real).routes,
         )
         app = make_app(handlers, origins or Origins(), gate or Gate(KeyStore(Path("/nowhere/keys"))))
         for path, handler in (routes or {}).items():

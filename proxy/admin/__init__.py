@@ -1,0 +1,5 @@
+"""The routes below `/admin`, for the operator. `proxy.app` lets only admin keys through.
+
+* `routes`  what a route is: its path, handler, and the structs of its query, body and answer
+* `plan`    `/admin/plan`: where a model would go
+"""

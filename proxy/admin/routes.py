@@ -1,0 +1,21 @@
+"""What a route of `/admin` is."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A method and path with its handler, whose docstring's first line says what it does.
+
+    `answer`, `body` and `query` are the types of the JSON answer, the JSON body and the query parameters;
+    None where there are none.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    answer: object = None
+    body: object = None
+    query: object = None
