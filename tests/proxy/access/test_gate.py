@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def refuses(gate: Gate, **headers: str) -> bool:
     except ApiError as error:
         return error.status == 401
     return False
+
+
+def saved_tokens(path: Path) -> dict[str, int]:
+    """The tokens that are recorded as spent today."""
+    with closing(KeyStore(path)) as store:
+        return store.spent(int(time.time() // DAY))
 
 
 def look(gate: Gate) -> None:
@@ -129,8 +136,7 @@ def test_a_server_cannot_report_what_cannot_be_saved(gate: Gate, path: Path) -> 
     served(gate, ALICE, 10**30)
     served(gate, make_key("bob", OTHER, Rights()), -(10**30))
     look(gate)
-    day = int(time.time() // DAY)
-    spent = KeyStore(path).spent(day)
+    spent = saved_tokens(path)
     assert spent["alice"] > 10_000
     assert spent.get("bob", 0) == 0
 
@@ -198,4 +204,4 @@ def test_an_agents_call_that_nobody_counted_is_not_free(
         call.client_left()
     call.finish()
     look(gate)
-    assert KeyStore(path).spent(int(time.time() // DAY)).get("alice", 0) == spent
+    assert saved_tokens(path).get("alice", 0) == spent
