@@ -16,6 +16,7 @@ from typing import BinaryIO, Self
 
 import msgspec
 
+from actors.runtime import spawn
 from agents.rag.reading.chunks import Chunk, Sizes, chunk
 from agents.rag.reading.documents import DocumentLimits, Kind, parse
 from agents.rag.reading.formats.structure import DocumentError, PassingError
@@ -142,19 +143,30 @@ class Reader:
         child, self._child = self._child, None
         if child is None:
             return None
-        status = child.returncode
-        if status is None:
-            # One that died by itself is asked for how; any other is busy with what nobody wants.
-            assert child.stdout is not None
-            if not child.stdout.at_eof():
-                with suppress(ProcessLookupError):
-                    child.kill()
-            status = await child.wait()
-        assert child.stdin is not None
-        child.stdin.close()
-        with suppress(OSError):
-            await child.stdin.wait_closed()
-        return status
+        ending = spawn(_end(child), name="end of a document reader")
+        try:
+            await asyncio.wait([ending])
+        except asyncio.CancelledError:
+            await asyncio.wait([ending])  # soon, since the child is killed
+            raise
+        return ending.result()
+
+
+async def _end(child: asyncio.subprocess.Process) -> int:
+    status = child.returncode
+    assert child.stdin is not None
+    assert child.stdout is not None
+    if status is None:
+        # One that died by itself is asked for how; any other is busy with what nobody wants.
+        if not child.stdout.at_eof():
+            with suppress(ProcessLookupError):
+                child.kill()
+        status = await child.wait()
+    child.stdin.close()
+    with suppress(OSError):
+        await child.stdin.wait_closed()
+    await child.stdout.read()  # asyncio closes its transport when it has seen the end of this pipe
+    return status
 
 
 def _ending(status: int | None) -> str:
