@@ -2,13 +2,9 @@
 
 import argparse
 import asyncio
-import http.client
 import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,8 +12,8 @@ from urllib.parse import quote
 import msgspec
 
 from actors.commands.effective_config import read_sound
-from actors.config.key_secrets import read_secret
-from actors.config.schema import BUILTIN, Config, Model, authority
+from actors.commands.running_gateway import GatewayAwayError, GatewayRefusalError, ask
+from actors.config.schema import BUILTIN, Config, Model
 from actors.demo.model import demo_path, is_whole_demo
 from actors.errors import ConfigError
 from actors.folders import cache_folder
@@ -40,17 +36,8 @@ from actors.servers.llama.command import build_of, build_of_pool, find_command, 
 from actors.servers.llama.devices import Reach, image_key, key_of, reach_of
 from actors.terminal import complain, printable, program, say
 
-GATEWAY_TIMEOUT = ENGINE_TIMEOUT = 5.0
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "localhost"}  # noqa: S104
-"""Seconds within which a running gateway, or a container engine, must answer."""
-
-
-ANSWER_LIMIT = 1 << 20
-"""Most bytes of the gateway's answer."""
-
-
-KEY_VARIABLE = "LLAMA_SMART_PROXY_KEY"
-"""The environment variable with an admin key for a running gateway."""
+ENGINE_TIMEOUT = 5.0
+"""Seconds within which a container engine must answer."""
 
 
 class PlanError(Exception):
@@ -93,37 +80,19 @@ def _ask_gateway(config: Config, options: argparse.Namespace) -> dict[str, Any] 
     changed = options.gpus is not None or options.ctx or options.parallel or options.kv
     if changed or config.llama_cpp.find(options.name) is None or not config.server.port:
         return None
-    host = _ANY_ADDRESS.get(config.server.host, config.server.host)
-    url = f"http://{authority(host, config.server.port)}/admin/plan?model={quote(options.name)}"
     try:
-        # Without the environment's proxy: the gateway is on this machine.
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        request = urllib.request.Request(url, headers=_admin_key(config))
-        with direct.open(request, timeout=GATEWAY_TIMEOUT) as answer:
-            plan = json.loads(answer.read(ANSWER_LIMIT))
+        plan = ask(config, "GET", f"/admin/plan?model={quote(options.name)}")
         plan = {**plan, "source": f"as the gateway on port {config.server.port} sees them"}
         _with_title(plan)
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            complain(
-                f"the gateway on port {config.server.port} wants an admin key ({KEY_VARIABLE}); not asked"
-            )
+    except GatewayRefusalError as error:
+        if error.status in (401, 403):
+            complain(f"{error}; not asked")
         return None
-    except (OSError, http.client.HTTPException):
+    except GatewayAwayError:
         return None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         return None  # another program listens on that port
     return plan
-
-
-def _admin_key(config: Config) -> dict[str, str]:
-    """Return the header with an admin key: of the environment, or else of the configuration."""
-    secret = os.environ.get(KEY_VARIABLE, "")
-    for key in config.keys.values():
-        if key.admin and not secret:
-            with suppress(ValueError):
-                secret = read_secret(key)
-    return {"Authorization": f"Bearer {secret}"} if secret else {}
 
 
 def _plan(config: Config, options: argparse.Namespace, cache: Path) -> dict[str, Any]:
