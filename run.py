@@ -20,6 +20,7 @@ COMMANDS = {
     "rm": ("remove a downloaded model", "actors.commands.remove"),
     "agents": ("list the agents there are, with their options", "agents.host.command_line"),
     "rag": ("add documents for the agent rag, list or delete them", "agents.rag.command_line"),
+    "doctor": ("say what works on this machine, what does not, and the cure", "proxy.doctor.command_line"),
     "plan": ("say where a model would go, and what memory it would take", "actors.commands.plan"),
     "key": ("add, list, rotate and revoke API keys", "proxy.access.command_line"),
     "migrate": ("make a config.yaml of a config.json of the first version", "agents.host.migrate"),

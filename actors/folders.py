@@ -23,14 +23,14 @@ def unwritable(folders: Iterable[tuple[str, Path]]) -> list[Unwritable]:
     """
     found: dict[str, list[str]] = {}
     for needed_for, folder in folders:
-        there = _nearest(folder.absolute())
+        there = nearest_folder(folder.absolute())
         if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):  # noqa: PTH112 (it raises nothing)
             found.setdefault(there, []).append(needed_for)
     return [_explain(folder, needed_for) for folder, needed_for in found.items()]
 
 
-def _nearest(folder: Path) -> str:
-    """Return the folder, or its deepest parent that exists."""
+def nearest_folder(folder: Path) -> str:
+    """Return the folder, or its deepest parent that exists. Blocking."""
     return str(next((one for one in (folder, *folder.parents) if os.path.lexists(one)), folder))
 
 

@@ -7,6 +7,7 @@ The packages, along a request's way:
 * `door`         checks connections, origins and bodies before any other work
 * `handlers`     one module for a group of routes
 * `admin`        the operator's routes, below `/admin`
+* `doctor`       `run.py doctor`: what works on this machine, what does not, and the cure
 * `answers`      brings a model's answer to its client
 * `apis`         pure: each API's requests, answers and errors, to and from one canonical form
 * `wire`         bytes: connections to model servers, HTTP, events, lines

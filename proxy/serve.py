@@ -41,6 +41,7 @@ from agents.host.settings import default_agents
 from proxy.access.configured import configured_keys
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore, KeyStoreError
+from proxy.admin.doctor import DoctorView
 from proxy.admin.plan import PlanView
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
@@ -80,6 +81,7 @@ log = structlog.get_logger("gateway")
 def run(options: argparse.Namespace) -> int:
     """Serve; return the exit status."""
     settings, config = read(options)
+    settings = msgspec.structs.replace(settings, config=config)
     checked = look(settings, config)
     if lines := settings.report(checked.faults):
         return tell(lines)
@@ -132,7 +134,7 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
         gate = await _open_gate(config, stack, reachable=not on_loopback(sockets))
         if gate is None:
             return 2
-        supervisor, agent_host, runner, containers = await _build(config, agents, origins, gate, stack)
+        supervisor, agent_host, runner, containers = await _build(settings, agents, origins, gate, stack)
         await runner.setup()
         supervisor.start()
         try:
@@ -205,9 +207,10 @@ async def _look_around(config: Config) -> None:
 
 
 async def _build(
-    config: Config, agents: LoadedAgents, origins: Origins, gate: Gate, stack: AsyncExitStack
+    settings: ConfigFile, agents: LoadedAgents, origins: Origins, gate: Gate, stack: AsyncExitStack
 ) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
     """Build all parts without starting them. `stack` closes them again."""
+    config = settings.config
     session = await stack.enter_async_context(health_session())
     observer = await _start_observer(config, stack)
     monitor = observer.monitor
@@ -265,7 +268,7 @@ async def _build(
         agents=AgentViews(agent_host),
         responses=responses,
         metrics=metrics,
-        admin=PlanView(supervisor).routes,
+        admin=(*PlanView(supervisor).routes, *DoctorView(config, settings.file).routes),
     )
     app = make_app(handlers, origins, gate)
     runner = make_runner(

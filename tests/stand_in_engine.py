@@ -118,6 +118,7 @@ class StandInEngine:
         """Its API, with any version."""
         app = web.Application(middlewares=[self._misbehave])
         routes = {
+            "/_ping": ("GET", self._ping),
             "/version": ("GET", self._version),
             "/info": ("GET", self._info),
             "/events": ("GET", self._events),
@@ -152,6 +153,9 @@ class StandInEngine:
         if any(what.startswith(prefix) for prefix in self.held):
             await self.hold.wait()
         return answer
+
+    async def _ping(self, _: web.Request) -> web.Response:
+        return web.Response(text="OK")
 
     async def _version(self, _: web.Request) -> web.Response:
         return web.json_response({"Version": "20.10.24+dfsg1", "ApiVersion": "1.41"})

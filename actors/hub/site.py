@@ -5,10 +5,11 @@ All answers of a hub are read here. Any other answer or fault is a `HubError`.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 import aiohttp
@@ -24,6 +25,7 @@ from actors.terminal import printable
 ANSWER_LIMIT = 16 << 20
 """Most bytes of a listing; 10,000 files take about 4 MiB."""
 LIST_TIMEOUT = 60.0
+LOOK_TIMEOUT = 10.0
 HEADER_WINDOW = 4 << 20
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -57,6 +59,21 @@ class _Info(msgspec.Struct, frozen=True):
     siblings: tuple[_Sibling, ...] | None = None
 
 
+Access = Literal["anonymous", "granted", "refused", "unknown"]
+
+
+class SiteState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the hub answers, and takes our token.
+
+    `clock`: its `Date`, as Unix time; None without one. `access`: `anonymous` without a token; `unknown` if
+    the hub does not say.
+    """
+
+    endpoint: str
+    clock: float | None
+    access: Access
+
+
 class Site:
     """One hub and its token. `session` uses the environment's proxies (`download_session`)."""
 
@@ -76,6 +93,25 @@ class Site:
                 if len(data) > ANSWER_LIMIT:
                     raise failed(f"{repo}: the hub's list has more than {ANSWER_LIMIT >> 20} MiB")
         return await asyncio.to_thread(_read_listing, repo, bytes(data))
+
+    async def look(self) -> SiteState:
+        """Ask whether the hub can be reached and takes the token. Raises `HubError`."""
+        endpoint, headers = await asyncio.to_thread(self._access)
+        has_token = "Authorization" in headers
+        url = f"{endpoint}/api/{'whoami-v2' if has_token else 'models?limit=1'}"
+        limit = aiohttp.ClientTimeout(total=LOOK_TIMEOUT)
+        with _faults(endpoint):
+            async with self._session.get(url, headers=headers, timeout=limit) as response:
+                status, date = response.status, response.headers.get("Date", "")
+        if status >= 500:
+            raise failed(f"{endpoint}: the hub answered with status {status}")
+        clock = None
+        with suppress(ValueError):
+            clock = parsedate_to_datetime(date).timestamp()
+        access: Access = "anonymous"
+        if has_token:  # a mirror may not know this path
+            access = "granted" if status == 200 else "refused" if status in (401, 403) else "unknown"
+        return SiteState(endpoint=endpoint, clock=clock, access=access)
 
     def source(self, listing: RepoListing, file: RepoFile) -> DownloadSource:
         """Return the address of a listed file.
@@ -136,16 +172,11 @@ class Site:
 
         Raises `HubError`, in the block too.
         """
-        try:
+        with _faults(what):
             async with self._session.get(url, headers=headers, timeout=timeout) as response:
                 if response.status not in (200, 206):
                     raise _refusal(what, revision, response)
                 yield response
-        except HeaderError:
-            raise
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            reason = printable(str(error))[:REASON_LIMIT] or type(error).__name__
-            raise failed(f"{what}: the hub cannot be reached: {reason}") from error
 
     def _access(self) -> tuple[str, dict[str, str]]:
         """Return the hub's address and the headers of each request. Raises `HubError`. Blocking."""
@@ -157,6 +188,18 @@ class Site:
         token = self._settings.token or get_token()
         headers = {"User-Agent": "llama-smart-proxy"}
         return endpoint, {**headers, "Authorization": f"Bearer {token}"} if token else headers
+
+
+@contextmanager
+def _faults(what: str) -> Iterator[None]:
+    """Raise every fault of a request as a `HubError`; `what` names the request."""
+    try:
+        yield
+    except HeaderError:
+        raise
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        reason = printable(str(error))[:REASON_LIMIT] or type(error).__name__
+        raise failed(f"{what}: the hub cannot be reached: {reason}") from error
 
 
 def _read_listing(repo: str, data: bytes) -> RepoListing:

@@ -48,10 +48,10 @@ def run(options: argparse.Namespace) -> int:
     settings, config = read(options)
     faults = look(settings, config).faults
     if settings.report(faults):
-        faults += _found_in_models(config, [*settings.faults, *faults])
+        faults += found_in_models(config, [*settings.faults, *faults])
         return tell(settings.report(faults))
     say(_as_yaml(settings, config))
-    return 1 if tell(settings.report(_found_in_models(config, []))) else 0
+    return 1 if tell(settings.report(found_in_models(config, []))) else 0
 
 
 async def look_ahead(settings: ConfigFile, config: Config, supervisor: Supervisor) -> None:
@@ -64,7 +64,7 @@ async def look_ahead(settings: ConfigFile, config: Config, supervisor: Superviso
             supervisor.tell(Unusable(model=finding.model, failure=finding.failure))
 
 
-def _found_in_models(config: Config, faults: Iterable[Fault]) -> list[Fault]:
+def found_in_models(config: Config, faults: Iterable[Fault]) -> list[Fault]:
     """Find the problems of each model on this machine, except models with faulty settings."""
     places = [fault.path for fault in faults if fault.path[:2] == ("llama_cpp", "models")]
     faulty = {path[2] for path in places if len(path) > 2}

@@ -74,7 +74,12 @@ def most_connections() -> int:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MOST_CONNECTIONS if files < 0 else max(16, min(MOST_CONNECTIONS, (files - SPARE_FILES) // 2))
+    return MOST_CONNECTIONS if files < 0 else most_clients(files)
+
+
+def most_clients(files: int) -> int:
+    """Return how many clients that many open files are enough for."""
+    return max(16, min(MOST_CONNECTIONS, (files - SPARE_FILES) // 2))
 
 
 def listening(host: str, port: int) -> list[socket.socket]:

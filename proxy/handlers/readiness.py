@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from actors.build import uses_containers
-from actors.config.schema import Config
+from actors.config.schema import Config, Ollama
 from actors.folders import data_folder, responses_file
 from actors.gpu.monitor import GpuMonitor
 from actors.hub.cache import cache_of
@@ -67,6 +67,27 @@ def needed_folders(config: Config, cache: Path) -> list[tuple[str, Path]]:
     if config.server.keep_responses:
         folders.append(("kept responses", responses_file().parent))
     return folders
+
+
+def models_in_containers(config: Config) -> list[str]:
+    """Return the configured models whose servers run in containers."""
+    models = config.llama_cpp.models.items()
+    return [name for name, model in models if runs_in_container(config.server_pool, model)]
+
+
+def models_of_daemon(settings: Ollama, daemon: str) -> list[str]:
+    """Return the configured models of an Ollama daemon."""
+    first = next(iter(settings.addresses), None)
+    return [name for name, model in settings.models.items() if (model.daemon or first) == daemon]
+
+
+def models_for_gpus(config: Config) -> list[str] | None:
+    """Return the configured models that must run on a GPU; None if models may run without one."""
+    if not config.gpu.managed or config.gpu.without_gpu == "cpu":
+        return None
+    above = config.server_pool.gpu_layers
+    models = config.llama_cpp.models.items()
+    return [name for name, model in models if (above if model.gpu_layers is None else model.gpu_layers) != 0]
 
 
 class Readiness:
@@ -128,10 +149,7 @@ class Readiness:
         return processes or downloaded or bool(config.ollama.addresses)
 
     async def _look_at_engine(self) -> Dependency:
-        pool = self._config.server_pool
-        models = [
-            name for name, model in self._config.llama_cpp.models.items() if runs_in_container(pool, model)
-        ]
+        models = models_in_containers(self._config)
         try:
             await self._engine.ping()
         except EngineError as error:
@@ -140,13 +158,10 @@ class Readiness:
 
     def _look_at_daemons(self) -> list[Dependency]:
         """Report the daemons' states, as their watchers last saw them."""
-        configured = self._config.ollama.models.items()
         return [
             Dependency(
                 name=f"Ollama daemon {state.name}",
-                models=[
-                    name for name, model in configured if self._daemons.daemon_of(model).name == state.name
-                ],
+                models=models_of_daemon(self._config.ollama, state.name),
                 error=None if state.reachable is not False else state.error or "it is away",
             )
             for state in self._daemons.states
@@ -154,16 +169,9 @@ class Readiness:
 
     def _look_at_gpus(self) -> list[Dependency]:
         """Report the GPUs, if models must run on one."""
-        gpu, sample = self._config.gpu, self._monitor.sample
-        if not gpu.managed or gpu.without_gpu == "cpu":
+        models = models_for_gpus(self._config)
+        if models is None:
             return []
-        models = [
-            name
-            for name, model in self._config.llama_cpp.models.items()
-            if self._layers(model.gpu_layers) != 0
-        ]
+        sample = self._monitor.sample
         error = None if sample.gpus else sample.error or "there is none"
         return [Dependency(name="GPU", models=models, error=error)]
-
-    def _layers(self, own: int | None) -> int | None:
-        return self._config.server_pool.gpu_layers if own is None else own
