@@ -16,6 +16,7 @@ Shared by them:
 
 * `catalog`      the models, their names, and the APIs of their servers
 * `model_cards`  facts of a model's file, as clients see them
+* `parameters`   pure: the parameters of requests that a model's settings give
 * `access`       API keys: who may use what, and how much
 * `exchange`     the facts of one request, for the log and the metrics
 * `errors`       errors as clients see them

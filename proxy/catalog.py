@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from actors.config.schema import Model
+from actors.config.parameters import is_empty
+from actors.config.schema import Model, ModelSettings, RequestSettings
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
 from actors.messages import ServerApiName
@@ -22,10 +23,11 @@ from proxy.model_cards import ModelCard, read_card
 
 
 class Known(msgspec.Struct, frozen=True):
-    """The canonical name of a model, and the API of its server."""
+    """The canonical name of a model, the API of its server, and what its settings change in requests."""
 
     name: str
     api: ServerApiName = "llama.cpp"
+    request: RequestSettings | None = None
 
 
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +76,12 @@ class Catalog:
     def _known(self, name: str) -> Known | None:
         for candidate in dict.fromkeys((name, without_hub(name), name.removesuffix(LATEST))):
             if (own_name := self._supervisor.resolve(candidate)) is not None:
-                return Known(own_name, self._supervisor.api_of(own_name) or "llama.cpp")
+                settings = self.common_settings_of(own_name)
+                return Known(
+                    own_name,
+                    self._supervisor.api_of(own_name) or "llama.cpp",
+                    None if settings is None or is_empty(settings.request) else settings.request,
+                )
         return None
 
     def names_of(self, known: Known) -> tuple[str, ...]:
@@ -92,6 +99,10 @@ class Catalog:
         """Return the settings of a configured llama.cpp model, given any of its names."""
         canonical = self._supervisor.resolve(name)
         return self._configured.get(canonical) if canonical is not None else None
+
+    def common_settings_of(self, name: str) -> ModelSettings | None:
+        """Return the settings that every kind of model has, given the canonical name of a configured one."""
+        return self._configured.get(name) or self.daemons.settings.models.get(name)
 
     async def files_of(self, name: str) -> ModelFiles | None:
         """Return a model's files, if they are on the disk."""

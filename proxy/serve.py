@@ -251,7 +251,7 @@ async def _build(
     readiness = Readiness(supervisor, config, containers.engine, daemons, monitor)
     views = Views(supervisor, catalog, observer, config, version=VERSION)
     store = OllamaStore(caller, catalog, hub, passes)
-    ollama = OllamaApi(catalog, store, idle_timeout=config.server_pool.idle_timeout)
+    ollama = OllamaApi(catalog, store)
     store_of_responses = ResponseStore(responses_file(), config.server.keep_responses)
     await store_of_responses.start()
     responses = Responses(generate, store_of_responses)

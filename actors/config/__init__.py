@@ -5,6 +5,7 @@
 * `environment`  `${NAME}` in text, replaced after the YAML is read.
 * `fields`       plain data into the schema's structures, by the type of each field; agents' options too.
 * `checks`       what makes no sense although each field is valid.
+* `parameters`   the parameters of requests that a model's settings may give.
 * `key_secrets`  the secrets and expiry dates of API keys
 * `masking`      what must not be shown: secrets by their field, their name, their place.
 * `file`         all of it in order, and the report of all faults by line.

@@ -8,6 +8,7 @@ from typing import Any
 from actors.config.document import Path
 from actors.config.key_secrets import KEY_NAME, checked_secret, parse_expiry
 from actors.config.masking import mask_text, shown
+from actors.config.parameters import faults_of
 from actors.config.schema import (
     BUILTIN,
     BUILTIN_MODELS,
@@ -16,6 +17,7 @@ from actors.config.schema import (
     HubSettings,
     KeySettings,
     Model,
+    ModelSettings,
     Ollama,
     Server,
     daemon_address,
@@ -44,7 +46,7 @@ def check(config: Config) -> list[Fault]:
         place = ("llama_cpp", "models", name)
         checks.model(place, model)
         checks.arguments((*place, "arguments"), model.arguments)
-        checks.names(place, name, model.aliases)
+        checks.common(place, name, model)
     checks.ollama(config.ollama, config.server)
     checks.hub(config.hub)
     return checks.faults
@@ -155,7 +157,7 @@ class _Checks:
         entries: dict[tuple[str, str], Path] = {}
         for name, served in ollama.models.items():
             place = ("ollama", "models", name)
-            self.names(place, name, served.aliases)
+            self.common(place, name, served)
             if not addresses:
                 self.add(place, "no daemon is configured (ollama.host or ollama.daemons)", "daemon")
                 continue
@@ -168,6 +170,11 @@ class _Checks:
                 message = f"{served.model or name!r} of daemon {pair[0]!r} is already"
                 self.add(place, message, "daemon", "model", also=entries[pair])
             entries.setdefault(pair, place)
+
+    def common(self, place: Path, name: str, model: ModelSettings) -> None:
+        """Check the settings that every kind of model has."""
+        self.names(place, name, model.aliases)
+        self.faults += faults_of(model.request, (*place, "request"))
 
     def names(self, place: Path, name: str, aliases: list[str]) -> None:
         """Check a model's names: each must be usable in paths and commands, and belong to no other model."""

@@ -109,7 +109,28 @@ class ServerPool(Section, frozen=True, kw_only=True):
     stop_timeout: Patience = 10.0
 
 
-class Model(Section, frozen=True, kw_only=True):
+class RequestSettings(Section, frozen=True, kw_only=True):
+    """Parameters of requests: given where the client gives none, always set, or taken out.
+
+    `strip` has names, or dotted names of fields inside. `actors.config.parameters` says what they may be.
+    """
+
+    default: dict[str, Any] = {}
+    set: dict[str, Any] = {}
+    strip: list[str] = []
+
+
+class ModelSettings(Section, frozen=True, kw_only=True):
+    """The settings of a model, whatever serves it."""
+
+    aliases: list[str] = []
+    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
+    never_evict: bool = False
+    idle_timeout: Seconds | None = None
+    request: RequestSettings = RequestSettings()
+
+
+class Model(ModelSettings, frozen=True, kw_only=True):
     """One model of `llama_cpp.models`."""
 
     path: str | None = None
@@ -117,7 +138,6 @@ class Model(Section, frozen=True, kw_only=True):
     variant: str | None = None
     revision: str = "main"
     mmproj: str | None = None
-    aliases: list[str] = []
     ctx_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
     parallel: Count = 4
     embeddings: bool | None = None
@@ -126,8 +146,6 @@ class Model(Section, frozen=True, kw_only=True):
     longer_context: bool = False
     devices: list[int | str] = []
     tensor_split: list[Annotated[float, msgspec.Meta(ge=0)]] = []
-    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
-    never_evict: bool = False
     runtime: Runtime | None = None
     image: str | None = None
     command: str | list[str] | None = None
@@ -153,16 +171,13 @@ class LlamaCpp(Section, frozen=True, kw_only=True):
         return None
 
 
-class OllamaModel(Section, frozen=True, kw_only=True):
+class OllamaModel(ModelSettings, frozen=True, kw_only=True):
     """One model of `ollama.models`."""
 
     model: str | None = None
     daemon: str | None = None
-    aliases: list[str] = []
     ctx_size: Count | None = None
     parallel: Count | None = None
-    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
-    never_evict: bool = False
 
 
 class Ollama(Section, frozen=True, kw_only=True):

@@ -79,6 +79,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A model's settings, as the planner needs them. `slots`: number of requests served at once.
 
     Of two models that wait for room, the one with the higher `priority` comes first; it also stays longer.
+    `idle_timeout`: idle seconds before the unload, 0 for never; None: the policy's.
     """
 
     name: str
@@ -87,6 +88,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish = Wish()
     priority: int = 0
     never_evict: bool = False
+    idle_timeout: float | None = None
     api: ServerApiName = "llama.cpp"
 
     @classmethod
@@ -99,6 +101,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
             wish=Wish(devices=tuple(map(str, model.devices)), split=tuple(model.tensor_split)),
             priority=model.priority,
             never_evict=model.never_evict,
+            idle_timeout=model.idle_timeout,
         )
 
     @classmethod
@@ -112,6 +115,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
             slots=model.parallel or parallel,
             priority=model.priority,
             never_evict=model.never_evict,
+            idle_timeout=model.idle_timeout,
             api="ollama",
         )
 
@@ -132,7 +136,9 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float | None
     idle_seconds: float | None
     keep_alive: float | None
-    """Idle seconds before the unload, from the latest request; None: the policy's."""
+    """Idle seconds before the unload, from the latest request; None: as `idle_timeout` says."""
+    idle_timeout: float
+    """Idle seconds before the unload, as configured; 0 for never."""
     failures: int
     retry_in: float | None
     error: str | None
@@ -329,7 +335,11 @@ class ModelState:
             return False
         return now >= self.suspect_until and (not ticket.slot or self.busy < self.spec.slots)
 
-    def status(self, ledger: Ledger, now: float) -> ModelStatus:
+    def idle_timeout(self, policy: Policy) -> float:
+        """Idle seconds before the unload, as configured; 0 for never."""
+        return policy.idle_timeout if self.spec.idle_timeout is None else self.spec.idle_timeout
+
+    def status(self, policy: Policy, ledger: Ledger, now: float) -> ModelStatus:
         """Describe the model for `/health`."""
         holding = ledger.holdings.get(self.spec.name)
         state = self.life.state
@@ -348,6 +358,7 @@ class ModelState:
             load_seconds=self.ready_at - self.started_at if up else None,
             idle_seconds=now - self.last_used if up and not self.holders else None,
             keep_alive=self.keep_alive,
+            idle_timeout=self.idle_timeout(policy),
             failures=self.failures,
             retry_in=max(0.0, self.retry_at - now) if state is State.FAILED else None,
             error=self.failure.message if self.failure else None,

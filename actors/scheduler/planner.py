@@ -523,7 +523,9 @@ class Planner:
 
     def _keep_alive(self, model: ModelState) -> float:
         """Return the seconds that an idle model stays loaded."""
-        return self._policy.idle_timeout or math.inf if model.keep_alive is None else model.keep_alive
+        if model.keep_alive is not None:
+            return model.keep_alive
+        return model.idle_timeout(self._policy) or math.inf
 
     def _close(self, now: float) -> None:
         overdue = self.overdue(now)
@@ -657,7 +659,7 @@ class Planner:
 
     def describe(self, now: float) -> list[ModelStatus]:
         """Describe every model, in the order of the configuration."""
-        return [model.status(self.ledger, now) for model in self._models]
+        return [model.status(self._policy, self.ledger, now) for model in self._models]
 
     @property
     def measures_first(self) -> bool:

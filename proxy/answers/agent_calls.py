@@ -90,7 +90,7 @@ class Models:
         is_whole = False
         try:
             known = await self._catalog.find(request.model)
-            question = translate.chat_question(exchange, known.name, request)
+            question = translate.chat_question(exchange, known, request)
             async with self._caller.call(exchange, question) as call:
                 await call.check_stream()
                 async for event in _Events(call.response, translate.decoder_of(call, request)).read():

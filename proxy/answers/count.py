@@ -15,6 +15,7 @@ from proxy.apis.server_errors import to_api_error
 from proxy.apis.table import SERVERS
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
+from proxy.parameters import with_parameters
 
 
 async def answer(caller: ModelCaller, conversation: Conversation, counter: Counter) -> web.StreamResponse:
@@ -35,6 +36,7 @@ async def answer(caller: ModelCaller, conversation: Conversation, counter: Count
 
 def _question(conversation: Conversation, chat: Chat) -> UpstreamRequest:
     exchange, known = conversation.exchange, conversation.known
+    chat = with_parameters(chat, known.request)
 
     def render(address: ServerAddress) -> bytes:
         try:

@@ -28,9 +28,11 @@ from proxy.apis.interface import AnswerContext, Codec, Decoder, Encoder, Request
 from proxy.apis.requests import check_request, invalid_field
 from proxy.apis.server_errors import of_api_error, to_api_error
 from proxy.apis.table import SERVERS
+from proxy.catalog import Known
 from proxy.door.bodies import breathe
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
+from proxy.parameters import with_parameters
 
 
 async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamResponse:
@@ -43,7 +45,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
         return whole_answer(exchange, codec, chat, collector.answer())
 
     async def write() -> None:
-        async with caller.call(exchange, chat_question(exchange, conversation.known.name, chat)) as call:
+        async with caller.call(exchange, chat_question(exchange, conversation.known, chat)) as call:
             await relay(stream, call, encoder_of(exchange, codec, chat), decoder_of(call, chat))
 
     stream = ClientStream.to(conversation, caller)
@@ -82,7 +84,7 @@ async def _take(
         else:
             take(event)
 
-    async with caller.call(exchange, chat_question(exchange, conversation.known.name, chat)) as call:
+    async with caller.call(exchange, chat_question(exchange, conversation.known, chat)) as call:
         await gather(call, decoder_of(call, chat), feed)
         if failure is not None:
             raise to_api_error(failure)
@@ -102,10 +104,12 @@ def decode(codec: Codec, body: bytes) -> Request:
     return request
 
 
-def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequest:
-    """Render a chat in the API of the leased server. Raises `ApiError` for parts that this API lacks."""
+def chat_question(exchange: Exchange, known: Known, chat: Request) -> UpstreamRequest:
+    """Render a chat in the API of the leased server, with the parameters that its model's settings give.
 
-    asked = with_answer_tool(chat)
+    Raises `ApiError` for parts that this API lacks.
+    """
+    asked = with_answer_tool(with_parameters(chat, known.request))
 
     def render(address: ServerAddress) -> bytes:
         check_gives_text(address)
@@ -117,7 +121,7 @@ def chat_question(exchange: Exchange, model: str, chat: Request) -> UpstreamRequ
             raise invalid_field(error) from None
         return post(exchange, path, body, address)
 
-    return UpstreamRequest(model, render, keep_alive=chat.keep_alive)
+    return UpstreamRequest(known.name, render, keep_alive=chat.keep_alive)
 
 
 # Answers

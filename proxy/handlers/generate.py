@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 from aiohttp import web
 
+from actors.config.schema import RequestSettings
 from agents.events import Event
 from agents.host.host import AgentHost
 from proxy.access.gate import GATE
@@ -12,13 +14,14 @@ from proxy.answers import count, embed, load_only, translate, unchanged
 from proxy.answers.agent_guards import guard_body, refuse_to_go_around
 from proxy.answers.call import Conversation, ModelCaller, check_may_use
 from proxy.answers.through_agents import AgentAnswers
-from proxy.apis.fields import FieldError
+from proxy.apis.fields import FieldError, encode
 from proxy.apis.interface import Endpoint
-from proxy.apis.requests import invalid_field, parse_body
+from proxy.apis.requests import fields_of, invalid_field, parse_body
 from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES, breathe
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
+from proxy.parameters import answer_limit, set_in_body
 
 
 @contextmanager
@@ -72,10 +75,15 @@ class Generate:
         if (run := self._through_agents.plan(asked)) is not None:
             return await self._through_agents.answer(asked, run)
         await breathe(asked.body)
-        is_readable = endpoint.codec is None or not asked.parsed.needs_translation
-        if is_readable and asked.speaks_its_api and self._catalog.answers_as(asked.parsed.model, asked.known):
-            return await unchanged.answer(self._caller, asked)
-        return await translate.answer(self._caller, asked)
+        if not asked.speaks_its_api or not self._catalog.answers_as(asked.parsed.model, asked.known):
+            return await translate.answer(self._caller, asked)
+        if asked.known.request is not None and endpoint.generates:
+            if endpoint.api != "llama.cpp":
+                return await translate.answer(self._caller, asked)
+            asked = _with_parameters(asked, asked.known.request)
+        if endpoint.codec is not None and asked.parsed.needs_translation:
+            return await translate.answer(self._caller, asked)
+        return await unchanged.answer(self._caller, asked)
 
     async def _check_capabilities(self, asked: Conversation) -> None:
         """Raise `ApiError` for what a llama.cpp model is known to lack; daemons say it themselves."""
@@ -121,5 +129,12 @@ class Generate:
         if exchange.key is None:
             return
         check_may_use(exchange, asked.parsed.model, self._catalog.names_of(asked.known))
-        limit = asked.parsed.answer_limit if asked.endpoint.generates else 0
+        limit = answer_limit(asked.parsed.answer_limit, asked.known.request) if exchange.generates else 0
         asked.request.app[GATE].admit(exchange, len(asked.body), limit, asked.parsed.answers)
+
+
+def _with_parameters(asked: Conversation, settings: RequestSettings) -> Conversation:
+    """Return a request for a llama.cpp server, changed as its model's settings say."""
+    body = encode(set_in_body(fields_of(asked.body), settings))
+    parsed = parse_body(body, asked.endpoint.request)
+    return msgspec.structs.replace(asked, body=body, parsed=parsed)

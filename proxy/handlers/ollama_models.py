@@ -31,12 +31,11 @@ Json = dict[str, Any]
 
 
 class OllamaApi:
-    """The handlers. `idle_timeout`: seconds that an idle model stays loaded by default."""
+    """The handlers."""
 
-    def __init__(self, catalog: Catalog, store: OllamaStore, *, idle_timeout: float) -> None:
+    def __init__(self, catalog: Catalog, store: OllamaStore) -> None:
         self._catalog = catalog
         self._store = store
-        self._idle_timeout = idle_timeout
 
     def add_routes(self, router: web.UrlDispatcher, quiet: "Callable[[Handler], Handler]") -> None:
         """`quiet` is put around what is asked often and says little."""
@@ -89,7 +88,7 @@ class OllamaApi:
             for model in self._catalog.models
             if model.state in (State.READY, State.DRAINING) and may_use(model.name, *model.aliases)
         ]
-        left = {model.name: self._seconds_left(model) for model in loaded}
+        left = {model.name: _seconds_left(model) for model in loaded}
         loaded.sort(key=lambda model: -left[model.name])
         now = time.time()
         entries = []
@@ -110,10 +109,6 @@ class OllamaApi:
                 }
             )
         return web.json_response({"models": entries})
-
-    def _seconds_left(self, model: ModelStatus) -> float:
-        keep = self._idle_timeout or FOR_EVER if model.keep_alive is None else model.keep_alive
-        return min(FOR_EVER, max(0.0, keep - (model.idle_seconds or 0.0)))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Describe one model, from its file's header or from its daemon."""
@@ -143,6 +138,11 @@ class OllamaApi:
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _seconds_left(model: ModelStatus) -> float:
+    keep = model.idle_timeout or FOR_EVER if model.keep_alive is None else model.keep_alive
+    return min(FOR_EVER, max(0.0, keep - (model.idle_seconds or 0.0)))
 
 
 def _names(name: str) -> Json:

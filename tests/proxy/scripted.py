@@ -21,7 +21,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from actors.config.schema import Config, Ollama, ServerPool
+from actors.config.schema import Config, Model, Ollama, ServerPool
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import GpuMonitor
@@ -402,6 +402,7 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
         "load_seconds": None,
         "idle_seconds": None,
         "keep_alive": None,
+        "idle_timeout": 0,
         "failures": 0,
         "retry_in": None,
         "error": None,
@@ -466,6 +467,7 @@ async def door(
     head_timeout: float = HEAD_TIMEOUT,
     routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] | None = None,
     responses: ResponseStore | None = None,
+    models: Mapping[str, Model] | None = None,
 ) -> AsyncIterator[Door]:
     """The front door, before a scripted server or before a port that refuses connections."""
     async with AsyncExitStack() as stack:
@@ -489,12 +491,12 @@ async def door(
         config = Config(server_pool=ServerPool(size=3))
         daemons_session = await stack.enter_async_context(aiohttp.ClientSession())
         daemons = Daemons(Ollama(), daemons_session)
-        catalog = Catalog(real, hub, daemons, {})
+        catalog = Catalog(real, hub, daemons, models or {})
         readiness = Readiness(real, config, Engine("unix:///nowhere/docker.sock"), daemons, observer.monitor)
         views = Views(real, catalog, observer, config, version="1.2.3")
         caller = ModelCaller(real, upstream, limits)
         store = OllamaStore(caller, catalog, hub, daemons_session)
-        ollama = OllamaApi(catalog, store, idle_timeout=0)
+        ollama = OllamaApi(catalog, store)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         host = AgentHost(agents, llm=Models(caller, catalog), http=daemons_session, folder=folder)
         await host.start()

@@ -365,6 +365,17 @@ def test_an_idle_model_is_stopped() -> None:
     assert stopped(world.tick(after=58)) == ["a"]
 
 
+@pytest.mark.parametrize(("own", "why"), [(5, "idle for 5 s"), (0, None), (None, "idle for 60 s")])
+def test_a_model_may_have_an_idle_timeout_of_its_own(own: float | None, why: str | None) -> None:
+    world = World(idle_timeout=60)
+    world.planner.add(ModelSpec(name="e", idle_timeout=own))
+    world.loaded("e")
+    assert world.status("e").idle_timeout == (60 if own is None else own)
+    assert [effect.why for effect in world.tick(100) if isinstance(effect, StopServer)] == [why][
+        : why is not None
+    ]
+
+
 @pytest.mark.parametrize("idle_timeout", [0, 60])
 def test_keep_alive_counts_instead_of_the_idle_timeout(idle_timeout: float) -> None:
     world = World(idle_timeout=idle_timeout)
