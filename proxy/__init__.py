@@ -19,6 +19,7 @@ Shared by them:
 * `parameters`   pure: the parameters of requests that a model's settings give
 * `access`       API keys: who may use what, and how much
 * `exchange`     the facts of one request, for the log and the metrics
+* `running`      the requests that are running or waiting, by id
 * `errors`       errors as clients see them
 * `metrics`      the metrics for Prometheus
 * `service`      the process: log, signals, the service manager

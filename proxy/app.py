@@ -9,6 +9,7 @@ import structlog
 from aiohttp import web
 
 from proxy.access.gate import GATE, Gate
+from proxy.admin.live.parts import LiveState
 from proxy.admin.routes import Route
 from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
@@ -27,6 +28,7 @@ from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness
 from proxy.handlers.responses.routes import Responses
 from proxy.metrics import Metrics
+from proxy.running import REQUESTS
 
 log = structlog.get_logger("door")
 
@@ -49,6 +51,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     agents: AgentViews
     responses: Responses
     metrics: Metrics
+    live: LiveState
     admin: tuple[Route, ...]
 
 
@@ -59,8 +62,10 @@ def make_app(handlers: Handlers, origins: Origins, gate: Gate) -> web.Applicatio
     """
     views, agents, passing = handlers.views, handlers.agents, handlers.passing
     app = web.Application(middlewares=[_door])
-    app[ACCOUNTS] = (handlers.metrics.account, gate.settle)
+    app[ACCOUNTS] = (handlers.metrics.account, gate.settle, handlers.live.feed.account)
+    app.on_shutdown.append(handlers.live.close)
     app[GATE] = gate
+    app[REQUESTS] = handlers.live.running
     app[BODIES] = Bodies(handlers.generate.limits.body)
     app[ORIGINS] = origins
     if origins.allows_some:
@@ -78,7 +83,7 @@ def make_app(handlers: Handlers, origins: Origins, gate: Gate) -> web.Applicatio
         ("/metrics", handlers.metrics.page),
     ):
         router.add_get(path, _quiet(view))
-    for route in handlers.admin:
+    for route in (*handlers.live.routes, *handlers.admin):
         reads = route.method == "GET"
         router.add_route(route.method, route.path, _quiet(route.handler) if reads else route.handler)
     for endpoint in ENDPOINTS:
@@ -151,7 +156,8 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     if (resource := request.match_info.route.resource) is not None:
         exchange.endpoint = resource.canonical
     request[EXCHANGE] = exchange
-    origins = request.app[ORIGINS]
+    origins, running = request.app[ORIGINS], request.app[REQUESTS]
+    running.add(exchange)
     try:
         if OTHER_VERSION in request:
             raise other_version()
@@ -165,6 +171,8 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
             response.headers.update(exchange.headers)
         return response
     except asyncio.CancelledError:
+        if (cancellation := exchange.take_cancellation()) is not None:
+            return _error_response(request, exchange, cancellation)
         exchange.client_left()
         raise
     except ConnectionResetError:
@@ -179,6 +187,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
         message = f"internal error; the log has the reason under request id {request_id}"
         return _error_response(request, exchange, ApiError(500, message))
     finally:
+        running.remove(exchange)
         request.app[BODIES].release(request)
         exchange.finish()
 

@@ -1,10 +1,11 @@
 """The facts of one request: collected on its way, and accounted in one place."""
 
+import asyncio
 import os
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 from aiohttp import web
@@ -35,7 +36,9 @@ class Exchange:
     __slots__ = (
         "accounts",
         "admission",
+        "cancellation",
         "complete",
+        "count_tokens",
         "endpoint",
         "epoch",
         "error",
@@ -45,6 +48,7 @@ class Exchange:
         "ignored",
         "inner",
         "key",
+        "listed_as",
         "loaded",
         "method",
         "model",
@@ -59,6 +63,7 @@ class Exchange:
         "started_at",
         "status",
         "stream",
+        "task",
         "ticket",
         "tokens",
         "variant",
@@ -104,6 +109,14 @@ class Exchange:
         """Views and probes: logged at debug level, so that scraping does not fill the log."""
         self.inner = False
         """A call by an agent: logged at debug level, because the line of its request includes it."""
+        self.listed_as = ""
+        """The id under which `RunningRequests` has it."""
+        self.task: asyncio.Task[Any] | None = None
+        """The task that answers it, while `RunningRequests` has it."""
+        self.cancellation: ApiError | None = None
+        """The error with which the operator ends it, until the answer has it."""
+        self.count_tokens: Callable[[], int] | None = None
+        """Counts the tokens of the answer so far, by the pieces in which a model server sends it."""
 
     def granted(self, grant: Grant) -> None:
         """Note the request's lease, which may be its second one."""
@@ -115,6 +128,23 @@ class Exchange:
         self.fetched += grant.fetched
         self.loaded += grant.loaded
         self.phase = "prompt"
+
+    def cancel(self, error: ApiError) -> None:
+        """End the request with this error, whatever it does at present."""
+        if self.task is not None and self.cancellation is None:
+            self.cancellation = error
+            self.failed(error)
+            self.task.cancel()
+
+    def take_cancellation(self) -> ApiError | None:
+        """Return the error of `cancel`, once, for the request to go on with; None if its client has left.
+
+        To be called in the task of the request, for the `CancelledError` that it got.
+        """
+        error, self.cancellation = self.cancellation, None
+        if error is not None and self.task is not None:
+            self.task.uncancel()
+        return error
 
     def queued_as(self, ticket: int) -> None:
         """Note the number under which the request waits."""
@@ -132,6 +162,16 @@ class Exchange:
     def may_use_agent(self, name: str) -> bool:
         """Whether the request's key may use this agent."""
         return self.key is None or self.key.rights.may_use_agent(name)
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The names of the request's agents."""
+        return () if self.run is None else tuple(step["name"] for step in self.run.log_field)
+
+    @property
+    def outcome(self) -> str:
+        """`ok`, `error` or `client left`."""
+        return "client left" if self.status == CLIENT_LEFT else "error" if self.error else "ok"
 
     @property
     def tokens_spent(self) -> int | None:
@@ -184,13 +224,12 @@ class Exchange:
     def finish(self) -> None:
         """Account for the request. Synchronous, so that a cancellation cannot prevent it."""
         level = "debug" if self.quiet or self.inner else "warning" if self.status >= 500 else "info"
-        outcome = "client left" if self.status == CLIENT_LEFT else "error" if self.error else "ok"
         fields: dict[str, object] = {
             "request_id": self.request_id,
             "method": self.method,
             "path": self.path,
             "status": self.status,
-            "outcome": outcome,
+            "outcome": self.outcome,
         }
         if self.key is not None:
             fields["key"] = self.key.name

@@ -42,6 +42,7 @@ from proxy.access.configured import configured_keys
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore, KeyStoreError
 from proxy.admin.doctor import DoctorView
+from proxy.admin.live.parts import LiveState
 from proxy.admin.plan import PlanView
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
@@ -268,6 +269,7 @@ async def _build(
         agents=AgentViews(agent_host),
         responses=responses,
         metrics=metrics,
+        live=LiveState(supervisor, catalog, views),
         admin=(*PlanView(supervisor).routes, *DoctorView(config, settings.file).routes),
     )
     app = make_app(handlers, origins, gate)

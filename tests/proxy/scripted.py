@@ -41,6 +41,7 @@ from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore
+from proxy.admin.live.parts import LiveState
 from proxy.admin.plan import PlanView
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
@@ -311,8 +312,12 @@ class FakeSupervisor:
         self.models: list[ModelStatus] = []
         self.download: Progress | None = None
         self.waiting = 0
+        self.outlooks: list[Outlook] = []
         self.closing = False
         self.ledger = Ledger()
+
+    def queue(self) -> list[Outlook]:
+        return self.outlooks
 
     def outlook(self, ticket: int) -> Outlook | None:
         assert ticket == 1
@@ -332,6 +337,9 @@ class FakeSupervisor:
 
     def describe(self) -> list[ModelStatus]:
         return self.models
+
+    async def files(self, _name: str) -> None:
+        """None of its models is a file."""
 
     def progress(self, _model: str) -> Progress | None:
         return self.download
@@ -403,6 +411,7 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
         "idle_seconds": None,
         "keep_alive": None,
         "idle_timeout": 0,
+        "pinned": False,
         "failures": 0,
         "retry_in": None,
         "error": None,
@@ -513,6 +522,7 @@ async def door(
             agents=AgentViews(host),
             responses=Responses(generate, responses or ResponseStore(folder / "nowhere", 0)),
             metrics=metrics,
+            live=LiveState(real, catalog, views),
             admin=PlanView(real).routes,
         )
         app = make_app(handlers, origins or Origins(), gate or Gate(KeyStore(Path("/nowhere/keys"))))
