@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": ("say what works on this machine, what does not, and the cure", "proxy.doctor.command_line"),
     "plan": ("say where a model would go, and what memory it would take", "actors.commands.plan"),
     "key": ("add, list, rotate and revoke API keys", "proxy.access.command_line"),
+    "usage": ("say what requests took, by key, model and day", "proxy.usage.command_line"),
     "migrate": ("make a config.yaml of a config.json of the first version", "agents.host.migrate"),
 }
 """What each does, and the module that does it, imported only then: `add_arguments(parser)`, where it has

@@ -71,6 +71,11 @@ def keys_file() -> Path:
     return _home("XDG_DATA_HOME", "~/.local/share") / "keys.sqlite3"
 
 
+def usage_file() -> Path:
+    """Return the ledger of usage, in the user's data folder."""
+    return _home("XDG_DATA_HOME", "~/.local/share") / "usage.sqlite3"
+
+
 def _home(variable: str, default: str) -> Path:
     base = os.environ.get(variable) or Path(default).expanduser()
     return Path(base) / "llama-smart-proxy"

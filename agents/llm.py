@@ -8,6 +8,7 @@ ever.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Annotated, Protocol, TypeVar
 
 import msgspec
@@ -27,6 +28,8 @@ from agents.events import (
 )
 
 T = TypeVar("T")
+CALLER: ContextVar[str] = ContextVar("caller", default="")
+"""The agent whose call of a model it is."""
 Limit = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -156,6 +159,7 @@ class Client:
             raise self._exceeded("calls")
         self._check_tokens()
         self.calls += 1
+        CALLER.set(self._agent)
 
     def _count(self, index: int, event: Event | None) -> None:
         if isinstance(event, Text | Reasoning | ToolCallDelta):

@@ -18,8 +18,8 @@ Shared by them:
 * `model_cards`  facts of a model's file, as clients see them
 * `parameters`   pure: the parameters of requests that a model's settings give
 * `access`       API keys: who may use what, and how much
+* `usage`        what was used: a row for each request
 * `exchange`     the facts of one request, for the log and the metrics
-* `running`      the requests that are running or waiting, by id
 * `errors`       errors as clients see them
 * `metrics`      the metrics for Prometheus
 * `service`      the process: log, signals, the service manager

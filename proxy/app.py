@@ -8,8 +8,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from actors.config.masking import mask_text
 from proxy.access.gate import GATE, Gate
-from proxy.admin.live.parts import LiveState
 from proxy.admin.routes import Route
 from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
@@ -28,7 +28,6 @@ from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness
 from proxy.handlers.responses.routes import Responses
 from proxy.metrics import Metrics
-from proxy.running import REQUESTS
 
 log = structlog.get_logger("door")
 
@@ -51,21 +50,20 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     agents: AgentViews
     responses: Responses
     metrics: Metrics
-    live: LiveState
     admin: tuple[Route, ...]
 
 
-def make_app(handlers: Handlers, origins: Origins, gate: Gate) -> web.Application:
-    """Make the application with all routes.
+def make_app(
+    handlers: Handlers, origins: Origins, gate: Gate, accounts: tuple[Account, ...]
+) -> web.Application:
+    """Make the application with all routes. `accounts` get each finished request.
 
     An unknown path is answered in the dialect of its API, or OpenAI's.
     """
     views, agents, passing = handlers.views, handlers.agents, handlers.passing
     app = web.Application(middlewares=[_door])
-    app[ACCOUNTS] = (handlers.metrics.account, gate.settle, handlers.live.feed.account)
-    app.on_shutdown.append(handlers.live.close)
+    app[ACCOUNTS] = accounts
     app[GATE] = gate
-    app[REQUESTS] = handlers.live.running
     app[BODIES] = Bodies(handlers.generate.limits.body)
     app[ORIGINS] = origins
     if origins.allows_some:
@@ -83,7 +81,7 @@ def make_app(handlers: Handlers, origins: Origins, gate: Gate) -> web.Applicatio
         ("/metrics", handlers.metrics.page),
     ):
         router.add_get(path, _quiet(view))
-    for route in (*handlers.live.routes, *handlers.admin):
+    for route in handlers.admin:
         reads = route.method == "GET"
         router.add_route(route.method, route.path, _quiet(route.handler) if reads else route.handler)
     for endpoint in ENDPOINTS:
@@ -129,6 +127,9 @@ PUBLIC = {"/", "/health", "/v1/health", "/health/live", "/health/ready", "/api/v
 OLLAMA_STORE = ("/api/pull", "/api/delete", "/api/copy", "/api/create", "/api/push", "/api/blobs")
 """Paths that change the models on the disk. If there are keys, they need an admin key."""
 
+READS = ("GET", "HEAD", "OPTIONS")
+"""Methods of requests that only read, which have no row in the ledger."""
+
 
 def _identify(request: web.Request, exchange: Exchange) -> None:
     """Note the request's key. Raises `ApiError` if it needs one, or another one."""
@@ -137,9 +138,11 @@ def _identify(request: web.Request, exchange: Exchange) -> None:
     exchange.key = gate.identify(request.headers, required=required)
     if not required:
         return
-    if request.path.startswith(OLLAMA_STORE) and gate.has_keys:
-        gate.admit_admin(request, exchange.key)
-    if request.path.startswith("/admin"):
+    exchange.recorded = request.method not in READS and exchange.endpoint != "unknown"
+    is_admin, is_store = request.path.startswith("/admin"), request.path.startswith(OLLAMA_STORE)
+    if exchange.recorded and (is_admin or is_store):
+        exchange.action = mask_text(f"{request.method} {request.path_qs}")
+    if is_admin or (is_store and gate.has_keys):
         gate.admit_admin(request, exchange.key)
     elif request.path == "/metrics" and not gate.sees_all(exchange.key):
         raise ApiError(403, "the metrics are of all models, which this API key may not see", code="forbidden")
@@ -156,8 +159,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     if (resource := request.match_info.route.resource) is not None:
         exchange.endpoint = resource.canonical
     request[EXCHANGE] = exchange
-    origins, running = request.app[ORIGINS], request.app[REQUESTS]
-    running.add(exchange)
+    origins = request.app[ORIGINS]
     try:
         if OTHER_VERSION in request:
             raise other_version()
@@ -171,8 +173,6 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
             response.headers.update(exchange.headers)
         return response
     except asyncio.CancelledError:
-        if (cancellation := exchange.take_cancellation()) is not None:
-            return _error_response(request, exchange, cancellation)
         exchange.client_left()
         raise
     except ConnectionResetError:
@@ -187,7 +187,6 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
         message = f"internal error; the log has the reason under request id {request_id}"
         return _error_response(request, exchange, ApiError(500, message))
     finally:
-        running.remove(exchange)
         request.app[BODIES].release(request)
         exchange.finish()
 

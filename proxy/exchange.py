@@ -1,11 +1,10 @@
 """The facts of one request: collected on its way, and accounted in one place."""
 
-import asyncio
 import os
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Literal, TypeAlias
 
 import structlog
 from aiohttp import web
@@ -26,6 +25,8 @@ _NOT_IN_HEADERS = re.compile(r"[^ -~]")
 CLIENT_LEFT = 499
 """nginx's status for a client that closed the connection. Only used in the log and metrics."""
 
+Outcome = Literal["ok", "refused", "client_left", "failed"]
+
 
 class Exchange:
     """The facts of one request. Times are monotonic seconds.
@@ -35,10 +36,10 @@ class Exchange:
 
     __slots__ = (
         "accounts",
+        "action",
         "admission",
-        "cancellation",
+        "agent",
         "complete",
-        "count_tokens",
         "endpoint",
         "epoch",
         "error",
@@ -48,7 +49,6 @@ class Exchange:
         "ignored",
         "inner",
         "key",
-        "listed_as",
         "loaded",
         "method",
         "model",
@@ -57,13 +57,13 @@ class Exchange:
         "place",
         "queued",
         "quiet",
+        "recorded",
         "request_id",
         "run",
         "started",
         "started_at",
         "status",
         "stream",
-        "task",
         "ticket",
         "tokens",
         "variant",
@@ -109,14 +109,12 @@ class Exchange:
         """Views and probes: logged at debug level, so that scraping does not fill the log."""
         self.inner = False
         """A call by an agent: logged at debug level, because the line of its request includes it."""
-        self.listed_as = ""
-        """The id under which `RunningRequests` has it."""
-        self.task: asyncio.Task[Any] | None = None
-        """The task that answers it, while `RunningRequests` has it."""
-        self.cancellation: ApiError | None = None
-        """The error with which the operator ends it, until the answer has it."""
-        self.count_tokens: Callable[[], int] | None = None
-        """Counts the tokens of the answer so far, by the pieces in which a model server sends it."""
+        self.agent: str | None = None
+        """The name of that agent."""
+        self.action: str | None = None
+        """What the request does that only an operator may do: its method, path and query."""
+        self.recorded = False
+        """Whether it gets a row in the ledger: not if it only reads, nor what the door refuses."""
 
     def granted(self, grant: Grant) -> None:
         """Note the request's lease, which may be its second one."""
@@ -129,23 +127,6 @@ class Exchange:
         self.loaded += grant.loaded
         self.phase = "prompt"
 
-    def cancel(self, error: ApiError) -> None:
-        """End the request with this error, whatever it does at present."""
-        if self.task is not None and self.cancellation is None:
-            self.cancellation = error
-            self.failed(error)
-            self.task.cancel()
-
-    def take_cancellation(self) -> ApiError | None:
-        """Return the error of `cancel`, once, for the request to go on with; None if its client has left.
-
-        To be called in the task of the request, for the `CancelledError` that it got.
-        """
-        error, self.cancellation = self.cancellation, None
-        if error is not None and self.task is not None:
-            self.task.uncancel()
-        return error
-
     def queued_as(self, ticket: int) -> None:
         """Note the number under which the request waits."""
         self.ticket = ticket
@@ -155,6 +136,18 @@ class Exchange:
         """The name of the request's key; empty without a key."""
         return "" if self.key is None else self.key.name
 
+    @property
+    def agent_names(self) -> tuple[str, ...]:
+        """The names of the request's agents."""
+        return () if self.run is None else self.run.names
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of it, by its status: below 400, a client's mistake, 499, and 500 or more."""
+        if self.status == CLIENT_LEFT:
+            return "client_left"
+        return "ok" if self.status < 400 else "refused" if self.status < 500 else "failed"
+
     def may_use(self, *names: str) -> bool:
         """Whether the request's key may use the model with these names."""
         return self.key is None or self.key.rights.may_use_model(names)
@@ -162,16 +155,6 @@ class Exchange:
     def may_use_agent(self, name: str) -> bool:
         """Whether the request's key may use this agent."""
         return self.key is None or self.key.rights.may_use_agent(name)
-
-    @property
-    def agents(self) -> tuple[str, ...]:
-        """The names of the request's agents."""
-        return () if self.run is None else tuple(step["name"] for step in self.run.log_field)
-
-    @property
-    def outcome(self) -> str:
-        """`ok`, `error` or `client left`."""
-        return "client left" if self.status == CLIENT_LEFT else "error" if self.error else "ok"
 
     @property
     def tokens_spent(self) -> int | None:
@@ -224,12 +207,13 @@ class Exchange:
     def finish(self) -> None:
         """Account for the request. Synchronous, so that a cancellation cannot prevent it."""
         level = "debug" if self.quiet or self.inner else "warning" if self.status >= 500 else "info"
+        outcome = "client left" if self.status == CLIENT_LEFT else "error" if self.error else "ok"
         fields: dict[str, object] = {
             "request_id": self.request_id,
             "method": self.method,
             "path": self.path,
             "status": self.status,
-            "outcome": self.outcome,
+            "outcome": outcome,
         }
         if self.key is not None:
             fields["key"] = self.key.name

@@ -17,7 +17,7 @@ from typing import get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -26,14 +26,14 @@ from actors.gpu.monitor import GpuMonitor
 from actors.messages import BecameReady, Effect, Event, Exited, Reject, StartServer, StopServer
 from actors.scheduler.lifecycle import State
 from actors.supervisor import Supervisor
-from proxy.exchange import CLIENT_LEFT, Exchange
+from proxy.exchange import Exchange, Outcome
 from proxy.handlers.readiness import Readiness, ReadinessReport
+from proxy.usage.ledger import Ledger
 
 LABELS = 256
 """Most models with their own series."""
 
-OUTCOMES = ("ok", "refused", "client_left", "failed")
-"""The outcome of a request, by status: below 400, a client's mistake, 499, and 500 or more."""
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 FAILURES: tuple[FailureKind, ...] = get_args(FailureKind)
 TOKENS = ("prompt", "cached", "completion")
@@ -54,7 +54,13 @@ class Metrics:
     """
 
     def __init__(
-        self, supervisor: Supervisor, monitor: GpuMonitor, readiness: Readiness, *, version: str
+        self,
+        supervisor: Supervisor,
+        monitor: GpuMonitor,
+        readiness: Readiness,
+        ledger: Ledger,
+        *,
+        version: str,
     ) -> None:
         self.registry = CollectorRegistry()
         self._version = version
@@ -63,6 +69,7 @@ class Metrics:
         self._supervisor = supervisor
         self._monitor = monitor
         self._readiness = readiness
+        self._ledger = ledger
         supervisor.on_message = self.watch
         self._labels: set[str] = set()
         self._loading: dict[str, float] = {}
@@ -171,7 +178,7 @@ class Metrics:
         key = (exchange.endpoint, model, exchange.status)
         series = self._requests.get(key)
         if series is None:
-            series = self._requests[key] = _RequestSeries(self, *key)
+            series = self._requests[key] = _RequestSeries(self, exchange, model)
         series.count.inc()
         series.outcome.inc()
         now = time.monotonic()
@@ -226,6 +233,9 @@ class Metrics:
         yield _gauge("uptime_seconds", "Since the gateway's start.", time.monotonic() - self._started)
         ready = report.ready and not self._supervisor.closing
         yield _gauge("ready", "1 if /health/ready is 200.", ready)
+        dropped = "Requests without a row in the ledger of usage, because it could not be written for long."
+        yield CounterMetricFamily("llama_proxy_usage_dropped", dropped, value=self._ledger.dropped)
+        yield _gauge("usage_waiting", "Rows that are not in the ledger's file yet.", self._ledger.waiting)
         rows = [((one.name,), one.error is None) for one in report.dependencies]
         text = "1 for what the configuration needs outside of the gateway and can be used."
         yield _gauges("dependency_up", text, ("dependency",), rows)
@@ -276,20 +286,15 @@ class _RequestSeries:
 
     __slots__ = ("count", "duration", "first_token", "outcome", "queued", "token", "tokens")
 
-    def __init__(self, metrics: Metrics, endpoint: str, model: str, status: int) -> None:
-        self.count = metrics._count.labels(endpoint, model, str(status))
-        self.outcome = metrics._outcomes.labels(model, _outcome(status))
+    def __init__(self, metrics: Metrics, exchange: Exchange, model: str) -> None:
+        endpoint = exchange.endpoint
+        self.count = metrics._count.labels(endpoint, model, str(exchange.status))
+        self.outcome = metrics._outcomes.labels(model, exchange.outcome)
         self.duration = metrics._duration.labels(endpoint, model)
         self.first_token = metrics._first_token.labels(model)
         self.token = metrics._token.labels(model)
         self.queued = metrics._queued.labels(model)
         self.tokens = {f"{kind}_tokens": metrics._tokens.labels(model, kind) for kind in TOKENS}
-
-
-def _outcome(status: int) -> str:
-    if status == CLIENT_LEFT:
-        return "client_left"
-    return "ok" if status < 400 else "refused" if status < 500 else "failed"
 
 
 class _Snapshot(Collector):

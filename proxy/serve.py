@@ -20,7 +20,7 @@ from actors.commands.effective_config import read, tell
 from actors.config.file import ConfigFile
 from actors.config.schema import Config, authority
 from actors.errors import ConfigError
-from actors.folders import cache_folder, data_folder, keys_file, responses_file, unwritable
+from actors.folders import cache_folder, data_folder, keys_file, responses_file, unwritable, usage_file
 from actors.gpu.calibration import CALIBRATION, Calibration
 from actors.gpu.monitor import GpuMonitor, host_sample, take_sample
 from actors.gpu.observer import Observer
@@ -42,11 +42,11 @@ from proxy.access.configured import configured_keys
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore, KeyStoreError
 from proxy.admin.doctor import DoctorView
-from proxy.admin.live.parts import LiveState
 from proxy.admin.plan import PlanView
+from proxy.admin.usage import UsageViews
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
-from proxy.app import ACCOUNTS, Handlers, make_app
+from proxy.app import Handlers, make_app
 from proxy.catalog import Catalog
 from proxy.door.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
 from proxy.door.origins import Origins
@@ -63,6 +63,8 @@ from proxy.metrics import Metrics
 from proxy.service.logs import LAST_WORDS, set_up_logging, take_over_output
 from proxy.service.service_manager import ServiceManager
 from proxy.service.signals import Signals
+from proxy.usage.ledger import Ledger
+from proxy.usage.ledger_file import LedgerFile
 from proxy.wire.upstream import Upstream
 
 GC_THRESHOLDS = (50_000, 20, 20)
@@ -212,6 +214,7 @@ async def _build(
 ) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
     """Build all parts without starting them. `stack` closes them again."""
     config = settings.config
+    ledger = await _start_ledger(config, stack)
     session = await stack.enter_async_context(health_session())
     observer = await _start_observer(config, stack)
     monitor = observer.monitor
@@ -257,8 +260,8 @@ async def _build(
     await store_of_responses.start()
     responses = Responses(generate, store_of_responses)
     stack.push_async_callback(responses.close)
-    metrics = Metrics(supervisor, monitor, readiness, version=VERSION)
-    models.accounts = (metrics.account, gate.settle)
+    metrics = Metrics(supervisor, monitor, readiness, ledger, version=VERSION)
+    models.accounts = accounts = (metrics.account, gate.settle, *ledger.accounts)
     models.key_of = gate.key_named
     handlers = Handlers(
         generate=generate,
@@ -269,14 +272,24 @@ async def _build(
         agents=AgentViews(agent_host),
         responses=responses,
         metrics=metrics,
-        live=LiveState(supervisor, catalog, views),
-        admin=(*PlanView(supervisor).routes, *DoctorView(config, settings.file).routes),
+        admin=(
+            *PlanView(supervisor).routes,
+            *DoctorView(config, settings.file).routes,
+            *UsageViews(ledger, usage_file()).routes,
+        ),
     )
-    app = make_app(handlers, origins, gate)
-    runner = make_runner(
-        app, app[ACCOUNTS], most=most_connections(), write_timeout=config.server.write_timeout
-    )
+    app = make_app(handlers, origins, gate, accounts)
+    runner = make_runner(app, accounts, most=most_connections(), write_timeout=config.server.write_timeout)
     return supervisor, agent_host, runner, containers
+
+
+async def _start_ledger(config: Config, stack: AsyncExitStack) -> Ledger:
+    """Start the ledger. It is closed after all that makes requests."""
+    ledger = Ledger(LedgerFile(usage_file()), config.usage.keep_days)
+    stack.push_async_callback(ledger.close)
+    await ledger.start()
+    stack.callback(spawn(ledger.run(), name="ledger").cancel)
+    return ledger
 
 
 def _may_be_asked(config: Config, hub: Hub, name: str) -> bool:

@@ -73,6 +73,12 @@ class KeySettings(Section, frozen=True, kw_only=True):
     admin: bool = False
 
 
+class UsageSettings(Section, frozen=True, kw_only=True):
+    """The ledger of usage."""
+
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 90.0
+
+
 class DockerSettings(Section, frozen=True, kw_only=True):
     """The engine and the containers of `runtime: docker`."""
 
@@ -277,6 +283,7 @@ class Config(Section, frozen=True, kw_only=True):
 
     server: Server = Server()
     keys: dict[str, KeySettings] = {}
+    usage: UsageSettings = UsageSettings()
     server_pool: ServerPool = ServerPool()
     llama_cpp: LlamaCpp = LlamaCpp()
     hub: HubSettings = HubSettings()

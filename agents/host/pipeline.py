@@ -341,6 +341,11 @@ class Run:
             step.actor.tell(step.ctx, finished)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the agents."""
+        return tuple(step.actor.name for step in self._steps)
+
+    @property
     def header(self) -> str:
         """The agents so far with their times, as `rag;dur=12.3, guard;dur=0.1`. `dur` is in milliseconds."""
         return ", ".join(

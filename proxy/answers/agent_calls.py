@@ -11,7 +11,7 @@ from actors.scheduler.lifecycle import State
 from agents.chat import Chat
 from agents.errors import ModelCallError
 from agents.events import AnswerFailed, Done, Event, Usage
-from agents.llm import ModelInfo
+from agents.llm import CALLER, ModelInfo
 from proxy.access.keys import Key
 from proxy.answers import translate
 from proxy.answers.call import ModelCaller, UpstreamRequest, post
@@ -177,7 +177,8 @@ class Models:
         exchange.endpoint = "agents"
         exchange.model = model
         exchange.status = 200
-        exchange.inner = True
+        exchange.inner = exchange.recorded = True
+        exchange.agent = CALLER.get()
         exchange.key = self.key_of(key)
         return exchange
 

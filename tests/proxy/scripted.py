@@ -41,7 +41,6 @@ from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore
-from proxy.admin.live.parts import LiveState
 from proxy.admin.plan import PlanView
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
@@ -60,6 +59,8 @@ from proxy.handlers.readiness import Readiness
 from proxy.handlers.responses.routes import Responses
 from proxy.handlers.responses.store import ResponseStore
 from proxy.metrics import Metrics
+from proxy.usage.ledger import Ledger as UsageLedger
+from proxy.usage.ledger_file import LedgerFile
 from proxy.wire.upstream import Upstream
 
 PATIENCE = 20
@@ -312,12 +313,8 @@ class FakeSupervisor:
         self.models: list[ModelStatus] = []
         self.download: Progress | None = None
         self.waiting = 0
-        self.outlooks: list[Outlook] = []
         self.closing = False
         self.ledger = Ledger()
-
-    def queue(self) -> list[Outlook]:
-        return self.outlooks
 
     def outlook(self, ticket: int) -> Outlook | None:
         assert ticket == 1
@@ -337,9 +334,6 @@ class FakeSupervisor:
 
     def describe(self) -> list[ModelStatus]:
         return self.models
-
-    async def files(self, _name: str) -> None:
-        """None of its models is a file."""
 
     def progress(self, _model: str) -> Progress | None:
         return self.download
@@ -411,7 +405,6 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
         "idle_seconds": None,
         "keep_alive": None,
         "idle_timeout": 0,
-        "pinned": False,
         "failures": 0,
         "retry_in": None,
         "error": None,
@@ -511,7 +504,8 @@ async def door(
         await host.start()
         stack.push_async_callback(host.stop)
         generate = Generate(caller, catalog, host)
-        metrics = Metrics(real, observer.monitor, readiness, version="1.2.3")
+        ledger = UsageLedger(LedgerFile(folder / "usage"), 0)
+        metrics = Metrics(real, observer.monitor, readiness, ledger, version="1.2.3")
         passing = Passing(real, caller, catalog, host)
         handlers = Handlers(
             generate=generate,
@@ -522,10 +516,10 @@ async def door(
             agents=AgentViews(host),
             responses=Responses(generate, responses or ResponseStore(folder / "nowhere", 0)),
             metrics=metrics,
-            live=LiveState(real, catalog, views),
             admin=PlanView(real).routes,
         )
-        app = make_app(handlers, origins or Origins(), gate or Gate(KeyStore(Path("/nowhere/keys"))))
+        gate = gate or Gate(KeyStore(Path("/nowhere/keys")))
+        app = make_app(handlers, origins or Origins(), gate, (metrics.account, gate.settle))
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         bodies = app[BODIES] = Bodies(body_limit, window=body_window)

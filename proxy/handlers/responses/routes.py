@@ -40,7 +40,6 @@ from proxy.handlers.generate import Generate
 from proxy.handlers.responses.background import Job
 from proxy.handlers.responses.recording import recorded
 from proxy.handlers.responses.store import Kept, ResponseStore
-from proxy.running import REQUESTS
 
 T = TypeVar("T")
 
@@ -138,7 +137,7 @@ class Responses:
     async def _begin(self, asked: _Asked, body: bytes) -> web.StreamResponse:
         generate, exchange = self._generate, asked.exchange
         inner = Exchange("POST", exchange.path, exchange.request_id, exchange.accounts)
-        inner.endpoint, inner.key = exchange.endpoint, exchange.key
+        inner.endpoint, inner.key, inner.recorded = exchange.endpoint, exchange.key, exchange.recorded
         chat = decode(CODEC, body)
         assert isinstance(chat, Chat)
         budget = asked.request.app[BODIES].budget
@@ -149,9 +148,10 @@ class Responses:
             budget.held -= len(body)
             raise
         exchange.model = inner.model
+        exchange.recorded = False  # the row is that of the answer
         exchange.ignore(chat.ignored)
         context = msgspec.structs.replace(answer_context(inner, chat.model, chat), token=asked.token)
-        job = Job(inner, writer.Encoder(context), self._keeper(asked), asked.request.app[REQUESTS])
+        job = Job(inner, writer.Encoder(context), self._keeper(asked))
         self._jobs[job.response["id"]] = job
 
         def over() -> None:

@@ -1,0 +1,11 @@
+"""What was used: a row for each request, in SQLite.
+
+* `rows`          a request's row, and the table of rows
+* `ledger`        records finished requests, in batches and in a thread
+* `ledger_file`   the file, as the ledger writes it
+* `reports`       reads the file: sums, and pages of rows
+* `times`         pure: times as people and programs write them
+* `command_line`  `run.py usage`
+
+It is below `access` and `exchange`, and sees a request only as `rows.Recordable`.
+"""
