@@ -1,16 +1,17 @@
 """The supervisor, and an actor for each model, made of the settings."""
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import aiohttp
 
+from actors.config.changes import launch, launch_of
 from actors.config.schema import Config, Model, OllamaModel
 from actors.gpu.observer import Observer
 from actors.hub.hub import Hub
 from actors.model_actor import ModelActor
-from actors.model_names import ollama_name, parse_name
+from actors.model_names import HubName, ollama_name, parse_name
 from actors.processes import is_alive, owner_mark
 from actors.scheduler.model_states import ModelSpec, Policy
 from actors.scheduler.planner import Planner
@@ -60,27 +61,13 @@ def make_containers(config: Config, session: aiohttp.ClientSession, observer: Ob
     return containers
 
 
-def make_supervisor(
-    config: Config,
-    session: aiohttp.ClientSession,
-    hub: Hub,
-    observer: Observer,
-    daemons: Daemons,
-    containers: Containers,
-    cache: Path,
-    requests: Requests,
-    weights: Mapping[str, float],
-) -> Supervisor:
-    """The supervisor with one actor per configured model; nothing runs before `start`.
+class ModelFactory:
+    """Makes the supervisor, with an actor for each configured model, and actors of what requests name.
 
     `session` is for health checks; `cache` is the folder of the built-in models; `requests` knows when a
-    model server was last heard; `weights` are the clients' shares of turns.
+    model server was last heard; `weights` are the clients' shares of turns. Nothing runs before the
+    supervisor's `start`.
     """
-    return _Factory(config, session, hub, observer, daemons, containers, cache, requests, weights).supervisor
-
-
-class _Factory:
-    """Makes actors, also of the models that only requests name."""
 
     def __init__(
         self,
@@ -101,6 +88,7 @@ class _Factory:
         self._observer = observer
         self._daemons = daemons
         self._containers = containers
+        self._weights = weights
         self._shared = Shared(
             config,
             hub,
@@ -112,18 +100,59 @@ class _Factory:
             lambda: observer.monitor.gpus,
         )
         self.supervisor = Supervisor(Planner(Policy.of(config, weights), []), {}, self._adopt, observer)
-        taken = {name for known, model in config.llama_cpp.models.items() for name in (known, *model.aliases)}
-        taken |= {name for known, model in config.ollama.models.items() for name in (known, *model.aliases)}
+        for spec, actor in self._configured(set()):
+            self.supervisor.add(spec, actor)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take a new configuration; only models whose servers depend on what has changed get new ones."""
+        before, self._config = self._config, config
+        self._hub.reconfigure(config.hub)
+        self._daemons.settings = config.ollama
+        if config.gpu.monitoring_interval != before.gpu.monitoring_interval:
+            self._observer.monitor.sample_every(config.gpu.monitoring_interval)
+        pool, old = config.server_pool, before.server_pool
+        same_ports = (pool.host, pool.port_start) == (old.host, old.port_start)
+        self._shared = self._shared._replace(
+            config=config,
+            ports=self._shared.ports if same_ports else PortBook(pool.host, pool.port_start),
+            predictor=Predictor(config, self._observer.calibration, self._gpus),
+        )
+        taken: set[str] = set()
+        models = self._configured(taken)
+        adopted: list[Adopted] = []
+        for name in self.supervisor.adopted:
+            found = None if name in taken else self._find(name, taken.__contains__)
+            if found is not None and found[0].name == name:
+                taken |= {name, *found[0].aliases}
+                adopted.append(found)
+        changed: set[str] = set()
+        for spec, actor in (*models, *adopted):
+            if (known := self.supervisor.actor_of(spec.name)) is None:
+                continue
+            if _origin(before, spec.name) != _origin(config, spec.name):
+                known.use(actor.latest, stall_timeout=pool.health_timeout)
+            if _launch(before, spec.name) != _launch(config, spec.name):
+                changed.add(spec.name)
+        names = [spec.name for spec, _ in adopted]
+        self.supervisor.reconfigure(Policy.of(config, self._weights), [*models, *adopted], names, changed)
+
+    def _configured(self, taken: set[str]) -> list[Adopted]:
+        """Make the configured models; add their names to `taken`."""
+        config, daemons = self._config, self._daemons
+        for section in (config.llama_cpp.models, config.ollama.models):
+            taken |= {name for known, model in section.items() for name in (known, *model.aliases)}
+        found: list[Adopted] = []
         for name, model in config.llama_cpp.models.items():
             # A model from a hub can also be asked for by its name on the hub.
             more = [str(model.hub_name)] if model.hub_name else []
             aliases = [*model.aliases, *_free(more, taken)]
-            self.supervisor.add(ModelSpec.of(name, model, aliases), self._of_llama_cpp(name, model))
+            found.append((ModelSpec.of(name, model, aliases), self._of_llama_cpp(name, model)))
         for name, ollama_model in config.ollama.models.items():
             daemon = daemons.daemon_of(ollama_model)
             more = _names(ollama_model.model or name) if daemon is daemons.first else []
             aliases = [*ollama_model.aliases, *_free(more, taken)]
-            self.supervisor.add(*self._of_ollama(name, ollama_model, daemon, aliases))
+            found.append(self._of_ollama(name, ollama_model, daemon, aliases))
+        return found
 
     def _gpus(self) -> list[int]:
         return [gpu.total for gpu in self._observer.monitor.gpus]
@@ -152,19 +181,42 @@ class _Factory:
         return ModelSpec.of_ollama(name, model, aliases, settings.parallel), self._actor(name, backend)
 
     def _adopt(self, name: str) -> Adopted | None:
-        """Add a model that a request names: a repository that `hub.allow` permits, or a model of a daemon."""
+        """Make a model that a request names: a repository that `hub.allow` permits, or one of a daemon."""
+        return self._find(name, lambda known: self.supervisor.resolve(known) is not None)
+
+    def _find(self, name: str, is_taken: Callable[[str], bool]) -> Adopted | None:
         hub_name = parse_name(name)
         if hub_name is not None and self._hub.allows(hub_name):
-            model = Model(repo=hub_name.repo, variant=hub_name.variant)
+            model = _of_hub(hub_name)
             return ModelSpec.of(name, model), self._of_llama_cpp(name, model)
         if self._config.ollama.discover and (found := self._daemons.find(name)) is not None:
             daemon, tag = found
-            taken = {known for known in _names(tag.name) if self.supervisor.resolve(known) is not None}
+            taken = {known for known in _names(tag.name) if is_taken(known)}
             if tag.name not in taken:
                 aliases = _free(_names(tag.name), taken | {tag.name})
                 self._daemons.serving[ollama_name(tag.name)] = daemon.name
                 return self._of_ollama(tag.name, OllamaModel(), daemon, aliases)
         return None
+
+
+def _of_hub(name: HubName) -> Model:
+    return Model(repo=name.repo, variant=name.variant)
+
+
+def _origin(config: Config, name: str) -> object:
+    """Return the settings of which a model's backend is made."""
+    pool = config.server_pool
+    if (served := config.ollama.models.get(name)) is not None:
+        return served, config.ollama.pull, pool.health_timeout
+    return config.llama_cpp.models.get(name), pool, config.gpu.dry_run
+
+
+def _launch(config: Config, name: str) -> object:
+    """Return the settings on which the server of a model, also of one that a request named, depends."""
+    if name in config.llama_cpp.models or name in config.ollama.models:
+        return launch_of(config, name)
+    hub_name = parse_name(name)
+    return launch(config.server_pool, _of_hub(hub_name)) if hub_name is not None else None
 
 
 def _names(model: str) -> list[str]:

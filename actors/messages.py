@@ -288,6 +288,12 @@ class Drain(msgspec.Struct, frozen=True):
     why: str
 
 
+class Forgotten(msgspec.Struct, frozen=True):
+    """The model is no longer configured, and nothing of it runs any more."""
+
+    model: str
+
+
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """The measured memory of a load, to be recorded.
 
@@ -340,6 +346,7 @@ Effect = (
     | StartServer
     | StopServer
     | Drain
+    | Forgotten
     | Measured
     | RanOut
     | Misplaced

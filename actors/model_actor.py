@@ -58,7 +58,7 @@ class ModelActor(Actor[Order]):
     ) -> None:
         super().__init__(f"model {name}")
         self.model = name
-        self._backend = backend
+        self._backend = self.latest = backend
         self._report = report
         self._stall_timeout = stall_timeout
         self._requests = requests
@@ -68,15 +68,22 @@ class ModelActor(Actor[Order]):
         self._files: ModelFiles | None = None
         self._demand: Demand | None = None
         self._cleaning_up = False
+        """`latest`: the backend of the next server."""
         self.progress: Progress | None = None
         """The progress of the files' download; None if there is no download."""
+
+    def use(self, backend: Backend, *, stall_timeout: float) -> None:
+        """Use this backend for the next server; a running one, or a download, goes on with the old one."""
+        self.latest, self._stall_timeout = backend, stall_timeout
+        if self._files is None and (self._task is None or self._task.done()):
+            self._backend = backend
 
     def handle(self, message: Order) -> None:
         """Start or stop the server. Orders of another epoch are ignored."""
         match message:
             case FetchFiles(epoch=epoch):
                 if epoch > self._epoch:
-                    self._epoch = epoch
+                    self._epoch, self._backend = epoch, self.latest
                     self._begin(self._fetch(epoch, self._task), "fetching", epoch)
             case StartServer(epoch=epoch, placement=placement):
                 if epoch == self._epoch and self._files is not None:
@@ -97,8 +104,9 @@ class ModelActor(Actor[Order]):
         self._task.add_done_callback(lambda task: self._ended(epoch, task))
 
     async def stop(self) -> None:
-        """Stop the mailbox loop, the server, and any download of its files."""
+        """Stop the mailbox loop, the server, and any download of its files, and report nothing more."""
         await super().stop()
+        self._report = lambda _: None
         if self._task is not None and not self._task.done():
             if not self._cleaning_up:
                 self._task.cancel()

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, assert_never
 
@@ -27,6 +27,7 @@ from actors.messages import (
     Effect,
     Event,
     FetchFiles,
+    Forgotten,
     Grant,
     Learn,
     Look,
@@ -47,7 +48,7 @@ from actors.placement.ledger import Ledger
 from actors.progress import Progress
 from actors.runtime import Actor, spawn
 from actors.scheduler.explain import explain
-from actors.scheduler.model_states import ModelSpec, ModelStatus, Outlook
+from actors.scheduler.model_states import ModelSpec, ModelStatus, Outlook, Policy
 from actors.scheduler.planner import SAMPLE_WAIT, Planner
 
 log = structlog.get_logger("supervisor")
@@ -113,6 +114,33 @@ class Supervisor(Actor[Event]):
         """Add a configured model, before `start`. Its names must be free."""
         self._planner.add(spec)
         self._models[spec.name] = actor
+
+    def actor_of(self, name: str) -> ModelActor | None:
+        """Return the actor of a model by its canonical name."""
+        return self._models.get(name)
+
+    @property
+    def adopted(self) -> tuple[str, ...]:
+        """The models that are known only from requests."""
+        return tuple(self._adopted)
+
+    def reconfigure(
+        self, policy: Policy, models: Iterable[Adopted], adopted: Iterable[str], changed: Container[str]
+    ) -> None:
+        """Take new settings and models, of which `adopted` are known only from requests.
+
+        The servers of `changed` models are replaced after their requests. A model that is not among `models`
+        gets no more requests, and its actor ends with its server.
+        """
+        specs: list[ModelSpec] = []
+        for spec, actor in models:
+            specs.append(spec)
+            if spec.name not in self._models:
+                self._models[spec.name] = actor
+                actor.start()
+        self._adopted = deque(adopted)
+        now = time.monotonic()
+        self._carry_out(self._planner.reconfigure(policy, specs, changed, now), now)
 
     def start(self) -> None:
         """Start the model actors, then this actor."""
@@ -256,7 +284,10 @@ class Supervisor(Actor[Event]):
         if isinstance(message, Acquire) and self._planner.resolve(message.model) is None:
             self._adopt_model(message.model)
         self.on_message(message)
-        for effect in self._planner.handle(message, now):
+        self._carry_out(self._planner.handle(message, now), now)
+
+    def _carry_out(self, effects: Iterable[Effect], now: float) -> None:
+        for effect in effects:
             self.on_message(effect)
             self._perform(effect)
         self._set_timer(self._planner.next_wake(now))
@@ -276,6 +307,8 @@ class Supervisor(Actor[Event]):
         if len(self._adopted) >= ADOPTED_LIMIT and not any(map(self.forget, tuple(self._adopted))):
             return
         spec, actor = adopted
+        if spec.name in self._models:
+            return  # a model of that name was configured, and its server ends
         self._planner.add(spec)
         self._models[spec.name] = actor
         self._adopted.append(spec.name)
@@ -310,6 +343,9 @@ class Supervisor(Actor[Event]):
                 )
             case Measured() | RanOut() | Look():
                 self._observe(effect)
+            case Forgotten(model=model):
+                log.info("model removed", model=model)
+                _ = spawn(self._models.pop(model).stop(), name=f"end of {model}")
             case ShutDownComplete():
                 self.finished.set()
             case _:

@@ -14,7 +14,7 @@ import psutil
 import structlog
 from aiohttp import web
 
-from actors.build import make_containers, make_supervisor, uses_containers
+from actors.build import ModelFactory, make_containers, uses_containers
 from actors.commands.arguments import VERSION
 from actors.commands.effective_config import read, tell
 from actors.config.file import ConfigFile
@@ -232,9 +232,10 @@ async def _build(
     await asyncio.to_thread(forgive_lost, observer.calibration, lambda name: _may_be_asked(config, hub, name))
     upstream = Upstream(silence_limit=config.server_pool.request_timeout)
     stack.push_async_callback(upstream.close)
-    supervisor = make_supervisor(
+    factory = ModelFactory(
         config, session, hub, observer, daemons, containers, cache_folder(), upstream, gate.weights
     )
+    supervisor = factory.supervisor
     catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
     caller = make_model_caller(config, supervisor, upstream, daemons)
     models = Models(caller, catalog)

@@ -4,6 +4,7 @@
 * `document`     YAML text as plain data that knows its lines: duplicate keys, aliases, tags.
 * `environment`  `${NAME}` in text, replaced after the YAML is read.
 * `fields`       plain data into the schema's structures, by the type of each field; agents' options too.
+* `changes`      the difference of two configurations, and what it takes to apply it.
 * `checks`       what makes no sense although each field is valid.
 * `parameters`   the parameters of requests that a model's settings may give.
 * `key_secrets`  the secrets and expiry dates of API keys

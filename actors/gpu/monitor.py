@@ -331,6 +331,11 @@ class GpuMonitor:
         self.ask_soon()
         self._task = spawn(self._watch(), name="GPU monitor")
 
+    def sample_every(self, interval: float) -> None:
+        """Sample every `interval` seconds from now on."""
+        self._interval, self._next = interval, math.inf
+        self.ask_soon()
+
     async def wait_first(self) -> Sample:
         """Wait for the first sample, which a slow driver may delay. The monitor must have been started."""
         await self._answered.wait()

@@ -51,6 +51,11 @@ class Hub:
         self._retry_delay = retry_delay
         self.cache = cache_of(settings)
 
+    def reconfigure(self, settings: HubSettings) -> None:
+        """Use these settings from now on, with the cache as it is."""
+        self._settings = settings
+        self._site = Site(settings, self._session)
+
     def allows(self, name: HubName) -> bool:
         """Whether a request may name this repository."""
         return allowed(name.repo, self._settings.allow)

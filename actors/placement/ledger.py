@@ -77,7 +77,7 @@ class Ledger:
     """The memory of all devices: the latest sample, and the decisions since."""
 
     def __init__(self, headroom: int = 0) -> None:
-        self._headroom = headroom
+        self.headroom = headroom
         self.devices: dict[str, Device] = {}
         self.host: HostMemory | None = None
         self.holdings: dict[str, Holding] = {}
@@ -186,7 +186,7 @@ class Ledger:
         """Return the bytes on each GPU that the buffers of one more process could take."""
         if self._rooms is None:
             self._rooms = {
-                device.id: device.total - self._headroom - device.overhead - self.foreign[device.id]
+                device.id: device.total - self.headroom - device.overhead - self.foreign[device.id]
                 for device in self.devices.values()
             }
             for holding in (*self.holdings.values(), *self._leaving):

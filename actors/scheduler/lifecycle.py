@@ -2,6 +2,7 @@
 
 STOPPED -> FETCHING -> FETCHED -> STARTING -> READY -> DRAINING -> STOPPING -> STOPPED
 FETCHING, STARTING, READY, DRAINING -> FAILED -> FETCHING
+FAILED -> STOPPED, if its settings have changed
 STOPPED -> FAILED, if a check finds the fault beforehand
 
 Fetching comes first even for a file on the disk: it finds the file and predicts the memory.
@@ -42,6 +43,7 @@ TRANSITIONS: dict[tuple[State, Move], State] = {
     (State.STOPPED, Move.FETCH): State.FETCHING,
     (State.STOPPED, Move.FAIL): State.FAILED,
     (State.FAILED, Move.FETCH): State.FETCHING,
+    (State.FAILED, Move.STOP): State.STOPPED,
     (State.FETCHING, Move.FETCHED): State.FETCHED,
     (State.FETCHING, Move.STOP): State.STOPPED,
     (State.FETCHING, Move.FAIL): State.FAILED,

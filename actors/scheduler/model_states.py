@@ -199,7 +199,8 @@ class ModelState:
     are still served. `worked`: seconds of all requests since its load. `moving`: it is being reloaded in a
     better place without a waiting request; `moved_at`: its last move. `better_since`: when a better place
     appeared; `compared_at`: the last sample that was checked for one. `finish`: the virtual finish time of
-    each client's latest request under fair sharing, in turns of this model.
+    each client's latest request under fair sharing, in turns of this model. `outdated`: why its server, which
+    has older settings than the model, is drained and stopped. `leaving`: the model is no longer configured.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -230,6 +231,8 @@ class ModelState:
         self.worked = 0.0
         self.moving = False
         self.moved_at = -math.inf
+        self.outdated: str | None = None
+        self.leaving = False
         self.better_since = math.inf
         self.compared_at = -math.inf
         self.figures = Figures()
@@ -399,6 +402,8 @@ class Roster:
     def __init__(self, specs: Iterable[ModelSpec]) -> None:
         self.named: dict[str, ModelState] = {}
         """The models by their canonical names."""
+        self.leaving: list[ModelState] = []
+        """Models that are no longer configured, and still run."""
         self._names: dict[str, ModelState] = {}
         for spec in specs:
             self.add(spec)
@@ -408,7 +413,23 @@ class Roster:
 
     def add(self, spec: ModelSpec) -> None:
         """Add a model. Its names must be free."""
-        model = self.named[spec.name] = ModelState(spec)
+        self._take(ModelState(spec))
+
+    def replace(self, specs: Iterable[ModelSpec]) -> None:
+        """Know these models, in this order. Others stay as `leaving`, without a name, until `remove`."""
+        before, self.named, self._names = self.named, {}, {}
+        for spec in specs:
+            model = before.pop(spec.name, None) or ModelState(spec)
+            model.spec, model.leaving = spec, False
+            self._take(model)
+        self.leaving = list(before.values())
+        for model in self.leaving:
+            model.leaving = True
+        self.named |= before
+
+    def _take(self, model: ModelState) -> None:
+        spec = model.spec
+        self.named[spec.name] = model
         for name in (spec.name, *spec.aliases):
             self._names[name] = model
             if "/" in name:  # as on the hub, letter case does not matter
@@ -421,4 +442,5 @@ class Roster:
     def remove(self, model: ModelState) -> None:
         """Remove a model."""
         del self.named[model.spec.name]
+        self.leaving = [other for other in self.leaving if other is not model]
         self._names = {known: other for known, other in self._names.items() if other is not model}

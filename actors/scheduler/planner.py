@@ -14,7 +14,7 @@ Every event ends in one idempotent reconciliation over the whole state, in this 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import msgspec
 
@@ -38,6 +38,7 @@ from actors.messages import (
     Fetched,
     FetchFiles,
     Figures,
+    Forgotten,
     Grant,
     Hung,
     Look,
@@ -116,6 +117,59 @@ class Planner:
         if idle:
             self._models.remove(model)
         return idle
+
+    def reconfigure(
+        self, policy: Policy, specs: Iterable[ModelSpec], changed: Container[str], now: float
+    ) -> list[Effect]:
+        """Take new settings and models; return the effects in the order to carry them out.
+
+        The server of a `changed` model is replaced when its requests have ended; waiting requests get the new
+        one. A model that is not in `specs` gets no more requests, and is `Forgotten` when its server is gone.
+        """
+        self._effects = []
+        self._policy = policy
+        self.ledger.headroom = policy.headroom
+        self._models.replace(specs)
+        for model in self._models:
+            if model.leaving:
+                self._reject_waiting(model.queue, self._unknown(model.spec.name))
+                self._outdate(model, "it is no longer configured", now)
+            elif model.spec.name in changed:
+                self._outdate(model, "its settings have changed", now)
+        self._reconcile(now)
+        return self._effects
+
+    def _outdate(self, model: ModelState, why: str, now: float) -> None:
+        """Stop what runs of a model with its old settings, after its requests, and forget its failures."""
+        model.demand, model.failure, model.failures, model.ran_out = None, None, 0, 0
+        model.moving = False
+        match model.life.state:
+            case State.FETCHING | State.STARTING:
+                self._stop(model, why, now)
+            case State.FETCHED | State.FAILED:
+                model.life.move(Move.STOP)
+            case State.READY | State.DRAINING if model.holders:
+                model.outdated, model.yields_to, model.yields_since = why, None, -math.inf
+                if model.life.state is State.READY:
+                    model.life.move(Move.DRAIN)
+                why = f"{why}; {len(model.holders)} requests finish first"
+                self._effects.append(Drain(model.spec.name, model.life.epoch, why))
+            case State.READY | State.DRAINING:
+                self._replace(model, why, now)
+            case State.STOPPED | State.STOPPING:
+                pass
+
+    def _replace(self, model: ModelState, why: str, now: float) -> None:
+        """Stop an idle server with old settings; it is loaded again at once, unless others wait for room."""
+        model.outdated = None
+        model.moving = not model.leaving
+        self._stop(model, why, now)
+
+    def _forget_leaving(self) -> None:
+        for model in self._models.leaving:
+            if model.life.state in AT_REST:
+                self._models.remove(model)
+                self._effects.append(Forgotten(model.spec.name))
 
     def api_of(self, name: str) -> ServerApiName | None:
         """Return the API that the server of a model or alias speaks."""
@@ -323,6 +377,7 @@ class Planner:
     # Reconciliation
 
     def _reconcile(self, now: float) -> None:
+        self._forget_leaving()
         self._awake = [
             model for model in self._models if model.life.state not in AT_REST or model.queue or model.moving
         ]
@@ -340,7 +395,7 @@ class Planner:
     def _resume(self) -> None:
         """Stop draining a model if no request waits for the room any more."""
         for model in self._awake:
-            if model.life.state is State.DRAINING and self._closing_at is None:
+            if model.life.state is State.DRAINING and not model.outdated and self._closing_at is None:
                 heir = model.yields_to
                 if heir is None or not heir.queue or heir.life.state is not State.FETCHED:
                     model.life.move(Move.RESUME)
@@ -356,6 +411,8 @@ class Planner:
         for model in self._awake:
             if self._fetch_until(model) <= now:
                 self._stop(model, "nobody waits for its files any more", now)
+            elif model.outdated and model.life.state is State.DRAINING and not model.holders:
+                self._replace(model, model.outdated, now)
             elif model.life.state is State.DRAINING and not model.holders:
                 assert model.yields_to is not None
                 why = f"drained, so that {model.yields_to.spec.name!r} gets its turn"
@@ -392,6 +449,7 @@ class Planner:
                 and (state is State.STOPPED or (state is State.FAILED and model.retry_at <= now))
             ):
                 model.life.move(Move.FETCH)
+                model.outdated = None
                 model.fetch_began = now
                 model.unwanted_since = None
                 self._effects.append(FetchFiles(model.spec.name, model.life.epoch))
@@ -610,7 +668,8 @@ class Planner:
         )
 
     def _unknown(self, name: str) -> UnknownModel:
-        known = ", ".join(repr(known) for known in sorted(self._models.named)[:20]) or "none"
+        names = sorted(model.spec.name for model in self._models if not model.leaving)
+        known = ", ".join(map(repr, names[:20])) or "none"
         return UnknownModel(message=f"model {name[:200]!r} not found; there are: {known}")
 
     # Questions

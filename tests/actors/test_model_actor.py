@@ -233,3 +233,20 @@ async def test_it_ends_while_it_fetches(backend: FakeBackend, reports: Reports) 
     await backend.fetching.wait()
     await actor.stop()
     assert actor.progress is None
+
+
+async def test_other_settings_are_for_the_next_server(
+    actor: ModelActor, backend: FakeBackend, reports: Reports
+) -> None:
+    later = FakeBackend()
+    actor.tell(FetchFiles("m", 1))
+    await reports.fetched()
+    actor.use(later, stall_timeout=1)
+    actor.tell(StartServer("m", 1, "first"))
+    await reports.ready()
+    assert (backend.running, later.running) == (1, 0)
+    actor.tell(StopServer("m", 1, "new settings"))
+    await reports.exited()
+    await start(actor, reports, epoch=2)
+    await reports.ready()
+    assert (backend.running, later.running) == (0, 1)

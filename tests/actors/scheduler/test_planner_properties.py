@@ -3,6 +3,8 @@
 `PlannerMachine` has models of which nothing is known, counted; `GpuMachine` has GPUs and models with sizes.
 """
 
+from collections.abc import Iterable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -14,10 +16,12 @@ from actors.messages import (
     BecameReady,
     Cancel,
     Drain,
+    Effect,
     Event,
     Exited,
     Fetched,
     FetchFiles,
+    Forgotten,
     Grant,
     Look,
     Measured,
@@ -57,7 +61,9 @@ class Schedule(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.planner = Planner(Policy(size=SIZE), [])
+        self.policy = Policy(size=SIZE)
+        self.specs: list[ModelSpec] = []
+        self.planner = Planner(self.policy, [])
         self.now = 0.0
         self.tickets = 0
         self.waiting: set[int] = set()
@@ -94,7 +100,10 @@ class Schedule(RuleBasedStateMachine):
         return None
 
     def send(self, event: Event) -> None:
-        for effect in self.planner.handle(event, self.now):
+        self.carry_out(self.planner.handle(event, self.now))
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
             match effect:
                 case Grant(ticket=ticket, model=model, epoch=epoch):
                     self.waiting.remove(ticket)
@@ -125,6 +134,9 @@ class Schedule(RuleBasedStateMachine):
                     if "has room for it now" in effect.why:
                         self.move(model)
                     self.stopping.add(model)
+                case Forgotten(model=model):
+                    assert model not in self.processes
+                    assert model not in self.fetching
                 case ShutDownComplete():
                     self.finished += 1
                 case Drain() | Look() | Measured() | RanOut() | Misplaced():
@@ -217,6 +229,12 @@ class Schedule(RuleBasedStateMachine):
         self.now = min(self.now + seconds, wake)
         self.send(Tick())
 
+    @rule(kept=st.sets(st.sampled_from(range(5)), min_size=2), changed=st.sets(st.sampled_from(MODELS)))
+    def reload(self, kept: set[int], changed: set[str]) -> None:
+        specs = [spec for nth, spec in enumerate(self.specs) if nth in kept]
+        self.carry_out(self.planner.reconfigure(self.policy, specs, changed, self.now))
+        assert {spec.name for spec in specs} == set(filter(self.planner.resolve, self.models))
+
     @rule()
     def shut_down(self) -> None:
         if self.tickets > 30 and self.deadline is None:
@@ -271,10 +289,11 @@ class PlannerMachine(Schedule):
 
     def __init__(self) -> None:
         super().__init__()
-        policy = Policy(
+        self.policy = Policy(
             size=SIZE, queue_size=QUEUE, min_residency=1, patience=3, idle_timeout=20, fetch_grace=5
         )
-        self.planner = Planner(policy, [ModelSpec(name=name, slots=SLOTS) for name in MODELS])
+        self.specs = [ModelSpec(name=name, slots=SLOTS) for name in MODELS]
+        self.planner = Planner(self.policy, self.specs)
 
     @invariant()
     def no_more_run_than_may(self) -> None:
@@ -378,7 +397,7 @@ class GpuMachine(Schedule):
         tells_groups: bool,
         measures_first: bool,
     ) -> None:
-        policy = Policy(
+        self.policy = Policy(
             size=size,
             queue_size=QUEUE,
             min_residency=1,
@@ -393,7 +412,7 @@ class GpuMachine(Schedule):
             headroom=headroom * UNIT,
             measures_first=measures_first,
         )
-        specs = [
+        self.specs = [
             ModelSpec(
                 name=name,
                 slots=1 + nth % SLOTS,
@@ -403,7 +422,7 @@ class GpuMachine(Schedule):
             )
             for nth, name in enumerate(self.models)
         ]
-        self.planner = Planner(policy, specs)
+        self.planner = Planner(self.policy, self.specs)
         self.headroom = headroom * UNIT
         self.demands = dict(zip(self.models, sizes, strict=True))
         self.gpus = {name: size * UNIT for name, size in list(GPUS.items())[:gpus]}
