@@ -241,6 +241,10 @@ class Supervisor(Actor[Event]):
         """Return a waiting request's place and time; None if it does not wait."""
         return self._planner.outlook(ticket, time.monotonic())
 
+    def queue(self) -> list[Outlook]:
+        """Return the place and time of every waiting request."""
+        return self._planner.queue(time.monotonic())
+
     def describe(self) -> list[ModelStatus]:
         """Return every model's present status. Reading it does not reset idle time-outs."""
         return self._planner.describe(time.monotonic())

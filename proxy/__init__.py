@@ -20,6 +20,7 @@ Shared by them:
 * `access`       API keys: who may use what, and how much
 * `usage`        what was used: a row for each request
 * `exchange`     the facts of one request, for the log and the metrics
+* `running`      the requests that are running or waiting, by id
 * `errors`       errors as clients see them
 * `metrics`      the metrics for Prometheus
 * `service`      the process: log, signals, the service manager

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from actors.config.masking import mask_text
 from proxy.access.gate import GATE, Gate
+from proxy.admin.live.parts import LiveState
 from proxy.admin.routes import Route
 from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
@@ -28,6 +29,7 @@ from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness
 from proxy.handlers.responses.routes import Responses
 from proxy.metrics import Metrics
+from proxy.running import REQUESTS
 
 log = structlog.get_logger("door")
 
@@ -50,6 +52,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     agents: AgentViews
     responses: Responses
     metrics: Metrics
+    live: LiveState
     admin: tuple[Route, ...]
 
 
@@ -63,7 +66,9 @@ def make_app(
     views, agents, passing = handlers.views, handlers.agents, handlers.passing
     app = web.Application(middlewares=[_door])
     app[ACCOUNTS] = accounts
+    app.on_shutdown.append(handlers.live.close)
     app[GATE] = gate
+    app[REQUESTS] = handlers.live.running
     app[BODIES] = Bodies(handlers.generate.limits.body)
     app[ORIGINS] = origins
     if origins.allows_some:
@@ -81,7 +86,7 @@ def make_app(
         ("/metrics", handlers.metrics.page),
     ):
         router.add_get(path, _quiet(view))
-    for route in handlers.admin:
+    for route in (*handlers.live.routes, *handlers.admin):
         reads = route.method == "GET"
         router.add_route(route.method, route.path, _quiet(route.handler) if reads else route.handler)
     for endpoint in ENDPOINTS:
@@ -159,7 +164,8 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     if (resource := request.match_info.route.resource) is not None:
         exchange.endpoint = resource.canonical
     request[EXCHANGE] = exchange
-    origins = request.app[ORIGINS]
+    origins, running = request.app[ORIGINS], request.app[REQUESTS]
+    running.add(exchange)
     try:
         if OTHER_VERSION in request:
             raise other_version()
@@ -173,6 +179,8 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
             response.headers.update(exchange.headers)
         return response
     except asyncio.CancelledError:
+        if (cancellation := exchange.take_cancellation()) is not None:
+            return _error_response(request, exchange, cancellation)
         exchange.client_left()
         raise
     except ConnectionResetError:
@@ -187,6 +195,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
         message = f"internal error; the log has the reason under request id {request_id}"
         return _error_response(request, exchange, ApiError(500, message))
     finally:
+        running.remove(exchange)
         request.app[BODIES].release(request)
         exchange.finish()
 

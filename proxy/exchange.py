@@ -1,10 +1,11 @@
 """The facts of one request: collected on its way, and accounted in one place."""
 
+import asyncio
 import os
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import structlog
 from aiohttp import web
@@ -39,7 +40,9 @@ class Exchange:
         "action",
         "admission",
         "agent",
+        "cancellation",
         "complete",
+        "count_tokens",
         "endpoint",
         "epoch",
         "error",
@@ -49,6 +52,7 @@ class Exchange:
         "ignored",
         "inner",
         "key",
+        "listed_as",
         "loaded",
         "method",
         "model",
@@ -64,6 +68,7 @@ class Exchange:
         "started_at",
         "status",
         "stream",
+        "task",
         "ticket",
         "tokens",
         "variant",
@@ -88,9 +93,7 @@ class Exchange:
         self.stream: bool | None = None
         self.status = 0
         self.error: str | None = None
-        self.queued = 0.0
-        self.fetched = 0.0
-        self.loaded = 0.0
+        self.queued = self.fetched = self.loaded = 0.0
         self.first_byte_at: float | None = None
         self.tokens: dict[str, int] = {}
         self.ignored: dict[str, None] = {}
@@ -115,6 +118,14 @@ class Exchange:
         """What the request does that only an operator may do: its method, path and query."""
         self.recorded = False
         """Whether it gets a row in the ledger: not if it only reads, nor what the door refuses."""
+        self.listed_as = ""
+        """The id under which `RunningRequests` has it."""
+        self.task: asyncio.Task[Any] | None = None
+        """The task that answers it, while `RunningRequests` has it."""
+        self.cancellation: ApiError | None = None
+        """The error with which the operator ends it, until the answer has it."""
+        self.count_tokens: Callable[[], int] | None = None
+        """Counts the tokens of the answer so far, by the pieces in which a model server sends it."""
 
     def granted(self, grant: Grant) -> None:
         """Note the request's lease, which may be its second one."""
@@ -127,6 +138,23 @@ class Exchange:
         self.loaded += grant.loaded
         self.phase = "prompt"
 
+    def cancel(self, error: ApiError) -> None:
+        """End the request with this error, whatever it does at present."""
+        if self.task is not None and self.cancellation is None:
+            self.cancellation = error
+            self.failed(error)
+            self.task.cancel()
+
+    def take_cancellation(self) -> ApiError | None:
+        """Return the error of `cancel`, once, for the request to go on with; None if its client has left.
+
+        To be called in the task of the request, for the `CancelledError` that it got.
+        """
+        error, self.cancellation = self.cancellation, None
+        if error is not None and self.task is not None:
+            self.task.uncancel()
+        return error
+
     def queued_as(self, ticket: int) -> None:
         """Note the number under which the request waits."""
         self.ticket = ticket
@@ -137,7 +165,7 @@ class Exchange:
         return "" if self.key is None else self.key.name
 
     @property
-    def agent_names(self) -> tuple[str, ...]:
+    def agents(self) -> tuple[str, ...]:
         """The names of the request's agents."""
         return () if self.run is None else self.run.names
 

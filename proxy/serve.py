@@ -42,6 +42,7 @@ from proxy.access.configured import configured_keys
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore, KeyStoreError
 from proxy.admin.doctor import DoctorView
+from proxy.admin.live.parts import LiveState
 from proxy.admin.plan import PlanView
 from proxy.admin.usage import UsageViews
 from proxy.answers.agent_calls import Models
@@ -262,7 +263,9 @@ async def _build(
     responses = Responses(generate, store_of_responses)
     stack.push_async_callback(responses.close)
     metrics = Metrics(supervisor, monitor, readiness, ledger, version=VERSION)
-    models.accounts = accounts = (metrics.account, gate.settle, *ledger.accounts)
+    live = LiveState(supervisor, catalog, views)
+    accounts = (metrics.account, gate.settle, *ledger.accounts)
+    models.accounts = accounts
     models.key_of = gate.key_named
     handlers = Handlers(
         generate=generate,
@@ -273,12 +276,14 @@ async def _build(
         agents=AgentViews(agent_host),
         responses=responses,
         metrics=metrics,
+        live=live,
         admin=(
             *PlanView(supervisor).routes,
             *DoctorView(config, settings.file).routes,
             *UsageViews(ledger, usage_file()).routes,
         ),
     )
+    accounts = (*accounts, live.feed.account)
     app = make_app(handlers, origins, gate, accounts)
     runner = make_runner(app, accounts, most=most_connections(), write_timeout=config.server.write_timeout)
     return supervisor, agent_host, runner, containers

@@ -139,6 +139,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Idle seconds before the unload, from the latest request; None: as `idle_timeout` says."""
     idle_timeout: float
     """Idle seconds before the unload, as configured; 0 for never."""
+    pinned: bool
+    """Whether it stays loaded until somebody unpins it."""
     failures: int
     retry_in: float | None
     error: str | None
@@ -150,13 +152,19 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """A waiting request's place in its model's queue (1 is next), and the seconds until its turn."""
+    """A waiting request's place in its model's queue (1 is next), and the seconds until its turn.
+
+    `why` is the last decision about the model's place. `waited`: seconds since the request came.
+    """
 
     model: str
     state: State
     position: int
     seconds: float
     why: str | None
+    ticket: int = 0
+    client: str = ""
+    waited: float = 0.0
 
 
 class Ticket:
@@ -362,6 +370,7 @@ class ModelState:
             idle_seconds=now - self.last_used if up and not self.holders else None,
             keep_alive=self.keep_alive,
             idle_timeout=self.idle_timeout(policy),
+            pinned=False,
             failures=self.failures,
             retry_in=max(0.0, self.retry_at - now) if state is State.FAILED else None,
             error=self.failure.message if self.failure else None,

@@ -706,14 +706,27 @@ class Planner:
         ticket = self._tickets.get(ticket_id)
         if ticket is None:
             return None
+        return self._outlook(ticket, ticket.model.queue.index(ticket), now)
+
+    def queue(self, now: float) -> list[Outlook]:
+        """Return the place and time of every waiting request, each model's in the order of their turns."""
+        return [
+            self._outlook(ticket, ahead, now)
+            for model in self._awake
+            for ahead, ticket in enumerate(model.queue)
+        ]
+
+    def _outlook(self, ticket: Ticket, ahead: int, now: float) -> Outlook:
         model = ticket.model
-        ahead = model.queue.index(ticket)
         return Outlook(
             model=model.spec.name,
             state=model.life.state,
             position=ahead + 1,
             seconds=self._seconds(model, ahead),
             why=model.outlook if model.life.state is State.FETCHED else None,
+            ticket=ticket.id,
+            client=ticket.client,
+            waited=now - ticket.asked_at,
         )
 
     def describe(self, now: float) -> list[ModelStatus]:

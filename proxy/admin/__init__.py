@@ -3,5 +3,6 @@
 * `routes`  what a route is: its path, handler, and the structs of its query, body and answer
 * `plan`    `/admin/plan`: where a model would go
 * `doctor`  `/admin/doctor`: what works on this machine, what does not, and the cure
+* `live`    the present state and its changes: models, requests, events
 * `usage`   `/admin/usage`, `/admin/activity`, and `/v1/usage`, which each key may ask for
 """

@@ -19,3 +19,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     answer: object = None
     body: object = None
     query: object = None
+
+
+def json_answer(answer: object, *, status: int = 200) -> web.Response:
+    """Make a response from a struct."""
+    return web.Response(status=status, body=msgspec.json.encode(answer), content_type="application/json")

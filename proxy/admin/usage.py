@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from proxy.access.gate import GATE
-from proxy.admin.routes import Route
+from proxy.admin.routes import Route, json_answer
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE, Outcome
 from proxy.usage.ledger import Ledger
@@ -121,14 +121,14 @@ class UsageViews:
         )
         rows = await self._read(lambda: activity(self._file, which, limit=query.limit, before=query.before))
         is_more = len(rows) == query.limit
-        return _json(ActivityPage(rows, str(rows[-1].number) if is_more else None))
+        return json_answer(ActivityPage(rows, str(rows[-1].number) if is_more else None))
 
     async def _sums(self, query: UsageQuery, which: Filter) -> web.Response:
         which = msgspec.structs.replace(
             which, since=self._time("since", query.since), until=self._time("until", query.until)
         )
         by = _groups(query.by)
-        return _json(Usage(await self._read(lambda: sums(self._file, by, which))))
+        return json_answer(Usage(await self._read(lambda: sums(self._file, by, which))))
 
     async def _read(self, work: Callable[[], T]) -> T:
         await self._ledger.save()
@@ -156,7 +156,3 @@ def _groups(text: str) -> tuple[Group, ...]:
         return parse_groups(text)
     except ValueError as error:
         raise ApiError(400, f"by: {error}", param="by") from None
-
-
-def _json(answer: msgspec.Struct) -> web.Response:
-    return web.Response(body=msgspec.json.encode(answer), content_type="application/json")

@@ -10,7 +10,9 @@ from aiohttp import web
 
 from actors.errors import NotLoaded, RejectedError, ShuttingDown
 from actors.messages import ServerAddress
+from actors.progress import Progress
 from actors.scheduler.lifecycle import State
+from actors.scheduler.model_states import Outlook
 from actors.supervisor import Lease, Supervisor
 from proxy.answers.relay import BodyCollector
 from proxy.apis.fields import FieldError
@@ -244,10 +246,18 @@ class ModelCaller:
         outlook = self._supervisor.outlook(exchange.ticket)
         if outlook is None:
             return "waiting"
-        progress = self._supervisor.progress(outlook.model)
-        doing = f"downloading, {progress}" if progress else outlook.why or str(outlook.state)
+        doing = why_it_waits(outlook, self._supervisor.progress(outlook.model))
         turn = f"place {outlook.position} in its queue, about {outlook.seconds:.0f} s"
         return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
+
+
+def why_it_waits(outlook: Outlook, progress: Progress | None) -> str:
+    """Say what a waiting request waits for. `progress`: of its model's download, if there is one."""
+    if progress is not None:
+        return f"downloading, {progress}"
+    if outlook.state is State.READY:
+        return "its slots are busy"
+    return outlook.why or str(outlook.state)
 
 
 def check_may_use(exchange: Exchange, asked: str, names: Iterable[str]) -> None:

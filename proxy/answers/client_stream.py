@@ -100,16 +100,24 @@ class ClientStream:
         try:
             await answer
         except ApiError as error:
-            if not self.head.prepared:
+            await self._end_with(error)
+        except asyncio.CancelledError:
+            if (cancellation := self._exchange.take_cancellation()) is None:
                 raise
-            self._stop_comments()
-            await self.head.write(self._last_event(error))
-            await self.head.write_eof()
+            await self._end_with(cancellation)
         except ClientStalledError as error:
             self._give_up(error)
         finally:
             self._stop_comments()
         return self.head
+
+    async def _end_with(self, error: ApiError) -> None:
+        """End the answer with an error. Raises it if the head is not sent."""
+        if not self.head.prepared:
+            raise error
+        self._stop_comments()
+        await self.head.write(self._last_event(error))
+        await self.head.write_eof()
 
     async def begin(self) -> None:
         """Begin the answer: send the head, if it is not sent yet."""
@@ -141,6 +149,7 @@ class ClientStream:
         relay = relay_of(
             self._request, call.response, content.delimiter, chunked=chunked, patch=content.patch
         )
+        self._exchange.count_tokens = lambda: relay.pieces
         content.begin(relay, call)
         self._look_later(relay, content)
         try:
@@ -158,9 +167,12 @@ class ClientStream:
         except ClientStalledError as error:
             self._give_up(error)
         except asyncio.CancelledError:
-            # A client may close at the last event, before the upstream connection has ended.
-            self._exchange.complete = call.lease.served = content.is_whole(relay)
-            raise
+            if (cancellation := self._exchange.take_cancellation()) is None:
+                # A client may close at the last event, before the upstream connection has ended.
+                self._exchange.complete = call.lease.served = content.is_whole(relay)
+                raise
+            call.response.abort()  # nothing of it may follow the error
+            self._fail(relay, content, cancellation)
         finally:
             self._stop_comments()
             content.account(relay, call)

@@ -60,6 +60,7 @@ class Relay(Splice):
         "_write_through",
         "chunked",
         "last",
+        "pieces",
     )
 
     def __init__(
@@ -86,12 +87,15 @@ class Relay(Splice):
         self._blocked = False
         self._before = self.last = b""
         self._raw = bytearray()
+        self.pieces = 0
+        """Events or lines of the model server so far, each of which is about a token."""
 
     def data_received(self, data: bytes) -> None:
         length = len(data)
         if length < COMMON_CHUNK and data.startswith(CHUNK_HEADS[length]) and data.endswith(self._chunk_end):
             self._before = self.last
             self.last = data
+            self.pieces += 1
             try:
                 self._write_through(data)
             except RuntimeError:
@@ -121,6 +125,7 @@ class Relay(Splice):
 
     def feed(self, payload: bytes, raw: bytes | None) -> None:
         """Pass on a piece: unchanged if it is whole chunks and events, otherwise re-framed."""
+        self.pieces += payload.count(self._delimiter or b"\n\n") or 1
         splitter = self._splitter
         if splitter is None:
             self._raw += payload[-RAW_TAIL:]

@@ -274,11 +274,16 @@ async def relay(stream: ClientStream, call: ModelCall, encoder: Encoder, decoder
 async def gather(call: ModelCall, decoder: Decoder, take: Callable[[Event], None]) -> None:
     """Collect the events of an answer, until the decoder has enough."""
     await call.check_stream()
+    taken = 0
 
     def feed(payload: bytes, _raw: bytes | None) -> None:
+        nonlocal taken
         for event in decoder.feed(payload):
             call.exchange.first_byte()
             take(event)
+            taken += 1
+
+    call.exchange.count_tokens = lambda: taken
 
     call.response.attach(feed)
     try:

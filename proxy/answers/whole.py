@@ -98,6 +98,7 @@ async def assemble_whole(call: ModelCall, assembler: Assembler) -> web.StreamRes
             exchange.first_byte()
         take(assembler, counted(splitter.feed(payload)))
 
+    exchange.count_tokens = lambda: taken
     try:
         response.attach(feed)
         await response.finish()

@@ -54,7 +54,7 @@ class Views:
         self._catalog = catalog
         self._observer = observer
         self._config = config
-        self._version = version
+        self.version = version
         self._started = time.monotonic()
         self._created = int(time.time())
 
@@ -70,8 +70,8 @@ class Views:
         closing = self._supervisor.closing
         body = {
             "status": "shutting down" if closing else "ok",
-            "version": self._version,
-            "uptime_seconds": round(time.monotonic() - self._started, 1),
+            "version": self.version,
+            "uptime_seconds": self.uptime,
             "pool": {
                 "size": self._config.server_pool.size,
                 "running": len(running),
@@ -79,14 +79,19 @@ class Views:
                 "busy_slots": sum(model.busy for model in models),
             },
             "queue": {"waiting": self._supervisor.waiting},
-            **self._memory(),
+            **self.memory(),
             "ollama": [msgspec.to_builtins(state) for state in self._catalog.daemons.states],
             "servers": [_server(model) for model in running],
             "models": {model.name: _model(model, self._supervisor.progress(model.name)) for model in models},
         }
         return web.json_response(body, status=503 if closing else 200)
 
-    def _memory(self) -> dict[str, Any]:
+    @property
+    def uptime(self) -> float:
+        """Seconds since the gateway's start."""
+        return round(time.monotonic() - self._started, 1)
+
+    def memory(self) -> dict[str, Any]:
         """Report the memory of the GPUs and the host: sizes, holders, and the accuracy of predictions."""
         sample, ledger, gpu = self._observer.monitor.sample, self._supervisor.ledger, self._config.gpu
         return {
@@ -176,8 +181,8 @@ def _model(model: ModelStatus, progress: Progress | None) -> dict[str, Any]:
     download = progress and {
         "bytes": progress.have,
         "total_bytes": progress.total,
-        "bytes_per_second": _rounded(progress.rate),
-        "seconds_left": _rounded(progress.seconds_left),
+        "bytes_per_second": rounded(progress.rate),
+        "seconds_left": rounded(progress.seconds_left),
     }
     return {
         "download": download,
@@ -186,18 +191,19 @@ def _model(model: ModelStatus, progress: Progress | None) -> dict[str, Any]:
         "slots": model.slots,
         "busy": model.busy,
         "waiting": model.waiting,
-        "load_seconds": _rounded(model.load_seconds),
-        "ready_seconds": _rounded(model.ready_seconds),
-        "idle_seconds": _rounded(model.idle_seconds),
+        "load_seconds": rounded(model.load_seconds),
+        "ready_seconds": rounded(model.ready_seconds),
+        "idle_seconds": rounded(model.idle_seconds),
         "place": model.place,
-        "placement": _placement(model),
+        "placement": placement_of(model),
         "failures": model.failures,
-        "retry_in": _rounded(model.retry_in),
+        "retry_in": rounded(model.retry_in),
         "error": model.error,
     }
 
 
-def _placement(model: ModelStatus) -> dict[str, Any] | None:
+def placement_of(model: ModelStatus) -> dict[str, Any] | None:
+    """Describe where a model runs, with its memory in bytes by device; None if it does not run."""
     if (placement := model.placement) is None:
         return None
     return {
@@ -241,5 +247,6 @@ def _gpu(gpu: Gpu, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """Return seconds or rates with three decimals."""
     return None if value is None else round(value, 3)

@@ -75,7 +75,7 @@ class Recordable(Protocol):
         """The model."""
 
     @property
-    def agent_names(self) -> tuple[str, ...]:
+    def agents(self) -> tuple[str, ...]:
         """Its agents."""
 
     @property
@@ -126,7 +126,7 @@ class Recordable(Protocol):
 def row_of(number: int, request: Recordable) -> Row:
     """Make a request's row. This is in the path of each request, so it must be fast."""
     began, first = request.started_at, request.first_byte_at
-    tokens, model, action, agents = request.tokens.get, request.model, request.action, request.agent_names
+    tokens, model, action, agents = request.tokens.get, request.model, request.action, request.agents
     return (
         number,
         request.request_id,

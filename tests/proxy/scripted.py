@@ -41,6 +41,7 @@ from agents.host.discovery import Loaded
 from agents.host.host import AgentHost
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore
+from proxy.admin.live.parts import LiveState
 from proxy.admin.plan import PlanView
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
@@ -313,8 +314,12 @@ class FakeSupervisor:
         self.models: list[ModelStatus] = []
         self.download: Progress | None = None
         self.waiting = 0
+        self.outlooks: list[Outlook] = []
         self.closing = False
         self.ledger = Ledger()
+
+    def queue(self) -> list[Outlook]:
+        return self.outlooks
 
     def outlook(self, ticket: int) -> Outlook | None:
         assert ticket == 1
@@ -334,6 +339,9 @@ class FakeSupervisor:
 
     def describe(self) -> list[ModelStatus]:
         return self.models
+
+    async def files(self, _name: str) -> None:
+        """None of its models is a file."""
 
     def progress(self, _model: str) -> Progress | None:
         return self.download
@@ -405,6 +413,7 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
         "idle_seconds": None,
         "keep_alive": None,
         "idle_timeout": 0,
+        "pinned": False,
         "failures": 0,
         "retry_in": None,
         "error": None,
@@ -504,8 +513,10 @@ async def door(
         await host.start()
         stack.push_async_callback(host.stop)
         generate = Generate(caller, catalog, host)
-        ledger = UsageLedger(LedgerFile(folder / "usage"), 0)
-        metrics = Metrics(real, observer.monitor, readiness, ledger, version="1.2.3")
+        metrics = Metrics(
+            real, observer.monitor, readiness, UsageLedger(LedgerFile(folder / "usage"), 0), version="1.2.3"
+        )
+        live = LiveState(real, catalog, views)
         passing = Passing(real, caller, catalog, host)
         handlers = Handlers(
             generate=generate,
@@ -516,10 +527,13 @@ async def door(
             agents=AgentViews(host),
             responses=Responses(generate, responses or ResponseStore(folder / "nowhere", 0)),
             metrics=metrics,
+            live=live,
             admin=PlanView(real).routes,
         )
         gate = gate or Gate(KeyStore(Path("/nowhere/keys")))
-        app = make_app(handlers, origins or Origins(), gate, (metrics.account, gate.settle))
+        app = make_app(
+            handlers, origins or Origins(), gate, (metrics.account, gate.settle, live.feed.account)
+        )
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         bodies = app[BODIES] = Bodies(body_limit, window=body_window)

@@ -14,6 +14,7 @@ from proxy.apis.responses.kept import frames_in
 from proxy.apis.server_errors import of_api_error, to_api_error
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
+from proxy.running import RunningRequests
 
 GiveEvents = Callable[[Callable[[Event], None]], Awaitable[None]]
 """Passes the events of an answer on as they come. Raises `ApiError`."""
@@ -22,7 +23,14 @@ GiveEvents = Callable[[Callable[[Event], None]], Awaitable[None]]
 class Job:
     """A running answer and the events of its stream so far, each at the index of its number."""
 
-    def __init__(self, exchange: Exchange, encoder: Encoder, keep: Callable[[Json], None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        encoder: Encoder,
+        keep: Callable[[Json], None],
+        running: RunningRequests,
+    ) -> None:
+        self._running = running
         self._frames = frames_in(encoder.queued(time.time()))
         self._exchange = exchange
         self._encoder = encoder
@@ -71,16 +79,19 @@ class Job:
 
     async def _run(self, give: GiveEvents) -> None:
         exchange = self._exchange
-        try:
-            await give(self._feed)
-            exchange.status = exchange.status or 200
-        except ApiError as error:
-            self._feed(of_api_error(error))
-        except asyncio.CancelledError:
-            exchange.client_left()
-            raise
-        finally:
-            exchange.finish()
+        with self._running.holding(exchange):
+            try:
+                await give(self._feed)
+                exchange.status = exchange.status or 200
+            except ApiError as error:
+                self._feed(of_api_error(error))
+            except asyncio.CancelledError:
+                if (cancellation := exchange.take_cancellation()) is None:
+                    exchange.client_left()
+                    raise
+                self._feed(of_api_error(cancellation))
+            finally:
+                exchange.finish()
         self._keep(self.response)
         self._end()
 

@@ -40,6 +40,7 @@ from proxy.handlers.generate import Generate
 from proxy.handlers.responses.background import Job
 from proxy.handlers.responses.recording import recorded
 from proxy.handlers.responses.store import Kept, ResponseStore
+from proxy.running import REQUESTS
 
 T = TypeVar("T")
 
@@ -151,7 +152,7 @@ class Responses:
         exchange.recorded = False  # the row is that of the answer
         exchange.ignore(chat.ignored)
         context = msgspec.structs.replace(answer_context(inner, chat.model, chat), token=asked.token)
-        job = Job(inner, writer.Encoder(context), self._keeper(asked))
+        job = Job(inner, writer.Encoder(context), self._keeper(asked), asked.request.app[REQUESTS])
         self._jobs[job.response["id"]] = job
 
         def over() -> None:

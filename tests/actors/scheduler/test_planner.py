@@ -632,3 +632,23 @@ def test_a_server_that_was_taken_over_says_nothing_of_the_next_load() -> None:
     world.release(2)
     stops = [effect for effect in (*world.ask("b"), *world.tick(300.0)) if isinstance(effect, StopServer)]
     assert "reload 30.0 s" in stops[0].why
+
+
+def test_the_queue_with_place_and_time_of_each_request() -> None:
+    world = World()
+    world.ask("b")
+    world.ask("a")
+    world.ask("a")
+    world.now += 3
+    places = [
+        (one.model, one.ticket, one.position, one.state, one.waited) for one in world.planner.queue(world.now)
+    ]
+    assert places == [
+        ("a", 2, 1, State.STARTING, 3),
+        ("a", 3, 2, State.STARTING, 3),
+        ("b", 1, 1, State.STARTING, 3),
+    ]
+    assert world.planner.queue(world.now)[1].seconds > world.planner.queue(world.now)[0].seconds
+    world.ready("a")
+    world.ready("b")
+    assert world.planner.queue(world.now) == []
