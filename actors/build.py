@@ -140,7 +140,8 @@ class ModelFactory:
         """Make the configured models; add their names to `taken`."""
         config, daemons = self._config, self._daemons
         for section in (config.llama_cpp.models, config.ollama.models):
-            taken |= {name for known, model in section.items() for name in (known, *model.aliases)}
+            for known, model in section.items():
+                taken |= {known, *model.aliases, *model.named_presets(known)}
         found: list[Adopted] = []
         for name, model in config.llama_cpp.models.items():
             # A model from a hub can also be asked for by its name on the hub.

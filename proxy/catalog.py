@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from actors.config.parameters import is_empty
-from actors.config.schema import Model, ModelSettings, RequestSettings
+from actors.config.parameters import is_empty, merged
+from actors.config.schema import Model, ModelSettings, Preset, RequestSettings
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
 from actors.messages import ServerApiName
@@ -23,17 +23,23 @@ from proxy.model_cards import ModelCard, read_card
 
 
 class Known(msgspec.Struct, frozen=True):
-    """The canonical name of a model, the API of its server, and what its settings change in requests."""
+    """The canonical name of a model, the API of its server, and what its settings change in requests.
+
+    `preset`: the whole name of its preset, if that was asked for.
+    """
 
     name: str
     api: ServerApiName = "llama.cpp"
     request: RequestSettings | None = None
+    preset: str | None = None
 
 
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A listed model: known to the supervisor, or only found in the hub's cache or in a daemon."""
 
     models: list[ModelStatus]
+    presets: list[tuple[str, Preset, ModelStatus]]
+    """Each with its whole name and its model."""
     cached: list[str]
     tags: list[Tag]
 
@@ -76,13 +82,19 @@ class Catalog:
     def _known(self, name: str) -> Known | None:
         for candidate in dict.fromkeys((name, without_hub(name), name.removesuffix(LATEST))):
             if (own_name := self._supervisor.resolve(candidate)) is not None:
-                settings = self.common_settings_of(own_name)
-                return Known(
-                    own_name,
-                    self._supervisor.api_of(own_name) or "llama.cpp",
-                    None if settings is None or is_empty(settings.request) else settings.request,
-                )
+                return self._configured_as(candidate, own_name)
         return None
+
+    def _configured_as(self, asked: str, own_name: str) -> Known:
+        api = self._supervisor.api_of(own_name) or "llama.cpp"
+        if (settings := self.common_settings_of(own_name)) is None:
+            return Known(own_name, api)
+        request, preset = settings.request, None
+        if asked != own_name and settings.presets:
+            named = {known.casefold(): known for known in settings.named_presets(own_name)}
+            if (preset := named.get(asked.casefold())) is not None:
+                request = merged(request, settings.named_presets(own_name)[preset].request)
+        return Known(own_name, api, None if is_empty(request) else request, preset)
 
     def names_of(self, known: Known) -> tuple[str, ...]:
         """Return a model's name and its aliases."""
@@ -170,17 +182,38 @@ class Catalog:
         found = self.daemons.find(place[1]) if place is not None else None
         return found[1] if found is not None else None
 
-    async def listed(self, may_use: Callable[..., bool] = lambda *_: True) -> ListedModel:
-        """Return every model that a request can name, if its key `may_use` one of the model's names."""
+    async def listed(
+        self, may_use: Callable[..., bool] = lambda *_: True, *, hidden: bool = False
+    ) -> ListedModel:
+        """Return every model that a request can name, if its key `may_use` one of the model's names.
+
+        `hidden`: also those that are in no list.
+        """
         if self.daemons.settings.discover:
             await self.daemons.refresh()
         models = [model for model in self.models if not self._is_gone(model)]
+        presets = [
+            (name, preset, model)
+            for model in models
+            if (settings := self.common_settings_of(model.name)) is not None
+            for name, preset in settings.named_presets(model.name).items()
+        ]
         taken = {name.casefold() for model in models for name in (model.name, *model.aliases)}
+        taken |= {name.casefold() for name, _, _ in presets}
         taken |= {name + LATEST for name in taken}
         cached = [str(model.name) for model in await asyncio.to_thread(self._hub.listed)]
         tags = self.daemons.listed() if self.daemons.settings.discover else []
         return ListedModel(
-            models=[model for model in models if may_use(model.name, *model.aliases)],
+            models=[
+                model
+                for model in models
+                if (hidden or not model.hidden) and may_use(model.name, *model.aliases)
+            ],
+            presets=[
+                (name, preset, model)
+                for name, preset, model in presets
+                if (hidden or not preset.hidden) and may_use(name, model.name, *model.aliases)
+            ],
             cached=[name for name in cached if name.casefold() not in taken and may_use(name)],
             tags=[
                 tag

@@ -59,6 +59,7 @@ class Exchange:
         "path",
         "phase",
         "place",
+        "preset",
         "queued",
         "quiet",
         "recorded",
@@ -75,9 +76,7 @@ class Exchange:
     )
 
     def __init__(self, method: str, path: str, request_id: str, accounts: "tuple[Account, ...]" = ()) -> None:
-        self.accounts = accounts
-        self.method = method
-        self.path = path
+        self.accounts, self.method, self.path = accounts, method, path
         self.endpoint = "unknown"
         """The route's template: unlike paths there are few."""
         self.request_id = request_id
@@ -85,13 +84,14 @@ class Exchange:
         self.started = time.time()
         self.phase = "reading"
         self.model: str | None = None
+        self.preset: str | None = None
+        """The name of the preset that is asked for, under which the request is accounted."""
         self.epoch: int | None = None
         self.variant: str | None = None
         self.place: str | None = None
         """Where the model runs, in words."""
-        self.ticket = 0
         self.stream: bool | None = None
-        self.status = 0
+        self.status = self.ticket = 0
         self.error: str | None = None
         self.queued = self.fetched = self.loaded = 0.0
         self.first_byte_at: float | None = None
@@ -129,7 +129,7 @@ class Exchange:
 
     def granted(self, grant: Grant) -> None:
         """Note the request's lease, which may be its second one."""
-        self.model = grant.model
+        self.model = self.preset or grant.model
         self.epoch = grant.epoch
         self.variant = grant.variant
         self.place = grant.place

@@ -23,12 +23,12 @@ from actors.config.schema import (
     daemon_address,
 )
 from actors.errors import Fault
-from actors.model_names import parse_name
+from actors.model_names import parse_name, tag_of
 
 
 def check(config: Config) -> list[Fault]:
     """Return all faults of the configuration."""
-    checks = _Checks()
+    checks = _Checks(config)
     checks.server(config.server)
     checks.keys(config.keys)
     checks.docker(config.server_pool.docker)
@@ -60,6 +60,10 @@ _HOST = re.compile(
 )
 _WEB_ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?", re.IGNORECASE)
 
+_PRESET = re.compile(r"\w[\w.-]{0,63}", re.ASCII)
+_SIZE = re.compile(r"\d+(\.\d+)?(x\d+(\.\d+)?)?[bm]", re.IGNORECASE)
+"""A number of parameters, such as 8b, which is a usual tag of Ollama's models."""
+
 _OWN_FLAGS = {
     **dict.fromkeys(("-m", "--model"), "path or repo"),
     "--host": "server_pool.host",
@@ -70,9 +74,14 @@ _OWN_FLAGS = {
 class _Checks:
     """Collects the faults."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
         self.faults: list[Fault] = []
         self._taken: dict[str, tuple[str, Path, Path]] = {}
+        self._implied = {
+            *(alike(str(model.hub_name)) for model in config.llama_cpp.models.values() if model.variant),
+            *(alike(model.model or name) for name, model in config.ollama.models.items()),
+        }
+        """Names by which models are known without being configured so."""
 
     def add(self, path: Path, message: str, *about: str, also: Path | None = None) -> None:
         """Add a fault."""
@@ -175,6 +184,19 @@ class _Checks:
         """Check the settings that every kind of model has."""
         self.names(place, name, model.aliases)
         self.faults += faults_of(model.request, (*place, "request"))
+        for preset, settings in model.presets.items():
+            path = (*place, "presets", preset)
+            self.faults += faults_of(settings.request, (*path, "request"))
+            if not _PRESET.fullmatch(preset):
+                self.add(path, f"a preset's name has letters, digits and . _ - (64 at most), got {preset!r}")
+            elif (tag_of(preset) or "").casefold() == preset.casefold():
+                self.add(path, f"{preset!r} is the name of a quantisation")
+            elif _SIZE.fullmatch(preset):
+                self.add(path, f"{preset!r} is a tag of Ollama's models")
+            elif alike(full := f"{name}:{preset}") in self._implied:
+                self.add(path, f"{full!r} is already the name of a model on the hub or in a daemon")
+            else:
+                self.names(path, full, [])
 
     def names(self, place: Path, name: str, aliases: list[str]) -> None:
         """Check a model's names: each must be usable in paths and commands, and belong to no other model."""

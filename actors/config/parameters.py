@@ -82,6 +82,15 @@ def is_empty(settings: RequestSettings) -> bool:
     return not (settings.default or settings.set or settings.strip)
 
 
+def merged(below: RequestSettings, above: RequestSettings) -> RequestSettings:
+    """Return both, as a preset's settings are merged over its model's."""
+    return RequestSettings(
+        default=deep_merged(below.default, above.default),
+        set=deep_merged(below.set, above.set),
+        strip=list(dict.fromkeys([*below.strip, *above.strip])),
+    )
+
+
 def faults_of(settings: RequestSettings, place: Path) -> Iterator[Fault]:
     """Yield the faults of a model's `request`."""
     for section, given in (("default", settings.default), ("set", settings.set)):

@@ -126,6 +126,14 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     strip: list[str] = []
 
 
+class Preset(Section, frozen=True, kw_only=True):
+    """A model under another name, with other parameters of requests, on the same server."""
+
+    request: RequestSettings = RequestSettings()
+    description: str = ""
+    hidden: bool = False
+
+
 class ModelSettings(Section, frozen=True, kw_only=True):
     """The settings of a model, whatever serves it."""
 
@@ -134,6 +142,13 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     never_evict: bool = False
     idle_timeout: Seconds | None = None
     request: RequestSettings = RequestSettings()
+    presets: dict[str, Preset] = {}
+    description: str = ""
+    hidden: bool = False
+
+    def named_presets(self, name: str) -> dict[str, Preset]:
+        """Return the presets by their whole names, given the model's own."""
+        return {f"{name}:{preset}": settings for preset, settings in self.presets.items()}
 
 
 class Model(ModelSettings, frozen=True, kw_only=True):

@@ -79,11 +79,14 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A model's settings, as the planner needs them. `slots`: number of requests served at once.
 
     Of two models that wait for room, the one with the higher `priority` comes first; it also stays longer.
-    `idle_timeout`: idle seconds before the unload, 0 for never; None: the policy's.
+    `idle_timeout`: idle seconds before the unload, 0 for never; None: the policy's. `presets`: names of its
+    presets, by which it is found too. `hidden`: no list names it.
     """
 
     name: str
     aliases: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ()
+    hidden: bool = False
     slots: int = 1
     wish: Wish = Wish()
     priority: int = 0
@@ -97,6 +100,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             name=name,
             aliases=tuple(aliases),
+            presets=tuple(model.named_presets(name)),
+            hidden=model.hidden,
             slots=model.parallel,
             wish=Wish(devices=tuple(map(str, model.devices)), split=tuple(model.tensor_split)),
             priority=model.priority,
@@ -112,6 +117,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             name=name,
             aliases=tuple(aliases),
+            presets=tuple(model.named_presets(name)),
+            hidden=model.hidden,
             slots=model.parallel or parallel,
             priority=model.priority,
             never_evict=model.never_evict,
@@ -125,6 +132,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     aliases: tuple[str, ...]
+    hidden: bool
     api: ServerApiName
     state: State
     epoch: int
@@ -358,6 +366,7 @@ class ModelState:
         return ModelStatus(
             name=self.spec.name,
             aliases=self.spec.aliases,
+            hidden=self.spec.hidden,
             api=self.spec.api,
             state=state,
             epoch=self.life.epoch,
@@ -439,13 +448,13 @@ class Roster:
     def _take(self, model: ModelState) -> None:
         spec = model.spec
         self.named[spec.name] = model
-        for name in (spec.name, *spec.aliases):
+        for name in (spec.name, *spec.aliases, *spec.presets):
             self._names[name] = model
             if "/" in name:  # as on the hub, letter case does not matter
                 self._names.setdefault(name.casefold(), model)
 
     def find(self, name: str) -> ModelState | None:
-        """Return the model with this name or alias."""
+        """Return the model with this name or alias, or that of a preset."""
         return self._names.get(name) or self._names.get(name.casefold() if "/" in name else name)
 
     def remove(self, model: ModelState) -> None:

@@ -90,6 +90,7 @@ class Models:
         is_whole = False
         try:
             known = await self._catalog.find(request.model)
+            exchange.preset = known.preset
             question = translate.chat_question(exchange, known, request)
             async with self._caller.call(exchange, question) as call:
                 await call.check_stream()

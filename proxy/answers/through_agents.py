@@ -125,6 +125,7 @@ class AgentAnswers:
     async def _question(self, exchange: Exchange, chat: Chat) -> UpstreamRequest:
         exchange.model = chat.model  # an agent may choose another model, which the key must allow
         known = await self._catalog.find(chat.model)
+        exchange.preset = known.preset
         return translate.chat_question(exchange, known, chat)
 
 

@@ -1,6 +1,7 @@
 """Passes request and answer on unchanged, except for the gateway's additions: both sides speak one API."""
 
 import re
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -23,11 +24,13 @@ from proxy.answers.relay import Relay, count_tokens, is_event_stream
 from proxy.answers.whole import PROGRESS, assemble_whole, pass_whole
 from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.assemble import Assembler
+from proxy.apis.fields import encode
 from proxy.apis.openai.server_errors import upstream_error
 from proxy.apis.requests import fields_of, given, with_fields
 from proxy.apis.server_errors import to_api_error
 from proxy.apis.stream_end import StreamEnd, is_whole, outcome
 from proxy.apis.table import SERVERS, STREAM_ENDS
+from proxy.catalog import Known
 from proxy.errors import ApiError
 from proxy.wire.sse import BUFFER_LIMIT, BlockSplitter, EventTooLongError, parse_event
 from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse
@@ -39,21 +42,21 @@ _NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')
 
 
 class Unchanged(msgspec.Struct, frozen=True):
-    """Content that is passed on unparsed, after `first`. It is whole only if `stream_end` arrives."""
+    """Content that is passed on unparsed, after `first`. It is whole only if `stream_end` arrives.
+
+    `patch` renames the model in each event.
+    """
 
     first: bytes = b""
     delimiter: bytes = b""
     stream_end: StreamEnd | None = None
-
-    @property
-    def patch(self) -> None:
-        """Its bytes stay as they are."""
+    patch: Callable[[bytes], bytes] | None = None
 
     def begin(self, relay: Relay, call: ModelCall) -> None:
         """Attach the relay, from socket to socket if nothing has to be changed."""
         if self.first:
             relay.feed(self.first, None)
-        call.response.attach(relay.feed, relay)
+        call.response.attach(relay.feed, relay if self.patch is None else None)
 
     def end(self, relay: Relay, call: ModelCall) -> None:
         """Check the last events, once per stream. Raises `ApiError` for an error that the client must see."""
@@ -107,8 +110,24 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
     async with caller.call(exchange, question) as call:
         head = call.response.head
         if assembler is not None and head.content_type in DELIMITERS and head.status < 300:
-            return await assemble_whole(call, assembler)
-        return await pass_whole(call, kinds, endpoint.stream_end if assembler is not None else None)
+            response = await assemble_whole(call, assembler)
+        else:
+            response = await pass_whole(call, kinds, endpoint.stream_end if assembler is not None else None)
+        if (patch := _renaming(conversation.known)) is not None and isinstance(response.body, bytes):
+            response.body = patch(response.body)
+        return response
+
+
+def _renaming(known: Known) -> Callable[[bytes], bytes] | None:
+    """Return what gives a preset's answers its name; llama.cpp answers under the name of the model.
+
+    A quote inside a JSON string is escaped, so generated text cannot be mistaken for the field.
+    """
+    if known.preset is None:
+        return None
+    own = re.compile(rb'"model":\s?' + re.escape(encode(known.name)))
+    named = b'"model":' + encode(known.preset)
+    return lambda data: own.sub(lambda _: named, data)
 
 
 def _own_fields(conversation: Conversation) -> dict[str, bytes]:
@@ -136,7 +155,8 @@ async def _relay(
             first = await _first_event(call.response, keep_progress=keep_progress)
         end = endpoint.stream_end and endpoint.stream_end.of(conversation.parsed.answers)
         delimiter = DELIMITERS[endpoint.media_type]
-        await stream.relay(call, Unchanged(first, delimiter, end))
+        content = Unchanged(first, delimiter, end, _renaming(conversation.known))
+        await stream.relay(call, content)
 
 
 async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:

@@ -31,7 +31,7 @@ def json_response(body: bytes) -> web.Response:
 
 async def pass_whole(
     call: ModelCall, kinds: tuple[type, ...] = (dict,), end: StreamEnd | None = None
-) -> web.StreamResponse:
+) -> web.Response:
     """Pass on an answer that is not streamed; an error is converted to the client's dialect.
 
     `end`: the answer was requested as a stream. Raises `BadAnswerError` if the body is not JSON of one of
@@ -77,7 +77,7 @@ _KINDS: dict[type, str] = {dict: "object", list: "list"}
 _read_list = reader(list[msgspec.Raw])
 
 
-async def assemble_whole(call: ModelCall, assembler: Assembler) -> web.StreamResponse:
+async def assemble_whole(call: ModelCall, assembler: Assembler) -> web.Response:
     """Assemble a whole answer from a stream. Raises `BadAnswerError` if it is not one."""
     exchange, response = call.exchange, call.response
     splitter = EventSplitter() if is_event_stream(response.head) else _Lines()

@@ -113,6 +113,7 @@ class Generate:
         except FieldError as error:
             raise invalid_field(error) from None
         known = await self._catalog.find(parsed.model)
+        exchange.preset = known.preset
         if not endpoint.generates and self._agents.guards_of(known.name):
             body = await guard_body(self._agents, known.name, body, exchange.request_id)
             parsed = parse_body(body, endpoint.request)

@@ -124,40 +124,51 @@ class Views:
     async def model(self, request: web.Request) -> web.Response:
         """Describe one model, by name or alias; both may contain slashes and colons."""
         asked = request.match_info["name"]
-        wanted = (await self._catalog.find(asked)).name.casefold()
+        known = await self._catalog.find(asked)
+        wanted = (known.preset or known.name).casefold()
         if is_for_anthropic(request.path, request.headers):
-            for model in await self._anthropic_entries(request):
+            for model in await self._anthropic_entries(request, hidden=True):
                 if model.name.casefold() == wanted:
                     return web.json_response(encode_model(model))
-        for entry in await self._entries(request):
+        for entry in await self._entries(request, hidden=True):
             if str(entry["id"]).casefold() == wanted:
                 return web.json_response(entry)
         raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
 
-    async def _anthropic_entries(self, request: web.Request) -> list[Entry]:
+    async def _anthropic_entries(self, request: web.Request, *, hidden: bool = False) -> list[Entry]:
         contexts = {
             model.name: model.placement.option.slot or model.placement.option.context
             for model in self._supervisor.describe()
             if model.placement is not None
         }
-        entries = await self._entries(request)
+        entries = await self._entries(request, hidden=hidden)
         return [Entry(entry["id"], entry["created"], contexts.get(entry["id"])) for entry in entries]
 
-    async def _entries(self, request: web.Request) -> list[dict[str, Any]]:
+    async def _entries(self, request: web.Request, *, hidden: bool = False) -> list[dict[str, Any]]:
         """List the known models, and those that a name would find in the hub's cache or in a daemon."""
-        listed = await self._catalog.listed(request[EXCHANGE].may_use)
+        listed = await self._catalog.listed(request[EXCHANGE].may_use, hidden=hidden)
         unused = [(name, "llama-smart-proxy") for name in listed.cached]
         unused += [(tag.name, "ollama") for tag in listed.tags]
-        return [self._listed(model) for model in listed.models] + [
-            self._entry(name, {"value": "unloaded"}, owner=owner) for name, owner in unused
+        entries = [self._listed(model) for model in listed.models]
+        entries += [
+            {**self._listed(model), "id": name, "aliases": [], "parent": model.name}
+            | ({"description": preset.description} if preset.description else {})
+            for name, preset, model in listed.presets
         ]
+        return entries + [self._entry(name, {"value": "unloaded"}, owner=owner) for name, owner in unused]
 
     def _listed(self, model: ModelStatus) -> dict[str, Any]:
         status: dict[str, Any] = {"value": STATUS_VALUES[model.state]}
         if model.state is State.FAILED:
             status["failed"] = True
         owner = "ollama" if model.api == "ollama" else "llama-smart-proxy"
-        return self._entry(model.name, status, model.aliases, owner=owner)
+        entry = self._entry(model.name, status, model.aliases, owner=owner)
+        settings = self._catalog.common_settings_of(model.name)
+        return (
+            entry
+            if settings is None or not settings.description
+            else entry | {"description": settings.description}
+        )
 
     def _entry(
         self, name: str, status: dict[str, Any], aliases: Sequence[str] = (), *, owner: str

@@ -61,6 +61,7 @@ class OllamaApi:
         """List every model that a request can name."""
         listed = await self._catalog.listed(request[EXCHANGE].may_use)
         entries = [await self._entry(model) for model in listed.models]
+        entries += [{**await self._entry(model), **_names(name)} for name, _, model in listed.presets]
         entries += [self._tag(name, await self._catalog.card_of(name)) for name in listed.cached]
         return web.json_response({"models": entries + [_own_tag(tag) for tag in listed.tags]})
 
@@ -86,7 +87,9 @@ class OllamaApi:
         loaded = [
             model
             for model in self._catalog.models
-            if model.state in (State.READY, State.DRAINING) and may_use(model.name, *model.aliases)
+            if model.state in (State.READY, State.DRAINING)
+            and not model.hidden
+            and may_use(model.name, *model.aliases)
         ]
         left = {model.name: _seconds_left(model) for model in loaded}
         loaded.sort(key=lambda model: -left[model.name])

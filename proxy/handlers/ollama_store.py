@@ -143,9 +143,13 @@ class OllamaStore:
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Delete a model from the hub's cache, or from a daemon."""
         named, _ = await self.named(request)
+        known = await self._catalog.find(named.wanted)
+        if known.preset is not None:
+            raise ApiError(
+                400, f"{known.preset!r} is a preset of {known.name!r}, and has no files of its own"
+            )
         if (found := await self._catalog.daemon_of(named.wanted)) is not None:
             # A model that is deleted while it is loaded could not be unloaded any more.
-            known = await self._catalog.find(named.wanted)
             await self._caller.keep(request[EXCHANGE], known.name, 0)
             answer = await self.to_daemon(request, found[0], wire.encode({"model": found[1]}))
             if answer.status == 200:

@@ -74,6 +74,9 @@ class Passing:
     async def pass_through(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         """Answer /upstream/{model}/...: any method, any path of the model's server, unchanged."""
         exchange.model, target = self._split_upstream_path(request)
+        if (preset := (known := await self._catalog.find(exchange.model)).preset) is not None:
+            message = f"{preset!r} is a preset, and has no server of its own: use /upstream/{known.name}"
+            raise ApiError(400, message, code="not_supported", param="model")
         slot = request.method not in ("GET", "HEAD", "OPTIONS")
         return await self._forward(request, exchange, target, slot=slot, load=True)
 

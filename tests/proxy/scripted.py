@@ -402,6 +402,7 @@ def model_status(name: str, state: State = State.READY, **fields: Any) -> ModelS
     """A model's status; `fields` replace the defaults."""
     defaults: Json = {
         "aliases": (),
+        "hidden": False,
         "api": "llama.cpp",
         "epoch": 1,
         "slots": 4,

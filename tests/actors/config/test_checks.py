@@ -143,3 +143,45 @@ def test_hosts_that_are_none(host: str) -> None:
 )
 def test_ports_that_suffice(server_pool: Any) -> None:
     parse_config({"server_pool": server_pool}, folder=Path("/x"))
+
+
+@pytest.mark.parametrize(
+    ("models", "preset", "message"),
+    [
+        ({"qwen": {"path": "x"}}, "Q4_K_M", "is the name of a quantisation"),
+        ({"org/qwen": {"path": "x"}}, "ud-q4_k_xl", "is the name of a quantisation"),
+        ({"qwen": {"path": "x"}}, "8b", "is a tag of Ollama's models"),
+        ({"qwen": {"path": "x"}}, "latest", "can be mistaken for 'qwen', that of"),
+        ({"qwen": {"path": "x"}, "Qwen:high": {"path": "y"}}, "high", "can be mistaken for"),
+        ({"qwen": {"path": "x"}, "b": {"path": "y", "aliases": ["qwen:high"]}}, "high", "is already that of"),
+        ({"qwen": {"path": "x", "aliases": ["qwen:high"]}}, "high", "is already that of"),
+        (
+            {"org/q": {"path": "x"}, "b": {"repo": "org/q", "variant": "big"}},
+            "big",
+            "on the hub or in a daemon",
+        ),
+        ({"qwen": {"path": "x"}}, "a:b", "a preset's name has letters"),
+        ({"qwen": {"path": "x"}}, "", "a preset's name has letters"),
+    ],
+)
+def test_names_of_presets(models: dict[str, Any], preset: str, message: str) -> None:
+    name = next(iter(models))
+    models = {**models, name: {**models[name], "presets": {preset: {}}}}
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"llama_cpp": {"models": models}}, folder=Path("/x"))
+    assert message in str(caught.value)
+
+
+def test_a_preset_of_an_ollama_model_is_no_tag_that_is_configured() -> None:
+    models = {"qwen": {"presets": {"instruct": {}}}, "other": {"model": "Qwen:Instruct"}}
+    with pytest.raises(ConfigError, match="on the hub or in a daemon"):
+        parse_config({"ollama": {"host": "x", "models": models}}, folder=Path("/x"))
+
+
+def test_presets_whose_names_are_free() -> None:
+    models = {"qwen": {"path": "x", "presets": {"high": {"request": {"set": {"seed": 1}}}, "low": {}}}}
+    (model,) = parse_config({"llama_cpp": {"models": models}}, folder=Path("/x")).llama_cpp.models.values()
+    assert list(model.named_presets("qwen")) == ["qwen:high", "qwen:low"]
+    faulty = {"qwen": {"path": "x", "presets": {"high": {"request": {"set": {"model": "x"}}}}}}
+    with pytest.raises(ConfigError, match=r"presets\.high\.request\.set\.model"):
+        parse_config({"llama_cpp": {"models": faulty}}, folder=Path("/x"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from actors.config.parameters import deep_merged, faults_of, is_empty
+from actors.config.parameters import deep_merged, faults_of, is_empty, merged
 from actors.config.schema import RequestSettings
 
 GOOD: dict[str, Any] = {
@@ -67,3 +67,11 @@ def test_mappings_are_merged_and_other_values_replaced() -> None:
     above = {"a": {"y": {"w": 4}}, "b": [2], "c": {"d": 5}}
     assert deep_merged(below, above) == {"a": {"x": 1, "y": {"z": 2, "w": 4}}, "b": [2], "c": {"d": 5}}
     assert below["a"] == {"x": 1, "y": {"z": 2}}
+
+
+def test_a_presets_settings_are_merged_over_its_models() -> None:
+    below = RequestSettings(default={"seed": 1, "top_k": 2}, set={"a": {"x": 1}}, strip=["stop", "n"])
+    above = RequestSettings(default={"seed": 3}, set={"a": {"y": 2}}, strip=["n", "grammar"])
+    assert merged(below, above) == RequestSettings(
+        default={"seed": 3, "top_k": 2}, set={"a": {"x": 1, "y": 2}}, strip=["stop", "n", "grammar"]
+    )

@@ -27,7 +27,7 @@ def test_the_shipped_file_documents_every_key_and_no_other() -> None:
     for name, source in sources([]).items():
         names |= {name, *describe_agent(name, source.load())["options"]}
     names |= set(Budget.__struct_fields__)
-    examples = {"alice", "coder", "demo", "models", "qwen"}
+    examples = {"alice", "coder", "demo", "high", "models", "qwen"}
     assert names - words == {"vram"}, "not in config.yaml; vram has no options"
     assert words - names - examples == set(), "in config.yaml only"
 
