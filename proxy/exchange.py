@@ -80,8 +80,7 @@ class Exchange:
         self.endpoint = "unknown"
         """The route's template: unlike paths there are few."""
         self.request_id = request_id
-        self.started_at = time.monotonic()
-        self.started = time.time()
+        self.started_at, self.started = time.monotonic(), time.time()
         self.phase = "reading"
         self.model: str | None = None
         self.preset: str | None = None

@@ -103,7 +103,7 @@ def test_a_cancelled_stream_and_what_a_watcher_sees(gateway: Gateway) -> None:
         assert list(lines)[-1] == "data: [DONE]"
     watcher.close()
     ended = {one["id"]: one for one in watcher.of("request_ended")}
-    assert (ended["stuck"]["status"], ended["stuck"]["outcome"]) == (403, "error")
+    assert (ended["stuck"]["status"], ended["stuck"]["outcome"]) == (403, "refused")
     assert (ended["last"]["status"], ended["last"]["outcome"]) == (200, "ok")
     assert any(told and told[0]["id"] == waiting["id"] for told in watcher.of("waiting"))
     states = [(model["name"], model["state"]) for model in watcher.of("model")]
