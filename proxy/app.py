@@ -11,7 +11,6 @@ from aiohttp import web
 from actors.config.masking import mask_text
 from proxy.access.gate import GATE, Gate
 from proxy.admin.live.parts import LiveState
-from proxy.admin.other_routers import CONTROLS
 from proxy.admin.routes import Route
 from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
@@ -25,6 +24,7 @@ from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
 from proxy.handlers.agents import AgentViews
 from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
+from proxy.handlers.models import ModelViews
 from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness
@@ -48,6 +48,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     generate: Generate
     passing: Passing
     views: Views
+    models: ModelViews
     readiness: Readiness
     ollama: OllamaApi
     agents: AgentViews
@@ -64,7 +65,7 @@ def make_app(
 
     An unknown path is answered in the dialect of its API, or OpenAI's.
     """
-    views, agents, passing = handlers.views, handlers.agents, handlers.passing
+    views, models, agents, passing = handlers.views, handlers.models, handlers.agents, handlers.passing
     app = web.Application(middlewares=[_door])
     app[ACCOUNTS] = accounts
     app.on_shutdown.append(handlers.live.close)
@@ -80,10 +81,10 @@ def make_app(
         ("/v1/health", views.health),
         ("/health/live", views.live),
         ("/health/ready", handlers.readiness.ready),
-        ("/v1/models", views.models),
-        ("/models", views.models),
-        ("/v1/models/{name:.+}", views.model),
-        ("/models/{name:.+}", views.model),
+        ("/v1/models", models.listed),
+        ("/models", models.listed),
+        ("/v1/models/{name:.+}", models.described),
+        ("/models/{name:.+}", models.described),
         ("/metrics", handlers.metrics.page),
     ):
         router.add_get(path, _quiet(view))
@@ -144,9 +145,8 @@ def _identify(request: web.Request, exchange: Exchange) -> None:
     exchange.key = gate.identify(request.headers, required=required)
     if not required:
         return
-    controls = (request.method, exchange.endpoint) in CONTROLS
-    exchange.recorded = controls or (request.method not in READS and exchange.endpoint != "unknown")
-    is_admin, is_store = controls or request.path.startswith("/admin"), request.path.startswith(OLLAMA_STORE)
+    exchange.recorded = request.method not in READS and exchange.endpoint != "unknown"
+    is_admin, is_store = request.path.startswith("/admin"), request.path.startswith(OLLAMA_STORE)
     if exchange.recorded and (is_admin or is_store):
         exchange.action = mask_text(f"{request.method} {request.path_qs}")
     if is_admin or (is_store and gate.has_keys):

@@ -1,12 +1,12 @@
 """The models, their names, and the APIs of their servers."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
 from actors.config.parameters import is_empty, merged
-from actors.config.schema import Model, ModelSettings, Preset, RequestSettings
+from actors.config.schema import Config, Model, ModelSettings, Preset, RequestSettings
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
 from actors.messages import ServerApiName
@@ -19,7 +19,7 @@ from actors.servers.ollama.daemon import Daemon
 from actors.servers.ollama.daemons import Daemons
 from actors.supervisor import Supervisor
 from proxy.errors import ApiError
-from proxy.model_cards import ModelCard, read_card
+from proxy.model_cards import ModelCard, ModelFacts, facts_of_card, facts_of_tag, read_card
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -47,10 +47,8 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
 class Catalog:
     """The supervisor's models, those in the hub's cache, and those of Ollama's daemons."""
 
-    def __init__(
-        self, supervisor: Supervisor, hub: Hub, daemons: Daemons, configured: Mapping[str, Model]
-    ) -> None:
-        self._configured = configured
+    def __init__(self, supervisor: Supervisor, hub: Hub, daemons: Daemons, config: Config) -> None:
+        self.config = config
         self.daemons = daemons
         self._supervisor = supervisor
         self._hub = hub
@@ -110,11 +108,11 @@ class Catalog:
     def settings_of(self, name: str) -> Model | None:
         """Return the settings of a configured llama.cpp model, given any of its names."""
         canonical = self._supervisor.resolve(name)
-        return self._configured.get(canonical) if canonical is not None else None
+        return self.config.llama_cpp.models.get(canonical) if canonical is not None else None
 
     def common_settings_of(self, name: str) -> ModelSettings | None:
         """Return the settings that every kind of model has, given the canonical name of a configured one."""
-        return self._configured.get(name) or self.daemons.settings.models.get(name)
+        return self.config.llama_cpp.models.get(name) or self.daemons.settings.models.get(name)
 
     async def files_of(self, name: str) -> ModelFiles | None:
         """Return a model's files, if they are on the disk."""
@@ -130,7 +128,7 @@ class Catalog:
 
     async def without_files(self, deleted: HubName) -> list[str]:
         """Return the models of a repository that requests have named, and whose files are gone."""
-        names = [model.name for model in self.models if model.name not in self._configured]
+        names = [model.name for model in self.models if model.name not in self.config.llama_cpp.models]
         same = [name for name in names if _repo_of(name) == deleted.repo.casefold()]
         return [name for name in same if await self.files_of(name) is None]
 
@@ -143,9 +141,21 @@ class Catalog:
         files = await self.files_of(name)
         if files is None:
             return ModelCard()
-        settings = self.settings_of(name)
-        embeds = settings is not None and settings.embeddings
-        return await asyncio.to_thread(read_card, files, embeds=embeds)
+        arguments = self.config.server_pool.arguments
+        return await asyncio.to_thread(read_card, files, self.settings_of(name), arguments)
+
+    async def facts_of(self, model: ModelStatus) -> ModelFacts:
+        """Return what is known of a model before a request: of its file, its daemon and its place."""
+        if model.api == "ollama":
+            facts = facts_of_tag(self.tag_of(model) or Tag(model.name))
+            if (settings := self.daemons.settings.models.get(model.name)) is not None:
+                facts = msgspec.structs.replace(facts, context=settings.ctx_size)
+        else:
+            facts = facts_of_card(await self.card_of(model.name))
+        if model.placement is None:
+            return facts
+        option = model.placement.option
+        return msgspec.structs.replace(facts, context=option.slot or option.context)
 
     async def of_llama_cpp(self, asked: str) -> str:
         """Return the canonical name of a llama.cpp model. Raises `ApiError` for an Ollama model."""

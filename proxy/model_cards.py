@@ -1,16 +1,20 @@
-"""Facts of a model's file, in the terms of Ollama's API."""
+"""Facts of a model's file, mostly in the terms of Ollama's API."""
 
 import functools
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from actors.config.schema import Model
 from actors.hub.cache import ModelFiles
 from actors.memory.gguf import Header, HeaderError, read_metadata, read_model
 from actors.memory.purpose import purpose_of
+from actors.servers.llama.appraisal import request_context
+from actors.servers.ollama.client import Tag
 
 Json = dict[str, Any]
 
@@ -26,33 +30,83 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """The header of its projector, if it has one."""
     template: str = ""
     capabilities: tuple[str, ...] = ()
+    context: int | None = None
+    """The most tokens of one request by the model's settings; None: unknown."""
 
 
-def read_card(files: ModelFiles, *, embeds: bool | None = None, ranks: bool | None = None) -> ModelCard:
-    """Read a model's header. Blocking. An unreadable file has an empty card."""
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients ask before they use a model. None and empty fields: unknown, as before a download.
+
+    `context`: the most tokens of one request; `trained_context`: those that the model was made for. `width`:
+    the length of its vectors. `size` is in bytes.
+    """
+
+    size: int | None = None
+    parameters: int | None = None
+    width: int | None = None
+    quantization: str = ""
+    context: int | None = None
+    trained_context: int | None = None
+    capabilities: tuple[str, ...] = ()
+
+
+def facts_of_card(card: ModelCard) -> ModelFacts:
+    """Return the facts of a file's header."""
+    return ModelFacts(
+        size=card.size or None,
+        parameters=card.info.get("general.parameter_count"),
+        width=card.details.get("embedding_length") or None,
+        quantization=card.details.get("quantization_level", ""),
+        context=card.context,
+        trained_context=card.details.get("context_length") or None,
+        capabilities=card.capabilities,
+    )
+
+
+def facts_of_tag(tag: Tag) -> ModelFacts:
+    """Return the facts that a daemon lists."""
+    return ModelFacts(
+        size=tag.size or None,
+        width=tag.details.embedding_length or None,
+        quantization=tag.details.quantization_level,
+        trained_context=tag.details.context_length or None,
+        capabilities=tag.capabilities,
+    )
+
+
+def read_card(files: ModelFiles, model: Model | None = None, arguments: Sequence[str] = ()) -> ModelCard:
+    """Read a model's header. Blocking. An unreadable file has an empty card.
+
+    `arguments`: those of all llama.cpp models.
+    """
+    key = msgspec.json.encode((model or Model(), arguments))
     try:
-        return _read(files.path, files.projector, files.path.stat().st_mtime, embeds=embeds, ranks=ranks)
+        return _read(files.path, files.projector, files.path.stat().st_mtime, key)
     except (HeaderError, OSError):
         return ModelCard()
 
 
+_decode_key = msgspec.json.Decoder(tuple[Model, list[str]]).decode
+
+
 @functools.lru_cache(maxsize=512)
-def _read(
-    path: Path, projector: Path | None, modified_at: float, *, embeds: bool | None, ranks: bool | None
-) -> ModelCard:
-    header = read_model(path)
+def _read(path: Path, projector: Path | None, modified_at: float, key: bytes) -> ModelCard:
+    header, eyes = read_model(path), None if projector is None else read_model(projector)
+    model, arguments = _decode_key(key)
     template = header.chat_template or ""
-    purpose = purpose_of(header, (), embeds=embeds, ranks=ranks)
+    try:
+        context: int | None = request_context(model, header, arguments)
+    except ValueError:  # requests to the model report the reason
+        context = None
     return ModelCard(
         size=header.size,
         modified_at=modified_at,
         details=_details(header),
         info=_info(header),
-        projector=_info(read_model(projector)) if projector is not None else {},
+        projector=_info(eyes) if eyes is not None else {},
         template=template,
-        capabilities=("embedding",)
-        if purpose.pooling is not None
-        else tuple(_capabilities(header, template, vision=projector is not None)),
+        capabilities=_capabilities(header, model, [*arguments, *model.arguments], eyes),
+        context=context,
     )
 
 
@@ -94,10 +148,18 @@ def _info(header: Header) -> Json:
     return {**arrays, **scalars, "general.parameter_count": header.parameters}
 
 
-def _capabilities(header: Header, template: str, *, vision: bool) -> list[str]:
+def _capabilities(
+    header: Header, model: Model, arguments: Sequence[str], projector: Header | None
+) -> tuple[str, ...]:
+    purpose = purpose_of(header, arguments, embeds=model.embeddings, ranks=model.reranking)
+    if purpose.pooling is not None:
+        return ("rerank",) if purpose.pooling == "rank" else ("embedding",)
+    template = header.chat_template or ""
     found = ["completion"]
-    if vision:
-        found.append("vision")
+    if projector is not None:
+        sees = projector.metadata.get("clip.has_vision_encoder") is not False
+        hears = projector.metadata.get("clip.has_audio_encoder") is True
+        found += ["vision"] * sees + ["audio"] * hears
     if "tools" in template:
         found.append("tools")
     if "tokenizer.ggml.fim_pre_token_id" in header.metadata or (
@@ -106,7 +168,7 @@ def _capabilities(header: Header, template: str, *, vision: bool) -> list[str]:
         found.append("insert")
     if any(word in template for word in ("<think>", "enable_thinking", "reasoning_content")):
         found.append("thinking")
-    return found
+    return tuple(found)
 
 
 def human_number(count: int) -> str:

@@ -41,10 +41,8 @@ from agents.host.settings import default_agents
 from proxy.access.configured import configured_keys
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore, KeyStoreError
-from proxy.admin.control import Control
 from proxy.admin.doctor import DoctorView
 from proxy.admin.live.parts import LiveState
-from proxy.admin.other_routers import OtherRouters
 from proxy.admin.plan import PlanView
 from proxy.admin.usage import UsageViews
 from proxy.answers.agent_calls import Models
@@ -56,6 +54,7 @@ from proxy.door.origins import Origins
 from proxy.handlers.agents import AgentViews
 from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
+from proxy.handlers.models import ModelViews
 from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.ollama_store import OllamaStore
 from proxy.handlers.passthrough import Passing
@@ -239,7 +238,7 @@ async def _build(
         config, session, hub, observer, daemons, containers, cache_folder(), upstream, gate.weights
     )
     supervisor = factory.supervisor
-    catalog = Catalog(supervisor, hub, daemons, config.llama_cpp.models)
+    catalog = Catalog(supervisor, hub, daemons, config)
     caller = make_model_caller(config, supervisor, upstream, daemons)
     models = Models(caller, catalog)
     loaded, broken = agents
@@ -266,7 +265,6 @@ async def _build(
     stack.push_async_callback(responses.close)
     metrics = Metrics(supervisor, monitor, readiness, ledger, version=VERSION)
     live = LiveState(supervisor, catalog, views)
-    control = Control(supervisor, catalog, hub, live, config.server_pool.queue_timeout)
     accounts = (metrics.account, gate.settle, *ledger.accounts)
     models.accounts = accounts
     models.key_of = gate.key_named
@@ -274,6 +272,7 @@ async def _build(
         generate=generate,
         passing=passing,
         views=views,
+        models=ModelViews(catalog),
         readiness=readiness,
         ollama=ollama,
         agents=AgentViews(agent_host),
@@ -282,8 +281,6 @@ async def _build(
         live=live,
         admin=(
             *PlanView(supervisor).routes,
-            *control.routes,
-            *OtherRouters(supervisor, control).routes,
             *DoctorView(config, settings.file).routes,
             *UsageViews(ledger, usage_file()).routes,
         ),

@@ -52,6 +52,7 @@ class Server(Section, frozen=True, kw_only=True):
     keepalive_interval: Seconds = 10.0
     drain_timeout: Seconds = 30.0
     keep_responses: Seconds = 0.0
+    list_aliases: bool = False
     log: Log = Log()
 
 

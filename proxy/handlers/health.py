@@ -1,7 +1,6 @@
-"""Reports of the present state: health, models. None of them loads a model or keeps it loaded."""
+"""Reports of the present state. None of them loads a model or keeps it loaded."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,25 +16,8 @@ from actors.scheduler.lifecycle import RUNNING, State
 from actors.scheduler.model_states import ModelStatus
 from actors.supervisor import Supervisor
 from proxy.access.gate import GATE
-from proxy.apis.anthropic.models import Entry, encode_model, encode_page
-from proxy.apis.fields import FieldError
-from proxy.apis.requests import invalid_field
-from proxy.apis.table import is_for_anthropic
 from proxy.catalog import Catalog
-from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE
-
-STATUS_VALUES = {
-    State.STOPPED: "unloaded",
-    State.FETCHING: "loading",
-    State.FETCHED: "loading",
-    State.STARTING: "loading",
-    State.READY: "loaded",
-    State.DRAINING: "loaded",
-    State.STOPPING: "unloaded",
-    State.FAILED: "unloaded",
-}
-"""llama.cpp's names for a model's state, which its clients read in `/v1/models`."""
 
 
 class Views:
@@ -56,7 +38,6 @@ class Views:
         self._config = config
         self.version = version
         self._started = time.monotonic()
-        self._created = int(time.time())
 
     async def health(self, request: web.Request) -> web.Response:
         """Report the pool, each model's state, the queue, the version and the uptime.
@@ -111,76 +92,6 @@ class Views:
     async def live(self, _request: web.Request) -> web.Response:
         """Report that the process answers. A missing dependency is no reason to restart it."""
         return web.json_response({"status": "ok"})
-
-    async def models(self, request: web.Request) -> web.Response:
-        """List the models as OpenAI does, with llama.cpp's extras, or for Anthropic's clients."""
-        if is_for_anthropic(request.path, request.headers):
-            try:
-                return web.json_response(encode_page(await self._anthropic_entries(request), request.query))
-            except FieldError as error:
-                raise invalid_field(error) from None
-        return web.json_response({"object": "list", "data": await self._entries(request)})
-
-    async def model(self, request: web.Request) -> web.Response:
-        """Describe one model, by name or alias; both may contain slashes and colons."""
-        asked = request.match_info["name"]
-        known = await self._catalog.find(asked)
-        wanted = (known.preset or known.name).casefold()
-        if is_for_anthropic(request.path, request.headers):
-            for model in await self._anthropic_entries(request, hidden=True):
-                if model.name.casefold() == wanted:
-                    return web.json_response(encode_model(model))
-        for entry in await self._entries(request, hidden=True):
-            if str(entry["id"]).casefold() == wanted:
-                return web.json_response(entry)
-        raise ApiError(404, f"model {asked[:200]!r} not found", code="model_not_found", param="model")
-
-    async def _anthropic_entries(self, request: web.Request, *, hidden: bool = False) -> list[Entry]:
-        contexts = {
-            model.name: model.placement.option.slot or model.placement.option.context
-            for model in self._supervisor.describe()
-            if model.placement is not None
-        }
-        entries = await self._entries(request, hidden=hidden)
-        return [Entry(entry["id"], entry["created"], contexts.get(entry["id"])) for entry in entries]
-
-    async def _entries(self, request: web.Request, *, hidden: bool = False) -> list[dict[str, Any]]:
-        """List the known models, and those that a name would find in the hub's cache or in a daemon."""
-        listed = await self._catalog.listed(request[EXCHANGE].may_use, hidden=hidden)
-        unused = [(name, "llama-smart-proxy") for name in listed.cached]
-        unused += [(tag.name, "ollama") for tag in listed.tags]
-        entries = [self._listed(model) for model in listed.models]
-        entries += [
-            {**self._listed(model), "id": name, "aliases": [], "parent": model.name}
-            | ({"description": preset.description} if preset.description else {})
-            for name, preset, model in listed.presets
-        ]
-        return entries + [self._entry(name, {"value": "unloaded"}, owner=owner) for name, owner in unused]
-
-    def _listed(self, model: ModelStatus) -> dict[str, Any]:
-        status: dict[str, Any] = {"value": STATUS_VALUES[model.state]}
-        if model.state is State.FAILED:
-            status["failed"] = True
-        owner = "ollama" if model.api == "ollama" else "llama-smart-proxy"
-        entry = self._entry(model.name, status, model.aliases, owner=owner)
-        settings = self._catalog.common_settings_of(model.name)
-        return (
-            entry
-            if settings is None or not settings.description
-            else entry | {"description": settings.description}
-        )
-
-    def _entry(
-        self, name: str, status: dict[str, Any], aliases: Sequence[str] = (), *, owner: str
-    ) -> dict[str, Any]:
-        return {
-            "id": name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": owner,
-            "aliases": list(aliases),
-            "status": status,
-        }
 
 
 def _server(model: ModelStatus) -> dict[str, Any]:

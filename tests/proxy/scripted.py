@@ -21,7 +21,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from actors.config.schema import Config, Model, Ollama, ServerPool
+from actors.config.schema import Config, LlamaCpp, Model, Ollama, ServerPool
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import GpuMonitor
@@ -53,6 +53,7 @@ from proxy.door.origins import Origins
 from proxy.handlers.agents import AgentViews
 from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
+from proxy.handlers.models import ModelViews
 from proxy.handlers.ollama_models import OllamaApi
 from proxy.handlers.ollama_store import OllamaStore
 from proxy.handlers.passthrough import Passing
@@ -500,10 +501,10 @@ async def door(
         )
         hub = cast("Hub", FakeHub())
         observer = Observer(GpuMonitor(0), NOTHING_LEARNED, manages=True)
-        config = Config(server_pool=ServerPool(size=3))
+        config = Config(server_pool=ServerPool(size=3), llama_cpp=LlamaCpp(models=dict(models or {})))
         daemons_session = await stack.enter_async_context(aiohttp.ClientSession())
         daemons = Daemons(Ollama(), daemons_session)
-        catalog = Catalog(real, hub, daemons, models or {})
+        catalog = Catalog(real, hub, daemons, config)
         readiness = Readiness(real, config, Engine("unix:///nowhere/docker.sock"), daemons, observer.monitor)
         views = Views(real, catalog, observer, config, version="1.2.3")
         caller = ModelCaller(real, upstream, limits)
@@ -523,6 +524,7 @@ async def door(
             generate=generate,
             passing=passing,
             views=views,
+            models=ModelViews(catalog),
             readiness=readiness,
             ollama=ollama,
             agents=AgentViews(host),

@@ -88,6 +88,53 @@ class Appraisal:
         return found
 
 
+def request_context(model: Model, header: Header, above: Sequence[str]) -> int:
+    """Return the most tokens of one request by the settings alone, in case memory suffices for them.
+
+    `above`: the arguments of all models. Raises `ValueError` for settings that llama.cpp would refuse.
+    """
+    arguments = [*above, *model.arguments]
+    settings, _, needed = _load_settings(model, header, arguments)
+    return _slot(header, settings, settings.context, [*needed, *arguments])
+
+
+def _load_settings(
+    model: Model, header: Header, arguments: Sequence[str]
+) -> tuple[LoadSettings, bool, list[str]]:
+    """Return the settings for a model's purpose, and whether the gateway may choose the context.
+
+    The last value has the flags without which the server would not do as asked.
+    """
+    settings, automatic = _asked_settings(model, header, arguments)
+    purpose = purpose_of(header, arguments, embeds=model.embeddings, ranks=model.reranking)
+    needed = [*purpose.flags, *_stretching(model, header, settings, arguments)]
+    limit = slot_limit(header, [*needed, *arguments])
+    longest = longest_text(header, host_memory().total) if automatic else None
+    return for_purpose(settings, purpose, arguments, limit=limit, longest=longest), automatic, needed
+
+
+def _asked_settings(model: Model, header: Header, arguments: Sequence[str]) -> tuple[LoadSettings, bool]:
+    """Return llama-server's load settings, and whether the gateway may choose the context."""
+    trained = header.context_length or UNKNOWN_CONTEXT
+    settings = settings_of(arguments, context=model.ctx_size or trained, parallel=model.parallel)
+    automatic = not model.ctx_size and not is_given(arguments, "-c", "--ctx-size")
+    if settings.context == 0:
+        settings = msgspec.structs.replace(settings, context=trained)
+    return settings, automatic
+
+
+def _stretching(model: Model, header: Header, settings: LoadSettings, arguments: Sequence[str]) -> list[str]:
+    """Return the flags that extend a slot's context. Raises `ValueError` if it cannot be extended."""
+    flags = stretching_flags(header, settings, arguments) if model.longer_context else []
+    check_context(header, settings, [*flags, *arguments])
+    return flags
+
+
+def _slot(header: Header, settings: LoadSettings, context: int, arguments: Sequence[str]) -> int:
+    """Return the tokens of one request, with a context of so many tokens."""
+    return min(slot_context(header, settings, context, arguments), settings.input_limit or context)
+
+
 class Predictor:
     """Predicts demands. `capacity` returns the bytes of each GPU."""
 
@@ -118,8 +165,10 @@ class Predictor:
         """Raise `StartError` if `appraise` would, without predicting."""
         with _explained(files):
             header = read_model(files.path)
-            settings, _ = self._settings(model, header)
-            self._stretching(model, header, settings)
+            arguments = self._arguments(model)
+            settings, _ = _asked_settings(model, header, arguments)
+            settings = self._with_layers(model, settings, arguments)
+            _stretching(model, header, settings, arguments)
             self._projector(model, files, settings)
             with suppress(ShapeError):
                 check(Shape(header), settings)
@@ -157,13 +206,9 @@ class Predictor:
 
     def _look(self, model: Model, files: ModelFiles, capacity: int, reach: Reach | None) -> Appraisal:
         header = read_model(files.path)
-        settings, automatic = self._settings(model, header)
         arguments = self._arguments(model)
-        purpose = purpose_of(header, arguments, embeds=model.embeddings, ranks=model.reranking)
-        needed = [*purpose.flags, *self._stretching(model, header, settings)]
-        limit = slot_limit(header, [*needed, *arguments])
-        longest = longest_text(header, host_memory().total) if automatic else None
-        settings = for_purpose(settings, purpose, arguments, limit=limit, longest=longest)
+        settings, automatic, needed = _load_settings(model, header, arguments)
+        settings = self._with_layers(model, settings, arguments)
         barred = reach == "none" and settings.gpu_layers != 0
         if barred:
             settings = msgspec.structs.replace(settings, gpu_layers=0)
@@ -181,10 +226,7 @@ class Predictor:
             options=tuple(
                 msgspec.structs.replace(
                     option,
-                    slot=min(
-                        slot_context(header, settings, option.context, [*needed, *arguments]),
-                        settings.input_limit or option.context,
-                    ),
+                    slot=_slot(header, settings, option.context, [*needed, *arguments]),
                 )
                 for option in demand.options
             ),
@@ -205,29 +247,17 @@ class Predictor:
 
     def check_context(self, model: Model, header: Header) -> None:
         """Raise `ValueError` for a context that a model with this header cannot have."""
-        settings, _ = self._settings(model, header)
-        self._stretching(model, header, settings)
-
-    def _stretching(self, model: Model, header: Header, settings: LoadSettings) -> list[str]:
-        """Return the flags that extend a slot's context. Raises `ValueError` if it cannot be extended."""
         arguments = self._arguments(model)
-        flags = stretching_flags(header, settings, arguments) if model.longer_context else []
-        check_context(header, settings, [*flags, *arguments])
-        return flags
+        settings, _ = _asked_settings(model, header, arguments)
+        _stretching(model, header, settings, arguments)
 
-    def _settings(self, model: Model, header: Header) -> tuple[LoadSettings, bool]:
-        """Return llama-server's load settings, and whether the gateway may choose the context."""
-        arguments = self._arguments(model)
-        trained = header.context_length or UNKNOWN_CONTEXT
-        settings = settings_of(arguments, context=model.ctx_size or trained, parallel=model.parallel)
-        automatic = not model.ctx_size and not is_given(arguments, "-c", "--ctx-size")
-        if settings.context == 0:
-            settings = msgspec.structs.replace(settings, context=trained)
+    def _with_layers(self, model: Model, settings: LoadSettings, arguments: Sequence[str]) -> LoadSettings:
+        """Return the settings with the layers on GPUs that the configuration sets, if no flag does."""
         layers = model.gpu_layers if model.gpu_layers is not None else self._config.server_pool.gpu_layers
         own = is_given(arguments, *LAYER_FLAGS)
         if not own and layers is not None and layers >= 0:
-            settings = msgspec.structs.replace(settings, gpu_layers=layers)
-        return settings, automatic
+            return msgspec.structs.replace(settings, gpu_layers=layers)
+        return settings
 
     def _arguments(self, model: Model) -> list[str]:
         """Return the flags on which llama-server's memory may depend."""

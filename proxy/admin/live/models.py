@@ -132,7 +132,7 @@ class Models:
 
     async def listed(self) -> list[Model]:
         """Describe all models that a request can name."""
-        listed = await self._catalog.listed()
+        listed = await self._catalog.listed(hidden=True)
         facts = {model.name: await self._read_facts(model) for model in listed.models}
         facts |= {name: Facts.of_card(await self._catalog.card_of(name)) for name in listed.cached}
         facts |= {tag.name: Facts.of_tag(tag) for tag in listed.tags}
@@ -163,6 +163,7 @@ class Models:
         """Describe a model that the supervisor knows, with the remembered facts."""
         progress = self._supervisor.progress(model.name)
         facts = self._facts.get(model.name, Facts())
+        settings = self._catalog.common_settings_of(model.name)
         return Model(
             name=model.name,
             aliases=model.aliases,
@@ -170,6 +171,8 @@ class Models:
             state=model.state,
             epoch=model.epoch,
             pinned=model.pinned,
+            hidden=model.hidden,
+            description=None if settings is None else settings.description or None,
             busy=model.busy,
             slots=model.slots,
             waiting=model.waiting,

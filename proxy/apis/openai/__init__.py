@@ -9,5 +9,6 @@ The folders of other APIs may import this one, because a llama.cpp server speaks
 * `server_errors`          reads the errors of a llama.cpp server
 * `chat_body`              a chat's body: its checks, and the fields that llama.cpp needs in another form
 * `tool_choice`            reads which tools a model may call, and whether it must call one
+* `models`                 writes the list of models
 * `embeddings`             as in `proxy.apis`, like `body` and `stream`
 """
