@@ -18,7 +18,7 @@ from proxy.apis.responses.client_errors import RESPONSES
 from proxy.apis.table import ENDPOINTS, dialect_of
 from proxy.door.bodies import BODIES, Bodies
 from proxy.door.origins import METHODS, Origins
-from proxy.door.parsing import OTHER_VERSION, other_version
+from proxy.door.parsing import REFUSED
 from proxy.errors import ApiError, not_allowed
 from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
 from proxy.handlers.agents import AgentViews
@@ -169,8 +169,8 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     origins, running = request.app[ORIGINS], request.app[REQUESTS]
     running.add(exchange)
     try:
-        if OTHER_VERSION in request:
-            raise other_version()
+        if REFUSED in request:
+            raise request[REFUSED]
         origins.admit(request)
         response: web.StreamResponse | None = origins.preflight(request)
         if response is None:

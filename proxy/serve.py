@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import os
+import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
@@ -49,8 +50,17 @@ from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import Handlers, make_app
 from proxy.catalog import Catalog
-from proxy.door.connections import BACKLOG, listening, make_runner, most_connections, on_loopback
+from proxy.door.certificate import Certificate
+from proxy.door.connections import (
+    BACKLOG,
+    ConnectionRules,
+    Site,
+    listening,
+    make_runner,
+    on_loopback,
+)
 from proxy.door.origins import Origins
+from proxy.door.parsing import BASE_PATH
 from proxy.handlers.agents import AgentViews
 from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
@@ -131,6 +141,7 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
             return 1
         for one in sockets:
             stack.callback(one.close)
+        tls = await _take_certificate(config, stack)
         origins = Origins(
             config.server.allowed_origins,
             config.server.allowed_hosts,
@@ -152,13 +163,14 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
         looking = spawn(look_ahead(settings, config, supervisor), name="look at the models")
         stack.callback(looking.cancel)
         for one in sockets:
-            await web.SockSite(runner, one, backlog=BACKLOG).start()
+            await Site(runner, one, ssl_context=tls, backlog=BACKLOG).start()
         # Present objects stay, and a large request makes many objects at once, none of them garbage.
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         addresses = [authority(host, port) for host, port, *_ in runner.addresses]
         for address in addresses:
-            log.info("listening", url=f"http://{address}", version=VERSION, pid=os.getpid())
+            url = f"{config.server.scheme}://{address}{config.server.base_path}"
+            log.info("listening", url=url, version=VERSION, pid=os.getpid())
         manager.ready("listening on " + ", ".join(addresses))
         if uses_containers(config):
             containers.start()  # only after it listens: the address identifies the owner of containers
@@ -195,6 +207,15 @@ async def _open_gate(config: Config, stack: AsyncExitStack, *, reachable: bool) 
         return None
     stack.callback(spawn(gate.run(), name="keys").cancel)
     return gate
+
+
+async def _take_certificate(config: Config, stack: AsyncExitStack) -> ssl.SSLContext | None:
+    """Return the TLS context, whose certificate is watched until `stack` ends; None for plain HTTP."""
+    if not config.server.tls.enabled:
+        return None
+    certificate = await asyncio.to_thread(Certificate, config.server.tls)
+    stack.callback(spawn(certificate.watch(), name="certificate").cancel)
+    return certificate.context
 
 
 async def _hasten(hurry: asyncio.Event, supervisor: Supervisor) -> None:
@@ -287,7 +308,8 @@ async def _build(
     )
     accounts = (*accounts, live.feed.account)
     app = make_app(handlers, origins, gate, accounts)
-    runner = make_runner(app, accounts, most=most_connections(), write_timeout=config.server.write_timeout)
+    app[BASE_PATH] = config.server.base_path
+    runner = make_runner(app, accounts, ConnectionRules.of(config.server))
     return supervisor, agent_host, runner, containers
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ import httpx
 import psutil
 import yaml
 
+from actors.config.certificate import client_context
+from actors.config.schema import Tls
 from actors.processes import OWNER
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -50,7 +53,7 @@ def marked_processes() -> dict[str, list[int]]:
 class Gateway:
     """A running gateway. `log` grows as it logs."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", trusted: ssl.SSLContext | None = None) -> None:
         self.process = process
         self.log: list[Json] = []
         self.may_crash = False
@@ -59,7 +62,7 @@ class Gateway:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.url = str(self.wait_for("listening")["url"])
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=30, verify=trusted or True)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -136,7 +139,8 @@ def running(config: Json, folder: Path, **environment: str) -> Iterator[Gateway]
         env={**os.environ, "XDG_DATA_HOME": str(folder / "data"), **environment},
     )
     try:
-        gateway = Gateway(process)
+        tls = Tls(**config["server"].get("tls", {}))
+        gateway = Gateway(process, client_context(tls) if tls.enabled else None)
         yield gateway
         status = gateway.stop()
         assert status in (0, -signal.SIGKILL), "".join(gateway.raw[-30:])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from actors.config.certificate import server_context
 from actors.config.key_secrets import read_secret
 from actors.config.masking import shown
 from actors.config.schema import BUILTIN, Config, Model, ServerPool
@@ -49,6 +50,11 @@ def look_at_pool(config: Config) -> list[Fault]:
         for section, host in (("server", config.server.host), ("server_pool", pool.host))
         if not host.strip()
     ]
+    if config.server.tls.enabled:
+        try:
+            server_context(config.server.tls)
+        except ValueError as error:
+            faults.append(Fault(("server", "tls"), str(error)))
     for name, key in config.keys.items():
         if key.secret_file is not None:
             try:

@@ -11,6 +11,7 @@ import urllib.request
 from contextlib import suppress
 from typing import Any
 
+from actors.config.certificate import client_context
 from actors.config.key_secrets import read_secret
 from actors.config.schema import Config, authority
 
@@ -40,8 +41,9 @@ class GatewayRefusalError(Exception):
 
 def url_of(config: Config) -> str:
     """Return the base URL at which this machine reaches the gateway."""
-    host = _ANY_ADDRESS.get(config.server.host, config.server.host)
-    return f"http://{authority(host, config.server.port)}"
+    server = config.server
+    host = _ANY_ADDRESS.get(server.host, server.host)
+    return f"{server.scheme}://{authority(host, server.port)}{server.base_path}"
 
 
 def send(
@@ -56,13 +58,17 @@ def send(
     request = urllib.request.Request(url_of(config) + path, data, headers, method=method)  # noqa: S310 (it is http)
     try:
         # Without the environment's proxy: the gateway is on this machine.
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        answer: http.client.HTTPResponse = direct.open(request, timeout=timeout)
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if config.server.tls.enabled:
+            handlers.append(urllib.request.HTTPSHandler(context=client_context(config.server.tls)))
+        answer: http.client.HTTPResponse = urllib.request.build_opener(*handlers).open(
+            request, timeout=timeout
+        )
         return answer
     except urllib.error.HTTPError as error:
         with error:
             raise GatewayRefusalError(_message(config, error), error.code) from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise GatewayAwayError(f"no gateway answers at {url_of(config)}: {reason}") from error
 

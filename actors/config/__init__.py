@@ -8,6 +8,7 @@
 * `checks`       what makes no sense although each field is valid.
 * `parameters`   the parameters of requests that a model's settings may give.
 * `key_secrets`  the secrets and expiry dates of API keys
+* `certificate`  the certificate of `server.tls`, for the gateway and for programs that ask it
 * `masking`      what must not be shown: secrets by their field, their name, their place.
 * `file`         all of it in order, and the report of all faults by line.
 """

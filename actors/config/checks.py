@@ -58,6 +58,7 @@ _ORIGIN = re.compile(r"\*|null|[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#@,\\]*")
 _HOST = re.compile(
     r"\*|(\*\.)?[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*\.?|\[[0-9a-fA-F:.]+\]|[0-9a-fA-F]*:[0-9a-fA-F:.]+"
 )
+_BASE_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?", re.IGNORECASE)
 
 _PRESET = re.compile(r"\w[\w.-]{0,63}", re.ASCII)
@@ -102,6 +103,12 @@ class _Checks:
                     f"*.example.org or *, got {host!r}"
                 )
                 self.add(("server", "allowed_hosts", index), message)
+
+        if (server.tls.certificate is None) != (server.tls.key is None):
+            self.add(("server", "tls"), "expected both a certificate and a key", "certificate", "key")
+        if server.base_path and not _BASE_PATH.fullmatch(server.base_path):
+            message = f"expected a path without a slash at its end, such as /llm, got {server.base_path!r}"
+            self.add(("server", "base_path"), message)
 
     def arguments(self, place: Path, arguments: list[str]) -> None:
         """Refuse arguments that only the gateway may give, such as the server's address."""

@@ -39,11 +39,25 @@ class Log(Section, frozen=True, kw_only=True):
     format: Literal["auto", "json", "console"] = "auto"
 
 
+class Tls(Section, frozen=True, kw_only=True):
+    """The certificate with its chain, and its key, both in PEM. None: plain HTTP."""
+
+    certificate: FilePath | None = None
+    key: FilePath | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether clients speak TLS."""
+        return self.certificate is not None
+
+
 class Server(Section, frozen=True, kw_only=True):
     """The front door."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
+    tls: Tls = Tls()
+    base_path: str = ""
     open: bool = False
     allowed_origins: list[str] = []
     allowed_hosts: list[str] = []
@@ -54,6 +68,11 @@ class Server(Section, frozen=True, kw_only=True):
     keep_responses: Seconds = 0.0
     list_aliases: bool = False
     log: Log = Log()
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        """The scheme of the gateway's URLs."""
+        return "https" if self.tls.enabled else "http"
 
 
 class KeySettings(Section, frozen=True, kw_only=True):

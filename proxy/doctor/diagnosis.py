@@ -7,7 +7,7 @@ from proxy.doctor.checks import Check, Finding, examine
 from proxy.doctor.configuration import check_configuration
 from proxy.doctor.gpus import check_driver, check_programs
 from proxy.doctor.hub import check_hub
-from proxy.doctor.machine import check_files, check_folders, check_ports
+from proxy.doctor.machine import check_certificate, check_files, check_folders, check_ports
 from proxy.doctor.services import check_daemons, check_engine
 
 CHECKS: dict[str, Check] = {
@@ -18,6 +18,7 @@ CHECKS: dict[str, Check] = {
     "Ollama": check_daemons,
     "disk": check_folders,
     "ports": check_ports,
+    "TLS": check_certificate,
     "hub": check_hub,
     "open files": check_files,
 }

@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 from actors.commands.running_gateway import GatewayAwayError, GatewayRefusalError, ask
+from actors.config.certificate import expiry
 from actors.config.schema import Config, authority
 from actors.folders import cache_folder, nearest_folder, unwritable
 from actors.progress import readable_size
@@ -29,6 +31,9 @@ PORT_TIMEOUT = 3.0
 
 FEW_CLIENTS = 64
 """Clients below which the limit of open files is an error."""
+
+RENEWAL = timedelta(days=14)
+"""How long before its end a certificate should have been renewed."""
 
 Folders = Sequence[tuple[str, Path]]
 
@@ -86,6 +91,31 @@ async def check_ports(patient: Patient) -> Sequence[Finding]:
     wanted = f"from {pool.port_start}" if pool.port_start else "any"
     found = f"model servers: {authority(pool.host, port)} is free ({wanted})"
     return [first, Finding(name="ports", status="ok", found=found)]
+
+
+async def check_certificate(patient: Patient) -> Sequence[Finding]:
+    """Look whether the certificate of `server.tls` can be used, and when it expires."""
+    tls = patient.config.server.tls
+    if not tls.enabled:
+        return [Finding(name="TLS", status="absent", found="the gateway speaks plain HTTP")]
+    try:
+        expires = await in_thread(partial(expiry, tls))
+    except ValueError as error:
+        return [
+            Finding(name="TLS", status="error", found=str(error), cure="set server.tls to a pair of files")
+        ]
+    return [judge_certificate(expires, datetime.now(UTC), str(tls.certificate))]
+
+
+def judge_certificate(expires: datetime, now: datetime, file: str) -> Finding:
+    """Judge a certificate by when it expires."""
+    left = expires - now
+    found = f"{file}: expires {expires:%Y-%m-%d %H:%M} UTC"
+    if left > RENEWAL:
+        return Finding(name="TLS", status="ok", found=found)
+    status: Status = "warning" if left > timedelta() else "error"
+    cure = "renew it; the gateway takes the new files without a restart"
+    return Finding(name="TLS", status=status, found=found, cure=cure)
 
 
 def _free_port(book: PortBook) -> int:

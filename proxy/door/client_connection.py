@@ -39,6 +39,7 @@ class ClientConnection(web.RequestHandler):
     __slots__ = (
         "_accounts",
         "_head_bytes",
+        "_is_tls",
         "_is_watched",
         "_server",
         "_unwritten",
@@ -54,12 +55,14 @@ class ClientConnection(web.RequestHandler):
         """Bytes of an incomplete head so far."""
         self.beginning = b""
         """The first bytes of that head, or of an unreadable request."""
+        self._is_tls = False
         self._is_watched = False
         self._unwritten = 0
         self.on_pause: Callable[[], None] | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
         self._next_keepalive_close_time = self._loop.time() + self._server.head_timeout
@@ -139,11 +142,11 @@ class ClientConnection(web.RequestHandler):
 
         TCP cannot distinguish these cases. A client that has left resets the connection when it is sent
         something, so before the answer begins it is sent a `100 Continue`, which every HTTP/1.1 client
-        skips.
+        skips. TLS connections cannot stay half open in asyncio, so there the client has left.
         """
         request = self._current_request
         has_begun = request is not None and request.writer.output_size > 0 and not self._messages
-        if self.waits or has_begun or _TCP_INFO is None:
+        if self.waits or has_begun or _TCP_INFO is None or self._is_tls:
             return False
         if not self._messages or (len(self._messages) == 1 and self._waiter is not None):
             self.close()  # after the one running request

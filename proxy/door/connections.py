@@ -1,15 +1,18 @@
 """Clients' connections as a whole: listens, limits their number, and sets their time limits."""
 
+import asyncio
 import socket
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
+from actors.config.schema import Server
 from proxy.door.client_connection import ConnectionServer
-from proxy.door.parsing import make_request
+from proxy.door.parsing import make_request, make_request_below
 from proxy.exchange import Account
 
 BACKLOG = 1024
@@ -30,35 +33,66 @@ READ_AHEAD = 64 * 1024
 """Bytes of a body that are read ahead; at most twice as many."""
 
 
+class ConnectionRules(msgspec.Struct, frozen=True, kw_only=True):
+    """The rules for clients' connections.
+
+    `most`: the number of clients. `head_timeout`: seconds for the head of a request. `write_timeout`: seconds
+    within which a client must read some of its answer; 0: no limit. `base_path`: what each path begins with.
+    """
+
+    most: int = MOST_CONNECTIONS
+    head_timeout: float = HEAD_TIMEOUT
+    write_timeout: float = 0.0
+    base_path: str = ""
+
+    @classmethod
+    def of(cls, server: Server) -> "ConnectionRules":
+        """Return the rules of the configuration and of this machine."""
+        return cls(most=most_connections(), write_timeout=server.write_timeout, base_path=server.base_path)
+
+
 class _Runner(web.AppRunner):
     """An aiohttp runner whose server is a `ConnectionServer`."""
 
     def __init__(
-        self,
-        app: web.Application,
-        accounts: tuple[Account, ...],
-        *,
-        most: int,
-        head_timeout: float,
-        write_timeout: float,
-        **options: Any,
+        self, app: web.Application, accounts: tuple[Account, ...], rules: ConnectionRules, **options: Any
     ) -> None:
         super().__init__(app, **options)
         self._accounts = accounts
-        self._most = most
-        self._head_timeout = head_timeout
-        self._write_timeout = write_timeout
+        self._rules = rules
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         server.__class__ = ConnectionServer
         assert isinstance(server, ConnectionServer)
         server.accounts = self._accounts
-        server.most = self._most
-        server.head_timeout = self._head_timeout
-        server.write_timeout = self._write_timeout
-        server.request_factory = partial(make_request, server.request_factory)
+        server.most = self._rules.most
+        server.head_timeout = self._rules.head_timeout
+        server.write_timeout = self._rules.write_timeout
+        base, make = self._rules.base_path, server.request_factory
+        server.request_factory = (
+            partial(make_request_below, base, make) if base else partial(make_request, make)
+        )
         return server
+
+
+class Site(web.SockSite):
+    """A listener with time limits for TLS, in which aiohttp's own has the minute and more of asyncio."""
+
+    async def start(self) -> None:
+        """Accept connections."""
+        await super(web.SockSite, self).start()
+        server = self._runner.server
+        assert server is not None
+        tls = self._ssl_context is not None
+        self._server = await asyncio.get_running_loop().create_server(
+            server,
+            sock=self._sock,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            ssl_handshake_timeout=HEAD_TIMEOUT if tls else None,
+            ssl_shutdown_timeout=LINGER if tls else None,
+        )
 
 
 def most_connections() -> int:
@@ -111,17 +145,8 @@ def on_loopback(sockets: list[socket.socket]) -> bool:
     return all(ip_address(one.getsockname()[0].partition("%")[0]).is_loopback for one in sockets)
 
 
-def make_runner(
-    app: web.Application,
-    accounts: tuple[Account, ...],
-    *,
-    most: int = MOST_CONNECTIONS,
-    head_timeout: float = HEAD_TIMEOUT,
-    write_timeout: float = 0,
-) -> web.AppRunner:
-    """Make the runner of the front door, for `most` connections. `accounts` also get unreadable requests.
-
-    `write_timeout`: seconds within which a client must read some of its answer; 0: no limit.
+def make_runner(app: web.Application, accounts: tuple[Account, ...], rules: ConnectionRules) -> web.AppRunner:
+    """Make the runner of the front door. `accounts` also get unreadable requests.
 
     A handler is cancelled when its client leaves. The code behind it relies on that; aiohttp's default is
     off, although its test server turns it on.
@@ -129,9 +154,7 @@ def make_runner(
     return _Runner(
         app,
         accounts,
-        most=most,
-        head_timeout=head_timeout,
-        write_timeout=write_timeout,
+        rules,
         handler_cancellation=True,
         access_log=None,
         auto_decompress=False,

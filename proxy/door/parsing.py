@@ -18,8 +18,14 @@ LINE_LIMIT = 8190
 BEGINNING = LINE_LIMIT + 100
 """Number of leading bytes of a request in which method and path are searched."""
 
-OTHER_VERSION = web.RequestKey("other version", bool)
-"""Matches a request line of another HTTP version than 1."""
+REFUSED = web.RequestKey("refused", ApiError)
+"""The error of a request that can be read, but is not served: of another HTTP version, or a foreign path."""
+
+BASE_PATH = web.AppKey("base path", str)
+"""What the paths of the gateway begin with, in links."""
+
+PROBES = ("/health/live", "/health/ready")
+"""Paths that are also served outside the base path, for who watches the process itself."""
 
 _SLASHES = re.compile("/{2,}")
 _UPSTREAM = re.compile("/+upstream/+")
@@ -34,14 +40,14 @@ def make_request(
     `Expect` is answered when the body is read, while aiohttp would answer at once. An unreadable request
     gets method and path from `protocol.beginning`, so that its error is in its API's dialect.
     """
-    state: dict[web.RequestKey[bool], bool] = {}
+    state: dict[web.RequestKey[Any], Any] = {}
     if message is ERROR:
         method, path = first_line(protocol.beginning)
         url = URL.build(path=path, encoded=True)
         message = message._replace(method=method, path=path, url=url, version=HttpVersion11)
     if message.version[0] != 1:
         message = message._replace(version=HttpVersion11, should_close=True)
-        state[OTHER_VERSION] = True
+        state[REFUSED] = other_version()
     path = message.url.raw_path
     if "//" in path or (path.endswith("/") and path != "/"):
         message = _tidied(message, path)
@@ -56,11 +62,39 @@ def make_request(
     return request
 
 
+def make_request_below(
+    base: str, make: Callable[..., web.BaseRequest], message: Any, payload: Any, protocol: Any, *rest: Any
+) -> web.BaseRequest:
+    """Make a request of a gateway whose paths begin with `base`, which the request's path is without."""
+    path = "" if message is ERROR else message.url.raw_path
+    inner = below(base, path)
+    if inner is not None:
+        message = _with_path(message, path, inner)
+    request = make_request(make, message, payload, protocol, *rest)
+    if inner is None and path not in ("", "*", *PROBES):
+        request[REFUSED] = ApiError(
+            404, f"this gateway serves below {base} (server.base_path)", code="not_found"
+        )
+    return request
+
+
+def below(base: str, path: str) -> str | None:
+    """Return the rest of a path that begins with `base`; None if it does not."""
+    if not path.startswith(base):
+        return None
+    rest = path[len(base) :]
+    return rest or "/" if not rest or rest.startswith("/") else None
+
+
 def _tidied(message: Any, path: str) -> Any:
-    tidy = tidy_path(path)
+    return _with_path(message, path, tidy_path(path))
+
+
+def _with_path(message: Any, path: str, new: str) -> Any:
+    """Replace the path of a request line, which may be a whole URL."""
     is_whole_url = not message.path.startswith(path)
-    target = message.path if is_whole_url else tidy + message.path[len(path) :]
-    return message._replace(path=target, url=message.url.with_path(tidy, encoded=True, keep_query=True))
+    target = message.path if is_whole_url else new + message.path[len(path) :]
+    return message._replace(path=target, url=message.url.with_path(new, encoded=True, keep_query=True))
 
 
 def tidy_path(path: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from functools import partial
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from aiohttp import HttpVersion11, web
 
@@ -15,6 +15,7 @@ from proxy.answers.client_stream import ClientStream
 from proxy.answers.unchanged import Unchanged
 from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES
+from proxy.door.parsing import BASE_PATH
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.wire.http1 import Head, length_of, list_of
@@ -151,6 +152,11 @@ def _client_head(request: web.Request, exchange: Exchange, head: Head) -> web.St
     """Make the head of an answer that is passed on unread."""
     client = web.StreamResponse(status=head.status, headers=headers_out(head))
     client.headers.update(exchange.headers)
+    if "Location" in client.headers and request.path.startswith("/upstream/"):
+        below = f"{request.app.get(BASE_PATH, '')}/upstream/{quote(exchange.model or '')}"
+        location = client.headers["Location"]
+        if location.startswith("/") and not location.startswith("//"):
+            client.headers["Location"] = below + location
     if (length := length_of(head)) is not None:
         client.content_length = length
     elif request.version < HttpVersion11:

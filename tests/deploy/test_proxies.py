@@ -11,7 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
+from tests.certificates import write_pair
 from tests.conftest import DEMO, Start
 from tests.deploy import DEPLOY, free_port, program, serving
 from tests.gateway import HELLO, until
@@ -185,3 +187,57 @@ def test_a_stream_through_it(before: Before, start: Start, tmp_path: Path, real_
             assert other.get("/v1/agents").status_code == 200
             for method, path in OPERATORS_ONLY:
                 assert other.request(method, path).status_code == 403, path
+
+
+BELOW = "/llm"
+
+
+def nginx_below(folder: Path, upstream: str, port: int, certificate: str) -> list[str]:
+    """nginx with the changes that docs/deployment.md names."""
+    command = nginx(folder, upstream, port)
+    config = folder / "nginx.conf"
+    text = config.read_text().replace("location / {", f"location {BELOW}/ {{")
+    text = text.replace("^/(metrics|", f"^{BELOW}/(metrics|").replace("http://llama", "https://llama")
+    verified = f"proxy_ssl_verify on; proxy_ssl_name localhost; proxy_ssl_trusted_certificate {certificate};"
+    config.write_text(text.replace("gzip off;", f"gzip off; {verified}"))
+    return command
+
+
+def haproxy_below(folder: Path, upstream: str, port: int, certificate: str) -> list[str]:
+    """HAProxy with the changes that docs/deployment.md names."""
+    command = haproxy(folder, upstream, port)
+    config = folder / "haproxy.cfg"
+    text = config.read_text().replace("^/(metrics|", f"^{BELOW}/(metrics|")
+    verified = f"{upstream} check ssl verify required ca-file {certificate}"
+    config.write_text(text.replace(f"{upstream} check", verified))
+    return command
+
+
+@pytest.mark.parametrize("before", [nginx_below, haproxy_below])
+def test_a_gateway_with_tls_and_a_base_path(
+    before: Callable[[Path, str, int, str], list[str]], start: Start, tmp_path: Path, real_server: None
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    tls = write_pair(tmp_path, authority=authority)
+    pair = {"certificate": tls.certificate, "key": tls.key}
+    gateway = start({"demo": DEMO}, server={**BEHIND, "tls": pair, "base_path": BELOW})
+    port = free_port()
+    upstream = gateway.url.removeprefix("https://").removesuffix(BELOW)
+    proxy = before(tmp_path, upstream, port, str(tmp_path / "ca.pem"))
+    stranger = httpx.HTTPTransport(local_address="127.0.0.2")
+    base = f"http://127.0.0.1:{port}{BELOW}"
+    host = {"Host": "llm.example.org"}
+    with (
+        serving(proxy, port, tmp_path / "log", **{**os.environ, "HOME": str(tmp_path)}),
+        httpx.Client(base_url=base, headers=host, transport=stranger) as client,
+    ):
+        until(lambda: client.get("/health/ready").status_code == 200, "the proxy has found the gateway")
+        body = {"model": "demo", "messages": HELLO, "stream": True, "max_tokens": 4}
+        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            assert list(answer.iter_lines())[-2] == "data: [DONE]"
+        assert set(client.post("/api/chat", json={"model": "none"}).json()) == {"error"}, "Ollama's form"
+        preflight = client.options("/v1/chat/completions")
+        assert (preflight.status_code, preflight.headers["allow"]) == (204, "OPTIONS, POST")
+        for method, path in OPERATORS_ONLY:
+            assert client.request(method, path).status_code == 403, path

@@ -48,8 +48,9 @@ from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.app import ACCOUNTS, Handlers, make_app
 from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES, WINDOW, Bodies
-from proxy.door.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, make_runner
+from proxy.door.connections import HEAD_TIMEOUT, MOST_CONNECTIONS, ConnectionRules, make_runner
 from proxy.door.origins import Origins
+from proxy.door.parsing import BASE_PATH
 from proxy.handlers.agents import AgentViews
 from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
@@ -478,6 +479,7 @@ async def door(
     body_window: float = WINDOW,
     most: int = MOST_CONNECTIONS,
     head_timeout: float = HEAD_TIMEOUT,
+    base_path: str = "",
     routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] | None = None,
     responses: ResponseStore | None = None,
     models: Mapping[str, Model] | None = None,
@@ -540,14 +542,10 @@ async def door(
         for path, handler in (routes or {}).items():
             app.router.add_get(path, handler)
         bodies = app[BODIES] = Bodies(body_limit, window=body_window)
-        runner = make_runner(
-            app, app[ACCOUNTS], most=most, head_timeout=head_timeout, write_timeout=write_timeout
+        rules = ConnectionRules(
+            most=most, head_timeout=head_timeout, write_timeout=write_timeout, base_path=base_path
         )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        listener = listening()
-        port = listener.getsockname()[1]
-        await web.SockSite(runner, listener).start()
+        port = await _serve(app, rules, stack)
         session = aiohttp.ClientSession(base_url=f"http://127.0.0.1:{port}")
         opened = Door(supervisor, port, await stack.enter_async_context(session), bodies)
         try:
@@ -556,6 +554,18 @@ async def door(
             for client in opened.clients:
                 client.leave()
                 await client.closed()
+
+
+async def _serve(app: web.Application, rules: ConnectionRules, stack: AsyncExitStack) -> int:
+    """Serve until `stack` ends; return the port."""
+    app[BASE_PATH] = rules.base_path
+    runner = make_runner(app, app[ACCOUNTS], rules)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    listener = listening()
+    await web.SockSite(runner, listener).start()
+    port: int = listener.getsockname()[1]
+    return port
 
 
 def request_body(path: str, **fields: Any) -> Json:

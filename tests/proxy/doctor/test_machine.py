@@ -1,12 +1,14 @@
 """What is said of folders, ports and open files."""
 
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from proxy.doctor import machine
-from proxy.doctor.machine import check_files, check_folders, check_ports, judge_files
+from proxy.doctor.machine import check_certificate, check_files, check_folders, check_ports, judge_files
+from tests.certificates import write_pair
 from tests.gateway import running
 from tests.proxy.doctor.patients import patient, the_one
 from tests.raw_server import answer, saying
@@ -86,6 +88,25 @@ async def test_addresses_of_other_machines(folders: Path) -> None:
     found = await check_ports(patient(folders, server={"host": other}, server_pool={"host": other}))
     assert [one.status for one in found] == ["error", "error"]
     assert all("of this machine" in str(one.cure) for one in found)
+
+
+async def test_no_certificate(folders: Path) -> None:
+    assert (await the_one(check_certificate, patient(folders))).status == "absent"
+
+
+@pytest.mark.parametrize(("days", "status"), [(15, "ok"), (13, "warning"), (-1, "error")])
+async def test_a_certificate(days: int, status: str, folders: Path) -> None:
+    tls = write_pair(folders, expires=datetime.now(UTC) + timedelta(days=days))
+    pair = {"certificate": tls.certificate, "key": tls.key}
+    finding = await the_one(check_certificate, patient(folders, server={"tls": pair}))
+    assert (finding.status, finding.cure is None) == (status, status == "ok")
+
+
+async def test_a_certificate_that_cannot_be_used(folders: Path) -> None:
+    pair = {"certificate": "none.pem", "key": "none.pem"}
+    finding = await the_one(check_certificate, patient(folders, server={"tls": pair}))
+    assert finding.status == "error"
+    assert f"{folders}/none.pem cannot be read" in finding.found
 
 
 async def test_open_files(folders: Path) -> None:
