@@ -111,6 +111,29 @@ class Shutdown(Message, frozen=True, kw_only=True):
     deadline: float
 
 
+# From the operator to the supervisor
+
+
+class Unload(Message, frozen=True, kw_only=True):
+    """Stop the model when the requests that are there now have ended, or `at_once`."""
+
+    model: str
+    at_once: bool = False
+
+
+class Pin(Message, frozen=True, kw_only=True):
+    """Keep the model loaded, whoever needs its memory and however long it is idle; or no longer."""
+
+    model: str
+    pinned: bool
+
+
+class Reset(Message, frozen=True, kw_only=True):
+    """Forget the model's failures, so that the next request is not refused because of them."""
+
+    model: str
+
+
 # From a model actor to the supervisor
 
 
@@ -239,6 +262,9 @@ Event = (
     | Cancel
     | Released
     | Shutdown
+    | Unload
+    | Pin
+    | Reset
     | Fetched
     | Spawned
     | BecameReady

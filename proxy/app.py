@@ -11,6 +11,7 @@ from aiohttp import web
 from actors.config.masking import mask_text
 from proxy.access.gate import GATE, Gate
 from proxy.admin.live.parts import LiveState
+from proxy.admin.other_routers import CONTROLS
 from proxy.admin.routes import Route
 from proxy.apis.interface import Endpoint
 from proxy.apis.llama_cpp.endpoints import PROBES
@@ -145,8 +146,9 @@ def _identify(request: web.Request, exchange: Exchange) -> None:
     exchange.key = gate.identify(request.headers, required=required)
     if not required:
         return
-    exchange.recorded = request.method not in READS and exchange.endpoint != "unknown"
-    is_admin, is_store = request.path.startswith("/admin"), request.path.startswith(OLLAMA_STORE)
+    controls = (request.method, exchange.endpoint) in CONTROLS
+    exchange.recorded = controls or (request.method not in READS and exchange.endpoint != "unknown")
+    is_admin, is_store = controls or request.path.startswith("/admin"), request.path.startswith(OLLAMA_STORE)
     if exchange.recorded and (is_admin or is_store):
         exchange.action = mask_text(f"{request.method} {request.path_qs}")
     if is_admin or (is_store and gate.has_keys):

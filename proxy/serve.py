@@ -42,8 +42,10 @@ from agents.host.settings import default_agents
 from proxy.access.configured import configured_keys
 from proxy.access.gate import Gate
 from proxy.access.store import KeyStore, KeyStoreError
+from proxy.admin.control import Control
 from proxy.admin.doctor import DoctorView
 from proxy.admin.live.parts import LiveState
+from proxy.admin.other_routers import OtherRouters
 from proxy.admin.plan import PlanView
 from proxy.admin.usage import UsageViews
 from proxy.answers.agent_calls import Models
@@ -286,6 +288,7 @@ async def _build(
     stack.push_async_callback(responses.close)
     metrics = Metrics(supervisor, monitor, readiness, ledger, version=VERSION)
     live = LiveState(supervisor, catalog, views)
+    control = Control(supervisor, catalog, hub, live, config.server_pool.queue_timeout)
     accounts = (metrics.account, gate.settle, *ledger.accounts)
     models.accounts = accounts
     models.key_of = gate.key_named
@@ -302,6 +305,8 @@ async def _build(
         live=live,
         admin=(
             *PlanView(supervisor).routes,
+            *control.routes,
+            *OtherRouters(supervisor, control).routes,
             *DoctorView(config, settings.file).routes,
             *UsageViews(ledger, usage_file()).routes,
         ),

@@ -96,7 +96,7 @@ class Allocator:
         self._now = now
         self._placing = policy.managed and bool(ledger.devices)
         self._running = [model for model in models if model.life.state in RUNNING]
-        self._kept = frozenset(model.spec.name for model in self._running if model.spec.never_evict)
+        self._kept = frozenset(model.spec.name for model in self._running if model.never_evict)
         self._capacities = ledger.capacities(self._kept)
         self._alone = [device.id for device in ledger.devices.values() if device.alone]
         size = policy.size or math.inf
@@ -330,7 +330,7 @@ class Allocator:
         """Return the idle and busy models that could make room, and when the next protected one could."""
         idle, busy, protected_until = [], [], math.inf
         for other in self._running:
-            if other is model or other.spec.never_evict or other.spec.name in self._gone:
+            if other is model or other.never_evict or other.spec.name in self._gone:
                 continue
             if other.life.state is State.STARTING:
                 if other.unwanted_since is None:

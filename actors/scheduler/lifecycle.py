@@ -2,7 +2,7 @@
 
 STOPPED -> FETCHING -> FETCHED -> STARTING -> READY -> DRAINING -> STOPPING -> STOPPED
 FETCHING, STARTING, READY, DRAINING -> FAILED -> FETCHING
-FAILED -> STOPPED, if its settings have changed
+FAILED -> STOPPED, if its settings have changed or its failures are forgotten
 STOPPED -> FAILED, if a check finds the fault beforehand
 
 Fetching comes first even for a file on the disk: it finds the file and predicts the memory.

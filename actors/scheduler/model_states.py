@@ -217,6 +217,8 @@ class ModelState:
     appeared; `compared_at`: the last sample that was checked for one. `finish`: the virtual finish time of
     each client's latest request under fair sharing, in turns of this model. `outdated`: why its server, which
     has older settings than the model, is drained and stopped. `leaving`: the model is no longer configured.
+    `pinned`: it is never evicted and never idle for too long. `unloads`: why it stops as soon as its requests
+    have ended.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -260,6 +262,20 @@ class ModelState:
         self.turn = 0.0
         self.finish: dict[str, float] = {}
         self.outlook: str | None = None
+        self.pinned = False
+        self.unloads: str | None = None
+
+    @property
+    def never_evict(self) -> bool:
+        """Whether nobody else may have its memory."""
+        return self.pinned or self.spec.never_evict
+
+    @property
+    def has_served_all(self) -> bool:
+        """Whether it runs, or is about to, for nobody whom it still serves before it is unloaded."""
+        if self.life.state is State.DRAINING:
+            return not self.holders
+        return self.life.state in (State.FETCHING, State.STARTING) and not self.queue
 
     def enqueue(self, message: Acquire, now: float, weight: float) -> Ticket:
         """Queue a ticket: between clients by start-time fair queueing, within one client by arrival."""
@@ -379,7 +395,7 @@ class ModelState:
             idle_seconds=now - self.last_used if up and not self.holders else None,
             keep_alive=self.keep_alive,
             idle_timeout=self.idle_timeout(policy),
-            pinned=False,
+            pinned=self.pinned,
             failures=self.failures,
             retry_in=max(0.0, self.retry_at - now) if state is State.FAILED else None,
             error=self.failure.message if self.failure else None,

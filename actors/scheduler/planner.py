@@ -9,7 +9,8 @@ Every event ends in one idempotent reconciliation over the whole state, in this 
    within one client in the order of arrival.
 4. Models with waiting requests and fetched files get a place, the oldest request's model first.
    `actors.scheduler.allocator` decides where, and which models make room.
-5. Drained models and models idle for `idle_timeout` are stopped; on shutdown, all models.
+5. Drained models, those that the operator unloads, and models idle for `idle_timeout` are stopped; on
+   shutdown, all models.
 6. When no request waits, idle models in a worse place than possible are reloaded in a better one.
 """
 
@@ -45,9 +46,11 @@ from actors.messages import (
     Measured,
     MemorySampled,
     Misplaced,
+    Pin,
     RanOut,
     Reject,
     Released,
+    Reset,
     ServerApiName,
     Shutdown,
     ShutDownComplete,
@@ -55,6 +58,7 @@ from actors.messages import (
     StartServer,
     StopServer,
     Tick,
+    Unload,
     Unusable,
 )
 from actors.placement.fit import Placement
@@ -208,12 +212,40 @@ class Planner:
                 model = self._models.named.get(event.model)
                 if model is not None and model.life.state is State.STOPPED and not model.queue:
                     model.ended(event.failure, now, self._policy)
+            case Unload() | Pin() | Reset():
+                if (model := self._models.find(event.model)) is not None:
+                    self._obey(model, event, now)
             case Tick():
                 pass
             case _:
                 self._happened(event, now)
         self._reconcile(now)
         return self._effects
+
+    def _obey(self, model: ModelState, event: Unload | Pin | Reset, now: float) -> None:
+        """Do what the operator says."""
+        match event:
+            case Pin(pinned=pinned):
+                model.pinned = pinned
+            case Reset():
+                model.failure, model.failures, model.ran_out, model.retry_at = None, 0, 0, 0.0
+                if model.life.state is State.FAILED:
+                    model.life.move(Move.STOP)
+            case Unload(at_once=at_once):
+                self._unload(model, now, at_once=at_once)
+
+    def _unload(self, model: ModelState, now: float, *, at_once: bool) -> None:
+        """Stop a model. Unless `at_once`, those who hold a lease or wait for one are served first."""
+        state, why = model.life.state, "the operator unloads it"
+        model.moving = False
+        if state in AT_REST or state is State.STOPPING:
+            return
+        if (model.holders or model.queue) and not at_once:
+            model.unloads = why
+        elif state is State.FETCHED:
+            model.life.move(Move.STOP)
+        else:
+            self._stop(model, why, now)
 
     def _happened(self, event: Fetched | Spawned | BecameReady | Hung | Exited, now: float) -> None:
         """Handle an event about a model's run; ignore it if its epoch or model is gone."""
@@ -383,6 +415,7 @@ class Planner:
         ]
         self._expire(now)
         self._fetch_wanted(now)
+        self._drain_unloading(now)
         self._resume()
         self._grant_waiting(now)
         if self._closing_at is not None:
@@ -392,10 +425,20 @@ class Planner:
             self._stop_unwanted(now)
             self._promote(now)
 
+    def _drain_unloading(self, now: float) -> None:
+        """Give no new leases on the models that the operator unloads. Those who wait already are served."""
+        for model in self._awake:
+            if model.unloads is not None and model.life.state is State.READY:
+                model.life.move(Move.DRAIN)
+                model.yields_to, model.yields_since = None, math.nextafter(now, math.inf)
+                why = f"{model.unloads}; {len(model.holders) + len(model.queue)} requests finish first"
+                self._effects.append(Drain(model.spec.name, model.life.epoch, why))
+
     def _resume(self) -> None:
         """Stop draining a model if no request waits for the room any more."""
         for model in self._awake:
-            if model.life.state is State.DRAINING and not model.outdated and self._closing_at is None:
+            drains = model.life.state is State.DRAINING and not (model.outdated or model.unloads)
+            if drains and self._closing_at is None:
                 heir = model.yields_to
                 if heir is None or not heir.queue or heir.life.state is not State.FETCHED:
                     model.life.move(Move.RESUME)
@@ -411,6 +454,8 @@ class Planner:
         for model in self._awake:
             if self._fetch_until(model) <= now:
                 self._stop(model, "nobody waits for its files any more", now)
+            elif model.unloads is not None and model.has_served_all:
+                self._stop(model, model.unloads, now)
             elif model.outdated and model.life.state is State.DRAINING and not model.holders:
                 self._replace(model, model.outdated, now)
             elif model.life.state is State.DRAINING and not model.holders:
@@ -449,7 +494,7 @@ class Planner:
                 and (state is State.STOPPED or (state is State.FAILED and model.retry_at <= now))
             ):
                 model.life.move(Move.FETCH)
-                model.outdated = None
+                model.outdated = model.unloads = None
                 model.fetch_began = now
                 model.unwanted_since = None
                 self._effects.append(FetchFiles(model.spec.name, model.life.epoch))
@@ -575,7 +620,7 @@ class Planner:
             self._effects.append(Drain(victim.spec.name, victim.life.epoch, why))
 
     def _idle_until(self, model: ModelState) -> float:
-        if model.life.state is not State.READY or model.holders or model.queue:
+        if model.life.state is not State.READY or model.holders or model.queue or model.pinned:
             return math.inf
         return model.last_used + self._keep_alive(model)
 

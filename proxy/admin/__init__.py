@@ -3,6 +3,8 @@
 * `routes`  what a route is: its path, handler, and the structs of its query, body and answer
 * `plan`    `/admin/plan`: where a model would go
 * `doctor`  `/admin/doctor`: what works on this machine, what does not, and the cure
+* `control` `/admin/models/{id}/...`: loads, unloads, pins, resets and deletes a model
+* `other_routers`  what tools for llama-swap and llama.cpp's router ask for
 * `live`    the present state and its changes: models, requests, events
 * `usage`   `/admin/usage`, `/admin/activity`, and `/v1/usage`, which each key may ask for
 """

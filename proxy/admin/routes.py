@@ -1,9 +1,15 @@
 """What a route of `/admin` is."""
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
+
+from actors.errors import located
+from proxy.errors import ApiError
+
+T = TypeVar("T")
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,3 +30,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 def json_answer(answer: object, *, status: int = 200) -> web.Response:
     """Make a response from a struct."""
     return web.Response(status=status, body=msgspec.json.encode(answer), content_type="application/json")
+
+
+def read_query(request: web.Request, kind: type[T]) -> T:
+    """Read the query parameters into a struct. Raises `ApiError`."""
+    try:
+        return msgspec.convert(dict(request.query), kind, strict=False)
+    except msgspec.ValidationError as error:
+        problem, param = located(error)
+        raise ApiError(400, f"the query cannot be used: {problem}", param=param or None) from None

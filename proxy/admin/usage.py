@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from proxy.access.gate import GATE
-from proxy.admin.routes import Route, json_answer
+from proxy.admin.routes import Route, json_answer, read_query
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE, Outcome
 from proxy.usage.ledger import Ledger
@@ -100,17 +100,17 @@ class UsageViews:
 
     async def usage(self, request: web.Request) -> web.Response:
         """Sum up what requests took: `?by=key,model,day,endpoint,outcome,agent&since=&until=`."""
-        return await self._sums(_query(request, UsageQuery), Filter())
+        return await self._sums(read_query(request, UsageQuery), Filter())
 
     async def own(self, request: web.Request) -> web.Response:
         """Sum up what the requests of this API key took; if there are no keys, what all took."""
         name = request[EXCHANGE].client
         everything = not name and not request.app[GATE].has_keys
-        return await self._sums(_query(request, OwnUsageQuery), Filter(key=None if everything else name))
+        return await self._sums(read_query(request, OwnUsageQuery), Filter(key=None if everything else name))
 
     async def activity(self, request: web.Request) -> web.Response:
         """List finished requests, the newest first, with filters."""
-        query = _query(request, ActivityQuery)
+        query = read_query(request, ActivityQuery)
         which = Filter(
             kind=query.kind,
             key=query.key,
@@ -142,13 +142,6 @@ class UsageViews:
             return None if not text else parse_time(text, self._clock())
         except ValueError as error:
             raise ApiError(400, f"{param}: {error}", param=param) from None
-
-
-def _query(request: web.Request, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(dict(request.query), kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ApiError(400, f"the query cannot be used: {error}") from None
 
 
 def _groups(text: str) -> tuple[Group, ...]:

@@ -113,6 +113,140 @@ def test_a_cancelled_stream_and_what_a_watcher_sees(gateway: Gateway) -> None:
     assert (line["status"], line["error"]) == (403, "the operator cancelled this request")
 
 
+def post(gateway: Gateway, path: str, **query: Any) -> httpx.Response:
+    return gateway.client.post(path, params=query)
+
+
+def state(gateway: Gateway, model: str) -> str:
+    found: str = gateway.model(model)["state"]
+    return found
+
+
+def test_a_model_is_loaded_and_unloaded(gateway: Gateway) -> None:
+    post(gateway, "/admin/models/a/unload", wait=20)
+    assert state(gateway, "a") == "stopped"
+    answer = post(gateway, "/admin/models/org/a:latest/load")
+    assert (answer.status_code, answer.json()["name"]) == (202, "a")
+    until(lambda: state(gateway, "a") == "ready", "the model is loaded")
+    answer = post(gateway, "/admin/models/a/load", wait=20)
+    assert (answer.status_code, answer.json()["state"]) == (200, "ready")
+    answer = post(gateway, "/admin/models/a/unload", wait=20)
+    assert (answer.status_code, answer.json()["state"]) == (200, "stopped")
+    answer = post(gateway, "/admin/models/b/load", wait=20)
+    assert (answer.status_code, answer.json()["state"]) == (200, "ready")
+    assert state(gateway, "a") == "stopped", "there is room for one"
+
+
+def test_unload_lets_running_requests_end_and_force_does_not(gateway: Gateway) -> None:
+    with streaming(gateway, "a", "drained") as lines:
+        next(lines)
+        assert post(gateway, "/admin/models/a/unload").status_code == 202
+        assert state(gateway, "a") == "draining"
+        assert list(lines)[-1] == "data: [DONE]"
+    until(lambda: state(gateway, "a") == "stopped", "the model is unloaded")
+    with streaming(gateway, "b", "forced") as lines:
+        next(lines)
+        assert post(gateway, "/admin/models/b/unload", force=1, wait=20).status_code == 200
+        last = json.loads(list(lines)[-1].removeprefix("data: "))
+        assert last["error"]["message"] == "the operator has unloaded model 'b'"
+    assert state(gateway, "b") == "stopped"
+
+
+def test_a_load_waits_for_its_turn_as_a_request_does_and_an_unload_ends_it(gateway: Gateway) -> None:
+    with streaming(gateway, "b", "holder") as lines:
+        next(lines)
+        assert post(gateway, "/admin/models/a/load", wait=0.1).status_code == 202
+        (waiting,) = get(gateway, "/admin/queue")["waiting"]
+        assert (waiting["model"], waiting["id"]) == ("a", None)
+        assert post(gateway, "/admin/models/a/unload", wait=20).status_code == 200
+        assert get(gateway, "/admin/queue")["waiting"] == []
+        gateway.client.delete("/admin/requests/holder")
+
+
+def test_a_pinned_model_keeps_its_place(gateway: Gateway) -> None:
+    post(gateway, "/admin/models/a/load", wait=20)
+    answer = post(gateway, "/admin/models/a/pin")
+    assert (answer.status_code, answer.json()["pinned"]) == (200, True)
+    assert post(gateway, "/admin/models/b/load", wait=0.5).status_code == 202
+    assert state(gateway, "a") == "ready"
+    assert post(gateway, "/admin/models/a/unpin").json()["pinned"] is False
+    until(lambda: state(gateway, "b") == "ready", "the other model has the room now")
+
+
+def test_a_reset_forgets_failures(tmp_path: Path) -> None:
+    broken = {**stand_in(), "command": ["false"]}
+    with running({"llama_cpp": {"models": {"broken": broken}}}, tmp_path) as gateway:
+        answer = post(gateway, "/admin/models/broken/load", wait=20)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_load_failed")
+        until(
+            lambda: gateway.chat("broken").status_code == 503 and gateway.model("broken")["failures"],
+            "failed",
+        )
+        answer = post(gateway, "/admin/models/broken/reset")
+        assert answer.json()["failures"] == 0
+        assert answer.json()["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/admin/models/nobody/load", 404, "not_found"),
+        ("/admin/models/nobody/unload", 404, "not_found"),
+        ("/admin/models/nobody/pin", 404, "not_found"),
+        ("/admin/models/a/load?wait=soon", 400, None),
+        ("/admin/models/a/load?wait=-1", 400, None),
+        ("/admin/models/a/load?wait=nan", 400, None),
+        ("/admin/models/a/unload?force=perhaps", 400, None),
+        ("/admin/models/a/jump", 405, "method_not_allowed"),
+    ],
+)
+def test_mistakes(gateway: Gateway, path: str, status: int, code: str | None) -> None:
+    answer = gateway.client.post(path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+
+
+def test_files_of_the_configuration_are_not_deleted(gateway: Gateway) -> None:
+    answer = gateway.client.delete("/admin/models/a")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_deletable")
+    assert gateway.client.delete("/admin/models/nobody").status_code == 404
+
+
+def test_tools_for_llama_swap(gateway: Gateway) -> None:
+    post(gateway, "/admin/models/a/load", wait=20)
+    (running_model,) = get(gateway, "/running")["running"]
+    address = running_model.pop("proxy")
+    assert address.startswith("http://127.0.0.1:")
+    assert running_model.pop("cmd").startswith("llama-server")
+    assert running_model == {"model": "a", "state": "ready", "ttl": 0, "name": "", "description": ""}
+    for method, path, body in (
+        ("GET", "/unload", b"OK"),
+        ("POST", "/unload", b"OK"),
+        ("POST", "/api/models/unload", b'{"msg":"ok"}'),
+        ("POST", "/api/models/unload/org/a:latest", b"OK"),
+    ):
+        post(gateway, "/admin/models/a/load", wait=20)
+        answer = gateway.client.request(method, path)
+        assert (answer.status_code, answer.content) == (200, body)
+        assert get(gateway, "/running") == {"running": []}
+    assert gateway.client.post("/api/models/unload/nobody").status_code == 404
+    assert gateway.client.head("/unload").status_code == 405
+
+
+def test_tools_for_the_router_of_llama_cpp(gateway: Gateway) -> None:
+    post(gateway, "/admin/models/a/unload", wait=20)
+    answer = gateway.client.post("/models/load", json={"model": "a"})
+    assert (answer.status_code, answer.json()) == (200, {"success": True})
+    until(lambda: state(gateway, "a") == "ready", "the model is loaded")
+    answer = gateway.client.post("/models/load", json={"model": "a"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "model is already running")
+    assert gateway.client.post("/models/unload", json={"model": "a"}).json() == {"success": True}
+    until(lambda: state(gateway, "a") == "stopped", "the model is unloaded")
+    answer = gateway.client.post("/models/unload", json={"model": "a"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "model is not running")
+    assert gateway.client.post("/models/load", json={"model": "nobody"}).status_code == 404
+    assert gateway.client.post("/models/load", json={}).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -121,6 +255,16 @@ def test_a_cancelled_stream_and_what_a_watcher_sees(gateway: Gateway) -> None:
         ("GET", "/admin/requests"),
         ("DELETE", "/admin/requests/x"),
         ("GET", "/admin/events"),
+        ("POST", "/admin/models/a/load"),
+        ("POST", "/admin/models/a/unload"),
+        ("POST", "/admin/models/a/pin"),
+        ("DELETE", "/admin/models/a"),
+        ("GET", "/unload"),
+        ("POST", "/unload"),
+        ("POST", "/api/models/unload"),
+        ("POST", "/api/models/unload/a"),
+        ("POST", "/models/load"),
+        ("POST", "/models/unload"),
     ],
 )
 @pytest.mark.parametrize(
@@ -141,5 +285,22 @@ def test_with_keys_only_an_admin_may(tmp_path: Path) -> None:
             for secret, status in (("", 401), ("the-secret-of-ann-1", 403)):
                 headers = {"Authorization": f"Bearer {secret}"} if secret else {}
                 assert gateway.client.get(path, headers=headers).status_code == status
-        headers = {"Authorization": "Bearer the-secret-of-boss"}
-        assert gateway.client.get("/admin/models", headers=headers).status_code == 200
+        ann = {"Authorization": "Bearer the-secret-of-ann-1"}
+        assert gateway.client.get("/running", headers=ann).json() == {"running": []}
+        for method, path in (
+            ("POST", "/admin/models/a/load"),
+            ("GET", "/unload"),
+            ("POST", "/models/load"),
+            ("POST", "/api/models/unload/a"),
+        ):
+            assert gateway.client.request(method, path, headers=ann).status_code == 403
+        boss = {"Authorization": "Bearer the-secret-of-boss"}
+        assert gateway.client.get("/admin/models", headers=boss).status_code == 200
+        assert gateway.client.get("/unload", headers=boss).text == "OK"
+        gateway.client.post("/admin/models/a/load", headers=boss)
+        rows = gateway.client.get("/admin/activity?kind=action", headers=boss).json()["requests"]
+        assert [(row["key"], row["action"], row["status"]) for row in rows][:3] == [
+            ("boss", "POST /admin/models/a/load", 202),
+            ("boss", "GET /unload", 200),
+            ("ann", "POST /api/models/unload/a", 403),
+        ]

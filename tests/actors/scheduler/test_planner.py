@@ -31,15 +31,18 @@ from actors.messages import (
     Hung,
     Look,
     Measured,
+    Pin,
     RanOut,
     Reject,
     Released,
+    Reset,
     ServerAddress,
     Shutdown,
     ShutDownComplete,
     StartServer,
     StopServer,
     Tick,
+    Unload,
     Unusable,
 )
 from actors.scheduler.lifecycle import State
@@ -652,3 +655,103 @@ def test_the_queue_with_place_and_time_of_each_request() -> None:
     world.ready("a")
     world.ready("b")
     assert world.planner.queue(world.now) == []
+
+
+def unload(world: World, model: str, *, at_once: bool = False) -> list[Effect]:
+    return world.send(Unload(model=model, at_once=at_once))
+
+
+def test_an_idle_model_is_unloaded_and_the_next_request_loads_it_again() -> None:
+    world = World()
+    world.loaded("a")
+    (effect,) = unload(world, "first")
+    assert isinstance(effect, StopServer)
+    assert (effect.model, effect.why, effect.evicts) == ("a", "the operator unloads it", False)
+    world.gone("a")
+    assert unload(world, "a") == [], "it does not run"
+    assert unload(world, "nobody") == []
+    assert started(world.ask("a")) == ["a"]
+
+
+def test_a_busy_model_serves_those_who_came_before_and_is_unloaded() -> None:
+    world = World()
+    world.loaded("a")
+    for _ in range(3):
+        world.ask("a")  # tickets 2 to 4; the last one waits for a slot
+    world.now += 1
+    assert unload(world, "a") == []
+    assert world.status("a").state is State.DRAINING
+    world.now += 1
+    assert world.ask("a") == [], "whoever comes now waits for the next load"
+    assert granted(world.release(2)) == [4]
+    assert world.release(3) == []
+    assert stopped(world.release(4)) == ["a"]
+    assert started(world.gone("a")) == ["a"]
+    assert granted(world.ready("a", epoch=2)) == [5]
+    assert world.release(5) == [], "it stays: the order was for the earlier run"
+
+
+def test_a_busy_model_is_unloaded_at_once() -> None:
+    world = World()
+    world.loaded("a")
+    world.ask("a")
+    assert stopped(unload(world, "a", at_once=True)) == ["a"]
+    assert world.release(2, served=False) == []
+    assert world.gone("a") == []
+    assert world.status("a").state is State.STOPPED
+
+
+def test_a_load_that_nobody_waits_for_is_stopped_and_one_that_somebody_waits_for_is_finished_first() -> None:
+    world = World()
+    world.ask("a")
+    assert unload(world, "a") == []
+    assert granted(world.ready("a")) == [1]
+    assert stopped(world.release(1)) == ["a"]
+    world.gone("a")
+    world.ask("a")
+    assert unload(world, "a") == []
+    assert stopped(world.send(Cancel(ticket=2))) == ["a"], "the only one who waited has left"
+    world.gone("a", epoch=2)
+    world.fetches_slowly = True
+    world.ask("b")
+    world.send(Cancel(ticket=3))
+    assert stopped(unload(world, "b")) == ["b"]
+    assert world.status("b").state is State.STOPPED
+
+
+def test_a_pinned_model_is_neither_idle_for_too_long_nor_evicted() -> None:
+    world = World(size=1, idle_timeout=60)
+    world.loaded("a")
+    assert world.send(Pin(model="a", pinned=True)) == []
+    assert world.status("a").pinned
+    assert world.tick(after=500) == []
+    assert stopped(world.ask("b")) == []
+    assert stopped(world.send(Pin(model="a", pinned=False), after=5)) == ["a"]
+    assert started(world.gone("a")) == ["b"]
+
+
+def test_a_pinned_model_can_be_unloaded_and_stays_pinned() -> None:
+    world = World()
+    world.loaded("a")
+    world.send(Pin(model="a", pinned=True))
+    assert stopped(unload(world, "a")) == ["a"]
+    assert world.status("a").pinned
+
+
+def test_a_reset_forgets_failures() -> None:
+    world = World()
+    failure = Failure(message="crashed")
+    for epoch in range(1, 6):
+        world.ask("a")
+        world.gone("a", epoch, failure)
+        world.now += 100
+    world.now -= 100
+    assert world.status("a").failures == 5
+    assert refused(world.ask("a")) == {6: LoadFailed}
+    assert world.send(Reset(model="a")) == []
+    status = world.status("a")
+    assert (status.state, status.failures, status.error) == (State.STOPPED, 0, None)
+    assert started(world.ask("a")) == ["a"]
+    world.ready("a", epoch=6)
+    assert world.send(Reset(model="a")) == []
+    assert world.status("a").state is State.READY

@@ -27,9 +27,11 @@ from actors.messages import (
     Measured,
     MemorySampled,
     Misplaced,
+    Pin,
     RanOut,
     Reject,
     Released,
+    Reset,
     ServerAddress,
     Shutdown,
     ShutDownComplete,
@@ -37,6 +39,7 @@ from actors.messages import (
     StartServer,
     StopServer,
     Tick,
+    Unload,
 )
 from actors.placement.fit import Placement, Wish
 from actors.placement.ledger import Device, HostMemory
@@ -75,6 +78,9 @@ class Schedule(RuleBasedStateMachine):
         self.fetching: dict[str, int] = {}
         self.fetched: dict[str, int] = {}
         self.deadline: float | None = None
+        self.pinned: set[str] = set()
+        self.forced = ""
+        """The model that the operator unloads at once."""
         self.finished = 0
 
     def start(self, effect: StartServer) -> None:
@@ -128,9 +134,11 @@ class Schedule(RuleBasedStateMachine):
                     assert self.processes[model] == epoch
                     assert model not in self.stopping
                     overdue = self.deadline is not None and self.now >= self.deadline
-                    assert (model, epoch) not in self.held.values() or overdue, (
+                    assert (model, epoch) not in self.held.values() or overdue or model == self.forced, (
                         "a busy model is never evicted"
                     )
+                    assert not (effect.evicts and model in self.pinned)
+                    assert not (effect.why.startswith("idle for") and model in self.pinned)
                     if "has room for it now" in effect.why:
                         self.move(model)
                     self.stopping.add(model)
@@ -222,6 +230,23 @@ class Schedule(RuleBasedStateMachine):
         failure = None if expected else Failure(message="crashed", retryable=retryable, kind=kind)
         self.send(Exited(model=model, epoch=epoch, failure=failure))
 
+    @rule(data=st.data(), at_once=st.booleans())
+    def unload(self, data: st.DataObject, at_once: bool) -> None:
+        model = data.draw(st.sampled_from(self.models))
+        self.forced = model if at_once else ""
+        self.send(Unload(model=model, at_once=at_once))
+        self.forced = ""
+
+    @rule(data=st.data(), pinned=st.booleans())
+    def pin(self, data: st.DataObject, pinned: bool) -> None:
+        model = data.draw(st.sampled_from(self.models))
+        (self.pinned.add if pinned else self.pinned.discard)(model)
+        self.send(Pin(model=model, pinned=pinned))
+
+    @rule(data=st.data())
+    def reset(self, data: st.DataObject) -> None:
+        self.send(Reset(model=data.draw(st.sampled_from(self.models))))
+
     @rule(seconds=st.floats(0.01, 30))
     def pass_time(self, seconds: float) -> None:
         wake = self.planner.next_wake(self.now)
@@ -273,6 +298,9 @@ class Schedule(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """With working servers and time, everybody is served, or at least answered."""
+        for model in sorted(self.pinned):
+            self.pinned.discard(model)
+            self.send(Pin(model=model, pinned=False))
         for _ in range(400):
             self.settle()
             if not self.waiting and not self.held and (self.deadline is None or not self.processes):
