@@ -26,6 +26,7 @@ Leaves:
 * `runtime`      the actor's mailbox loop, and `spawn`, the only way to start a task
 * `model_names`  what `org/repo:variant` means, and which files of a repository
 * `progress`     how far a download is
+* `kept_lines`   the latest lines of a log, in memory
 * `processes`    which processes belong to which gateway and which of its children
 * `folders`      whether what must be written to can be
 * `terminal`     what commands print, and their exit status

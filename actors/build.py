@@ -10,6 +10,7 @@ from actors.config.changes import launch, launch_of
 from actors.config.schema import Config, Model, OllamaModel
 from actors.gpu.observer import Observer
 from actors.hub.hub import Hub
+from actors.kept_lines import ServerLines
 from actors.model_actor import ModelActor
 from actors.model_names import HubName, ollama_name, parse_name
 from actors.processes import is_alive, owner_mark
@@ -89,6 +90,7 @@ class ModelFactory:
         self._daemons = daemons
         self._containers = containers
         self._weights = weights
+        self.server_lines = ServerLines()
         self._shared = Shared(
             config,
             hub,
@@ -96,6 +98,7 @@ class ModelFactory:
             PortBook(pool.host, pool.port_start),
             Predictor(config, observer.calibration, self._gpus),
             cache,
+            self.server_lines,
             # Without management of GPUs the monitor reports no GPU.
             lambda: observer.monitor.gpus,
         )

@@ -45,6 +45,7 @@ from proxy.access.store import KeyStore, KeyStoreError
 from proxy.admin.control import Control
 from proxy.admin.doctor import DoctorView
 from proxy.admin.live.parts import LiveState
+from proxy.admin.logs import LogViews
 from proxy.admin.other_routers import OtherRouters
 from proxy.admin.plan import PlanView
 from proxy.admin.usage import UsageViews
@@ -74,7 +75,7 @@ from proxy.handlers.readiness import Readiness, needed_folders
 from proxy.handlers.responses.routes import Responses
 from proxy.handlers.responses.store import ResponseStore
 from proxy.metrics import Metrics
-from proxy.service.logs import LAST_WORDS, set_up_logging, take_over_output
+from proxy.service.logs import LAST_WORDS, LATEST, set_up_logging, take_over_output
 from proxy.service.service_manager import ServiceManager
 from proxy.service.signals import Signals
 from proxy.usage.ledger import Ledger
@@ -307,6 +308,7 @@ async def _build(
             *PlanView(supervisor).routes,
             *control.routes,
             *OtherRouters(supervisor, control).routes,
+            *LogViews(LATEST, factory.server_lines, catalog, supervisor.finished.is_set).routes,
             *DoctorView(config, settings.file).routes,
             *UsageViews(ledger, usage_file()).routes,
         ),

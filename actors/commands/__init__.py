@@ -1,8 +1,9 @@
-"""The commands of `run.py` that need no gateway, and what all of its commands share.
+"""The commands of `run.py`, and what all of them share.
 
 * `arguments`      the command line: common options, and each command's own
 * `effective_config`  the configuration that it names, with the options that override it
 * `running_gateway`  requests to the gateway that runs on this machine
+* `control`        those that act on it: `run.py ps | load | unload | logs | cancel`
 * `plan`           `run.py plan` and `GET /admin/plan`: where a model would go, and what it would take
 * `pull`, `models`, `remove`  `run.py pull | models | rm`
 * `hub_names`      the model of a hub that an argument names

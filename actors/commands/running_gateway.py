@@ -8,18 +8,25 @@ import json
 import os
 import urllib.error
 import urllib.request
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import wraps
 from typing import Any
 
 from actors.config.certificate import client_context
 from actors.config.key_secrets import read_secret
 from actors.config.schema import Config, authority
+from actors.terminal import complain, program
 
 TIMEOUT = 5.0
 """Seconds within which a running gateway must answer."""
 
-ANSWER_LIMIT = 1 << 20
+ANSWER_LIMIT = 8 << 20
 """Most bytes of the gateway's answer."""
+
+SILENCE = 30.0
+"""Seconds within which a running gateway sends something in a stream of lines, be it an empty one."""
 
 KEY_VARIABLE = "LLAMA_SMART_PROXY_KEY"
 """The environment variable with an admin key for a running gateway."""
@@ -37,6 +44,22 @@ class GatewayRefusalError(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def reporting(run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
+    """Let a command print why the gateway cannot do what it asks for, and fail."""
+
+    @wraps(run)
+    def wrapped(options: Namespace) -> int:
+        try:
+            return run(options)
+        except GatewayAwayError as error:
+            complain(f"{error}; is it running? `{program()} serve` starts it, and --port names another port")
+        except GatewayRefusalError as error:
+            complain(str(error))
+        return 1
+
+    return wrapped
 
 
 def url_of(config: Config) -> str:
@@ -84,6 +107,20 @@ def ask(config: Config, method: str, path: str, body: object = None, *, timeout:
             return None if answer.status == 204 else json.loads(data)
     except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
         raise GatewayAwayError(f"no gateway answers at {url_of(config)}: {error}") from error
+
+
+def lines_of(config: Config, path: str) -> Iterator[str]:
+    """Yield the lines of a stream as they come, without empty ones. Blocking.
+
+    Raises `GatewayAwayError`, `GatewayRefusalError`.
+    """
+    try:
+        with send(config, "GET", path, timeout=SILENCE) as answer:
+            for line in answer:
+                if text := line.decode(errors="replace").strip():
+                    yield text
+    except (OSError, http.client.HTTPException) as error:
+        raise GatewayAwayError(f"the gateway at {url_of(config)} is gone: {error}") from error
 
 
 def _message(config: Config, error: urllib.error.HTTPError) -> str:

@@ -4,6 +4,7 @@
 * `plan`    `/admin/plan`: where a model would go
 * `doctor`  `/admin/doctor`: what works on this machine, what does not, and the cure
 * `control` `/admin/models/{id}/...`: loads, unloads, pins, resets and deletes a model
+* `logs`    `/admin/logs`: the lines of the gateway and of model servers
 * `other_routers`  what tools for llama-swap and llama.cpp's router ask for
 * `live`    the present state and its changes: models, requests, events
 * `usage`   `/admin/usage`, `/admin/activity`, and `/v1/usage`, which each key may ask for

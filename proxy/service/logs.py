@@ -9,12 +9,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
 import structlog
 from structlog.typing import EventDict
 
+from actors.kept_lines import KeptLines
 from actors.terminal import printable, wants_colour
 from proxy.service.log_writer import LogWriter
 
@@ -31,6 +33,9 @@ _TRACEBACKS = ("exception", "stack")
 _UNTELLABLE = b'{"event":"a log line could not be made","level":"error"}\n'
 
 Line = Callable[[EventDict], bytes]
+
+LATEST = KeptLines(2 << 20)
+"""The latest lines of this process's log, as JSON whatever the format of the log."""
 
 log = structlog.get_logger("gateway")
 
@@ -89,18 +94,24 @@ class _Renderer:
 
     def __call__(self, _logger: object, method: str, event: EventDict) -> bytes:
         event["level"] = method
-        try:
+        # An exception may have no text; the line goes without it then.
+        with suppress(Exception):
             event = structlog.processors.format_exc_info(None, method, self._stamp(None, method, event))
-            line = self._line(event)
-            if len(line) <= LINE_LIMIT:
-                return line
-            return self._line({key: _shortened(value) for key, value in event.items()})
-        except Exception:  # a value without JSON, or whose repr() fails; the other values are kept
-            return self._salvaged(event)
+        line = _rendered(self._line, event)
+        told = line if self._line is _json_line else _rendered(_json_line, event)
+        LATEST.add(told.decode().rstrip("\n"), LEVELS.get(method, LEVELS["error"]))
+        return line
 
-    def _salvaged(self, event: EventDict) -> bytes:
+
+def _rendered(render: Line, event: EventDict) -> bytes:
+    try:
+        line = render(event)
+        if len(line) <= LINE_LIMIT:
+            return line
+        return render({key: _shortened(value) for key, value in event.items()})
+    except Exception:  # a value without JSON, or whose repr() fails; the other values are kept
         try:
-            return self._line({_text(key): _encodable(value) for key, value in event.items()})
+            return render({_text(key): _encodable(value) for key, value in event.items()})
         except Exception:  # no stack or no memory left
             return _UNTELLABLE
 

@@ -16,7 +16,10 @@ from tests.gateway import HELLO, Gateway, Json, running, until
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    models = {"a": {**stand_in("paced"), "aliases": ["org/a:latest"]}, "b": stand_in("silent-mid-stream")}
+    models = {
+        "a": {**stand_in("paced"), "aliases": ["org/a:latest"], "hidden": True, "description": "the first"},
+        "b": stand_in("silent-mid-stream"),
+    }
     config = {"server_pool": {"size": 1}, "llama_cpp": {"models": models}}
     with running(config, tmp_path_factory.mktemp("control")) as gateway:
         yield gateway
@@ -79,6 +82,8 @@ def test_models_are_listed_with_what_their_files_say(gateway: Gateway) -> None:
     assert "completion" in models["a"]["capabilities"]
     assert models["a"]["placement"]["how"]
     assert models["a"]["pinned"] is False
+    assert (models["a"]["hidden"], models["a"]["description"]) == (True, "the first")
+    assert (models["b"]["hidden"], models["b"]["description"]) == (False, None)
 
 
 def test_a_cancelled_stream_and_what_a_watcher_sees(gateway: Gateway) -> None:

@@ -183,7 +183,7 @@ class DockerBackend(LlamaBackend):
         try:
             spec = await self._spec(files, placement)
             key = await asyncio.to_thread(_given_key, spec)
-            server_log = ServerLog(self._name, epoch)
+            server_log = ServerLog(self._name, epoch, self._kept.of(self._name))
             container = await self._containers.take_over(spec, server_log.take)
             if container is not None:
                 server_log.loaded()

@@ -19,6 +19,7 @@ from actors.gpu.monitor import Gpu
 from actors.hub.cache import ModelFiles
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
+from actors.kept_lines import ServerLines
 from actors.memory.predict import Prediction
 from actors.memory.projector import TOKEN_LIMIT
 from actors.messages import Figures, Gives, ServerAddress
@@ -140,6 +141,8 @@ class Shared(NamedTuple):
     predictor: Predictor
     cache: Path
     """The folder of the built-in models."""
+    lines: ServerLines
+    """The latest lines of each model's servers."""
     gpus: Callable[[], Sequence[Gpu]] = tuple
     """The GPUs on which models may be placed."""
 
@@ -158,6 +161,7 @@ class LlamaBackend:
         self._predictor = shared.predictor
         self._cache = shared.cache
         self._gpus = shared.gpus
+        self._kept = shared.lines
         self._appraisal: Appraisal | None = None
         self._unwritten: list[tuple[str, str, int]] = []
 

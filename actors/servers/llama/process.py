@@ -215,7 +215,7 @@ class ProcessBackend(LlamaBackend):
         endpoint = ServerAddress(self._pool.host, self._ports.take(), gives=self._gives)
         argv = [*command, *self._flags(files, endpoint, placement)]
         endpoint, secret = await self._with_key(argv, endpoint)
-        server_log = ServerLog(self._name, epoch)
+        server_log = ServerLog(self._name, epoch, self._kept.of(self._name))
         environment = self._environment(placement)
         log.info(
             "server starts",

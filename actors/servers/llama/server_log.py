@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from actors.errors import Failure
+from actors.kept_lines import KeptLines
 from actors.servers.llama.log import BufferLog, out_of_memory
 
 log = structlog.get_logger("model")
@@ -53,13 +54,15 @@ class _Budget:
 
 
 class ServerLog:
-    """Passes a server's lines to the gateway's log, and parses the sizes of buffers in them.
+    """Keeps a server's lines, passes them to the gateway's log, and parses the sizes of buffers in them.
 
-    Of a flood only some lines per second are logged, with separate limits for severe and other lines. The
-    number of lines left out is logged.
+    Errors, and warnings during the load, are logged as warnings, all else at level debug. Of a flood only
+    some lines per second are logged, with separate limits for severe and other lines. The number of lines
+    left out is logged.
     """
 
-    def __init__(self, model: str, epoch: int) -> None:
+    def __init__(self, model: str, epoch: int, kept: KeptLines) -> None:
+        self._kept = kept
         self._log = log.bind(model=model, epoch=epoch, source="model server")
         self._buffers = BufferLog()
         self._loading = True
@@ -70,19 +73,18 @@ class ServerLog:
 
     def take(self, line: str) -> None:
         """Handle one line."""
+        self._kept.add(line)
+        if self._loading:
+            self._buffers.feed(line)
         severe = self._is_severe(line)
-        if not (severe or self._loading or self._log.is_enabled_for(logging.DEBUG)):
+        if not (severe or self._log.is_enabled_for(logging.DEBUG)):
             return
         if not (self._severe if severe else self._ordinary).allows():
             self._leave_out()
         elif severe:
             self._log.warning("server log", line=line)
-        elif self._loading:
-            self._log.info("server log", line=line)
         else:
             self._log.debug("server log", line=line)
-        if self._loading:
-            self._buffers.feed(line)
 
     def _is_severe(self, line: str) -> bool:
         if not self._loading:
@@ -101,7 +103,7 @@ class ServerLog:
         self.left_out, self._report = 0, None
 
     def loaded(self) -> None:
-        """Note the end of the load: from now on only warnings and errors are logged at a visible level."""
+        """Note the end of the load: from now on only errors are logged as warnings."""
         self._loading = False
 
     @property

@@ -114,3 +114,21 @@ dying = Dying(); del dying
     ]
     assert "ZeroDivisionError" in lines[6]["exception"]
     assert "OSError: dying" in lines[7]["exception"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_the_latest_lines_are_kept_as_json(form: str) -> None:
+    statements = """
+log.warning("careful", name="x\\x1b[31m")
+log.debug("not logged")
+fail()
+from proxy.service.logs import LATEST
+import json
+kept = LATEST.after(0)
+assert [line.level for line in kept] == [20, 30, 40], kept
+assert json.loads(kept[0].text)["status"] == 200
+assert json.loads(kept[1].text)["name"] == "x\\x1b[31m"
+assert "ZeroDivisionError" in json.loads(kept[2].text)["exception"]
+log.info("all is well")
+"""
+    assert b"all is well" in logged(form, "[1]", statements)

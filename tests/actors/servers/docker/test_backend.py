@@ -17,6 +17,7 @@ from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import Gpu
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
+from actors.kept_lines import ServerLines
 from actors.messages import Figures
 from actors.placement.fit import Placement, Share
 from actors.placement.options import Option
@@ -75,7 +76,7 @@ class Bench:
         hub = Hub(config.hub, self.session, memory=lambda: 0)
         predictor = Predictor(config, self.calibration, list)
         ports = PortBook(config.server_pool.host, config.server_pool.port_start)
-        shared = Shared(config, hub, self.session, ports, predictor, self.folder, lambda: gpus)
+        shared = Shared(config, hub, self.session, ports, predictor, self.folder, ServerLines(), lambda: gpus)
         return DockerBackend("m", config.llama_cpp.models["m"], shared, containers=self.containers)
 
     async def start(self, backend: DockerBackend, placement: Placement | None = None) -> dict[str, Any]:
