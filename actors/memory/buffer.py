@@ -45,6 +45,7 @@ class Buffer:
     def __init__(self) -> None:
         self._nodes: list[Node] = []
         self._inputs: dict[str, Node] = {}
+        self._leaves: list[Node] = []
 
     def add(
         self, size: int | None, *sources: Node | None, in_place: bool = False, keep: bool = False
@@ -66,6 +67,11 @@ class Buffer:
             self._inputs[name] = Node(size, [])
         return self._inputs[name]
 
+    def leaf(self, size: int) -> Node:
+        """Add a node without sources. It has memory from the beginning to its last reader, and no copies."""
+        self._leaves.append(node := Node(size, []))
+        return node
+
     def required(self, copies: int = 1) -> int:
         """Return the bytes of the buffer. With pipeline parallelism each input has several `copies`."""
         heap = _Heap()
@@ -74,6 +80,9 @@ class Buffer:
                 node.base.views += 1
             for source in node.sources:
                 source.readers += 1
+        for node in self._leaves:
+            assert node.size is not None
+            node.owns, node.address = True, heap.take(node.size)
         for node in self._inputs.values():
             assert node.size is not None
             node.owns, node.keep = True, node.keep or copies > 1

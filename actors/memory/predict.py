@@ -11,7 +11,7 @@ import msgspec
 from actors.memory.buffer import align
 from actors.memory.gguf import Tensor
 from actors.memory.graph.work import BIG_BATCH, F32, KERNEL_HEADS, HostSide, Work, on_gpu, row_bytes
-from actors.memory.graph.worst_case import compute_buffer
+from actors.memory.graph.worst_case import compute_buffer, cuts
 from actors.memory.shape import ENCODERS, Pooling, Shape
 
 HOST = -1
@@ -20,22 +20,36 @@ MODELLED = frozenset(
         *ENCODERS,
         "apertus",
         "bailingmoe2",
+        "cohere2",
+        "command-r",
         "deepseek2",
+        "deepseek32",
         "ernie4_5",
         "ernie4_5-moe",
         "exaone4",
+        "falcon-h1",
         "gemma2",
         "gemma3",
+        "gemma3n",
         "gemma4",
+        "glm-dsa",
+        "glm4moe",
         "gpt-oss",
+        "granitehybrid",
         "granitemoe",
         "hunyuan-dense",
         "hunyuan-moe",
+        "kimi-linear",
+        "lfm2",
+        "lfm2moe",
         "llama",
+        "llama4",
         "mamba",
+        "mamba2",
         "mimo2",
         "minimax-m2",
         "mistral3",
+        "nemotron_h",
         "nemotron_h_moe",
         "olmo2",
         "phi3",
@@ -55,8 +69,14 @@ MODELLED = frozenset(
 )
 """Architectures whose graphs were compared with llama.cpp's own figures; see tests/actors/memory."""
 
+NEARLY_MODELLED = frozenset(["mistral4"])
+"""Architectures whose graph is replayed, except for products that llama.cpp leaves to the host."""
+
 HOST_ROWS = ("token_embd", "per_layer_token", "position_embd", "token_types")
 """Beginnings of the names of tensors whose rows are looked up singly: llama.cpp keeps them on the host."""
+
+PIPELINE = 4
+"""Number of copies of the inputs with pipeline parallelism, which works on so many batches at a time."""
 
 OWN_ROWS = 5
 """Number of rows of activations to add to the estimate if a graph cannot be replayed at all (measured)."""
@@ -143,6 +163,29 @@ def predict(shape: Shape, settings: LoadSettings, gpus: Sequence[int]) -> Predic
     return _Predictor(shape, settings, gpus).run()
 
 
+def most_of_cuts(shape: Shape, settings: LoadSettings, starts: Sequence[int]) -> list[int]:
+    """Return the bytes that each GPU takes more where the cuts between them are least favourable.
+
+    `starts`: the first layer of each GPU except the first. A cut inside a block costs more than one between.
+    """
+    costs = cuts(shape, _Predictor(shape, settings, [1] * (len(starts) + 1)).work)
+    if not costs:
+        return [0] * (len(starts) + 1)
+    after, before = (max(cost[side] for cost in costs) for side in (0, 1))
+    own = [costs[start - 1] if 0 < start <= len(costs) else (0, 0) for start in starts]
+    more = [0] * (len(starts) + 1)
+    for nth, (after_own, before_own) in enumerate(own):
+        more[nth] += PIPELINE * (before - before_own)
+        more[nth + 1] += PIPELINE * (after - after_own)
+    return more
+
+
+def worst_cut(shape: Shape, settings: LoadSettings) -> int:
+    """Return the most bytes that cuts add to a GPU without pipeline parallelism, and with what they copy."""
+    costs = cuts(shape, _Predictor(shape, settings, [1]).work)
+    return 2 * sum(max((cost[side] for cost in costs), default=0) for side in (0, 1))
+
+
 def layer_usages(shape: Shape, settings: LoadSettings) -> list[MemoryUsage]:
     """Return weights and cache of each layer, and last of the output layer, as if all were on GPUs."""
     apart = msgspec.structs.replace(settings, gpu_layers=None, tensor_split=None, split=True)
@@ -165,8 +208,8 @@ class _Predictor:
         self.shape = shape
         self.settings = settings
         self.gpus = list(gpus) if settings.split or not gpus else [gpus[settings.main_gpu]]
-        # The place of each layer's inputs in the buffer depends on steps that are not replayed.
-        self.modelled = shape.architecture in MODELLED and not shape.beside
+        self.nearly = shape.architecture in NEARLY_MODELLED
+        self.modelled = shape.architecture in MODELLED or self.nearly
         self.gpu_layers = shape.layers + 1 if settings.gpu_layers is None else settings.gpu_layers
         self.devices = self._assign()
         self.work = self._work()
@@ -180,7 +223,7 @@ class _Predictor:
         if not self.modelled:
             certainty: Certainty = "fallback"
         else:
-            certainty = "exact" if self._is_whole else "bound"
+            certainty = "exact" if self._is_whole and not self.nearly else "bound"
         return Prediction(
             gpus=tuple(self.usage), host=self.host, certainty=certainty, layers=tuple(self.devices)
         )
@@ -353,7 +396,7 @@ class _Predictor:
         Mamba's graph is cut there, and the graph of any recurrent layer that is not modelled may be.
         """
         shape, modelled = self.shape, self.modelled
-        if self._copies == 1 or (modelled and "ssm_x.weight" not in shape.blocks[mine[0]]):
+        if self._copies == 1 or modelled:
             return 0
         alone = [
             block["ssm_in.weight"].shape[1]
@@ -369,7 +412,7 @@ class _Predictor:
     def _copies(self) -> int:
         """The number of copies of the inputs: pipeline parallelism works on four batches at a time."""
         everything = self.gpu_layers > self.shape.layers and self._is_whole
-        return 4 if len(self.gpus) > 1 and everything else 1
+        return PIPELINE if len(self.gpus) > 1 and everything else 1
 
     def _buffer(self, layers: list[int], *, gpu: bool, host: HostSide | None = None) -> int:
         first, last = layers[0] == 0, layers[-1] == self.shape.last
@@ -393,9 +436,9 @@ class _Predictor:
                 foreign=frozenset(foreign),
             )
         except LookupError:  # a layer lacks a tensor that the graph needs
-            size = 0
+            size, self.modelled = 0, False
         if size and self.modelled:
-            return size
+            return int(REPLAY_MARGIN * size) if self.nearly else size
         passed = 0 if size else OWN_ROWS * F32 * shape.width * work.tokens * copies
         return max(int(REPLAY_MARGIN * size), int(FALLBACK_MARGIN * self._estimate()) + passed)
 
@@ -420,9 +463,10 @@ class _Predictor:
         rows = SPILL_EXPERTS if experts else SPILL if self.shape.cached else SPILL_ENCODER
         spill = int(rows * F32 * self.shape.width * self.work.tokens)
         gated = "ffn_gate_inp_shexp.weight" in self.shape.blocks[self.shape.last]
-        spill += 3 * F32 * self.shape.beside * self.shape.layers * self.work.tokens
-        if self.settings.overrides and (gated or not self.modelled):
-            # Two copies of expert tensors exist at a time, while the shared expert's gate is computed.
+        spill += 2 * F32 * self.shape.beside * self.shape.layers * self.work.tokens
+        waits = gated or self.shape.waits_for_experts(self.shape.last)
+        if self.settings.overrides and (waits or not self.modelled):
+            # Two copies of expert tensors exist at a time, while the shared expert's part is computed.
             spill += max((on_gpu(self.shape.tensors[name]) for name in host.weights), default=0)
         return spill
 

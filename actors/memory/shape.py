@@ -1,7 +1,7 @@
 """The dimensions in a model's header that its memory depends on."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from actors.memory.gguf import Header, Tensor
@@ -22,6 +22,15 @@ WINDOW_PERIOD = {
 
 CHUNK = 8192
 """Tokens in the window of llama4's windowed layers, if the header does not say."""
+
+TURNS_IN_WINDOW = frozenset(["afmoe", "cohere2", "cohere2moe", "exaone4", "exaone-moe", "llama4"])
+"""Architectures whose layers without a window have no rotary positions, if others have one."""
+
+NEVER_TURNS = frozenset(["jamba", "kimi-linear", "nemotron_h", "nemotron_h_moe"])
+"""Architectures without rotary positions, because their recurrent layers know the order of tokens."""
+
+UNTURNED_PERIOD = {"smollm3": 4}
+"""Architectures of which each n-th layer has no rotary positions."""
 
 FIRST_SEES_ALL = frozenset(["modern-bert"])
 """Architectures in which the first of every n layers has no window, instead of the last."""
@@ -107,13 +116,7 @@ class Shape:
         head = self.width // max(1, self.heads[0])
         self.latent = self.number("attention.key_length_mla") > 0
         """Whether it has multi-head latent attention: the cache has compressed keys and no values."""
-        self.blocks: list[dict[str, Tensor]] = [{} for _ in range(self.layers)]
-        for name, tensor in self.tensors.items():
-            if name.startswith("blk."):
-                found = _LAYER.match(name)
-                if found is None or int(found[1]) >= self.layers:
-                    raise ShapeError(f"tensor {name!r:.80} belongs to none of its {self.layers} layers")
-                self.blocks[int(found[1])][name[found.end() :]] = tensor
+        self.blocks = self._by_layer()
         self.recurrent = [any(name in block for name in _RECURRENT) for block in self.blocks]
         both = self.architecture == "falcon-h1"
         sharing = max(2, self.layers - self.number("attention.shared_kv_layers"))
@@ -136,6 +139,8 @@ class Shape:
         """Width of the data that a layer keeps per token to select tokens; 0: it attends to all."""
         self.window = self.number("attention.sliding_window", CHUNK if self.architecture == "llama4" else 0)
         self.windowed = self._windowed()
+        self.turns = self._turned()
+        """Whether a layer rotates its queries and keys by their positions."""
         self.sources = [
             layer if layer < sharing else sharing - 1 - windowed
             for layer, windowed in enumerate(self.windowed)
@@ -149,15 +154,56 @@ class Shape:
         """Widths of a head's keys, and of its values."""
         self.conv_width, self.conv_state, self.ssm_state = self._states()
 
+    def _by_layer(self) -> list[dict[str, Tensor]]:
+        """Return the tensors of each layer, by the rest of their names."""
+        blocks: list[dict[str, Tensor]] = [{} for _ in range(self.layers)]
+        for name, tensor in self.tensors.items():
+            if name.startswith("blk."):
+                found = _LAYER.match(name)
+                if found is None or int(found[1]) >= self.layers:
+                    raise ShapeError(f"tensor {name!r:.80} belongs to none of its {self.layers} layers")
+                blocks[int(found[1])][name[found.end() :]] = tensor
+        return blocks
+
     @property
     def last(self) -> int:
         """The index of the last layer that is used."""
         return self.layers - self.unused - 1
 
+    def interrupted(self, first: int) -> int | None:
+        """Return the recurrent layer before layer `first` that is completed only after it has begun; or None.
+
+        llama.cpp adds a layer to the graph up to the update of its state, then fetches the state of the next
+        one; the rest follows with the next attention, the next experts, or the next update.
+        """
+
+        def near(layers: Iterable[int]) -> int | None:
+            flushes = (layer for layer in layers if self.recurrent[layer] or self.flushes(layer))
+            return next(flushes, None)
+
+        before, after = near(range(first - 1, -1, -1)), near(range(first, self.last + 1))
+        if before is None or after is None or self.flushes(before) or not self.recurrent[after]:
+            return None
+        return before
+
+    def waits_for_experts(self, layer: int) -> bool:
+        """Whether a layer has a shared expert without tensors, of which its activation function is left."""
+        block = self.blocks[layer]
+        shared = self.number("expert_shared_count") > 0 and "ffn_up_shexp.weight" not in block
+        return shared and "ffn_gate_inp.weight" in block
+
+    def flushes(self, layer: int) -> bool:
+        """Whether everything up to a layer's second half is in the graph before the next layer begins."""
+        return self.attends[layer] or "ffn_gate_inp.weight" in self.blocks[layer]
+
     def number(self, key: str, default: int = 0) -> int:
         """Return a number of the architecture's metadata. Raises `ShapeError` for an impossible one."""
         value = self._metadata.get(f"{self.architecture}.{key}", default)
         return self._whole(key, value) if isinstance(value, int | float) else default
+
+    def scales(self, key: str) -> bool:
+        """Whether a factor of the architecture's metadata changes what it multiplies."""
+        return self._metadata.get(f"{self.architecture}.{key}", 0.0) not in (0.0, 1.0)
 
     def _whole(self, key: str, value: object) -> int:
         if isinstance(value, int | float) and 0 <= value < MOST:  # NaN is neither
@@ -186,6 +232,16 @@ class Shape:
         period = pattern if isinstance(pattern, int) else WINDOW_PERIOD.get(self.architecture, 0)
         without = 0 if self.architecture in FIRST_SEES_ALL else period - 1
         return [bool(self.window and period and layer % period != without) for layer in range(self.layers)]
+
+    def _turned(self) -> list[bool]:
+        if self.architecture in TURNS_IN_WINDOW and any(self.windowed):
+            return self.windowed
+        period = UNTURNED_PERIOD.get(self.architecture, 0)
+        untold = f"{self.architecture}.rope.scaling.finetuned" not in self._metadata
+        never = self.architecture in NEVER_TURNS or not (
+            untold or self._metadata[f"{self.architecture}.rope.scaling.finetuned"]
+        )
+        return [not never and not (period and layer % period == period - 1) for layer in range(self.layers)]
 
     def _states(self) -> tuple[int, int, int]:
         """Return the dimensions of recurrent layers, 0 without any.

@@ -17,7 +17,9 @@ from actors.memory.predict import (
     MemoryUsage,
     layer_bytes,
     layer_usages,
+    most_of_cuts,
     predict,
+    worst_cut,
 )
 from actors.memory.shape import Shape
 
@@ -237,7 +239,7 @@ def _spilled(shape: Shape, settings: LoadSettings, projector: Projector) -> Iter
                 gpu_layers=count,
                 layers=tuple(sizes[len(layers) - count :]),
                 compute=compute,
-                shared=None if bound.shared is None else compute,
+                shared=None if bound.shared is None else compute + bound.shared - bound.compute,
                 pinned=pinned - sum(usage.kv for usage in there),
                 mapped=bound.mapped - sum(usage.weights for usage in there),
             )
@@ -267,8 +269,7 @@ def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Optio
         overrides=whole.overrides,
         layers=on_gpu,
         compute=compute,
-        # With several GPUs and a part on the host, no GPU needs more for compute than a single one would.
-        shared=None if not whole.split else compute if spilled else _shared(shape, whole, layers),
+        shared=_shared(shape, whole, layers, compute if spilled else None) if whole.split else None,
         projector=projector.device.total,
         pinned=SERVER + alone.host.kv + alone.host.compute + alone.host.output + projector.host.total,
         mapped=alone.host.weights,
@@ -276,15 +277,22 @@ def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Optio
     )
 
 
-def _shared(shape: Shape, settings: LoadSettings, layers: Sequence[int]) -> int:
-    """Return the most bytes besides layers on each of several GPUs: a first, a middle, or a last one."""
+def _shared(shape: Shape, settings: LoadSettings, layers: Sequence[int], spilled: int | None) -> int:
+    """Return the most bytes besides layers on each of several GPUs: a first, a middle, or a last one.
+
+    With a part on the host, no GPU needs more than a single one would, which is `spilled`, except for cuts.
+    """
+    if spilled is not None:
+        return spilled + worst_cut(shape, settings)
     most = 0
     for shares in ((1.0, 1.0), (1.0, 1.0, 1.0)):
         divided = msgspec.structs.replace(settings, tensor_split=shares)
         split = predict(shape, divided, [1] * len(shares))
+        starts = [split.layers.index(gpu) for gpu in range(1, len(shares))]
+        more = most_of_cuts(shape, divided, starts)
         for gpu, usage in enumerate(split.gpus):
             own = sum(size for size, at in zip(layers, split.layers, strict=True) if at == gpu)
-            most = max(most, usage.total - own)
+            most = max(most, usage.total - own + more[gpu])
     return most + 4096  # and padding
 
 

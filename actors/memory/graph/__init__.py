@@ -6,8 +6,10 @@ tensors of the same sizes in the same order, without their computations. Sizes a
 
 * `worst_case`    the size of a device's compute buffer
 * `decoder`       the graph of a model with a cache
+* `altup`         the graph of a model with several activations for each token
 * `encoder`       the graph of a model that reads a text at once, without a cache, and embeds it
 * `attention`     attention layers
+* `latent`        queries and keys of latent attention, and the indexer that selects tokens
 * `recurrent`     layers that keep a state
 * `feed_forward`  the second half of a layer: one network, or experts
 * `parts`         the common parts of all graphs

@@ -2,24 +2,27 @@
 
 from actors.memory.buffer import Node, align
 from actors.memory.graph.feed_forward import FeedForward
+from actors.memory.graph.latent import Latent
+from actors.memory.graph.recurrent import Recurrent
 from actors.memory.graph.work import F32, is_quantized, row_bytes
 
 HADAMARD = 64
 """Minimum number of rows of the rotation (a Hadamard matrix) before a quantised cache."""
 
-SECOND_NORMS = {"ffn_norm.weight", "post_attention_norm.weight"}
+SECOND_NORMS = {"ffn_norm", "ffn_norm.weight", "post_attention_norm.weight"}
 """Norms of a layer whose feed forward follows its attention."""
 
 
-class Attention(FeedForward):
+class Attention(FeedForward, Latent, Recurrent):
     """Attention with a cache, and the parallel feed forward that some models have."""
 
     def _attention(self, layer: int, x: Node, position: Node, *, selects: bool) -> tuple[Node, Node | None]:
         """Return the attention's output, and `x` plus the feed forward's output if both share a norm."""
         shape, work, block = self.shape, self.work, self.shape.blocks[layer]
-        heads, kv_heads = shape.heads[layer], shape.kv_heads[layer]
+        kv_heads = shape.kv_heads[layer]
         suffix = "s" if shape.windowed[layer] else ""
         hidden, gate, v = self._norm(x, self.row), None, None
+        self.normed = hidden
         if shape.latent:
             q, k = self._latent_qk(layer, hidden, position)
         elif "attn_qkv.weight" in block:
@@ -30,19 +33,46 @@ class Attention(FeedForward):
         if v is not None:
             index = 8 * work.tokens * (1 if work.flash else shape.values[layer] * kv_heads)
             self.add(None, self.view(v), self.input("vidx" + suffix, index))
-        beside = self._beside(layer, hidden, x, selects=selects) if self._is_parallel(layer) else None
-        # Copies of a quantised cache do not fit into the memory that the feed forward frees.
-        left = F32 * 3 * block["ffn_down.weight"].shape[0] * work.tokens if beside else 0
-        gap = self.add(left) if left and is_quantized(work.type_k) else None
         attend = self._flash if work.flash else self._softmax
         out = attend(layer, self.view(self.view(q)), suffix)
-        self.add(None, gap)
-        size = F32 * shape.values[layer] * heads * work.tokens
+        beside = self._beside(layer, hidden, x, selects=selects) if self._is_parallel(layer) else None
+        # A layer may have both attention and a state, as in falcon-h1.
+        scanned = self._mamba2_scan(layer, x) if shape.recurrent[layer] else None
+        size = self._attended(layer)
+        if layer == self.rotated_elsewhere:
+            self.add(None, out)
+            out = self.input("rotated", size)
+        elif self._rotates_values(layer):
+            out = self.add(size, self.input("vrot" + suffix, F32 * HADAMARD * HADAMARD), out)
         if gate is not None:
             opened = self.add(size, self.add(size, self.view(gate)), in_place=True)
             out = self.add(size, out, opened, in_place=True)
         out = self._multiply(self.row, layer, "attn_output", out)
-        return self.add(self.row, out, in_place=True) if "attn_output.bias" in block else out, beside
+        if "attn_output.bias" in block:
+            out = self.add(self.row, out, in_place=True)
+        if scanned is not None:
+            out = self.add(self.row, out, self._mamba2_output(layer, *scanned), in_place=True)
+        return out, beside
+
+    def _attended(self, layer: int) -> int:
+        """Return the bytes of what the heads of a layer read."""
+        return F32 * self.shape.values[layer] * self.shape.heads[layer] * self.work.tokens
+
+    def _rotates_values(self, layer: int) -> bool:
+        """Whether what the heads of a layer read has to be rotated back."""
+        shape, work = self.shape, self.work
+        quantized = work.flash and not shape.latent and is_quantized(work.type_v)
+        return quantized and shape.values[layer] % HADAMARD == 0
+
+    def _rotates_late(self, layer: int) -> bool:
+        """Whether a layer fetches its state before what the layer before attended to is rotated back."""
+        recurrent, before = self.shape.recurrent, layer - 1
+        return (
+            recurrent[layer]
+            and not recurrent[before]
+            and self.shape.attends[before]
+            and self._rotates_values(before)
+        )
 
     def _cache_copies(self, layer: int) -> list[Node]:
         shape, work = self.shape, self.work
@@ -72,13 +102,13 @@ class Attention(FeedForward):
         work = self.work
         cells = work.cells_of(self.shape, layer)
         size = (2 if work.flash else 4) * work.tokens // work.streams * cells * work.streams
-        return self.input("mask" + suffix, size)
+        return self._selected(layer, self.input("mask" + suffix, size))
 
     def _flash(self, layer: int, q: Node, suffix: str) -> Node:
         shape, work = self.shape, self.work
         heads, kv_heads = shape.heads[layer], shape.kv_heads[layer]
         cells = work.cells_of(shape, layer) * work.streams
-        plain = size = F32 * shape.values[layer] * heads * work.tokens
+        size = F32 * shape.values[layer] * heads * work.tokens
         if self.gpu and work.type_k != "F16":  # the kernel uses a copy in 16 bits
             size = align(size) + 2 * shape.keys[layer] * kv_heads * cells
         if self.gpu and work.type_v != "F16" and not shape.latent:
@@ -87,9 +117,6 @@ class Attention(FeedForward):
         if shape.latent:
             expanded = F32 * shape.number("attention.value_length_mla") * heads * work.tokens
             return self.add(expanded, self.view(self.add(expanded, self.view(out))))
-        if is_quantized(work.type_v) and shape.values[layer] % HADAMARD == 0:
-            rotation = self.input("vrot" + suffix, F32 * HADAMARD * HADAMARD)
-            return self.add(plain, rotation, self.view(out))
         return self.view(out)
 
     def _softmax(self, layer: int, q: Node, suffix: str) -> Node:
@@ -107,26 +134,6 @@ class Attention(FeedForward):
             size = F32 * shape.number("attention.value_length_mla") * heads * work.tokens
             out = self.add(size, out)
         return self.add(size, self.view(out))
-
-    def _latent_qk(self, layer: int, hidden: Node, position: Node) -> tuple[Node, Node]:
-        shape, tokens, block = self.shape, self.work.tokens, self.shape.blocks[layer]
-        heads = shape.heads[layer]
-        key, rank = shape.number("attention.key_length_mla"), shape.number("attention.kv_lora_rank")
-        rope = shape.number("rope.dimension_count")
-        source = hidden
-        if (low := block.get("attn_q_a.weight")) is not None:
-            size = F32 * low.shape[1] * tokens
-            source = self._norm(self._multiply(size, layer, "attn_q_a", hidden), size)
-        part = "attn_q" if low is None else "attn_q_b"
-        q = self._multiply(F32 * key * heads * tokens, layer, part, source)
-        absorbed = self._multiply(F32 * rank * heads * tokens, layer, "attn_k_b", self.view(q))
-        turned = self.add(F32 * rope * heads * tokens, self.view(q), position, in_place=True)
-        q = self.add(F32 * shape.keys[layer] * heads * tokens, self.view(absorbed), turned)
-        size = F32 * shape.keys[layer] * shape.kv_heads[layer] * tokens
-        compressed = self._multiply(size, layer, "attn_kv_a_mqa", hidden)
-        latent = self._norm(self.view(compressed), F32 * rank * tokens)
-        turned = self.add(F32 * rope * tokens, self.view(compressed), position)
-        return q, self.add(size, self.view(latent), turned)
 
     def _fused_qkv(self, layer: int, hidden: Node, position: Node) -> tuple[Node, Node, Node]:
         shape, tokens = self.shape, self.work.tokens
@@ -152,7 +159,7 @@ class Attention(FeedForward):
         part = self.view(q)
         if "attn_q_norm.weight" in block:
             part = self._norm(part, size)
-        q = self.add(size, part, position, in_place=True)
+        q = self._turned(layer, size, part, position)
         if shape.architecture.startswith("gemma"):
             q = self.add(size, q, in_place=True)
         side = shape.keys[layer] & -shape.keys[layer]
@@ -179,7 +186,7 @@ class Attention(FeedForward):
         part = self.view(k)
         if "attn_k_norm.weight" in block:
             part = self._norm(part, size)
-        return self.add(size, part, position, in_place=True)
+        return self._turned(layer, size, part, position)
 
     def _value(self, layer: int, hidden: Node) -> Node:
         size = F32 * self.shape.values[layer] * self.shape.kv_heads[layer] * self.work.tokens

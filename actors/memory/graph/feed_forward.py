@@ -6,8 +6,14 @@ from actors.memory.buffer import Node
 from actors.memory.graph.parts import Parts
 from actors.memory.graph.work import F32
 
-RAW_WEIGHTS = frozenset(["deepseek2", "nomic-bert-moe"])
+RAW_WEIGHTS = frozenset(["deepseek2", "llama4", "nomic-bert-moe"])
 """Architectures that do not normalize the weights of experts to a sum of 1, unless the header says so."""
+
+WEIGHTS_FIRST = frozenset(["llama4"])
+"""Architectures that multiply what experts read by their weights, instead of what they return."""
+
+FUSED_COUNTS = (288, 576)
+"""Numbers of experts that are no power of 2, but for which CUDA has a kernel that chooses among them."""
 
 
 class FeedForward(Parts):
@@ -40,9 +46,12 @@ class FeedForward(Parts):
         experts, used = shape.number("expert_count"), shape.number("expert_used_count")
         inner = F32 * block["ffn_down_exps.weight"].shape[0] * used * tokens
         wide, out = F32 * shape.width * used * tokens, F32 * shape.width * tokens
-        weights = self._route(hidden, tokens, experts, used)
+        weights = self._route(hidden, tokens, experts, used, biased="exp_probs_b.bias" in block)
         bias = "ffn_gate_exps.bias" in block
         source, chosen = self.view(hidden), weights.chosen
+        first = shape.architecture in WEIGHTS_FIRST
+        if first:
+            source = add(wide, add(wide, source), weights.weights, in_place=True)
         gate: Node | None = None
         if "ffn_gate_exps.weight" in block:
             gate = self._multiply(inner, layer, "ffn_gate_exps", source, chosen)
@@ -51,15 +60,18 @@ class FeedForward(Parts):
         up = add(inner, up, chosen, in_place=True) if bias else up
         active = add(inner, gate, up, in_place=gate is None)
         shared = "ffn_up_shexp.weight" in block
-        early = self._shared_expert(layer, hidden, tokens) if shared and self._fuses_shared(layer) else None
+        early: Node | None = None
+        if shared and self._fuses_shared(layer):
+            early = self._shared_expert(layer, hidden, tokens)
+            add(None, source, chosen)  # what the kernel reads stays until it has written
         down = self._multiply(wide, layer, "ffn_down_exps", active, chosen)
         down = add(wide, down, chosen, in_place=True) if bias else down
-        weighted = add(wide, down, weights.weights, in_place=True)
+        weighted = down if first else add(wide, down, weights.weights, in_place=True)
         slices = [self.view(weighted) for _ in range(used)]
-        mixed = slices[0]
+        mixed = slices[0] if used > 1 else add(out, slices[0])
         for part in slices[1:]:
             mixed = add(out, mixed, part, in_place=True)
-        if self.gpu and 2 <= used <= 15:
+        if self.gpu and 2 <= used <= 15 and not first:
             add(None, down, weights.weights)
         if shared:
             inner_side = early or self._shared_expert(layer, hidden, tokens)
@@ -68,14 +80,17 @@ class FeedForward(Parts):
                 door = add(F32 * tokens, add(F32 * tokens, hidden), in_place=True)
                 side = add(out, side, door, in_place=True)
             mixed = add(out, mixed, side, in_place=True)
+        elif shape.waits_for_experts(layer):
+            mixed = add(out, mixed, add(out, hidden, in_place=True), in_place=True)
         return mixed
 
-    def _route(self, hidden: Node, tokens: int, experts: int, used: int) -> "_Routing":
+    def _route(self, hidden: Node, tokens: int, experts: int, used: int, *, biased: bool) -> "_Routing":
         add, shape = self.add, self.shape
         logits = add(F32 * experts * tokens, hidden)
         probabilities = add(F32 * experts * tokens, logits, in_place=True)
         seen = self.view(probabilities)
-        order = add(F32 * experts * tokens, probabilities)
+        ranked = add(F32 * experts * tokens, probabilities, in_place=True) if biased else probabilities
+        order = add(F32 * experts * tokens, ranked)
         chosen = self.view(order)
         weights = add(F32 * used * tokens, seen, chosen)
         part = self.view(weights)
@@ -86,16 +101,19 @@ class FeedForward(Parts):
             total = add(F32 * tokens, add(F32 * tokens, part), in_place=True)
             weights = add(F32 * used * tokens, part, total)
             part = self.view(weights)
-        if self.gpu and experts & (experts - 1) == 0:
-            add(None, logits, probabilities, order, weights)  # one fused kernel: all of them stay
+        if shape.scales("expert_weights_scale"):
+            weights = add(F32 * used * tokens, part)
+            part = self.view(weights)
+        if self.gpu and ((experts & (experts - 1) == 0 and experts <= 512) or experts in FUSED_COUNTS):
+            add(None, logits, probabilities, ranked, order, weights)  # one fused kernel: all of them stay
         return _Routing(chosen, part)
 
     def _fuses_shared(self, layer: int) -> bool:
-        """Whether a shared expert with a gate, of the others' type and height, is computed with them."""
+        """Whether a shared expert of the others' type and height is computed with them."""
         block = self.shape.blocks[layer]
-        if not self.gpu or "ffn_gate_inp_shexp.weight" not in block:
+        shared, gate = block.get("ffn_gate_shexp.weight"), block.get("ffn_gate_exps.weight")
+        if not self.gpu or shared is None or gate is None or self.shape.architecture in WEIGHTS_FIRST:
             return False
-        shared, gate = block["ffn_gate_shexp.weight"], block["ffn_gate_exps.weight"]
         return shared.type == gate.type not in ("F32", "F16") and shared.shape[1] == gate.shape[1]
 
     def _shared_expert(self, layer: int, hidden: Node, tokens: int) -> Node:

@@ -6,29 +6,15 @@ from functools import cache
 
 import pytest
 
-from actors.memory.predict import MODELLED
+from actors.memory.predict import MODELLED, NEARLY_MODELLED
 from tests.actors.memory.headers import MIB, loads, names, predicted, shape
 from tests.actors.memory.loads import Load
 
-ESTIMATED = frozenset(
-    [
-        "granitehybrid",
-        "cohere2",
-        "deepseek32",
-        "falcon-h1",
-        "gemma3n",
-        "glm-dsa",
-        "glm4moe",
-        "kimi-linear",
-        "lfm2moe",
-        "llama4",
-        "minimax-m3",
-        "mistral4",
-        "nemotron_h",
-        "rwkv7",
-    ]
-)
+ESTIMATED = frozenset(["minimax-m3", "rwkv7"])
 """Architectures whose graph is not modelled."""
+
+LOOSE = {("nemotron-nano-9b-v2", 2.0), ("kimi-linear-48b", 0.6)}
+"""Models that are not exact in one of their loads on several GPUs: by at most so many percent too high."""
 
 
 @cache
@@ -46,24 +32,30 @@ def _errors(name: str, *, whole: bool) -> Iterator[tuple[float, float, Load]]:
 
 
 def is_modelled(name: str) -> bool:
-    """Those with inputs for each layer are not."""
-    return shape(name).architecture in MODELLED and not shape(name).beside
+    return shape(name).architecture in MODELLED
 
 
-KNOWN = [name for name in names() if is_modelled(name)]
+def is_exact(name: str) -> bool:
+    return is_modelled(name) and shape(name).architecture not in NEARLY_MODELLED
+
+
+EXACT = [name for name in names() if is_exact(name)]
+KNOWN = [*EXACT, *(name for name in names() if shape(name).architecture in NEARLY_MODELLED)]
 
 
 def test_all_models_are_of_known_architectures_or_listed() -> None:
-    assert {shape(name).architecture for name in names()} - MODELLED == ESTIMATED
+    assert {shape(name).architecture for name in names()} - MODELLED - NEARLY_MODELLED == ESTIMATED
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", EXACT)
 def test_whole_it_is_exact(name: str) -> None:
     found = errors(name, whole=True)
     assert found
+    most = dict(LOOSE).get(name, 0.5)
     for percent, mib, load in found:
-        assert abs(percent) < 0.5, load
+        assert -0.5 < percent < most, load
         assert mib > -16, load
+    assert sum(percent >= 0.5 for percent, _, _ in found) == (name in dict(LOOSE))
     assert statistics.median(abs(percent) for percent, _, _ in found) < 0.05
 
 
@@ -71,13 +63,20 @@ def test_whole_it_is_exact(name: str) -> None:
 def test_partly_offloaded_it_is_a_bound(name: str) -> None:
     for percent, mib, load in errors(name, whole=False):
         assert percent > -1, load
-        assert percent < 13 or mib < 64, load
+        assert percent < 30 or mib < 64, load
+
+
+def test_partly_offloaded_the_bound_is_close() -> None:
+    found = [error for name in KNOWN for error in errors(name, whole=False)]
+    loose = [load for percent, mib, load in found if percent > 10 and mib > 64]
+    assert len(found) > 240
+    assert len(loose) <= 11, "most of them have experts on the host beside two GPUs"
 
 
 def test_certainties() -> None:
     for load in loads():
-        expected = "exact" if load.is_whole else "bound"
-        if not is_modelled(load.model):
+        expected = "exact" if load.is_whole and is_exact(load.model) else "bound"
+        if load.model not in KNOWN:
             expected = "fallback"
         assert predicted(load).certainty == expected, load
 
