@@ -76,6 +76,7 @@ from proxy.handlers.responses.routes import Responses
 from proxy.handlers.responses.store import ResponseStore
 from proxy.metrics import Metrics
 from proxy.service.logs import LAST_WORDS, LATEST, set_up_logging, take_over_output
+from proxy.service.preload import preload
 from proxy.service.service_manager import ServiceManager
 from proxy.service.signals import Signals
 from proxy.usage.ledger import Ledger
@@ -177,7 +178,9 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
         manager.ready("listening on " + ", ".join(addresses))
         if uses_containers(config):
             containers.start()  # only after it listens: the address identifies the owner of containers
+        preloading = spawn(preload(config, supervisor), name="preload")
         await signals.stop.wait()
+        preloading.cancel()
         log.info("shutting down", drain_timeout=config.server.drain_timeout)
         needed = config.server.drain_timeout + config.server_pool.stop_timeout + FAREWELL
         manager.stopping("running requests finish, then model servers stop", needed)

@@ -161,6 +161,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] = 0
     never_evict: bool = False
     idle_timeout: Seconds | None = None
+    preload: bool = False
     request: RequestSettings = RequestSettings()
     presets: dict[str, Preset] = {}
     description: str = ""

@@ -4,4 +4,5 @@
 * `log_writer`       the thread that writes the log
 * `signals`          the effects of TERM, INT, QUIT, HUP, USR1 and USR2
 * `service_manager`  notifications to systemd
+* `preload`          loads models after the start
 """
