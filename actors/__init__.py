@@ -9,6 +9,7 @@ Shells, from the outside in:
 * `model_actor`   one actor per model. It owns the model's server: starts it, waits until it is healthy,
                  watches it, stops it, reports facts. Holds no requests.
 * `servers`      how a server comes to run: a process, a container, a model in an Ollama daemon
+* `prompts`      saves what models have read, when they stop, and restores it
 * `hub`          models by repository: lists, downloads, the cache
 * `demo`         writes the demo GGUFs, whose weights are made by hand
 

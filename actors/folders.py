@@ -66,6 +66,12 @@ def responses_file() -> Path:
     return _home("XDG_DATA_HOME", "~/.local/share") / "responses.sqlite3"
 
 
+def prompts_folder(port: int | None = None) -> Path:
+    """Return the folder of the saved prompts of a gateway, by its port, or of all gateways."""
+    folder = _home("XDG_CACHE_HOME", "~/.cache") / "prompts"
+    return folder if port is None else folder / str(port)
+
+
 def keys_file() -> Path:
     """Return the database of API keys, in the user's data folder."""
     return _home("XDG_DATA_HOME", "~/.local/share") / "keys.sqlite3"

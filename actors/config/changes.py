@@ -30,6 +30,7 @@ RELOADED = {
 
 NOT_RELOADED = {
     *(("server_pool", "docker", name) for name in ("host", "name")),
+    ("server_pool", "prompts"),
     ("hub", "cache_dir"),
     *(("gpu", name) for name in ("enabled", "enable_gpu_monitoring")),
     *(("ollama", name) for name in ("host", "port", "daemons", "timeout", "elsewhere")),

@@ -110,6 +110,13 @@ class DockerSettings(Section, frozen=True, kw_only=True):
     memory_limit: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
+class PromptSettings(Section, frozen=True, kw_only=True):
+    """The prompts that are saved when a model stops: GiB of the disk (0: none), and hours without use."""
+
+    disk: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 16.0
+    keep: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 24.0
+
+
 class ServerPool(Section, frozen=True, kw_only=True):
     """How model servers are run, and how requests wait for them."""
 
@@ -133,6 +140,7 @@ class ServerPool(Section, frozen=True, kw_only=True):
     retry_delay: Patience = 1.0
     retry_delay_max: Patience = 60.0
     stop_timeout: Patience = 10.0
+    prompts: PromptSettings = PromptSettings()
 
 
 class RequestSettings(Section, frozen=True, kw_only=True):
@@ -186,6 +194,7 @@ class Model(ModelSettings, frozen=True, kw_only=True):
     reranking: bool | None = None
     gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     longer_context: bool = False
+    prompts: bool = True
     devices: list[int | str] = []
     tensor_split: list[Annotated[float, msgspec.Meta(ge=0)]] = []
     runtime: Runtime | None = None

@@ -1,0 +1,111 @@
+"""The slots of a llama.cpp server: what is in them, and how it is saved and restored."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from actors.config.schema import authority
+from actors.messages import ServerAddress
+
+ANSWER_LIMIT = 4 << 20
+"""Most bytes of an answer. With many slots and long grammars that of /slots is large."""
+
+
+T = TypeVar("T")
+
+
+class SlotError(Exception):
+    """The server does not do that with its slots. The message is the server's."""
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """One slot. `n_prompt_tokens` in its cache; None before its first request, or if the build is silent."""
+
+    id: int
+    is_processing: bool = False
+    n_prompt_tokens: int | None = None
+    id_task: int = -1
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """What was saved or restored."""
+
+    tokens: int
+    bytes: int
+
+
+class _Answer(msgspec.Struct):
+    n_saved: int = 0
+    n_written: int = 0
+    n_restored: int = 0
+    n_read: int = 0
+
+
+class Slots:
+    """Asks one server. All methods raise `SlotError`."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: ServerAddress) -> None:
+        self._session = session
+        self._url = f"http://{authority(address.host, address.port)}/slots"
+        key = address.key
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key.secret}"}
+
+    async def look(self) -> list[Slot]:
+        """Return all slots."""
+        return _read_slots(await self._ask("GET", self._url))
+
+    async def save(self, slot: int, name: str) -> Moved:
+        """Write what is in a slot to a file in the server's folder. Waits until the slot is free."""
+        answer = await self._move(slot, "save", name)
+        return Moved(answer.n_saved, answer.n_written)
+
+    async def restore(self, slot: int, name: str) -> Moved:
+        """Replace what is in a slot by a saved prompt."""
+        answer = await self._move(slot, "restore", name)
+        return Moved(answer.n_restored, answer.n_read)
+
+    async def _move(self, slot: int, action: str, name: str) -> _Answer:
+        url = f"{self._url}/{slot}?action={action}"
+        return _read_answer(await self._ask("POST", url, {"filename": name}))
+
+    async def _ask(self, method: str, url: str, body: dict[str, str] | None = None) -> bytes:
+        # The caller limits the time.
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        try:
+            async with self._session.request(
+                method, url, json=body, headers=self._headers, timeout=limit
+            ) as response:
+                raw = await _read(response.content)
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise SlotError(f"{type(error).__name__}: {error}") from error
+        if status != 200:
+            raise SlotError(f"status {status}: {raw[:300].decode(errors='replace')}")
+        return raw
+
+
+def _reader(kind: type[T]) -> Callable[[bytes], T]:
+    decoder = msgspec.json.Decoder(kind)
+
+    def read(raw: bytes) -> T:
+        try:
+            return decoder.decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise SlotError(f"an answer that cannot be read: {error}") from error
+
+    return read
+
+
+_read_slots = _reader(list[Slot])
+_read_answer = _reader(_Answer)
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    try:
+        await content.readexactly(ANSWER_LIMIT)
+    except asyncio.IncompleteReadError as whole:
+        return whole.partial
+    raise SlotError(f"an answer of more than {ANSWER_LIMIT} bytes")
