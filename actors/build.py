@@ -14,6 +14,7 @@ from actors.kept_lines import ServerLines
 from actors.model_actor import ModelActor
 from actors.model_names import HubName, ollama_name, parse_name
 from actors.processes import is_alive, owner_mark
+from actors.prompts.keeping import Prompts
 from actors.scheduler.model_states import ModelSpec, Policy
 from actors.scheduler.planner import Planner
 from actors.servers import Backend
@@ -67,7 +68,7 @@ class ModelFactory:
 
     `session` is for health checks; `cache` is the folder of the built-in models; `requests` knows when a
     model server was last heard; `weights` are the clients' shares of turns. Nothing runs before the
-    supervisor's `start`.
+    supervisor's `start`. `prompts` is open.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class ModelFactory:
         cache: Path,
         requests: Requests,
         weights: Mapping[str, float],
+        prompts: Prompts,
     ) -> None:
         pool = config.server_pool
+        self._prompts = prompts
         self._requests = requests
         self._config = config
         self._hub = hub
@@ -101,6 +104,7 @@ class ModelFactory:
             self.server_lines,
             # Without management of GPUs the monitor reports no GPU.
             lambda: observer.monitor.gpus,
+            prompts.folder,
         )
         self.supervisor = Supervisor(Planner(Policy.of(config, weights), []), {}, self._adopt, observer)
         for spec, actor in self._configured(set()):
@@ -164,7 +168,12 @@ class ModelFactory:
     def _actor(self, name: str, backend: Backend) -> ModelActor:
         patience = self._config.server_pool.health_timeout
         return ModelActor(
-            name, backend, self.supervisor.tell, stall_timeout=patience, requests=self._requests
+            name,
+            backend,
+            self.supervisor.tell,
+            stall_timeout=patience,
+            requests=self._requests,
+            prompts=self._prompts,
         )
 
     def _of_llama_cpp(self, name: str, model: Model) -> ModelActor:

@@ -26,6 +26,7 @@ from actors.messages import (
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.progress import Progress
+from actors.prompts.keeping import Prompts
 from actors.runtime import Actor, spawn
 from actors.servers import Backend, ModelServer, StartError
 from actors.servers.liveness import NO_REQUESTS, Requests, Watch
@@ -54,6 +55,7 @@ class ModelActor(Actor[Order]):
         *,
         stall_timeout: float,
         requests: Requests = NO_REQUESTS,
+        prompts: Prompts | None = None,
         watch: Callable[[ModelServer, Requests], Watch] = Watch,
     ) -> None:
         super().__init__(f"model {name}")
@@ -62,6 +64,7 @@ class ModelActor(Actor[Order]):
         self._report = report
         self._stall_timeout = stall_timeout
         self._requests = requests
+        self._prompts = prompts
         self._watch = watch
         self._epoch = 0
         self._task: asyncio.Task[Failure | None] | None = None
@@ -185,6 +188,8 @@ class ModelActor(Actor[Order]):
                     await server.stop()
             assert server is not None
             server.became_ready()
+            if self._prompts is not None:
+                self._prompts.opened(self.model, server.cache, server.endpoint)
             log.info(
                 "model is ready",
                 model=self.model,
@@ -214,11 +219,16 @@ class ModelActor(Actor[Order]):
             return error.failure
         except asyncio.CancelledError:
             # Only StopServer and `stop` cancel this task; `_ended` reports the end of the server.
+            self._cleaning_up = True
+            if self._prompts is not None and server is not None:
+                await self._prompts.save(server.endpoint)
             return None
         finally:
             self._cleaning_up = True
             if server is not None:
                 await server.stop(at_once=hung)
+                if self._prompts is not None:
+                    self._prompts.gone(server.endpoint)
 
     async def _wait_healthy(self, server: ModelServer) -> None:
         pause = POLL_FIRST

@@ -60,6 +60,7 @@ class Exchange:
         "phase",
         "place",
         "preset",
+        "prompt",
         "queued",
         "quiet",
         "recorded",
@@ -75,6 +76,11 @@ class Exchange:
         "variant",
     )
 
+    place: str | None
+    """Where the model runs, in words."""
+    prompt: str | None
+    """What was restored of its prompt, in words."""
+
     def __init__(self, method: str, path: str, request_id: str, accounts: "tuple[Account, ...]" = ()) -> None:
         self.accounts, self.method, self.path = accounts, method, path
         self.endpoint = "unknown"
@@ -87,8 +93,7 @@ class Exchange:
         """The name of the preset that is asked for, under which the request is accounted."""
         self.epoch: int | None = None
         self.variant: str | None = None
-        self.place: str | None = None
-        """Where the model runs, in words."""
+        self.place = self.prompt = None
         self.stream: bool | None = None
         self.status = self.ticket = 0
         self.error: str | None = None
@@ -209,6 +214,8 @@ class Exchange:
             headers["X-Agents"] = self.run.header
         if self.place is not None:
             headers["X-Model-Place"] = self.place
+        if self.prompt is not None:
+            headers["X-Prompt"] = self.prompt
         if self.ignored:
             headers[IGNORED_HEADER] = _NOT_IN_HEADERS.sub("?", ", ".join(self.ignored))[:IGNORED_LIMIT]
         return headers
@@ -260,6 +267,8 @@ class Exchange:
             fields["first_token_ms"] = round((self.first_byte_at - self.started_at) * 1000, 1)
         fields["total_ms"] = round((time.monotonic() - self.started_at) * 1000, 1)
         fields.update(self.tokens)
+        if self.prompt is not None:
+            fields["prompt"] = self.prompt
         if self.run is not None:
             fields["agents"] = self.run.log_field
         if self.ignored:

@@ -21,7 +21,15 @@ from actors.commands.effective_config import read, tell
 from actors.config.file import ConfigFile
 from actors.config.schema import Config, authority
 from actors.errors import ConfigError
-from actors.folders import cache_folder, data_folder, keys_file, responses_file, unwritable, usage_file
+from actors.folders import (
+    cache_folder,
+    data_folder,
+    keys_file,
+    prompts_folder,
+    responses_file,
+    unwritable,
+    usage_file,
+)
 from actors.gpu.calibration import CALIBRATION, Calibration
 from actors.gpu.monitor import GpuMonitor, host_sample, take_sample
 from actors.gpu.observer import Observer
@@ -29,6 +37,7 @@ from actors.hub.download import download_session
 from actors.hub.hub import Hub
 from actors.model_names import parse_name
 from actors.processes import sweep_orphans
+from actors.prompts.keeping import Prompts
 from actors.runtime import spawn
 from actors.servers.docker.containers import Containers
 from actors.servers.llama.appraisal import forgive_lost
@@ -261,12 +270,15 @@ async def _build(
     await asyncio.to_thread(forgive_lost, observer.calibration, lambda name: _may_be_asked(config, hub, name))
     upstream = Upstream(silence_limit=config.server_pool.request_timeout)
     stack.push_async_callback(upstream.close)
+    prompts = Prompts(session, prompts_folder(config.server.port), config.server_pool.prompts)
+    await prompts.open()
+    stack.push_async_callback(prompts.close)
     factory = ModelFactory(
-        config, session, hub, observer, daemons, containers, cache_folder(), upstream, gate.weights
+        config, session, hub, observer, daemons, containers, cache_folder(), upstream, gate.weights, prompts
     )
     supervisor = factory.supervisor
     catalog = Catalog(supervisor, hub, daemons, config)
-    caller = make_model_caller(config, supervisor, upstream, daemons)
+    caller = make_model_caller(config, supervisor, upstream, daemons, prompts)
     models = Models(caller, catalog)
     loaded, broken = agents
     for error in broken:
@@ -368,7 +380,7 @@ async def _start_observer(config: Config, stack: AsyncExitStack) -> Observer:
 
 
 def make_model_caller(
-    config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons
+    config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons, prompts: Prompts
 ) -> ModelCaller:
     """Make the caller that sends requests to models for clients and agents."""
     limits = RequestLimits(
@@ -377,4 +389,4 @@ def make_model_caller(
         write_timeout=config.server.write_timeout,
         keepalive_interval=config.server.keepalive_interval,
     )
-    return ModelCaller(supervisor, upstream, limits, daemons.look_soon)
+    return ModelCaller(supervisor, upstream, limits, daemons.look_soon, prompts)

@@ -24,6 +24,7 @@ from actors.messages import Figures, ServerAddress
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.progress import Progress
+from actors.prompts.identity import Cache
 
 
 class StartError(Exception):
@@ -52,6 +53,10 @@ class ModelServer(Protocol):
     @property
     def lost_port(self) -> bool:
         """Whether the server ended because another process took its port, so that a retry may succeed."""
+
+    @property
+    def cache(self) -> Cache | None:
+        """The server's cache, if prompts in it can be saved."""
 
     @property
     def process(self) -> int:

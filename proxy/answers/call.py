@@ -11,6 +11,7 @@ from aiohttp import web
 from actors.errors import NotLoaded, RejectedError, ShuttingDown
 from actors.messages import ServerAddress
 from actors.progress import Progress
+from actors.prompts.keeping import Prompts
 from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import Outlook
 from actors.supervisor import Lease, Supervisor
@@ -23,6 +24,7 @@ from proxy.apis.table import SERVERS
 from proxy.catalog import Known
 from proxy.errors import ApiError, from_rejection
 from proxy.exchange import Exchange
+from proxy.prompts import remembered
 from proxy.wire.http1 import length_of
 from proxy.wire.sse import EventTooLongError
 from proxy.wire.upstream import Upstream, render_request
@@ -148,11 +150,13 @@ class ModelCaller:
         upstream: Upstream,
         limits: RequestLimits,
         on_hang_up: Callable[[ServerAddress], None] = lambda _: None,
+        prompts: Prompts | None = None,
     ) -> None:
         self.limits = limits
         self._supervisor = supervisor
         self._upstream = upstream
         self._on_hang_up = on_hang_up
+        self._prompts = prompts
 
     @asynccontextmanager
     async def call(self, exchange: Exchange, question: UpstreamRequest) -> AsyncIterator[ModelCall]:
@@ -173,13 +177,17 @@ class ModelCaller:
                     exchange.granted(lease.grant)
                     address = lease.grant.endpoint
                     try:
-                        response = await self._upstream.send(address, question.render(address))
-                        try:
-                            if not question.raw:
-                                _refuse_encoded(response)
-                            yield ModelCall(exchange, lease, response)
-                        finally:
-                            self._upstream.give_back(address, response)
+                        request = question.render(address)
+                        slotted = self._prompts is not None and question.slot and not question.raw
+                        prompts = self._prompts if slotted else None
+                        async with remembered(prompts, exchange, address, request) as sent:
+                            response = await self._upstream.send(address, sent)
+                            try:
+                                if not question.raw:
+                                    _refuse_encoded(response)
+                                yield ModelCall(exchange, lease, response)
+                            finally:
+                                self._upstream.give_back(address, response)
                         return
                     except UpstreamError as error:
                         lease.broken = error.hung_up

@@ -276,11 +276,16 @@ async def gather(call: ModelCall, decoder: Decoder, take: Callable[[Event], None
     await call.check_stream()
     taken = 0
 
+    def pass_on(event: Event) -> None:
+        if isinstance(event, Usage):
+            call.exchange.tokens = tokens_of(event)
+        take(event)
+
     def feed(payload: bytes, _raw: bytes | None) -> None:
         nonlocal taken
         for event in decoder.feed(payload):
             call.exchange.first_byte()
-            take(event)
+            pass_on(event)
             taken += 1
 
     call.exchange.count_tokens = lambda: taken
@@ -291,7 +296,7 @@ async def gather(call: ModelCall, decoder: Decoder, take: Callable[[Event], None
     except AnswerOverError:
         return
     for event in decoder.end():
-        take(event)
+        pass_on(event)
 
 
 def whole_answer(exchange: Exchange, codec: Codec, chat: Request, answer: Answer) -> web.Response:

@@ -185,6 +185,21 @@ def _recent(times: dict[ServerAddress, float], now: float) -> dict[ServerAddress
     return {endpoint: at for endpoint, at in times.items() if now - at < REMEMBERED}
 
 
+def body_of(request: bytes) -> memoryview:
+    """Return the body of a rendered request."""
+    return memoryview(request)[request.index(b"\r\n\r\n") + 4 :]
+
+
+def with_field(request: bytes, name: bytes, value: bytes) -> bytes:
+    """Add a field to the JSON object that is the body of a rendered request. One of the same name wins."""
+    body = body_of(request)
+    field = b'"%b":%b,' % (name, value)
+    head = bytes(request[: len(request) - len(body)])
+    old, new = b"Content-Length: %d\r\n" % len(body), b"Content-Length: %d\r\n" % (len(body) + len(field))
+    at = bytes(body).index(b"{") + 1
+    return b"".join((head.replace(old, new), body[:at], field, body[at:]))
+
+
 def render_request(
     method: str, target: str, headers: dict[str, str], body: bytes | None, endpoint: ServerAddress
 ) -> bytes:

@@ -11,6 +11,7 @@ from actors.messages import Figures, ServerAddress
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.progress import Progress
+from actors.prompts.identity import Cache
 from actors.servers import StartError
 
 
@@ -28,6 +29,7 @@ class FakeServer:
         self.used = 0.0
         self.serving = False
         self.lost_port = False
+        self.cache: Cache | None = None
         self.last_progress = time.monotonic()
 
     @property

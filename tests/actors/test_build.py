@@ -14,13 +14,14 @@ from actors.build import ModelFactory
 from actors.config.changes import applicable, launch_of
 from actors.config.checks import check
 from actors.config.file import parse_config
-from actors.config.schema import Config, Model
+from actors.config.schema import Config, Model, PromptSettings
 from actors.errors import ConfigError
 from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import GpuMonitor
 from actors.gpu.observer import Observer
 from actors.hub.hub import Hub
 from actors.model_actor import ModelActor
+from actors.prompts.keeping import Prompts
 from actors.scheduler.lifecycle import State
 from actors.scheduler.planner import Planner
 from actors.servers.docker.containers import Containers
@@ -66,6 +67,7 @@ async def made(config: Config) -> AsyncIterator[Factory]:
             Path("/nowhere"),
             NO_REQUESTS,
             {},
+            Prompts(session, Path("/nowhere"), PromptSettings(disk=0)),
         )
         factory.supervisor.start()
         yield factory

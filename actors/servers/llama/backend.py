@@ -27,6 +27,7 @@ from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.processes import processor_seconds, run_off_loop
 from actors.progress import Progress
+from actors.prompts.identity import Cache
 from actors.runtime import spawn
 from actors.servers import StartError
 from actors.servers.child_process import Child
@@ -63,6 +64,7 @@ class LlamaServer:
         self.on_no_gpu: Callable[[], None] = lambda: None
         """Called when the log shows that the server uses none of its GPUs."""
         self.process = 0
+        self.cache: Cache | None = None
         self._proven = False
 
     @property
@@ -145,6 +147,8 @@ class Shared(NamedTuple):
     """The latest lines of each model's servers."""
     gpus: Callable[[], Sequence[Gpu]] = tuple
     """The GPUs on which models may be placed."""
+    prompts: Path | None = None
+    """The folder of saved prompts."""
 
 
 class LlamaBackend:
@@ -162,6 +166,7 @@ class LlamaBackend:
         self._cache = shared.cache
         self._gpus = shared.gpus
         self._kept = shared.lines
+        self._prompts = shared.prompts
         self._appraisal: Appraisal | None = None
         self._unwritten: list[tuple[str, str, int]] = []
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+from collections.abc import Sequence
 
 import aiohttp
 import msgspec
@@ -12,11 +13,13 @@ from actors.config.masking import mask_command
 from actors.config.schema import Model
 from actors.errors import ConfigError, Failure
 from actors.hub.cache import ModelFiles
+from actors.memory.flags import is_given
 from actors.memory.predict import Prediction
 from actors.messages import KEY_VARIABLE, ApiKey, ServerAddress
 from actors.placement.fit import Placement
 from actors.processes import run_off_loop
 from actors.progress import readable_size
+from actors.prompts.identity import Cache, cache_identity
 from actors.runtime import spawn
 from actors.servers import StartError
 from actors.servers.child_process import Child
@@ -208,12 +211,39 @@ class ProcessBackend(LlamaBackend):
         variables = {} if given else {KEY_VARIABLE: key}
         return msgspec.structs.replace(endpoint, key=ApiKey(key)), {**NO_UI, **variables}
 
+    async def _cache_of(
+        self,
+        flags: Sequence[str],
+        files: ModelFiles,
+        placement: Placement | None,
+        predicted: Prediction | None,
+    ) -> Cache | None:
+        """Return what is to be known of a server's cache; None if its prompts are not kept."""
+        own = is_given(flags, "--slot-save-path")
+        build = await self._build()
+        if self._prompts is None or not self._model.prompts or own or not build or self._gives != "text":
+            return None
+        parts = [part for part in (files.path, files.projector) if part is not None]
+        try:
+            identity = await asyncio.to_thread(cache_identity, build, flags, parts)
+        except OSError as error:
+            log.warning("prompts are not kept", model=self._name, reason=str(error))
+            return None
+        weight = 0.0
+        if predicted is not None and placement is not None and placement.option.context:
+            taken = sum(usage.kv for usage in (*predicted.gpus, predicted.host))
+            weight = taken / placement.option.context
+        return Cache(identity, weight)
+
     async def _launch(
         self, command: list[str], files: ModelFiles, epoch: int, placement: Placement | None
     ) -> ProcessServer:
         predicted = await self._predict(placement)
         endpoint = ServerAddress(self._pool.host, self._ports.take(), gives=self._gives)
         argv = [*command, *self._flags(files, endpoint, placement)]
+        cache = await self._cache_of(argv[len(command) :], files, placement, predicted)
+        if cache is not None:
+            argv += ["--slot-save-path", f"{self._prompts}/"]
         endpoint, secret = await self._with_key(argv, endpoint)
         server_log = ServerLog(self._name, epoch, self._kept.of(self._name))
         environment = self._environment(placement)
@@ -244,6 +274,7 @@ class ProcessBackend(LlamaBackend):
             ports=self._ports,
             grace=self._pool.stop_timeout,
         )
+        server.cache = cache
         key = self._key
         server.on_no_gpu = lambda: used_no_gpu(key)
         return server

@@ -37,6 +37,8 @@ class OllamaServer:
     process = 0
     """0: unknown, since a daemon's models share a process group, perhaps on another machine."""
     lost_port = False
+    cache = None
+    """A daemon cannot save what is in its cache."""
 
     def __init__(
         self,
