@@ -53,6 +53,7 @@ from proxy.access.gate import Gate
 from proxy.access.store import KeyStore, KeyStoreError
 from proxy.admin.control import Control
 from proxy.admin.doctor import DoctorView
+from proxy.admin.keys import KeyViews
 from proxy.admin.live.parts import LiveState
 from proxy.admin.logs import LogViews
 from proxy.admin.other_routers import OtherRouters
@@ -322,6 +323,7 @@ async def _build(
         admin=(
             *PlanView(supervisor).routes,
             *control.routes,
+            *KeyViews(gate, keys_file()).routes,
             *OtherRouters(supervisor, control).routes,
             *LogViews(LATEST, factory.server_lines, catalog, supervisor.finished.is_set).routes,
             *DoctorView(config, settings.file).routes,

@@ -1,7 +1,6 @@
 """`run.py key`: adds, lists, rotates and revokes API keys. A running gateway notices within a second."""
 
 import argparse
-import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,11 +11,8 @@ from actors.errors import ConfigError
 from actors.folders import keys_file
 from actors.terminal import complain, printable, say
 from proxy.access.configured import configured_keys
-from proxy.access.keys import PREFIX, SHOWN, Key, Rights, make_key
+from proxy.access.keys import SHOWN, Key, Rights, make_key, new_secret
 from proxy.access.store import KeyStore, KeyStoreError
-
-SECRET_BYTES = 32
-"""Random bytes of a secret."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 def _add(options: argparse.Namespace, store: KeyStore) -> int:
     _, config = read(options)
     rights = Rights.of(options, expires=options.expires)
-    secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    secret = new_secret()
     if options.name in config.keys or not store.add(make_key(options.name, secret, rights)):
         complain(
             f"there is a key {options.name!r} already; `key rotate {options.name}` gives it a new secret"
@@ -82,7 +78,7 @@ def _list(options: argparse.Namespace, store: KeyStore) -> int:
 
 
 def _rotate(options: argparse.Namespace, store: KeyStore) -> int:
-    secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    secret = new_secret()
     if not store.rotate(options.name, secret, secret[-SHOWN:]):
         return _missing(options)
     return _show_once(secret)

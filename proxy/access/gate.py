@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from proxy.access.keys import Key, KeyRing, Rights
-from proxy.access.limits import DAY, Admission, Limiter, LimitReached
+from proxy.access.limits import DAY, Admission, Limiter, LimitReached, Use
 from proxy.access.store import KeyStore, KeyStoreError
 from proxy.errors import ApiError
 
@@ -170,6 +170,10 @@ class Gate:
             return None
         gone = Key(name=name, digest=b"", hint="", rights=Rights(models=()))
         return self.ring.by_name.get(name, gone)
+
+    def use_of(self, name: str) -> Use:
+        """Return what counts against the limits of a key now."""
+        return self._limiter(name).use(self._clock())
 
     @property
     def has_keys(self) -> bool:

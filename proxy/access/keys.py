@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import re
+import secrets
 from collections.abc import Iterable
 from fnmatch import translate
 from functools import lru_cache
@@ -14,6 +15,8 @@ PREFIX = "lsp-"
 """The beginning of every secret that the gateway makes, by which scanners of leaked secrets can find one."""
 LATEST = ":latest"
 """Ollama's tag of a model's name that has none."""
+SECRET_BYTES = 32
+"""Random bytes of a secret."""
 SHOWN = 4
 """Last characters of a secret that lists show, so that people can tell secrets apart."""
 
@@ -69,6 +72,11 @@ def digest_of(secret: str) -> bytes:
     A header may have bytes that are no UTF-8; aiohttp keeps them as surrogates.
     """
     return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()
+
+
+def new_secret() -> str:
+    """Make a secret."""
+    return PREFIX + secrets.token_urlsafe(SECRET_BYTES)
 
 
 def make_key(name: str, secret: str, rights: Rights, *, configured: bool = False) -> Key:

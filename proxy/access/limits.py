@@ -31,6 +31,17 @@ class Admission(msgspec.Struct, kw_only=True):
     ended: bool = False
 
 
+class Use(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts against a key's limits now. `minute`: requests that began in the last 60 seconds.
+
+    `tokens`: those of today, with what running requests have reserved.
+    """
+
+    running: int
+    minute: int
+    tokens: int
+
+
 class Limiter:
     """Counts one key's requests. `now` is in Unix seconds; days are UTC.
 
@@ -65,6 +76,11 @@ class Limiter:
         if rights.per_minute is not None:
             self._starts.append(now)
         return Admission(day=self.day, tokens=tokens)
+
+    def use(self, now: float) -> Use:
+        """Return what counts against the limits at present."""
+        self._turn_to(now)
+        return Use(running=self.running, minute=len(self._starts), tokens=self.used + self.reserved)
 
     def spend(self, tokens: int, now: float) -> None:
         """Count tokens of work that was not admitted by itself: an agent's call of a model."""

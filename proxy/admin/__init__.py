@@ -4,6 +4,7 @@
 * `plan`    `/admin/plan`: where a model would go
 * `doctor`  `/admin/doctor`: what works on this machine, what does not, and the cure
 * `control` `/admin/models/{id}/...`: loads, unloads, pins, resets and deletes a model
+* `keys`    `/admin/keys`: lists, makes, rotates and revokes API keys
 * `logs`    `/admin/logs`: the lines of the gateway and of model servers
 * `other_routers`  what tools for llama-swap and llama.cpp's router ask for
 * `live`    the present state and its changes: models, requests, events

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.access.keys import Rights
-from proxy.access.limits import DAY, MINUTE, Admission, Limiter, LimitReached
+from proxy.access.limits import DAY, MINUTE, Admission, Limiter, LimitReached, Use
 
 MIDNIGHT = 20_000 * DAY
 
@@ -95,3 +95,15 @@ def test_no_limit_is_ever_exceeded(
         today = int(now // DAY)
         reserved = sum(one.tokens for one in running if one.day == today)
         assert spent.get(today, 0) + reserved <= tokens_per_day
+
+
+def test_what_counts_against_the_limits_now() -> None:
+    limiter = Limiter(day=0, used=5)
+    rights = Rights(concurrent=9, per_minute=9, tokens_per_day=1000)
+    first = limiter.admit(rights, 100, 10.0)
+    assert isinstance(first, Admission)
+    limiter.admit(rights, 100, 20.0)
+    assert limiter.use(30.0) == Use(running=2, minute=2, tokens=205)
+    limiter.end(first, 30, 40.0)
+    assert limiter.use(75.0) == Use(running=1, minute=1, tokens=135)
+    assert limiter.use(DAY + 1.0) == Use(running=1, minute=0, tokens=0)
