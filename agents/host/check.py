@@ -30,11 +30,11 @@ class Checked(msgspec.Struct):
     faults: list[Fault]
 
 
-def look(settings: ConfigFile, config: Config) -> Checked:
-    """Load the agents, and find further faults that keep the gateway from serving."""
+def look(settings: ConfigFile, config: Config, known: Iterable[Loaded] = ()) -> Checked:
+    """Load the agents, but those `known`, and find further faults that keep the gateway from serving."""
     faults = look_at_pool(config)
     try:
-        agents = load_agents(config, settings.folder)
+        agents = load_agents(config, settings.folder, known)
     except ConfigError as error:
         return Checked(([], []), [*faults, *(error.faults or [Fault((), str(error))])])
     return Checked(agents, faults)

@@ -11,7 +11,7 @@ import importlib.metadata
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,13 +76,17 @@ def options_of(kind: type[Agent]) -> dict[str, Any]:
     return properties
 
 
-def load_agents(config: Config, folder: Path | None = None) -> tuple[list[Loaded], list[BrokenAgentError]]:
+def load_agents(
+    config: Config, folder: Path | None = None, known: Iterable[Loaded] = ()
+) -> tuple[list[Loaded], list[BrokenAgentError]]:
     """Load the enabled agents; return them, and the broken ones that are left out.
 
-    Relative paths in options start in `folder`. Raises `ConfigError` with all faults; broken agents are
-    faults, unless `skip_broken_agents` is set.
+    The classes of `known` agents are taken instead of those in the same files. Relative paths in options
+    start in `folder`. Raises `ConfigError` with all faults; broken agents are faults, unless
+    `skip_broken_agents` is set.
     """
     enabled, faults = read_agents(config)
+    kinds = {(agent.name, agent.file): agent.kind for agent in known}
     loaded: list[Loaded] = []
     broken: list[BrokenAgentError] = []
     there_are: dict[str, AgentSource] = {}
@@ -101,7 +105,7 @@ def load_agents(config: Config, folder: Path | None = None) -> tuple[list[Loaded
             faults.append(Fault(("agents", entry.name), message))
             continue
         try:
-            kind = source.load()
+            kind = kinds.get((source.name, source.file)) or source.load()
         except BrokenAgentError as error:
             broken.append(error)
             if not config.skip_broken_agents:

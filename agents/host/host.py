@@ -2,7 +2,7 @@
 
 import asyncio
 import types
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import structlog
 
+from actors.runtime import spawn
 from agents.api import Agent, Call, Clock, Context, Json, Load, Services
 from agents.chat import Chat
 from agents.errors import AgentError
@@ -98,20 +99,24 @@ class AgentHost:
         self._llm = llm
         self._clock = clock
         self._folder = folder
+        self._http = http
+        self._memory = memory
         self._skip_broken = skip_broken
-        self._actors: dict[str, AgentActor] = {}
-        for agent in loaded:
-            services = Services(
-                llm=self._guarded(partial(_current, agent.name)),
-                http=http,
-                folder=folder / agent.name,
-                log=log.bind(agent=agent.name),
-                clock=clock,
-                memory=partial(_load_of, memory),
-            )
-            self._actors[agent.name] = AgentActor(agent, services)
+        self._actors = {agent.name: self._actor(agent) for agent in loaded}
+        self._retiring: dict[AgentActor, asyncio.Task[None]] = {}
         self._default_agents = defaults or {}
         self._index()
+
+    def _actor(self, agent: Loaded) -> AgentActor:
+        services = Services(
+            llm=self._guarded(partial(_current, agent.name)),
+            http=self._http,
+            folder=self._folder / agent.name,
+            log=log.bind(agent=agent.name),
+            clock=self._clock,
+            memory=partial(_load_of, self._memory),
+        )
+        return AgentActor(agent, services)
 
     def _index(self) -> None:
         """Build the lookup tables of `may_apply` and `plan`."""
@@ -125,7 +130,17 @@ class AgentHost:
 
     async def start(self) -> None:
         """Start all agents. Raises `BrokenAgentError` if one fails to start, unless it may be skipped."""
-        for name, actor in list(self._actors.items()):
+        self._actors = await self._started(self._actors, skip_broken=self._skip_broken)
+        self._index()
+
+    @staticmethod
+    async def _started(actors: Mapping[str, AgentActor], *, skip_broken: bool) -> dict[str, AgentActor]:
+        """Start those that do not run; return all that do. If one may not be skipped, start none."""
+        started: list[AgentActor] = []
+        found = dict(actors)
+        for name, actor in actors.items():
+            if actor.has_started:
+                continue
             error: Exception | None
             try:
                 await asyncio.to_thread(actor.services.folder.mkdir, parents=True, exist_ok=True)
@@ -133,14 +148,46 @@ class AgentHost:
             except OSError as unmade:
                 error = unmade
             if error is None:
+                started.append(actor)
                 continue
             reason = f"agent {name!r} cannot be started: {actor.file}: {type(error).__name__}: {error}"
-            if not self._skip_broken:
-                await self.stop()
+            if not skip_broken:
+                await _stop(started)
                 raise BrokenAgentError(f"{reason}\n{REMEDY}") from error
             log.error("agent left out", reason=reason)
-            del self._actors[name]
+            del found[name]
+        return found
+
+    @property
+    def loaded(self) -> list[Loaded]:
+        """The agents that run."""
+        return [actor.loaded for actor in self._actors.values()]
+
+    async def reconfigure(
+        self, loaded: Sequence[Loaded], defaults: Mapping[str, Sequence[str]], *, skip_broken: bool
+    ) -> None:
+        """Take these agents instead. Those that are as before go on, others end with their requests.
+
+        Raises `BrokenAgentError`, with all as it was, if one fails to start and may not be skipped.
+        """
+        wanted = {agent.name: self._actor(agent) for agent in loaded}
+        for name, actor in self._actors.items():
+            if name in wanted and wanted[name].loaded == actor.loaded:
+                wanted[name] = actor
+            elif name in wanted:
+                wanted[name].counters = actor.counters
+        actors = await self._started(wanted, skip_broken=skip_broken)
+        before, self._actors = self._actors, actors
+        self._default_agents, self._skip_broken = defaults, skip_broken
         self._index()
+        for name, actor in before.items():
+            if actors.get(name) is not actor:
+                task = spawn(actor.retire(), name=f"end of agent {name}")
+                self._retiring[actor] = task
+                task.add_done_callback(partial(self._retired, actor))
+
+    def _retired(self, actor: AgentActor, _done: object) -> None:
+        self._retiring.pop(actor, None)
 
     def rest(self) -> None:
         """Cancel the agents' background work, so that a stopping gateway does not wait for its leases.
@@ -152,9 +199,9 @@ class AgentHost:
 
     async def stop(self) -> None:
         """Let the agents finish their `after` work, for a few seconds, and close them."""
-        async with asyncio.TaskGroup() as group:
-            for actor in self._actors.values():
-                group.create_task(actor.stop())
+        for task in list(self._retiring.values()):
+            task.cancel()
+        await _stop([*self._actors.values(), *self._retiring])
 
     # Requests
 
@@ -282,7 +329,7 @@ class AgentHost:
         return [
             self._step([(name, argument)], model, calls)
             for name, argument in asked.items()
-            if name not in calls.excluded
+            if name not in calls.excluded and name in self._actors  # a reload may have taken it out
         ]
 
     async def guard_texts(self, model: str, texts: Sequence[str], *, request_id: str = "") -> list[str]:
@@ -349,6 +396,7 @@ class AgentHost:
     async def _operate(
         self, actor: AgentActor, operation: Operation, work: Coroutine[Any, Any, Json]
     ) -> Json:
+        actor.uses.add(work)
         try:
             with contained:
                 return await work
@@ -359,6 +407,12 @@ class AgentHost:
             raise AgentError(
                 f"agent {actor.name!r} failed ({type(error).__name__})", code="agent_failed"
             ) from error
+
+
+async def _stop(actors: Iterable[AgentActor]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for actor in actors:
+            group.create_task(actor.stop())
 
 
 def _check_text(where: str, *texts: str) -> None:

@@ -38,6 +38,7 @@ class Step:
     def __init__(self, actor: AgentActor, ctx: Context) -> None:
         self.actor = actor
         self.ctx = ctx
+        actor.uses.add(self)
         self.outcome: StepOutcome = "not run"
         self.seconds = 0.0
         self.stream_seconds = 0.0

@@ -12,6 +12,7 @@ which is awaited for a limited time and may end the instance.
 import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import msgspec
 
@@ -33,6 +34,9 @@ BACKOFF, BACKOFF_MAX = 1.0, 60.0
 
 MAILBOX_LIMIT = 1000
 """Most requests whose `after` may wait; further ones are dropped and counted."""
+
+LOOK = 1.0
+"""Seconds between looks whether a replaced agent is still used."""
 
 DRAIN = 5.0
 """Seconds for waiting `after` work when the gateway stops."""
@@ -132,6 +136,9 @@ class AgentActor:
     """An agent's actor. `agent` raises `AgentError` while the agent does not run."""
 
     def __init__(self, loaded: Loaded, services: Services) -> None:
+        self.loaded = loaded
+        self.uses: WeakSet[object] = WeakSet()
+        """What still uses the agent: its parts in requests, and operations."""
         self.name = loaded.name
         self.config = loaded.config
         self.kind = loaded.kind
@@ -155,6 +162,11 @@ class AgentActor:
         self._doing = "start"
 
     @property
+    def has_started(self) -> bool:
+        """Whether the actor was started; its agent may be down all the same."""
+        return self._task is not None
+
+    @property
     def agent(self) -> Agent:
         """The running instance. Raises `AgentError` if there is none."""
         if self._agent is None:
@@ -174,6 +186,13 @@ class AgentActor:
         self._rests = True
         if self._background is not None:
             self._background.cancel()
+
+    async def retire(self) -> None:
+        """Stop the agent when its requests are over, because another has its place. Its own work ends now."""
+        self.rest()
+        while self.uses:  # noqa: ASYNC110 (their end tells nobody)
+            await asyncio.sleep(LOOK)
+        await self.stop()
 
     async def stop(self) -> None:
         """Finish the waiting `after` work, within `DRAIN` seconds, and close the agent."""
