@@ -27,6 +27,7 @@ COMMANDS = {
     "unload": ("unload a model in the running gateway", "actors.commands.control.unload"),
     "logs": ("print lines of the running gateway, or of a model's server", "actors.commands.control.logs"),
     "cancel": ("end a request of the running gateway", "actors.commands.control.cancel"),
+    "reload": ("apply the changed configuration to the running gateway", "actors.commands.reload"),
     "key": ("add, list, rotate and revoke API keys", "proxy.access.command_line"),
     "usage": ("say what requests took, by key, model and day", "proxy.usage.command_line"),
     "migrate": ("make a config.yaml of a config.json of the first version", "agents.host.migrate"),

@@ -3,6 +3,7 @@
 The packages, along a request's way:
 
 * `serve`        `run.py serve`: builds all parts and runs them until the shutdown
+* `reload`       applies a changed configuration to the running parts
 * `app`          routes, and the one middleware: request id, error in the client's words, a line in the log
 * `door`         checks connections, origins and bodies before any other work
 * `handlers`     one module for a group of routes

@@ -74,8 +74,7 @@ def make_app(
     app[REQUESTS] = handlers.live.running
     app[BODIES] = Bodies(handlers.generate.limits.body)
     app[ORIGINS] = origins
-    if origins.allows_some:
-        app.on_response_prepare.append(origins.tell)
+    app.on_response_prepare.append(origins.tell)
     router = app.router
     for path, view in (
         ("/health", views.health),

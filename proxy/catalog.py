@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from actors.config.changes import CurrentConfig
 from actors.config.parameters import is_empty, merged
 from actors.config.schema import Config, Model, ModelSettings, Preset, RequestSettings
 from actors.hub.cache import ModelFiles
@@ -47,11 +48,16 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
 class Catalog:
     """The supervisor's models, those in the hub's cache, and those of Ollama's daemons."""
 
-    def __init__(self, supervisor: Supervisor, hub: Hub, daemons: Daemons, config: Config) -> None:
-        self.config = config
+    def __init__(self, supervisor: Supervisor, hub: Hub, daemons: Daemons, current: CurrentConfig) -> None:
+        self._current = current
         self.daemons = daemons
         self._supervisor = supervisor
         self._hub = hub
+
+    @property
+    def config(self) -> Config:
+        """The configuration in effect."""
+        return self._current.config
 
     async def find(self, name: str) -> Known:
         """Resolve a name; an unknown one is returned unchanged.

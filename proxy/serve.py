@@ -13,13 +13,12 @@ import aiohttp
 import msgspec
 import psutil
 import structlog
-from aiohttp import web
 
 from actors.build import ModelFactory, make_containers, uses_containers
 from actors.commands.arguments import VERSION
-from actors.commands.effective_config import read, tell
+from actors.commands.effective_config import read, reread, tell
 from actors.config.file import ConfigFile
-from actors.config.schema import Config, authority
+from actors.config.schema import Config, Server, authority
 from actors.errors import ConfigError
 from actors.folders import (
     cache_folder,
@@ -39,7 +38,6 @@ from actors.model_names import parse_name
 from actors.processes import sweep_orphans
 from actors.prompts.keeping import Prompts
 from actors.runtime import spawn
-from actors.servers.docker.containers import Containers
 from actors.servers.llama.appraisal import forgive_lost
 from actors.servers.llama.command import build_of_pool
 from actors.servers.ollama.daemons import Daemons
@@ -49,8 +47,9 @@ from agents.host.check import LoadedAgents, look, look_ahead
 from agents.host.host import AgentHost
 from agents.host.settings import default_agents
 from proxy.access.configured import configured_keys
-from proxy.access.gate import Gate
+from proxy.access.gate import NO_KEY, Gate
 from proxy.access.store import KeyStore, KeyStoreError
+from proxy.admin.configuration import ConfigViews
 from proxy.admin.control import Control
 from proxy.admin.doctor import DoctorView
 from proxy.admin.keys import KeyViews
@@ -61,8 +60,9 @@ from proxy.admin.plan import PlanView
 from proxy.admin.usage import UsageViews
 from proxy.answers.agent_calls import Models
 from proxy.answers.call import ModelCaller, RequestLimits
-from proxy.app import Handlers, make_app
+from proxy.app import ORIGINS, Handlers, make_app
 from proxy.catalog import Catalog
+from proxy.door.bodies import BODIES
 from proxy.door.certificate import Certificate
 from proxy.door.connections import (
     BACKLOG,
@@ -85,6 +85,7 @@ from proxy.handlers.readiness import Readiness, needed_folders
 from proxy.handlers.responses.routes import Responses
 from proxy.handlers.responses.store import ResponseStore
 from proxy.metrics import Metrics
+from proxy.reload import Parts, Reloader
 from proxy.service.logs import LAST_WORDS, LATEST, set_up_logging, take_over_output
 from proxy.service.preload import preload
 from proxy.service.service_manager import ServiceManager
@@ -99,30 +100,24 @@ GC_THRESHOLDS = (50_000, 20, 20)
 FAREWELL = 20.0
 """Seconds for the rest of the shutdown after the model servers have stopped: agents' work, containers."""
 
-NO_KEY = (
-    "{host} can be reached from other machines, so requests need a key: make one with "
-    "`{program} key add NAME`, configure one under `keys`, or set `server.open: true` to serve everybody"
-)
-
 log = structlog.get_logger("gateway")
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve; return the exit status."""
     settings, config = read(options)
-    settings = msgspec.structs.replace(settings, config=config)
     checked = look(settings, config)
     if lines := settings.report(checked.faults):
         return tell(lines)
     writer = set_up_logging(config.server.log.level, config.server.log.format, 1)
     take_over_output()
     try:
-        return _serve(settings, config, checked.agents)
+        return _serve(Reloader(settings, lambda: reread(options)), settings, checked.agents)
     finally:
         writer.close(LAST_WORDS)
 
 
-def _serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> int:
+def _serve(reloader: Reloader, settings: ConfigFile, agents: LoadedAgents) -> int:
     """Run `serve` on an event loop."""
     try:
         import uvloop  # noqa: PLC0415 (absent on Windows, where asyncio's own loop must do)
@@ -131,17 +126,18 @@ def _serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> int:
     except ImportError:
         run_loop = asyncio.run
     try:
-        return run_loop(serve(settings, config, agents))
+        return run_loop(serve(reloader, settings, agents))
     except Exception:
         log.critical("the gateway has failed", exc_info=True)
         return 1
 
 
-async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> int:
-    """Serve until SIGTERM, SIGINT or SIGHUP; then drain, stop the model servers, and return 0.
+async def serve(reloader: Reloader, settings: ConfigFile, agents: LoadedAgents) -> int:
+    """Serve until SIGTERM or SIGINT; then drain, stop the model servers, and return 0.
 
-    A second SIGTERM or SIGINT ends the drain.
+    A second SIGTERM or SIGINT ends the drain. SIGHUP reloads the configuration.
     """
+    config = settings.config
     signals = Signals()
     manager = ServiceManager(os.environ)
     await _look_around(config)
@@ -156,15 +152,12 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
         for one in sockets:
             stack.callback(one.close)
         tls = await _take_certificate(config, stack)
-        origins = Origins(
-            config.server.allowed_origins,
-            config.server.allowed_hosts,
-            checks_hosts=on_loopback(sockets),
-        )
         gate = await _open_gate(config, stack, reachable=not on_loopback(sockets))
         if gate is None:
             return 2
-        supervisor, agent_host, runner, containers = await _build(settings, agents, origins, gate, stack)
+        await _build(reloader, agents, gate, signals, stack)
+        parts = reloader.parts
+        supervisor, agent_host, runner = parts.factory.supervisor, parts.agents, parts.runner
         await runner.setup()
         supervisor.start()
         try:
@@ -187,19 +180,14 @@ async def serve(settings: ConfigFile, config: Config, agents: LoadedAgents) -> i
             log.info("listening", url=url, version=VERSION, pid=os.getpid())
         manager.ready("listening on " + ", ".join(addresses))
         if uses_containers(config):
-            containers.start()  # only after it listens: the address identifies the owner of containers
+            parts.containers.start()  # only after it listens: the address identifies the owner of containers
+        reloads = spawn(reloader.run(signals.reload), name="reloads")
         preloading = spawn(preload(config, supervisor), name="preload")
         await signals.stop.wait()
         preloading.cancel()
-        log.info("shutting down", drain_timeout=config.server.drain_timeout)
-        needed = config.server.drain_timeout + config.server_pool.stop_timeout + FAREWELL
-        manager.stopping("running requests finish, then model servers stop", needed)
-        impatience = spawn(_hasten(signals.hurry, supervisor), name="second signal")
-        agent_host.rest()
-        await supervisor.shut_down(config.server.drain_timeout)
-        impatience.cancel()
-        await runner.cleanup()
-        await agent_host.stop()
+        reloads.cancel()
+        reloader.close()
+        await _shut_down(reloader, signals, manager)
     log.info("stopped")
     signals.ignore()
     return 0
@@ -240,6 +228,21 @@ async def _hasten(hurry: asyncio.Event, supervisor: Supervisor) -> None:
     supervisor.hasten()
 
 
+async def _shut_down(reloader: Reloader, signals: Signals, manager: ServiceManager) -> None:
+    """Let running requests finish, and stop the model servers and the agents."""
+    config, parts = reloader.config, reloader.parts
+    drain_timeout = config.server.drain_timeout if signals.drain_timeout is None else signals.drain_timeout
+    log.info("shutting down", drain_timeout=drain_timeout)
+    needed = drain_timeout + config.server_pool.stop_timeout + FAREWELL
+    manager.stopping("running requests finish, then model servers stop", needed)
+    impatience = spawn(_hasten(signals.hurry, parts.factory.supervisor), name="second signal")
+    parts.agents.rest()
+    await parts.factory.supervisor.shut_down(drain_timeout)
+    impatience.cancel()
+    await parts.runner.cleanup()
+    await parts.agents.stop()
+
+
 async def _look_around(config: Config) -> None:
     """End a dead gateway's processes, and log missing dependencies."""
     if swept := await asyncio.to_thread(sweep_orphans):
@@ -249,10 +252,11 @@ async def _look_around(config: Config) -> None:
 
 
 async def _build(
-    settings: ConfigFile, agents: LoadedAgents, origins: Origins, gate: Gate, stack: AsyncExitStack
-) -> tuple[Supervisor, AgentHost, web.AppRunner, Containers]:
-    """Build all parts without starting them. `stack` closes them again."""
-    config = settings.config
+    reloader: Reloader, agents: LoadedAgents, gate: Gate, signals: Signals, stack: AsyncExitStack
+) -> None:
+    """Build all parts without starting them, for the reloader too. `stack` closes them again."""
+    current = reloader.current
+    config = current.config
     ledger = await _start_ledger(config, stack)
     session = await stack.enter_async_context(health_session())
     observer = await _start_observer(config, stack)
@@ -278,7 +282,7 @@ async def _build(
         config, session, hub, observer, daemons, containers, cache_folder(), upstream, gate.weights, prompts
     )
     supervisor = factory.supervisor
-    catalog = Catalog(supervisor, hub, daemons, config)
+    catalog = Catalog(supervisor, hub, daemons, current)
     caller = make_model_caller(config, supervisor, upstream, daemons, prompts)
     models = Models(caller, catalog)
     loaded, broken = agents
@@ -295,8 +299,8 @@ async def _build(
     )
     generate = Generate(caller, catalog, agent_host)
     passing = Passing(supervisor, caller, catalog, agent_host)
-    readiness = Readiness(supervisor, config, containers.engine, daemons, monitor)
-    views = Views(supervisor, catalog, observer, config, version=VERSION)
+    readiness = Readiness(supervisor, current, containers.engine, daemons, monitor)
+    views = Views(supervisor, catalog, observer, current, version=VERSION)
     store = OllamaStore(caller, catalog, hub, passes)
     ollama = OllamaApi(catalog, store)
     store_of_responses = ResponseStore(responses_file(), config.server.keep_responses)
@@ -326,15 +330,34 @@ async def _build(
             *KeyViews(gate, keys_file()).routes,
             *OtherRouters(supervisor, control).routes,
             *LogViews(LATEST, factory.server_lines, catalog, supervisor.finished.is_set).routes,
-            *DoctorView(config, settings.file).routes,
+            *DoctorView(current, reloader.files[0]).routes,
+            *ConfigViews(reloader, signals.drain).routes,
             *UsageViews(ledger, usage_file()).routes,
         ),
     )
     accounts = (*accounts, live.feed.account)
-    app = make_app(handlers, origins, gate, accounts)
+    app = make_app(handlers, _origins(config.server, gate), gate, accounts)
     app[BASE_PATH] = config.server.base_path
     runner = make_runner(app, accounts, ConnectionRules.of(config.server))
-    return supervisor, agent_host, runner, containers
+    reloader.parts = Parts(
+        factory=factory,
+        observer=observer,
+        containers=containers,
+        agents=agent_host,
+        gate=gate,
+        origins=app[ORIGINS],
+        bodies=app[BODIES],
+        caller=caller,
+        upstream=upstream,
+        responses=store_of_responses,
+        runner=runner,
+        publish=live.feed.publish,
+        preload=lambda config: preload(config, supervisor),
+    )
+
+
+def _origins(server: Server, gate: Gate) -> Origins:
+    return Origins(server.allowed_origins, server.allowed_hosts, checks_hosts=not gate.is_reachable)
 
 
 async def _start_ledger(config: Config, stack: AsyncExitStack) -> Ledger:
@@ -385,10 +408,4 @@ def make_model_caller(
     config: Config, supervisor: Supervisor, upstream: Upstream, daemons: Daemons, prompts: Prompts
 ) -> ModelCaller:
     """Make the caller that sends requests to models for clients and agents."""
-    limits = RequestLimits(
-        body=config.server.max_body_mb * 2**20,
-        queue_timeout=config.server_pool.queue_timeout,
-        write_timeout=config.server.write_timeout,
-        keepalive_interval=config.server.keepalive_interval,
-    )
-    return ModelCaller(supervisor, upstream, limits, daemons.look_soon, prompts)
+    return ModelCaller(supervisor, upstream, RequestLimits.of(config), daemons.look_soon, prompts)

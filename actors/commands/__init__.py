@@ -4,6 +4,7 @@
 * `effective_config`  the configuration that it names, with the options that override it
 * `running_gateway`  requests to the gateway that runs on this machine
 * `control`        those that act on it: `run.py ps | load | unload | logs | cancel`
+* `reload`         `run.py reload`: the running gateway takes the configuration as it is now
 * `plan`           `run.py plan` and `GET /admin/plan`: where a model would go, and what it would take
 * `pull`, `models`, `remove`  `run.py pull | models | rm`
 * `hub_names`      the model of a hub that an argument names

@@ -19,11 +19,17 @@ def read(options: argparse.Namespace) -> tuple[ConfigFile, Config]:
     If the file cannot be read at all, print why and exit.
     """
     try:
-        settings = read_config_file(options.config)
-        return settings, with_overrides(settings.config, options)
+        settings = reread(options)
+        return settings, settings.config
     except ConfigError as error:
         complain(str(error))
         raise SystemExit(UNUSABLE) from None
+
+
+def reread(options: argparse.Namespace) -> ConfigFile:
+    """Read the configuration file, with the settings in effect. Raises `ConfigError` if it cannot be read."""
+    settings = read_config_file(options.config)
+    return msgspec.structs.replace(settings, config=with_overrides(settings.config, options))
 
 
 def read_sound(options: argparse.Namespace) -> Config:

@@ -40,6 +40,11 @@ class ConfigFile(msgspec.Struct, frozen=True):
         """The folder from which relative paths are taken."""
         return self.file.absolute().parent
 
+    @property
+    def files(self) -> list[FilePath]:
+        """The files that were read."""
+        return [self.file]
+
     def report(self, more: Iterable[Fault] = ()) -> list[str]:
         """Return a line of text for each fault, `more` included, in the order of the file."""
         return self._describe([*self.faults, *more], self.early)

@@ -67,6 +67,7 @@ class Server(Section, frozen=True, kw_only=True):
     drain_timeout: Seconds = 30.0
     keep_responses: Seconds = 0.0
     list_aliases: bool = False
+    reload_on_change: bool = False
     log: Log = Log()
 
     @property

@@ -25,6 +25,12 @@ MOST_TOKENS = 10**12
 BYTES_PER_TOKEN = 4
 """Bytes of a request's body that are reserved as one token of the prompt."""
 
+NO_KEY = (
+    "{host} can be reached from other machines, so requests need a key: make one with "
+    "`{program} key add NAME`, configure one under `keys`, or set `server.open: true` to serve everybody"
+)
+"""Why a gateway without keys does not serve other machines."""
+
 _PROXY_HEADERS = ("forwarded", "x-forwarded-", "x-real-ip", "via")
 _UNITS = {
     "concurrent": "requests at the same time",
@@ -80,8 +86,9 @@ class Gate:
     ) -> None:
         self._store = store
         self._configured = list(configured)
+        self._stored: list[Key] = []
         self._is_open = is_open
-        self._is_reachable = is_reachable
+        self.is_reachable = is_reachable
         self._clock = clock
         self._limiters: dict[str, Limiter] = {}
         self._version: object = None
@@ -93,11 +100,21 @@ class Gate:
     def load(self) -> None:
         """Read the keys, and the tokens spent today. Blocking. Raises `KeyStoreError`."""
         self._version = self._store.version()
-        self.ring = KeyRing([*self._store.all_keys(), *self._configured])
+        self._stored = self._store.all_keys()
+        self.ring = KeyRing([*self._stored, *self._configured])
         day = int(self._clock() // DAY)
         self._limiters = {
             name: Limiter(day=day, used=tokens) for name, tokens in self._store.spent(day).items()
         }
+
+    def reconfigure(self, configured: Iterable[Key], *, is_open: bool) -> None:
+        """Take these configured keys instead. What is counted of a key goes on by its name."""
+        self._configured, self._is_open = list(configured), is_open
+        self.ring = KeyRing([*self._stored, *self._configured])
+
+    def would_serve(self, configured: Iterable[Key], *, is_open: bool) -> bool:
+        """Whether a gateway with these configured keys would start."""
+        return is_open or not self.is_reachable or bool(self._stored or list(configured))
 
     async def run(self) -> None:
         """Read changed keys and save spent tokens once a second, until cancelled."""
@@ -130,7 +147,8 @@ class Gate:
         keys = await asyncio.to_thread(self._store.all_keys)
         if version is None or version != await asyncio.to_thread(self._store.version):
             raise KeyStoreError(f"{self._store.path} was deleted or replaced while the gateway runs")
-        self.ring, self._version = KeyRing([*keys, *self._configured]), version
+        self._stored, self._version = keys, version
+        self.ring = KeyRing([*keys, *self._configured])
         log.info("keys were read again", keys=len(self.ring))
 
     async def _save_unsaved(self) -> None:
@@ -183,7 +201,7 @@ class Gate:
     @property
     def needs_key(self) -> bool:
         """Whether a request without a key is refused."""
-        return (len(self.ring) > 0 or self._is_reachable) and not self._is_open
+        return (len(self.ring) > 0 or self.is_reachable) and not self._is_open
 
     def sees_all(self, key: Key | None) -> bool:
         """Whether a request with this key may see the state of the whole gateway."""
@@ -203,7 +221,7 @@ class Gate:
                     403, "this needs an admin key: `key add NAME --admin`", code="admin_key_needed"
                 )
             return
-        if self._is_reachable or not _is_local(request):
+        if self.is_reachable or not _is_local(request):
             message = (
                 "without keys /admin answers only this machine, without a proxy: "
                 "make an admin key with `key add NAME --admin`"

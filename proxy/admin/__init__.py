@@ -2,6 +2,7 @@
 
 * `routes`  what a route is: its path, handler, and the structs of its query, body and answer
 * `plan`    `/admin/plan`: where a model would go
+* `configuration`  `/admin/config`, `/admin/reload`, `/admin/drain`
 * `doctor`  `/admin/doctor`: what works on this machine, what does not, and the cure
 * `control` `/admin/models/{id}/...`: loads, unloads, pins, resets and deletes a model
 * `keys`    `/admin/keys`: lists, makes, rotates and revokes API keys

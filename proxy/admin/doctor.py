@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from actors.config.schema import Config
+from actors.config.changes import CurrentConfig
 from actors.runtime import spawn
 from proxy.admin.routes import Route
 from proxy.doctor.checks import Finding
@@ -22,8 +22,8 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 class DoctorView:
     """Runs the checks on request. Requests at the same time share one run."""
 
-    def __init__(self, config: Config, file: Path) -> None:
-        self._config = config
+    def __init__(self, current: CurrentConfig, file: Path) -> None:
+        self._current = current
         self._file = file
         self._running: asyncio.Task[list[Finding]] | None = None
 
@@ -35,7 +35,7 @@ class DoctorView:
     async def doctor(self, _request: web.Request) -> web.Response:
         """Check what the gateway needs on this machine: what works, what does not, and the cure."""
         if self._running is None or self._running.done():
-            self._running = spawn(diagnose(self._config, self._file, serves=True), name="doctor")
+            self._running = spawn(diagnose(self._current.config, self._file, serves=True), name="doctor")
         await asyncio.wait([self._running])
         answer = Diagnosis(checks=self._running.result())
         return web.json_response(msgspec.to_builtins(answer))

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import msgspec
 from aiohttp import web
 
+from actors.config.schema import Config
 from actors.errors import NotLoaded, RejectedError, ShuttingDown
 from actors.messages import ServerAddress
 from actors.progress import Progress
@@ -55,6 +56,16 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: float
     write_timeout: float
     keepalive_interval: float
+
+    @classmethod
+    def of(cls, config: Config) -> "RequestLimits":
+        """Return the limits of the configuration."""
+        return cls(
+            body=config.server.max_body_mb * 2**20,
+            queue_timeout=config.server_pool.queue_timeout,
+            write_timeout=config.server.write_timeout,
+            keepalive_interval=config.server.keepalive_interval,
+        )
 
 
 class Conversation(msgspec.Struct, frozen=True):

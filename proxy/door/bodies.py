@@ -37,6 +37,10 @@ class ByteBudget:
 
     def __init__(self, size: int) -> None:
         self.held = 0
+        self.resize(size)
+
+    def resize(self, size: int) -> None:
+        """Set the budget. What is taken stays taken."""
         self._size = size
         self._for_large = size - size // 8
 
@@ -81,6 +85,11 @@ class Bodies:
         self.limit = limit
         self.budget = ByteBudget(8 * limit)
         self._window = window
+
+    def resize(self, limit: int) -> None:
+        """Set the limit of further bodies."""
+        self.limit = limit
+        self.budget.resize(8 * limit)
 
     async def json(self, request: web.Request, *, any_type: bool = False) -> bytes:
         """Read a JSON body, in UTF-8 and of limited contents. Raises `ApiError`.

@@ -46,18 +46,23 @@ class Origins:
     def __init__(
         self, origins: Sequence[str] = (), hosts: Sequence[str] = (), *, checks_hosts: bool = False
     ) -> None:
-        self.allows_some = bool(origins)
-        self._any_origin = "*" in origins
-        self._allowed = re.compile("|".join(map(_origin_pattern, origins)) or "(?!)")
-        self._checks_hosts = (checks_hosts or bool(hosts)) and "*" not in hosts
+        self._on_loopback = checks_hosts
         own = socket.gethostname().lower()
-        short = own.partition(".")[0]
-        allowed = [_plain(host) for host in hosts]
-        self._names = {"localhost", own, short, f"{short}.local", *CONTAINER_HOSTS, *allowed}
-        self._suffixes = (".localhost", *(host[1:] for host in allowed if host.startswith("*.")))
-        self._known: set[str] = set()
+        self._own_names = {"localhost", own, (short := own.partition(".")[0]), f"{short}.local"}
         self._addresses: set[str] = set()
         self._addresses_at = float("-inf")
+        self.reconfigure(origins, hosts)
+
+    def reconfigure(self, origins: Sequence[str], hosts: Sequence[str]) -> None:
+        """Allow these from now on."""
+        self._allows_some = bool(origins)
+        self._any_origin = "*" in origins
+        self._allowed = re.compile("|".join(map(_origin_pattern, origins)) or "(?!)")
+        self._checks_hosts = (self._on_loopback or bool(hosts)) and "*" not in hosts
+        allowed = [_plain(host) for host in hosts]
+        self._names = {*self._own_names, *CONTAINER_HOSTS, *allowed}
+        self._suffixes = (".localhost", *(host[1:] for host in allowed if host.startswith("*.")))
+        self._known: set[str] = set()
 
     def admit(self, request: web.Request) -> None:
         """Check whether the request may be served. Raises `ApiError` if not."""
@@ -153,6 +158,8 @@ class Origins:
 
     async def tell(self, request: web.Request, response: web.StreamResponse) -> None:
         """Add the CORS headers that let an allowed page read the answer. Handler of an aiohttp signal."""
+        if not self._allows_some:
+            return
         response.headers.add("Vary", "Origin")
         if "Origin" in request.headers and self.allows(request):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]

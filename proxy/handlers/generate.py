@@ -12,7 +12,7 @@ from agents.host.host import AgentHost
 from proxy.access.gate import GATE
 from proxy.answers import count, embed, load_only, translate, unchanged
 from proxy.answers.agent_guards import guard_body, refuse_to_go_around
-from proxy.answers.call import Conversation, ModelCaller, check_may_use
+from proxy.answers.call import Conversation, ModelCaller, RequestLimits, check_may_use
 from proxy.answers.through_agents import AgentAnswers
 from proxy.apis.fields import FieldError, encode
 from proxy.apis.interface import Endpoint
@@ -39,11 +39,15 @@ class Generate:
     """The handler of all these endpoints."""
 
     def __init__(self, caller: ModelCaller, catalog: Catalog, agents: AgentHost) -> None:
-        self.limits = caller.limits
         self._caller = caller
         self._catalog = catalog
         self._agents = agents
         self._through_agents = AgentAnswers(caller, catalog, agents)
+
+    @property
+    def limits(self) -> RequestLimits:
+        """The limits of a request."""
+        return self._caller.limits
 
     async def answer(
         self, request: web.Request, exchange: Exchange, endpoint: Endpoint

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from actors.config.schema import Config
+from actors.config.changes import CurrentConfig
 from actors.gpu.calibration import CardAccuracy
 from actors.gpu.monitor import Gpu
 from actors.gpu.observer import Observer
@@ -28,14 +28,14 @@ class Views:
         supervisor: Supervisor,
         catalog: Catalog,
         observer: Observer,
-        config: Config,
+        current: CurrentConfig,
         *,
         version: str,
     ) -> None:
         self._supervisor = supervisor
         self._catalog = catalog
         self._observer = observer
-        self._config = config
+        self._current = current
         self.version = version
         self._started = time.monotonic()
 
@@ -54,7 +54,7 @@ class Views:
             "version": self.version,
             "uptime_seconds": self.uptime,
             "pool": {
-                "size": self._config.server_pool.size,
+                "size": self._current.config.server_pool.size,
                 "running": len(running),
                 "ready": sum(model.state is State.READY for model in models),
                 "busy_slots": sum(model.busy for model in models),
@@ -74,7 +74,7 @@ class Views:
 
     def memory(self) -> dict[str, Any]:
         """Report the memory of the GPUs and the host: sizes, holders, and the accuracy of predictions."""
-        sample, ledger, gpu = self._observer.monitor.sample, self._supervisor.ledger, self._config.gpu
+        sample, ledger, gpu = self._observer.monitor.sample, self._supervisor.ledger, self._current.config.gpu
         return {
             "gpus": [_gpu(gpu, ledger) for gpu in sample.gpus],
             "gpus_lost": sample.lost,

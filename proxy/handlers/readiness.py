@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from actors.build import uses_containers
+from actors.config.changes import CurrentConfig
 from actors.config.schema import Config, Ollama
 from actors.folders import data_folder, responses_file
 from actors.gpu.monitor import GpuMonitor
@@ -96,13 +97,13 @@ class Readiness:
     def __init__(
         self,
         supervisor: Supervisor,
-        config: Config,
+        current: CurrentConfig,
         engine: Engine,
         daemons: Daemons,
         monitor: GpuMonitor,
     ) -> None:
         self._supervisor = supervisor
-        self._config = config
+        self._current = current
         self._engine = engine
         self._daemons = daemons
         self._monitor = monitor
@@ -132,7 +133,7 @@ class Readiness:
             return self._report
 
     async def _look(self) -> ReadinessReport:
-        engine = [await self._look_at_engine()] if uses_containers(self._config) else []
+        engine = [await self._look_at_engine()] if uses_containers(self._current.config) else []
         found = [*engine, *self._look_at_daemons(), *self._look_at_gpus()]
         if any(one.error for one in engine) and not self._serves_without_engine:
             status: Literal["ok", "degraded", "not ready"] = "not ready"
@@ -143,13 +144,13 @@ class Readiness:
     @property
     def _serves_without_engine(self) -> bool:
         """Whether some model may run without a container."""
-        config, pool = self._config, self._config.server_pool
+        config, pool = self._current.config, self._current.config.server_pool
         processes = any(not runs_in_container(pool, model) for model in config.llama_cpp.models.values())
         downloaded = bool(config.hub.allow) and pool.runtime != "docker"
         return processes or downloaded or bool(config.ollama.addresses)
 
     async def _look_at_engine(self) -> Dependency:
-        models = models_in_containers(self._config)
+        models = models_in_containers(self._current.config)
         try:
             await self._engine.ping()
         except EngineError as error:
@@ -161,7 +162,7 @@ class Readiness:
         return [
             Dependency(
                 name=f"Ollama daemon {state.name}",
-                models=models_of_daemon(self._config.ollama, state.name),
+                models=models_of_daemon(self._current.config.ollama, state.name),
                 error=None if state.reachable is not False else state.error or "it is away",
             )
             for state in self._daemons.states
@@ -169,7 +170,7 @@ class Readiness:
 
     def _look_at_gpus(self) -> list[Dependency]:
         """Report the GPUs, if models must run on one."""
-        models = models_for_gpus(self._config)
+        models = models_for_gpus(self._current.config)
         if models is None:
             return []
         sample = self._monitor.sample

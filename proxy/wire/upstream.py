@@ -35,7 +35,7 @@ class Upstream:
     """The pool of connections to all model servers. Implements `actors.servers.liveness.Requests`."""
 
     def __init__(self, *, silence_limit: float) -> None:
-        self._silence_limit = silence_limit
+        self.silence_limit = silence_limit
         self._idle: dict[ServerAddress, list[UpstreamResponse]] = {}
         self._active: dict[UpstreamResponse, ServerAddress] = {}
         self._heard: dict[ServerAddress, float] = {}
@@ -143,7 +143,7 @@ class Upstream:
             self._look_later()
 
     def _look_later(self) -> None:
-        pause = min(LOOK, self._silence_limit / 4) if self._silence_limit else LOOK
+        pause = min(LOOK, self.silence_limit / 4) if self.silence_limit else LOOK
         self._watch = asyncio.get_running_loop().call_later(pause, self._look)
 
     def _look(self) -> None:
@@ -157,8 +157,8 @@ class Upstream:
             if connection.heard():
                 connection.quiet_since = self._heard[endpoint] = now
             asked[endpoint] = self._asked_since.get(endpoint) or connection.quiet_since
-            if self._silence_limit and now - connection.quiet_since >= self._silence_limit:
-                message = f"the model server was silent for {self._silence_limit:g} s"
+            if self.silence_limit and now - connection.quiet_since >= self.silence_limit:
+                message = f"the model server was silent for {self.silence_limit:g} s"
                 connection.give_up(UpstreamTimeoutError(message))
         self._asked_since = asked
         self._refused = _recent(self._refused, now)

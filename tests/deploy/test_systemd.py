@@ -66,7 +66,7 @@ def test_it_tells_systemd_how_it_goes() -> None:
     assert int(SETTINGS["StartLimitBurst"]) * int(SETTINGS["RestartSec"]) < int(
         SETTINGS["StartLimitIntervalSec"]
     )
-    assert "ExecReload" not in SETTINGS, "HUP ends the gateway"
+    assert SETTINGS["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def test_after_it_the_stream_ends_in_an_error_frame(start: Start, order: str, pa
     assert gateway.wait_for("request")["outcome"] == "error"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
 def test_told_to_stop_it_drains_and_exits_0(start: Start, real_server: None, number: signal.Signals) -> None:
     gateway = start({"demo": DEMO})
     body = {"model": "demo", "messages": FOREVER, "max_tokens": 3000, "ignore_eos": True, "stream": True}

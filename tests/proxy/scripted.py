@@ -21,6 +21,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from actors.config.changes import CurrentConfig
 from actors.config.schema import Config, LlamaCpp, Model, Ollama, ServerPool
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu.calibration import Calibration
@@ -503,12 +504,14 @@ async def door(
         )
         hub = cast("Hub", FakeHub())
         observer = Observer(GpuMonitor(0), NOTHING_LEARNED, manages=True)
-        config = Config(server_pool=ServerPool(size=3), llama_cpp=LlamaCpp(models=dict(models or {})))
+        current = CurrentConfig(
+            Config(server_pool=ServerPool(size=3), llama_cpp=LlamaCpp(models=dict(models or {})))
+        )
         daemons_session = await stack.enter_async_context(aiohttp.ClientSession())
         daemons = Daemons(Ollama(), daemons_session)
-        catalog = Catalog(real, hub, daemons, config)
-        readiness = Readiness(real, config, Engine("unix:///nowhere/docker.sock"), daemons, observer.monitor)
-        views = Views(real, catalog, observer, config, version="1.2.3")
+        catalog = Catalog(real, hub, daemons, current)
+        readiness = Readiness(real, current, Engine("unix:///nowhere/docker.sock"), daemons, observer.monitor)
+        views = Views(real, catalog, observer, current, version="1.2.3")
         caller = ModelCaller(real, upstream, limits)
         store = OllamaStore(caller, catalog, hub, daemons_session)
         ollama = OllamaApi(catalog, store)

@@ -65,7 +65,9 @@ class Containers:
         self._work: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
-        """Look for containers of a dead gateway, and start watching."""
+        """Look for containers of a dead gateway, and start watching, unless it does so already."""
+        if self._watcher is not None:
+            return
         events = Events(self.engine, self._prepare_label, self._resync, self._happened, self._engine_away)
         self._watcher = spawn(events.watch(), name="events of the engine")
 

@@ -143,7 +143,8 @@ class ResponseStore:
         self._database.run(write)
 
     def _purge(self, database: sqlite3.Connection) -> None:
-        database.execute("DELETE FROM responses WHERE created <= ?", (time.time() - self.seconds,))
+        if self.is_on:  # a reload may have turned it off
+            database.execute("DELETE FROM responses WHERE created <= ?", (time.time() - self.seconds,))
 
     def _read(self, response_id: str) -> Kept | None:
         query = "SELECT id, owner, created, response, input FROM responses WHERE id = ?"

@@ -1,5 +1,6 @@
 """The difference of two configurations: what it is, what it takes, and what must wait."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from actors.config.changes import (
 )
 from actors.config.file import parse_config
 from actors.config.schema import Config, documented_keys
+from tests.gateway import CHECKOUT
 
 PRESENT = {
     "server_pool": {"image": "one", "arguments": ["--threads", "1"]},
@@ -100,6 +102,17 @@ def test_a_setting_of_the_pool_does_not_restart_a_model_that_overrides_it() -> N
     present, wanted = read(PRESENT), read(merged(PRESENT, {"server_pool": {"gpu_layers": 5}}))
     assert launch_of(present, "b") == launch_of(wanted, "b")
     assert launch_of(present, "a") != launch_of(wanted, "a")
+
+
+def test_the_page_names_all_that_waits_for_a_restart() -> None:
+    page = (CHECKOUT / "docs" / "configuration.md").read_text()
+    (row,) = [line for line in page.splitlines() if "it waits for a restart" in line]
+    named = set(re.findall(r"`([a-z_.]+)`", row.partition(" | ")[0]))
+    keys = documented_keys()
+    single = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+    waits = {key for key in single if not is_reloaded(tuple(key.split(".")))}
+    assert {key for key in waits if not any(f"{key}.".startswith(f"{one}.") for one in named)} == set()
+    assert {one for one in named if not any(f"{key}.".startswith(f"{one}.") for key in waits)} == set()
 
 
 def test_the_table_has_only_settings_that_exist() -> None:

@@ -205,3 +205,28 @@ def test_an_agents_call_that_nobody_counted_is_not_free(
     call.finish()
     look(gate)
     assert saved_tokens(path).get("alice", 0) == spent
+
+
+def test_a_reload_changes_the_configured_keys_alone(gate: Gate) -> None:
+    bob = make_key("bob", OTHER, Rights(weight=3), configured=True)
+    gate.reconfigure([bob], is_open=False)
+    assert gate.identify(GOOD) == gate.ring.by_name["alice"]
+    assert gate.identify({"x-api-key": OTHER}) == bob
+    assert gate.weights["bob"] == 3
+    gate.reconfigure([], is_open=True)
+    assert gate.identify({"x-api-key": OTHER}) is None
+    assert gate.identify(GOOD) == gate.ring.by_name["alice"]
+
+
+def test_whether_a_gateway_would_start_with_other_keys(tmp_path: Path) -> None:
+    bob = make_key("bob", OTHER, Rights(), configured=True)
+    for reachable, keys, is_open, expected in (
+        (False, [], False, True),
+        (True, [], False, False),
+        (True, [bob], False, True),
+        (True, [], True, True),
+    ):
+        gate = Gate(KeyStore(tmp_path / "none"), [bob], is_reachable=reachable)
+        gate.load()
+        assert gate.would_serve(keys, is_open=is_open) == expected
+        gate.close()
