@@ -30,6 +30,7 @@ COMMANDS = {
     "reload": ("apply the changed configuration to the running gateway", "actors.commands.reload"),
     "key": ("add, list, rotate and revoke API keys", "proxy.access.command_line"),
     "usage": ("say what requests took, by key, model and day", "proxy.usage.command_line"),
+    "prompts": ("list what was saved of what models have read, or delete it", "actors.commands.prompts"),
     "migrate": ("make a config.yaml of a config.json of the first version", "agents.host.migrate"),
 }
 """What each does, and the module that does it, imported only then: `add_arguments(parser)`, where it has

@@ -107,6 +107,7 @@ class ModelFactory:
             prompts.folder,
         )
         self.supervisor = Supervisor(Planner(Policy.of(config, weights), []), {}, self._adopt, observer)
+        self.supervisor.prompts = prompts
         for spec, actor in self._configured(set()):
             self.supervisor.add(spec, actor)
 

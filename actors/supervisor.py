@@ -46,6 +46,7 @@ from actors.messages import (
 from actors.model_actor import ModelActor
 from actors.placement.ledger import Ledger
 from actors.progress import Progress
+from actors.prompts.keeping import Prompts
 from actors.runtime import Actor, spawn
 from actors.scheduler.explain import explain
 from actors.scheduler.model_states import ModelSpec, ModelStatus, Outlook, Policy
@@ -107,6 +108,8 @@ class Supervisor(Actor[Event]):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self.finished = asyncio.Event()
+        self.prompts: Prompts | None = None
+        """What is saved of what models have read."""
         self.on_message: Callable[[Event | Effect], None] = lambda _: None
         """Called with each event and effect; must not raise."""
 

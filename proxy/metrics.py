@@ -162,7 +162,7 @@ class Metrics:
         The supervisor's state is read on the event loop; the thousands of lines are written in a thread.
         """
         report = await self._readiness.look()
-        self._snapshot.families = [*self._own(report), *self._models(), *self._memory()]
+        self._snapshot.families = [*self._own(report), *self._models(), *self._memory(), *self._prompts()]
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         body = await asyncio.to_thread(encode, self.registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
@@ -254,6 +254,23 @@ class Metrics:
             rows = [((model.name,), value) for model, value in zip(labelled, values, strict=True)]
             yield _gauges(name, text, ("model",), rows)
         yield _gauge("queue_length", "Requests that wait for a lease.", self._supervisor.waiting)
+
+    def _prompts(self) -> Iterator[Metric]:
+        prompts = self._supervisor.prompts
+        figures = prompts.figures() if prompts is not None else None
+        if figures is None:
+            return
+        for name, text, value in (
+            ("saves", "Prompts that were saved when their model stopped.", figures.saved),
+            ("restores", "Requests whose prompt was restored.", figures.restored),
+            ("misses", "Restored prompts that the server could not use.", figures.missed),
+            ("restored_tokens", "Tokens that were not read again.", figures.tokens),
+            ("spared_seconds", "Seconds of reading that restored prompts have spared.", figures.seconds),
+        ):
+            yield CounterMetricFamily(f"llama_proxy_prompt_{name}", text, value=value)
+        yield _gauge("prompts_saved", "Prompts on the disk.", figures.kept)
+        yield _gauge("prompts_bytes", "Their bytes.", figures.bytes)
+        yield _gauge("prompts_budget_bytes", "Most bytes that they may have.", figures.budget)
 
     def _memory(self) -> Iterator[Metric]:
         sample, ledger = self._monitor.sample, self._supervisor.ledger

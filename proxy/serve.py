@@ -36,6 +36,7 @@ from actors.hub.download import download_session
 from actors.hub.hub import Hub
 from actors.model_names import parse_name
 from actors.processes import sweep_orphans
+from actors.prompts.economics import LIMIT
 from actors.prompts.keeping import Prompts
 from actors.runtime import spawn
 from actors.servers.llama.appraisal import forgive_lost
@@ -233,7 +234,7 @@ async def _shut_down(reloader: Reloader, signals: Signals, manager: ServiceManag
     config, parts = reloader.config, reloader.parts
     drain_timeout = config.server.drain_timeout if signals.drain_timeout is None else signals.drain_timeout
     log.info("shutting down", drain_timeout=drain_timeout)
-    needed = drain_timeout + config.server_pool.stop_timeout + FAREWELL
+    needed = drain_timeout + LIMIT + config.server_pool.stop_timeout + FAREWELL
     manager.stopping("running requests finish, then model servers stop", needed)
     impatience = spawn(_hasten(signals.hurry, parts.factory.supervisor), name="second signal")
     parts.agents.rest()

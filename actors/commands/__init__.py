@@ -7,6 +7,7 @@
 * `reload`         `run.py reload`: the running gateway takes the configuration as it is now
 * `plan`           `run.py plan` and `GET /admin/plan`: where a model would go, and what it would take
 * `pull`, `models`, `remove`  `run.py pull | models | rm`
+* `prompts`        `run.py prompts`: lists and deletes saved prompts
 * `hub_names`      the model of a hub that an argument names
 * `migrate`        the first version's config.json becomes a config.yaml; `agents.host.migrate` is the command
 * `preflight`      what is known before a gateway serves: files, programs, devices that are not there

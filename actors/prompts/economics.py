@@ -7,11 +7,11 @@ import msgspec
 
 LIMIT = 10.0
 """Most seconds by which saving delays the end of one server."""
-LEAST = 0.25
+LEAST = 0.1
 """Seconds that a saved prompt must be expected to spare beyond what it costs."""
 HALF_LIFE = 3600.0
 """Seconds without a request after which a conversation is half as likely to continue."""
-CONTINUES, BEGINS = 0.8, 0.3
+CONTINUES, BEGINS = 0.8, 0.5
 """The chance that a conversation continues: one that has continued before, and one of a single request."""
 BANDWIDTH = 500e6
 """Bytes per second to and from the disk, until it has been measured."""

@@ -61,6 +61,7 @@ class Views:
             },
             "queue": {"waiting": self._supervisor.waiting},
             **self.memory(),
+            "prompts": self.prompts(),
             "ollama": [msgspec.to_builtins(state) for state in self._catalog.daemons.states],
             "servers": [_server(model) for model in running],
             "models": {model.name: _model(model, self._supervisor.progress(model.name)) for model in models},
@@ -88,6 +89,12 @@ class Views:
             "host": {"total_memory": sample.host.total, "available_memory": sample.host.available},
             "predictions": [_card(card) for card in self._observer.cards],
         }
+
+    def prompts(self) -> dict[str, Any] | None:
+        """Report what is saved of what models have read; None if nothing is saved."""
+        prompts = self._supervisor.prompts
+        figures = prompts.figures() if prompts is not None else None
+        return None if figures is None else msgspec.to_builtins(figures)
 
     async def live(self, _request: web.Request) -> web.Response:
         """Report that the process answers. A missing dependency is no reason to restart it."""

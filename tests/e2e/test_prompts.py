@@ -3,6 +3,8 @@
 import os
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from actors.demo.model import write_demo
 from tests.conftest import Start
-from tests.gateway import Gateway, Json, until
+from tests.gateway import CHECKOUT, Gateway, Json, until
 
 LONG = " ".join(f"This is sentence {number} about docker containers." for number in range(250))
 
@@ -73,6 +75,13 @@ def test_two_models_that_do_not_fit_together(start: Start, cache: str, model: Js
         assert line["prompt"] == again.headers["X-Prompt"]
     restored = gateway.wait_for("prompt restored", model="a")
     assert restored["spared_seconds"] > 0
+    figures = gateway.health()["prompts"]
+    assert figures["restored"] == 4
+    assert figures["missed"] == 0
+    assert 0 < figures["bytes"] <= figures["budget"]
+    metrics = gateway.client.get("/metrics").text
+    assert "llama_proxy_prompt_restores_total 4.0" in metrics
+    assert f"llama_proxy_prompts_saved {figures['kept']}.0" in metrics
     for path in Path(cache, "llama-smart-proxy", "prompts").glob("*/*"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -201,3 +210,30 @@ def test_clients_of_every_api(start: Start, cache: str, model: Json, path: str) 
     again = second.client.post(path, json=body)
     assert again.status_code == 200
     assert "X-Prompt" in again.headers
+
+
+def test_the_command(start: Start, cache: str, model: Json, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("{}")
+
+    def command(*words: str) -> str:
+        argv = [sys.executable, str(CHECKOUT / "run.py"), "--config", str(config), "prompts", *words]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, env={**os.environ, "XDG_CACHE_HOME": cache}
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert command() == "no prompts are saved\n"
+    gateway = start({"a": model})
+    talk = Talk("a")
+    talk.turn(gateway)
+    gateway.stop()
+    head, row = command().splitlines()
+    assert head.split() == ["MODEL", "KEY", "TOKENS", "SIZE", "UNUSED", "HITS", "SPARED"]
+    assert row.split()[:2] == ["a", "-"]
+    assert command("clear", "other").startswith("0 prompts deleted")
+    second = start({"a": model})
+    assert command("clear").startswith("1 prompts deleted")
+    assert not saved(cache) + saved(cache, "prompt")
+    assert cached(talk.turn(second)) == 0, "and the gateway goes on"

@@ -215,7 +215,7 @@ async def test_a_slot_that_may_be_either_keys_is_not_saved(bench: Bench) -> None
 
 
 async def test_short_prompts_are_not_worth_it(bench: Bench) -> None:
-    await bench.ask(chain("a"), 50)
+    await bench.ask(chain("a"), 110)
     await bench.stop()
     assert bench.server.asked == []
 
@@ -288,7 +288,7 @@ async def test_what_is_in_the_way_is_saved_first(bench: Bench) -> None:
 
 @pytest.mark.parametrize("fault", ["refuse-save", "no-slots", "garbage", "cut", "hang-save"])
 async def test_a_save_that_fails_costs_nothing_else(bench: Bench, fault: str) -> None:
-    await bench.ask(chain("a"), 400)  # not worth more than a second
+    await bench.ask(chain("a"), 250)  # worth less than a second
     bench.server.does = {fault}
     await bench.stop()
     assert bench.server.asked == ([] if fault in ("no-slots", "garbage") else ["save 0"])
