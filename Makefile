@@ -14,6 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 JOBS ?= 4
+TYPESCRIPT ?= npx --yes --package typescript@5.9.3 tsc
 
 .PHONY: run setup test check hooks lint attack clients bench bench-headers bench-scheduler trial clean
 
@@ -30,6 +31,8 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports --no-logo
+	$(TYPESCRIPT) --version >/dev/null 2>&1 || { echo "the page's types are not checked: npx cannot run TypeScript"; exit 0; }; \
+	$(TYPESCRIPT) --project proxy/page/jsconfig.json
 
 check: lint test
 

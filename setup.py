@@ -16,6 +16,10 @@ setup(
         *(f"{HOUSE}.{name}" for name in find_packages(include=["actors*", "agents*", "proxy*"])),
     ],
     package_dir={HOUSE: "."},
-    package_data={HOUSE: ["config.yaml"], f"{HOUSE}.actors.demo": ["chat_template.jinja"]},
+    package_data={
+        HOUSE: ["config.yaml"],
+        f"{HOUSE}.actors.demo": ["chat_template.jinja"],
+        f"{HOUSE}.proxy.page": ["static/**/*"],
+    },
     entry_points={"console_scripts": ["llama-smart-proxy = llama_smart_proxy:main"]},
 )

@@ -9,6 +9,7 @@ The packages, along a request's way:
 * `handlers`     one module for a group of routes
 * `admin`        the operator's routes, below `/admin`
 * `doctor`       `run.py doctor`: what works on this machine, what does not, and the cure
+* `page`         the web page
 * `answers`      brings a model's answer to its client
 * `prompts`      restores the saved prompt of a request, before it is sent
 * `apis`         pure: each API's requests, answers and errors, to and from one canonical form

@@ -31,6 +31,7 @@ from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness
 from proxy.handlers.responses.routes import Responses
 from proxy.metrics import Metrics
+from proxy.page.serving import PageViews
 from proxy.running import REQUESTS
 
 log = structlog.get_logger("door")
@@ -56,6 +57,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     responses: Responses
     metrics: Metrics
     live: LiveState
+    page: PageViews
     admin: tuple[Route, ...]
 
 
@@ -95,6 +97,8 @@ def make_app(
         for path in endpoint.paths:
             answer = handlers.responses if endpoint.dialect is RESPONSES else handlers.generate
             router.add_post(path, _answerer(answer, endpoint))
+    router.add_get("/", _quiet(handlers.page.or_else(handlers.ollama.root)))
+    handlers.page.add_routes(router, _quiet)
     handlers.ollama.add_routes(router, _quiet)
     handlers.responses.add_routes(router)
     router.add_get("/v1/agents", _quiet(agents.listed))
@@ -128,8 +132,8 @@ def _quiet(view: Handler) -> Handler:
     return handle
 
 
-PUBLIC = {"/", "/health", "/v1/health", "/health/live", "/health/ready", "/api/version"}
-"""Paths that need no key: probes, and what clients ask to find out what the gateway is."""
+PUBLIC = {"/", "/ui", "/health", "/v1/health", "/health/live", "/health/ready", "/api/version"}
+"""Paths that need no key: probes, the page, and what clients ask to find out what the gateway is."""
 
 OLLAMA_STORE = ("/api/pull", "/api/delete", "/api/copy", "/api/create", "/api/push", "/api/blobs")
 """Paths that change the models on the disk. If there are keys, they need an admin key."""
@@ -141,7 +145,7 @@ READS = ("GET", "HEAD", "OPTIONS")
 def _identify(request: web.Request, exchange: Exchange) -> None:
     """Note the request's key. Raises `ApiError` if it needs one, or another one."""
     gate = request.app[GATE]
-    required = request.path not in PUBLIC
+    required = request.path not in PUBLIC and not request.path.startswith("/ui/")
     exchange.key = gate.identify(request.headers, required=required)
     if not required:
         return

@@ -86,6 +86,8 @@ from proxy.handlers.readiness import Readiness, needed_folders
 from proxy.handlers.responses.routes import Responses
 from proxy.handlers.responses.store import ResponseStore
 from proxy.metrics import Metrics
+from proxy.page.files import read_page
+from proxy.page.serving import PageViews
 from proxy.reload import Parts, Reloader
 from proxy.service.logs import LAST_WORDS, LATEST, set_up_logging, take_over_output
 from proxy.service.preload import preload
@@ -335,6 +337,7 @@ async def _build(
             *ConfigViews(reloader, signals.drain).routes,
             *UsageViews(ledger, usage_file()).routes,
         ),
+        page=PageViews(await asyncio.to_thread(read_page)),
     )
     accounts = (*accounts, live.feed.account)
     app = make_app(handlers, _origins(config.server, gate), gate, accounts)

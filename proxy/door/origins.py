@@ -16,7 +16,7 @@ from aiohttp import HttpVersion11, web
 
 from proxy.errors import ApiError
 
-OPEN_TO_LINKS = ("/", "/health", "/health/live", "/health/ready")
+OPEN_TO_LINKS = ("/", "/ui", "/health", "/health/live", "/health/ready")
 """Paths that other pages may link to: they change nothing, and the other page cannot read them."""
 
 CONTAINER_HOSTS = ("host.docker.internal", "host.containers.internal")

@@ -39,7 +39,6 @@ class OllamaApi:
 
     def add_routes(self, router: web.UrlDispatcher, quiet: "Callable[[Handler], Handler]") -> None:
         """`quiet` is put around what is asked often and says little."""
-        router.add_get("/", quiet(self.root))
         router.add_get("/api/version", quiet(self.version))
         router.add_get("/api/tags", quiet(self.tags))
         router.add_get("/api/ps", quiet(self.running))

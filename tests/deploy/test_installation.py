@@ -114,6 +114,7 @@ def gateway(programs: Path, tmp_path: Path, cache: str) -> Iterator[Gateway]:
 
 def test_it_serves(gateway: Gateway, real_server: None) -> None:
     assert gateway.chat().status_code == 200
+    assert "/main.js" in gateway.client.get("/ui").text
 
 
 def test_an_editable_installation_is_the_checkout(tmp_path: Path) -> None:

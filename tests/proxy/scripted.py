@@ -63,6 +63,8 @@ from proxy.handlers.readiness import Readiness
 from proxy.handlers.responses.routes import Responses
 from proxy.handlers.responses.store import ResponseStore
 from proxy.metrics import Metrics
+from proxy.page.files import read_page
+from proxy.page.serving import PageViews
 from proxy.usage.ledger import Ledger as UsageLedger
 from proxy.usage.ledger_file import LedgerFile
 from proxy.wire.upstream import Upstream
@@ -389,6 +391,7 @@ class FakeSupervisor:
 
 
 NOTHING_LEARNED = Calibration(None)
+PAGE = read_page()
 
 
 class FakeHub:
@@ -536,6 +539,7 @@ async def door(
             responses=Responses(generate, responses or ResponseStore(folder / "nowhere", 0)),
             metrics=metrics,
             live=live,
+            page=PageViews(PAGE),
             admin=PlanView(real).routes,
         )
         gate = gate or Gate(KeyStore(Path("/nowhere/keys")))

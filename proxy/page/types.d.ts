@@ -1,0 +1,130 @@
+// Types of the page's modules and of the gateway's answers (docs/endpoints.md); read by TypeScript's checker alone.
+
+type Child = import("./static/dom.js").Described | string | number | boolean | null | undefined | Child[];
+type Props = Record<string, any>;
+
+interface Placement {
+  how: string;
+  why: string;
+  context: number;
+  slot_context: number;
+  certainty: string;
+  layers: Record<string, number>;
+  predicted_memory: Record<string, number>;
+  gpu_memory: Record<string, number>;
+  host_memory: number;
+}
+
+interface Download {
+  name?: string;
+  bytes: number;
+  total_bytes: number | null;
+  bytes_per_second: number | null;
+  seconds_left: number | null;
+}
+
+interface Model {
+  name: string;
+  aliases: string[];
+  api: string;
+  state: string;
+  epoch: number;
+  pinned: boolean;
+  hidden: boolean;
+  description: string | null;
+  busy: number;
+  slots: number | null;
+  waiting: number;
+  place: string | null;
+  placement: Placement | null;
+  download: Download | null;
+  load_seconds: number | null;
+  ready_seconds: number | null;
+  idle_seconds: number | null;
+  idle_timeout: number | null;
+  failures: number;
+  retry_in: number | null;
+  error: string | null;
+  size: number | null;
+  quantization: string | null;
+  context: number | null;
+  capabilities: string[] | null;
+  heardAt?: number;
+  stateSince?: number;
+}
+
+interface Running {
+  id: string;
+  key: string | null;
+  model: string | null;
+  endpoint: string;
+  phase: string;
+  started_at: number;
+  seconds: number;
+  first_token_seconds: number | null;
+  prompt_tokens: number | null;
+  completion_tokens: number | null;
+  tokens_per_second: number | null;
+  agents: string[] | string | null;
+  place: string | null;
+  stream: boolean | null;
+  heardAt?: number;
+}
+
+interface Waiting {
+  id: string | null;
+  row?: string;
+  model: string;
+  key: string | null;
+  place: number;
+  reason: string | null;
+  eta_seconds: number | null;
+  waited_seconds: number;
+  heardAt?: number;
+}
+
+interface Gpu {
+  index: number;
+  uuid: string;
+  name: string;
+  total_memory: number;
+  used_memory: number;
+  free_memory: number;
+  utilization: number | null;
+  temperature: number | null;
+  power_watts: number | null;
+  reserved_memory: Record<string, number>;
+  foreign_memory: number | null;
+  room_for_models: number | null;
+}
+
+interface Row {
+  id: string;
+  at: number;
+  key: string | null;
+  model: string | null;
+  agents: string[] | string | null;
+  endpoint: string;
+  prompt_tokens: number | null;
+  cached_tokens: number | null;
+  completion_tokens: number | null;
+  queued_seconds: number | null;
+  loaded_seconds: number | null;
+  first_token_seconds: number | null;
+  seconds: number;
+  status: number;
+  outcome: string;
+  place: string | null;
+  capture: boolean;
+}
+
+interface Live {
+  connection: "connecting" | "live" | "lost" | "closed";
+  failure: import("./static/gateway.js").GatewayError | null;
+  models: Map<string, Model>;
+  requests: Map<string, Running>;
+  waiting: Waiting[];
+  memory: { gpus: Gpu[]; gpu_error: string | null; host: { total_memory: number; available_memory: number } | null };
+  version: string;
+  startedAt: number;
+}
