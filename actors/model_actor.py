@@ -28,7 +28,7 @@ from actors.placement.options import Demand
 from actors.progress import Progress
 from actors.prompts.keeping import Prompts
 from actors.runtime import Actor, spawn
-from actors.servers import Backend, ModelServer, StartError
+from actors.servers import Appraised, Backend, ModelServer, StartError, Trial
 from actors.servers.liveness import NO_REQUESTS, Requests, Watch
 from actors.servers.ports import PORT_TRIES
 
@@ -164,6 +164,14 @@ class ModelActor(Actor[Order]):
         """
         files = await self._backend.find()
         return None if files is None else await self._backend.appraise(files)
+
+    async def try_out(self, trial: Trial) -> Appraised | None:
+        """Return what the model would take with other settings; None if its files are not on the disk.
+
+        Raises `StartError`.
+        """
+        files = await self._backend.find()
+        return None if files is None else await self._backend.try_out(files, trial)
 
     def predict(self, placement: Placement) -> Prediction | None:
         """Predict llama.cpp's allocation at a placement, for the latest files. Takes some milliseconds."""

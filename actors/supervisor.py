@@ -51,6 +51,7 @@ from actors.runtime import Actor, spawn
 from actors.scheduler.explain import explain
 from actors.scheduler.model_states import ModelSpec, ModelStatus, Outlook, Policy
 from actors.scheduler.planner import SAMPLE_WAIT, Planner
+from actors.servers import Appraised, Trial
 
 log = structlog.get_logger("supervisor")
 
@@ -252,14 +253,18 @@ class Supervisor(Actor[Event]):
         """Return every model's present status. Reading it does not reset idle time-outs."""
         return self._planner.describe(time.monotonic())
 
-    async def plan(self, name: str) -> dict[str, Any] | None:
+    async def plan(self, name: str, trial: Trial | None = None) -> dict[str, Any] | None:
         """Return the decision for this model if a request came now; None if its files are not on the disk.
 
-        Changes and downloads nothing. Raises `StartError` if the files are not a model.
+        With a `trial`, as if the model did not run and had these settings. Changes and downloads nothing.
+        Raises `StartError` if the files are not a model, or if settings cannot be tried.
         """
         actor = self._models[name]
         if self._observer is not None and self._planner.measures_first:
             await self._observer.monitor.wait_fresh(SAMPLE_WAIT)
+        if trial is not None:
+            tried = await actor.try_out(trial)
+            return None if tried is None else await self._explain(name, tried)
         demand = await actor.appraise()
         if demand is None:
             return None
@@ -269,6 +274,12 @@ class Supervisor(Actor[Event]):
         placement = status.placement if decision is None else decision.placement
         predicted = await asyncio.to_thread(actor.predict, placement) if placement else None
         return explain(name, demand, decision, placement, predicted, self._planner.ledger)
+
+    async def _explain(self, name: str, found: Appraised) -> dict[str, Any]:
+        decision = self._planner.plan(name, found.demand, time.monotonic())
+        placement = decision.placement
+        predicted = await asyncio.to_thread(found.predict, placement) if placement else None
+        return explain(name, found.demand, decision, placement, predicted, self._planner.ledger)
 
     @property
     def ledger(self) -> Ledger:

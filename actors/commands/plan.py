@@ -30,8 +30,8 @@ from actors.progress import readable_size
 from actors.scheduler.explain import explain, in_words
 from actors.scheduler.model_states import ModelSpec, Policy
 from actors.scheduler.planner import Planner
-from actors.servers import StartError
-from actors.servers.llama.appraisal import Appraisal, Predictor
+from actors.servers import StartError, Trial
+from actors.servers.llama.appraisal import Appraisal, Predictor, with_trial
 from actors.servers.llama.command import build_of, build_of_pool, find_command, runs_in_container
 from actors.servers.llama.devices import Reach, image_key, key_of, reach_of
 from actors.terminal import complain, printable, program, say
@@ -186,12 +186,7 @@ def _changed(model: Model, options: argparse.Namespace) -> Model:
     """Return the model's settings with the command line's options applied."""
     if any(number is not None and number < 1 for number in (options.ctx, options.parallel)):
         raise PlanError("--ctx and --parallel: expected numbers above 0")
-    arguments = list(model.arguments)
-    if options.ctx:
-        arguments += ["--ctx-size", str(options.ctx)]
-    if options.kv:
-        arguments += ["--cache-type-k", options.kv, "--cache-type-v", options.kv]
-    return msgspec.structs.replace(model, arguments=arguments, parallel=options.parallel or model.parallel)
+    return with_trial(model, Trial(ctx=options.ctx, parallel=options.parallel, kv=options.kv or None))
 
 
 def _devices(pretended: str | None, calibration: Calibration, build: str) -> tuple[list[Device], str]:

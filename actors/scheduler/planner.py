@@ -733,7 +733,8 @@ class Planner:
 
     def plan(self, name: str, demand: Demand | None, now: float) -> Decision:
         """Return the decision for this model if a request came now and it did not run. Changes nothing."""
-        return self._probe(self._models.named[name], demand, now)
+        moves = name if name in self.ledger.holdings else None
+        return self._probe(self._models.named[name], demand, now, moves=moves)
 
     def _probe(
         self, model: ModelState, demand: Demand | None, now: float, *, moves: str | None = None

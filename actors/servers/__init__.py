@@ -17,6 +17,8 @@ Shared by these:
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
 from actors.memory.predict import Prediction
@@ -33,6 +35,23 @@ class StartError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings to try instead of a model's own: tokens of context over all slots, slots, the cache's type."""
+
+    ctx: int | None = None
+    parallel: int | None = None
+    kv: str | None = None
+
+
+class Appraised(Protocol):
+    """What a model would take with tried settings."""
+
+    demand: Demand
+
+    def predict(self, placement: Placement) -> Prediction:
+        """Predict llama.cpp's allocation at a placement. Takes some milliseconds."""
 
 
 class ModelServer(Protocol):
@@ -110,6 +129,9 @@ class Backend(Protocol):
 
     def predict(self, placement: Placement) -> Prediction | None:
         """Predict llama.cpp's allocation at a placement, for the latest files; None if unknown."""
+
+    async def try_out(self, files: ModelFiles, trial: Trial) -> Appraised:
+        """Appraise the files with other settings; nothing is kept of it. Raises `StartError`."""
 
     def learn(self, file: str, settings: str, surcharge: int) -> None:
         """Add `surcharge` bytes per GPU to predictions for these settings, because memory ran out."""

@@ -12,7 +12,7 @@ from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.progress import Progress
 from actors.prompts.identity import Cache
-from actors.servers import StartError
+from actors.servers import Appraised, StartError, Trial
 
 
 class FakeServer:
@@ -104,6 +104,9 @@ class FakeBackend:
 
     async def appraise(self, files: ModelFiles) -> Demand | None:
         return self.demand
+
+    async def try_out(self, files: ModelFiles, trial: Trial) -> Appraised:
+        raise StartError(Failure(message=f"{trial} cannot be tried with {files.path}"))
 
     def predict(self, placement: Placement) -> None:
         return None

@@ -192,6 +192,27 @@ def test_a_reset_forgets_failures(tmp_path: Path) -> None:
         assert answer.json()["state"] == "stopped"
 
 
+def test_a_plan_with_other_settings_changes_nothing(gateway: Gateway) -> None:
+    post(gateway, "/admin/models/a/load", wait=20)
+    own = get(gateway, "/admin/plan?model=a")
+    tried = get(gateway, "/admin/plan?model=a&ctx=8192&parallel=2")
+    assert (own["action"], tried["action"]) == ("runs", "start"), "its own memory counts as free"
+    assert tried["context"] == 8192
+    smaller = get(gateway, "/admin/plan?model=org/a:latest&ctx=8192&kv=q8_0")
+    assert 0 < smaller["host"]["kv"] < tried["host"]["kv"] < own["host"]["kv"]
+    other = get(gateway, "/admin/plan?model=b&ctx=512")
+    assert [victim["model"] for victim in other["evicts"]] == ["a"]
+    assert get(gateway, "/admin/plan?model=a") == own
+    for query, status in (
+        ("ctx=0", 400),
+        ("parallel=many", 400),
+        ("kv=a b", 400),
+        ("kv=q9_9", 422),
+        ("ctx=2000000000", 422),
+    ):
+        assert gateway.client.get(f"/admin/plan?model=a&{query}").status_code == status, query
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

@@ -22,7 +22,7 @@ from actors.memory.purpose import for_purpose, longest_text, purpose_of
 from actors.memory.shape import Shape, ShapeError, weights_by_layer
 from actors.placement.fit import Placement
 from actors.placement.options import Demand, Projector, demand_of, demand_of_size
-from actors.servers import StartError
+from actors.servers import StartError, Trial
 from actors.servers.llama.command import command_words
 from actors.servers.llama.devices import BELIEF, Reach
 from actors.servers.llama.log import Breakdown
@@ -329,6 +329,16 @@ class Predictor:
             )
         seconds = self._calibration.load_seconds(demand.file)
         return msgspec.structs.replace(demand, options=tuple(options), load_seconds=seconds)
+
+
+def with_trial(model: Model, trial: Trial) -> Model:
+    """Return a model's settings with those that are tried."""
+    arguments = list(model.arguments)
+    if trial.ctx is not None:
+        arguments += ["--ctx-size", str(trial.ctx)]
+    if trial.kv is not None:
+        arguments += ["--cache-type-k", trial.kv, "--cache-type-v", trial.kv]
+    return msgspec.structs.replace(model, arguments=arguments, parallel=trial.parallel or model.parallel)
 
 
 def _guess(predicted: Demand, placement: Placement) -> Prediction:

@@ -29,10 +29,10 @@ from actors.processes import processor_seconds, run_off_loop
 from actors.progress import Progress
 from actors.prompts.identity import Cache
 from actors.runtime import spawn
-from actors.servers import StartError
+from actors.servers import StartError, Trial
 from actors.servers.child_process import Child
 from actors.servers.health import answers, ask_for_key, health
-from actors.servers.llama.appraisal import Appraisal, Predictor
+from actors.servers.llama.appraisal import Appraisal, Predictor, with_trial
 from actors.servers.llama.command import python_path, server_flags
 from actors.servers.llama.devices import Reach
 from actors.servers.llama.log import is_host
@@ -234,6 +234,14 @@ class LlamaBackend:
             surcharge = Surcharge(file=file, settings=settings, bytes=size, model=self._name, paths=paths)
             self._predictor.ran_out(surcharge)
         return self._predictor.appraise(self._model, files, build, self._appraisal, reach)
+
+    async def try_out(self, files: ModelFiles, trial: Trial) -> Appraisal:
+        """Predict the demand with other settings."""
+        build, reach = await self._build(), await self._reach() if self._gpus() else None
+        model = with_trial(self._model, trial)
+        found = await asyncio.to_thread(self._predictor.appraise, model, files, build, None, reach)
+        found.demand = msgspec.structs.replace(found.demand, other_gpus=self.other_gpus)
+        return found
 
     def predict(self, placement: Placement) -> Prediction | None:
         """Predict llama.cpp's allocation at a placement, for the latest files."""

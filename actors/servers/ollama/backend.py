@@ -12,7 +12,7 @@ from actors.model_names import ollama_name
 from actors.placement.fit import Placement
 from actors.placement.options import Demand
 from actors.progress import Progress
-from actors.servers import StartError
+from actors.servers import Appraised, StartError, Trial
 from actors.servers.ollama.client import OllamaError, Running, Shown, Tag
 from actors.servers.ollama.daemon import Daemon
 from actors.servers.ollama.memory import context_of, default_context, demand_of
@@ -116,6 +116,11 @@ class OllamaBackend:
             surcharge=self._surcharge,
             load_seconds=self._seconds,
         )
+
+    async def try_out(self, files: ModelFiles, trial: Trial) -> Appraised:
+        """Raise `StartError`: the daemon decides."""
+        message = f"of {self._model!r} no settings can be tried: its Ollama daemon decides about them"
+        raise StartError(Failure(message=message, retryable=False))
 
     def predict(self, placement: Placement) -> Prediction | None:
         """Return None: the components are unknown."""
