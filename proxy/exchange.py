@@ -226,6 +226,11 @@ class Exchange:
             self.first_byte_at = time.monotonic()
             self.phase = "answer"
 
+    def acts_on(self, name: str) -> None:
+        """Add to the action what it is about, where the path does not say it."""
+        if self.action is not None:
+            self.action += f" {name}"
+
     def failed(self, error: ApiError) -> None:
         """Note that the answer is an error, or ends with one."""
         self.status = error.status

@@ -1,6 +1,7 @@
 """`run.py key`: adds, lists, rotates and revokes API keys. A running gateway notices within a second."""
 
 import argparse
+import sqlite3
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,11 +9,12 @@ from datetime import UTC, datetime
 from actors.commands.effective_config import UNUSABLE, read
 from actors.config.key_secrets import KEY_NAME, parse_expiry
 from actors.errors import ConfigError
-from actors.folders import keys_file
+from actors.folders import keys_file, usage_file
 from actors.terminal import complain, printable, say
 from proxy.access.configured import configured_keys
 from proxy.access.keys import SHOWN, Key, Rights, make_key, new_secret
 from proxy.access.store import KeyStore, KeyStoreError
+from proxy.usage.ledger_file import record_command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +65,7 @@ def _add(options: argparse.Namespace, store: KeyStore) -> int:
             f"there is a key {options.name!r} already; `key rotate {options.name}` gives it a new secret"
         )
         return 1
+    _record(options)
     return _show_once(secret)
 
 
@@ -81,14 +84,24 @@ def _rotate(options: argparse.Namespace, store: KeyStore) -> int:
     secret = new_secret()
     if not store.rotate(options.name, secret, secret[-SHOWN:]):
         return _missing(options)
+    _record(options)
     return _show_once(secret)
 
 
 def _revoke(options: argparse.Namespace, store: KeyStore) -> int:
     if not store.revoke(options.name):
         return _missing(options)
+    _record(options)
     say(f"revoked {options.name}")
     return 0
+
+
+def _record(options: argparse.Namespace) -> None:
+    """Record the change in the ledger, if there is one."""
+    try:
+        record_command(usage_file(), f"key {options.action} {options.name}")
+    except (sqlite3.Error, OSError) as error:
+        complain(f"the change is made, but {usage_file()} cannot record it: {error}")
 
 
 def _missing(options: argparse.Namespace) -> int:

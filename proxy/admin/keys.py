@@ -18,6 +18,7 @@ from proxy.admin.routes import Route, json_answer
 from proxy.apis.requests import parse_body
 from proxy.door.bodies import BODIES
 from proxy.errors import ApiError
+from proxy.exchange import EXCHANGE
 
 T = TypeVar("T")
 
@@ -117,6 +118,7 @@ class KeyViews:
         if not KEY_NAME.fullmatch(new.name):
             message = "a key's name has letters, digits and . _ @ - (64 at most)"
             raise ApiError(400, message, param="name")
+        request[EXCHANGE].acts_on(new.name)
         try:
             expires = None if new.expires is None else parse_expiry(new.expires)
         except ValueError as error:

@@ -1,12 +1,14 @@
 """The ledger's file, as the ledger writes it. All methods block, and raise `sqlite3.Error` or `OSError`."""
 
+import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from agents.database import Database
-from proxy.usage.rows import COLUMNS, SCHEMA, TABLE, Row, storable
+from proxy.usage.rows import COLUMNS, SCHEMA, TABLE, Row, action_row, storable
 
 PURGED = 10_000
 """Most rows that one transaction deletes, so that it ends soon."""
@@ -42,3 +44,14 @@ def _write(rows: Sequence[Row], oldest: float, database: sqlite3.Connection) -> 
     database.execute(_PURGE, (oldest,))
     (newest,) = database.execute(f"SELECT max(number) FROM {TABLE}").fetchone()
     return newest or 0
+
+
+def record_command(path: Path, action: str) -> None:
+    """Record what a command has done. Where there is no ledger, none is made."""
+    if not path.exists():
+        return
+    file = LedgerFile(path)
+    try:
+        file.write([action_row(time.time(), os.urandom(16).hex(), action)], 0)
+    finally:
+        file.close()

@@ -151,6 +151,24 @@ def row_of(number: int, request: Recordable) -> Row:
     )
 
 
+def action_row(at: float, request_id: str, action: str) -> Row:
+    """Make the row of something that was done without a request, by a command on the gateway's machine."""
+    known: dict[str, Value] = {
+        "number": int(at * 1e6),
+        "id": request_id,
+        "at": at,
+        "action": action[:LONGEST],
+        "endpoint": "command",
+        "queued_seconds": 0.0,
+        "fetched_seconds": 0.0,
+        "loaded_seconds": 0.0,
+        "seconds": 0.0,
+        "status": 200,
+        "outcome": "ok",
+    }
+    return tuple(known.get(name) for name in COLUMNS)
+
+
 def storable(row: Row) -> Row:
     """Return the row with what SQLite cannot keep replaced: half characters and too large numbers."""
     return tuple(map(_storable, row))

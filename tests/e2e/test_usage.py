@@ -240,14 +240,45 @@ def test_queries_that_make_no_sense(shared: Gateway, query: str) -> None:
     assert answer.json()["error"]["message"]
 
 
-def test_changes_of_the_store_are_actions(shared: Gateway) -> None:
-    body = {"model": "nowhere"}
+@pytest.mark.parametrize(
+    ("method", "path", "action"),
+    [
+        ("DELETE", "/api/delete", "DELETE /api/delete"),
+        ("DELETE", "/admin/requests/a%2Fb?token=secret", "DELETE /admin/requests/a%2Fb?token=***"),
+    ],
+)
+def test_who_changes_something_is_in_the_ledger(shared: Gateway, method: str, path: str, action: str) -> None:
     for key, status in (("boss", 404), ("alice", 403)):
-        answer = shared.client.request("DELETE", "/api/delete", json=body, headers=bearer(KEYS[key]))
+        answer = shared.client.request(method, path, json={"model": "nowhere"}, headers=bearer(KEYS[key]))
         assert answer.status_code == status
     refused, done = rows(shared, kind="action")[:2]
-    assert (done["key"], done["action"], done["status"]) == ("boss", "DELETE /api/delete", 404)
+    assert (done["key"], done["action"], done["status"]) == ("boss", action, 404)
     assert (refused["key"], refused["status"], refused["outcome"]) == ("alice", 403, "refused")
+    assert all(row["action"] is None for row in rows(shared, limit="1000"))
+
+
+def test_the_ledger_says_which_key_was_made(shared: Gateway) -> None:
+    boss = bearer(KEYS["boss"])
+    secret = shared.client.post("/admin/keys", json={"name": "dora"}, headers=boss).json()["secret"]
+    shared.client.delete("/admin/keys/dora", headers=boss)
+    told = rows(shared, kind="action")[:2]
+    assert [row["action"] for row in told] == ["DELETE /admin/keys/dora", "POST /admin/keys dora"]
+    assert {row["key"] for row in told} == {"boss"}
+    assert secret not in str(told)
+
+
+def test_changed_keys_are_in_the_ledger(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("server: {port: 0}\n")
+    assert command(tmp_path, "key", "add", "before").returncode == 0
+    assert not ledger(tmp_path).exists(), "a ledger that is off is not made"
+    secret = command(tmp_path, "key", "add", "boss", "--admin").stdout.strip()
+    with running(small(), tmp_path) as gateway:
+        for action in ("add", "rotate", "revoke"):
+            assert command(tmp_path, "key", action, "carol").returncode == 0
+        assert command(tmp_path, "key", "revoke", "nobody").returncode == 1
+        told = gateway.client.get("/admin/activity?kind=action", headers=bearer(secret)).json()["requests"]
+        assert [row["action"] for row in told] == ["key revoke carol", "key rotate carol", "key add carol"]
+        assert {(row["key"], row["endpoint"], row["outcome"]) for row in told} == {(None, "command", "ok")}
 
 
 # What may happen to the file
