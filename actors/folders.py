@@ -82,6 +82,11 @@ def usage_file() -> Path:
     return _home("XDG_DATA_HOME", "~/.local/share") / "usage.sqlite3"
 
 
+def captures_folder() -> Path:
+    """Return the folder of captured requests, in the user's data folder."""
+    return _home("XDG_DATA_HOME", "~/.local/share") / "captures"
+
+
 def _home(variable: str, default: str) -> Path:
     base = os.environ.get(variable) or Path(default).expanduser()
     return Path(base) / "llama-smart-proxy"

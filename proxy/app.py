@@ -20,6 +20,7 @@ from proxy.apis.table import ENDPOINTS, dialect_of
 from proxy.door.bodies import BODIES, Bodies
 from proxy.door.origins import METHODS, Origins
 from proxy.door.parsing import REFUSED
+from proxy.door.tap import end_capture
 from proxy.errors import ApiError, not_allowed
 from proxy.exchange import EXCHANGE, Account, Exchange, request_id_of
 from proxy.handlers.agents import AgentViews
@@ -184,6 +185,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
         exchange.status = exchange.status or response.status
         if not response.prepared:
             response.headers.update(exchange.headers)
+        end_capture(request, exchange, response)
         return response
     except asyncio.CancelledError:
         if (cancellation := exchange.take_cancellation()) is not None:
@@ -204,6 +206,7 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         running.remove(exchange)
         request.app[BODIES].release(request)
+        end_capture(request, exchange, None)
         exchange.finish()
 
 
@@ -240,6 +243,7 @@ def _error_response(request: web.Request, exchange: Exchange, error: ApiError) -
     response = web.json_response(
         dialect.body(error, exchange.request_id), status=error.status, headers=headers
     )
+    end_capture(request, exchange, response)
     if not request.content.is_eof():
         response.force_close()  # what it still sends is nothing that anybody reads
     return response

@@ -104,6 +104,11 @@ class Catalog:
         """Return a model's name and its aliases."""
         return self._supervisor.names_of(known.name)
 
+    def names_meant(self, name: str) -> tuple[str, ...]:
+        """Return this name, and those of the model that has it, as far as known without asking daemons."""
+        known = self._known(name)
+        return (name,) if known is None else (name, *self.names_of(known))
+
     def answers_as(self, name: str, known: Known) -> bool:
         """Whether the model's server uses this name in its answers."""
         if known.api != "ollama":

@@ -15,6 +15,7 @@ from agents.host.pipeline import Run
 from proxy.access.keys import Key
 from proxy.access.limits import Admission
 from proxy.errors import ApiError
+from proxy.usage.capture import Capture
 
 log = structlog.get_logger("request")
 
@@ -41,6 +42,7 @@ class Exchange:
         "admission",
         "agent",
         "cancellation",
+        "capture",
         "complete",
         "count_tokens",
         "endpoint",
@@ -50,7 +52,6 @@ class Exchange:
         "first_byte_at",
         "generates",
         "ignored",
-        "inner",
         "key",
         "listed_as",
         "loaded",
@@ -114,14 +115,14 @@ class Exchange:
         """Whether the client has the whole answer although it closed the connection first."""
         self.quiet = False
         """Views and probes: logged at debug level, so that scraping does not fill the log."""
-        self.inner = False
-        """A call by an agent: logged at debug level, because the line of its request includes it."""
         self.agent: str | None = None
-        """The name of that agent."""
+        """The agent whose call of a model it is; None for a client's request."""
         self.action: str | None = None
         """What the request does that only an operator may do: its method, path and query."""
         self.recorded = False
         """Whether it gets a row in the ledger: not if it only reads, nor what the door refuses."""
+        self.capture: Capture | None = None
+        """Its capture, if it is captured."""
         self.listed_as = ""
         """The id under which `RunningRequests` has it."""
         self.task: asyncio.Task[Any] | None = None
@@ -167,6 +168,11 @@ class Exchange:
     def client(self) -> str:
         """The name of the request's key; empty without a key."""
         return "" if self.key is None else self.key.name
+
+    @property
+    def inner(self) -> bool:
+        """Whether it is an agent's call: logged at debug level, for its request's line includes it."""
+        return self.agent is not None
 
     @property
     def agents(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from actors.scheduler.lifecycle import State
 from actors.supervisor import Supervisor
 from proxy.exchange import Exchange, Outcome
 from proxy.handlers.readiness import Readiness, ReadinessReport
-from proxy.usage.ledger import Ledger
+from proxy.usage.records import UsageRecords
 
 LABELS = 256
 """Most models with their own series."""
@@ -58,7 +58,7 @@ class Metrics:
         supervisor: Supervisor,
         monitor: GpuMonitor,
         readiness: Readiness,
-        ledger: Ledger,
+        usage: UsageRecords,
         *,
         version: str,
     ) -> None:
@@ -69,7 +69,7 @@ class Metrics:
         self._supervisor = supervisor
         self._monitor = monitor
         self._readiness = readiness
-        self._ledger = ledger
+        self._usage = usage
         supervisor.on_message = self.watch
         self._labels: set[str] = set()
         self._loading: dict[str, float] = {}
@@ -233,9 +233,12 @@ class Metrics:
         yield _gauge("uptime_seconds", "Since the gateway's start.", time.monotonic() - self._started)
         ready = report.ready and not self._supervisor.closing
         yield _gauge("ready", "1 if /health/ready is 200.", ready)
+        ledger, captures = self._usage.ledger, self._usage.captures
         dropped = "Requests without a row in the ledger of usage, because it could not be written for long."
-        yield CounterMetricFamily("llama_proxy_usage_dropped", dropped, value=self._ledger.dropped)
-        yield _gauge("usage_waiting", "Rows that are not in the ledger's file yet.", self._ledger.waiting)
+        yield CounterMetricFamily("llama_proxy_usage_dropped", dropped, value=ledger.dropped)
+        lost = "Requests that were chosen for a capture and have none, for lack of memory or disk."
+        yield CounterMetricFamily("llama_proxy_captures_dropped", lost, value=captures.dropped)
+        yield _gauge("usage_waiting", "Rows that are not in the ledger's file yet.", ledger.waiting)
         rows = [((one.name,), one.error is None) for one in report.dependencies]
         text = "1 for what the configuration needs outside of the gateway and can be used."
         yield _gauges("dependency_up", text, ("dependency",), rows)

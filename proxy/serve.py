@@ -27,7 +27,6 @@ from actors.folders import (
     prompts_folder,
     responses_file,
     unwritable,
-    usage_file,
 )
 from actors.gpu.calibration import CALIBRATION, Calibration
 from actors.gpu.monitor import GpuMonitor, host_sample, take_sample
@@ -75,6 +74,7 @@ from proxy.door.connections import (
 )
 from proxy.door.origins import Origins
 from proxy.door.parsing import BASE_PATH
+from proxy.door.tap import CAPTURES
 from proxy.handlers.agents import AgentViews
 from proxy.handlers.generate import Generate
 from proxy.handlers.health import Views
@@ -93,8 +93,7 @@ from proxy.service.logs import LAST_WORDS, LATEST, set_up_logging, take_over_out
 from proxy.service.preload import preload
 from proxy.service.service_manager import ServiceManager
 from proxy.service.signals import Signals
-from proxy.usage.ledger import Ledger
-from proxy.usage.ledger_file import LedgerFile
+from proxy.usage.records import UsageRecords
 from proxy.wire.upstream import Upstream
 
 GC_THRESHOLDS = (50_000, 20, 20)
@@ -260,7 +259,7 @@ async def _build(
     """Build all parts without starting them, for the reloader too. `stack` closes them again."""
     current = reloader.current
     config = current.config
-    ledger = await _start_ledger(config, stack)
+    usage = await stack.enter_async_context(UsageRecords(config.usage).running())
     session = await stack.enter_async_context(health_session())
     observer = await _start_observer(config, stack)
     monitor = observer.monitor
@@ -310,11 +309,10 @@ async def _build(
     await store_of_responses.start()
     responses = Responses(generate, store_of_responses)
     stack.push_async_callback(responses.close)
-    metrics = Metrics(supervisor, monitor, readiness, ledger, version=VERSION)
+    metrics = Metrics(supervisor, monitor, readiness, usage, version=VERSION)
     live = LiveState(supervisor, catalog, views)
     control = Control(supervisor, catalog, hub, live, config.server_pool.queue_timeout)
-    accounts = (metrics.account, gate.settle, *ledger.accounts)
-    models.accounts = accounts
+    models.accounts = accounts = (metrics.account, gate.settle, *usage.accounts)
     models.key_of = gate.key_named
     handlers = Handlers(
         generate=generate,
@@ -335,13 +333,13 @@ async def _build(
             *LogViews(LATEST, factory.server_lines, catalog, supervisor.finished.is_set).routes,
             *DoctorView(current, reloader.files[0]).routes,
             *ConfigViews(reloader, signals.drain).routes,
-            *UsageViews(ledger, usage_file()).routes,
+            *UsageViews(usage).routes,
         ),
         page=PageViews(await asyncio.to_thread(read_page)),
     )
     accounts = (*accounts, live.feed.account)
     app = make_app(handlers, _origins(config.server, gate), gate, accounts)
-    app[BASE_PATH] = config.server.base_path
+    app[CAPTURES], app[BASE_PATH] = usage.captures, config.server.base_path
     runner = make_runner(app, accounts, ConnectionRules.of(config.server))
     reloader.parts = Parts(
         factory=factory,
@@ -362,15 +360,6 @@ async def _build(
 
 def _origins(server: Server, gate: Gate) -> Origins:
     return Origins(server.allowed_origins, server.allowed_hosts, checks_hosts=not gate.is_reachable)
-
-
-async def _start_ledger(config: Config, stack: AsyncExitStack) -> Ledger:
-    """Start the ledger. It is closed after all that makes requests."""
-    ledger = Ledger(LedgerFile(usage_file()), config.usage.keep_days)
-    stack.push_async_callback(ledger.close)
-    await ledger.start()
-    stack.callback(spawn(ledger.run(), name="ledger").cancel)
-    return ledger
 
 
 def _may_be_asked(config: Config, hub: Hub, name: str) -> bool:

@@ -94,10 +94,22 @@ class KeySettings(Section, frozen=True, kw_only=True):
     admin: bool = False
 
 
+class CaptureSettings(Section, frozen=True, kw_only=True):
+    """Which requests are captured, as globs of their models or keys; without any, none."""
+
+    models: list[str] = []
+    keys: list[str] = []
+    failures_only: bool = False
+    max_mb: Annotated[float, msgspec.Meta(gt=0, le=64)] = 1.0
+    keep_days: Annotated[float, msgspec.Meta(gt=0, le=36_500)] = 7.0
+    max_total_mb: Count = 1024
+
+
 class UsageSettings(Section, frozen=True, kw_only=True):
     """The ledger of usage."""
 
     keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 90.0
+    captures: CaptureSettings = CaptureSettings()
 
 
 class DockerSettings(Section, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -13,7 +12,8 @@ from proxy.access.gate import GATE
 from proxy.admin.routes import Route, json_answer, read_query
 from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE, Outcome
-from proxy.usage.ledger import Ledger
+from proxy.usage.capture import Captured
+from proxy.usage.records import UsageRecords
 from proxy.usage.reports import (
     DEFAULT_GROUPS,
     MOST_ROWS,
@@ -76,11 +76,10 @@ class ActivityPage(msgspec.Struct, frozen=True):
 
 
 class UsageViews:
-    """Answers from the ledger's file, after what waits in memory has been written."""
+    """Answers from the files of the ledger and of captures, after what waits in memory has been written."""
 
-    def __init__(self, ledger: Ledger, file: Path, clock: Callable[[], float] = time.time) -> None:
-        self._ledger = ledger
-        self._file = file
+    def __init__(self, records: UsageRecords, clock: Callable[[], float] = time.time) -> None:
+        self._records = records
         self._clock = clock
 
     @property
@@ -94,6 +93,12 @@ class UsageViews:
                 handler=self.activity,
                 answer=ActivityPage,
                 query=ActivityQuery,
+            ),
+            Route(
+                method="GET",
+                path="/admin/activity/{id:.+}/capture",
+                handler=self.capture,
+                answer=Captured,
             ),
             Route(method="GET", path="/v1/usage", handler=self.own, answer=Usage, query=OwnUsageQuery),
         )
@@ -119,19 +124,38 @@ class UsageViews:
             since=self._time("since", query.since),
             until=self._time("until", query.until),
         )
-        rows = await self._read(lambda: activity(self._file, which, limit=query.limit, before=query.before))
+        rows = await self._read(lambda: self._rows(query, which))
         is_more = len(rows) == query.limit
         return json_answer(ActivityPage(rows, str(rows[-1].number) if is_more else None))
+
+    async def capture(self, request: web.Request) -> web.Response:
+        """Show a captured request and its answer, as the client got it, without secrets."""
+        request_id = request.match_info["id"]
+        try:
+            found = await asyncio.to_thread(self._records.folder.newest, request_id)
+        except OSError as error:
+            raise ApiError(503, f"the capture cannot be read: {error}", code="usage_unavailable") from None
+        if found is None:
+            message = (
+                f"there is no capture of a request {request_id[:200]!r}; usage.captures says what is captured"
+            )
+            raise ApiError(404, message, code="not_found")
+        return web.Response(body=found, content_type="application/json")
+
+    def _rows(self, query: ActivityQuery, which: Filter) -> list[Activity]:
+        rows = activity(self._records.file, which, limit=query.limit, before=query.before)
+        has = self._records.folder.has
+        return [msgspec.structs.replace(row, capture=has(row.id, row.at)) for row in rows]
 
     async def _sums(self, query: UsageQuery, which: Filter) -> web.Response:
         which = msgspec.structs.replace(
             which, since=self._time("since", query.since), until=self._time("until", query.until)
         )
         by = _groups(query.by)
-        return json_answer(Usage(await self._read(lambda: sums(self._file, by, which))))
+        return json_answer(Usage(await self._read(lambda: sums(self._records.file, by, which))))
 
     async def _read(self, work: Callable[[], T]) -> T:
-        await self._ledger.save()
+        await self._records.ledger.save()
         try:
             return await asyncio.to_thread(work)
         except ReportError as error:

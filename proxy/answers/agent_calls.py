@@ -178,8 +178,8 @@ class Models:
         exchange.endpoint = "agents"
         exchange.model = model
         exchange.status = 200
-        exchange.inner = exchange.recorded = True
         exchange.agent = CALLER.get()
+        exchange.recorded = True
         exchange.key = self.key_of(key)
         return exchange
 

@@ -6,6 +6,7 @@
 * `parsing`            completes aiohttp's parser: paths, versions, unreadable requests
 * `origins`            decides which web pages may use the gateway, and under which host names
 * `bodies`             reads bodies: budget, pace, size
+* `tap`                captures a request and what is written to its client
 * `encodings`          pure: compressed bodies
 * `json_bounds`        pure: limits the contents of a JSON text before it is decoded
 """

@@ -19,6 +19,7 @@ from proxy.apis.interface import Endpoint
 from proxy.apis.requests import fields_of, invalid_field, parse_body
 from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES, breathe
+from proxy.door.tap import begin_capture
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.parameters import answer_limit, set_in_body
@@ -110,7 +111,8 @@ class Generate:
     ) -> Conversation:
         """Check a body and the key's limits, and find the model. Raises `ApiError`."""
         parsed = parse_body(body, endpoint.request)
-        exchange.model = parsed.model
+        exchange.model = asked = parsed.model
+        begin_capture(request, exchange, lambda: self._catalog.names_meant(asked), body)
         await breathe(body)
         try:
             parsed.check()
@@ -123,9 +125,9 @@ class Generate:
             parsed = parse_body(body, endpoint.request)
         if endpoint.generates and endpoint.codec is None:
             refuse_to_go_around(self._agents, known.name, endpoint.path)
-        asked = Conversation(request, exchange, endpoint, body, parsed, known)
-        self._admit(asked)
-        return asked
+        conversation = Conversation(request, exchange, endpoint, body, parsed, known)
+        self._admit(conversation)
+        return conversation
 
     def _admit(self, asked: Conversation) -> None:
         """Check the key's limits before any work is done. Raises `ApiError`."""

@@ -16,6 +16,7 @@ from proxy.answers.unchanged import Unchanged
 from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES
 from proxy.door.parsing import BASE_PATH
+from proxy.door.tap import begin_capture
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.wire.http1 import Head, length_of, list_of
@@ -104,6 +105,8 @@ class Passing:
         gate = request.app[GATE]
         if known.api == "ollama" and gate.has_keys:
             gate.admit_admin(request, exchange.key)  # the daemon has more models, and can delete them
+        if slot:
+            begin_capture(request, exchange, lambda: self._catalog.names_meant(known.name), body or b"")
         exchange.generates = slot
         if exchange.key is not None and slot:
             gate.admit(exchange, len(body or b""), None)

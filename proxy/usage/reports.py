@@ -62,7 +62,10 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished request. `at` is when it began, in Unix time; null: unknown, or none."""
+    """A finished request. `at` is when it began, in Unix time; null: unknown, or none.
+
+    `capture`: there is a capture of it.
+    """
 
     number: int
     id: str
@@ -84,6 +87,7 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     outcome: str
     place: str | None
+    capture: bool = False
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ import msgspec
 from aiohttp import web
 
 from actors.config.changes import CurrentConfig
-from actors.config.schema import Config, LlamaCpp, Model, Ollama, ServerPool
+from actors.config.schema import Config, LlamaCpp, Model, Ollama, ServerPool, UsageSettings
 from actors.errors import RejectedError, Rejection, UnknownModel
 from actors.gpu.calibration import Calibration
 from actors.gpu.monitor import GpuMonitor
@@ -65,8 +65,7 @@ from proxy.handlers.responses.store import ResponseStore
 from proxy.metrics import Metrics
 from proxy.page.files import read_page
 from proxy.page.serving import PageViews
-from proxy.usage.ledger import Ledger as UsageLedger
-from proxy.usage.ledger_file import LedgerFile
+from proxy.usage.records import UsageRecords
 from proxy.wire.upstream import Upstream
 
 PATIENCE = 20
@@ -524,7 +523,7 @@ async def door(
         stack.push_async_callback(host.stop)
         generate = Generate(caller, catalog, host)
         metrics = Metrics(
-            real, observer.monitor, readiness, UsageLedger(LedgerFile(folder / "usage"), 0), version="1.2.3"
+            real, observer.monitor, readiness, UsageRecords(UsageSettings(keep_days=0)), version="1.2.3"
         )
         live = LiveState(real, catalog, views)
         passing = Passing(real, caller, catalog, host)

@@ -196,7 +196,7 @@ def test_an_agents_call_that_nobody_counted_is_not_free(
     gate: Gate, path: Path, generates: bool, begun: bool, left: bool, spent: int
 ) -> None:
     call = Exchange("CALL", "agents", "id", (gate.settle,))
-    call.key, call.epoch, call.status, call.inner = ALICE, 1, 200, True
+    call.key, call.epoch, call.status, call.agent = ALICE, 1, 200, "rag"
     call.generates = generates
     if begun:
         call.first_byte()
