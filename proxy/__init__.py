@@ -24,6 +24,7 @@ Shared by them:
 * `usage`        what was used: a row for each request
 * `exchange`     the facts of one request, for the log and the metrics
 * `running`      the requests that are running or waiting, by id
+* `trace_context`  the trace that a request belongs to
 * `errors`       errors as clients see them
 * `metrics`      the metrics for Prometheus
 * `service`      the process: log, signals, the service manager

@@ -34,6 +34,7 @@ from proxy.handlers.responses.routes import Responses
 from proxy.metrics import Metrics
 from proxy.page.serving import PageViews
 from proxy.running import REQUESTS
+from proxy.trace_context import TRACE, trace_of
 
 log = structlog.get_logger("door")
 
@@ -172,6 +173,8 @@ async def _door(request: web.Request, handler: Handler) -> web.StreamResponse:
     if (resource := request.match_info.route.resource) is not None:
         exchange.endpoint = resource.canonical
     request[EXCHANGE] = exchange
+    exchange.trace = trace_of(request.headers) if "traceparent" in request.headers else None
+    TRACE.set(exchange.trace)  # also None: the connection's earlier requests may have had one
     origins, running = request.app[ORIGINS], request.app[REQUESTS]
     running.add(exchange)
     try:

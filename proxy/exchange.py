@@ -15,6 +15,7 @@ from agents.host.pipeline import Run
 from proxy.access.keys import Key
 from proxy.access.limits import Admission
 from proxy.errors import ApiError
+from proxy.trace_context import Trace
 from proxy.usage.capture import Capture
 
 log = structlog.get_logger("request")
@@ -74,6 +75,7 @@ class Exchange:
         "task",
         "ticket",
         "tokens",
+        "trace",
         "variant",
     )
 
@@ -87,8 +89,7 @@ class Exchange:
         self.endpoint = "unknown"
         """The route's template: unlike paths there are few."""
         self.request_id = request_id
-        self.started_at, self.started = time.monotonic(), time.time()
-        self.phase = "reading"
+        self.started_at, self.started, self.phase = time.monotonic(), time.time(), "reading"
         self.model: str | None = None
         self.preset: str | None = None
         """The name of the preset that is asked for, under which the request is accounted."""
@@ -115,6 +116,8 @@ class Exchange:
         """Whether the client has the whole answer although it closed the connection first."""
         self.quiet = False
         """Views and probes: logged at debug level, so that scraping does not fill the log."""
+        self.trace: Trace | None = None
+        """The trace that it belongs to, if it names a valid one."""
         self.agent: str | None = None
         """The agent whose call of a model it is; None for a client's request."""
         self.action: str | None = None
@@ -260,6 +263,8 @@ class Exchange:
             "status": self.status,
             "outcome": outcome,
         }
+        if self.trace is not None:
+            fields["trace_id"] = self.trace.id
         if self.key is not None:
             fields["key"] = self.key.name
         if self.model is not None:

@@ -293,6 +293,8 @@ def post(exchange: Exchange, path: str, body: bytes, address: ServerAddress) -> 
         "Accept-Encoding": "identity",
         "X-Request-Id": exchange.request_id,
     }
+    if exchange.trace is not None:
+        headers |= exchange.trace.headers
     return render_request("POST", path, headers, body, address)
 
 

@@ -45,8 +45,11 @@ CREDENTIALS = re.compile(
 )
 """Headers with clients' credentials for the gateway or a proxy, which model servers must not get."""
 
-NOT_ON_THE_WAY_IN = HOP_BY_HOP | {"accept-encoding", "content-encoding", "expect", "host"}
-"""Headers about the encoding of the request's body, which is decoded when it is read."""
+NOT_ON_THE_WAY_IN = HOP_BY_HOP | {
+    *("accept-encoding", "content-encoding", "expect", "host"),
+    *("traceparent", "tracestate"),
+}
+"""Headers about the request's body, which is decoded when it is read; and the trace, which may be invalid."""
 NOT_ON_THE_WAY_OUT = HOP_BY_HOP | {"date", "server", "set-cookie", "set-cookie2"}
 
 NAME_PARTS = 8
@@ -100,6 +103,8 @@ class Passing:
         body = await request.app[BODIES].read(request) if request.can_read_body else None
         headers = headers_in(request)
         headers["X-Request-Id"] = exchange.request_id
+        if exchange.trace is not None:
+            headers |= exchange.trace.headers
         render = partial(render_request, request.method, target, headers, body)
         known = await self._catalog.find(exchange.model)
         gate = request.app[GATE]

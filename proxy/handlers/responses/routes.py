@@ -139,6 +139,7 @@ class Responses:
         generate, exchange = self._generate, asked.exchange
         inner = Exchange("POST", exchange.path, exchange.request_id, exchange.accounts)
         inner.endpoint, inner.key, inner.recorded = exchange.endpoint, exchange.key, exchange.recorded
+        inner.trace = exchange.trace
         chat = decode(CODEC, body)
         assert isinstance(chat, Chat)
         budget = asked.request.app[BODIES].budget
