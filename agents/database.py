@@ -44,8 +44,12 @@ class Database:
                     raise
                 self._close()
                 aside = set_aside(self._path)
-                event = f"{self._name} is damaged; starting a new one"
-                log.warning(event, reason=str(error), kept_as=str(aside))
+                log.warning(
+                    "database is damaged; starting a new one",
+                    database=self._name,
+                    reason=str(error),
+                    kept_as=str(aside),
+                )
                 return self._transaction(work)
 
     def close(self) -> None:
@@ -55,8 +59,11 @@ class Database:
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is not None and not is_still_there(self._path, self._file):
-            event = f"{self._name} was deleted or replaced; opening a new one"
-            log.warning(event, file=str(self._path))
+            log.warning(
+                "database was deleted or replaced; opening a new one",
+                database=self._name,
+                file=str(self._path),
+            )
             self._close()
         if self._connection is None:
             self._connection = self._connect()

@@ -250,7 +250,13 @@ async def _look_around(config: Config) -> None:
     if swept := await asyncio.to_thread(sweep_orphans):
         log.warning("killed model servers that a dead gateway left behind", pids=swept)
     for one in await asyncio.to_thread(unwritable, needed_folders(config, cache_folder())):
-        log.error("cannot write to a folder", **msgspec.to_builtins(one))
+        log.error(
+            "cannot write to a folder",
+            folder=one.folder,
+            reason=one.reason,
+            cure=one.cure,
+            needed_for=one.needed_for,
+        )
 
 
 async def _build(

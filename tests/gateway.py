@@ -20,6 +20,7 @@ import yaml
 from actors.config.certificate import client_context
 from actors.config.schema import Tls
 from actors.processes import OWNER
+from tests.log_calls import undocumented
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 Json = dict[str, Any]
@@ -146,6 +147,7 @@ def running(config: Json, folder: Path, **environment: str) -> Iterator[Gateway]
         assert status in (0, -signal.SIGKILL), "".join(gateway.raw[-30:])
         log = "".join(gateway.raw)
         assert gateway.may_crash or "Traceback" not in log, log[log.find("Traceback") - 2000 :][:8000]
+        assert not undocumented(gateway.log), "add it to docs/logs.md"
     finally:
         if process.poll() is None:
             process.kill()

@@ -408,8 +408,9 @@ class GpuMonitor:
                 for gpu in sample.gpus
             ]
             driver = sample.gpus[0].driver if sample.gpus else None
-            tell = log.warning if self._hangs else log.info
-            tell("GPUs", gpus=names, driver=driver, lost=sample.lost, error=sample.error)
+            getattr(log, "warning" if self._hangs else "info")(
+                "GPUs", gpus=names, driver=driver, lost=sample.lost, error=sample.error
+            )
         if self.on_sample is not None:
             self.on_sample(sample)
         self._answered.set()

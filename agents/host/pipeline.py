@@ -159,7 +159,7 @@ class Step:
         counters.skipped += skipped
         counters.failed += not skipped
         self.ctx.note = reported.message
-        self.ctx.log.warning(self.outcome, method=method, reason=reported.message)
+        self.ctx.log.warning("agent failed", outcome=self.outcome, method=method, reason=reported.message)
         return None if skipped else reported
 
     @property

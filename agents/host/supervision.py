@@ -292,7 +292,9 @@ class AgentActor:
                 await self._run_within(agent.after(message.ctx, message.finished), "after")
             except OverdueError as error:
                 self.counters.timeouts += 1
-                self.services.log.warning(f"after {error}", request_id=message.ctx.request_id)
+                self.services.log.warning(
+                    "after failed", reason=str(error), request_id=message.ctx.request_id
+                )
             except AgentError as error:
                 self.services.log.warning(
                     "after failed", reason=error.message, request_id=message.ctx.request_id

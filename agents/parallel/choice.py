@@ -164,9 +164,9 @@ async def _stream_merged(ctx: Context, request: Chat, deadline: float) -> AsyncG
                 held.clear()
 
 
-def _overruled(ctx: Context, judge: str, error: str, **more: str) -> None:
+def _overruled(ctx: Context, judge: str, error: str, said: str | None = None) -> None:
     ctx.note = f"{ctx.note}; the majority's, for the judge failed"
-    ctx.log.warning("the judge is overruled by the majority", judge=judge, reason=error, **more)
+    ctx.log.warning("the judge is overruled by the majority", judge=judge, reason=error, said=said)
 
 
 def _may_be_too_long(error: AgentError) -> bool:

@@ -76,7 +76,7 @@ class Library:
         self._limits = limits
         self._log = log
         self._clock = clock
-        self._trouble = Trouble(f"the index {path} cannot be used")
+        self._trouble = Trouble("index cannot be used", file=str(path))
         self._reason = "it is not open yet"
         self._damaged = asyncio.Event()
         self._index: Index | None = None
@@ -176,8 +176,9 @@ class Library:
     async def _watch(self, watched: Watched) -> None:
         folder = Path(watched.folder)
         held = Trouble(
-            f"most files of folder {folder} are gone; their documents stay until somebody says that they go"
-            f" (DELETE /v1/agents/rag/folders/{watched.collection}/missing, or `rag prune {folder}`)"
+            "most files of a folder are gone; their documents stay",
+            folder=str(folder),
+            cure=f"DELETE /v1/agents/rag/folders/{watched.collection}/missing, or `rag prune {folder}`",
         )
 
         async def ingest() -> None:

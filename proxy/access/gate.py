@@ -130,11 +130,11 @@ class Gate:
             except KeyStoreError as error:
                 if doing not in self._failing:
                     self._failing.add(doing)
-                    log.warning(f"cannot {doing}; the known keys stay", reason=str(error))
+                    log.warning("database of keys fails; the known keys stay", doing=doing, reason=str(error))
             else:
                 if doing in self._failing:
                     self._failing.discard(doing)
-                    log.info(f"can {doing} again", path=str(self._store.path))
+                    log.info("database of keys works again", doing=doing, path=str(self._store.path))
 
     async def _read_changes(self) -> None:
         """Read the keys if they have changed.

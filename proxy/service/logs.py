@@ -30,7 +30,7 @@ LAST_WORDS = 1.0
 """Seconds for which the gateway's exit waits for the log."""
 
 _TRACEBACKS = ("exception", "stack")
-_UNTELLABLE = b'{"event":"a log line could not be made","level":"error"}\n'
+_UNTELLABLE = msgspec.json.encode({"event": "a log line could not be made", "level": "error"}) + b"\n"
 
 Line = Callable[[EventDict], bytes]
 
@@ -46,7 +46,7 @@ def set_up_logging(level: str, form: Literal["auto", "json", "console"], descrip
     render = _Renderer(_console_line(colours=wants_colour(descriptor)) if console else _json_line)
     writer = LogWriter(
         descriptor,
-        lambda count: render(None, "warning", {"event": f"{count} log lines were dropped", "count": count}),
+        lambda count: render(None, "warning", {"event": "log lines were dropped", "count": count}),
     )
     structlog.configure(
         processors=[render],
@@ -75,7 +75,8 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
 
 
 def _ignored(failed: "sys.UnraisableHookArgs") -> None:
-    log.error(failed.err_msg or "exception ignored", object=_text(failed.object), exc_info=failed.exc_value)
+    where = failed.err_msg or "in a finalizer"
+    log.error("exception ignored", where=where, object=_text(failed.object), exc_info=failed.exc_value)
 
 
 class _Logger:
@@ -178,13 +179,15 @@ class _Bridge(logging.Handler):
     """Passes the standard library's log records to our log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = logging.getLevelName(record.levelno).lower()
-        write = getattr(log, level if level in LEVELS else "error")
+        level, exc_info = logging.getLevelName(record.levelno).lower(), record.exc_info or None
         try:
             message = record.getMessage()
         except Exception:  # arguments that do not fit the format, or that cannot be converted to text
             message = _text(record.msg)
-        write(message, logger=record.name, exc_info=record.exc_info or None)
+        if level == "warning":
+            log.warning("library message", logger=record.name, text=message, exc_info=exc_info)
+        else:
+            log.error("library message", logger=record.name, text=message, exc_info=exc_info)
 
 
 class _Printed(io.TextIOBase):

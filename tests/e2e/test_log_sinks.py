@@ -154,9 +154,9 @@ def test_what_was_dropped_is_counted(tmp_path: Path, pipe: tuple[int, int]) -> N
                     lines.extend(map(json.loads, whole))
             return any(map(event, lines))
 
-        until(lambda: told(lambda line: line["event"].endswith(" log lines were dropped")), "the notice")
-        (notice,) = [line for line in lines if line["event"].endswith(" log lines were dropped")]
-        assert notice["event"] == f"{notice['count']} log lines were dropped"
+        until(lambda: told(lambda line: line["event"] == "log lines were dropped"), "the notice")
+        (notice,) = [line for line in lines if line["event"] == "log lines were dropped"]
+        assert notice["count"] > 0
         assert notice["level"] == "warning"
         assert notice["count"] + sum(line["event"] == "request" for line in lines) == 1500
         gateway.client.get("/v1/afterwards")

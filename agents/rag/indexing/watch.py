@@ -33,7 +33,7 @@ async def watch(folder: Path, ingest: Callable[[], Awaitable[object]], *, rescan
     A folder that cannot be read (`ingest` raises `DocumentError`) or watched is logged once, and tried again
     every `RETRY` or `rescan` seconds. A new folder in its place is watched from then on.
     """
-    trouble = Trouble(f"folder {folder} is not watched, only looked at now and then")
+    trouble = Trouble("folder is not watched, only looked at now and then", folder=str(folder))
     while True:
         pause = rescan
         try:

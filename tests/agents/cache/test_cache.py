@@ -205,7 +205,7 @@ async def test_a_damaged_database_is_set_aside_and_another_begun(tmp_path: Path,
             assert (await ask(host, llm, chat(text))).text == "an answer"
         assert (await ask(host, llm, chat("new"))).extra
         assert host.describe()[0]["counters"]["crashes"] == 0
-    (line,) = [line for line in log if line["event"] == "cache database is damaged; starting a new one"]
+    (line,) = [line for line in log if line["event"] == "database is damaged; starting a new one"]
     assert Path(line["kept_as"]).name.startswith(f"{FILE}.broken-")
     assert await asyncio.to_thread(Path(line["kept_as"]).exists)
 

@@ -157,8 +157,8 @@ async def test_a_folder_that_comes_back_empty_deletes_nothing_until_that_is_said
                 (papers / f"{number}.md").rename(tmp_path / f"{number}.md")
             await until(watched, (FILES - 1, f"{FILES - 1} files are gone; their documents are kept"))
             assert await documents(host) == FILES - 1
-            (warning,) = [line for line in log if line["event"].startswith("most files of folder")]
-            assert "DELETE /v1/agents/rag/folders/papers/missing" in warning["event"]
+            (warning,) = [line for line in log if line["event"].startswith("most files of a folder")]
+            assert "DELETE /v1/agents/rag/folders/papers/missing" in warning["cure"]
             for number in range(1, FILES):
                 (tmp_path / f"{number}.md").rename(papers / f"{number}.md")
             await until(watched, (0, ""))

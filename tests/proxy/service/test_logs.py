@@ -105,9 +105,9 @@ thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()
 dying = Dying(); del dying
 """,
     )
-    events = [line["event"] for line in lines]
-    assert events[:3] == ["of a library", "of %s %s", "of %s"]
-    assert "careful" in events[3]
+    assert [line["event"] for line in lines[:4]] == ["library message"] * 4
+    assert [line["text"] for line in lines[:3]] == ["of a library", "of %s %s", "of %s"]
+    assert "careful" in lines[3]["text"]
     assert [line["text"] for line in lines if line["event"] == "printed output"] == [
         "of an agent's",
         "on stderr",
