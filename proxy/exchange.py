@@ -254,6 +254,11 @@ class Exchange:
 
     def finish(self) -> None:
         """Account for the request. Synchronous, so that a cancellation cannot prevent it."""
+        self._log()
+        for account in self.accounts:
+            account(self)
+
+    def _log(self) -> None:
         level = "debug" if self.quiet or self.inner else "warning" if self.status >= 500 else "info"
         outcome = "client left" if self.status == CLIENT_LEFT else "error" if self.error else "ok"
         fields: dict[str, object] = {
@@ -292,8 +297,6 @@ class Exchange:
         if self.error is not None:
             fields["error"] = self.error
         getattr(log, level)("request", **fields)
-        for account in self.accounts:
-            account(self)
 
 
 Account: TypeAlias = Callable[[Exchange], None]

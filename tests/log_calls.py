@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Event(msgspec.Struct):
         return [", ".join(sorted(self.levels)), ", ".join(f"`{field}`" for field in sorted(self.fields))]
 
 
+@cache
 def documented() -> dict[str, Event]:
     """Return what the page says, by event."""
     rows = [_ROW.fullmatch(line) for line in PAGE.read_text().splitlines()]
@@ -72,6 +74,7 @@ def undocumented(lines: Iterable[dict[str, Any]]) -> list[str]:
     return found
 
 
+@cache
 def written() -> dict[str, Event]:
     """Return what the sources write, by event."""
     events: dict[str, Event] = {}
@@ -86,7 +89,10 @@ def written() -> dict[str, Event]:
 
 
 def _calls(file: Path) -> Iterator[tuple[str, set[str], set[str]]]:
-    tree = ast.parse(file.read_text())
+    text = file.read_text()
+    if "log" not in text and "Trouble(" not in text:
+        return
+    tree = ast.parse(text)
     bound = _bound(tree)
     for function in [tree, *ast.walk(tree)]:
         if not isinstance(function, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef):
