@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
-import msgspec
 import psutil
 import structlog
 
