@@ -6,7 +6,7 @@
 # make clients  coding agents, frameworks and Open WebUI, installed apart; ARGS="codex open_webui": some of them
 # make bench  this gateway beside nginx, llama-swap (LLAMA_SWAP names its binary) and no proxy at all
 # make bench-scheduler  the planner beside other schedulers, simulated
-# make trial  two pretended GPUs, real servers, four clients, for a minute
+# make trial  two pretended GPUs, real servers, four clients, for a minute; ARGS=--stay: until Ctrl-C, for the page
 # make bench-headers  the reader of GGUF headers beside the gguf package's
 
 PYTHON ?= python3

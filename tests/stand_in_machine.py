@@ -184,7 +184,7 @@ def activity(count: int, *, seed: int = 1) -> list[Json]:
     """Rows of `/admin/activity`, the latest first."""
     dice = random.Random(seed)
     now = time.time()
-    outcomes = ["ok"] * 16 + ["error", "client left"]
+    outcomes = ["ok"] * 16 + ["failed", "client_left"]
     return [
         {
             "id": f"a{nth}",
@@ -201,7 +201,7 @@ def activity(count: int, *, seed: int = 1) -> list[Json]:
             "first_token_seconds": 0.05 + dice.expovariate(3),
             "seconds": 1 + dice.expovariate(0.2),
             "status": 500
-            if (outcome := dice.choice(outcomes)) == "error"
+            if (outcome := dice.choice(outcomes)) == "failed"
             else 499
             if outcome != "ok"
             else 200,
@@ -241,27 +241,29 @@ KEYS = [
     {
         "name": "alice",
         "admin": False,
-        "source": "database",
+        "configured": False,
+        "hint": "x7Qa",
         "models": ["qwen*"],
         "agents": ["*"],
         "concurrent": 4,
         "per_minute": 60,
         "tokens_per_day": 2_000_000,
         "weight": 2,
-        "expires": None,
+        "expires_at": None,
         "left": {"concurrent": 3, "per_minute": 52, "tokens_per_day": 1_430_211},
     },
     {
         "name": "ops",
         "admin": True,
-        "source": "config.yaml",
+        "configured": True,
+        "hint": "9zTe",
         "models": ["*"],
         "agents": ["*"],
         "concurrent": None,
         "per_minute": None,
         "tokens_per_day": None,
         "weight": 1,
-        "expires": "2027-01-31",
+        "expires_at": 1801353600.0,
         "left": {},
     },
 ]

@@ -1,9 +1,10 @@
-"""A machine with two pretended GPUs and real llama.cpp servers: `python -m tests.trial [--seconds 60]`.
+"""A machine with two pretended GPUs and real llama.cpp servers: `python -m tests.trial`, for a minute.
 
 NVML is a stand-in (tests/fake_nvml), so that the gateway sees two GPUs, each with room for one of three
 models; the servers behind it are real ones, on the CPU. Four steady clients use all three. Afterwards it
 says who was served, how long anybody waited, what the log said of each swap, and whether what was predicted
-is what the servers then told. Exit status 1 when somebody starved or a request failed.
+is what the servers then told. Exit status 1 when somebody starved or a request failed. With `--stay` it goes
+on until Ctrl-C, and says where the page is that shows which model waits and why.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +54,25 @@ def config() -> dict[str, Any]:
     return {"llama_cpp": {"models": dict.fromkeys(MODELS, model)}, "server_pool": pool}
 
 
-def use(gateway: Gateway, seconds: float) -> list[dict[str, Any]]:
-    """Four clients that ask again as soon as they are answered; what each request came to."""
-    ends = time.monotonic() + seconds
+def use(gateway: Gateway, seconds: float | None) -> list[dict[str, Any]]:
+    """Four clients that ask again when they are answered; what each request came to. None: until Ctrl-C."""
+    is_over = threading.Event()
     results: list[dict[str, Any]] = []
 
     def ask(pattern: str) -> None:
         with httpx.Client(base_url=gateway.url, timeout=120) as client:
             for model in itertools.cycle(pattern):
-                if time.monotonic() > ends:
+                if is_over.is_set():
                     return
                 began = time.monotonic()
                 messages = [{"role": "user", "content": "Tell me a story"}]
                 body = {"model": model, "messages": messages, "max_tokens": 200, "temperature": 0}
-                answer = client.post("/v1/chat/completions", json=body)
+                try:
+                    answer = client.post("/v1/chat/completions", json=body)
+                except httpx.HTTPError:
+                    if is_over.is_set():  # Ctrl-C ends the gateway too
+                        return
+                    raise
                 results.append(
                     {
                         "client": pattern,
@@ -79,6 +86,9 @@ def use(gateway: Gateway, seconds: float) -> list[dict[str, Any]]:
     clients = [threading.Thread(target=ask, args=(pattern,)) for pattern in PATTERNS]
     for client in clients:
         client.start()
+    with suppress(KeyboardInterrupt):
+        is_over.wait(seconds)
+    is_over.set()
     for client in clients:
         client.join()
     return results
@@ -98,11 +108,14 @@ def main() -> int:
     """Run the trial and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=60.0)
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--stay", action="store_true", help="until Ctrl-C, to look at the page")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with running(config(), folder, **machine(folder)) as gateway:
-            results = use(gateway, seconds)
+            if options.stay:
+                print(f"three models, of which two fit: {gateway.url}/ui (Ctrl-C ends it)", flush=True)
+            results = use(gateway, None if options.stay else options.seconds)
             lines = list(gateway.log)
     for line in lines:
         if line["event"] in ("model starts", "model drains", "model stops"):
@@ -119,7 +132,7 @@ def main() -> int:
     loads = sum(line["event"] == "model is ready" for line in lines)
     print(f"places: {dict(places)}; {loads} loads; {len(failed)} failed")
     starved = {model for model in MODELS if not any(result["model"] == model for result in results)}
-    return 1 if failed or starved else 0
+    return 0 if options.stay else 1 if failed or starved else 0
 
 
 if __name__ == "__main__":

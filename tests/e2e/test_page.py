@@ -142,6 +142,14 @@ def test_stop_and_cancel(gateway: Gateway, browser: Browser) -> None:
         until(lambda: gateway.model("demo")["busy"] == 0, "the slot is free")
 
 
+def test_load_and_unload(gateway: Gateway, browser: Browser) -> None:
+    with opened(browser, f"{gateway.url}/ui#models/demo-embed") as page:
+        page.get_by_role("button", name="Load", exact=True).click()
+        page.get_by_role("button", name="Unload", exact=True).click()
+        expect(page.get_by_role("button", name="Load", exact=True)).to_be_enabled()
+        until(lambda: gateway.model("demo-embed")["state"] == "stopped", "it is unloaded")
+
+
 def test_the_planner_answers_before_anything_is_loaded(gateway: Gateway, browser: Browser) -> None:
     gateway.chat()  # so that its file is there
     with opened(browser, f"{gateway.url}/ui#models/demo") as page:
@@ -207,7 +215,7 @@ def test_ten_thousand_rows(pretended: StandIn, browser: Browser) -> None:
         pretended.push("request_ended", {**activity(1)[0], "id": "new", "key": "newest"})
         page.evaluate("document.querySelector('long-list').scrollTop = 0")
         expect(rows.get_by_role("row").nth(1)).to_contain_text("newest")
-        page.get_by_label("Outcome").select_option("error")
+        page.get_by_label("Outcome").select_option("failed")
         expect(page.get_by_text("10,000 requests", exact=True)).not_to_be_visible()
 
 

@@ -49,7 +49,7 @@ export function render(parent, children) {
   const others = [];
   for (const node of parent.childNodes) {
     const key = node instanceof Element ? drawn.get(node)?.props.key : undefined;
-    if (key === undefined) others.push(node);
+    if (key === undefined || keyed.has(String(key))) others.push(node);
     else keyed.set(String(key), node);
   }
   let next = parent.firstChild;

@@ -53,6 +53,11 @@ export function bar(total, parts, label) {
   );
 }
 
+/** What a part of a bar is. @param {string} kind @param {string} label @param {string} words @param {string} [title] */
+export function legend(kind, label, words, title) {
+  return h("li", { key: `${kind} ${label}`, title }, h("i", { class: kind }), label, h("b", words));
+}
+
 /** What `bar` fills with; once in the page. */
 export function patterns() {
   return h(

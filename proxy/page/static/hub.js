@@ -19,7 +19,7 @@ export class HubSearch extends View {
     this.attempt(async () => {
       try {
         const answer = await json(`admin/hub/search${query({ q: this.text.trim() })}`);
-        this.found = answer.repos ?? answer.results ?? answer.models ?? [];
+        this.found = answer.repos;
       } finally {
         this.busy = false;
       }
@@ -56,7 +56,7 @@ export class HubSearch extends View {
 
   /** @param {any} hit */
   hit(hit) {
-    const repo = hit.repo ?? hit.id ?? hit.name;
+    const { repo } = hit;
     const files = this.files.get(repo);
     return h(
       "li",
@@ -73,8 +73,8 @@ export class HubSearch extends View {
           "div.scrolls",
           h(
             "table",
-            h("thead", h("tr", h("th", "File"), h("th.number", "Size"), h("th.number", "Would take"), h("th", h("span.hint", "")))),
-            h("tbody", files.map((file) => row(repo, file))),
+            h("thead", h("tr", h("th", "File"), h("th.number", "Size"), h("th.number", "Would take"), h("th.number", "Get"))),
+            h("tbody", files.map((file) => row(file))),
           ),
         ),
     );
@@ -82,16 +82,16 @@ export class HubSearch extends View {
 }
 customElements.define("hub-search", HubSearch);
 
-/** @param {string} repo @param {any} file */
-function row(repo, file) {
-  const name = file.name ?? (file.variant ? `${repo}:${file.variant}` : repo);
-  const words = file.variant ?? name.split(":")[1] ?? file.file ?? name;
+/** @param {any} file */
+function row(file) {
+  const { name } = file;
+  const words = name.split(":")[1] ?? name;
   return h(
     "tr",
     { key: name },
-    h("td", words, file.place && h("span.hint", ` ${file.place}`)),
+    h("td", words),
     h("td.number", bytes(file.size)),
-    h("td.number", bytes(file.memory ?? file.predicted_memory)),
+    h("td.number", bytes(file.memory)),
     h(
       "td.number",
       file.downloaded

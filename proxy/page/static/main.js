@@ -108,7 +108,7 @@ function askKey() {
           close();
         },
       },
-      h("p", "An admin key shows everything; any other key shows what it may use. It is kept for this tab alone, until the tab is closed."),
+      h("p", "An admin key shows everything, any other what it may use. It is kept until this tab is closed."),
       input("Key", "", (value) => (secret = value), { type: "password", autocomplete: "off", autofocus: true, spellcheck: "false" }),
       h("p.hint", "A key is made by ", h("code", "run.py key add NAME --admin"), "."),
       h(

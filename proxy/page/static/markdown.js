@@ -59,9 +59,6 @@ function draw(block) {
   }
   const heading = lines.length === 1 && block.match(/^#{1,6}\s+(.*)/);
   if (heading) return h("h3", inline(heading[1]));
-  if (lines.every((line) => line.startsWith(">"))) {
-    return h("blockquote", inline(lines.map((line) => line.replace(/^>\s?/, "")).join("\n")));
-  }
   if (ITEM.test(lines[0])) {
     /** @type {string[]} */
     const items = [];

@@ -34,9 +34,12 @@ const TONES = {
   failed: "bad",
 };
 
+/** @type {Record<string, string>} */
+const WORDS = { fetching: "downloading", fetched: "waits for room", starting: "loading", draining: "ends its requests" };
+
 /** @param {Model} model */
 export function state(model) {
-  const word = model.state === "fetching" ? "downloading" : model.state === "starting" ? "loading" : model.state;
+  const word = WORDS[model.state] ?? model.state;
   const tone = /** @type {Record<string, string>} */ (TONES)[model.state] ?? "off";
   return h("span.state", { class: tone }, word);
 }

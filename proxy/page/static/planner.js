@@ -1,7 +1,7 @@
 // The planner: what a model would take, and where, with other settings, before anything is loaded.
 
 import { h, View } from "./dom.js";
-import { bar } from "./draw.js";
+import { bar, legend } from "./draw.js";
 import { bytes, count, seconds, tokens } from "./format.js";
 import { GatewayError, json, query } from "./gateway.js";
 import { copy, select, trouble, valued } from "./parts.js";
@@ -74,7 +74,6 @@ export class ModelPlanner extends View {
     // Half octaves: 512, 768, 1024, 1536, ...
     const steps = 2 * Math.ceil(Math.log2(this.largest / SMALLEST));
     const context = Number(this.ctx || this.plan?.context || Math.min(this.largest, 16384));
-    const slots = Number(this.parallel || (this.plan ? Math.max(1, Math.round(this.plan.context / (this.plan.slot_context || this.plan.context))) : 1));
     const step = Math.max(0, Math.round(2 * Math.log2(context / SMALLEST)));
     const isOther = this.ctx || this.parallel || this.kv;
     return [
@@ -98,8 +97,8 @@ export class ModelPlanner extends View {
         ),
         h(
           "label.field.knob",
-          h("span", "Slots", h("b", slots)),
-          h("input", { type: "range", min: 1, max: MOST_SLOTS, value: String(slots), oninput: valued((value) => ((this.parallel = value), this.ask())) }),
+          h("span", "Slots", h("b", this.parallel || "as configured")),
+          h("input", { type: "range", min: 1, max: MOST_SLOTS, value: this.parallel || "1", oninput: valued((value) => ((this.parallel = value), this.ask())) }),
         ),
         select("Type of the cache", this.kv, [["", "as configured"], ...CACHES], (value) => ((this.kv = value), this.ask())),
       ),
@@ -164,10 +163,10 @@ function device(title, size, free, taken, overhead) {
     bar(whole, [{ label: "others", size: others, kind: "others" }, ...parts, { label: "process and margin", size: rest, kind: "reserve" }], title),
     h(
       "ul.legend",
-      known.map(([part, kind]) => h("li", { key: part }, h("i", { class: kind }), NAMES[part], h("b", bytes(taken[part])))),
-      rest > 0 && h("li", { key: "rest" }, h("i.reserve"), "process and margin", h("b", bytes(rest))),
-      others > 0 && h("li", { key: "others" }, h("i.others"), "others, who stay", h("b", bytes(others))),
-      h("li", { key: "free" }, h("i.free"), "left", h("b", bytes(Math.max(0, (free ?? whole) - taken.set_aside - overhead)))),
+      known.map(([part, kind]) => legend(kind, NAMES[part], bytes(taken[part]))),
+      rest > 0 && legend("reserve", "process and margin", bytes(rest)),
+      others > 0 && legend("others", "others, who stay", bytes(others)),
+      legend("free", "left", bytes(Math.max(0, (free ?? whole) - taken.set_aside - overhead))),
     ),
   );
 }

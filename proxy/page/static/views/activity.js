@@ -8,7 +8,7 @@ import { live, onChange } from "../live.js";
 import { dialog, inPath, select, trouble } from "../parts.js";
 import { agents } from "./now.js";
 
-const PAGE = 500;
+const PAGE = 1000;
 const HOUR = 3600;
 /** @type {[string, string][]} */
 const TIMES = [
@@ -17,7 +17,13 @@ const TIMES = [
   [String(24 * HOUR), "the last day"],
   [String(7 * 24 * HOUR), "the last 7 days"],
 ];
-const OUTCOMES = ["ok", "refused", "error", "client left", "cancelled"];
+/** @type {[string, string][]} */
+const OUTCOMES = [
+  ["ok", "ok"],
+  ["refused", "refused"],
+  ["client_left", "client left"],
+  ["failed", "failed"],
+];
 
 const COLUMNS = /** @type {const} */ (["at", "id", "key", "model", "agents", "endpoint", "status", "outcome", "place", "prompt_tokens", "cached_tokens", "completion_tokens", "queued_seconds", "loaded_seconds", "first_token_seconds", "seconds"]);
 
@@ -94,7 +100,7 @@ class ActivityView extends View {
       h("div.spring"),
       this.choice("model", "Model", [...live.models.keys()]),
       this.choice("key", "Key", [...new Set(rows.map((row) => row.key ?? ""))].filter(Boolean)),
-      this.choice("outcome", "Outcome", OUTCOMES),
+      select("Outcome", this.filters.outcome, [["", "all"], ...OUTCOMES], (value) => this.filter("outcome", value)),
       select("Time", this.filters.since, TIMES, (value) => this.filter("since", value)),
       h("button", { onclick: () => this.save(), disabled: !rows.length }, "Export CSV"),
     );
@@ -118,10 +124,10 @@ class ActivityView extends View {
     ];
   }
 
-  /** @param {"key" | "model" | "outcome"} name @param {string} label @param {string[]} values */
+  /** @param {"key" | "model"} name @param {string} label @param {string[]} values */
   choice(name, label, values) {
     const all = [...new Set([...values, this.filters[name]])].filter(Boolean);
-    return select(label, this.filters[name], [["", "all"], ...all.map((one) => /** @type {[string, string]} */ ([one, one]))], (value) => this.filter(name, value));
+    return select(label, this.filters[name], [["", "all"], ...all], (value) => this.filter(name, value));
   }
 
   /** @param {keyof ActivityView["filters"]} name @param {string} value */
@@ -133,7 +139,7 @@ class ActivityView extends View {
 
   /** @param {Row} row @param {number} nth */
   row(row, nth) {
-    const tone = row.outcome === "ok" ? "good" : row.status >= 500 || row.outcome === "error" ? "bad" : "";
+    const tone = { ok: "good", failed: "bad" }[row.outcome] ?? "";
     const cell = (/** @type {Child} */ child, kind = "") => h("span", { role: "cell", class: kind }, child);
     return h(
       "div.row.activity-row",
@@ -141,7 +147,7 @@ class ActivityView extends View {
       cell(clock(row.at)),
       h("span.model-cell", { role: "cell" }, h("i", { class: `dot measured ${hue(row.model ?? "")}` }), row.model ?? row.endpoint),
       cell(row.key ?? "–"),
-      cell(h("span.state", { class: tone, title: `status ${row.status}` }, row.outcome)),
+      cell(h("span.state", { class: tone, title: `status ${row.status}` }, row.outcome.replace("_", " "))),
       cell(count(row.prompt_tokens), "number"),
       cell(count(row.completion_tokens), "number"),
       cell(seconds(row.first_token_seconds), "number"),

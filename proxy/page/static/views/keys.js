@@ -3,7 +3,7 @@
 import { h, View } from "../dom.js";
 import { columns, hue } from "../draw.js";
 import { count, dotted, seconds } from "../format.js";
-import { GatewayError, json, query } from "../gateway.js";
+import { GatewayError, json, key, query } from "../gateway.js";
 import { act, confirm, copy, dialog, inPath, input, select, trouble } from "../parts.js";
 
 const DAY = 86400;
@@ -129,21 +129,21 @@ class KeysView extends View {
       this.keysFailed
         ? trouble(this.keysFailed, "The keys cannot be shown")
         : this.keys.length === 0
-          ? h("p.empty", "There is no key: requests from this machine need none. Make one before the gateway listens on another address.")
+          ? h("p.empty", "There is no key: requests from this machine need none. With the first one, which is for an admin, all requests need a key.")
           : h("div.cards", this.keys.map((key) => this.card(key))),
     );
   }
 
   /** @param {any} key */
   card(key) {
-    const isMine = key.source === undefined || !/config/.test(key.source);
     const facts = [
+      `…${key.hint}`,
       key.admin && "may use /admin",
       key.models && key.models.join() !== "*" ? `models ${key.models.join(", ")}` : "all models",
       key.agents && key.agents.join() !== "*" && (key.agents.length ? `agents ${key.agents.join(", ")}` : "no agents"),
       key.weight && key.weight !== 1 && `weight ${key.weight}`,
-      key.expires && `until ${typeof key.expires === "number" ? new Date(key.expires * 1000).toISOString().slice(0, 10) : key.expires}`,
-      !isMine && "in config.yaml",
+      key.expires_at && `until ${new Date(key.expires_at * 1000).toISOString().slice(0, 10)}`,
+      key.configured && "in config.yaml",
     ];
     return h(
       "article.card.stack",
@@ -152,8 +152,8 @@ class KeysView extends View {
         "header",
         h("h3", key.name),
         h("span.facts"),
-        isMine && h("button.small", { onclick: () => this.rotate(key.name), "aria-label": `New secret for ${key.name}` }, "New secret"),
-        isMine && h("button.small.danger", { onclick: () => this.revoke(key.name), "aria-label": `Revoke ${key.name}` }, "Revoke"),
+        !key.configured && h("button.small", { onclick: () => this.rotate(key.name), "aria-label": `New secret for ${key.name}` }, "New secret"),
+        !key.configured && h("button.small.danger", { onclick: () => this.revoke(key.name), "aria-label": `Revoke ${key.name}` }, "Revoke"),
       ),
       h("p.hint", dotted(...facts)),
       left("Requests at a time", key.concurrent, key.left?.concurrent),
@@ -180,7 +180,7 @@ class KeysView extends View {
   }
 
   make() {
-    const form = { name: "", models: "", agents: "", concurrent: "", per_minute: "", tokens_per_day: "", weight: "", expires: "", admin: false };
+    const form = { name: "", models: "", agents: "", concurrent: "", per_minute: "", tokens_per_day: "", weight: "", expires: "", admin: !this.keys.some((one) => one.admin) };
     const text = (/** @type {Exclude<keyof typeof form, "admin">} */ name, /** @type {string} */ label, /** @type {Props} */ props) => input(label, form[name], (value) => (form[name] = value), props);
     const number = { type: "number", min: 1, step: 1, placeholder: "no limit" };
     dialog("Make a key", (close) =>
@@ -192,7 +192,7 @@ class KeysView extends View {
             const made = await act("admin/keys", { body: keyOf(form) });
             if (!made) return;
             close();
-            secret(form.name, made);
+            secret(form.name, made, form.admin);
             this.ask();
           },
         },
@@ -207,7 +207,7 @@ class KeysView extends View {
           text("weight", "Weight of its turns", { type: "number", min: 0.01, step: "any", placeholder: "1" }),
           text("expires", "Valid until", { type: "date" }),
         ),
-        h("label.check", h("input", { type: "checkbox", onchange: (/** @type {any} */ event) => (form.admin = event.target.checked) }), "It may use /admin: act on models, requests and keys"),
+        h("label.check", h("input", { type: "checkbox", checked: form.admin, onchange: (/** @type {any} */ event) => (form.admin = event.target.checked) }), "It may use /admin: act on models, requests and keys"),
         h("div.buttons", h("button", { type: "button", onclick: close }, "Cancel"), h("button.main", { type: "submit" }, "Make it")),
       ),
     );
@@ -245,12 +245,12 @@ function left(label, limit, rest) {
   return h("div.meter", h("progress", { value: known ? limit - rest : 0, max: limit, "aria-label": label }), h("span", `${label}: ${known ? `${count(rest)} left of ` : ""}${count(limit)}`));
 }
 
-/** Show a new secret, once. @param {string} name @param {any} made */
-function secret(name, made) {
+/** Show a new secret, once. @param {string} name @param {any} made @param {boolean} [isAdmin] */
+function secret(name, made, isAdmin) {
   const text = made.secret;
   dialog(`The key of ${name}`, (close) => [
     h("p", "It is shown this once: the gateway keeps its hash alone."),
     h("pre", { tabindex: 0, "aria-label": "Secret" }, text),
-    h("div.buttons", h("button", { onclick: () => copy(text) }, "Copy"), h("button.main", { onclick: close }, "I have it")),
+    h("div.buttons", h("button", { onclick: () => copy(text) }, "Copy"), isAdmin && !key.get() && h("button", { onclick: () => (key.set(text), close()) }, "Use it in this tab"), h("button.main", { onclick: close }, "I have it")),
   ]);
 }

@@ -132,15 +132,15 @@ function read(text, nth) {
   const { at, timestamp, level = "", line, event, ...rest } = all;
   const time = timestamp ?? at;
   const fields = Object.entries(rest).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
-  return { at: typeof time === "string" ? Date.parse(time) / 1000 : (time ?? 0), level, text: line ?? [event, ...fields].join("  "), all, nth };
+  return { at: typeof time === "string" ? Date.parse(time) / 1000 : (time ?? 0), level, text: line ?? [event, ...fields].filter(Boolean).join("  "), all, nth };
 }
 
 /** @param {Line} line @param {number} nth */
 function row(line, nth) {
   return h(
     "div.row.log-row",
-    { key: line.nth, role: "row", "aria-rowindex": nth + 1, class: line.level, ondblclick: () => show(line) },
-    h("span.hint", { role: "cell" }, line.at ? clock(line.at) : ""),
+    { key: line.nth, role: "row", "aria-rowindex": nth + 1, class: line.level },
+    h("span", { role: "cell" }, h("button", { title: "The whole line", onclick: () => show(line) }, line.at ? clock(line.at) : "more")),
     line.level && h("span.level", { role: "cell" }, line.level),
     h("span", { role: "cell", title: line.text }, line.text),
   );

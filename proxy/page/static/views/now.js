@@ -1,7 +1,7 @@
 // Now: who has the memory, what runs, who waits and why.
 
 import { h, View } from "../dom.js";
-import { bar, hue } from "../draw.js";
+import { bar, hue, legend } from "../draw.js";
 import { age, bytes, count, dotted, plural, rate, seconds } from "../format.js";
 import { grown, live, LOADING, models, onChange, RUNNING } from "../live.js";
 import { act, icon, inPath, notice, silence, state } from "../parts.js";
@@ -36,7 +36,7 @@ customElements.define("view-now", NowView);
 /** @param {Model[]} running */
 function summary(running) {
   const ready = running.filter((model) => model.state === "ready").length;
-  return `${plural(ready, "model")} ready, ${plural(live.requests.size, "request")} running, ${count(live.waiting.length)} waiting`;
+  return `${plural(ready, "model")} ready, ${plural(answered().length, "request")} running, ${count(live.waiting.length)} waiting`;
 }
 
 /** @param {Model[]} known */
@@ -47,8 +47,8 @@ function memory(known) {
     { "aria-labelledby": "memory" },
     h("h2", { id: "memory" }, "Memory"),
     h("div.cards", gpus.map((gpu) => gpuCard(gpu)), host && hostCard(host, known)),
-    gpu_error && h("p.problem", gpu_error),
-    !gpus.length && h("p.hint", "This machine has no GPU that the gateway can see: models run on the CPU."),
+    gpus.length > 0 && gpu_error && h("p.problem", gpu_error),
+    !gpus.length && h("p.hint", `The gateway sees no GPU${gpu_error ? ` (${gpu_error})` : ""}: models run on the CPU.`),
   );
 }
 
@@ -93,17 +93,17 @@ function gpuCard(gpu) {
     h(
       "ul.legend",
       holders,
-      others > 0 && h("li", { key: " others" }, h("i.others"), "others", h("b", bytes(others))),
-      reserve > 0 && h("li", { key: " reserve", title: "kept free, and what a further process takes by itself" }, h("i.reserve"), "reserve", h("b", bytes(reserve))),
-      h("li", { key: " free" }, h("i.free"), "free for models", h("b", `${bytes(room)} of ${bytes(gpu.total_memory)}`)),
+      others > 0 && legend("others", "others", bytes(others)),
+      reserve > 0 && legend("reserve", "reserve", bytes(reserve), "kept free, and what a further process takes by itself"),
+      legend("free", "free for models", `${bytes(room)} of ${bytes(gpu.total_memory)}`),
     ),
   );
 }
 
 /** @param {string} name @param {number | undefined} predicted @param {number | undefined} measured */
 function holder(name, predicted, measured) {
-  const words = measured ? `${bytes(measured)}${predicted ? `, predicted ${bytes(predicted)}` : ""}` : `${bytes(predicted)} expected`;
-  return h("li", { key: name }, h("i", { class: `measured ${hue(name)}` }), name, h("b", words));
+  const words = measured ? `${bytes(measured)}${predicted ? `, predicted ${bytes(predicted)} and the process` : ""}` : `${bytes(predicted)} expected`;
+  return legend(hue(name), name, words);
 }
 
 /** @param {{total_memory: number, available_memory: number}} host @param {Model[]} known */
@@ -124,9 +124,9 @@ function hostCard(host, known) {
     bar(host.total_memory, [{ label: "others", size: others, kind: "others" }, ...parts], "Host"),
     h(
       "ul.legend",
-      holders.map((model) => h("li", { key: model.name }, h("i", { class: `measured ${hue(model.name)}` }), model.name, h("b", bytes(model.placement?.host_memory)))),
-      h("li", { key: " others" }, h("i.others"), "others", h("b", bytes(others))),
-      h("li", { key: " free" }, h("i.free"), "available", h("b", `${bytes(host.available_memory)} of ${bytes(host.total_memory)}`)),
+      holders.map((model) => legend(hue(model.name), model.name, bytes(model.placement?.host_memory))),
+      legend("others", "others", bytes(others)),
+      legend("free", "available", `${bytes(host.available_memory)} of ${bytes(host.total_memory)}`),
     ),
   );
 }
@@ -233,7 +233,7 @@ function waiting() {
             "div",
             h("header", h("i", { class: `dot measured ${hue(one.model)}` }), h("h3", one.model), one.key && h("span.hint", one.key)),
             h("p", one.reason),
-            h("p.hint", dotted(`has waited ${age(grown(one.waited_seconds, one))}`, one.eta_seconds !== null && `about ${age(one.eta_seconds)} more`)),
+            h("p.hint", dotted(`has waited ${age(grown(one.waited_seconds, one))}`, one.eta_seconds !== null && `about ${age(Math.max(1, one.eta_seconds))} more`)),
           ),
           one.id && cancel(one.id, `the waiting request to ${one.model}`),
         ),
@@ -245,9 +245,14 @@ function waiting() {
 
 const PHASES = { reading: "is read", queue: "waits", agents: "is with its agents", prompt: "reads the prompt", answer: "answers" };
 
-function requests() {
+/** The requests that do not wait, the oldest first. */
+function answered() {
   const waits = new Set(live.waiting.map((one) => one.id));
-  const running = [...live.requests.values()].filter((one) => !waits.has(one.id)).sort((a, b) => a.started_at - b.started_at);
+  return [...live.requests.values()].filter((one) => !waits.has(one.id)).sort((a, b) => a.started_at - b.started_at);
+}
+
+function requests() {
+  const running = answered();
   return h(
     "section",
     { "aria-labelledby": "requests" },

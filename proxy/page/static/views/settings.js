@@ -130,7 +130,7 @@ const rank = (one) => RANKS.indexOf(one.status);
 /** @param {any} one */
 function check(one) {
   const tone = /** @type {Record<string, string>} */ ({ ok: "good", warning: "busy", error: "bad" })[one.status] ?? "";
-  return h("li", { key: one.name }, h("span.line", h("b", one.name), h("span.state", { class: tone }, one.status)), h("span.hint", one.found), one.cure && h("span.cure", one.cure));
+  return h("li", { key: `${one.name} ${one.found}` }, h("span.line", h("b", one.name), h("span.state", { class: tone }, one.status)), h("span.hint", one.found), one.cure && h("span.cure", one.cure));
 }
 
 /** @param {any} one */
@@ -139,12 +139,17 @@ function change(one) {
 }
 
 /** @param {unknown} value */
-const shown = (value) => (value === undefined ? "nothing" : typeof value === "string" ? value : JSON.stringify(value));
+function shown(value) {
+  if (value === undefined || value === null || (Array.isArray(value) && !value.length)) return "none";
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
 
 /** @param {string} name @param {any} value @param {boolean} [isTop] @returns {Child} */
 function tree(name, value, isTop = false) {
   const inner = value !== null && typeof value === "object" && !Array.isArray(value) ? Object.entries(value) : null;
-  if (!inner) return h("div.setting", { key: name }, h("code", name), h("span", shown(value)));
-  if (!inner.length) return h("div.setting", { key: name }, h("code", name), h("span.hint", "none"));
+  if (!inner?.length) {
+    const words = shown(inner ? null : value);
+    return h("div.setting", { key: name }, h("code", name), h("span", { class: words === "none" ? "hint" : "" }, words));
+  }
   return h("details.branch", { key: name, open: isTop && inner.length < 14 }, h("summary", h("code", name)), h("div", inner.map(([key, one]) => tree(key, one))));
 }
