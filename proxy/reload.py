@@ -36,6 +36,7 @@ from proxy.door.bodies import Bodies
 from proxy.door.client_connection import ConnectionServer
 from proxy.door.origins import Origins
 from proxy.handlers.responses.store import ResponseStore
+from proxy.usage.records import UsageRecords
 from proxy.wire.upstream import Upstream
 
 log = structlog.get_logger("gateway")
@@ -65,6 +66,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     caller: ModelCaller
     upstream: Upstream
     responses: ResponseStore
+    usage: UsageRecords
     runner: web.AppRunner
     publish: Callable[[str, object], None]
     """Reports an event to whoever follows the gateway's state."""
@@ -83,6 +85,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
             self.runner.server.write_timeout = limits.write_timeout
         self.upstream.silence_limit = config.server_pool.request_timeout
         self.responses.seconds = server.keep_responses
+        self.usage.reconfigure(config.usage)
         if uses_containers(config):
             self.containers.start()
 

@@ -357,6 +357,7 @@ async def _build(
         caller=caller,
         upstream=upstream,
         responses=store_of_responses,
+        usage=usage,
         runner=runner,
         publish=live.feed.publish,
         preload=lambda config: preload(config, supervisor),

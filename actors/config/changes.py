@@ -21,7 +21,7 @@ RELOADED = {
     *(("server", name) for name in ("open", "allowed_origins", "allowed_hosts", "max_body_mb")),
     *(("server", name) for name in ("write_timeout", "keepalive_interval", "drain_timeout")),
     *(("server", name) for name in ("keep_responses", "list_aliases", "reload_on_change")),
-    *((name,) for name in ("keys", "server_pool", "llama_cpp", "hub", "gpu", "ollama")),
+    *((name,) for name in ("keys", "usage", "server_pool", "llama_cpp", "hub", "gpu", "ollama")),
     *((name,) for name in ("agents", "agent_folders", "skip_broken_agents")),
 }
 """Settings that a running gateway takes, with all below them."""

@@ -23,15 +23,15 @@ class CaptureFolder:
     """The folder, with mode 0700, and its files, with mode 0600.
 
     Captures are deleted after `keep_days` days, and the oldest ones where all together have more than
-    `most_bytes`.
+    `most_bytes`. Both may be changed, and count from the next capture on.
     """
 
     def __init__(
         self, path: Path, keep_days: float, most_bytes: int, clock: Callable[[], float] = time.time
     ) -> None:
         self._path = path
-        self._keep_seconds = keep_days * DAY
-        self._most_bytes = most_bytes
+        self.keep_days = keep_days
+        self.most_bytes = most_bytes
         self._clock = clock
         self._lock = Lock()
         self._files: deque[tuple[str, int]] | None = None
@@ -83,8 +83,8 @@ class CaptureFolder:
         return self._files
 
     def _purge(self, files: "deque[tuple[str, int]]") -> None:
-        oldest = _name("", self._clock() - self._keep_seconds)
-        while files and (files[0][0] < oldest or self._bytes > self._most_bytes):
+        oldest = _name("", self._clock() - self.keep_days * DAY)
+        while files and (files[0][0] < oldest or self._bytes > self.most_bytes):
             name, size = files[0]
             (self._path / name).unlink(missing_ok=True)
             files.popleft()

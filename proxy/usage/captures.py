@@ -37,23 +37,19 @@ class Captures:
 
     def __init__(self, settings: CaptureSettings, folder: CaptureFolder, *, memory: int = MEMORY) -> None:
         self.dropped = 0
-        self._settings = settings
         self._folder = folder
         self._room = Room(memory)
-        self._models = _pattern(settings.models)
-        self._keys = _pattern(settings.keys)
+        self.reconfigure(settings)
         self._waiting: asyncio.Queue[tuple[Capture, Capturable]] = asyncio.Queue()
         self._has_failed = False
 
-    @property
-    def is_on(self) -> bool:
+    def reconfigure(self, settings: CaptureSettings) -> None:
+        """Choose requests by these settings from now on."""
+        self._settings = settings
+        self._models = _pattern(settings.models)
+        self._keys = _pattern(settings.keys)
+        self.is_on = bool(settings.models or settings.keys)
         """Whether anything is captured."""
-        return bool(self._settings.models or self._settings.keys)
-
-    @property
-    def accounts(self) -> tuple[Callable[[Capturable], None], ...]:
-        """Who must get each finished request."""
-        return (self.account,) if self.is_on else ()
 
     def begin(self, key: str, models: Iterable[str]) -> Capture | None:
         """Return a capture for a request with this key to a model with these names; None if not chosen."""

@@ -39,7 +39,7 @@ class File(Protocol):
 
 
 class Ledger:
-    """Keeps a row of each request for `keep_days` days; 0: it records nothing.
+    """Keeps a row of each request for `keep_days` days, which may be changed; 0: it records nothing.
 
     `dropped` counts the requests that have no row because there was no room.
     """
@@ -65,23 +65,13 @@ class Ledger:
         self._told = 0
 
     @property
-    def is_on(self) -> bool:
-        """Whether requests are recorded."""
-        return self.keep_days > 0
-
-    @property
-    def accounts(self) -> tuple[Callable[[Recordable], None], ...]:
-        """Who must get each finished request; nobody if the ledger is off."""
-        return (self.account,) if self.is_on else ()
-
-    @property
     def waiting(self) -> int:
         """The number of rows that are not in the file yet."""
         return len(self._waiting)
 
     def account(self, request: Recordable) -> None:
         """Record a finished request. Synchronous and fast; never raises."""
-        if not request.recorded:
+        if not request.recorded or not self.keep_days:
             return
         if len(self._waiting) >= self._most:
             self.dropped += 1
@@ -95,15 +85,15 @@ class Ledger:
 
     async def start(self) -> None:
         """Delete old rows, which also checks that the file can be used. A failure is only logged."""
-        if self.is_on:
+        if self.keep_days:
             await self._purge()
 
     async def run(self) -> None:
         """Write once a second what has come, until cancelled."""
-        while self.is_on:
+        while True:
             await asyncio.sleep(PERIOD)
             await self.save()
-            if self._clock() - self._purged > IDLE_PURGE:
+            if self.keep_days and self._clock() - self._purged > IDLE_PURGE:
                 await self._purge()
 
     async def save(self) -> bool:
@@ -133,7 +123,8 @@ class Ledger:
 
     async def _write(self, rows: Sequence[Row]) -> bool:
         """Write rows in a thread; return whether they are in the file. Only the first failure is logged."""
-        oldest = self._clock() - self.keep_days * DAY
+        # Where nothing is recorded any more, what was recorded stays until somebody deletes the file.
+        oldest = self._clock() - self.keep_days * DAY if self.keep_days else 0.0
         try:
             newest = await asyncio.to_thread(self._file.write, rows, oldest)
         except (sqlite3.Error, OSError) as error:

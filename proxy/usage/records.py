@@ -30,7 +30,14 @@ class UsageRecords:
     @property
     def accounts(self) -> tuple[Callable[[Capturable], None], ...]:
         """Who must get each finished request."""
-        return (*self.ledger.accounts, *self.captures.accounts)
+        return self.ledger.account, self.captures.account
+
+    def reconfigure(self, settings: UsageSettings) -> None:
+        """Record by these settings from now on."""
+        self.ledger.keep_days = settings.keep_days
+        self.folder.keep_days = settings.captures.keep_days
+        self.folder.most_bytes = settings.captures.max_total_mb * MIB
+        self.captures.reconfigure(settings.captures)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:

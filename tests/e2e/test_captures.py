@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.conftest import DEMO, Start
 from tests.e2e.test_failures import stand_in
@@ -178,6 +179,24 @@ def test_a_full_disk_stops_nothing(tmp_path: Path) -> None:
         assert sum("captures cannot be kept" in line["event"] for line in gateway.log) == 1
         gateway.wait_for("captures are kept again")
         assert not list(files(tmp_path)[0].parent.glob("*.part"))
+
+
+def test_a_reload_turns_it_on_and_off(tmp_path: Path) -> None:
+    def reload(**usage: Any) -> None:
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "usage": usage}))
+        answer = gateway.client.post("/admin/reload", headers=bearer(KEYS["boss"])).json()
+        assert answer["applied"]
+        assert {change["effect"] for change in answer["changes"]} == {"at once"}
+
+    with running(config(), tmp_path) as gateway:
+        ask(gateway, "before")
+        reload(captures={"keys": ["alice"]})
+        ask(gateway, "during")
+        capture(gateway, "during")
+        reload(keep_days=0)
+        ask(gateway, "after")
+        assert rows(gateway) == {"before": False, "during": True}
 
 
 @pytest.mark.parametrize("harm", ["max_mb: 0", "keep_days: 0", "models: small", "max_total_mb: 0"])

@@ -152,13 +152,15 @@ async def test_old_rows_are_deleted() -> None:
     assert file.oldest == 8 * DAY
 
 
-async def test_without_days_nothing_is_recorded() -> None:
+async def test_without_days_nothing_is_recorded_and_nothing_deleted() -> None:
     file = FakeFile()
     ledger = Ledger(file, 0)
     await ledger.start()
-    await ledger.run()
-    assert ledger.accounts == ()
-    await ledger.close()
+    for keep_days in (0, 1, 0):
+        ledger.keep_days = keep_days
+        ledger.account(request())
+    assert await ledger.save()
+    assert len(file.rows) == 1
     assert file.oldest == 0
 
 
