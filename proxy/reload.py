@@ -16,7 +16,7 @@ from aiohttp import web
 from actors.build import ModelFactory, uses_containers
 from actors.config.changes import NEEDS_RESTART, Change, CurrentConfig, applicable, changes
 from actors.config.checks import check
-from actors.config.file import ConfigFile
+from actors.config.file import ConfigFile, config_files
 from actors.config.schema import Config
 from actors.errors import ConfigError
 from actors.gpu.observer import Observer
@@ -41,8 +41,8 @@ from proxy.wire.upstream import Upstream
 
 log = structlog.get_logger("gateway")
 
-LOOK = 2.0
-"""Seconds between looks at the file, if changes are applied by themselves."""
+LOOK = 1.0
+"""Seconds between looks at the files, if changes are applied by themselves."""
 
 
 class Reload(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,16 +194,20 @@ class Reloader:
         return loaded, keys
 
     async def run(self, asked: asyncio.Event) -> None:
-        """Reload when `asked`, and if `server.reload_on_change` says so when the files have changed."""
-        seen = await asyncio.to_thread(_state_of, self.files)
+        """Reload when `asked`, and if `server.reload_on_change` says so when the files have changed.
+
+        Changed files are read when they have stayed the same for a moment: they may not be whole yet.
+        """
+        taken = seen = await asyncio.to_thread(_state_of, self._settings.file)
         while True:
-            if await occurs(asked, LOOK):
+            is_asked = await occurs(asked, LOOK)
+            if not (is_asked or self.config.server.reload_on_change):
+                continue
+            before, seen = seen, await asyncio.to_thread(_state_of, self._settings.file)
+            if is_asked or (seen == before and seen != taken):
                 asked.clear()
+                taken = seen
                 await self.reload()
-            elif self.config.server.reload_on_change:
-                before, seen = seen, await asyncio.to_thread(_state_of, self.files)
-                if before != seen:
-                    await self.reload()
 
     def close(self) -> None:
         """End what a reload has left to do, because the gateway stops."""
@@ -215,9 +219,12 @@ def _models_of(config: Config) -> tuple[object, ...]:
     return config.server_pool, config.llama_cpp, config.ollama
 
 
-def _state_of(files: Sequence[Path]) -> list[tuple[int, int, int] | None]:
-    """Return what changes with the contents of files. Blocking."""
-    return [_stat(file) for file in files]
+def _state_of(file: Path) -> dict[Path, tuple[int, int, int] | None]:
+    """Return what changes with the contents of a configuration's files. Blocking."""
+    try:
+        return {one: _stat(one) for one in config_files(file)}
+    except ConfigError:  # the reload says why
+        return {}
 
 
 def _stat(file: Path) -> tuple[int, int, int] | None:

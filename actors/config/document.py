@@ -1,4 +1,4 @@
-"""YAML text as plain data whose mappings and lists know their lines. Pure.
+"""YAML text as plain data whose mappings and lists know their lines; several such texts as one. Pure.
 
 PyYAML only parses into events. Its own loader is not used, because it takes the last of duplicate keys in
 silence, forgets the lines, and expands aliases without a limit.
@@ -23,6 +23,23 @@ _TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp", "value")}
 _CONTAINERS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq")}
 
 Path = tuple[str | int, ...]
+
+
+class Line(int):
+    """A line of a file, from 1. A plain number is a line of the main file."""
+
+    file: str
+
+    def __new__(cls, number: int, file: str) -> "Line":
+        """Make a line of this file."""
+        made = super().__new__(cls, number)
+        made.file = file
+        return made
+
+
+def file_of(line: int) -> str | None:
+    """Return the file of a line; None for the main file."""
+    return line.file if isinstance(line, Line) else None
 
 
 class Mapping(dict[Any, Any]):
@@ -79,6 +96,44 @@ def read_document(text: str) -> ConfigDocument:
         # PyYAML's own, for example of an escape that no character has. The text could be in the message.
         where = "" if builder is None else f"line {builder.line}: "
         raise ConfigError(f"{where}is not YAML: PyYAML cannot read it") from None
+
+
+def place(data: Any, file: str) -> None:
+    """Note that these lines are those of a file."""
+    if isinstance(data, Mapping):
+        data.lines = {key: Line(line, file) for key, line in data.lines.items()}
+    elif isinstance(data, Sequence):
+        data.lines = [Line(line, file) for line in data.lines]
+    for item in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        place(item, file)
+
+
+def merge(
+    first: Mapping, second: Mapping, faults: list[tuple[int, Fault]], *, main: str, path: Path = ()
+) -> Mapping:
+    """Return the keys of both, with mappings merged likewise.
+
+    What is set to two values is a fault; an empty value is none. `main` is the name of the main file.
+    """
+    found = Mapping()
+    found.size = first.size + second.size
+    found.update(first)
+    found.lines = dict(first.lines)
+    for key, value in second.items():
+        before, line = found.get(key), second.lines[key]
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            found[key] = merge(before, value, faults, main=main, path=(*path, key))
+        elif _is_empty(before):
+            found[key], found.lines[key] = value, line
+        elif not _is_empty(value) and (type(before), before) != (type(value), value):
+            other = found.lines[key]
+            where = f"{file_of(other) or main}:{other}"
+            faults.append((line, Fault((*path, key), f"is set to another value in {where}")))
+    return found
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, dict | list) and not value)
 
 
 def line_of(data: Any, path: Path) -> int | None:

@@ -11,7 +11,17 @@ from typing import Any
 import msgspec
 
 from actors.config.checks import check
-from actors.config.document import Path, line_of, read_document
+from actors.config.document import (
+    ConfigDocument,
+    Line,
+    Mapping,
+    Path,
+    file_of,
+    line_of,
+    merge,
+    place,
+    read_document,
+)
 from actors.config.environment import Substitution
 from actors.config.fields import Fields, absolute, plain
 from actors.config.masking import mask_text, masked, secrets_of
@@ -34,16 +44,13 @@ class ConfigFile(msgspec.Struct, frozen=True):
     """The file's contents, with line numbers."""
     early: list[tuple[int, Fault]] = []
     """Faults found while parsing, with their lines."""
+    files: list[FilePath] = []
+    """The files that were read: `file`, and those of its folder (`config_files`)."""
 
     @property
     def folder(self) -> FilePath:
         """The folder from which relative paths are taken."""
         return self.file.absolute().parent
-
-    @property
-    def files(self) -> list[FilePath]:
-        """The files that were read."""
-        return [self.file]
 
     def report(self, more: Iterable[Fault] = ()) -> list[str]:
         """Return a line of text for each fault, `more` included, in the order of the file."""
@@ -55,17 +62,23 @@ class ConfigFile(msgspec.Struct, frozen=True):
 
     def _describe(self, faults: Iterable[Fault], early: list[tuple[int, Fault]]) -> list[str]:
         placed = early + [(line_of(self.data, fault.path) or 0, fault) for fault in faults]
-        placed.sort(key=lambda entry: entry[0])
+        order = {str(file): nth for nth, file in enumerate(self.files)}
+        placed.sort(key=lambda entry: (order.get(file_of(entry[0]) or "", 0), entry[0]))
         lines = list(dict.fromkeys(self._in_words(line, fault) for line, fault in placed[:MOST_LINES]))
         more = len(placed) - MOST_LINES
         return [*lines, f"{self.file}: and {more} more"] if more > 0 else lines
 
     def _in_words(self, line: int, fault: Fault) -> str:
         other = line_of(self.data, fault.also) if fault.also is not None else None
-        message = str(fault) if other is None else f"{Fault(fault.path, fault.text(f' (line {other})'))}"
-        place = f"{self.file}:{line}: " if line else f"{self.file}: "
+        file = file_of(line) or self.file
+        if other is not None:
+            elsewhere = file_of(other) or self.file
+            where = f"line {other}" if str(elsewhere) == str(file) else f"{elsewhere}:{other}"
+            fault = Fault(fault.path, fault.text(f" ({where})"))
+        message = str(fault)
+        start = f"{file}:{line}: " if line else f"{file}: "
         message = mask_text(" ".join(message.split("\n")), self.secrets)
-        return place + (message if len(message) <= MOST_CHARACTERS else f"{message[:MOST_CHARACTERS]}...")
+        return start + (message if len(message) <= MOST_CHARACTERS else f"{message[:MOST_CHARACTERS]}...")
 
     def shown(self, config: Config) -> dict[str, Any]:
         """Return the settings in effect as plain data without secrets, which could be read again."""
@@ -74,13 +87,46 @@ class ConfigFile(msgspec.Struct, frozen=True):
         return found
 
 
-def read_config_file(file: FilePath, *, environment: Environment[str, str] | None = None) -> ConfigFile:
-    """Read a configuration file. Raises `ConfigError`, of one line, if it cannot be read at all."""
+def config_files(file: FilePath) -> list[FilePath]:
+    """Return a configuration file, and those that are added to it: `*.yaml` of the folder of its name.
+
+    That of `config.yaml` is `config.d`. Raises `ConfigError` if the folder cannot be read.
+    """
+    folder = file.with_suffix(".d")
     try:
-        text = _read(file)
-        document = read_document(text)
-        found = _settings(document.data, file, file.absolute().parent, environment)
-        return msgspec.structs.replace(found, early=document.faults)
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: cannot be read: {error}") from None
+    return [file, *(folder / name for name in names if name.endswith(".yaml") and not name.startswith("."))]
+
+
+def read_config_file(file: FilePath, *, environment: Environment[str, str] | None = None) -> ConfigFile:
+    """Read a configuration file, and those that are added to it (`config_files`).
+
+    Raises `ConfigError`, of one line, if one of them cannot be read at all.
+    """
+    document = _document(file)
+    data, early = document.data, list(document.faults)
+    files = config_files(file)
+    for one in files[1:]:
+        added = _document(one)
+        early += [(Line(line, str(one)), fault) for line, fault in added.faults]
+        if added.data is None:
+            continue
+        if not isinstance(added.data, Mapping):
+            raise ConfigError(f"{one}: expected a mapping of settings")
+        place(added.data, str(one))
+        main = Mapping() if data is None else data
+        data = merge(main, added.data, early, main=str(file)) if isinstance(main, Mapping) else main
+    found = _settings(data, file, file.absolute().parent, environment)
+    return msgspec.structs.replace(found, early=early, files=files)
+
+
+def _document(file: FilePath) -> ConfigDocument:
+    try:
+        return read_document(_read(file))
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}", error.faults) from None
 

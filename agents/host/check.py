@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 from collections.abc import Iterable
 
 import msgspec
@@ -11,6 +12,7 @@ import yaml
 from actors.commands.effective_config import read, tell
 from actors.commands.preflight import look_at_models, look_at_pool
 from actors.config.file import ConfigFile
+from actors.config.json_schema import json_schema
 from actors.config.schema import Config
 from actors.errors import ConfigError, Fault
 from actors.messages import Unusable
@@ -40,11 +42,19 @@ def look(settings: ConfigFile, config: Config, known: Iterable[Loaded] = ()) -> 
     return Checked(agents, faults)
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own arguments."""
+    parser.add_argument("--schema", action="store_true", help="only print the JSON schema of config.yaml")
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the settings in effect, without secrets, or all faults; return the exit status.
 
     2: the settings are unusable. 1: the settings are usable, but some model is not.
     """
+    if options.schema:
+        say(json.dumps(json_schema(), indent=2))
+        return 0
     settings, config = read(options)
     faults = look(settings, config).faults
     if settings.report(faults):
