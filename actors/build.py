@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -17,13 +18,13 @@ from actors.processes import is_alive, owner_mark
 from actors.prompts.keeping import Prompts
 from actors.scheduler.model_states import ModelSpec, Policy
 from actors.scheduler.planner import Planner
-from actors.servers import Backend
+from actors.servers import Backend, Trial
 from actors.servers.docker.backend import DockerBackend
 from actors.servers.docker.containers import Containers
 from actors.servers.docker.engine import Engine
 from actors.servers.health import answers
 from actors.servers.liveness import Requests
-from actors.servers.llama.appraisal import Predictor
+from actors.servers.llama.appraisal import Headers, Predictor
 from actors.servers.llama.backend import Shared
 from actors.servers.llama.command import runs_in_container
 from actors.servers.llama.process import ProcessBackend
@@ -178,9 +179,24 @@ class ModelFactory:
         )
 
     def _of_llama_cpp(self, name: str, model: Model) -> ModelActor:
+        return self._actor(name, self._llama_backend(name, model))
+
+    def _llama_backend(self, name: str, model: Model) -> ProcessBackend | DockerBackend:
         if not runs_in_container(self._config.server_pool, model):
-            return self._actor(name, ProcessBackend(name, model, self._shared))
-        return self._actor(name, DockerBackend(name, model, self._shared, containers=self._containers))
+            return ProcessBackend(name, model, self._shared)
+        return DockerBackend(name, model, self._shared, containers=self._containers)
+
+    async def consider(self, name: HubName, headers: Headers, trial: Trial) -> dict[str, Any]:
+        """Return where a model of the hub would go, by the headers of its files, as `Supervisor.plan` does.
+
+        `needs`: the bytes that it would take in the best way, of GPUs and the host. Raises `StartError` for
+        settings that llama.cpp would refuse.
+        """
+        model = Model(repo=name.repo, variant=name.variant)
+        found = await self._llama_backend(str(name), model).try_headers(headers, trial)
+        answer = await self.supervisor.consider(ModelSpec.of(str(name), model), found)
+        best = found.demand.options[0]
+        return {**answer, "needs": best.on_one + best.pinned + best.mapped}
 
     def _of_ollama(self, name: str, model: OllamaModel, daemon: Daemon, aliases: Iterable[str]) -> Adopted:
         settings = self._config.ollama

@@ -48,6 +48,7 @@ from actors.placement.ledger import Ledger
 from actors.progress import Progress
 from actors.prompts.keeping import Prompts
 from actors.runtime import Actor, spawn
+from actors.scheduler.allocator import Decision
 from actors.scheduler.explain import explain
 from actors.scheduler.model_states import ModelSpec, ModelStatus, Outlook, Policy
 from actors.scheduler.planner import SAMPLE_WAIT, Planner
@@ -263,8 +264,9 @@ class Supervisor(Actor[Event]):
         if self._observer is not None and self._planner.measures_first:
             await self._observer.monitor.wait_fresh(SAMPLE_WAIT)
         if trial is not None:
-            tried = await actor.try_out(trial)
-            return None if tried is None else await self._explain(name, tried)
+            if (tried := await actor.try_out(trial)) is None:
+                return None
+            return await self._explain(name, tried, self._planner.plan(name, tried.demand, time.monotonic()))
         demand = await actor.appraise()
         if demand is None:
             return None
@@ -275,8 +277,12 @@ class Supervisor(Actor[Event]):
         predicted = await asyncio.to_thread(actor.predict, placement) if placement else None
         return explain(name, demand, decision, placement, predicted, self._planner.ledger)
 
-    async def _explain(self, name: str, found: Appraised) -> dict[str, Any]:
-        decision = self._planner.plan(name, found.demand, time.monotonic())
+    async def consider(self, spec: ModelSpec, found: Appraised) -> dict[str, Any]:
+        """Return the decision for a model that is not known, as `plan` does."""
+        decision = self._planner.consider(spec, found.demand, time.monotonic())
+        return await self._explain(spec.name, found, decision)
+
+    async def _explain(self, name: str, found: Appraised, decision: Decision) -> dict[str, Any]:
         placement = decision.placement
         predicted = await asyncio.to_thread(found.predict, placement) if placement else None
         return explain(name, found.demand, decision, placement, predicted, self._planner.ledger)

@@ -51,6 +51,7 @@ from proxy.access.store import KeyStore, KeyStoreError
 from proxy.admin.configuration import ConfigViews
 from proxy.admin.control import Control
 from proxy.admin.doctor import DoctorView
+from proxy.admin.hub import HubViews
 from proxy.admin.keys import KeyViews
 from proxy.admin.live.parts import LiveState
 from proxy.admin.logs import LogViews
@@ -334,6 +335,7 @@ async def _build(
             *PlanView(supervisor).routes,
             *control.routes,
             *KeyViews(gate, keys_file()).routes,
+            *HubViews(hub, catalog, live, factory.consider).routes,
             *OtherRouters(supervisor, control).routes,
             *LogViews(LATEST, factory.server_lines, catalog, supervisor.finished.is_set).routes,
             *DoctorView(current, reloader.files[0]).routes,

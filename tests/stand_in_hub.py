@@ -92,6 +92,7 @@ class StandInHub:
 
         app = web.Application(middlewares=[door])
         repo = "{repo:[^/]+/[^/]+}"
+        app.router.add_get("/api/models", self._search)
         app.router.add_get(f"/api/models/{repo}", self._info)
         app.router.add_get(f"/api/models/{repo}/revision/{{revision}}", self._info)
         app.router.add_get(f"/{repo}/resolve/{{revision}}/{{path:.+}}", self._resolve)
@@ -126,6 +127,18 @@ class StandInHub:
         """The revision of a repository: of what is in it."""
         sums = "".join(self.sum(file) for file in sorted(folder.rglob("*")) if file.is_file())
         return hashlib.sha1(sums.encode()).hexdigest()
+
+    async def _search(self, request: web.Request) -> web.Response:
+        query = request.query
+        assert query["filter"] == "gguf"
+        names = [str(folder.relative_to(self.folder)) for folder in sorted(self.folder.glob("*/*"))]
+        found = [
+            {"id": name, "modelId": name, "downloads": place, "likes": 1, "tags": ["gguf"]}
+            for place, name in enumerate(names)
+            if query["search"].casefold() in name.casefold()
+            and query.get("author", name.partition("/")[0]).casefold() == name.partition("/")[0].casefold()
+        ]
+        return web.json_response(found)
 
     async def _info(self, request: web.Request) -> web.Response:
         folder = self._repo(request)

@@ -1,7 +1,7 @@
 """`Hub.find`: returns the files of a model, from the cache or downloaded from the hub."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +12,16 @@ import structlog
 from actors.config.schema import HubSettings
 from actors.hub.cache import CachedModel, ModelFiles, cache_of
 from actors.hub.download import DownloadSource, HubError, download, failed
-from actors.hub.site import RepoListing, Site
+from actors.hub.site import FoundRepo, RepoListing, Site
+from actors.memory.gguf import Header, HeaderError, join_parts
 from actors.model_names import Choice, HubName, NoSuchVariantError, RepoFile, allowed, choose
 from actors.progress import OnProgress, Reporter
 
 log = structlog.get_logger("hub")
 
 LIST_TRIES = 3
+MOST_OWNERS = 8
+"""Owners in `hub.allow` up to which each is searched by itself."""
 
 
 class _Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +96,33 @@ class Hub:
         except OSError as error:
             reason = error.strerror or str(error)
             raise failed(f"{self.cache.folder} cannot be used as a cache: {reason}") from error
+
+    async def search(self, words: str) -> list[FoundRepo]:
+        """Search repositories that requests may name, the most downloaded first. Raises `HubError`."""
+        self._check_online("the search")
+        owners = {pattern.partition("/")[0] for pattern in self._settings.allow}
+        any_owner = len(owners) > MOST_OWNERS or any(set(owner) & set("*?[") for owner in owners)
+        of: list[str | None] = [None] if any_owner else [*sorted(owners)]
+        found = [repo for owner in of for repo in await self._site.search(words, owner)]
+        return [repo for repo in found if allowed(repo.id, self._settings.allow)]
+
+    async def look(self, name: HubName, revision: str = "main") -> RepoListing:
+        """List the files of a repository. Raises `HubError`."""
+        self._check_online(name.repo)
+        return await self._list(name, revision)
+
+    async def read_header(self, listing: RepoListing, files: Sequence[RepoFile]) -> Header:
+        """Read the header of a model's parts on the hub, without a download. Raises `HubError`."""
+        sources = [await asyncio.to_thread(self._site.source, listing, file) for file in files]
+        headers = [await self._site.read_header(source) for source in sources]
+        try:
+            return join_parts(headers)
+        except HeaderError as error:
+            raise failed(f"{listing.repo}: {files[0].path} {error}", retryable=False) from error
+
+    def _check_online(self, what: str) -> None:
+        if self._settings.offline:
+            raise failed(f"{what}: hub.offline is set", retryable=False)
 
     # Listing
 

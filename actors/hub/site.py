@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
@@ -25,6 +25,7 @@ from actors.terminal import printable
 ANSWER_LIMIT = 16 << 20
 """Most bytes of a listing; 10,000 files take about 4 MiB."""
 LIST_TIMEOUT = 60.0
+SEARCH_TIMEOUT = 20.0
 LOOK_TIMEOUT = 10.0
 HEADER_WINDOW = 4 << 20
 
@@ -40,6 +41,15 @@ class RepoListing(msgspec.Struct, frozen=True, kw_only=True):
     repo: str
     commit: str
     files: list[RepoFile]
+
+
+class FoundRepo(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository that a search found, in the hub's own letter case; `updated` is an ISO time."""
+
+    id: str
+    downloads: int | None = None
+    likes: int | None = None
+    updated: str | None = msgspec.field(name="lastModified", default=None)
 
 
 class _Lfs(msgspec.Struct, frozen=True):
@@ -87,12 +97,24 @@ class Site:
         url = f"{endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
         limit = aiohttp.ClientTimeout(total=LIST_TIMEOUT, sock_connect=SILENCE_LIMIT)
         async with self._answer(repo, url, headers, limit, revision) as response:
-            data = bytearray()
-            async for piece in response.content.iter_any():
-                data += piece
-                if len(data) > ANSWER_LIMIT:
-                    raise failed(f"{repo}: the hub's list has more than {ANSWER_LIMIT >> 20} MiB")
-        return await asyncio.to_thread(_read_listing, repo, bytes(data))
+            data = await _read_all(repo, response)
+        return await asyncio.to_thread(_read_listing, repo, data)
+
+    async def search(self, words: str, owner: str | None = None) -> tuple[FoundRepo, ...]:
+        """Search repositories with GGUF files, of one owner or of all; the most downloaded first.
+
+        Raises `HubError`.
+        """
+        endpoint, headers = await asyncio.to_thread(self._access)
+        asked = {"search": words, "filter": "gguf", "sort": "downloads", "direction": "-1", "limit": "100"}
+        url = f"{endpoint}/api/models?{urlencode(asked | ({'author': owner} if owner else {}))}"
+        limit = aiohttp.ClientTimeout(total=SEARCH_TIMEOUT, sock_connect=SILENCE_LIMIT)
+        async with self._answer("the search", url, headers, limit) as response:
+            data = await _read_all("the search", response)
+        try:
+            return msgspec.json.decode(data, type=tuple[FoundRepo, ...])
+        except UNREADABLE as error:
+            raise failed(f"the search: the hub's answer cannot be read: {error}") from error
 
     async def look(self) -> SiteState:
         """Ask whether the hub can be reached and takes the token. Raises `HubError`."""
@@ -200,6 +222,15 @@ def _faults(what: str) -> Iterator[None]:
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         reason = printable(str(error))[:REASON_LIMIT] or type(error).__name__
         raise failed(f"{what}: the hub cannot be reached: {reason}") from error
+
+
+async def _read_all(what: str, response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for piece in response.content.iter_any():
+        data += piece
+        if len(data) > ANSWER_LIMIT:
+            raise failed(f"{what}: the hub's list has more than {ANSWER_LIMIT >> 20} MiB")
+    return bytes(data)
 
 
 def _read_listing(repo: str, data: bytes) -> RepoListing:

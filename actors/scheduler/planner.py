@@ -736,6 +736,10 @@ class Planner:
         moves = name if name in self.ledger.holdings else None
         return self._probe(self._models.named[name], demand, now, moves=moves)
 
+    def consider(self, spec: ModelSpec, demand: Demand, now: float) -> Decision:
+        """Return the decision for a model that is not known, if a request came now. Changes nothing."""
+        return self._probe(ModelState(spec), demand, now)
+
     def _probe(
         self, model: ModelState, demand: Demand | None, now: float, *, moves: str | None = None
     ) -> Decision:

@@ -5,6 +5,7 @@
 * `configuration`  `/admin/config`, `/admin/reload`, `/admin/drain`
 * `doctor`  `/admin/doctor`: what works on this machine, what does not, and the cure
 * `control` `/admin/models/{id}/...`: loads, unloads, pins, resets and deletes a model
+* `hub`     `/admin/hub`: searches the hub, predicts what its models would take, downloads them
 * `keys`    `/admin/keys`: lists, makes, rotates and revokes API keys
 * `logs`    `/admin/logs`: the lines of the gateway and of model servers
 * `other_routers`  what tools for llama-swap and llama.cpp's router ask for

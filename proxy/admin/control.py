@@ -131,6 +131,11 @@ class Control:
         for gone in await self._catalog.without_files(hub_name):
             self._catalog.forget(gone)
         log.info("model deleted", model=name, freed=freed)
+        left = {model.name: model for model in await self._live.models.listed()}
+        if (model := left.get(name)) is not None:
+            self._live.feed.publish("model", model)
+        else:
+            self._live.feed.publish("model_removed", {"name": name})
         return json_answer(Deleted(freed))
 
     # For other APIs

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,11 @@ def streaming(gateway: Gateway, model: str, request_id: str) -> Iterator[Iterato
 
 
 class Watcher:
-    """Reads `/admin/events` in a thread."""
+    """Reads `/admin/events` in a thread, up to the last event by kind and data."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, is_last: Callable[[str, Any], bool]) -> None:
         self.events: list[tuple[str, Any]] = []
+        self._is_last = is_last
         self._client = httpx.Client(base_url=gateway.url, timeout=30)
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
@@ -60,7 +61,7 @@ class Watcher:
                     kind = value
                 elif name == "data":
                     self.events.append((kind, json.loads(value)))
-                    if kind == "request_ended" and self.events[-1][1]["id"] == "last":
+                    if self._is_last(*self.events[-1]):
                         return
 
     def of(self, kind: str) -> list[Any]:
@@ -87,7 +88,7 @@ def test_models_are_listed_with_what_their_files_say(gateway: Gateway) -> None:
 
 
 def test_a_cancelled_stream_and_what_a_watcher_sees(gateway: Gateway) -> None:
-    watcher = Watcher(gateway)
+    watcher = Watcher(gateway, lambda kind, told: kind == "request_ended" and told["id"] == "last")
     assert {model["name"] for model in watcher.of("snapshot")[0]["models"]} == {"a", "b"}
     with streaming(gateway, "b", "stuck") as lines:
         assert "0 " in next(lines)

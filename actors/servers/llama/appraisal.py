@@ -27,6 +27,9 @@ from actors.servers.llama.command import command_words
 from actors.servers.llama.devices import BELIEF, Reach
 from actors.servers.llama.log import Breakdown
 
+Headers = tuple[Header, Header | None]
+"""The header of a model, and that of its projector."""
+
 UNKNOWN_CONTEXT = 4096
 """Context in tokens if neither the settings nor the header specify one."""
 
@@ -169,7 +172,7 @@ class Predictor:
             settings, _ = _asked_settings(model, header, arguments)
             settings = self._with_layers(model, settings, arguments)
             _stretching(model, header, settings, arguments)
-            self._projector(model, files, settings)
+            self._projector(model, _projector_header(files), settings)
             with suppress(ShapeError):
                 check(Shape(header), settings)
 
@@ -187,7 +190,7 @@ class Predictor:
             if before is not None and before.predicted.file != file:
                 forgive_lost(self._calibration)
             self._check_place(model, len(sizes), reach)
-            found = self._look(model, files, capacity, reach)
+            found = self._look(model, (read_model(files.path), _projector_header(files)), capacity, reach)
         key = msgspec.json.encode([VERSION, found.settings, build]).decode()
         predicted = msgspec.structs.replace(found.predicted, file=file, settings=key, build=build)
         found.predicted = predicted
@@ -204,15 +207,27 @@ class Predictor:
         for collision in collisions([*self._config.server_pool.arguments, *model.arguments], gpus):
             raise ValueError(collision.message)
 
-    def _look(self, model: Model, files: ModelFiles, capacity: int, reach: Reach | None) -> Appraisal:
-        header = read_model(files.path)
+    def appraise_headers(self, model: Model, headers: Headers, reach: Reach | None = None) -> Appraisal:
+        """Predict for files that are not on the disk, by their headers; nothing is known of earlier loads.
+
+        Raises `StartError` for settings that llama.cpp would refuse.
+        """
+        sizes = sorted(self._capacity())
+        try:
+            self._check_place(model, len(sizes), reach)
+            return self._look(model, headers, sum(sizes[: len(model.devices) or None]), reach)
+        except ValueError as error:
+            raise StartError(Failure(message=str(error), retryable=False)) from error
+
+    def _look(self, model: Model, headers: Headers, capacity: int, reach: Reach | None) -> Appraisal:
+        header, projector_header = headers
         arguments = self._arguments(model)
         settings, automatic, needed = _load_settings(model, header, arguments)
         settings = self._with_layers(model, settings, arguments)
         barred = reach == "none" and settings.gpu_layers != 0
         if barred:
             settings = msgspec.structs.replace(settings, gpu_layers=0)
-        projector, limits_images = self._projector(model, files, settings)
+        projector, limits_images = self._projector(model, projector_header, settings)
         shape: Shape | None = None
         try:
             shape = Shape(header)
@@ -285,11 +300,12 @@ class Predictor:
         """Record the result of a dry run."""
         self._calibration.remember_dry_run(key, msgspec.json.encode(found))
 
-    def _projector(self, model: Model, files: ModelFiles, settings: LoadSettings) -> tuple[Projector, bool]:
+    def _projector(
+        self, model: Model, header: Header | None, settings: LoadSettings
+    ) -> tuple[Projector, bool]:
         """Return the projector's memory, and whether the size of images must be limited."""
-        if files.projector is None:
+        if header is None:
             return Projector(), False
-        header = read_model(files.projector)
         told = projector_flags(self._arguments(model))
         limited = told.image_max_tokens is None and needs_token_limit(header)
         tokens = TOKEN_LIMIT if limited else told.image_max_tokens
@@ -387,6 +403,10 @@ def _explained(files: ModelFiles) -> Iterator[None]:
     except ValueError as error:  # includes HeaderError
         reason = str(error)
     raise StartError(Failure(message=f"{files.path}: {reason}", retryable=False))
+
+
+def _projector_header(files: ModelFiles) -> Header | None:
+    return None if files.projector is None else read_model(files.projector)
 
 
 def _identity(files: ModelFiles) -> str:

@@ -32,7 +32,7 @@ from actors.runtime import spawn
 from actors.servers import StartError, Trial
 from actors.servers.child_process import Child
 from actors.servers.health import answers, ask_for_key, health
-from actors.servers.llama.appraisal import Appraisal, Predictor, with_trial
+from actors.servers.llama.appraisal import Appraisal, Headers, Predictor, with_trial
 from actors.servers.llama.command import python_path, server_flags
 from actors.servers.llama.devices import Reach
 from actors.servers.llama.log import is_host
@@ -240,6 +240,14 @@ class LlamaBackend:
         build, reach = await self._build(), await self._reach() if self._gpus() else None
         model = with_trial(self._model, trial)
         found = await asyncio.to_thread(self._predictor.appraise, model, files, build, None, reach)
+        found.demand = msgspec.structs.replace(found.demand, other_gpus=self.other_gpus)
+        return found
+
+    async def try_headers(self, headers: Headers, trial: Trial) -> Appraisal:
+        """Predict the demand of files that are not on the disk, by their headers. Raises `StartError`."""
+        reach = await self._reach() if self._gpus() else None
+        model = with_trial(self._model, trial)
+        found = await asyncio.to_thread(self._predictor.appraise_headers, model, headers, reach)
         found.demand = msgspec.structs.replace(found.demand, other_gpus=self.other_gpus)
         return found
 

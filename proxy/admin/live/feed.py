@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -117,6 +117,8 @@ class Feed:
         self._readers = 0
         self._ticker: asyncio.Task[None] | None = None
         self._is_closed = False
+        self.more_downloads: Callable[[], list[Json]] = list
+        """Returns the downloads of models that are not loaded."""
 
     def account(self, exchange: Exchange) -> None:
         """Note a finished request, if anybody listens."""
@@ -287,7 +289,7 @@ class Feed:
             {"name": name, **msgspec.structs.asdict(Download.of(progress))}
             for name in self._seen.models
             if (progress := self._supervisor.progress(name)) is not None
-        ]
+        ] + self.more_downloads()
 
 
 def _model_key(status: ModelStatus) -> tuple[object, ...]:
