@@ -7,7 +7,7 @@ import msgspec
 
 from actors.config.changes import CurrentConfig
 from actors.config.parameters import is_empty, merged
-from actors.config.schema import Config, Model, ModelSettings, Preset, RequestSettings
+from actors.config.schema import Config, LoadingState, Model, ModelSettings, Preset, RequestSettings
 from actors.hub.cache import ModelFiles
 from actors.hub.hub import Hub
 from actors.messages import ServerApiName
@@ -26,13 +26,15 @@ from proxy.model_cards import ModelCard, ModelFacts, facts_of_card, facts_of_tag
 class Known(msgspec.Struct, frozen=True):
     """The canonical name of a model, the API of its server, and what its settings change in requests.
 
-    `preset`: the whole name of its preset, if that was asked for.
+    `preset`: the whole name of its preset, if that was asked for. `loading_state`: how its streams tell what
+    they wait for; None: as those of all models.
     """
 
     name: str
     api: ServerApiName = "llama.cpp"
     request: RequestSettings | None = None
     preset: str | None = None
+    loading_state: LoadingState | None = None
 
 
 class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +100,7 @@ class Catalog:
             named = {known.casefold(): known for known in settings.named_presets(own_name)}
             if (preset := named.get(asked.casefold())) is not None:
                 request = merged(request, settings.named_presets(own_name)[preset].request)
-        return Known(own_name, api, None if is_empty(request) else request, preset)
+        return Known(own_name, api, None if is_empty(request) else request, preset, settings.loading_state)
 
     def names_of(self, known: Known) -> tuple[str, ...]:
         """Return a model's name and its aliases."""

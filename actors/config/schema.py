@@ -23,6 +23,8 @@ Secret = Annotated[str, msgspec.Meta(extra={"secret": True})]
 FilePath = Annotated[str, msgspec.Meta(extra={"path": True})]
 """A path. A relative one starts in the configuration file's folder; `~` is the user's home."""
 LogLevel = Literal["debug", "info", "warning", "error"]
+LoadingState = Literal["none", "comments", "reasoning"]
+"""How a stream tells its client what it waits for."""
 
 BUILTIN = "builtin:"
 BUILTIN_MODELS = ("demo", "demo-reasoning", "demo-embed")
@@ -64,6 +66,7 @@ class Server(Section, frozen=True, kw_only=True):
     max_body_mb: Count = 64
     write_timeout: Seconds = 60.0
     keepalive_interval: Seconds = 10.0
+    loading_state: LoadingState = "comments"
     drain_timeout: Seconds = 30.0
     keep_responses: Seconds = 0.0
     list_aliases: bool = False
@@ -187,6 +190,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     presets: dict[str, Preset] = {}
     description: str = ""
     hidden: bool = False
+    loading_state: LoadingState | None = None
 
     def named_presets(self, name: str) -> dict[str, Preset]:
         """Return the presets by their whole names, given the model's own."""

@@ -7,6 +7,7 @@
 * `tickets`    all waiting requests, by number and by deadline
 * `lifecycle`  the table of a model's states
 * `explain`    a decision in figures and words
+* `loading`    what a waiting user reads of it
 
 The docstrings of `planner` and `allocator` list their rules; README.md has the reasons.
 """

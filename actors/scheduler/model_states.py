@@ -163,6 +163,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """A waiting request's place in its model's queue (1 is next), and the seconds until its turn.
 
     `why` is the last decision about the model's place. `waited`: seconds since the request came.
+    `load_seconds`: those that a load is expected to take; `loading`: those since its start, if it runs.
     """
 
     model: str
@@ -173,6 +174,8 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     ticket: int = 0
     client: str = ""
     waited: float = 0.0
+    loading: float | None = None
+    load_seconds: float = 0.0
 
 
 class Ticket:

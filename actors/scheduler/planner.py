@@ -777,6 +777,8 @@ class Planner:
             ticket=ticket.id,
             client=ticket.client,
             waited=now - ticket.asked_at,
+            loading=now - model.started_at if model.life.state is State.STARTING else None,
+            load_seconds=model.mean_load,
         )
 
     def describe(self, now: float) -> list[ModelStatus]:

@@ -4,16 +4,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import get_args
 
 import msgspec
 from aiohttp import web
 
-from actors.config.schema import Config
+from actors.config.schema import Config, LoadingState
 from actors.errors import NotLoaded, RejectedError, ShuttingDown
 from actors.messages import ServerAddress
 from actors.progress import Progress
 from actors.prompts.keeping import Prompts
 from actors.scheduler.lifecycle import State
+from actors.scheduler.loading import LoadingLines
 from actors.scheduler.model_states import Outlook
 from actors.supervisor import Lease, Supervisor
 from proxy.answers.relay import BodyCollector
@@ -40,6 +42,9 @@ from proxy.wire.upstream_connection import (
 RenderRequest = Callable[[ServerAddress], bytes]
 """Renders a request for the leased server, whose API and name of the model are known only then."""
 
+LOADING_HEADER = "X-Loading-State"
+"""The header by which a request says how its stream shall tell what it waits for."""
+
 UNLOAD_PATIENCE = 10.0
 UNLOAD_POLL = 0.02
 """Seconds between checks, and in all, while an unload is awaited."""
@@ -56,6 +61,9 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: float
     write_timeout: float
     keepalive_interval: float
+    loading_state: LoadingState = "comments"
+    telling_interval: float = 1.0
+    """Seconds between two looks for news that a waiting client is told as reasoning."""
 
     @classmethod
     def of(cls, config: Config) -> "RequestLimits":
@@ -65,6 +73,7 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
             queue_timeout=config.server_pool.queue_timeout,
             write_timeout=config.server.write_timeout,
             keepalive_interval=config.server.keepalive_interval,
+            loading_state=config.server.loading_state,
         )
 
 
@@ -82,6 +91,18 @@ class Conversation(msgspec.Struct, frozen=True):
     def speaks_its_api(self) -> bool:
         """Whether the model's server speaks the client's API."""
         return self.known.api == self.endpoint.api
+
+    def loading_state(self, default: LoadingState) -> LoadingState:
+        """How the stream tells what it waits for: as the request says, or the model. Raises `ApiError`."""
+        asked = self.request.headers.get(LOADING_HEADER)
+        if asked is None:
+            return self.known.loading_state or default
+        for state in get_args(LoadingState):
+            if asked.strip().lower() == state:
+                found: LoadingState = state
+                return found
+        message = f"{LOADING_HEADER}: {asked[:40]!r} is none of {', '.join(get_args(LoadingState))}"
+        raise ApiError(400, message, code="invalid_value", param=LOADING_HEADER)
 
     @property
     def keep_alive(self) -> float | None:
@@ -253,6 +274,13 @@ class ModelCaller:
             status = next((s for s in self._supervisor.describe() if s.name == model), None)
             if status is None or status.busy or status.state in (State.STOPPED, State.FAILED):
                 return
+
+    def next_line(self, exchange: Exchange, lines: LoadingLines) -> str | None:
+        """Return a line about what a request waits for, if there is any news."""
+        outlook = self._supervisor.outlook(exchange.ticket) if exchange.phase == "queue" else None
+        if outlook is None:
+            return None
+        return lines.next(outlook, self._supervisor.progress(outlook.model), time.monotonic())
 
     def what_happens(self, exchange: Exchange) -> str:
         """Describe what a request waits for, for its client."""

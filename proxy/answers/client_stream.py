@@ -7,16 +7,22 @@ so clients ignore them. Once a comment has sent the head, an error can only be s
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from aiohttp import HttpVersion11, web
 
 from actors.runtime import spawn
+from actors.scheduler.loading import LoadingLines
+from agents.events import AnswerStarted, Reasoning
 from proxy.answers.call import Conversation, ModelCall, ModelCaller, RequestLimits, blame, broken
 from proxy.answers.relay import ClientStalledError, Relay, relay_of
-from proxy.apis.interface import Dialect
+from proxy.apis.interface import Codec, Dialect, Encoder
+from proxy.apis.server_errors import of_api_error
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
 from proxy.wire.sse import EventTooLongError
@@ -60,6 +66,21 @@ class Content(Protocol):
         """Report the answer's tokens and failure to the exchange, however it ended."""
 
 
+class Teller:
+    """Writes the lines that a waiting client gets, as the beginning of the answer with this id."""
+
+    def __init__(self, encoder: Encoder, answer_id: str) -> None:
+        self.encoder = encoder
+        self.started = AnswerStarted(answer_id, "", int(time.time()))
+        self.has_told = False
+
+    def tell(self, line: str, now: float) -> bytes:
+        """Return the bytes of a line."""
+        start = b"" if self.has_told else self.encoder.encode(self.started, now)
+        self.has_told = True
+        return start + self.encoder.encode(Reasoning(line), now)
+
+
 class ClientStream:
     """One answer to a client. Without a `dialect`, an error cuts the connection."""
 
@@ -79,10 +100,15 @@ class ClientStream:
         self._comment: Callable[[], bytes] = bytes
         self._timer: asyncio.TimerHandle | None = None
         self._commenting: asyncio.Task[None] | None = None
+        self._interval = limits.keepalive_interval
+        self._next_line: Callable[[], str | None] | None = None
+        self._teller: Teller | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._waiting = asyncio.Lock()
 
     @classmethod
     def to(cls, conversation: Conversation, caller: ModelCaller) -> "ClientStream":
-        """Make the stream that answers a request."""
+        """Make the stream that answers a request. Raises `ApiError` for an invalid `X-Loading-State`."""
         request, exchange, endpoint = conversation.request, conversation.exchange, conversation.endpoint
         head = web.StreamResponse(headers={"Content-Type": endpoint.media_type, **STREAM_HEADERS})
         head.headers["X-Request-Id"] = exchange.request_id
@@ -92,7 +118,26 @@ class ClientStream:
         stream._comment = lambda: endpoint.comment(
             exchange.model or "", caller.what_happens(exchange), time.time()
         )
+        state = conversation.loading_state(caller.limits.loading_state)
+        if state == "none":
+            stream._interval = 0
+        elif state == "reasoning":
+            stream._next_line = partial(caller.next_line, exchange, LoadingLines())
         return stream
+
+    def tell_by(self, codec: Codec, encoder: Encoder) -> None:
+        """Let the encoder write what the client waits for, as reasoning, if the request wants that.
+
+        If anything `was_told`, the answer goes on with this encoder, or under the same id.
+        """
+        if self._next_line is not None and codec.reasons:
+            self._teller = Teller(encoder, f"chatcmpl-{secrets.token_hex(16)}")
+            self._telling = spawn(self._tell(self._teller, self._next_line), name="loading state")
+
+    @property
+    def was_told(self) -> "Teller | None":
+        """What has told the client something as reasoning; None: it was told nothing."""
+        return self._teller if self._teller is not None and self._teller.has_told else None
 
     async def carry(self, answer: Coroutine[Any, Any, None]) -> web.StreamResponse:
         """Let `answer` write, with comments until it begins. Raises `ApiError` before the head is sent."""
@@ -186,6 +231,8 @@ class ClientStream:
             return b""
         error = self._dialect.reword(error, self._exchange.model or "")
         event = content.fail(error) if content is not None else None
+        if content is None and (told := self.was_told) is not None:
+            event = told.encoder.encode(of_api_error(error), time.time())
         return self._dialect.frame(error, self._exchange.request_id) if event is None else event
 
     def _fail(self, relay: Relay, content: Content, error: ApiError) -> None:
@@ -206,9 +253,9 @@ class ClientStream:
     # Comments
 
     def _comment_later(self) -> None:
-        if self._limits.keepalive_interval > 0:
+        if self._interval > 0:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._limits.keepalive_interval, self._start_comment)
+            self._timer = loop.call_later(self._interval, self._start_comment)
 
     def _start_comment(self) -> None:
         self._commenting = spawn(self._write_comment(), name="comment")
@@ -216,18 +263,33 @@ class ClientStream:
 
     async def _write_comment(self) -> None:
         try:
-            if not self.head.prepared:
-                self.head.headers.update(self._exchange.headers)
-            await self.head.prepare(self._request)
-            await self.head.write(self._comment())
+            async with self._waiting:
+                await self._prepare()
+                await self.head.write(self._comment())
         except ConnectionError:
             self._stop_comments()  # the handler is cancelled when the client leaves
 
+    async def _prepare(self) -> None:
+        if not self.head.prepared:
+            self.head.headers.update(self._exchange.headers)
+        await self.head.prepare(self._request)
+
+    async def _tell(self, teller: "Teller", next_line: Callable[[], str | None]) -> None:
+        """Write lines about what the client waits for."""
+        with suppress(ConnectionError):  # the handler is cancelled when the client leaves
+            while True:
+                await asyncio.sleep(self._limits.telling_interval)
+                async with self._waiting:
+                    if (line := next_line()) is not None:
+                        await self._prepare()
+                        await self.head.write(teller.tell(line, time.time()))
+
     def _look_later(self, relay: Relay, content: Content) -> None:
-        if self._limits.keepalive_interval > 0:
+        if self._interval > 0:
             loop = asyncio.get_running_loop()
-            delay = self._limits.keepalive_interval
-            self._timer = loop.call_later(delay, self._comment_in_silence, relay, content, relay.progress)
+            self._timer = loop.call_later(
+                self._interval, self._comment_in_silence, relay, content, relay.progress
+            )
 
     def _comment_in_silence(self, relay: Relay, content: Content, seen: object) -> None:
         """Write a comment if nothing has arrived since the last look.
@@ -247,6 +309,7 @@ class ClientStream:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._commenting is not None:
-            self._commenting.cancel()
-            self._commenting = None
+        for task in (self._commenting, self._telling):
+            if task is not None:
+                task.cancel()
+        self._commenting = self._telling = None

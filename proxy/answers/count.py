@@ -10,7 +10,7 @@ from proxy.answers.call import Conversation, ModelCaller, UpstreamRequest, named
 from proxy.answers.whole import json_response
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import Counter
-from proxy.apis.requests import invalid_field
+from proxy.apis.requests import invalid_field, without_lines_in
 from proxy.apis.server_errors import to_api_error
 from proxy.apis.table import SERVERS
 from proxy.errors import ApiError
@@ -22,7 +22,7 @@ async def answer(caller: ModelCaller, conversation: Conversation, counter: Count
     """Answer how many tokens a prompt has. Raises `ApiError`."""
     exchange = conversation.exchange
     try:
-        chat = counter.decode(conversation.body)
+        chat = without_lines_in(counter.decode(conversation.body))
     except FieldError as error:
         raise invalid_field(error) from None
     if not chat.messages:

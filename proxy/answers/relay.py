@@ -13,6 +13,8 @@ from proxy.wire.ndjson import LineSplitter
 from proxy.wire.sse import BlockSplitter, EventTooLongError
 from proxy.wire.upstream_connection import Splice, UpstreamResponse
 
+EVENTS = "text/event-stream"
+"""The media type of server-sent events."""
 LINES_KEPT = 40
 """Number of newest pieces of a stream of lines that are kept."""
 RAW_MARK = 512
@@ -322,4 +324,4 @@ def count_tokens(*places: bytes) -> dict[str, int]:
 
 def is_event_stream(head: Head) -> bool:
     """Whether the body consists of server-sent events."""
-    return head.content_type == "text/event-stream"
+    return head.content_type == EVENTS

@@ -118,7 +118,9 @@ class AgentAnswers:
                     stream, exchange, events, run, translate.encoder_of(exchange, codec, _as_asked(run))
                 )
             return
-        async with self._caller.call(exchange, await self._question(exchange, outcome)) as call:
+        question = await self._question(exchange, outcome)
+        stream.tell_by(codec, translate.encoder_of(exchange, codec, _as_asked(run)))
+        async with self._caller.call(exchange, question) as call:
             encoder = translate.encoder_of(exchange, codec, _as_asked(run))
             await translate.relay(stream, call, encoder, _Filtered(call, run, outcome))
 

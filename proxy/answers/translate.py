@@ -21,11 +21,11 @@ from proxy.answers.call import (
     post,
 )
 from proxy.answers.client_stream import AnswerOverError, ClientStream
-from proxy.answers.relay import Relay
+from proxy.answers.relay import EVENTS, Relay
 from proxy.answers.whole import json_response
 from proxy.apis.fields import FieldError
 from proxy.apis.interface import AnswerContext, Codec, Decoder, Encoder, Request
-from proxy.apis.requests import check_request, invalid_field
+from proxy.apis.requests import check_request, invalid_field, without_lines_in
 from proxy.apis.server_errors import of_api_error, to_api_error
 from proxy.apis.table import SERVERS
 from proxy.catalog import Known
@@ -45,6 +45,7 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
         return whole_answer(exchange, codec, chat, collector.answer())
 
     async def write() -> None:
+        stream.tell_by(codec, encoder_of(exchange, codec, chat))
         async with caller.call(exchange, chat_question(exchange, conversation.known, chat)) as call:
             await relay(stream, call, encoder_of(exchange, codec, chat), decoder_of(call, chat))
 
@@ -97,7 +98,7 @@ async def _take(
 def decode(codec: Codec, body: bytes) -> Request:
     """Read the body into a canonical request. Raises `ApiError`."""
     try:
-        request = codec.decode(body)
+        request = without_lines_in(codec.decode(body))
         check_request(request)
     except FieldError as error:
         raise invalid_field(error) from None
@@ -182,10 +183,14 @@ class _Naming:
 
 
 class Translation:
-    """Encodes events for the client, and keeps the data for the account of the answer."""
+    """Encodes events for the client, and keeps the data for the account of the answer.
 
-    def __init__(self, encoder: Encoder) -> None:
+    `has_begun`: the encoder has begun the answer already, with what the client waited for.
+    """
+
+    def __init__(self, encoder: Encoder, *, has_begun: bool = False) -> None:
         self.is_complete = False
+        self._has_begun = has_begun
         self._encoder = encoder
         self._held: list[Event] = []
         self._usage: Usage | None = None
@@ -216,6 +221,8 @@ class Translation:
                     self._failure = event
                 case Done():
                     self.is_complete = True
+                case AnswerStarted() if self._has_begun:
+                    continue
                 case _:
                     pass
             pieces.append(self._encoder.encode(event, now))
@@ -263,9 +270,15 @@ class _Translated:
 
 
 async def relay(stream: ClientStream, call: ModelCall, encoder: Encoder, decoder: Decoder) -> None:
-    """Stream a model's answer to the client, beginning with the first event that has content."""
+    """Stream a model's answer to the client, beginning with the first event that has content.
+
+    If the client has been told something meanwhile, the answer goes on with the encoder that told it.
+    """
     await call.check_stream()
-    translation = Translation(encoder)
+    if (told := stream.was_told) is not None and stream.head.content_type == EVENTS:
+        translation = Translation(told.encoder, has_begun=True)
+    else:  # lines of JSON have no beginning
+        translation = Translation(encoder)
     if not await call.response.hold(lambda payload: translation.hold(decoder.feed(payload))):
         translation.hold(decoder.end())
     await stream.relay(call, _Translated(translation, decoder, translation.open()))

@@ -1,12 +1,14 @@
 """Passes request and answer on unchanged, except for the gateway's additions: both sides speak one API."""
 
 import re
+import secrets
 from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
 
 from actors.messages import ServerAddress
+from agents.events import AnswerStarted
 from proxy.answers.call import (
     Conversation,
     ModelCall,
@@ -24,7 +26,8 @@ from proxy.answers.relay import Relay, count_tokens, is_event_stream
 from proxy.answers.whole import PROGRESS, assemble_whole, pass_whole
 from proxy.apis.answer_json import UnreadableError, read_object
 from proxy.apis.assemble import Assembler
-from proxy.apis.fields import encode
+from proxy.apis.fields import Json, encode
+from proxy.apis.interface import AnswerContext
 from proxy.apis.openai.server_errors import upstream_error
 from proxy.apis.requests import fields_of, given, with_fields
 from proxy.apis.server_errors import to_api_error
@@ -37,6 +40,7 @@ from proxy.wire.upstream_connection import BadAnswerError, UpstreamResponse
 
 DELIMITERS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
 """The end of an event or line, by the media type of the stream."""
+_ROLE = re.compile(rb'"role":\s?"assistant",\s?|,\s?"role":\s?"assistant"')
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\s?\]')
 """Marks an event without content: OpenAI's form for other data, such as the usage."""
 
@@ -106,6 +110,8 @@ async def answer(caller: ModelCaller, conversation: Conversation) -> web.StreamR
     )
     if exchange.stream:
         stream = ClientStream.to(conversation, caller)
+        if (codec := endpoint.codec) is not None:
+            stream.tell_by(codec, codec.encoder(_answer_context(conversation)))
         return await stream.carry(_relay(stream, caller, conversation, question))
     async with caller.call(exchange, question) as call:
         head = call.response.head
@@ -149,18 +155,53 @@ async def _relay(
     endpoint = conversation.endpoint
     async with caller.call(conversation.exchange, question) as call:
         await call.check_stream()
-        first = b""
+        first, patch = b"", _renaming(conversation.known)
         if is_event_stream(call.response.head):
             keep_progress = bool(getattr(conversation.parsed, "return_progress", False))
-            first = await _first_event(call.response, keep_progress=keep_progress)
+            first, data = await _first_event(call.response, keep_progress=keep_progress)
+            if (told := stream.was_told) is not None:
+                first = _ROLE.sub(b"", first, count=1)  # the client has it already
+                patch = _continuing(told.started, data, patch)
         end = endpoint.stream_end and endpoint.stream_end.of(conversation.parsed.answers)
         delimiter = DELIMITERS[endpoint.media_type]
-        content = Unchanged(first, delimiter, end, _renaming(conversation.known))
-        await stream.relay(call, content)
+        await stream.relay(call, Unchanged(first, delimiter, end, patch))
 
 
-async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> bytes:
-    """Return the bytes up to the first real event. Raises `ApiError` if that is an error.
+def _answer_context(conversation: Conversation) -> AnswerContext:
+    """Return the data for the beginning of an answer that the model server goes on with."""
+    exchange, known = conversation.exchange, conversation.known
+    own_name = known.name if known.api == "llama.cpp" else conversation.parsed.model
+    return AnswerContext(
+        model=known.preset or own_name,
+        request_id=exchange.request_id,
+        started=exchange.started,
+        load_seconds=0.0,
+        token=secrets.token_hex(16),
+    )
+
+
+def _continuing(
+    started: AnswerStarted, first: Json, also: Callable[[bytes], bytes] | None
+) -> Callable[[bytes], bytes]:
+    """Return what gives the server's events the id and the time of the answer that has begun already."""
+    pairs = [
+        (re.compile(rb'"id":\s?' + re.escape(encode(first.get("id")))), b'"id":' + encode(started.id)),
+        (
+            re.compile(rb'"created":\s?' + re.escape(encode(first.get("created"))) + rb"(?!\d)"),
+            b'"created":' + encode(started.created),
+        ),
+    ]
+
+    def patch(data: bytes) -> bytes:
+        for own, continued in pairs:
+            data = own.sub(continued, data)
+        return data if also is None else also(data)
+
+    return patch
+
+
+async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> tuple[bytes, Json]:
+    """Return the bytes up to the first real event, and its data. Raises `ApiError` if that is an error.
 
     Raises `BadAnswerError` if it is not a JSON object, or if there is none.
     """
@@ -179,7 +220,7 @@ async def _first_event(response: UpstreamResponse, *, keep_progress: bool) -> by
         raise upstream_error(500, reported if isinstance(reported, dict) else {"message": str(reported)})
     if first.type == "error":
         raise upstream_error(500, data)
-    return come
+    return come, data
 
 
 class _Prelude:

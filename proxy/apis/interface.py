@@ -88,6 +88,8 @@ class Codec(msgspec.Struct, frozen=True, kw_only=True):
     encoder: Callable[[AnswerContext], Encoder]
     encode_answer: Callable[[Answer, AnswerContext, float], Json]
     """The last argument is the time, in seconds since the epoch."""
+    reasons: bool = True
+    """Whether answers have a place for reasoning."""
 
 
 class Embedder(msgspec.Struct, frozen=True, kw_only=True):

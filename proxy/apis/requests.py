@@ -8,7 +8,8 @@ from typing import ClassVar, TypeVar
 
 import msgspec
 
-from agents.chat import Chat, NamedTool, Request
+from actors.scheduler.loading import MARK, without_lines
+from agents.chat import Chat, Completion, NamedTool, Request
 from proxy.apis.fields import FieldError, decode
 from proxy.apis.server_errors import TOO_LONG
 from proxy.errors import ApiError
@@ -145,6 +146,7 @@ def check_limit(field: str, value: Number) -> None:
 
 
 R = TypeVar("R", bound=msgspec.Struct)
+C = TypeVar("C", Chat, Chat | Completion)
 
 
 def parse_body(body: bytes, kind: type[R]) -> R:
@@ -158,6 +160,16 @@ def parse_body(body: bytes, kind: type[R]) -> R:
 def invalid_field(error: FieldError) -> ApiError:
     """Return the `ApiError` for an invalid field, with status 400."""
     return ApiError(400, str(error), code=error.code, param=error.field)
+
+
+def without_lines_in(request: C) -> C:
+    """Return a request without the gateway's lines in its history."""
+    if not isinstance(request, Chat) or not any(one.reasoning.startswith(MARK) for one in request.messages):
+        return request
+    messages = [
+        msgspec.structs.replace(one, reasoning=without_lines(one.reasoning)) for one in request.messages
+    ]
+    return msgspec.structs.replace(request, messages=messages)
 
 
 def check_request(request: Request) -> None:

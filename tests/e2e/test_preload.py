@@ -56,6 +56,6 @@ def test_none_takes_the_room_of_another(start: Start) -> None:
 
 
 def test_a_gateway_that_stops_meanwhile(start: Start) -> None:
-    gateway = start({"slow": {**stand_in("never-ready"), "preload": True}})
+    gateway = start({"slow": {**stand_in("hang-at-start"), "preload": True}})
     gateway.wait_for("model starts", model="slow")
     assert gateway.stop() == 0

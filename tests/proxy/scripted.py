@@ -475,6 +475,7 @@ async def door(
     write_timeout: float = 60,
     body_limit: int = 2**20,
     keepalive_interval: float = 60,
+    telling_interval: float = 0.02,
     prepare: Callable[[FakeSupervisor], None] = lambda _: None,
     agents: Sequence[Loaded] = (),
     origins: Origins | None = None,
@@ -503,6 +504,7 @@ async def door(
             queue_timeout=60,
             write_timeout=write_timeout,
             keepalive_interval=keepalive_interval,
+            telling_interval=telling_interval,
         )
         hub = cast("Hub", FakeHub())
         observer = Observer(GpuMonitor(0), NOTHING_LEARNED, manages=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from actors.scheduler.loading import MARK, without_lines
 from agents.chat import NamedTool
 from proxy.apis.fields import FieldError, Json, check_arguments, decode, encode
 from proxy.apis.openai import tool_choice
@@ -54,6 +55,7 @@ class _Message(msgspec.Struct):
     role: str
     content: str | list[_Part] | Unset | None = UNSET
     refusal: str | None = None
+    reasoning_content: str | Unset | None = UNSET
     tool_calls: list[_Call] | None = None
     function_call: _Called | None = None
     """The older form of a tool call."""
@@ -291,7 +293,11 @@ def _check_format(wire: _Format) -> None:
 def _needs_correction(message: _Message) -> bool:
     if message.tool_calls and any(map(_is_incomplete, message.tool_calls)):
         return True
-    if message.role != "assistant" or isinstance(message.content, str):
+    if message.role != "assistant":
+        return False
+    if isinstance(message.reasoning_content, str) and message.reasoning_content.startswith(MARK):
+        return True
+    if isinstance(message.content, str):
         return False
     if isinstance(message.content, list):
         return any(part.type == "refusal" for part in message.content)
@@ -328,6 +334,8 @@ def _corrected(raw: Raw) -> Json:
         function: dict[str, Any] = call["function"]
         if not str(function.get("arguments") or "").strip():
             function["arguments"] = "{}"
+    if message.get("reasoning_content"):
+        message["reasoning_content"] = without_lines(message["reasoning_content"])
     content = message.get("content")
     if content is None and not message.get("tool_calls"):
         message["content"] = message.get("refusal") or ""

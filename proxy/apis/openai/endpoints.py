@@ -20,6 +20,7 @@ COMPLETION = Codec(
     decode=completion.decode_request,
     encoder=lambda asked: completion.Encoder(model=asked.model, include_usage=asked.include_usage),
     encode_answer=lambda whole, asked, _: completion.encode_answer(whole, model=asked.model),
+    reasons=False,
 )
 EMBEDDINGS = Embedder(
     decode=embeddings.decode_request,

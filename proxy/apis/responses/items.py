@@ -6,6 +6,7 @@ model can read: calls of any tool become function calls, and their outputs becom
 
 from typing import Any
 
+from actors.scheduler.loading import without_lines
 from agents.chat import Message, ToolCall, linked
 from proxy.apis.fields import FieldError, Json, encode, object_text
 from proxy.apis.responses.calls import arguments_of
@@ -186,8 +187,8 @@ def _thought(item: Json) -> str:
         content = Content([], refuses=False)
         content.read(parts or None, "")
         if content.text:
-            return content.text
-    return unsealed(item.get("encrypted_content"))
+            return without_lines(content.text)
+    return without_lines(unsealed(item.get("encrypted_content")))
 
 
 def _str(value: Any) -> str:

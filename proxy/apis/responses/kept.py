@@ -5,9 +5,11 @@ from typing import Any
 
 import msgspec
 
+from actors.scheduler.loading import MARK, without_lines
 from proxy.apis.fields import FieldError, Json, decode, encode
 from proxy.apis.responses.items import kind_of
 from proxy.apis.responses.output import Item, Message, Thought, frame
+from proxy.apis.responses.response import sealed
 
 PAGE = 20
 LONGEST_PAGE = 100
@@ -36,6 +38,24 @@ def refers(body: bytes) -> bool:
     return isinstance(given, list) and any(
         item.type == "item_reference" or (item.type is None and item.role is msgspec.UNSET) for item in given
     )
+
+
+def to_keep(response: Json) -> Json:
+    """Return a response without what the gateway told its client meanwhile, which is no part of a history."""
+    output = [_without_lines(item) for item in response.get("output") or []]
+    return {**response, "output": [item for item in output if item is not None]}
+
+
+def _without_lines(item: Json) -> Json | None:
+    """Return an item without the gateway's lines; None if it has nothing else."""
+    parts = item.get("summary") or item.get("content") or []
+    if item.get("type") != "reasoning" or not parts or not parts[0]["text"].startswith(MARK):
+        return item
+    if not (text := without_lines(parts[0]["text"])):
+        return None
+    field = "summary" if item.get("summary") else "content"
+    item = {**item, field: [{**parts[0], "text": text}]}
+    return item | {"encrypted_content": sealed(text)} if "encrypted_content" in item else item
 
 
 def input_of(body: bytes) -> list[Json]:

@@ -9,6 +9,7 @@ from proxy.apis.fields import Json
 from proxy.apis.interface import AnswerContext, Codec, Endpoint
 from proxy.apis.responses import answer as writer
 from proxy.apis.responses.endpoints import CODEC
+from proxy.apis.responses.kept import to_keep
 
 Keep = Callable[[Json], None]
 """Keeps a response as it stands."""
@@ -39,5 +40,5 @@ class _Recorder:
     def encode(self, event: Event, now: float) -> bytes:
         data = self._encoder.encode(event, now)
         if data and isinstance(event, Done | AnswerFailed) and self._encoder.response:
-            self._keep(self._encoder.response)
+            self._keep(to_keep(self._encoder.response))
         return data

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.chat import Chat, Message
 from proxy.apis.openai.chat_body import ChatRequest
-from proxy.apis.requests import fields_of, parse_body, with_fields
+from proxy.apis.requests import fields_of, parse_body, with_fields, without_lines_in
 from proxy.errors import ApiError
 
 VALUES = st.recursive(
@@ -53,3 +54,12 @@ def test_the_faulty_field_is_named(body: bytes, param: str | None) -> None:
     with pytest.raises(ApiError) as caught:
         parse_body(body, ChatRequest)
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_taking_them_out_of_a_history() -> None:
+    def chat(*reasonings: str) -> Chat:
+        return Chat(model="m", messages=[Message("assistant", "x", reasoning) for reasoning in reasonings])
+
+    plain = chat("", "Hm.")
+    assert without_lines_in(plain) is plain
+    assert without_lines_in(chat("[gateway] a: loading\n", "[gateway] a: loading\nHm.")) == plain
