@@ -6,6 +6,7 @@
 # make clients  coding agents, frameworks and Open WebUI, installed apart; ARGS="codex open_webui": some of them
 # make bench  this gateway beside nginx, llama-swap (LLAMA_SWAP names its binary) and no proxy at all
 # make bench-scheduler  the planner beside other schedulers, simulated
+# make bench-prompts  two models that do not fit together, with long conversations: prompts saved or read again
 # make trial  two pretended GPUs, real servers, four clients, for a minute; ARGS=--stay: until Ctrl-C, for the page
 # make bench-headers  the reader of GGUF headers beside the gguf package's
 
@@ -16,7 +17,7 @@ ARGS ?=
 JOBS ?= 4
 TYPESCRIPT ?= npx --yes --package typescript@5.9.3 tsc
 
-.PHONY: run setup test check hooks lint attack clients bench bench-headers bench-scheduler trial clean
+.PHONY: run setup test check hooks lint attack clients bench bench-headers bench-prompts bench-scheduler trial clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(ARGS)
@@ -53,6 +54,9 @@ bench-headers: $(VENV)/installed-test
 
 bench-scheduler: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench.scheduler $(ARGS)
+
+bench-prompts: $(VENV)/installed-test
+	$(BIN)/python -m tests.bench.prompts $(ARGS)
 
 trial: $(VENV)/installed-test
 	$(BIN)/python -m tests.trial $(ARGS)

@@ -7,6 +7,7 @@
 * `identity`   which saved prompts a server may use
 * `records`    pure. What one server has read: whose prompt is in a slot
 * `chain`      pure. The beginning of a prompt, message by message, as digests
+* `recall`     pure. The request that brings a prompt from a server's own cache back into a slot
 * `economics`  pure. What is worth saving, restoring and keeping
 
 README.md has the reasons.

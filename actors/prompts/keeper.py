@@ -11,6 +11,7 @@ import structlog
 from actors.prompts.chain import Chain
 from actors.prompts.economics import (
     BANDWIDTH,
+    LIMIT,
     UNKNOWN_WEIGHT,
     Candidate,
     chance,
@@ -20,6 +21,7 @@ from actors.prompts.economics import (
     worth_saving,
 )
 from actors.prompts.identity import Cache
+from actors.prompts.recall import recalling
 from actors.prompts.records import Record, Records
 from actors.prompts.slots import Slot, SlotError, Slots
 from actors.prompts.store import Entry, Store, StoreError
@@ -74,12 +76,13 @@ class Restored(msgspec.Struct, frozen=True):
 class Visit:
     """One request to the server, from its lease to its end."""
 
-    __slots__ = ("chain", "client", "keeper", "restored", "sent_at")
+    __slots__ = ("body", "chain", "client", "keeper", "restored", "sent_at")
 
-    def __init__(self, keeper: "Keeper", client: str, chain: Chain) -> None:
+    def __init__(self, keeper: "Keeper", client: str, chain: Chain, body: bytes) -> None:
         self.keeper = keeper
         self.client = client
         self.chain = chain
+        self.body = body
         self.restored: Restored | None = None
         self.sent_at = time.monotonic()
 
@@ -110,20 +113,30 @@ class Keeper:
 
     # Requests
 
-    async def visit(self, client: str, chain: Chain) -> Visit:
-        """Note a request that is about to be sent, and restore what is saved of its prompt, if that pays."""
-        visit = Visit(self, client, chain)
-        if not self._totals.leaves_alone(self.identity):
+    async def visit(self, client: str, chain: Chain, body: bytes = b"") -> Visit:
+        """Note a request that is about to be sent, and restore what is saved of its prompt, if that pays.
+
+        `body`: the request, if it is a chat.
+        """
+        visit = Visit(self, client, chain, body)
+        if self._find(visit) is not None:
             async with self._turn:
-                known = self._records.known(chain)
-                for entry, tokens in self._store.find(self.identity, client, chain):
-                    spares = (tokens - known) * entry.pace
-                    if not worth_restoring(spares, entry.size, self._totals.read or BANDWIDTH):
-                        continue
-                    visit.restored = await self._restore(entry, tokens, spares)
-                    break
+                # Another request may have read or restored the same meanwhile.
+                if (found := self._find(visit)) is not None:
+                    visit.restored = await self._restore(*found)
         visit.sent_at = time.monotonic()
         return visit
+
+    def _find(self, visit: Visit) -> tuple[Entry, float, float] | None:
+        """Return the prompt to restore: with how many tokens that are of use, and the seconds it spares."""
+        if self._totals.leaves_alone(self.identity):
+            return None
+        known = self._records.known(visit.chain)
+        for entry, tokens in self._store.find(self.identity, visit.client, visit.chain):
+            spares = (tokens - known) * entry.pace
+            if worth_restoring(spares, entry.size, self._totals.read or BANDWIDTH):
+                return entry, tokens, spares
+        return None
 
     async def _restore(self, entry: Entry, tokens: float, spares: float) -> Restored | None:
         began = time.monotonic()
@@ -183,6 +196,8 @@ class Keeper:
             prompt=prompt,
             at=time.monotonic(),
             turns=1 if restored is None else restored.entry.turns + 1,
+            # An image by its address would be fetched again.
+            body=b"" if b'_url"' in visit.body else visit.body,
         )
         self._records.add(record)
         if restored is not None:
@@ -231,11 +246,46 @@ class Keeper:
         if self._totals.leaves_alone(self.identity):
             return
         async with self._turn:
+            began = time.monotonic()
             try:
-                slots = await _within(self._slots.look(), LOOK_TIMEOUT)
-                await self._save_slots([slot for slot in slots if not slot.is_processing])
+                slots = await self._idle_slots()
+                await self._save_slots(slots)
             except SlotError as error:
                 log.info("prompts are not saved", model=self._model, reason=str(error))
+                return
+            try:
+                await self._save_others(slots, LIMIT - (time.monotonic() - began))
+            except SlotError as error:
+                log.debug("no more prompts are saved", model=self._model, reason=str(error))
+
+    async def _idle_slots(self) -> list[Slot]:
+        slots = await _within(self._slots.look(), LOOK_TIMEOUT)
+        return [slot for slot in slots if not slot.is_processing]
+
+    async def _save_others(self, slots: list[Slot], limit: float) -> None:
+        """Save prompts that the server has moved from its slots to its own cache in host memory.
+
+        Raises `SlotError` when it has no more of them.
+        """
+        there = [self._records.of_slot(slot.n_prompt_tokens or 0) for slot in slots]
+        others = [one for one in self._records if one.body and one not in there and not self._is_saved(one)]
+        candidates = [
+            Candidate(
+                slot=index,
+                spares=record.prompt * (self._pace or 0.0),
+                chance=self._chance(record),
+                size=round(record.prompt * self._weight),
+            )
+            for index, record in enumerate(others)
+        ]
+        for candidate, most in worth_saving(candidates, self._totals.write or BANDWIDTH, limit):
+            record = others[candidate.slot]
+            await _within(self._slots.recall(recalling(record.body), REAL), most)
+            slot = max(await self._idle_slots(), key=lambda one: one.id_task)
+            tokens = slot.n_prompt_tokens or 0
+            if abs(tokens - record.prompt) > 1:
+                raise SlotError(f"a prompt of {record.prompt} tokens came back with {tokens}")
+            await self._save(slot.id, record, tokens, most)
 
     async def _save_slots(self, slots: list[Slot]) -> int:
         """Save those slots that are worth it; return how many there are on the disk now."""
@@ -258,7 +308,7 @@ class Keeper:
         ]
         for candidate, limit in worth_saving(candidates, self._totals.write or BANDWIDTH):
             record, tokens = records[candidate.slot]
-            there += await self._save(candidate, record, tokens, limit)
+            there += await self._save(candidate.slot, record, tokens, limit)
         return there
 
     def _chance(self, record: Record) -> float:
@@ -270,10 +320,10 @@ class Keeper:
             for entry in self._store.entries
         )
 
-    async def _save(self, candidate: Candidate, record: Record, tokens: int, limit: float) -> bool:
+    async def _save(self, slot: int, record: Record, tokens: int, limit: float) -> bool:
         began = time.monotonic()
         try:
-            name = await asyncio.to_thread(self._store.begin, candidate.size)
+            name = await asyncio.to_thread(self._store.begin, round(tokens * self._weight))
         except OSError as error:
             log.warning("prompts are not saved", model=self._model, reason=str(error))
             return False
@@ -282,7 +332,7 @@ class Keeper:
             return False
         self._unfinished.append(name)
         try:
-            moved = await _within(self._slots.save(candidate.slot, self._store.part(name).name), limit)
+            moved = await _within(self._slots.save(slot, self._store.part(name).name), limit)
         except SlotError as error:
             log.warning("prompt could not be saved", model=self._model, reason=str(error))
             return False

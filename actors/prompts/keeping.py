@@ -104,15 +104,20 @@ class Prompts:
             slots = Slots(self._session, address)
             self._keepers[address] = Keeper(model, cache, slots, self._store, self._totals)
 
-    async def visit(self, address: ServerAddress, client: str, chain: Chain) -> Visit | None:
-        """Note a request that is about to be sent, and restore its prompt if that pays."""
+    async def visit(
+        self, address: ServerAddress, client: str, chain: Chain, body: bytes = b""
+    ) -> Visit | None:
+        """Note a request that is about to be sent, and restore its prompt if that pays.
+
+        `body`: the request, if it is a chat.
+        """
         keeper = self._keepers.get(address)
         if keeper is None:
             return None
         # A prompt that was saved a moment ago may still be read for its digest.
         if self._totals.sealing:
             await asyncio.wait(self._totals.sealing, timeout=SEAL_PATIENCE)
-        return await keeper.visit(client, chain)
+        return await keeper.visit(client, chain, body)
 
     def keeps(self, address: ServerAddress) -> bool:
         """Whether this server's prompts are kept."""

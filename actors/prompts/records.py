@@ -1,17 +1,23 @@
 """What one running server has read: by this it is known whose prompt is in a slot. Pure."""
 
+from collections.abc import Iterator
+
 import msgspec
 
 from actors.prompts.chain import Chain
 
 KEPT = 256
 """Most conversations that are remembered of one server."""
+BODIES = 32 << 20
+"""Most bytes of their requests."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A request that was answered, with the `turns` before it that it continues.
 
     `tokens`: of prompt and answer; `prompt`: of the prompt; `at`: when it ended, in monotonic seconds.
+    `body`: the chat request itself, with which the server can be asked for the prompt again; empty if it is
+    not kept.
     """
 
     client: str
@@ -20,6 +26,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     prompt: int
     at: float
     turns: int = 1
+    body: bytes = b""
 
 
 class Records:
@@ -38,6 +45,18 @@ class Records:
             else:
                 kept.append(known)
         self._records = [*kept[1 - KEPT :], msgspec.structs.replace(record, turns=turns)]
+        self._drop_bodies()
+
+    def _drop_bodies(self) -> None:
+        room = BODIES
+        for index in reversed(range(len(self._records))):
+            size = len(self._records[index].body)
+            room -= size
+            if size and room < 0:
+                self._records[index] = msgspec.structs.replace(self._records[index], body=b"")
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
 
     def forget(self, record: Record) -> None:
         """Note that the server has this one no more."""

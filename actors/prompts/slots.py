@@ -9,6 +9,7 @@ import msgspec
 
 from actors.config.schema import authority
 from actors.messages import ServerAddress
+from actors.prompts.recall import known_part
 
 ANSWER_LIMIT = 4 << 20
 """Most bytes of an answer. With many slots and long grammars that of /slots is large."""
@@ -49,7 +50,8 @@ class Slots:
 
     def __init__(self, session: aiohttp.ClientSession, address: ServerAddress) -> None:
         self._session = session
-        self._url = f"http://{authority(address.host, address.port)}/slots"
+        base = f"http://{authority(address.host, address.port)}"
+        self._url, self._chat = f"{base}/slots", f"{base}/v1/chat/completions"
         key = address.key
         self._headers = {} if key is None else {"Authorization": f"Bearer {key.secret}"}
 
@@ -66,6 +68,24 @@ class Slots:
         """Replace what is in a slot by a saved prompt."""
         answer = await self._move(slot, "restore", name)
         return Moved(answer.n_restored, answer.n_read)
+
+    async def recall(self, body: bytes, least: float) -> None:
+        """Have the server take a prompt from its own cache in host memory into a slot.
+
+        If it has less than `least` of it, from 0 to 1, this raises `SlotError`, and the server reads no more.
+        """
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        headers = {**self._headers, "Content-Type": "application/json"}
+        try:
+            async with self._session.post(self._chat, data=body, headers=headers, timeout=limit) as response:
+                if response.status != 200:
+                    raise SlotError(f"status {response.status}")
+                known = None
+                async for line in response.content:
+                    if known is None and (known := known_part(line)) is not None and known < least:
+                        raise SlotError("the server's own cache does not have it any more")
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise SlotError(f"{type(error).__name__}: {error}") from error
 
     async def _move(self, slot: int, action: str, name: str) -> _Answer:
         url = f"{self._url}/{slot}?action={action}"

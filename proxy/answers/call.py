@@ -27,7 +27,7 @@ from proxy.apis.table import SERVERS
 from proxy.catalog import Known
 from proxy.errors import ApiError, from_rejection
 from proxy.exchange import Exchange
-from proxy.prompts import remembered
+from proxy.prompts import look_at_raw, remembered
 from proxy.wire.http1 import length_of
 from proxy.wire.sse import EventTooLongError
 from proxy.wire.upstream import Upstream, render_request
@@ -210,8 +210,9 @@ class ModelCaller:
                     address = lease.grant.endpoint
                     try:
                         request = question.render(address)
-                        slotted = self._prompts is not None and question.slot and not question.raw
-                        prompts = self._prompts if slotted else None
+                        if question.raw:
+                            look_at_raw(self._prompts, address, request)
+                        prompts = self._prompts if question.slot and not question.raw else None
                         async with remembered(prompts, exchange, address, request) as sent:
                             response = await self._upstream.send(address, sent)
                             try:

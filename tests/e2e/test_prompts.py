@@ -87,6 +87,20 @@ def test_two_models_that_do_not_fit_together(start: Start, cache: str, model: Js
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+def test_several_conversations_of_one_model(start: Start, cache: str, model: Json) -> None:
+    talks = [Talk("a", f"Number {number}.") for number in range(3)]
+    first = start({"a": model})
+    for talk in talks:
+        talk.turn(first)
+    first.stop()
+    assert len(saved(cache)) == 3
+    second = start({"a": model})
+    for talk in talks:
+        again = talk.turn(second)
+        # From a checkpoint in the file: with a sliding window the end of the answer is no use.
+        assert cached(again) > 0.7 * prompt(again)
+
+
 def test_a_restart_of_the_gateway(start: Start, cache: str, model: Json) -> None:
     talk = Talk("a")
     first = start({"a": model})
@@ -136,6 +150,20 @@ def test_a_save_that_does_not_end_does_not_keep_the_next_model_waiting(
     assert gateway.chat("b").status_code == 200
     assert not saved(cache)
     assert not saved(cache, "part")
+
+
+def test_slots_of_the_server_itself(start: Start, cache: str, model: Json) -> None:
+    gateway = start({"a": model})
+    talk = Talk("a")
+    talk.turn(gateway)
+    for path in ("/slots/0", "/%73lots/1"):
+        refused = gateway.client.post(f"/upstream/a{path}?action=save", json={"filename": "mine"})
+        assert refused.status_code == 403
+        assert "prompts: false" in refused.json()["error"]["message"]
+    assert gateway.client.get("/upstream/a/slots").status_code == 200
+    assert gateway.client.post("/upstream/a/lora-adapters", json=[]).status_code == 200
+    gateway.stop()
+    assert not saved(cache), "what was read with other adapters is not saved"
 
 
 def test_a_damaged_file(start: Start, cache: str, model: Json) -> None:

@@ -1,6 +1,7 @@
 """Keepers: what is saved and restored of a server that may fail in any way."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,14 @@ class SlotServer:
         self.does: set[str] = set()
         self.asked: list[str] = []
         self.released = asyncio.Event()
+        self.aside: dict[str, int] = {}
+        """Tokens of the prompts in the server's own cache, by their first message."""
 
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/slots", self.look)
         app.router.add_post("/slots/{id}", self.move)
+        app.router.add_post("/v1/chat/completions", self.chat)
         return app
 
     async def look(self, request: web.Request) -> web.Response:
@@ -61,6 +65,16 @@ class SlotServer:
                 for number, tokens in enumerate(self.slots)
             ]
         )
+
+    async def chat(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        self.asked.append(f"recall {asked['messages'][0]}")
+        tokens = self.aside.get(asked["messages"][0], 0)
+        if tokens:
+            self.slots[0] = tokens
+            self.tasks[0] = max(self.tasks) + 1
+        progress = {"total": 1900, "cache": tokens, "processed": tokens}
+        return web.Response(body=b"data: " + json.dumps({"prompt_progress": progress}).encode() + b"\n\n")
 
     async def move(self, request: web.Request) -> web.Response:
         slot, action = int(request.match_info["id"]), request.query["action"]
@@ -115,7 +129,9 @@ class Bench:
         self, words: Chain, tokens: int = 2000, *, slot: int = 0, cached: int = 0, client: str = ""
     ) -> Visit:
         """A request, and its answer by the pretended server."""
-        visit = await self.visit(words, client)
+        body = json.dumps({"messages": words.digests[1:]}).encode()
+        visit = await self.prompts.visit(self.address, client, words, body)
+        assert visit is not None
         counts = {"prompt_tokens": tokens - 100, "completion_tokens": 100, "cached_tokens": cached}
         visit.ended(counts, visit.sent_at + PACE * (tokens - 100 - cached))
         self.server.slots[slot] = tokens - 1
@@ -284,6 +300,26 @@ async def test_what_is_in_the_way_is_saved_first(bench: Bench) -> None:
     again = await bench.ask(chain("b", "more"), 3100, cached=2999)
     assert again.restored is not None
     assert bench.server.asked[2:] == ["save 0", "restore 0"]
+
+
+async def test_what_the_server_has_moved_aside_is_saved_too(bench: Bench) -> None:
+    for words in ("a", "b", "c"):
+        await bench.ask(chain(words), 2000 + ord(words))  # each takes the place of the one before
+    bench.server.aside = {words: 1900 + ord(words) for words in ("a", "b")}
+    await bench.stop()
+    assert sorted(bench.server.asked) == ["recall a", "recall b", "save 0", "save 0", "save 0"]
+    assert (await bench.settled()).kept == 3
+    await bench.boot()
+    for words in ("a", "b", "c"):
+        assert (await bench.visit(chain(words, "more"))).restored is not None or words == "c"
+
+
+async def test_what_the_server_has_forgotten_is_not_read_again(bench: Bench) -> None:
+    for words in ("a", "b", "c"):
+        await bench.ask(chain(words), 2000 + ord(words))
+    await bench.stop()
+    assert bench.server.asked in (["save 0", "recall a"], ["save 0", "recall b"])
+    assert (await bench.settled()).kept == 1
 
 
 @pytest.mark.parametrize("fault", ["refuse-save", "no-slots", "garbage", "cut", "hang-save"])
