@@ -15,7 +15,7 @@ from aiohttp import web
 
 from proxy.page.files import read_page
 from proxy.page.serving import PageViews
-from tests.stand_in_machine import CHECKS, CONFIG, FILES, GIB, KEYS, RELOAD, activity, busy, usage
+from tests.stand_in_machine import CHECKS, CONFIG, FILES, GIB, HITS, KEYS, RELOAD, activity, busy, usage
 
 Json = dict[str, Any]
 
@@ -92,6 +92,7 @@ class StandIn:
         app.router.add_get("/admin/plan", self._plan)
         app.router.add_post("/admin/models/{model:.+}/{verb}", self._act)
         app.router.add_delete("/admin/requests/{id}", self._cancel)
+        app.router.add_post("/admin/hub/pull", self._view(lambda: {"done": False}))
         app.router.add_post("/admin/reload", self._view(lambda: RELOAD))
         app.router.add_post("/v1/chat/completions", self._chat)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -108,9 +109,7 @@ class StandIn:
             "/admin/usage": usage,
             "/admin/config": lambda: {"config": CONFIG, "files": ["/etc/gateway/config.yaml"], "pending": []},
             "/admin/doctor": lambda: {"checks": CHECKS},
-            "/admin/hub/search": lambda: {
-                "repos": [{"repo": "unsloth/Qwen3-4B-GGUF", "downloads": 120345, "likes": 77}]
-            },
+            "/admin/hub/search": lambda: HITS,
             "/admin/hub/files": lambda: FILES,
         }
 
@@ -144,7 +143,7 @@ class StandIn:
             request.transport.abort()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        snapshot = {**self.state, "version": "0.9.0", "uptime_seconds": 93784.0}
+        snapshot = {**self.state, "downloads": [], "version": "0.9.0", "uptime_seconds": 93784.0}
         await response.write(self._encoded("snapshot", snapshot))
         self._streams.append(response)
         ended = asyncio.get_running_loop().create_future()

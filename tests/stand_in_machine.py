@@ -294,14 +294,23 @@ CHECKS = [
     },
     {"name": "docker", "status": "absent", "found": "no engine answers", "cure": None},
 ]
+HITS = {
+    "results": [{"repo": "unsloth/Qwen3-4B-GGUF", "downloads": 120345, "likes": 77, "updated": None}],
+}
 FILES = {
+    "repo": "unsloth/Qwen3-4B-GGUF",
     "files": [
         {
-            "name": "unsloth/Qwen3-4B-GGUF:Q4_K_M",
-            "file": "Qwen3-4B-Q4_K_M.gguf",
-            "size": 2497281120,
-            "memory": 4 * GIB,
+            "name": f"unsloth/Qwen3-4B-GGUF:{variant}",
+            "variant": variant,
+            "size": int(size * GIB),
             "downloaded": False,
+            "memory": int((size + 1.4) * GIB),
+            "certainty": certainty,
+            "place": "GPU 1",
         }
-    ]
+        for variant, size, certainty in (("Q4_K_M", 2.3, "exact"), ("Q8_0", 4.0, "by size"))
+    ],
+    "plan": None,
+    "error": None,
 }

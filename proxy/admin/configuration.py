@@ -1,6 +1,5 @@
 """`/admin/config`, `/admin/reload`, `/admin/drain`: the configuration in effect, another one, and the end."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +7,6 @@ import msgspec
 from aiohttp import web
 
 from actors.config.changes import Change
-from actors.config.schema import Seconds
 from proxy.admin.routes import Route, json_answer, read_query
 from proxy.errors import ApiError
 from proxy.reload import Reload, Reloader
@@ -31,7 +29,7 @@ class ReloadQuery(msgspec.Struct):
 class DrainQuery(msgspec.Struct):
     """The query of `/admin/drain`. `timeout`: seconds for running requests, instead of the settings'."""
 
-    timeout: Seconds | None = None
+    timeout: float | None = None
 
 
 class Draining(msgspec.Struct, frozen=True):
@@ -58,9 +56,12 @@ class ConfigViews:
 
     async def show(self, _request: web.Request) -> web.Response:
         """Show the configuration in effect, without secrets, and what waits for a restart."""
-        config, pending = await asyncio.to_thread(self._reloader.describe)
-        files = [str(file) for file in self._reloader.files]
-        return json_answer(ConfigShown(config=config, files=files, pending=pending))
+        shown = ConfigShown(
+            config=self._reloader.shown(),
+            files=[str(file) for file in self._reloader.files],
+            pending=self._reloader.pending,
+        )
+        return json_answer(shown)
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read the configuration again, and apply what has changed; with `plan=1` only say what that is."""
@@ -77,6 +78,6 @@ class ConfigViews:
     async def drain(self, request: web.Request) -> web.Response:
         """Stop the gateway as TERM does: no new requests, and models stop when theirs have ended."""
         asked = read_query(request, DrainQuery).timeout
-        timeout = self._reloader.config.server.drain_timeout if asked is None else asked
+        timeout = self._reloader.config.server.drain_timeout if asked is None else max(0.0, asked)
         self._drain(timeout)
         return json_answer(Draining(timeout), status=202)

@@ -16,7 +16,8 @@ interface Placement {
 }
 
 interface Download {
-  name?: string;
+  name: string;
+  error?: string | null;
   bytes: number;
   total_bytes: number | null;
   bytes_per_second: number | null;
@@ -124,7 +125,78 @@ interface Live {
   models: Map<string, Model>;
   requests: Map<string, Running>;
   waiting: Waiting[];
+  downloads: Download[];
   memory: { gpus: Gpu[]; gpu_error: string | null; host: { total_memory: number; available_memory: number } | null };
   version: string;
   startedAt: number;
+}
+
+/** A question or an answer of a conversation. */
+interface Turn {
+  role: "user" | "assistant";
+  text: string;
+  /** data URLs */
+  images: string[];
+  thought: string;
+  /** of tools */
+  calls: { name: string; text: string }[];
+  state: "waiting" | "thinking" | "answering" | "done" | "stopped" | "failed";
+  /** what the gateway says while one waits */
+  comment: string;
+  error: Error | null;
+  /** tokens of the prompt and of the answer */
+  asked: number | null;
+  answered: number | null;
+  /** seconds to the first token */
+  first: number | null;
+  /** tokens per second */
+  speed: number | null;
+  /** what was drawn of the text */
+  blocks: Map<string, Child>;
+}
+
+interface Options {
+  system: string;
+  temperature: string;
+  most: string;
+  tools: string;
+}
+
+interface Usage {
+  key?: string | null;
+  model?: string | null;
+  day?: string;
+  requests: number;
+  prompt_tokens: number;
+  cached_tokens: number;
+  completion_tokens: number;
+  errors: number;
+  seconds: number;
+}
+
+/** A line of a log. */
+interface Line {
+  at: number;
+  level: string;
+  text: string;
+  all: any;
+  nth: number;
+}
+
+/** A part of a bar or a column; `kind`: classes. */
+interface Part {
+  label: string;
+  size: number;
+  kind: string;
+}
+
+interface Hit {
+  repo: string;
+  downloads: number | null;
+}
+
+interface HubFiles {
+  files: { name: string; variant: string; size: number; downloaded: boolean; memory: number | null; certainty: string | null; place: string | null }[];
+  plan: any;
+  error: string | null;
 }

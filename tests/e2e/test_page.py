@@ -155,10 +155,11 @@ def test_the_planner_answers_before_anything_is_loaded(gateway: Gateway, browser
     with opened(browser, f"{gateway.url}/ui#models/demo") as page:
         planner = page.locator("model-planner")
         expect(planner.locator(".verdict")).to_be_visible()
-        before = planner.inner_text()
+        cache = planner.locator(".legend li", has_text="cache of the context").locator("b")
+        before = cache.inner_text()
         planner.get_by_role("slider", name="Context").press("Home")
-        expect(planner.get_by_text("Keep these settings")).to_be_visible()
-        expect(planner).not_to_have_text(before)
+        expect(planner.get_by_text("Context 512,")).to_be_visible()
+        expect(cache).not_to_have_text(before)
         assert gateway.model("demo")["epoch"] == 1
 
 
@@ -201,6 +202,21 @@ def test_two_pages_show_the_same(pretended: StandIn, browser: Browser) -> None:
         expect(one.get_by_role("button", name="Load", exact=True)).to_be_visible()
         two.get_by_role("button", name="Cancel the waiting request to mistral-small").click()
         until(lambda: "DELETE /admin/requests/w1" in pretended.asked, "the cancellation")
+
+
+def test_a_model_of_the_hub_is_predicted_before_it_is_fetched(pretended: StandIn, browser: Browser) -> None:
+    with opened(browser, f"{pretended.url}/ui#models/+") as page:
+        page.get_by_role("searchbox", name="Search the hub").fill("qwen")
+        page.get_by_role("searchbox", name="Search the hub").press("Enter")
+        page.get_by_role("button", name="Files of unsloth/Qwen3-4B-GGUF").click()
+        expect(page.get_by_role("row", name="Q8_0")).to_contain_text("about 5.40 GiB")
+        assert Axe().run(page).violations_count == 0
+        page.get_by_role("button", name="Download unsloth/Qwen3-4B-GGUF:Q4_K_M").click()
+        until(lambda: "POST /admin/hub/pull" in pretended.asked, "the download")
+        fetched = {"bytes": 1 << 30, "total_bytes": 2 << 30, "bytes_per_second": None, "seconds_left": None}
+        pretended.push("downloads", [{"name": "unsloth/Qwen3-4B-GGUF:Q4_K_M", "error": None, **fetched}])
+        page.get_by_role("link", name="Now").click()
+        expect(page.get_by_text("1.00 GiB of 2.00 GiB")).to_be_visible()
 
 
 def test_ten_thousand_rows(pretended: StandIn, browser: Browser) -> None:

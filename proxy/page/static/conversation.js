@@ -2,23 +2,6 @@
 
 import { events, GatewayError, send } from "./gateway.js";
 
-/**
- * @typedef {object} Turn
- * @property {"user" | "assistant"} role
- * @property {string} text
- * @property {string[]} images data URLs
- * @property {string} thought
- * @property {{name: string, text: string}[]} calls of tools
- * @property {"waiting" | "thinking" | "answering" | "done" | "stopped" | "failed"} state
- * @property {string} comment what the gateway says while one waits
- * @property {Error | null} error
- * @property {number | null} asked tokens of the prompt
- * @property {number | null} answered tokens of the answer
- * @property {number | null} first seconds to the first token
- * @property {number | null} speed tokens per second
- * @property {Map<string, Child>} blocks what was drawn of it
- */
-
 /** @param {"user" | "assistant"} role @param {Partial<Turn>} [given] @returns {Turn} */
 function turn(role, given) {
   return {
@@ -38,8 +21,6 @@ function turn(role, given) {
     ...given,
   };
 }
-
-/** @typedef {{system: string, temperature: string, most: string, tools: string}} Options */
 
 export class Conversation {
   /** @type {Turn[]} */

@@ -3,8 +3,6 @@
 import { h } from "./dom.js";
 import { bytes } from "./format.js";
 
-/** @typedef {{label: string, size: number, kind: string}} Part `kind`: classes */
-
 /** @type {Map<string, number>} */
 const hues = new Map();
 const HUES = 8;

@@ -9,6 +9,7 @@ export const live = {
   models: new Map(),
   requests: new Map(),
   waiting: [],
+  downloads: [],
   memory: { gpus: [], gpu_error: null, host: null },
   version: "",
   startedAt: 0,
@@ -46,6 +47,7 @@ export function take(state, type, data) {
       state.requests = new Map(data.requests.map((/** @type {Running} */ one) => [one.id, dated(one)]));
       state.waiting = data.waiting.map(waits);
       state.memory = data.memory;
+      state.downloads = data.downloads;
       state.version = data.version;
       state.startedAt = Date.now() / 1000 - data.uptime_seconds;
       break;
@@ -68,6 +70,7 @@ export function take(state, type, data) {
       state.memory = data;
       break;
     case "downloads":
+      state.downloads = data;
       for (const download of data) {
         const model = state.models.get(download.name);
         if (model) state.models.set(model.name, { ...model, download });

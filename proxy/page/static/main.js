@@ -79,7 +79,7 @@ class PageShell extends HTMLElement {
       h("span.connection", { class: live.connection, title: live.failure?.message ?? up }, words),
       live.version && h("span.version", up),
       h("button.quiet", { onclick: () => askKey(), "aria-label": key.get() ? "Change the key" : "Enter a key", title: "Key" }, icon("keys")),
-      h("button.quiet", { onclick: () => nextScheme(), "aria-label": "Light or dark", title: "Light or dark" }, icon("sun")),
+      h("button.quiet", { onclick: () => nextScheme(), "aria-label": "Light or dark", title: "Light or dark" }, icon("scheme")),
     ]);
     this.classList.toggle("lost", live.connection === "lost");
   }

@@ -16,7 +16,7 @@ const PATHS = {
   send: "M12 19V5M5 12l7-7 7 7",
   close: "M6 6l12 12M18 6L6 18",
   image: "M4 5h16v14H4zM4 16l5-5 4 4 2-2 5 5",
-  sun: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8zM12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.5 1.5M17.5 17.5L19 19M5 19l1.5-1.5M17.5 6.5L19 5",
+  scheme: "M12 3a9 9 0 1 0 0 18zM12 3a9 9 0 0 1 0 18M12 7h5M12 12h9M12 17h5",
 };
 
 /** @param {keyof typeof PATHS} name */
@@ -203,6 +203,8 @@ export class LongList extends View {
   /** @type {(() => void) | null} */
   nearEnd = null;
   stick = false;
+  /** The rows as they were described: what scrolls only is not compared again. @type {Map<number, Child>} */
+  #rows = new Map();
 
   enter() {
     this.tabIndex = 0;
@@ -216,6 +218,7 @@ export class LongList extends View {
   /** @param {Partial<LongList>} options */
   set shows(options) {
     Object.assign(this, options);
+    this.#rows.clear();
     if (this.isConnected) this.update();
   }
 
@@ -234,7 +237,12 @@ export class LongList extends View {
     const last = Math.min(this.count, first + seen);
     if (this.nearEnd && last >= this.count - MARGIN) this.nearEnd();
     const rows = [];
-    for (let nth = first; nth < last; nth += 1) rows.push(this.row(nth));
+    for (const nth of this.#rows.keys()) if (nth < first || nth >= last) this.#rows.delete(nth);
+    for (let nth = first; nth < last; nth += 1) {
+      const row = this.#rows.get(nth) ?? this.row(nth);
+      this.#rows.set(nth, row);
+      rows.push(row);
+    }
     return h(
       "div.long",
       { role: "table", "aria-label": this.label, "aria-rowcount": this.count + (this.head ? 1 : 0) },

@@ -127,8 +127,8 @@ customElements.define("model-planner", ModelPlanner);
 
 const VERDICTS = { runs: "It is loaded", start: "It fits", "make room": "Others make room for it", wait: "It would wait", refuse: "It cannot run like this" };
 
-/** @param {any} plan */
-function answer(plan) {
+/** What a plan says. @param {any} plan */
+export function answer(plan) {
   const where = plan.gpus?.length ? `on GPU ${plan.gpus.map((/** @type {any} */ gpu) => gpu.index).join(" and ")}` : plan.host ? "on the host" : "";
   const tone = plan.action === "refuse" ? "bad" : plan.action === "wait" ? "busy" : "";
   const time = plan.load_seconds === null || plan.load_seconds === undefined ? "How long a load takes is not known yet." : `A load takes about ${seconds(plan.load_seconds)}.`;

@@ -25,7 +25,7 @@ const OUTCOMES = [
   ["failed", "failed"],
 ];
 
-const COLUMNS = /** @type {const} */ (["at", "id", "key", "model", "agents", "endpoint", "status", "outcome", "place", "prompt_tokens", "cached_tokens", "completion_tokens", "queued_seconds", "loaded_seconds", "first_token_seconds", "seconds"]);
+const COLUMNS = "at id key model agents endpoint status outcome place prompt_tokens cached_tokens completion_tokens queued_seconds loaded_seconds first_token_seconds seconds".split(" ");
 
 /** Tokens per second while it answered. @param {Row} row */
 function speed(row) {
@@ -47,6 +47,7 @@ class ActivityView extends View {
   enter() {
     this.classList.add("fills");
     this.leaving.push(onChange("request_ended", (row) => this.ended(row)), onChange("snapshot", () => this.restart()));
+    this.every(1.5, () => this.update());
     this.restart();
   }
 
@@ -92,8 +93,6 @@ class ActivityView extends View {
 
   draw() {
     const { rows } = this;
-    const firsts = rows.flatMap((row) => (row.first_token_seconds === null ? [] : [row.first_token_seconds]));
-    const speeds = rows.flatMap((row) => speed(row) ?? []);
     const head = h(
       "div.bar-of-fields",
       h("h1", "Activity"),
@@ -107,7 +106,7 @@ class ActivityView extends View {
     if (this.failed) return [head, trouble(this.failed, "The requests cannot be shown")];
     return [
       head,
-      h("div.charts", histogram("Time to the first token", firsts, seconds), histogram("Tokens per second", speeds, rate)),
+      this.charts(),
       h("p.hint", { "aria-live": "polite" }, `${plural(rows.length, "request")}${this.next === null ? "" : ", more when you scroll down"}`),
       rows.length === 0 && !this.asking
         ? h("p.empty", "No request has ended here yet.")
@@ -122,6 +121,20 @@ class ActivityView extends View {
             },
           }),
     ];
+  }
+
+  drawn = { at: 0, count: 0, charts: /** @type {Child} */ (null) };
+
+  /** Drawn once a second at most: all rows are sorted for them. */
+  charts() {
+    const now = performance.now();
+    if (now - this.drawn.at > 1000 || !this.drawn.count) {
+      const firsts = this.rows.flatMap((row) => row.first_token_seconds ?? []);
+      const speeds = this.rows.flatMap((row) => speed(row) ?? []);
+      const charts = h("div.charts", histogram("Time to the first token", firsts, seconds), histogram("Tokens per second", speeds, rate));
+      this.drawn = { at: now, count: this.rows.length, charts };
+    }
+    return this.drawn.charts;
   }
 
   /** @param {"key" | "model"} name @param {string} label @param {string[]} values */
@@ -158,7 +171,7 @@ class ActivityView extends View {
   }
 
   save() {
-    const lines = this.rows.map((row) => COLUMNS.map((name) => field(name === "at" ? new Date(row.at * 1000).toISOString() : row[name])).join(","));
+    const lines = this.rows.map((row) => COLUMNS.map((name) => field(name === "at" ? new Date(row.at * 1000).toISOString() : /** @type {any} */ (row)[name])).join(","));
     const url = URL.createObjectURL(new Blob([`${COLUMNS.join(",")}\r\n${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
     const link = document.createElement("a");
     link.href = url;
@@ -195,7 +208,6 @@ function details(row) {
     ["Cached tokens", count(row.cached_tokens)],
     ["Waited", seconds(row.queued_seconds)],
     ["Loading", seconds(row.loaded_seconds)],
-    ["Error", /** @type {any} */ (row).error],
   ];
   const { again } = dialog("A request", (close) => [
     h("dl.told", facts.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([term, value]) => h("div", h("dt", term), h("dd", value)))),

@@ -92,7 +92,7 @@ class ChatView extends View {
         select(
           label,
           side.model,
-          this.models.map((model) => [model.id, model.id]),
+          this.models.map((model) => model.id),
           (name) => ((side.model = name), this.update()),
         ),
         known && state(known),
@@ -113,13 +113,13 @@ class ChatView extends View {
       : model.state === "ready"
         ? `${side.model} is loaded and answers at once.`
         : `${side.model} is loaded by your first message.`;
-    const say = (/** @type {string} */ words) => h("button", { onclick: () => this.send(words) }, words);
+    const offer = (/** @type {string} */ words) => h("button", { onclick: () => this.send(words) }, words);
     const isDemo = /^demo/.test(side.model);
     return h(
       "div.welcome",
       h("h2", "Talk to a model"),
       h("p", text),
-      h("div.buttons", say(isDemo ? "What about docker?" : "What can you do?"), say("Tell me a story"), isDemo && say("forever")),
+      h("div.buttons", offer(isDemo ? "What about docker?" : "What can you do?"), offer("Tell me a story"), isDemo && offer("forever")),
       h("p.hint", "The conversation stays in this tab. Nothing is stored."),
     );
   }
@@ -285,7 +285,7 @@ class ChatView extends View {
 }
 customElements.define("view-chat", ChatView);
 
-/** @param {import("../conversation.js").Turn} turn */
+/** @param {Turn} turn */
 function drawTurn(turn) {
   const images = turn.images.map((url) => h("img", { src: url, alt: "an image that was sent" }));
   if (turn.role === "user") return h("li.turn.user", images, turn.text && h("div", turn.text));
@@ -302,7 +302,7 @@ function drawTurn(turn) {
   );
 }
 
-/** @param {import("../conversation.js").Turn} turn */
+/** @param {Turn} turn */
 function facts(turn) {
   return [
     turn.state === "stopped" && "stopped",

@@ -16,8 +16,6 @@ const SPANS = [
 const PARTS = ["key", "model"];
 const MEASURES = ["tokens", "requests"];
 
-/** @typedef {{key?: string, model?: string, day?: string, requests: number, prompt_tokens: number, cached_tokens: number, completion_tokens: number, errors: number, seconds: number}} Usage */
-
 class KeysView extends View {
   /** @type {any[]} */
   keys = [];

@@ -11,8 +11,6 @@ const MOST = 20000;
 const LEVELS = ["debug", "info", "warning", "error"];
 const PAUSE = 3;
 
-/** @typedef {{at: number, level: string, text: string, all: any, nth: number}} Line */
-
 class LogsView extends View {
   /** @type {Line[]} */
   lines = [];
@@ -83,7 +81,7 @@ class LogsView extends View {
         "div.bar-of-fields",
         h("h1", "Logs"),
         h("div.spring"),
-        select("Of", this.source, [["", "the gateway"], ...names.map((name) => /** @type {[string, string]} */ ([name, name]))], (name) => (location.hash = name ? `#logs/${encodeURIComponent(name)}` : "#logs")),
+        select("Of", this.source, [["", "the gateway"], ...names], (name) => (location.hash = name ? `#logs/${encodeURIComponent(name)}` : "#logs")),
         !this.source && select("Level", this.level, LEVELS.map((level) => [level, `${level}${level === "error" ? "" : " and above"}`]), (level) => ((this.level = level), this.follow())),
         input("Filter", this.filter, (value) => ((this.filter = value), this.update()), { type: "search", placeholder: "text" }),
         h("button", { "aria-pressed": String(this.paused), onclick: () => this.pause(!this.paused) }, this.paused ? `Continue${this.held.length ? ` (${count(this.held.length)} new)` : ""}` : "Pause"),

@@ -102,8 +102,8 @@ function gpuCard(gpu) {
 
 /** @param {string} name @param {number | undefined} predicted @param {number | undefined} measured */
 function holder(name, predicted, measured) {
-  const words = measured ? `${bytes(measured)}${predicted ? `, predicted ${bytes(predicted)} and the process` : ""}` : `${bytes(predicted)} expected`;
-  return legend(hue(name), name, words);
+  const words = measured ? `${bytes(measured)}${predicted ? ` (predicted ${bytes(predicted)})` : ""}` : `${bytes(predicted)} expected`;
+  return legend(hue(name), name, words, "the prediction is without what each process takes by itself");
 }
 
 /** @param {{total_memory: number, available_memory: number}} host @param {Model[]} known */
@@ -139,7 +139,7 @@ function loaded(running, rest) {
     h("h2", { id: "loaded" }, "Models"),
     running.length === 0 &&
       notice("Nothing is loaded", "The first request to a model loads it. You can load one here, or just talk to it.", h("a.button.main", { href: "#chat" }, "Start a chat")),
-    h("div.cards", running.map((model) => h("article.card.model", { key: model.name }, modelRow(model)))),
+    h("div.cards", running.map((model) => h("article.card.model", { key: model.name }, modelRow(model))), live.downloads.map(pulled)),
     rest.length > 0 &&
       h(
         "ul.shelf",
@@ -181,6 +181,12 @@ function modelRow(model) {
   ];
 }
 
+/** A download that was asked for by itself. @param {Download} one */
+function pulled(one) {
+  if (RUNNING.has(live.models.get(one.name)?.state ?? "")) return null;
+  return h("article.card", { key: `pull ${one.name}` }, h("header", h("h3", one.name), h("span.state.busy", "download")), one.error ? h("p.problem", one.error) : fetched(one));
+}
+
 /** @param {Model} model */
 function slots(model) {
   if (!model.slots) return null;
@@ -195,23 +201,25 @@ function slots(model) {
 
 /** A download by its bytes; a load by the time that earlier ones took. @param {Model} model */
 export function progress(model) {
-  const { download } = model;
-  if (model.state === "fetching" && download) {
-    const words = [
-      download.total_bytes ? `${bytes(download.bytes)} of ${bytes(download.total_bytes)}` : bytes(download.bytes),
-      download.bytes_per_second && `${bytes(download.bytes_per_second)}/s`,
-      download.seconds_left !== null && `${age(download.seconds_left)} left`,
-    ];
-    return meter(download.total_bytes ? download.bytes / download.total_bytes : null, dotted(...words), model.name);
-  }
+  if (model.state === "fetching" && model.download) return fetched({ ...model.download, name: model.name });
   const since = performance.now() / 1000 - (model.stateSince ?? 0);
   const usual = model.load_seconds;
   const words = usual ? `${age(since)} of about ${seconds(usual)}` : age(since);
   return meter(usual ? Math.min(0.97, since / usual) : null, words, model.name);
 }
 
+/** @param {Download} one */
+function fetched(one) {
+  const words = dotted(
+    one.total_bytes ? `${bytes(one.bytes)} of ${bytes(one.total_bytes)}` : bytes(one.bytes),
+    one.bytes_per_second && `${bytes(one.bytes_per_second)}/s`,
+    one.seconds_left !== null && `${age(one.seconds_left)} left`,
+  );
+  return meter(one.total_bytes ? one.bytes / one.total_bytes : null, words, one.name);
+}
+
 /** @param {number | null} part @param {string} words @param {string} name */
-export function meter(part, words, name) {
+function meter(part, words, name) {
   const props = part === null ? {} : { value: part.toFixed(3), max: 1 };
   return h("div.meter", h("progress", { ...props, "aria-label": `${name} is on its way` }), h("span", words));
 }
@@ -228,7 +236,7 @@ function waiting() {
         h(
           "li.card",
           { key: one.row },
-          h("b.place", { title: "its place in the queue of the model" }, one.place),
+          h("b.place", one.place),
           h(
             "div",
             h("header", h("i", { class: `dot measured ${hue(one.model)}` }), h("h3", one.model), one.key && h("span.hint", one.key)),
