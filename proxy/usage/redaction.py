@@ -15,6 +15,8 @@ from actors.config.masking import looks_secret, mask_text
 REDACTED = "[redacted]"
 SHORTEST = 8
 """Least characters of a credential that is looked for in texts."""
+TIMEOUT = 20.0
+"""Seconds for the search in one text, which takes half a second for a MiB."""
 
 _TOKENS = (
     r"\b(?:lsp|sk|pk|rk|gsk|xai|nvapi|r8|pplx)[-_][A-Za-z0-9_-]{16,}",
@@ -25,19 +27,21 @@ _TOKENS = (
     r"\bxox[abeprs]-[A-Za-z0-9-]{10,}",
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
     r"\bAIza[\w-]{30,}",
-    r"\beyJ[\w-]{8,}\.eyJ[\w-]+\.[\w-]+",
+    r"\beyJ[\w-]{8,1000}\.eyJ[\w-]+\.[\w-]+",
     r"(?i:\b(?:bearer|basic)\s+)(?=[A-Za-z._~+/-]*[0-9])[A-Za-z0-9._~+/-]{8,}=*",
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^-]|-(?!----END))*(?:-----END [A-Z ]*PRIVATE KEY-----)?",
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]|-(?!----END))*(?:-----END [A-Z ]{0,40}-----)?",
     r"(?<=\b[a-z][a-z0-9+.-]{1,20}://)[^/\s\"'@:\\]{1,200}:[^/\s\"'@\\]{1,200}(?=@)",
 )
 _NAMES = (
-    r"(?:[\w-]*[_-])?(?:api[_-]?key|access[_-]?key|private[_-]?key|secret(?:[_-]?key)?|passw(?:or)?d|passphrase"
+    r"(?:[\w-]{0,40}[_-])?(?:api[_-]?key|access[_-]?key|private[_-]?key|secret(?:[_-]?key)?|passw(?:or)?d|passphrase"
     r"|(?:access|auth|api|bearer|client|id|refresh|session)[_-]?token|authorization|credentials?|cookie)"
 )
-# A value in a JSON text, or in JSON inside a JSON text, where quotes have backslashes.
+# A value in a JSON text, or in JSON inside a JSON text, where quotes have backslashes. All repetitions have
+# bounds, or every repeated character would be a beginning that is tried to the end.
 _FIELD = (
-    rf'(?P<field>"(?i:{_NAMES})"\s*:\s*")(?:[^"\\]|\\.)+'
-    rf'|(?P<nested>\\+"(?i:{_NAMES})\\+"\s*:\s*\\+")(?:[^"\\]|\\(?!\\*"))+'
+    rf'(?P<field>"(?i:{_NAMES})"\s{{0,9}}:\s{{0,9}}")(?:[^"\\]|\\.)+'
+    rf'|(?P<nested>(?<!\\)\\{{1,31}}"(?i:{_NAMES})\\{{1,31}}"\s{{0,9}}:\s{{0,9}}\\{{1,31}}")'
+    r'(?:[^"\\]|\\(?!\\{0,31}"))+'
 )
 _SECRET = regex.compile("|".join((_FIELD, *_TOKENS)), regex.DOTALL)
 # The parts of a text in a stream's events.
@@ -54,10 +58,13 @@ class Redaction:
         self._credentials = [one for one in credentials if len(one) >= SHORTEST]
 
     def text(self, text: str) -> str:
-        """Return a text without secrets. Other threads run meanwhile, also if it is long."""
+        """Return a text without secrets. Other threads run meanwhile, also if it is long.
+
+        Raises `TimeoutError` rather than return a text that was not searched to its end.
+        """
         for credential in self._credentials:
             text = text.replace(credential, REDACTED)
-        return _SECRET.sub(_replacement, text, concurrent=True)
+        return _SECRET.sub(_replacement, text, concurrent=True, timeout=TIMEOUT)
 
     def path(self, path: str) -> str:
         """Return a path and its query without secrets."""
@@ -74,7 +81,7 @@ class Redaction:
         together, nothing of the answer is returned.
         """
         found = self.text(text)
-        pieces = _PIECES.findall(found, concurrent=True)
+        pieces = _PIECES.findall(found, concurrent=True, timeout=TIMEOUT)
         whole = "".join(map(_unquoted, pieces))
         return found if self.text(whole) == whole else f"{REDACTED}: the answer has a secret in it"
 

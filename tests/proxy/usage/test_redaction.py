@@ -126,3 +126,25 @@ def test_a_secret_in_pieces_of_a_stream(event: Any) -> None:
     assert "Zx9" not in told
     harmless = stream(["the ", "sk", "y is", " blue"], event)
     assert Redaction([SECRET]).answer(harmless) == harmless
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "\\",
+        '"api_key":"',
+        '"a-',
+        "bearer ",
+        "eyJ-",
+        "-----BEGIN A ",
+        "x://a:",
+        '"content":"',
+        "x_",
+        '"x_',
+        '\\"api_key\\": ',
+    ],
+)
+def test_no_text_takes_long(piece: str) -> None:
+    """A search beyond its time raises."""
+    hostile = (piece * 200_000)[:200_000]
+    Redaction(["a-credential"]).answer(hostile)
