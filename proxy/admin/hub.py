@@ -26,6 +26,7 @@ from proxy.apis.requests import parse_body
 from proxy.catalog import Catalog
 from proxy.door.bodies import BODIES
 from proxy.errors import ApiError
+from proxy.exchange import EXCHANGE
 
 log = structlog.get_logger("hub")
 
@@ -176,6 +177,7 @@ class HubViews:
     async def pull(self, request: web.Request) -> web.Response:
         """Begin to download a model, or what is new of it."""
         asked = parse_body(await request.app[BODIES].json(request), PullBody).name
+        request[EXCHANGE].acts_on(asked)
         settings = self._catalog.settings_of(asked)
         name = settings.hub_name if settings is not None else parse_name(without_hub(asked))
         if name is None:

@@ -152,7 +152,9 @@ class OtherRouters:
         return json_answer(RouterDone())
 
     async def _model_of(self, request: web.Request) -> str:
-        return parse_body(await request.app[BODIES].json(request, any_type=True), RouterRequest).model
+        model = parse_body(await request.app[BODIES].json(request, any_type=True), RouterRequest).model
+        request[EXCHANGE].acts_on(model)
+        return model
 
 
 def _swap_model(model: ModelStatus) -> SwapModel:

@@ -259,6 +259,7 @@ class OllamaStore:
         named = parse_body(body, Named)
         if not named.wanted and not named.source:
             raise ApiError(400, "model is required", param="model")
+        request[EXCHANGE].acts_on(named.wanted or named.source or "")
         return named, body
 
 

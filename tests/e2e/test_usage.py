@@ -243,7 +243,8 @@ def test_queries_that_make_no_sense(shared: Gateway, query: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "action"),
     [
-        ("DELETE", "/api/delete", "DELETE /api/delete"),
+        ("DELETE", "/api/delete", "DELETE /api/delete nowhere"),
+        ("POST", "/models/unload", "POST /models/unload nowhere"),
         ("DELETE", "/admin/requests/a%2Fb?token=secret", "DELETE /admin/requests/a%2Fb?token=***"),
     ],
 )
@@ -253,6 +254,7 @@ def test_who_changes_something_is_in_the_ledger(shared: Gateway, method: str, pa
         assert answer.status_code == status
     refused, done = rows(shared, kind="action")[:2]
     assert (done["key"], done["action"], done["status"]) == ("boss", action, 404)
+    assert action.startswith(refused["action"])
     assert (refused["key"], refused["status"], refused["outcome"]) == ("alice", 403, "refused")
     assert all(row["action"] is None for row in rows(shared, limit="1000"))
 
@@ -265,6 +267,14 @@ def test_the_ledger_says_which_key_was_made(shared: Gateway) -> None:
     assert [row["action"] for row in told] == ["DELETE /admin/keys/dora", "POST /admin/keys dora"]
     assert {row["key"] for row in told} == {"boss"}
     assert secret not in str(told)
+
+
+def test_tools_of_other_routers_leave_a_row_too(shared: Gateway) -> None:
+    assert shared.client.get("/unload", headers=bearer(KEYS["boss"])).status_code == 200
+    assert rows(shared, kind="action")[0]["action"] == "GET /unload"
+    answer = shared.client.post("/admin/hub/pull", json={"name": "org/repo"}, headers=bearer(KEYS["boss"]))
+    assert answer.status_code == 403
+    assert rows(shared, kind="action")[0]["action"] == "POST /admin/hub/pull org/repo"
 
 
 def test_changed_keys_are_in_the_ledger(tmp_path: Path) -> None:
