@@ -8,6 +8,7 @@
 # make bench-scheduler  the planner beside other schedulers, simulated
 # make bench-prompts  two models that do not fit together, with long conversations: prompts saved or read again
 # make trial  two pretended GPUs, real servers, four clients, for a minute; ARGS=--stay: until Ctrl-C, for the page
+# make drift  what a build of llama-server allocates differently: ARGS=/path/to/llama-server
 # make bench-headers  the reader of GGUF headers beside the gguf package's
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ ARGS ?=
 JOBS ?= 4
 TYPESCRIPT ?= npx --yes --package typescript@5.9.3 tsc
 
-.PHONY: run setup test check hooks lint attack clients bench bench-headers bench-prompts bench-scheduler trial clean
+.PHONY: run setup test check hooks lint attack clients bench bench-headers bench-prompts bench-scheduler drift trial clean
 
 run: $(VENV)/installed
 	$(BIN)/python run.py $(ARGS)
@@ -57,6 +58,9 @@ bench-scheduler: $(VENV)/installed-test
 
 bench-prompts: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench.prompts $(ARGS)
+
+drift: $(VENV)/installed-test
+	$(BIN)/python -m tests.drift $(ARGS)
 
 trial: $(VENV)/installed-test
 	$(BIN)/python -m tests.trial $(ARGS)

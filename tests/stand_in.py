@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--do", action="append", default=[])
     parser.add_argument("--oom-until", type=int, default=0)
     parser.add_argument("--oom-count", type=Path)
-    parser.add_argument("--version", action="version", version="version: 1 (stand-in)")
+    parser.add_argument("--version", action="version", version="version: 11549 (stand-in)")
     parser.add_argument("--list-devices", action="store_true")
     options, _ = parser.parse_known_args()
     orders = set(options.do)

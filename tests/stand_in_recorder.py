@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--hang", default="")
     parser.add_argument("--say", default="hello")
     parser.add_argument("--longest", type=int, default=10**9)
-    parser.add_argument("--version", action="version", version="version: 1 (stand-in)")
+    parser.add_argument("--version", action="version", version="version: 11549 (stand-in)")
     Handler.options, _ = parser.parse_known_args()
     print("stand-in starts", flush=True)
     Server((Handler.options.host, Handler.options.port), Handler).serve_forever()

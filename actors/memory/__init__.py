@@ -1,6 +1,7 @@
 """Predicts a model's memory, in bytes per device, before the model is loaded. Pure.
 
 * `gguf`        reads headers of model files
+* `builds`      what builds of llama.cpp allocate differently
 * `shape`       the dimensions in a header: layers, heads, windows, states, the tensors of each block
 * `buffer`      replays ggml's allocator: the size of a buffer for a graph of tensors
 * `graph`       builds llama.cpp's worst-case graph of one device, from the shape and the settings

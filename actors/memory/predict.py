@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from actors.memory.buffer import align
+from actors.memory.builds import NEWEST, Build
 from actors.memory.gguf import Tensor
 from actors.memory.graph.work import BIG_BATCH, F32, KERNEL_HEADS, HostSide, Work, on_gpu, row_bytes
 from actors.memory.graph.worst_case import compute_buffer, cuts
@@ -106,7 +107,7 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     None: all layers. `tensor_split` has a share for each GPU; None: split by free memory. `overrides` is a
     pattern of tensors that stay on the host. `pooling` is None for a model that writes. `input_limit` is the
     length of the longest text that has to fit into one micro-batch, which is then as large as a slot's
-    context, but at most this limit; 0: texts are read in parts.
+    context, but at most this limit; 0: texts are read in parts. `build` of llama.cpp.
     """
 
     context: int = 4096
@@ -127,6 +128,7 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     outputs: int | None = None
     pooling: Pooling | None = None
     input_limit: int = 0
+    build: Build = NEWEST
 
     @property
     def whole_batch(self) -> int:
@@ -223,7 +225,8 @@ class _Predictor:
         if not self.modelled:
             certainty: Certainty = "fallback"
         else:
-            certainty = "exact" if self._is_whole and not self.nearly else "bound"
+            known = self._is_whole and not self.nearly and self.settings.build.is_tested
+            certainty = "exact" if known else "bound"
         return Prediction(
             gpus=tuple(self.usage), host=self.host, certainty=certainty, layers=tuple(self.devices)
         )
@@ -280,6 +283,8 @@ class _Predictor:
         sequences = settings.parallel if settings.unified else 1
         window = align(min(cells, shape.window * sequences + micro_batch), 256)
         outputs = settings.parallel if settings.outputs is None else settings.outputs or batch
+        if not settings.build.limits_outputs:
+            outputs = tokens
         if not shape.cached:  # a token attends only to tokens of its batch
             cells = window = outputs = tokens
         return Work(
@@ -290,6 +295,8 @@ class _Predictor:
             cells=cells,
             window_cells=cells if settings.full_window else window,
             pooling=settings.pooling or "none",
+            mixes=settings.build.mixes_inputs,
+            casts_masks=settings.build.casts_masks,
             flash=self._flash,
             type_k=settings.type_k,
             type_v=settings.type_v,

@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--flood-log", type=int, default=0)
     parser.add_argument("--name", default="")
-    parser.add_argument("--version", action="version", version="version: 1 (stand-in)")
+    parser.add_argument("--version", action="version", version="version: 11549 (stand-in)")
     options, _ = parser.parse_known_args()
     Connection.name = options.name
     line = b"load_tensors: CUDA0 model buffer size = " * 100

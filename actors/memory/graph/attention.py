@@ -102,6 +102,10 @@ class Attention(FeedForward, Latent, Recurrent):
         work = self.work
         cells = work.cells_of(self.shape, layer)
         size = (2 if work.flash else 4) * work.tokens // work.streams * cells * work.streams
+        if work.flash and work.casts_masks and self.has_embedding:
+            if suffix not in self.casts:
+                self.casts[suffix] = self.add(size, self.input("mask" + suffix, 2 * size))
+            return self.casts[suffix]
         return self._selected(layer, self.input("mask" + suffix, size))
 
     def _flash(self, layer: int, q: Node, suffix: str) -> Node:

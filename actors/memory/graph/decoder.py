@@ -15,6 +15,7 @@ class Decoder(Attention):
 
     def build(self, layers: Sequence[int], *, first: bool, last: bool) -> None:
         """Add the nodes of these layers."""
+        self.has_embedding = first
         self._cut(layers, first=first, last=last)
         x = self._embed() if first else self._receive(layers[0])
         self.embedded = x if first else None
@@ -73,6 +74,8 @@ class Decoder(Attention):
         """Return the embeddings. A batch may have tokens or embeddings, so both paths stay allocated."""
         tokens = self.work.tokens
         row = self.row * (1 + self.shape.stacked)
+        if not self.work.mixes:
+            return self._scaled(self.input("embd", self.row))
         if self.gpu:
             mixed, other = self.input("mix", row), self.input("n1", self.row)
             slots = self.input("slots", 8 * tokens)
@@ -89,8 +92,11 @@ class Decoder(Attention):
         if self.shape.stacked:
             self.stacked = x
             x = self.view(x)
+        return self._scaled(x)
+
+    def _scaled(self, x: Node) -> Node:
         if self.shape.architecture.startswith("gemma"):
-            scale = self.input("scale", 4 * tokens) if self.shape.architecture != "gemma2" else None
+            scale = self.input("scale", 4 * self.work.tokens) if self.shape.architecture != "gemma2" else None
             x = self.add(self.row, x, scale, in_place=True)
         return x
 

@@ -23,6 +23,9 @@ class Parts:
     ) -> None:
         self.host = host
         self.foreign = foreign
+        self.has_embedding = False
+        """Whether the graph begins here, where masks of old builds are cast to 16 bits."""
+        self.casts: dict[str, Node] = {}
         self.embedded: Node | None = None
         self.beside: Node | None = None
         self.stacked: Node | None = None

@@ -19,7 +19,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     `tokens` of a micro-batch, `outputs` of them with logits; `sequences` in `streams` of the cache. Each
     stream has `cells`, or `window_cells` in layers with a sliding window. The types are ggml's names.
-    `pooling` reduces the vectors of tokens to one of the text.
+    `pooling` reduces the vectors of tokens to one of the text. `mixes`: tokens and embeddings in one batch.
+    `casts_masks`: masks have 32 bits and are cast to 16.
     """
 
     tokens: int
@@ -32,6 +33,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     type_k: str
     type_v: str
     pooling: Pooling = "none"
+    mixes: bool = True
+    casts_masks: bool = False
 
     def cells_of(self, shape: Shape, layer: int) -> int:
         """Return the number of a layer's cache cells in each stream."""

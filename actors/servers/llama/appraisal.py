@@ -12,6 +12,7 @@ from actors.errors import ConfigError, Failure
 from actors.gpu.calibration import Calibration, Surcharge
 from actors.gpu.host_memory import host_memory
 from actors.hub.cache import ModelFiles
+from actors.memory.builds import NEWEST, Build, build_from
 from actors.memory.collisions import collisions
 from actors.memory.context import check_context, slot_context, slot_limit, stretching_flags
 from actors.memory.flags import LAYER_FLAGS, check, is_given, projector_flags, settings_of
@@ -35,7 +36,7 @@ UNKNOWN_CONTEXT = 4096
 
 NO_GPU = "its model server was built without support for the GPUs of this machine"
 
-VERSION = 2
+VERSION = 3
 """Version of the predictor. Corrections learned with another version are not applied."""
 
 
@@ -69,6 +70,11 @@ class Appraisal:
         self._shape = shape
         self.settings = settings
         self._projector = projector
+
+    @property
+    def is_of(self) -> tuple[str, int, Reach | None, Build]:
+        """What the result depends on besides the model's settings."""
+        return self.predicted.file, self.capacity, self.reach, self.settings.build
 
     def predict(self, placement: Placement) -> Prediction:
         """Predict llama.cpp's allocation at a placement, by component, before corrections."""
@@ -183,14 +189,15 @@ class Predictor:
         # Only the number of allowed devices is known here.
         capacity = sum(sizes[: len(model.devices) or None])
         file = _identity(files)
-        same = (file, capacity, reach)
-        if before is not None and (before.predicted.file, before.capacity, before.reach) == same:
+        same = (file, capacity, reach, build_from(build))
+        if before is not None and before.is_of == same:
             found = before
         else:
             if before is not None and before.predicted.file != file:
                 forgive_lost(self._calibration)
             self._check_place(model, len(sizes), reach)
-            found = self._look(model, (read_model(files.path), _projector_header(files)), capacity, reach)
+            headers = read_model(files.path), _projector_header(files)
+            found = self._look(model, headers, capacity, reach, build_from(build))
         key = msgspec.json.encode([VERSION, found.settings, build]).decode()
         predicted = msgspec.structs.replace(found.predicted, file=file, settings=key, build=build)
         found.predicted = predicted
@@ -215,15 +222,17 @@ class Predictor:
         sizes = sorted(self._capacity())
         try:
             self._check_place(model, len(sizes), reach)
-            return self._look(model, headers, sum(sizes[: len(model.devices) or None]), reach)
+            return self._look(model, headers, sum(sizes[: len(model.devices) or None]), reach, NEWEST)
         except ValueError as error:
             raise StartError(Failure(message=str(error), retryable=False)) from error
 
-    def _look(self, model: Model, headers: Headers, capacity: int, reach: Reach | None) -> Appraisal:
+    def _look(
+        self, model: Model, headers: Headers, capacity: int, reach: Reach | None, build: Build
+    ) -> Appraisal:
         header, projector_header = headers
         arguments = self._arguments(model)
         settings, automatic, needed = _load_settings(model, header, arguments)
-        settings = self._with_layers(model, settings, arguments)
+        settings = self._with_layers(model, msgspec.structs.replace(settings, build=build), arguments)
         barred = reach == "none" and settings.gpu_layers != 0
         if barred:
             settings = msgspec.structs.replace(settings, gpu_layers=0)

@@ -30,7 +30,7 @@ EMBEDDED = [sys.executable, "-m", "actors.servers.llama.embedded"]
 VERSION_TIMEOUT = 5.0
 """Time-out for a program to print its version. A large program on a slow disk takes seconds at first."""
 
-_VERSION = re.compile(r"version: (\S+)")
+_VERSION = re.compile(r"version: (\S+(?: \(build [1-9]\d*)?)")
 
 
 def find_command(pool: ServerPool, model: Model) -> list[str]:
@@ -199,7 +199,7 @@ async def _ask_version(command: Sequence[str]) -> str:
 
     def on_line(line: str) -> None:
         if match := _VERSION.search(line):
-            found.append(match[1])
+            found.append(match[1].replace("(", ""))
 
     try:
         child = await Child.start([*command, "--version"], environment={}, on_line=on_line)

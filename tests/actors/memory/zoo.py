@@ -334,7 +334,15 @@ def hybrid(
 
 
 def _gemma(
-    layers: int, width: int, inner: int, heads: int, kv_heads: int, head: int, kind: str, window: int
+    layers: int,
+    width: int,
+    inner: int,
+    heads: int,
+    kv_heads: int,
+    head: int,
+    kind: str,
+    window: int,
+    vocabulary: int = GEMMA,
 ) -> Header:
     return transformer(
         "gemma3",
@@ -344,7 +352,7 @@ def _gemma(
         heads,
         kv_heads,
         head,
-        GEMMA,
+        vocabulary,
         kind,
         tied=True,
         qk_norm=True,
@@ -413,6 +421,49 @@ MODELS: dict[str, Callable[[], Header]] = {
         "qwen3next", 48, 2048, 16, 2, 256, QWEN, experts=(512, 10, 512), shared=512
     ),
     "qwen35-9b": lambda: hybrid("qwen35", 32, 4096, 16, 4, 256, QWEN, inner=12288),
+    # Shapes that several builds of llama.cpp loaded.
+    "llama3.2-3b": lambda: transformer(
+        "llama", 28, 3072, 8192, 24, 8, 128, LLAMA3, tied=True, frequencies=True
+    ),
+    "qwen3-4b": lambda: transformer("qwen3", 36, 2560, 9728, 32, 8, 128, QWEN, tied=True, qk_norm=True),
+    "mistral-small-24b": lambda: transformer("llama", 40, 5120, 32768, 32, 8, 128, 131072),
+    "gemma3-12b": lambda: _gemma(48, 3840, 15360, 16, 8, 256, "Q4_K_M", 1024, 262208),
+    "smollm2-135m": lambda: transformer("llama", 30, 576, 1536, 9, 3, 64, 49152, "Q8_0", tied=True),
+    "mixtral-8x22b": lambda: transformer("llama", 56, 6144, 16384, 48, 8, 128, 32768, experts=(8, 2, 16384)),
+    "qwen3-235b": lambda: transformer(
+        "qwen3moe", 94, 4096, 12288, 64, 4, 128, QWEN, qk_norm=True, experts=(128, 8, 1536)
+    ),
+    "gemma2-27b": lambda: transformer(
+        "gemma2",
+        46,
+        4608,
+        36864,
+        32,
+        16,
+        128,
+        256000,
+        tied=True,
+        post_norm=True,
+        window=4096,
+        attn_logit_softcapping=50.0,
+    ),
+    "gptoss-120b": lambda: transformer(
+        "gpt-oss",
+        36,
+        2880,
+        2880,
+        64,
+        8,
+        64,
+        GPT_OSS,
+        "Q8_0",
+        window=128,
+        sinks=True,
+        bias=True,
+        experts=(128, 4, 2880),
+        expert_type="MXFP4",
+    ),
+    "dsv2-236b": lambda: deepseek2(60, 5120, 12288, 128, DEEPSEEK, (160, 6, 1536), 2, q_rank=1536),
 }
 
 
