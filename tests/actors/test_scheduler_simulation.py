@@ -13,7 +13,7 @@ from tests.bench.scheduler.machine import Machine, Request
 from tests.bench.scheduler.ours import POLICY, Ours
 from tests.bench.scheduler.peers import LlamaSwap
 from tests.bench.scheduler.recording import read_trace, recorded
-from tests.bench.scheduler.trace import GIB, Trace, all_traces, steady, thrash
+from tests.bench.scheduler.trace import GIB, Trace, all_traces, long_prompts, steady, thrash
 
 SECONDS = 180.0
 
@@ -45,6 +45,15 @@ def test_two_models_that_look_idle_between_requests_do_not_thrash(load: float) -
     other = Figures.of(Machine(trace, LlamaSwap).run(), "llama-swap")
     assert ours.work_per_minute >= 2 * other.work_per_minute
     assert ours.longest <= wait_bound(trace, POLICY.patience)
+
+
+def test_prompts_that_are_saved_do_three_times_the_work() -> None:
+    again, saved = (
+        Figures.of(Machine(long_prompts(2 * SECONDS, 1, saved=saved), Ours).run(), "ours")
+        for saved in (False, True)
+    )
+    assert saved.work_per_minute >= 3 * again.work_per_minute
+    assert saved.longest <= again.longest
 
 
 @pytest.mark.parametrize("trace", all_traces(SECONDS), ids=lambda trace: trace.name)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tests.bench.scheduler.chart import bars, svg
 from tests.bench.scheduler.clairvoyant import best_of
-from tests.bench.scheduler.figures import LLAMA_SWAP, OURS, Figures, goals_of, table, work_limit
+from tests.bench.scheduler.figures import LLAMA_SWAP, OURS, Figures, Goal, goals_of, table, work_limit
 from tests.bench.scheduler.machine import Machine, Policy
 from tests.bench.scheduler.ours import POLICY, Ours
 from tests.bench.scheduler.peers import LlamaSwap, Ollama, Seed
 from tests.bench.scheduler.recording import read_trace, recorded
-from tests.bench.scheduler.trace import Trace, all_traces
+from tests.bench.scheduler.trace import PACE, PROMPT, Trace, all_traces, long_prompts
 
 POLICIES: dict[str, Callable[[Machine], Policy]] = {
     OURS: Ours,
@@ -33,6 +33,22 @@ def compare(trace: Trace) -> list[Figures]:
     """All policies on one trace, ours first, the clairvoyant last."""
     rows = [Figures.of(Machine(trace, policy).run(), name) for name, policy in POLICIES.items()]
     return [*rows, best_of(trace, POLICY.patience)]
+
+
+def _with_long_prompts(seconds: float) -> list[Goal]:
+    """Print what saving prompts brings; return the goal."""
+    print(f"### prompts: {PROMPT} tokens, {PACE:.0f} read in a second; {seconds:.0f} s\n")
+    gains = []
+    for clients in (1, 2, 4):
+        again, saved = (
+            Figures.of(Machine(long_prompts(seconds, clients, saved=saved), Ours).run(), name)
+            for saved, name in ((False, f"{clients} each, read again"), (True, f"{clients} each, saved"))
+        )
+        lines = table([again, saved])
+        print("\n".join(lines if clients == 1 else lines[2:]))
+        gains.append(saved.work_per_minute / again.work_per_minute)
+    print()
+    return [Goal("prompts: work / that of reading again, 1 agent each", gains[0], ">=", 3.0)]
 
 
 def main() -> None:
@@ -63,6 +79,8 @@ def main() -> None:
             print(f"no schedule within the bound of a wait could do more than {limit:.1f} s/min\n")
         tables.append(rows)
         goals += goals_of(rows, POLICY.patience)
+    if not options.trace:
+        goals += _with_long_prompts(options.seconds)
     print("\n".join(map(str, goals)))
     options.plot.parent.mkdir(parents=True, exist_ok=True)
     options.plot.write_text(svg(tables))

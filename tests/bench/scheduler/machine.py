@@ -48,6 +48,8 @@ class Process:
     stopping: bool = False
     running: set[Request] = field(default_factory=set)
     queue: deque[Request] = field(default_factory=deque)
+    read: set[int | None] = field(default_factory=set)
+    """The clients whose conversations it has."""
 
 
 class Policy(Protocol):
@@ -165,7 +167,9 @@ class Machine:
     def _begin(self, request: Request, process: Process) -> None:
         process.running.add(request)
         request.started_at = self.now
-        self.at(self.now + request.seconds, lambda: self._finish(request, process))
+        reads = 0.0 if request.client in process.read else process.spec.reads
+        process.read.add(request.client)
+        self.at(self.now + reads + request.seconds, lambda: self._finish(request, process))
 
     def _finish(self, request: Request, process: Process) -> None:
         if request not in process.running:

@@ -6,7 +6,7 @@ Times are seconds of the simulation, sizes are bytes.
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 GIB = 1 << 30
@@ -17,7 +17,10 @@ THINK = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A model. `split`: it takes a part of every GPU. `slots`: requests that run at once, at full speed."""
+    """A model. `split`: it takes a part of every GPU. `slots`: requests that run at once, at full speed.
+
+    `reads`: seconds until a server that was started anew has the conversation of one client.
+    """
 
     name: str
     size: int
@@ -25,6 +28,7 @@ class Spec:
     load: float = 5.0
     unload: float = 0.5
     split: bool = False
+    reads: float = 0.0
 
 
 class Step(NamedTuple):
@@ -101,6 +105,36 @@ def thrash(seconds: float, load: float = 5.0) -> Trace:
     title = f"two models, one fits, 1 client each that pauses 0.3 s, loads of {load:.0f} s"
     name = f"thrash {load:.0f}"
     return Trace(name, title, (24 * GIB,), _pair(load), seconds, scripts=tuple(scripts), contended=True)
+
+
+PROMPT = 8000
+"""Tokens of a long conversation."""
+PACE = 1000.0
+"""Tokens that are read in a second: those of a 30B model on one GPU."""
+WEIGHT = 128 << 10
+"""Bytes of a token in the cache."""
+DISK = 2e9
+"""Bytes that the disk reads and writes in a second."""
+
+
+def long_prompts(seconds: float, clients: int, *, saved: bool) -> Trace:
+    """Two models with agents, whose conversations are read again after each swap, or saved and restored."""
+    rng = random.Random(7)
+    scripts = [
+        tuple(Step(rng.uniform(0.5, 1.5), model, rng.uniform(0.8, 1.2)) for _ in range(int(seconds)))
+        for model in "ab"
+        for _ in range(clients)
+    ]
+    file = 0.05 + PROMPT * WEIGHT / DISK
+    specs = tuple(
+        replace(spec, reads=file, unload=spec.unload + clients * file)
+        if saved
+        else replace(spec, reads=PROMPT / PACE)
+        for spec in _pair()
+    )
+    how = "saved" if saved else "read again"
+    title = f"two models, one fits, {clients} agents each with {PROMPT} tokens, {how} after a swap"
+    return Trace(f"prompts {how}", title, (24 * GIB,), specs, seconds, scripts=tuple(scripts))
 
 
 def poisson(seconds: float, load: float = 0.7) -> Trace:
