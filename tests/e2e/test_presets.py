@@ -110,3 +110,9 @@ def test_it_has_no_files_to_delete(gateway: Gateway) -> None:
         400,
         "'demo:short' is a preset of 'demo', and has no files of its own",
     )
+
+
+def test_the_operator_sees_what_is_hidden(gateway: Gateway) -> None:
+    models = ask(gateway, BOSS, "GET", "/admin/models").json()["models"]
+    shown = {model["name"]: (model["hidden"], model["description"]) for model in models}
+    assert shown == {"demo": (False, "writes"), "ghost": (True, None)}

@@ -11,12 +11,11 @@ from actors.messages import ServerApiName
 from actors.progress import Progress
 from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import ModelStatus
-from actors.servers.ollama.client import Tag
 from actors.supervisor import Supervisor
 from proxy.admin.routes import Route, json_answer
 from proxy.catalog import Catalog
 from proxy.handlers.health import placement_of, rounded
-from proxy.model_cards import ModelCard
+from proxy.model_cards import ModelFacts, facts_of_card, facts_of_tag
 
 
 class Download(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,26 +49,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] | None = None
 
     @classmethod
-    def of_card(cls, card: ModelCard) -> "Facts":
-        """Take the facts of a file's header."""
-        if not card.size:
-            return cls()
+    def of(cls, facts: ModelFacts) -> "Facts":
+        """Take those of the facts that the operator is shown."""
         return cls(
-            size=card.size,
-            quantization=card.details.get("quantization_level") or None,
-            context=card.details.get("context_length") or None,
-            capabilities=card.capabilities,
-        )
-
-    @classmethod
-    def of_tag(cls, tag: Tag) -> "Facts":
-        """Take the facts that a daemon lists."""
-        details = tag.details
-        return cls(
-            size=tag.size or None,
-            quantization=details.quantization_level or None,
-            context=details.context_length or None,
-            capabilities=tag.capabilities or None,
+            size=facts.size,
+            quantization=facts.quantization or None,
+            context=facts.trained_context,
+            capabilities=facts.capabilities or None,
         )
 
 
@@ -134,8 +120,8 @@ class Models:
         """Describe all models that a request can name."""
         listed = await self._catalog.listed(hidden=True)
         facts = {model.name: await self._read_facts(model) for model in listed.models}
-        facts |= {name: Facts.of_card(await self._catalog.card_of(name)) for name in listed.cached}
-        facts |= {tag.name: Facts.of_tag(tag) for tag in listed.tags}
+        facts |= {name: Facts.of(facts_of_card(await self._catalog.card_of(name))) for name in listed.cached}
+        facts |= {tag.name: Facts.of(facts_of_tag(tag)) for tag in listed.tags}
         self._facts = facts
         known = {model.name for model in listed.models}
         models = [self.describe(model) for model in self._supervisor.describe() if model.name in known]
@@ -146,10 +132,7 @@ class Models:
         ]
 
     async def _read_facts(self, model: ModelStatus) -> Facts:
-        if model.api == "ollama":
-            tag = self._catalog.tag_of(model)
-            return Facts() if tag is None else Facts.of_tag(tag)
-        return Facts.of_card(await self._catalog.card_of(model.name))
+        return Facts.of(await self._catalog.facts_of(model))
 
     async def read_facts(self, model: ModelStatus) -> None:
         """Read the facts of one model again, because its files may be on the disk now."""
