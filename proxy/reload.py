@@ -7,7 +7,7 @@ changes; then all parts get it in one turn of the event loop. What only a restar
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -40,6 +40,8 @@ from proxy.usage.records import UsageRecords
 from proxy.wire.upstream import Upstream
 
 log = structlog.get_logger("gateway")
+
+T = TypeVar("T")
 
 LOOK = 1.0
 """Seconds between looks at the files, if changes are applied by themselves."""
@@ -102,6 +104,7 @@ class Reloader:
         """To be set when they are built, before the first reload."""
         self._settings = settings
         self._read = read
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._follow_up: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
 
@@ -115,22 +118,33 @@ class Reloader:
         """The files of the configuration in effect."""
         return self._settings.files
 
-    @property
-    def pending(self) -> list[Change]:
-        """The changes that wait for a restart of the gateway."""
-        return changes(self.config, self._settings.config, self._settings.secrets)
+    def describe(self) -> tuple[dict[str, Any], list[Change]]:
+        """Return the configuration in effect as plain data, and what waits for a restart. Blocking.
 
-    def shown(self) -> dict[str, Any]:
-        """Return the configuration in effect as plain data, without secrets."""
-        return self._settings.shown(self.config)
+        Both are without secrets.
+        """
+        config, settings = self.config, self._settings
+        return settings.shown(config), changes(config, settings.config, settings.secrets)
 
     async def plan(self) -> Reload:
         """Say what a reload would do. Changes nothing."""
         return await self._try(plan=True)
 
     async def reload(self) -> Reload:
-        """Read the configuration again and apply it. Reloads at the same time wait for each other."""
-        return await self._try(plan=False)
+        """Read the configuration again and apply it. Reloads at the same time wait for each other.
+
+        It goes on when whoever asked for it leaves.
+        """
+        task = self._spawn(self._try(plan=False), "reload")
+        await asyncio.wait([task])
+        return task.result()
+
+    def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Start a task that ends with `close`."""
+        task = spawn(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _try(self, *, plan: bool) -> Reload:
         async with self._one_at_a_time:
@@ -147,7 +161,8 @@ class Reloader:
         before = self.config
         config = applicable(before, settings.config)
         loaded, keys = await asyncio.to_thread(self._check, settings, config)
-        found = changes(before, settings.config, settings.secrets | self._settings.secrets)
+        secrets = settings.secrets | self._settings.secrets
+        found = await asyncio.to_thread(changes, before, settings.config, secrets)
         if plan:
             return Reload(changes=found)
         await self.parts.agents.reconfigure(
@@ -165,7 +180,7 @@ class Reloader:
             self.parts.observer.build = await build_of_pool(config.server_pool)
             if self._follow_up is not None:
                 self._follow_up.cancel()
-            self._follow_up = spawn(self._attend_to_models(settings, config), name="models after a reload")
+            self._follow_up = self._spawn(self._attend_to_models(settings, config), "models after a reload")
         done = Reload(applied=True, changes=found)
         self.parts.publish("config", done)
         return done
@@ -207,12 +222,17 @@ class Reloader:
             if is_asked or (seen == before and seen != taken):
                 asked.clear()
                 taken = seen
-                await self.reload()
+                try:
+                    await self.reload()
+                except Exception:  # a defect must not end the handling of later requests to reload
+                    log.exception("configuration not reloaded")
 
-    def close(self) -> None:
-        """End what a reload has left to do, because the gateway stops."""
-        if self._follow_up is not None:
-            self._follow_up.cancel()
+    async def close(self) -> None:
+        """End a running reload and what one has left to do, because the gateway stops."""
+        if tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 def _models_of(config: Config) -> tuple[object, ...]:

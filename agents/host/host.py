@@ -142,13 +142,16 @@ class AgentHost:
             if actor.has_started:
                 continue
             error: Exception | None
+            started.append(actor)
             try:
                 await asyncio.to_thread(actor.services.folder.mkdir, parents=True, exist_ok=True)
                 error = await actor.start()
             except OSError as unmade:
                 error = unmade
+            except asyncio.CancelledError:
+                await _stop(started)
+                raise
             if error is None:
-                started.append(actor)
                 continue
             reason = f"agent {name!r} cannot be started: {actor.file}: {type(error).__name__}: {error}"
             if not skip_broken:

@@ -1,5 +1,6 @@
 """`/admin/config`, `/admin/reload`, `/admin/drain`: the configuration in effect, another one, and the end."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from actors.config.changes import Change
+from actors.config.schema import Seconds
 from proxy.admin.routes import Route, json_answer, read_query
 from proxy.errors import ApiError
 from proxy.reload import Reload, Reloader
@@ -29,7 +31,7 @@ class ReloadQuery(msgspec.Struct):
 class DrainQuery(msgspec.Struct):
     """The query of `/admin/drain`. `timeout`: seconds for running requests, instead of the settings'."""
 
-    timeout: float | None = None
+    timeout: Seconds | None = None
 
 
 class Draining(msgspec.Struct, frozen=True):
@@ -56,12 +58,9 @@ class ConfigViews:
 
     async def show(self, _request: web.Request) -> web.Response:
         """Show the configuration in effect, without secrets, and what waits for a restart."""
-        shown = ConfigShown(
-            config=self._reloader.shown(),
-            files=[str(file) for file in self._reloader.files],
-            pending=self._reloader.pending,
-        )
-        return json_answer(shown)
+        config, pending = await asyncio.to_thread(self._reloader.describe)
+        files = [str(file) for file in self._reloader.files]
+        return json_answer(ConfigShown(config=config, files=files, pending=pending))
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read the configuration again, and apply what has changed; with `plan=1` only say what that is."""
@@ -78,6 +77,6 @@ class ConfigViews:
     async def drain(self, request: web.Request) -> web.Response:
         """Stop the gateway as TERM does: no new requests, and models stop when theirs have ended."""
         asked = read_query(request, DrainQuery).timeout
-        timeout = self._reloader.config.server.drain_timeout if asked is None else max(0.0, asked)
+        timeout = self._reloader.config.server.drain_timeout if asked is None else asked
         self._drain(timeout)
         return json_answer(Draining(timeout), status=202)

@@ -221,6 +221,18 @@ def test_keys_origins_limits_and_agents_change_at_once(tmp_path: Path) -> None:
         assert ADMIN not in "".join(it.gateway.raw)
 
 
+def test_a_reload_goes_on_when_its_client_leaves(tmp_path: Path) -> None:
+    (tmp_path / "greeter").mkdir()
+    (tmp_path / "greeter" / "agent.py").write_text(GREETER)
+    with configured(tmp_path) as it:
+        it.write({"agents": [{"greeter": {"word": "slow"}}], "agent_folders": [str(tmp_path / "greeter")]})
+        with pytest.raises(httpx.ReadTimeout):
+            it.gateway.client.post("/admin/reload", timeout=0.5)
+        (tmp_path / "greeter" / "go").touch()
+        it.gateway.wait_for("configuration reloaded")
+        assert it.gateway.client.get("/v1/agents").json()["data"][0]["name"] == "greeter"
+
+
 def test_a_gateway_that_others_can_reach_keeps_its_last_key(tmp_path: Path) -> None:
     keys = {"boss": {"secret": ADMIN, "admin": True}}
     with configured(tmp_path, server={"host": "0.0.0.0"}, keys=keys) as it:
@@ -293,6 +305,9 @@ def test_a_terminal_that_closes_stops_it_and_other_hangups_reload_it(tmp_path: P
 
 
 GREETER = """
+import asyncio
+from pathlib import Path
+
 from agents.api import Agent, AgentConfig, TextFilter
 
 
@@ -318,6 +333,8 @@ class Greeter(Agent):
     async def start(self):
         if self.config.word == "broken":
             raise RuntimeError("no such word")
+        while self.config.word == "slow" and not Path(__file__).with_name("go").exists():
+            await asyncio.sleep(0.01)
 
     def stream(self, ctx):
         return Word(self.config.word)

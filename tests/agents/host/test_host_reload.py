@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 
+from actors.runtime import spawn
 from agents.api import Agent, AgentConfig, Chat, Context, Filter, Finished, Reply, TextFilter
 from agents.errors import AgentError
 from agents.events import AnswerStarted, Done, Finish, Text
@@ -36,6 +37,9 @@ class Speaker(Agent):
     async def start(self) -> None:
         if self.config.word == "broken":
             raise RuntimeError("no")
+        if self.config.word == "hangs":
+            self.lives.append("hangs")
+            await asyncio.Event().wait()
         self.lives.append(f"+{self.config.word}")
 
     async def close(self) -> None:
@@ -131,3 +135,14 @@ async def test_a_stopping_host_does_not_wait_for_replaced_agents(tmp_path: Path)
         await host.reconfigure([], {}, skip_broken=False)
         assert run is not None
     assert Speaker.lives == ["+old", "-old"]
+
+
+async def test_a_reload_that_is_given_up_leaves_no_agent_behind(tmp_path: Path) -> None:
+    async with hosted(Speaker, llm=ScriptedLLM("x"), folder=tmp_path) as host:
+        agents = [loaded(Other, "new"), loaded(Speaker, "hangs")]
+        reload = spawn(host.reconfigure(agents, {}, skip_broken=False), name="reload")
+        await until(Speaker.lives, ["hangs"])
+        reload.cancel()
+        await asyncio.wait([reload])
+        assert Other.lives == ["+new", "-new"]
+        assert [agent.name for agent in host.loaded] == ["speaker"]
