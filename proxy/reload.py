@@ -70,6 +70,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     responses: ResponseStore
     usage: UsageRecords
     runner: web.AppRunner
+    set_log_level: Callable[[str], None]
     publish: Callable[[str, object], None]
     """Reports an event to whoever follows the gateway's state."""
     preload: Callable[[Config], Coroutine[Any, Any, None]]
@@ -78,6 +79,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     def take(self, config: Config, keys: Sequence[Key]) -> None:
         """Give all parts but the agents this configuration. Waits for nothing."""
         server = config.server
+        self.set_log_level(server.log.level)
         self.factory.reconfigure(config)
         self.gate.reconfigure(keys, is_open=server.open)
         self.origins.reconfigure(server.allowed_origins, server.allowed_hosts)

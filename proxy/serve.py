@@ -89,7 +89,7 @@ from proxy.metrics import Metrics
 from proxy.page.files import read_page
 from proxy.page.serving import PageViews
 from proxy.reload import Parts, Reloader
-from proxy.service.logs import LAST_WORDS, LATEST, set_up_logging, take_over_output
+from proxy.service.logs import LAST_WORDS, LATEST, set_level, set_up_logging, take_over_output
 from proxy.service.preload import preload
 from proxy.service.service_manager import ServiceManager
 from proxy.service.signals import Signals
@@ -317,7 +317,7 @@ async def _build(
     stack.push_async_callback(responses.close)
     metrics = Metrics(supervisor, monitor, readiness, usage, version=VERSION)
     live = LiveState(supervisor, catalog, views)
-    control = Control(supervisor, catalog, hub, live, config.server_pool.queue_timeout)
+    control = Control(supervisor, catalog, hub, live)
     models.accounts = accounts = (metrics.account, gate.settle, *usage.accounts)
     models.key_of = gate.key_named
     handlers = Handlers(
@@ -361,6 +361,7 @@ async def _build(
         responses=store_of_responses,
         usage=usage,
         runner=runner,
+        set_log_level=set_level,
         publish=live.feed.publish,
         preload=lambda config: preload(config, supervisor),
     )

@@ -21,6 +21,7 @@ RELOADED = {
     *(("server", name) for name in ("open", "allowed_origins", "allowed_hosts", "max_body_mb")),
     *(("server", name) for name in ("write_timeout", "keepalive_interval", "loading_state", "drain_timeout")),
     *(("server", name) for name in ("keep_responses", "list_aliases", "reload_on_change")),
+    ("server", "log", "level"),
     *((name,) for name in ("keys", "usage", "server_pool", "llama_cpp", "hub", "gpu", "ollama")),
     *((name,) for name in ("agents", "agent_folders", "skip_broken_agents")),
 }

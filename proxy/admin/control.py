@@ -51,16 +51,13 @@ class Deleted(msgspec.Struct, frozen=True):
 
 
 class Control:
-    """The handlers. `queue_timeout`: seconds that a load may wait for its turn, as a request may."""
+    """The handlers. A load may wait for its turn as long as a request may."""
 
-    def __init__(
-        self, supervisor: Supervisor, catalog: Catalog, hub: Hub, live: LiveState, queue_timeout: float
-    ) -> None:
+    def __init__(self, supervisor: Supervisor, catalog: Catalog, hub: Hub, live: LiveState) -> None:
         self._supervisor = supervisor
         self._catalog = catalog
         self._hub = hub
         self._live = live
-        self._queue_timeout = queue_timeout
         self._loads: dict[str, asyncio.Task[Rejection | None]] = {}
 
     @property
@@ -156,7 +153,7 @@ class Control:
         return task
 
     async def _load(self, name: str, client: str) -> Rejection | None:
-        timeout = self._queue_timeout
+        timeout = self._catalog.config.server_pool.queue_timeout
         try:
             async with self._supervisor.lease(name, timeout=timeout, client=client, slot=False) as lease:
                 lease.served = True

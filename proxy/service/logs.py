@@ -48,9 +48,10 @@ def set_up_logging(level: str, form: Literal["auto", "json", "console"], descrip
         descriptor,
         lambda count: render(None, "warning", {"event": "log lines were dropped", "count": count}),
     )
+    set_level(level)
     structlog.configure(
         processors=[render],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        wrapper_class=_Levelled,
         logger_factory=lambda *_: _Logger(writer),
         cache_logger_on_first_use=True,
     )
@@ -59,6 +60,31 @@ def set_up_logging(level: str, form: Literal["auto", "json", "console"], descrip
     logging.raiseExceptions = False
     logging.captureWarnings(True)
     return writer
+
+
+def set_level(level: str) -> None:
+    """Log from this level on, also in loggers that exist."""
+    _Levelled.least = LEVELS[level]
+
+
+class _Levelled(structlog.make_filtering_bound_logger(LEVELS["debug"])):  # type: ignore[misc]
+    """structlog's logger, whose level can change: its own is a part of its class."""
+
+    least = LEVELS["info"]
+
+    def is_enabled_for(self, level: int) -> bool:
+        """Whether lines of this level are logged."""
+        return level >= self.least
+
+    def debug(self, event: str, *args: Any, **values: Any) -> Any:
+        """Log a line of this level, if it is enabled; so do the others."""
+        return super().debug(event, *args, **values) if self.least <= LEVELS["debug"] else None
+
+    def info(self, event: str, *args: Any, **values: Any) -> Any:
+        return super().info(event, *args, **values) if self.least <= LEVELS["info"] else None
+
+    def warning(self, event: str, *args: Any, **values: Any) -> Any:
+        return super().warning(event, *args, **values) if self.least <= LEVELS["warning"] else None
 
 
 def take_over_output() -> None:

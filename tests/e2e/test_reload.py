@@ -233,6 +233,19 @@ def test_a_reload_goes_on_when_its_client_leaves(tmp_path: Path) -> None:
         assert it.gateway.client.get("/v1/agents").json()["data"][0]["name"] == "greeter"
 
 
+def test_the_log_says_more_or_less_at_once(it: Configured) -> None:
+    it.write({"server": {"log": {"level": "warning", "format": "json"}}})
+    assert it.reload()["applied"]
+    assert it.gateway.chat("a").status_code == 200
+    it.write({"server": {"log": {"level": "debug"}}})
+    assert effects(it.reload()) == {"server.log.level": "at once"}
+    assert it.gateway.chat("b").status_code == 200
+    it.gateway.wait_for("server log", model="b")
+    it.gateway.wait_for("request", model="b")
+    asked = [line for line in it.gateway.log if line["event"] == "request" and line.get("model") == "a"]
+    assert asked == [], "it was not logged"
+
+
 def test_a_gateway_that_others_can_reach_keeps_its_last_key(tmp_path: Path) -> None:
     keys = {"boss": {"secret": ADMIN, "admin": True}}
     with configured(tmp_path, server={"host": "0.0.0.0"}, keys=keys) as it:
