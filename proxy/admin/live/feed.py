@@ -174,7 +174,7 @@ class Feed:
             self._readers -= 1
 
     async def _snapshot(self) -> bytes:
-        models = await self._models.listed()
+        models = await self._models.listed(remembers=True)
         self._look()  # so that the next changes are those since this snapshot
         state = {
             "models": models,

@@ -116,11 +116,15 @@ class Models:
         """List all models: the configured ones, those on the disk, and those of Ollama's daemons."""
         return json_answer(ModelList(await self.listed()))
 
-    async def listed(self) -> list[Model]:
-        """Describe all models that a request can name."""
+    async def listed(self, *, remembers: bool = False) -> list[Model]:
+        """Describe all models that a request can name. `remembers`: files are not read twice."""
         listed = await self._catalog.listed(hidden=True)
-        facts = {model.name: await self._read_facts(model) for model in listed.models}
-        facts |= {name: Facts.of(facts_of_card(await self._catalog.card_of(name))) for name in listed.cached}
+        before = {name: self._facts[name] for name in self._facts if remembers and self.has_facts(name)}
+        facts = {
+            model.name: before.get(model.name) or await self._read_facts(model) for model in listed.models
+        }
+        for name in listed.cached:
+            facts[name] = before.get(name) or Facts.of(facts_of_card(await self._catalog.card_of(name)))
         facts |= {tag.name: Facts.of(facts_of_tag(tag)) for tag in listed.tags}
         self._facts = facts
         known = {model.name for model in listed.models}

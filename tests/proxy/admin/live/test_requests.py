@@ -2,10 +2,18 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import Outlook
+from agents.api import Agent, Chat, Context, Event, Reply
+from agents.events import Text
+from agents.host.discovery import Loaded
+from proxy.handlers.responses.store import ResponseStore
 from tests.proxy.scripted import (
     DONE,
     END,
@@ -180,3 +188,73 @@ async def test_the_connection_serves_the_next_request() -> None:
         await client.body()
         await client.post("/tokenize", {"model": "demo", "content": "x"})
         assert (await client.answer()).json == {"tokens": [1]}
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["before the model", "in its own answer"])
+async def test_cancelled_while_an_agent_works(answers: bool) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def ponder() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def talk() -> AsyncGenerator[Event, None]:
+        yield Text("so far")
+        await ponder()
+
+    class Ponders(Agent):
+        async def before(self, ctx: Context, request: Chat) -> Chat | Reply:
+            if answers:
+                return Reply(talk())
+            await ponder()
+            return request
+
+    loaded = Loaded("ponders", __name__, Ponders, Ponders.Config())
+    async with door(agents=[loaded]) as opened:
+        client = await opened.connect()
+        body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+        await client.post("/v1/chat/completions", body, "X-Agents: ponders", "X-Request-Id: mine")
+        await began.wait()
+        (one,) = await listed(opened)
+        assert (one["agents"], one["phase"]) == (["ponders"], "answer" if answers else "agents")
+        assert await cancelled(opened, "mine") == 204
+        answer = await client.answer()
+        assert answer.status == (200 if answers else 403)
+        assert b"the operator cancelled this request" in answer.body
+        await ended.wait()
+
+
+async def test_an_answer_in_the_background_is_cancelled(tmp_path: Path) -> None:
+    store = ResponseStore(tmp_path / "r", 60)
+    script: list[Step] = [STREAM, chunk(said("a")), asyncio.Event()]
+    async with scripted(script) as server, door(server, responses=store) as opened:
+        client = await opened.connect()
+        body = {"model": "demo", "input": "x", "background": True}
+        await client.post("/v1/responses", body, "X-Request-Id: mine")
+        queued = (await client.answer()).json
+        await reached(lambda: bool(server.connections and server.connections[0].sent))
+        (one,) = await listed(opened)
+        assert await cancelled(opened, one["id"]) == 204
+        await reached(server.connections[0].gone.is_set)
+        async with opened.session.get(f"/v1/responses/{queued['id']}") as answer:
+            response = await answer.json()
+        assert response["status"] == "failed"
+        assert response["error"]["message"] == "the operator cancelled this request"
+        assert await listed(opened) == []
+        await store.close()
+
+
+async def test_cancelled_while_its_body_comes() -> None:
+    async with door() as opened:
+        client = await opened.connect()
+        await client.send(
+            b"POST /upstream/demo/x HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nContent-Length: 9\r\n\r\nabc"
+        )
+        while not await listed(opened):
+            pass
+        assert await cancelled(opened, "mine") == 204
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (403, "close")
