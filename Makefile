@@ -33,7 +33,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports --no-logo
-	$(TYPESCRIPT) --version >/dev/null 2>&1 || { echo "the page's types are not checked: npx cannot run TypeScript"; exit 0; }; \
+	@$(TYPESCRIPT) --version >/dev/null 2>&1 || { echo "the page's types are not checked: npx cannot run TypeScript"; exit 0; }; \
 	$(TYPESCRIPT) --project proxy/page/jsconfig.json
 
 check: lint test

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import ETag, web
 
+from proxy.door.parsing import BASE_PATH
 from proxy.errors import ApiError
 from proxy.page.files import PageFile, PageFiles
 
@@ -27,11 +28,20 @@ class PageViews:
         return _answer(request, self._page.index)
 
     def or_else(self, other: Handler) -> Handler:
-        """Make the handler of `/`: the page for browsers, `other` for programs."""
+        """Make the handler of `/`: the page for browsers, `other` for programs.
+
+        Below a base path browsers are sent to `/ui`, because relative addresses of a page at "/base" would
+        leave the base.
+        """
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            page = "text/html" in request.headers.get("Accept", "")
-            response = await (self.index if page else other)(request)
+            base = request.app.get(BASE_PATH, "")
+            if "text/html" not in request.headers.get("Accept", ""):
+                response = await other(request)
+            elif base:
+                response = web.Response(status=302, headers={"Location": f"{base}/ui"})
+            else:
+                response = _answer(request, self._page.index)
             response.headers["Vary"] = "Accept, Accept-Encoding"
             return response
 

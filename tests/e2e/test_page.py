@@ -1,5 +1,7 @@
 """The web page in a real Chromium: on a real gateway, and on a pretended machine with two GPUs."""
 
+import csv
+import io
 import re
 import shutil
 from collections.abc import Iterator
@@ -282,6 +284,53 @@ def test_everybody_can_use_it(pretended: StandIn, browser: Browser, view: str) -
             assert not goes_sideways(page)
 
 
+CUT_ANYWHERE = """async () => {
+  const base = document.querySelector("script").src;
+  const { events } = await import(new URL("gateway.js", base));
+  const text = ': hi\\r\\nid: 7\\revent: model\\ndata: {"ü":\\ndata: "€😀"}\\n\\ndata:x\\r\\n\\r\\ndata: cut';
+  const bytes = new TextEncoder().encode(text);
+  const told = new Set();
+  for (let first = 1; first < bytes.length; first += 1) {
+    for (const second of [first, first + 1, first + 2, bytes.length]) {
+      const pieces = [bytes.slice(0, first), bytes.slice(first, second), bytes.slice(second)];
+      const body = new ReadableStream({
+        start(stream) {
+          for (const piece of pieces) stream.enqueue(piece);
+          stream.close();
+        },
+      });
+      const found = [];
+      for await (const event of events(new Response(body))) found.push(event);
+      told.add(JSON.stringify(found));
+    }
+  }
+  return [...told].map((one) => JSON.parse(one));
+}"""
+
+
+def test_a_stream_is_read_the_same_however_it_is_cut(pretended: StandIn, browser: Browser) -> None:
+    with opened(browser, f"{pretended.url}/ui") as page:
+        told = page.evaluate(CUT_ANYWHERE)
+    assert told == [
+        [
+            {"type": ":", "data": "hi", "id": ""},
+            {"type": "model", "data": '{"ü":\n"€😀"}', "id": "7"},
+            {"type": "message", "data": "x", "id": "7"},
+        ]
+    ]
+
+
+def test_a_spreadsheet_runs_nothing(pretended: StandIn, browser: Browser) -> None:
+    pretended.rows = [{**activity(1)[0], "key": '=cmd|"x"!A0', "model": "a,b\n"}]
+    with opened(browser, f"{pretended.url}/ui#activity") as page:
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Export CSV").click()
+        text = download.value.path().read_text()
+    head, row = list(csv.reader(io.StringIO(text)))
+    assert dict(zip(head, row, strict=True))["key"] == """'=cmd|"x"!A0"""
+    assert dict(zip(head, row, strict=True))["model"] == "a,b\n"
+
+
 def test_by_keyboard(pretended: StandIn, browser: Browser) -> None:
     with opened(browser, f"{pretended.url}/ui#chat") as page:
         message = page.get_by_label("Message")
@@ -293,6 +342,7 @@ def test_by_keyboard(pretended: StandIn, browser: Browser) -> None:
         message.press("h")
         message.press("i")
         message.press("Enter")
+        expect(message).to_have_value("")
         expect(page.locator(".turn.user")).to_have_text("/rag hi")
         expect(page.locator("details.thought")).to_be_visible()
 

@@ -101,7 +101,10 @@ function patch(element, wanted) {
   for (const name of Object.keys(old)) if (!(name in wanted.props)) set(element, name, undefined, old[name]);
   // A select has a value only once it has its options.
   if (wanted.children.length || before?.children.length) render(element, wanted.children);
-  for (const [name, value] of Object.entries(wanted.props)) if (value !== old[name]) set(element, name, value, old[name]);
+  for (const [name, value] of Object.entries(wanted.props)) {
+    // What was typed since is known to the element alone.
+    if (value !== old[name] || name === "value") set(element, name, value, old[name]);
+  }
   if (!before) wanted.props.ref?.(element);
 }
 

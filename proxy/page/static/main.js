@@ -3,7 +3,7 @@
 import { h, render } from "./dom.js";
 import { hue, patterns } from "./draw.js";
 import { age } from "./format.js";
-import { key } from "./gateway.js";
+import { changed, key } from "./gateway.js";
 import { begin, live, onChange } from "./live.js";
 import { dialog, icon, input } from "./parts.js";
 import "./views/activity.js";
@@ -32,11 +32,13 @@ class PageShell extends HTMLElement {
   connectedCallback() {
     const template = /** @type {HTMLTemplateElement} */ (document.getElementById("shell"));
     this.append(template.content.cloneNode(true));
+    this.at(".skip").onclick = (event) => (event.preventDefault(), this.at("main").focus());
     const stripes = document.body.appendChild(document.createElement("div"));
     render(stripes, patterns());
     setScheme(localStorage.getItem(SCHEME) ?? SCHEMES[0]);
     addEventListener("hashchange", () => this.go());
     addEventListener("ask for key", () => askKey());
+    changed.addEventListener("key", () => (this.at("main").replaceChildren(), this.go()));
     addEventListener("say", (event) => this.say(/** @type {CustomEvent} */ (event).detail));
     onChange("connection", () => this.status());
     onChange("snapshot", () => {

@@ -93,6 +93,18 @@ async def test_the_page_needs_no_key_but_what_it_shows_does(tmp_path: Path) -> N
                 assert answer.status == status, path
 
 
+async def test_below_a_base_path() -> None:
+    async with door(base_path="/llm") as opened:
+        for path in ("/llm", "/llm/"):
+            async with opened.session.get(path, headers=BROWSER) as answer:
+                assert (answer.status, answer.url.path) == (200, "/llm/ui")
+            async with opened.session.get(path) as answer:
+                assert await answer.text() == "Ollama is running"
+        for path in (f"/llm{MAIN}", f"/llm/ui{MAIN}"):
+            async with opened.session.get(path) as answer:
+                assert answer.content_type == "text/javascript"
+
+
 async def test_another_page_may_link_to_it_but_not_read_it() -> None:
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
     frame = {**link, "Sec-Fetch-Dest": "iframe"}

@@ -3,7 +3,7 @@
 import { Conversation } from "../conversation.js";
 import { h, View } from "../dom.js";
 import { count, rate, seconds } from "../format.js";
-import { changed, json } from "../gateway.js";
+import { json } from "../gateway.js";
 import { live, onChange } from "../live.js";
 import { markdown } from "../markdown.js";
 import { dialog, icon, input, say, select, state, trouble, valued } from "../parts.js";
@@ -30,9 +30,6 @@ class ChatView extends View {
   enter() {
     this.classList.add("fills");
     this.leaving.push(onChange("model", () => this.update()), onChange("config", () => this.ask()));
-    const again = () => this.ask();
-    changed.addEventListener("key", again);
-    this.leaving.push(() => changed.removeEventListener("key", again));
     this.ask();
   }
 

@@ -2,7 +2,7 @@
 
 import { h, View } from "../dom.js";
 import { clock, count } from "../format.js";
-import { changed, GatewayError, lines, query, send } from "../gateway.js";
+import { GatewayError, lines, query, send } from "../gateway.js";
 import { models, onChange } from "../live.js";
 import { dialog, inPath, input, select, trouble } from "../parts.js";
 
@@ -26,9 +26,8 @@ class LogsView extends View {
     this.classList.add("fills");
     const again = () => this.follow();
     addEventListener("hashchange", again);
-    changed.addEventListener("key", again);
     this.leaving.push(
-      () => (this.stop.abort(), removeEventListener("hashchange", again), changed.removeEventListener("key", again)),
+      () => (this.stop.abort(), removeEventListener("hashchange", again)),
       onChange("snapshot", () => this.update()),
     );
     this.follow();
