@@ -9,7 +9,7 @@ from actors.config.schema import RequestSettings
 from agents.chat import Chat, Completion, Sampling
 from proxy.apis.fields import Json, decode, encode
 from proxy.apis.requests import Object
-from proxy.apis.sampling import thinking
+from proxy.apis.sampling import COMMON, thinking
 
 R = TypeVar("R", Chat, Completion, Chat | Completion)
 
@@ -21,6 +21,8 @@ _SPELLINGS = {
 }
 """The fields of llama.cpp's requests, and of OpenAI's, that mean the same as a parameter."""
 
+_OLLAMA = {*COMMON, "max_tokens", "stop", "num_keep"}
+"""The parameters that an Ollama daemon has."""
 _SAMPLING = tuple(name for name in Sampling.__struct_fields__ if name != "num_ctx")
 
 
@@ -72,6 +74,27 @@ def set_in_body(body: Object, settings: RequestSettings) -> Object:
     kept = {name: value for name, value in body.items() if name not in related}
     changed = adjusted(_with_effort_inside(given), settings)
     return kept | {name: msgspec.Raw(encode(value)) for name, value in changed.items()}
+
+
+def set_in_ollama_body(body: Object, settings: RequestSettings) -> Object:
+    """Return the fields of a body for an Ollama daemon, changed as the settings say.
+
+    Parameters that a daemon does not have are left out. Fields but `options` and `think` keep their bytes.
+    """
+    options: Json = msgspec.json.decode(body.get("options") or b"null") or {}
+    given = {("max_tokens" if name == "num_predict" else name): value for name, value in options.items()}
+    think = msgspec.json.decode(body.get("think") or b"null")
+    if isinstance(think, bool | str):
+        given = deep_merged(given, _template_of(think))
+    think, changed = _think_of(adjusted(given, settings))
+    known = {name: value for name, value in changed.items() if name in given or name in _OLLAMA}
+    if "max_tokens" in known:
+        known["num_predict"] = known.pop("max_tokens")
+    if isinstance(known.get("stop"), str):
+        known["stop"] = [known["stop"]]
+    fields = {name: value for name, value in body.items() if name not in ("options", "think")}
+    fields["options"] = msgspec.Raw(encode(known))
+    return fields if think is None else {**fields, "think": msgspec.Raw(encode(think))}
 
 
 def answer_limit(asked: float | None, settings: RequestSettings | None) -> float | None:

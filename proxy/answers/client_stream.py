@@ -276,11 +276,14 @@ class ClientStream:
 
     async def _tell(self, teller: "Teller", next_line: Callable[[], str | None]) -> None:
         """Write lines about what the client waits for."""
+        delay = self._limits.telling_interval
         with suppress(ConnectionError):  # the handler is cancelled when the client leaves
             while True:
-                await asyncio.sleep(self._limits.telling_interval)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 8 * self._limits.telling_interval)  # a look costs more in a long queue
                 async with self._waiting:
                     if (line := next_line()) is not None:
+                        delay = self._limits.telling_interval
                         await self._prepare()
                         await self.head.write(teller.tell(line, time.time()))
 

@@ -22,7 +22,7 @@ from proxy.door.bodies import BODIES, breathe
 from proxy.door.tap import begin_capture
 from proxy.errors import ApiError
 from proxy.exchange import Exchange
-from proxy.parameters import answer_limit, set_in_body
+from proxy.parameters import answer_limit, set_in_body, set_in_ollama_body
 
 
 @contextmanager
@@ -83,8 +83,6 @@ class Generate:
         if not asked.speaks_its_api or not self._catalog.answers_as(asked.parsed.model, asked.known):
             return await translate.answer(self._caller, asked)
         if asked.known.request is not None and endpoint.generates:
-            if endpoint.api != "llama.cpp":
-                return await translate.answer(self._caller, asked)
             asked = _with_parameters(asked, asked.known.request)
         if endpoint.codec is not None and asked.parsed.needs_translation:
             return await translate.answer(self._caller, asked)
@@ -141,7 +139,8 @@ class Generate:
 
 
 def _with_parameters(asked: Conversation, settings: RequestSettings) -> Conversation:
-    """Return a request for a llama.cpp server, changed as its model's settings say."""
-    body = encode(set_in_body(fields_of(asked.body), settings))
+    """Return a request that needs no translation, changed as its model's settings say."""
+    change = set_in_ollama_body if asked.known.api == "ollama" else set_in_body
+    body = encode(change(fields_of(asked.body), settings))
     parsed = parse_body(body, asked.endpoint.request)
     return msgspec.structs.replace(asked, body=body, parsed=parsed)

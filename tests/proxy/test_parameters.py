@@ -12,7 +12,13 @@ from actors.config.schema import RequestSettings
 from agents.chat import Chat, Sampling
 from proxy.apis.openai.request import decode_request
 from proxy.apis.requests import fields_of
-from proxy.parameters import adjusted, answer_limit, set_in_body, with_parameters
+from proxy.parameters import (
+    adjusted,
+    answer_limit,
+    set_in_body,
+    set_in_ollama_body,
+    with_parameters,
+)
 
 Json = dict[str, Any]
 THINKING = {"chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": "high"}}
@@ -142,6 +148,25 @@ def parts_of(chat: Chat) -> Json:
 def test_once_more_changes_nothing(asked: Json, settings: RequestSettings) -> None:
     once = adjusted(asked, settings)
     assert adjusted(once, settings) == once
+
+
+@pytest.mark.parametrize(
+    ("asked", "settings", "options", "think"),
+    [
+        ({}, {"set": {"max_tokens": 5, "stop": "END"}}, {"num_predict": 5, "stop": ["END"]}, None),
+        ({"options": {"num_predict": 9}}, {"default": {"max_tokens": 5}}, {"num_predict": 9}, None),
+        ({"options": {"num_predict": 9, "mirostat": 1}}, {"strip": ["max_tokens"]}, {"mirostat": 1}, None),
+        ({"options": None, "think": "high"}, {"set": {"reasoning_effort": "none"}}, {}, False),
+        ({"think": True}, {"strip": ["reasoning_effort"]}, {}, None),
+        ({"think": "low"}, {"set": {"grammar": "root ::= x", "seed": 1}}, {"seed": 1}, "low"),
+    ],
+)
+def test_a_body_for_a_daemon(asked: Json, settings: Json, options: Json, think: object) -> None:
+    body = json.dumps({"model": "m", **asked}).encode()[:-1] + b',"context":[1, 2]}'
+    changed = set_in_ollama_body(fields_of(body), RequestSettings(**settings))
+    assert bytes(changed["context"]) == b"[1, 2]"
+    assert json.loads(bytes(changed["options"])) == options
+    assert (json.loads(bytes(changed["think"])) if "think" in changed else None) == think
 
 
 def test_other_fields_keep_their_bytes() -> None:
