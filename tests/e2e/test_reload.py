@@ -352,3 +352,23 @@ class Greeter(Agent):
     def stream(self, ctx):
         return Word(self.config.word)
 """
+
+
+def test_presets_and_parameters_change_while_the_server_stays(it: Configured) -> None:
+    gateway = it.gateway
+    assert gateway.chat("c", max_tokens=4).json()["usage"]["completion_tokens"] == 4
+    assert gateway.chat("c:short").status_code == 404
+    presets = {"short": {"request": {"set": {"max_tokens": 2}}}}
+    own = {"presets": presets, "request": {"set": {"max_tokens": 3}}, "hidden": True}
+    it.write({"llama_cpp": {"models": {"c": own}}, "server": {"loading_state": "reasoning"}})
+    done = it.reload()
+    assert done["applied"]
+    assert set(effects(done).values()) == {"at once"}
+    assert gateway.chat("c", max_tokens=4).json()["usage"]["completion_tokens"] == 3
+    assert gateway.chat("c:short").json()["usage"]["completion_tokens"] == 2
+    listed = [entry["id"] for entry in gateway.client.get("/v1/models").json()["data"]]
+    assert listed == ["a", "b", "c:short"]
+    it.write({"llama_cpp": {"models": {"c": {"presets": None}}}})
+    assert it.reload()["applied"]
+    assert gateway.chat("c:short").status_code == 404
+    assert gateway.model("c")["epoch"] == 1
