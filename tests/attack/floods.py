@@ -24,6 +24,7 @@ def attack(gateway: Gateway, bystander: Bystander) -> Iterator[str]:
     floods["25 half-sent bodies"] = lambda: half_sent(gateway)
     floods["200 connections that say nothing"] = lambda: silent(gateway)
     floods["a byte a second"] = lambda: dripping(gateway)
+    floods["50 readers of /admin/events and /admin/logs that read nothing"] = lambda: unread_events(gateway)
     for name, flood in floods.items():
         before = gateway.memory
         bystander.faults()
@@ -142,6 +143,25 @@ def silent(gateway: Gateway) -> str | None:
     if answer.status_code != 200:
         return f"a request meanwhile: {answer.status_code}"
     return None if ended else f"they are still open after {SLOW_PATIENCE:g} s"
+
+
+def unread_events(gateway: Gateway) -> str | None:
+    """What is not read of changes and logs is dropped, and holds up nobody."""
+    before = gateway.memory
+    clients = [socket.create_connection(("127.0.0.1", gateway.port), timeout=10) for _ in range(50)]
+    try:
+        for number, client in enumerate(clients):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            path = b"/admin/events" if number % 2 else b"/admin/logs?follow=1"
+            client.sendall(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % path)
+        for _ in range(300):
+            if (answer := gateway.chat("do:good", stream=False)).status_code != 200:
+                return f"a request meanwhile: {answer.status_code} {answer.text[:200]}"
+        grown = gateway.memory - before
+        return f"they hold {grown >> 20} MiB" if grown > 100 * MIB else None
+    finally:
+        for client in clients:
+            client.close()
 
 
 def dripping(gateway: Gateway) -> str | None:

@@ -35,6 +35,15 @@ POSTS = (
     "/api/pull",
     "/api/delete",
     "/v1/agents/rag/documents",
+    "/admin/models/demo/load",
+    "/admin/models/demo/unload",
+    "/admin/keys",
+    "/admin/hub/pull",
+    "/admin/reload",
+    "/admin/drain",
+    "/models/unload",
+    "/api/models/unload",
+    "/unload",
     "/nothing/here",
 )
 GETS = (
@@ -43,6 +52,12 @@ GETS = (
     "/props?model=demo",
     "/api/tags",
     "/admin/plan?model=demo",
+    "/admin/events",
+    "/admin/requests",
+    "/admin/logs",
+    "/admin/keys",
+    "/running",
+    "/unload",
     "/metrics",
 )
 

@@ -206,16 +206,19 @@ class Feed:
 
     async def _tick(self) -> None:
         alone_since = None
-        while alone_since is None or time.monotonic() - alone_since < LINGER:
-            alone_since = None if self._readers else alone_since or time.monotonic()
-            began, before = time.monotonic(), self._number
-            self._look()
-            if self._number > before:
-                self._tell()
-            spent = time.monotonic() - began
-            await self._read_facts()
-            await asyncio.sleep(max(INTERVAL, spent / SHARE))
-        self._stop()
+        try:
+            while alone_since is None or time.monotonic() - alone_since < LINGER:
+                alone_since = None if self._readers else alone_since or time.monotonic()
+                began, before = time.monotonic(), self._number
+                self._look()
+                if self._number > before:
+                    self._tell()
+                spent = time.monotonic() - began
+                await self._read_facts()
+                await asyncio.sleep(max(INTERVAL, spent / SHARE))
+        finally:
+            if self._ticker is asyncio.current_task():
+                self._stop()
 
     def _stop(self) -> None:
         """Note no more changes. An older cursor is of no use then."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pytest
 
 from actors.progress import Progress
@@ -207,3 +208,26 @@ async def test_the_end_of_the_gateway_ends_the_stream() -> None:
         await client.head()
         assert b"event: snapshot" in await client.chunk()
     assert await client.rest() in (b"", b"0\r\n\r\n")
+
+
+async def test_a_look_that_fails_ends_the_stream_and_the_next_reader_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = Feed._look
+    fails = True
+
+    def look(self: Feed) -> None:
+        if fails:
+            raise RuntimeError("a defect")
+        looks(self)
+
+    monkeypatch.setattr(Feed, "_look", look)
+    async with demo_door() as opened:
+        async with reading(opened) as reader:
+            with pytest.raises((AssertionError, aiohttp.ClientPayloadError)):
+                await reader.next()
+        fails = False
+        async with reading(opened) as reader:
+            await reader.next("snapshot")
+            opened.supervisor.models.append(model_status("new"))
+            assert (await reader.next("model"))[1]["name"] == "new"
