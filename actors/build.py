@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from actors.config.changes import launch, launch_of
+from actors.config.changes import launch, launch_in_daemon
 from actors.config.schema import Config, Model, OllamaModel
 from actors.gpu.observer import Observer
 from actors.hub.hub import Hub
@@ -116,7 +116,7 @@ class ModelFactory:
         """Take a new configuration; only models whose servers depend on what has changed get new ones."""
         before, self._config = self._config, config
         self._hub.reconfigure(config.hub)
-        self._daemons.settings = config.ollama
+        self._daemons.reconfigure(config.ollama)
         if config.gpu.monitoring_interval != before.gpu.monitoring_interval:
             self._observer.monitor.sample_every(config.gpu.monitoring_interval)
         pool, old = config.server_pool, before.server_pool
@@ -138,9 +138,10 @@ class ModelFactory:
         for spec, actor in (*models, *adopted):
             if (known := self.supervisor.actor_of(spec.name)) is None:
                 continue
-            if _origin(before, spec.name) != _origin(config, spec.name):
-                known.use(actor.latest, stall_timeout=pool.health_timeout)
-            if _launch(before, spec.name) != _launch(config, spec.name):
+            old_backend, backend = known.latest, actor.latest
+            if _origin(before, spec.name, old_backend) != _origin(config, spec.name, backend):
+                known.use(backend, stall_timeout=pool.health_timeout)
+            if _launch(before, spec.name, old_backend) != _launch(config, spec.name, backend):
                 changed.add(spec.name)
         names = [spec.name for spec, _ in adopted]
         self.supervisor.reconfigure(Policy.of(config, self._weights), [*models, *adopted], names, changed)
@@ -233,20 +234,24 @@ def _of_hub(name: HubName) -> Model:
     return Model(repo=name.repo, variant=name.variant)
 
 
-def _origin(config: Config, name: str) -> object:
+def _origin(config: Config, name: str, backend: Backend) -> object:
     """Return the settings of which a model's backend is made."""
-    pool = config.server_pool
-    if (served := config.ollama.models.get(name)) is not None:
-        return served, config.ollama.pull, pool.health_timeout
+    pool, ollama = config.server_pool, config.ollama
+    if isinstance(backend, OllamaBackend):
+        made_of = ollama.pull, ollama.elsewhere, pool.health_timeout
+        return ollama.models.get(name), made_of, backend.daemon
     return config.llama_cpp.models.get(name), pool, config.gpu.dry_run
 
 
-def _launch(config: Config, name: str) -> object:
+def _launch(config: Config, name: str, backend: Backend) -> object:
     """Return the settings on which the server of a model, also of one that a request named, depends."""
-    if name in config.llama_cpp.models or name in config.ollama.models:
-        return launch_of(config, name)
-    hub_name = parse_name(name)
-    return launch(config.server_pool, _of_hub(hub_name)) if hub_name is not None else None
+    if isinstance(backend, OllamaBackend):
+        served = config.ollama.models.get(name) or OllamaModel(daemon=backend.daemon.name)
+        return launch_in_daemon(config.ollama, name, served), backend.daemon
+    model = config.llama_cpp.models.get(name)
+    if model is None and (hub_name := parse_name(name)) is not None:
+        model = _of_hub(hub_name)
+    return launch(config.server_pool, model) if model is not None else None
 
 
 def _names(model: str) -> list[str]:

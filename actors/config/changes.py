@@ -32,7 +32,6 @@ NOT_RELOADED = {
     ("server_pool", "prompts"),
     ("hub", "cache_dir"),
     *(("gpu", name) for name in ("enabled", "enable_gpu_monitoring")),
-    *(("ollama", name) for name in ("host", "port", "daemons", "timeout", "elsewhere")),
 }
 """Settings below those that wait for a restart all the same."""
 
@@ -103,7 +102,9 @@ def launch(pool: ServerPool, model: Model) -> Any:
 
 def launch_in_daemon(ollama: Ollama, name: str, model: OllamaModel) -> Any:
     """Return all that a loaded model of an Ollama daemon depends on."""
-    return model.daemon or next(iter(ollama.addresses), None), model.model or name, model.ctx_size
+    daemon = model.daemon or next(iter(ollama.addresses), "")
+    where = daemon, ollama.addresses.get(daemon), daemon in ollama.elsewhere
+    return where, model.model or name, model.ctx_size
 
 
 def changes(present: Config, wanted: Config, secrets: Iterable[str] = ()) -> list[Change]:
@@ -169,10 +170,13 @@ def _effect(path: Path, present: Config, wanted: Config) -> str:
             one = _with(old.models[str(name)], new.models[str(name)], [field])
             other = msgspec.structs.replace(old, models={**old.models, name: one})
             return _restarts(present, msgspec.structs.replace(present, **{section: other}), [str(name)])
+        case ("ollama", field, *_):
+            ollama = _with(present.ollama, wanted.ollama, [field])
+            return _restarts(present, msgspec.structs.replace(present, ollama=ollama), present.ollama.models)
         case ("server_pool", *fields):
             pool = _with(present.server_pool, wanted.server_pool, fields)
-            models = present.llama_cpp.models
-            return _restarts(present, msgspec.structs.replace(present, server_pool=pool), models)
+            other = msgspec.structs.replace(present, server_pool=pool)
+            return _restarts(present, other, present.llama_cpp.models)
         case _:
             pass
     return AT_ONCE

@@ -62,7 +62,7 @@ async def made(config: Config) -> AsyncIterator[Factory]:
             session,
             Hub(config.hub, session),
             Observer(GpuMonitor(0), NOTHING_LEARNED, manages=False),
-            Daemons(config.ollama, session),
+            await stack.enter_async_context(Daemons(config.ollama, session).running()),
             cast("Containers", None),
             Path("/nowhere"),
             NO_REQUESTS,
@@ -84,7 +84,13 @@ def state_of(factory: Factory) -> list[Any]:
         assert actor is not None
         backend = cast("Any", actor.latest)
         if isinstance(backend, OllamaBackend):
-            made: Any = (backend._model, backend._daemon.name, backend._pull, backend._context)
+            made: Any = (
+                backend._model,
+                backend.daemon.url,
+                backend._pull,
+                backend._context,
+                backend._elsewhere,
+            )
         else:
             made = (backend.model, backend.pool)
         found.append((model.spec, made, actor._stall_timeout))
@@ -108,7 +114,7 @@ def models_of(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
-    data = {
+    data: dict[str, Any] = {
         "server": {"port": draw(st.integers(1, 2))},
         "server_pool": {
             "size": draw(st.sampled_from([0, 4, 5])),
@@ -123,7 +129,9 @@ def configs(draw: st.DrawFn) -> Config:
     }
     if draw(st.booleans()):
         served = draw(st.dictionaries(st.sampled_from(["a", "o"]), st.just({"ctx_size": 512}), max_size=1))
-        data["ollama"] = {"host": "127.0.0.1", "pull": draw(st.booleans()), "models": served}
+        host, elsewhere = draw(st.sampled_from(["127.0.0.1", "127.0.0.2"])), draw(st.booleans())
+        data["ollama"] = {"host": host, "pull": draw(st.booleans()), "models": served}
+        data["ollama"]["elsewhere"] = ["ollama"] if elsewhere else []
     try:
         return parse_config(data, folder=Path("/"))
     except ConfigError:  # a name that two models have

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.gateway import CHECKOUT, FOREVER, Gateway, Json, running, until
+from tests.ollama_daemons import stand_in_daemon
 
 DEMO = {"path": "builtin:demo", "arguments": ["--threads", "1"], "ctx_size": 8192}
 LONG = {"messages": FOREVER, "max_tokens": 10**6, "ignore_eos": True, "stream": True}
@@ -275,6 +276,28 @@ def test_files_beside_the_main_one_count(it: Configured) -> None:
     told = it.gateway.wait_for("configuration not reloaded")["faults"]
     assert told == [f"{added}:3: llama_cpp.models.a.ctx_size: is set to another value in {it.file}:7"]
     assert "d" in it.gateway.health()["models"]
+
+
+def test_another_ollama_daemon_takes_the_place_of_one(it: Configured) -> None:
+    gateway = it.gateway
+    assert gateway.chat("tiny").status_code == 404
+    with stand_in_daemon("--model", "tiny") as first, stand_in_daemon("--model", "tiny") as second:
+        it.write({"ollama": {"host": first, "models": {"small": {"model": "tiny"}}}})
+        assert effects(it.reload()) == {"ollama.host": "at once", "ollama.models.small": "at once"}
+        gateway.wait_for("Ollama daemon answers", url=first)
+        assert gateway.chat("small").status_code == 200
+        it.write({"ollama": {"host": second}})
+        assert effects(it.reload()) == {"ollama.host": "restarts model small"}
+        until(lambda: gateway.model("small")["epoch"] == 2, "it is loaded again")
+        until(lambda: gateway.model("small")["state"] == "ready", "by the other daemon")
+        assert [daemon["url"] for daemon in gateway.health()["ollama"]] == [second]
+        assert [model["name"] for model in httpx.get(f"{second}/api/ps").json()["models"]] == ["tiny:latest"]
+        assert httpx.get(f"{first}/api/ps").json()["models"] == []
+        it.write({"ollama": None})
+        assert it.reload()["applied"]
+        until(lambda: "small" not in gateway.health()["models"], "its server is gone")
+        assert gateway.chat("small").status_code == 404
+        assert gateway.health()["ollama"] == []
 
 
 def test_an_operator_drains_the_gateway(it: Configured) -> None:

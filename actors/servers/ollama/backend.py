@@ -41,7 +41,7 @@ class OllamaBackend:
         unload_timeout: float = UNLOAD_TIMEOUT,
     ) -> None:
         self._model = model
-        self._daemon = daemon
+        self.daemon = daemon
         self._pull = pull
         self._context = context
         self._gpus = gpus
@@ -59,16 +59,14 @@ class OllamaBackend:
         if (files := await self.find()) is not None:
             return files
         if not self._pull:
-            message = (
-                f"Ollama daemon {self._daemon.name!r} has no model {self._model!r}, and must not pull it"
-            )
+            message = f"Ollama daemon {self.daemon.name!r} has no model {self._model!r}, and must not pull it"
             raise StartError(Failure(message=message, retryable=False, kind="not_found"))
         try:
-            await self._daemon.pull(self._model, on_progress)
+            await self.daemon.pull(self._model, on_progress)
         except OllamaError as error:
             raise StartError(failure_of(error)) from error
         if (files := await self.find()) is None:
-            message = f"Ollama daemon {self._daemon.name!r} pulled {self._model!r}, and does not list it"
+            message = f"Ollama daemon {self.daemon.name!r} pulled {self._model!r}, and does not list it"
             raise StartError(Failure(message=message))
         return files
 
@@ -78,7 +76,7 @@ class OllamaBackend:
 
     async def _tag(self) -> Tag | None:
         try:
-            tags = await self._daemon.tags()
+            tags = await self.daemon.tags()
         except OllamaError as error:
             raise StartError(failure_of(error)) from error
         key = ollama_name(self._model)
@@ -92,10 +90,10 @@ class OllamaBackend:
         """Return the measured demand, or an estimate by size and header; None for a daemon elsewhere."""
         tag = await self._tag()
         if tag is None:
-            message = f"Ollama daemon {self._daemon.name!r} no longer has the model {self._model!r}"
+            message = f"Ollama daemon {self.daemon.name!r} no longer has the model {self._model!r}"
             raise StartError(Failure(message=message, kind="not_found"))
         try:
-            shown = await self._daemon.show(self._model)
+            shown = await self.daemon.show(self._model)
         except OllamaError as error:
             raise StartError(failure_of(error)) from error
         if tag.digest != self._digest:
@@ -143,7 +141,7 @@ class OllamaBackend:
         def on_loaded(running: Running, seconds: float) -> None:
             self._seconds = seconds
             if placement is not None and placement.shares and not running.size_vram:
-                log.warning("Ollama runs the model on the host", model=self._model, daemon=self._daemon.name)
+                log.warning("Ollama runs the model on the host", model=self._model, daemon=self.daemon.name)
             if running.size:
                 self._measured[running.size_vram > 0] = running
             log.info(
@@ -156,7 +154,7 @@ class OllamaBackend:
             )
 
         return OllamaServer(
-            self._daemon,
+            self.daemon,
             self._model,
             options,
             placement,

@@ -156,7 +156,7 @@ class OllamaClient:
         self.seen_at = 0.0
         """Monotonic time of the daemon's latest answer of any kind."""
         self._session = session
-        self._timeout = timeout
+        self.timeout = timeout
 
     async def version(self) -> str:
         """Return the daemon's version, such as 0.32.1."""
@@ -230,7 +230,7 @@ class OllamaClient:
         model: str = "",
         timeout: float | None = None,
     ) -> T:
-        limit = aiohttp.ClientTimeout(total=timeout or self._timeout, sock_connect=self._timeout)
+        limit = aiohttp.ClientTimeout(total=timeout or self.timeout, sock_connect=self.timeout)
         data = b""
         try:
             async with self._session.request(
@@ -251,7 +251,7 @@ class OllamaClient:
     async def _lines(
         self, path: str, body: Mapping[str, Any], model: str, silence: float
     ) -> AsyncIterator[_Line]:
-        limit = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=silence)
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=self.timeout, sock_read=silence)
         try:
             async with self._session.post(
                 self.url + path, json=body, timeout=limit, allow_redirects=False
@@ -293,7 +293,7 @@ class OllamaClient:
             reason = os.strerror(errno) if errno > 0 else error.os_error.strerror or str(error.os_error)
             return self._failed(f"is away: {reason}", model, away=True)
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return self._failed(f"is away: no connection within {self._timeout:g} s", model, away=True)
+            return self._failed(f"is away: no connection within {self.timeout:g} s", model, away=True)
         if isinstance(error, TimeoutError):
             return self._failed(f"{path} gave no answer within {limit:g} s", model, late=True)
         return self._failed(f"{path} broke off: {str(error) or type(error).__name__}", model)

@@ -22,10 +22,9 @@ class Daemons:
 
     def __init__(self, settings: Ollama, session: aiohttp.ClientSession) -> None:
         self.settings = settings
-        self.all = {
-            name: Daemon(name, url, session, timeout=settings.timeout)
-            for name, url in settings.addresses.items()
-        }
+        self._session = session
+        self._former: list[Daemon] = []
+        self.all = self._made(settings)
         self.serving: dict[str, str] = {}
         """The daemon in which each discovered model was first found, and which serves it."""
         self._tags: dict[str, dict[str, Tag]] = {}
@@ -41,8 +40,33 @@ class Daemons:
         try:
             yield self
         finally:
-            for daemon in self.all.values():
+            for daemon in (*self.all.values(), *self._former):
                 await daemon.stop()
+
+    def _made(self, settings: Ollama) -> dict[str, Daemon]:
+        return {
+            name: Daemon(name, url, self._session, timeout=settings.timeout)
+            for name, url in settings.addresses.items()
+        }
+
+    def reconfigure(self, settings: Ollama) -> None:
+        """Use these daemons from now on. One that is where it was stays the same.
+
+        Others are watched until the end, since models that they have loaded may still answer.
+        """
+        before, self.settings, self.all = self.all, settings, self._made(settings)
+        for name, made in self.all.items():
+            known = before.get(name)
+            if known is not None and known.url == made.url:
+                self.all[name] = before.pop(name)
+                known.timeout = settings.timeout
+            else:
+                self._tags.pop(name, None)
+                made.start()
+        self._former += before.values()
+        self._silent.clear()
+        self.serving = {model: name for model, name in self.serving.items() if name in self.all}
+        self.changed()
 
     @property
     def first(self) -> Daemon | None:
@@ -91,9 +115,12 @@ class Daemons:
         try:
             tags = await daemon.tags()
         except OllamaError as error:
-            self._silent[daemon.name] = str(error)
+            if self.all.get(daemon.name) is daemon:
+                self._silent[daemon.name] = str(error)
             daemon.look_soon()
             return
+        if self.all.get(daemon.name) is not daemon:
+            return  # a reload has replaced it
         self._silent.pop(daemon.name, None)
         # Models that run on ollama.com are not served by this machine.
         self._tags[daemon.name] = {ollama_name(tag.name): tag for tag in tags if not tag.remote_host}

@@ -68,7 +68,12 @@ def merged(data: Any, change: Any) -> Any:
         ({"llama_cpp": {"models": {"n": {"path": "/n.gguf"}}}}, {"llama_cpp.models.n": AT_ONCE}),
         ({"ollama": {"models": {"o": {"parallel": 2}}}}, {"ollama.models.o.parallel": AT_ONCE}),
         ({"ollama": {"models": {"o": {"ctx_size": 2}}}}, {"ollama.models.o.ctx_size": "restarts model o"}),
-        ({"ollama": {"host": "::1"}}, {"ollama.host": NEEDS_RESTART}),
+        ({"ollama": {"host": "::1"}}, {"ollama.host": "restarts model o"}),
+        (
+            {"ollama": {"daemons": {"b": "http://b"}, "timeout": 3}},
+            {"ollama.daemons.b": AT_ONCE, "ollama.timeout": AT_ONCE},
+        ),
+        ({"ollama": {"elsewhere": ["ollama"]}}, {"ollama.elsewhere": "restarts model o"}),
         ({"agents": ["vram"]}, {"agents.guard": AT_ONCE}),
         ({"agents": {"vram": None, "guard": {"deny": ["y"]}}}, {"agents.guard.deny": AT_ONCE}),
         ({"agents": [{"guard": {"deny": ["x"]}}, "vram"]}, {"agents": AT_ONCE}),
@@ -90,12 +95,12 @@ def test_values_are_shown_without_secrets() -> None:
 def test_what_must_wait_keeps_its_value() -> None:
     present = read(PRESENT)
     wanted = read(
-        merged(PRESENT, {"server": {"port": 1, "drain_timeout": 5}, "ollama": {"timeout": 1, "pull": True}})
+        merged(PRESENT, {"server": {"port": 1, "drain_timeout": 5}, "gpu": {"enabled": False, "headroom": 1}})
     )
     found = applicable(present, wanted)
     assert (found.server.port, found.server.drain_timeout) == (8000, 5)
-    assert (found.ollama.timeout, found.ollama.pull) == (10, True)
-    assert {one.path for one in changes(found, wanted)} == {"server.port", "ollama.timeout"}
+    assert (found.gpu.enabled, found.gpu.headroom) == (True, 1)
+    assert {one.path for one in changes(found, wanted)} == {"server.port", "gpu.enabled"}
 
 
 def test_a_setting_of_the_pool_does_not_restart_a_model_that_overrides_it() -> None:
