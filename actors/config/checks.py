@@ -19,6 +19,7 @@ from actors.config.schema import (
     Model,
     ModelSettings,
     Ollama,
+    Runtime,
     Server,
     daemon_address,
 )
@@ -44,7 +45,7 @@ def check(config: Config) -> list[Fault]:
     checks.arguments(("server_pool", "arguments"), pool.arguments)
     for name, model in config.llama_cpp.models.items():
         place = ("llama_cpp", "models", name)
-        checks.model(place, model)
+        checks.model(place, model, pool.runtime)
         checks.arguments((*place, "arguments"), model.arguments)
         checks.common(place, name, model)
     checks.ollama(config.ollama, config.server)
@@ -221,7 +222,7 @@ class _Checks:
                 message = f"the name {own!r} can be mistaken for {other!r}, that of"
                 self.add(path, message, "name", also=other_path)
 
-    def model(self, place: Path, model: Model) -> None:
+    def model(self, place: Path, model: Model, runtime: Runtime) -> None:
         if (model.path is None) == (model.repo is None):
             self.add(place, "expected either a path or a repo", "path", "repo")
         if model.variant is not None and model.path is not None:
@@ -241,6 +242,8 @@ class _Checks:
                 self.add((*place, "path"), message)
         if model.embeddings and model.reranking:
             self.add(place, "a server gives embeddings or reranks, not both", "embeddings", "reranking")
+        if model.isolate and (model.runtime or runtime) == "docker":
+            self.add((*place, "isolate"), "is not possible for a model in a container")
         self._devices(place, model)
 
     def _devices(self, place: Path, model: Model) -> None:

@@ -212,6 +212,7 @@ class Model(ModelSettings, frozen=True, kw_only=True):
     gpu_layers: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     longer_context: bool = False
     prompts: bool = True
+    isolate: bool = False
     devices: list[int | str] = []
     tensor_split: list[Annotated[float, msgspec.Meta(ge=0)]] = []
     runtime: Runtime | None = None

@@ -67,12 +67,13 @@ The model and its projector are looked at as files.
 class Cache(msgspec.Struct, frozen=True):
     """The cache of a server, of which prompts can be saved.
 
-    `identity` is the same for the servers that can use each other's. `weight`: bytes of a token, about; 0 if
-    unknown.
+    `identity` is the same for the servers that can use each other's; empty if none are saved. `weight`: bytes
+    of a token, about; 0 if unknown. `isolated`: no key uses what another one's requests have left.
     """
 
     identity: str
     weight: float = 0.0
+    isolated: bool = False
 
 
 def cache_identity(build: str, arguments: Sequence[str], files: Iterable[Path]) -> str:

@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from typing import TypeVar
 
 import msgspec
 import structlog
@@ -23,13 +21,11 @@ from actors.prompts.economics import (
 from actors.prompts.identity import Cache
 from actors.prompts.recall import recalling
 from actors.prompts.records import Record, Records
-from actors.prompts.slots import Slot, SlotError, Slots
+from actors.prompts.slots import Slot, SlotError, Slots, within
 from actors.prompts.store import Entry, Store, StoreError
 from actors.runtime import spawn
 
 log = structlog.get_logger("prompts")
-
-T = TypeVar("T")
 
 LOOK_TIMEOUT = 2.0
 """Most seconds for the list of a server's slots."""
@@ -76,13 +72,14 @@ class Restored(msgspec.Struct, frozen=True):
 class Visit:
     """One request to the server, from its lease to its end."""
 
-    __slots__ = ("body", "chain", "client", "keeper", "restored", "sent_at")
+    __slots__ = ("body", "chain", "client", "keeper", "restored", "sent_at", "slot")
 
     def __init__(self, keeper: "Keeper", client: str, chain: Chain, body: bytes) -> None:
         self.keeper = keeper
         self.client = client
         self.chain = chain
         self.body = body
+        self.slot: int | None = None
         self.restored: Restored | None = None
         self.sent_at = time.monotonic()
 
@@ -96,6 +93,7 @@ class Keeper:
 
     def __init__(self, model: str, cache: Cache, slots: Slots, store: Store, totals: Totals) -> None:
         self.identity = cache.identity
+        self._isolated = cache.isolated
         self._model = model
         self._slots = slots
         self._store = store
@@ -113,17 +111,18 @@ class Keeper:
 
     # Requests
 
-    async def visit(self, client: str, chain: Chain, body: bytes = b"") -> Visit:
+    async def visit(self, client: str, chain: Chain, body: bytes = b"", slot: int | None = None) -> Visit:
         """Note a request that is about to be sent, and restore what is saved of its prompt, if that pays.
 
-        `body`: the request, if it is a chat.
+        `body`: the request, if it is a chat; `slot`: the slot that it has been given, whatever is in it.
         """
         visit = Visit(self, client, chain, body)
+        visit.slot = slot
         if self._find(visit) is not None:
             async with self._turn:
                 # Another request may have read or restored the same meanwhile.
                 if (found := self._find(visit)) is not None:
-                    visit.restored = await self._restore(*found)
+                    visit.restored = await self._restore(*found, slot)
         visit.sent_at = time.monotonic()
         return visit
 
@@ -131,22 +130,24 @@ class Keeper:
         """Return the prompt to restore: with how many tokens that are of use, and the seconds it spares."""
         if self._totals.leaves_alone(self.identity):
             return None
-        known = self._records.known(visit.chain)
+        known = self._records.known(visit.chain, visit.client if self._isolated else None)
         for entry, tokens in self._store.find(self.identity, visit.client, visit.chain):
             spares = (tokens - known) * entry.pace
             if worth_restoring(spares, entry.size, self._totals.read or BANDWIDTH):
                 return entry, tokens, spares
         return None
 
-    async def _restore(self, entry: Entry, tokens: float, spares: float) -> Restored | None:
+    async def _restore(
+        self, entry: Entry, tokens: float, spares: float, given: int | None
+    ) -> Restored | None:
         began = time.monotonic()
         expected = duration(entry.size, self._totals.read or BANDWIDTH)
         try:
-            slot = await self._place(spares)
+            slot = given if given is not None else await self._place(spares)
             if slot is None or not await asyncio.to_thread(self._store.is_whole, entry):
                 return None
             limit = min(spares, SLOWNESS * expected + 1.0)
-            found = await _within(self._slots.restore(slot, self._store.path(entry).name), limit)
+            found = await within(self._slots.restore(slot, self._store.path(entry).name), limit)
         except SlotError as error:
             log.warning("prompt could not be restored", model=self._model, reason=str(error))
             self._strike(entry)
@@ -165,12 +166,12 @@ class Keeper:
 
         What is in the way is saved first if that pays: the server would forget it.
         """
-        slots = await _within(self._slots.look(), LOOK_TIMEOUT)
+        slots = await within(self._slots.look(), LOOK_TIMEOUT)
         free = [one for one in slots if not one.is_processing and one.id not in self._claimed]
         if not free:
             return None
         slot = min(free, key=lambda one: (bool(one.n_prompt_tokens), one.id_task, one.id))
-        known = self._records.of_slot(slot.n_prompt_tokens) if slot.n_prompt_tokens else None
+        known = self._records.of_slot(slot.id, slot.n_prompt_tokens) if slot.n_prompt_tokens else None
         if known is not None:
             saved = await self._save_slots([slot])
             if not saved and known.tokens * (self._pace or 0.0) * self._chance(known) > spares:
@@ -196,8 +197,9 @@ class Keeper:
             prompt=prompt,
             at=time.monotonic(),
             turns=1 if restored is None else restored.entry.turns + 1,
+            slot=visit.slot,
             # An image by its address would be fetched again.
-            body=b"" if b'_url"' in visit.body else visit.body,
+            body=b"" if self._isolated or b'_url"' in visit.body else visit.body,
         )
         self._records.add(record)
         if restored is not None:
@@ -259,7 +261,7 @@ class Keeper:
                 log.debug("no more prompts are saved", model=self._model, reason=str(error))
 
     async def _idle_slots(self) -> list[Slot]:
-        slots = await _within(self._slots.look(), LOOK_TIMEOUT)
+        slots = await within(self._slots.look(), LOOK_TIMEOUT)
         return [slot for slot in slots if not slot.is_processing]
 
     async def _save_others(self, slots: list[Slot], limit: float) -> None:
@@ -267,7 +269,7 @@ class Keeper:
 
         Raises `SlotError` when it has no more of them.
         """
-        there = [self._records.of_slot(slot.n_prompt_tokens or 0) for slot in slots]
+        there = [self._records.of_slot(slot.id, slot.n_prompt_tokens or 0) for slot in slots]
         others = [one for one in self._records if one.body and one not in there and not self._is_saved(one)]
         candidates = [
             Candidate(
@@ -280,7 +282,7 @@ class Keeper:
         ]
         for candidate, most in worth_saving(candidates, self._totals.write or BANDWIDTH, limit):
             record = others[candidate.slot]
-            await _within(self._slots.recall(recalling(record.body), REAL), most)
+            await within(self._slots.recall(recalling(record.body), REAL), most)
             slot = max(await self._idle_slots(), key=lambda one: one.id_task)
             tokens = slot.n_prompt_tokens or 0
             if abs(tokens - record.prompt) > 1:
@@ -292,7 +294,7 @@ class Keeper:
         records = {}
         there = 0
         for slot in slots:
-            record = self._records.of_slot(slot.n_prompt_tokens) if slot.n_prompt_tokens else None
+            record = self._records.of_slot(slot.id, slot.n_prompt_tokens) if slot.n_prompt_tokens else None
             if record is not None and self._is_saved(record):
                 there += 1
             elif record is not None:
@@ -332,7 +334,7 @@ class Keeper:
             return False
         self._unfinished.append(name)
         try:
-            moved = await _within(self._slots.save(slot, self._store.part(name).name), limit)
+            moved = await within(self._slots.save(slot, self._store.part(name).name), limit)
         except SlotError as error:
             log.warning("prompt could not be saved", model=self._model, reason=str(error))
             return False
@@ -386,20 +388,3 @@ class Keeper:
         for name in self._unfinished:
             _ = spawn(asyncio.to_thread(self._store.discard, name), name="end of a prompt cut short")
         self._unfinished.clear()
-
-
-async def _within(work: Awaitable[T], limit: float) -> T:
-    """Wait for an answer. Raises `SlotError` if it takes too long."""
-    # Not `asyncio.timeout`: saving is also done by a task that is being cancelled.
-    task = asyncio.get_running_loop().create_task(_of(work))
-    try:
-        await asyncio.wait([task], timeout=limit)
-        if not task.done():
-            raise SlotError(f"no answer within {limit:.1f} s")
-        return task.result()
-    finally:
-        task.cancel()
-
-
-async def _of(work: Awaitable[T]) -> T:
-    return await work

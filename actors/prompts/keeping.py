@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -12,8 +14,9 @@ from actors.config.schema import PromptSettings
 from actors.messages import ServerAddress
 from actors.prompts.chain import Chain
 from actors.prompts.identity import Cache
-from actors.prompts.keeper import Keeper, Totals, Visit
-from actors.prompts.slots import Slots
+from actors.prompts.keeper import LOOK_TIMEOUT, Keeper, Totals, Visit
+from actors.prompts.seats import Seats
+from actors.prompts.slots import SlotError, Slots, within
 from actors.prompts.store import SPARE, Store, StoreError
 
 log = structlog.get_logger("prompts")
@@ -38,6 +41,32 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class Seat(msgspec.Struct, frozen=True):
+    """A slot that a request has. `strange`: what is in it is another key's."""
+
+    slot: int
+    strange: bool
+    leave: Callable[[], None]
+
+
+class Apart:
+    """Gives each request a slot, so that no key uses what another one's requests have left in it."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._seats: Seats | None = None
+
+    async def seat(self, client: str, chain: Chain | None) -> Seat:
+        """Take a slot. Raises `SlotError`."""
+        if self._seats is None:
+            found = [slot.id for slot in await within(self._slots.look(), LOOK_TIMEOUT)]
+            self._seats = self._seats or Seats(found)
+        if (taken := self._seats.take(client, chain)) is None:
+            raise SlotError("all slots are in use")
+        slot, strange = taken
+        return Seat(slot, strange, partial(self._seats.leave, slot))
+
+
 class Prompts:
     """Keeps prompts in a folder, if one is given that can be used."""
 
@@ -48,6 +77,7 @@ class Prompts:
         self._store: Store | None = None
         self._totals = Totals()
         self._keepers: dict[ServerAddress, Keeper] = {}
+        self._apart: dict[ServerAddress, Apart] = {}
 
     @property
     def folder(self) -> Path | None:
@@ -100,16 +130,26 @@ class Prompts:
 
     def opened(self, model: str, cache: Cache | None, address: ServerAddress) -> None:
         """Keep the prompts of a server that has become ready, if they can be kept."""
-        if self._store is not None and cache is not None:
-            slots = Slots(self._session, address)
+        slots = Slots(self._session, address)
+        if self._store is not None and cache is not None and cache.identity:
             self._keepers[address] = Keeper(model, cache, slots, self._store, self._totals)
+        if cache is not None and cache.isolated:
+            self._apart[address] = Apart(slots)
+
+    def isolates(self, address: ServerAddress) -> bool:
+        """Whether this server's keys are kept apart."""
+        return address in self._apart
+
+    async def seat(self, address: ServerAddress, client: str, chain: Chain | None) -> Seat:
+        """Take a slot of a server whose keys are kept apart. Raises `SlotError`."""
+        return await self._apart[address].seat(client, chain)
 
     async def visit(
-        self, address: ServerAddress, client: str, chain: Chain, body: bytes = b""
+        self, address: ServerAddress, client: str, chain: Chain, body: bytes = b"", slot: int | None = None
     ) -> Visit | None:
         """Note a request that is about to be sent, and restore its prompt if that pays.
 
-        `body`: the request, if it is a chat.
+        `body`: the request, if it is a chat; `slot`: the slot that it has been given.
         """
         keeper = self._keepers.get(address)
         if keeper is None:
@@ -117,7 +157,7 @@ class Prompts:
         # A prompt that was saved a moment ago may still be read for its digest.
         if self._totals.sealing:
             await asyncio.wait(self._totals.sealing, timeout=SEAL_PATIENCE)
-        return await keeper.visit(client, chain, body)
+        return await keeper.visit(client, chain, body, slot)
 
     def keeps(self, address: ServerAddress) -> bool:
         """Whether this server's prompts are kept."""
@@ -131,6 +171,11 @@ class Prompts:
 
     def gone(self, address: ServerAddress) -> None:
         """Note that a server is gone."""
+        self._apart.pop(address, None)
+        self.keep_no_more(address)
+
+    def keep_no_more(self, address: ServerAddress) -> None:
+        """Save nothing more of a server."""
         keeper = self._keepers.pop(address, None)
         if keeper is not None:
             keeper.gone()

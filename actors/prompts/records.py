@@ -17,7 +17,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `tokens`: of prompt and answer; `prompt`: of the prompt; `at`: when it ended, in monotonic seconds.
     `body`: the chat request itself, with which the server can be asked for the prompt again; empty if it is
-    not kept.
+    not kept. `slot`: the one that it was given, if it was given one.
     """
 
     client: str
@@ -27,6 +27,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     turns: int = 1
     body: bytes = b""
+    slot: int | None = None
 
 
 class Records:
@@ -62,14 +63,25 @@ class Records:
         """Note that the server has this one no more."""
         self._records = [known for known in self._records if known != record]
 
-    def known(self, chain: Chain) -> float:
-        """Return how many tokens of a prompt the server has read already, about."""
-        return max((chain.shared(known.chain) * known.prompt for known in self._records), default=0.0)
+    def known(self, chain: Chain, client: str | None = None) -> float:
+        """Return how many tokens of a prompt the server has read already, about: for anybody, or a client."""
+        return max(
+            (
+                chain.shared(known.chain) * known.prompt
+                for known in self._records
+                if client in (None, known.client)
+            ),
+            default=0.0,
+        )
 
-    def of_slot(self, tokens: int) -> Record | None:
+    def of_slot(self, slot: int, tokens: int) -> Record | None:
         """Return the request whose prompt and answer a slot of so many tokens has.
 
         The last token of an answer is not in the slot. None if it cannot be told whose they are.
         """
-        found = [known for known in self._records if tokens <= known.tokens <= tokens + 1]
+        found = [
+            known
+            for known in self._records
+            if tokens <= known.tokens <= tokens + 1 and known.slot in (None, slot)
+        ]
         return found[-1] if found and len({known.client for known in found}) == 1 else None

@@ -1,7 +1,7 @@
 """The slots of a llama.cpp server: what is in them, and how it is saved and restored."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import aiohttp
@@ -129,3 +129,20 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
     except asyncio.IncompleteReadError as whole:
         return whole.partial
     raise SlotError(f"an answer of more than {ANSWER_LIMIT} bytes")
+
+
+async def within(work: Awaitable[T], limit: float) -> T:
+    """Wait for an answer. Raises `SlotError` if it takes too long."""
+    # Not `asyncio.timeout`: saving is also done by a task that is being cancelled.
+    task = asyncio.get_running_loop().create_task(_of(work))
+    try:
+        await asyncio.wait([task], timeout=limit)
+        if not task.done():
+            raise SlotError(f"no answer within {limit:.1f} s")
+        return task.result()
+    finally:
+        task.cancel()
+
+
+async def _of(work: Awaitable[T]) -> T:
+    return await work

@@ -192,12 +192,17 @@ def body_of(request: bytes) -> memoryview:
 
 def with_field(request: bytes, name: bytes, value: bytes) -> bytes:
     """Add a field to the JSON object that is the body of a rendered request. One of the same name wins."""
-    body = body_of(request)
-    field = b'"%b":%b,' % (name, value)
-    head = bytes(request[: len(request) - len(body)])
-    old, new = b"Content-Length: %d\r\n" % len(body), b"Content-Length: %d\r\n" % (len(body) + len(field))
-    at = bytes(body).index(b"{") + 1
-    return b"".join((head.replace(old, new), body[:at], field, body[at:]))
+    body = bytes(body_of(request))
+    at = body.index(b"{") + 1
+    return with_body(request, b'%b"%b":%b,%b' % (body[:at], name, value, body[at:]))
+
+
+def with_body(request: bytes, body: bytes) -> bytes:
+    """Replace the body of a rendered request."""
+    before = body_of(request)
+    head = request[: len(request) - len(before)]
+    old, new = (b"Content-Length: %d\r\n" % len(one) for one in (before, body))
+    return head.replace(old, new) + body
 
 
 def render_request(

@@ -265,3 +265,37 @@ def test_the_command(start: Start, cache: str, model: Json, tmp_path: Path) -> N
     assert command("clear").startswith("1 prompts deleted")
     assert not saved(cache) + saved(cache, "prompt")
     assert cached(talk.turn(second)) == 0, "and the gateway goes on"
+
+
+def test_keys_that_are_kept_apart(start: Start, cache: str, model: Json) -> None:
+    keys = {name: {"secret": f"{name}-0123456789abcdef"} for name in ("alice", "bob")}
+    gateway = start({"a": {**model, "isolate": True}}, keys=keys)
+    clients = {}
+    for name, key in keys.items():
+        headers = {"Authorization": f"Bearer {key['secret']}"}
+        clients[name] = httpx.Client(base_url=gateway.url, headers=headers, timeout=60)
+
+    def ask(name: str, **fields: Any) -> httpx.Response:
+        messages = [{"role": "user", "content": LONG}]
+        body = {"model": "a", "messages": messages, "max_tokens": 4, "temperature": 0, **fields}
+        return clients[name].post("/v1/chat/completions", json=body)
+
+    assert cached(ask("alice")) == 0
+    assert cached(ask("alice")) > 0, "her own"
+    assert cached(ask("bob")) == 0, "not hers"
+    assert cached(ask("bob")) > 0
+    for slot in range(2):
+        assert cached(ask("bob", id_slot=slot, cache_prompt=True)) > 0, "his own again, wherever he points"
+    assert cached(ask("alice")) > 0, "two conversations do not push each other out"
+    assert ask("alice", n=2).status_code == 400
+    raw = clients["alice"].post("/upstream/a/v1/chat/completions", json={"messages": []})
+    assert raw.status_code == 403
+    assert "isolate" in raw.json()["error"]["message"]
+    gateway.stop()
+    again = start({"a": {**model, "isolate": True}}, keys=keys)
+    for name, client in clients.items():
+        client.base_url = httpx.URL(again.url)
+        answer = ask(name)
+        assert cached(answer) > 0
+        assert "X-Prompt" in answer.headers
+        client.close()

@@ -221,19 +221,20 @@ class ProcessBackend(LlamaBackend):
         """Return what is to be known of a server's cache; None if its prompts are not kept."""
         own = is_given(flags, "--slot-save-path")
         build = await self._build()
+        apart = Cache("", isolated=True) if self._model.isolate and self._gives == "text" else None
         if self._prompts is None or not self._model.prompts or own or not build or self._gives != "text":
-            return None
+            return apart
         parts = [part for part in (files.path, files.projector) if part is not None]
         try:
             identity = await asyncio.to_thread(cache_identity, build, flags, parts)
         except OSError as error:
             log.warning("prompts are not kept", model=self._name, reason=str(error))
-            return None
+            return apart
         weight = 0.0
         if predicted is not None and placement is not None and placement.option.context:
             taken = sum(usage.kv for usage in (*predicted.gpus, predicted.host))
             weight = taken / placement.option.context
-        return Cache(identity, weight)
+        return Cache(identity, weight, isolated=self._model.isolate)
 
     async def _launch(
         self, command: list[str], files: ModelFiles, epoch: int, placement: Placement | None
@@ -242,7 +243,10 @@ class ProcessBackend(LlamaBackend):
         endpoint = ServerAddress(self._pool.host, self._ports.take(), gives=self._gives)
         argv = [*command, *self._flags(files, endpoint, placement)]
         cache = await self._cache_of(argv[len(command) :], files, placement, predicted)
-        if cache is not None:
+        if self._model.isolate:
+            # The server's own cache in host memory is one for all.
+            argv += ["--cache-ram", "0"]
+        if cache is not None and cache.identity:
             argv += ["--slot-save-path", f"{self._prompts}/"]
         endpoint, secret = await self._with_key(argv, endpoint)
         server_log = ServerLog(self._name, epoch, self._kept.of(self._name))
