@@ -41,6 +41,8 @@ class StandIn:
         """Paths that this gateway does not have."""
         self.key: str | None = None
         """The only key, if one is needed."""
+        self.is_admin = True
+        """Whether its client may use /admin."""
         self.is_cut = False
         """Whether no stream of events can be opened."""
         self.asked: list[str] = []
@@ -107,6 +109,7 @@ class StandIn:
             "/admin/models": lambda: {"models": self.state["models"]},
             "/admin/keys": lambda: {"keys": KEYS},
             "/admin/usage": usage,
+            "/v1/usage": usage,
             "/admin/config": lambda: {"config": CONFIG, "files": ["/etc/gateway/config.yaml"], "pending": []},
             "/admin/doctor": lambda: {"checks": CHECKS},
             "/admin/hub/search": lambda: HITS,
@@ -119,6 +122,8 @@ class StandIn:
             self.asked.append(f"{request.method} {request.path_qs}")
         if request.path in self.missing:
             return _error(404, f"there is no {request.method} {request.path}", "not_found")
+        if not self.is_admin and request.path.startswith("/admin"):
+            return _error(403, "this needs an admin key: `key add NAME --admin`", "admin_key_needed")
         is_closed = self.key is not None and request.path.startswith(("/admin", "/v1"))
         if is_closed and request.headers.get("Authorization") != f"Bearer {self.key}":
             return _error(401, "an API key is needed", "missing_api_key")

@@ -2,6 +2,10 @@
 
 type Child = import("./static/dom.js").Described | string | number | boolean | null | undefined | Child[];
 type Props = Record<string, any>;
+/** Values of a select, each with its words. */
+type Choices = [string, string][];
+/** Writes a number. */
+type Words = (value: number) => string;
 
 interface Placement {
   how: string;

@@ -1,5 +1,6 @@
 """The web page in a real Chromium: on a real gateway, and on a pretended machine with two GPUs."""
 
+import base64
 import csv
 import io
 import re
@@ -121,6 +122,22 @@ def test_a_thought_is_folded(gateway: Gateway, browser: Browser) -> None:
         thought = page.locator("details.thought")
         expect(thought).to_be_visible()
         assert thought.get_attribute("open") is None
+
+
+TOOLS = """[{"type": "function", "function": {"name": "get_weather", "description": "The weather of a city",
+  "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]"""
+
+
+def test_a_call_of_a_tool_is_shown(gateway: Gateway, browser: Browser) -> None:
+    with opened(browser, f"{gateway.url}/ui#chat/demo") as page:
+        expect(page.get_by_role("combobox", name="Model")).to_have_value("demo")
+        page.get_by_role("button", name="Options").click()
+        page.get_by_label("Tools").fill(TOOLS)
+        page.get_by_role("button", name="Done").click()
+        page.get_by_label("Message").fill("What is the weather in Paris?")
+        page.get_by_label("Message").press("Enter")
+        expect(page.locator(".call")).to_contain_text("calls get_weather")
+        expect(page.locator(".call")).to_contain_text('"city": "Paris"')
 
 
 def test_stop_and_cancel(gateway: Gateway, browser: Browser) -> None:
@@ -331,6 +348,21 @@ def test_a_spreadsheet_runs_nothing(pretended: StandIn, browser: Browser) -> Non
     assert dict(zip(head, row, strict=True))["model"] == "a,b\n"
 
 
+def test_an_image_goes_to_a_model_that_takes_it(pretended: StandIn, browser: Browser) -> None:
+    dot = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAkQBADs=")
+    with opened(browser, f"{pretended.url}/ui#chat/embed") as page:
+        expect(page.get_by_role("combobox", name="Model")).to_have_value("qwen3-32b")
+        assert page.locator("input[type=file]").count() == 0
+        page.get_by_role("combobox", name="Model").select_option("gemma3-4b")
+        page.locator("input[type=file]").set_input_files(
+            [{"name": "dot.gif", "mimeType": "image/gif", "buffer": dot}]
+        )
+        expect(page.get_by_role("button", name="Remove image 1")).to_be_visible()
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator(".turn.user img")).to_be_visible()
+        expect(page.locator(".turn.assistant .text")).to_contain_text("data:image/gif;base64")
+
+
 def test_by_keyboard(pretended: StandIn, browser: Browser) -> None:
     with opened(browser, f"{pretended.url}/ui#chat") as page:
         message = page.get_by_label("Message")
@@ -364,6 +396,18 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(pretended: StandIn, browser: Br
         expect(page.locator(".card.model").first).to_be_visible()
         assert page.context.cookies() == []
         assert all(pretended.key not in asked for asked in pretended.asked)
+
+
+def test_without_an_admin_key_one_can_chat_and_see_ones_usage(pretended: StandIn, browser: Browser) -> None:
+    pretended.is_admin = False
+    with opened(browser, f"{pretended.url}/ui", may_fail=True) as page:
+        expect(page.get_by_role("alert")).to_contain_text("This needs an admin key")
+        page.goto(f"{pretended.url}/ui#keys")
+        expect(page.get_by_role("heading", name="Your key's usage")).to_be_visible()
+        expect(page.get_by_role("row", name="alice")).to_be_visible()
+        page.goto(f"{pretended.url}/ui#chat/gemma3-4b")
+        page.get_by_role("button", name="Tell me a story").click()
+        expect(page.locator(".turn.assistant .text")).to_contain_text("You said: Tell me a story")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ function parameters(options) {
     try {
       given.tools = JSON.parse(options.tools);
     } catch (error) {
-      throw new SyntaxError(`The tools are not JSON: ${/** @type {Error} */ (error).message}`);
+      throw new SyntaxError(`The tools are not JSON: ${error.message}`);
     }
   }
   return given;

@@ -182,7 +182,7 @@ export class View extends HTMLElement {
       await work();
       this.failed = undefined;
     } catch (error) {
-      this.failed = /** @type {Error} */ (error);
+      this.failed = error;
     }
     this.update();
   }

@@ -91,7 +91,7 @@ export function binned(values, bins) {
  * A histogram.
  * @param {string} title
  * @param {number[]} values
- * @param {(value: number) => string} words
+ * @param {Words} words
  */
 export function histogram(title, values, words) {
   const { counts, step, median, p95 } = binned(values, 24);
@@ -104,7 +104,7 @@ export function histogram(title, values, words) {
  * Columns of stacked parts, one for each time.
  * @param {string} title
  * @param {{label: string, parts: Part[]}[]} times
- * @param {(value: number) => string} words
+ * @param {Words} words
  */
 export function columns(title, times, words) {
   const parts = times.map(({ label, parts }) => parts.map((part) => ({ ...part, label: `${label}, ${part.label}: ${words(part.size)}` })));

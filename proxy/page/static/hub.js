@@ -34,7 +34,7 @@ export class HubSearch extends View {
     try {
       this.files.set(repo, await json(`admin/hub/files${query({ repo, variant })}`));
     } catch (error) {
-      this.files.set(repo, /** @type {Error} */ (error));
+      this.files.set(repo, error);
     }
     this.update();
   }

@@ -1,7 +1,7 @@
 // What several views are made of: states, notices, buttons that act, dialogs, and long lists.
 
 import { h, render, View } from "./dom.js";
-import { GatewayError, json } from "./gateway.js";
+import { GatewayError, json, key } from "./gateway.js";
 import { live } from "./live.js";
 
 const PATHS = {
@@ -58,7 +58,7 @@ export function notice(title, text, action) {
 export function trouble(error, what = "This cannot be shown") {
   if (!error) return null;
   const kind = error instanceof GatewayError ? error.kind : "refused";
-  const title = { unreachable: "No connection", "no key": "A key is needed", forbidden: "Not with this key", absent: "An older gateway", refused: what }[kind];
+  const title = { unreachable: "No connection", "no key": "A key is needed", forbidden: key.get() ? "Not with this key" : "An admin key is needed", absent: "An older gateway", refused: what }[kind];
   const asks = kind === "no key" || kind === "forbidden";
   const button = h("button", { onclick: () => askForKey() }, "Enter a key");
   return h("div.notice.bad", { role: "alert" }, h("h3", title), h("p", error.message), asks && button);
@@ -91,7 +91,7 @@ export async function act(path, options, done) {
     if (done) say(done);
     return answer;
   } catch (error) {
-    say(/** @type {Error} */ (error).message, true);
+    say(error.message, true);
     return undefined;
   }
 }

@@ -10,14 +10,14 @@ import { agents } from "./now.js";
 
 const PAGE = 1000;
 const HOUR = 3600;
-/** @type {[string, string][]} */
+/** @type {Choices} */
 const TIMES = [
   ["", "any time"],
   [String(HOUR), "the last hour"],
   [String(24 * HOUR), "the last day"],
   [String(7 * 24 * HOUR), "the last 7 days"],
 ];
-/** @type {[string, string][]} */
+/** @type {Choices} */
 const OUTCOMES = [
   ["ok", "ok"],
   ["refused", "refused"],

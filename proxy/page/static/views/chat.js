@@ -172,7 +172,7 @@ class ChatView extends View {
         ),
         this.isRunning
           ? h("button", { type: "button", key: "stop", onclick: () => kept.sides.forEach((side) => side.stop()) }, icon("stop"), "Stop")
-          : h("button.main", { type: "submit", key: "send", disabled: !kept.text.trim() && !kept.images.length }, icon("send"), "Send"),
+          : h("button.main", { type: "submit", key: "send", disabled: (!kept.text.trim() && !kept.images.length) || !kept.sides[0].model }, icon("send"), "Send"),
       ),
     );
   }
@@ -261,7 +261,7 @@ class ChatView extends View {
   /** @param {string} text */
   send(text) {
     const asked = text.trim();
-    if (!asked && !kept.images.length) return;
+    if ((!asked && !kept.images.length) || !kept.sides[0].model) return;
     const images = kept.images;
     kept.text = "";
     kept.images = [];

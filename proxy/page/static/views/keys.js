@@ -7,7 +7,7 @@ import { GatewayError, json, key, query } from "../gateway.js";
 import { act, confirm, copy, dialog, inPath, input, select, trouble } from "../parts.js";
 
 const DAY = 86400;
-/** @type {[string, string][]} */
+/** @type {Choices} */
 const SPANS = [
   ["7", "7 days"],
   ["30", "30 days"],

@@ -37,7 +37,7 @@ class SettingsView extends View {
       this.planFailed = undefined;
     } catch (error) {
       this.plan = error instanceof GatewayError && error.body?.faults ? error.body : null;
-      this.planFailed = this.plan ? undefined : /** @type {Error} */ (error);
+      this.planFailed = this.plan ? undefined : error;
     }
     this.update();
   }
@@ -49,7 +49,7 @@ class SettingsView extends View {
       this.checks = (await json("admin/doctor")).checks;
       this.checksFailed = undefined;
     } catch (error) {
-      this.checksFailed = /** @type {Error} */ (error);
+      this.checksFailed = error;
     }
     this.update();
   }
@@ -85,7 +85,7 @@ class SettingsView extends View {
         h(
           "article.card.stack",
           faults.length > 0 && [h("p.problem", { role: "alert" }, "The configuration has faults; nothing is changed."), h("pre", { tabindex: 0, "aria-label": "Faults" }, faults.join("\n"))],
-          !faults.length && !changes.length && h("p.hint", "The files say what is in effect: a reload would change nothing."),
+          !faults.length && !changes.length && h("p.hint", "A reload would change nothing."),
           changes.length > 0 && h("ul.stack", changes.map(change)),
           changes.length > 0 && !faults.length && h("div.buttons", h("button.main", { onclick: () => this.apply() }, "Reload now")),
         ),
