@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
 from tests.conftest import missing
 from tests.gateway import Gateway, running, until
@@ -354,9 +354,8 @@ def test_an_image_goes_to_a_model_that_takes_it(pretended: StandIn, browser: Bro
         expect(page.get_by_role("combobox", name="Model")).to_have_value("qwen3-32b")
         assert page.locator("input[type=file]").count() == 0
         page.get_by_role("combobox", name="Model").select_option("gemma3-4b")
-        page.locator("input[type=file]").set_input_files(
-            [{"name": "dot.gif", "mimeType": "image/gif", "buffer": dot}]
-        )
+        files = page.locator("input[type=file]")
+        files.set_input_files(FilePayload(name="dot.gif", mimeType="image/gif", buffer=dot))
         expect(page.get_by_role("button", name="Remove image 1")).to_be_visible()
         page.get_by_role("button", name="Send").click()
         expect(page.locator(".turn.user img")).to_be_visible()
