@@ -8,6 +8,7 @@
 * `predict`     weights, KV cache and compute buffers, placed on the devices as llama.cpp places them
 * `projector`   weights and buffers of the projector, which reads images and sound
 * `flags`       reads llama-server's flags that change memory
+* `flag_effects`  which of llama-server's flags change memory, and which of them are counted
 * `collisions`  finds flags of llama-server that collide with a placement
 * `purpose`     the purpose of a model: to write, to embed, or to rank
 * `context`     the context that llama.cpp gives each slot, and the flags that extend it

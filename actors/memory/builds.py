@@ -17,6 +17,9 @@ LIMITS_OUTPUTS = (9294, 9538)
 CASTS_MASKS = (9294, 9538)
 """The last build that casts masks from 32 to 16 bits for flash attention, and the first that need not."""
 
+REFUSES_ROWS = 11549
+"""The first build that is known to load no model on GPUs with `--split-mode row`."""
+
 MIXES_INPUTS = (11063, 11434)
 """The last build whose batches have either tokens or embeddings, and the first with both in one batch."""
 
@@ -34,6 +37,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     limits_outputs: bool = True
     mixes_inputs: bool = True
     casts_masks: bool = False
+    refuses_rows: bool = False
     is_tested: bool = True
 
 
@@ -53,5 +57,6 @@ def build_from(version: str) -> Build:
         limits_outputs=number >= LIMITS_OUTPUTS[1],
         casts_masks=number < CASTS_MASKS[1],
         mixes_inputs=number > MIXES_INPUTS[0],
+        refuses_rows=number >= REFUSES_ROWS,
         is_tested=TESTED[0] <= number <= TESTED[-1] and not doubtful,
     )

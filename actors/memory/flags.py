@@ -43,6 +43,31 @@ class ProjectorFlags(msgspec.Struct, frozen=True, kw_only=True):
     on_gpu: bool = True
 
 
+class DraftFlags(msgspec.Struct, frozen=True, kw_only=True):
+    """llama-server's settings of speculation. `model`: the file of a draft model; `kinds` of speculation.
+
+    `most`: tokens drafted at a time. `gpu_layers` None: all layers. `overrides` as in `LoadSettings`.
+    """
+
+    model: str | None = None
+    kinds: tuple[str, ...] = ()
+    most: int = 3
+    type_k: str = "F16"
+    type_v: str = "F16"
+    gpu_layers: int | None = None
+    overrides: str | None = None
+
+    @property
+    def uses_own_head(self) -> bool:
+        """Whether the model drafts by itself, with its layers for multi-token prediction."""
+        return self.model is None and "draft-mtp" in self.kinds
+
+    @property
+    def drafts(self) -> bool:
+        """Whether a model drafts."""
+        return self.model is not None or self.uses_own_head
+
+
 def settings_of(arguments: Sequence[str], *, context: int, parallel: int) -> LoadSettings:
     """Return the gateway's settings, changed by a model's own arguments.
 
@@ -51,10 +76,33 @@ def settings_of(arguments: Sequence[str], *, context: int, parallel: int) -> Loa
     """
     values: _Values = {"context": context, "parallel": parallel, "unified": parallel > 1, "patterns": []}
     _read_all(arguments, _FLAGS, values)
+    _join(values)
+    draft = draft_flags(arguments)
+    return LoadSettings(**values, drafted=draft.most if draft.drafts else 0, own_head=draft.uses_own_head)
+
+
+def draft_flags(arguments: Sequence[str]) -> DraftFlags:
+    """Return the settings of speculation in arguments. Raises `ValueError`, which names the flag."""
+    values: _Values = {"patterns": []}
+    _read_all(arguments, _DRAFT_FLAGS, values)
+    _join(values)
+    return DraftFlags(**values)
+
+
+def adapters(arguments: Sequence[str]) -> list[str]:
+    """Return the files of adapters and control vectors in a model's arguments."""
+    return [
+        part.rpartition(":")[0] if name.endswith("-scaled") else part
+        for name, value, _ in flags_with_values(arguments, _ADAPTERS)
+        for part in value.split(",")
+    ]
+
+
+def _join(values: _Values) -> None:
     patterns = values.pop("patterns")
     if values.pop("experts_on_host", False):
         patterns.append(EXPERTS)
-    return LoadSettings(**values, overrides="|".join(patterns) or None)
+    values["overrides"] = "|".join(patterns) or None
 
 
 def projector_flags(arguments: Sequence[str]) -> ProjectorFlags:
@@ -245,6 +293,21 @@ def _read_pooling(value: str, values: _Values) -> None:
         values["outputs"] = 0
 
 
+def _read_load_mode(value: str, values: _Values) -> None:
+    values["locked"] = value not in ("auto", "mmap")
+
+
+def _read_kinds(value: str, values: _Values) -> None:
+    values["kinds"] = tuple(value.split(","))
+
+
+def _text(key: str) -> _Read:
+    def read(value: str, values: _Values) -> None:
+        values[key] = value
+
+    return read
+
+
 def _by_name(table: dict[str, Any]) -> dict[str, Any]:
     return {name: entry for names, entry in table.items() for name in names.split()}
 
@@ -275,8 +338,27 @@ _FLAGS: dict[str, _Read | _Values] = _by_name(
         # Embeddings are computed from all tokens, so each token is an output.
         "--embedding --embeddings --rerank --reranking": {"outputs": 0},
         "--pooling": _read_pooling,
+        # The host's weights cannot be dropped and read again.
+        "--mlock --no-mmap -dio --direct-io": {"locked": True},
+        "--mmap -ndio --no-direct-io": {"locked": False},
+        "-lm --load-mode": _read_load_mode,
+        "--moe-cache-mib": _number("expert_cache"),
     }
 )
+_DRAFT_FLAGS: dict[str, _Read | _Values] = _by_name(
+    {
+        "-md --model-draft --spec-draft-model": _text("model"),
+        "--spec-type": _read_kinds,
+        "--spec-draft-n-max": _number("most"),
+        "-ctkd --cache-type-k-draft --spec-draft-type-k": _cache_type("type_k"),
+        "-ctvd --cache-type-v-draft --spec-draft-type-v": _cache_type("type_v"),
+        "-ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl": _read_layers,
+        "-otd --override-tensor-draft --spec-draft-override-tensor": _read_overrides,
+        "-cmoed --cpu-moe-draft --spec-draft-cpu-moe": {"experts_on_host": True},
+        "-ncmoed --n-cpu-moe-draft --spec-draft-n-cpu-moe --spec-draft-ncmoe": _first_layers(EXPERTS),
+    }
+)
+_ADAPTERS = ("--lora", "--lora-scaled", "--control-vector", "--control-vector-scaled")
 _PROJECTOR_FLAGS: dict[str, _Read | _Values] = _by_name(
     {
         "--image-max-tokens": _number("image_max_tokens", 1),
@@ -285,3 +367,5 @@ _PROJECTOR_FLAGS: dict[str, _Read | _Values] = _by_name(
         "--no-mmproj-offload": {"on_gpu": False},
     }
 )
+COUNTED_FLAGS = frozenset([*_FLAGS, *_PROJECTOR_FLAGS, *_DRAFT_FLAGS])
+"""Flags that are read here."""

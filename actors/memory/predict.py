@@ -107,7 +107,9 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     None: all layers. `tensor_split` has a share for each GPU; None: split by free memory. `overrides` is a
     pattern of tensors that stay on the host. `pooling` is None for a model that writes. `input_limit` is the
     length of the longest text that has to fit into one micro-batch, which is then as large as a slot's
-    context, but at most this limit; 0: texts are read in parts. `build` of llama.cpp.
+    context, but at most this limit; 0: texts are read in parts. `build` of llama.cpp. `locked`: the host's
+    weights are not mapped from the file, or must stay. `drafted`: tokens that a draft model or the model's
+    `own_head` drafts at a time. `expert_cache`: MiB on GPUs for experts that are on the host.
     """
 
     context: int = 4096
@@ -129,6 +131,10 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     pooling: Pooling | None = None
     input_limit: int = 0
     build: Build = NEWEST
+    locked: bool = False
+    drafted: int = 0
+    own_head: bool = False
+    expert_cache: int = 0
 
     @property
     def whole_batch(self) -> int:
@@ -222,10 +228,15 @@ class _Predictor:
     def run(self) -> Prediction:
         self.place_layers()
         self._place_compute()
+        if self.settings.own_head:
+            self._place_head()
+        if self.on_host and self.usage:
+            self.usage[0].compute += self.settings.expert_cache << 20
         if not self.modelled:
             certainty: Certainty = "fallback"
         else:
-            known = self._is_whole and not self.nearly and self.settings.build.is_tested
+            settings = self.settings
+            known = self._is_whole and not self.nearly and settings.build.is_tested and not settings.own_head
             certainty = "exact" if known else "bound"
         return Prediction(
             gpus=tuple(self.usage), host=self.host, certainty=certainty, layers=tuple(self.devices)
@@ -282,7 +293,8 @@ class _Predictor:
         tokens = align(min(total, micro_batch), settings.parallel)
         sequences = settings.parallel if settings.unified else 1
         window = align(min(cells, shape.window * sequences + micro_batch), 256)
-        outputs = settings.parallel if settings.outputs is None else settings.outputs or batch
+        of_slots = min(batch, settings.parallel * (1 + settings.drafted))
+        outputs = of_slots if settings.outputs is None else settings.outputs or batch
         if not settings.build.limits_outputs:
             outputs = tokens
         if not shape.cached:  # a token attends only to tokens of its batch
@@ -348,6 +360,17 @@ class _Predictor:
         else:
             self.usage[device].weights += on_gpu(tensor)
 
+    def _place_head(self) -> None:
+        """Place the layers for multi-token prediction, their cache, and a buffer like the model's own."""
+        shape = self.shape
+        for layer in range(shape.last + 1, shape.layers):
+            device = self.devices[layer]
+            for tensor in shape.blocks[layer].values():
+                self._place(tensor, device)
+            usage = self.host if device == HOST else self.usage[device]
+            usage.kv += self._cache_of(layer) * self.work.streams
+            usage.compute += max((each.compute for each in (*self.usage, self.host)), default=0)
+
     # The cache
 
     def _place_cache(self) -> None:
@@ -358,7 +381,9 @@ class _Predictor:
             if shape.caches[layer]:
                 usage.kv += self._cache_of(layer) * work.streams
             if shape.recurrent[layer]:
-                usage.kv += F32 * (shape.conv_state + shape.ssm_state) * max(1, work.sequences)
+                # With an own head, a state is kept for each drafted token that may have to be taken back.
+                states = max(1, work.sequences) * (1 + self.settings.drafted * self.settings.own_head)
+                usage.kv += F32 * (shape.conv_state + shape.ssm_state) * states
 
     def _cache_of(self, layer: int) -> int:
         """Return the bytes of one stream of a layer's cache."""
@@ -384,7 +409,9 @@ class _Predictor:
         for gpu, usage in enumerate(self.usage):
             # For big batches the first GPU also computes the layers on the host.
             host = spilled if gpu == 0 else None
-            takers = {gpu} if host is None else {gpu, HOST}
+            if host is None and spilled is not None and not self.settings.offload_kv:
+                host = HostSide(cache=spilled.cache)  # each GPU reads the caches of its own layers
+            takers = {gpu, HOST} if gpu == 0 and spilled is not None else {gpu}
             mine = [layer for layer in layers if self.devices[layer] in takers or len(self.gpus) == 1]
             if mine:
                 usage.compute += (

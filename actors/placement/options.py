@@ -41,10 +41,65 @@ How = Literal["whole", "experts on host", "partial", "host"]
 
 
 class Projector(msgspec.Struct, frozen=True, kw_only=True):
-    """The most bytes that a projector takes on its device and on the host."""
+    """The most bytes that a projector takes on its device and on the host.
+
+    `mapped`: what the host may drop and read again.
+    """
 
     device: MemoryUsage = msgspec.field(default_factory=MemoryUsage)
     host: MemoryUsage = msgspec.field(default_factory=MemoryUsage)
+    mapped: int = 0
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A draft model in the same server: its shape, and its settings but for those of its model."""
+
+    shape: Shape
+    settings: LoadSettings
+
+    def beside(self, settings: LoadSettings, projector: Projector) -> Projector:
+        """Return the bytes of a projector and of this model, beside a model with these settings."""
+        asked = msgspec.structs.replace(
+            settings,
+            type_k=self.settings.type_k,
+            type_v=self.settings.type_v,
+            gpu_layers=self.settings.gpu_layers,
+            overrides=self.settings.overrides,
+            outputs=None,
+            drafted=0,
+            own_head=False,
+            expert_cache=0,
+            tensor_split=None,
+        )
+        on_gpu = settings.gpu_layers != 0 or self.settings.gpu_layers is not None
+        found = predict(self.shape, asked, [1] if on_gpu else [])
+        device = found.gpus[0] if found.gpus else MemoryUsage()
+        host = msgspec.structs.replace(found.host, weights=0)
+        return Projector(
+            device=_sum(projector.device, device),
+            host=_sum(projector.host, host),
+            mapped=projector.mapped + found.host.weights,
+        )
+
+
+def _sum(one: MemoryUsage, other: MemoryUsage) -> MemoryUsage:
+    return MemoryUsage(
+        weights=one.weights + other.weights,
+        kv=one.kv + other.kv,
+        compute=one.compute + other.compute,
+        output=one.output + other.output,
+    )
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """What a server has beside its model: a projector, and a draft model, which has the same context."""
+
+    projector: Projector
+    draft: Draft | None = None
+
+    def at(self, settings: LoadSettings) -> Projector:
+        """Return the bytes of all of it, beside a model with these settings."""
+        return self.projector if self.draft is None else self.draft.beside(settings, self.projector)
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +180,7 @@ def demand_of(
     *,
     automatic: bool = False,
     projector: Projector | None = None,
+    draft: Draft | None = None,
     capacity: int = 0,
 ) -> Demand:
     """Predict every way that could be chosen. Takes about 10 to 200 ms.
@@ -132,10 +188,16 @@ def demand_of(
     `automatic`: the context may shrink. `capacity`: bytes of all GPUs; ways that GPUs of this size will not
     need are left out. Raises `ValueError` for settings that llama.cpp would refuse.
     """
-    options = _options(shape, settings, automatic, projector or Projector(), capacity)
+    options = _options(shape, settings, automatic, Beside(projector or Projector(), draft), capacity)
     return Demand(
         options=tuple(
-            msgspec.structs.replace(option, shrunk=option.context < settings.context) for option in options
+            msgspec.structs.replace(
+                option,
+                shrunk=option.context < settings.context,
+                pinned=option.pinned + option.mapped * settings.locked,
+                mapped=option.mapped * (not settings.locked),
+            )
+            for option in options
         )
     )
 
@@ -197,7 +259,7 @@ def demand_of_size(
 
 
 def _options(
-    shape: Shape, settings: LoadSettings, automatic: bool, projector: Projector, capacity: int
+    shape: Shape, settings: LoadSettings, automatic: bool, beside: Beside, capacity: int
 ) -> Iterator[Option]:
     layers = settings.gpu_layers
     contexts = _contexts(settings) if automatic else [settings.context]
@@ -205,29 +267,29 @@ def _options(
     if layers is None or layers > 0:
         for context in contexts if capacity else contexts[:1]:
             tried = msgspec.structs.replace(settings, context=context)
-            option = _option(shape, tried, projector)
+            option = _option(shape, tried, beside)
             yield option
             if option.on_one <= capacity // AMPLE and settings.split:
                 break
         else:
             if capacity and layers is None and settings.overrides is None:
-                yield from _spilled(shape, tried, projector)
+                yield from _spilled(shape, tried, beside)
     if layers is None or layers == 0:
         for context in contexts:
-            yield _on_host(shape, msgspec.structs.replace(settings, context=context), projector)
+            yield _on_host(shape, msgspec.structs.replace(settings, context=context), beside)
 
 
-def _spilled(shape: Shape, settings: LoadSettings, projector: Projector) -> Iterator[Option]:
+def _spilled(shape: Shape, settings: LoadSettings, beside: Beside) -> Iterator[Option]:
     """Yield options with a part on the host: the experts, or more and more layers."""
     if shape.number("expert_count"):
-        yield _option(shape, msgspec.structs.replace(settings, overrides=EXPERTS), projector)
+        yield _option(shape, msgspec.structs.replace(settings, overrides=EXPERTS), beside)
     layers = layer_usages(shape, settings)
     sizes = [usage.total for usage in layers]
     quarters = sorted({max(1, shape.layers * part // 4) for part in range(5)}, reverse=True)
     for most, least in zip([shape.layers + 1, *quarters], quarters, strict=False):
         # The compute buffer is nearly constant within a range, so the ends of the range bound it.
         bound, top = (
-            _option(shape, msgspec.structs.replace(settings, gpu_layers=end), projector)
+            _option(shape, msgspec.structs.replace(settings, gpu_layers=end), beside)
             for end in (least, most - 1)
         )
         moved = sum(usage.kv for usage in layers[len(layers) - most + 1 : len(layers) - least])
@@ -254,7 +316,8 @@ def _contexts(settings: LoadSettings) -> list[int]:
     return contexts
 
 
-def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Option:
+def _option(shape: Shape, settings: LoadSettings, beside: Beside) -> Option:
+    projector = beside.at(settings)
     whole = msgspec.structs.replace(settings, tensor_split=None, main_gpu=0)
     alone = predict(shape, whole, [1])
     layers = tuple(layer_bytes(shape, whole))
@@ -272,7 +335,7 @@ def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Optio
         shared=_shared(shape, whole, layers, compute if spilled else None) if whole.split else None,
         projector=projector.device.total,
         pinned=SERVER + alone.host.kv + alone.host.compute + alone.host.output + projector.host.total,
-        mapped=alone.host.weights,
+        mapped=alone.host.weights + projector.mapped,
         certainty=_worse(alone.certainty, projector),
     )
 
@@ -280,11 +343,11 @@ def _option(shape: Shape, settings: LoadSettings, projector: Projector) -> Optio
 def _shared(shape: Shape, settings: LoadSettings, layers: Sequence[int], spilled: int | None) -> int:
     """Return the most bytes besides layers on each of several GPUs: a first, a middle, or a last one.
 
-    With a part on the host, no GPU needs more than a single one would, which is `spilled`, except for cuts.
+    With layers on the host, no GPU needs more than a single one would, which is `spilled`, except for cuts.
     """
-    if spilled is not None:
+    if spilled is not None and settings.overrides is None:
         return spilled + worst_cut(shape, settings)
-    most = 0
+    most = 0 if spilled is None else spilled + worst_cut(shape, settings)
     for shares in ((1.0, 1.0), (1.0, 1.0, 1.0)):
         divided = msgspec.structs.replace(settings, tensor_split=shares)
         split = predict(shape, divided, [1] * len(shares))
@@ -296,7 +359,8 @@ def _shared(shape: Shape, settings: LoadSettings, layers: Sequence[int], spilled
     return most + 4096  # and padding
 
 
-def _on_host(shape: Shape, settings: LoadSettings, projector: Projector) -> Option:
+def _on_host(shape: Shape, settings: LoadSettings, beside: Beside) -> Option:
+    projector = beside.at(msgspec.structs.replace(settings, gpu_layers=0))
     changed = msgspec.structs.replace(settings, gpu_layers=None, overrides=None, tensor_split=None)
     alone = predict(shape, changed, [])
     return Option(
@@ -307,9 +371,10 @@ def _on_host(shape: Shape, settings: LoadSettings, projector: Projector) -> Opti
         + alone.host.kv
         + alone.host.compute
         + alone.host.output
-        + projector.device.compute
+        + projector.device.total
+        - projector.device.weights
         + projector.host.total,
-        mapped=alone.host.weights + projector.device.weights,
+        mapped=alone.host.weights + projector.device.weights + projector.mapped,
         certainty=_worse(alone.certainty, projector),
     )
 

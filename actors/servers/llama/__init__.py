@@ -5,6 +5,7 @@
 * `embedded`    the server in the `xllamacpp` package, with llama-server's flags
 * `command`     the server's program, flags and version
 * `appraisal`   predicts a model's memory from its headers, its settings, and earlier loads
+* `companions`  the files that a model's arguments name: draft models, adapters, a projector
 * `dry_run`     the memory that the server itself predicts
 * `devices`     the GPUs that a server can use, by its device list and its log
 * `log`         parses memory figures in the server's log

@@ -15,16 +15,18 @@ from actors.hub.cache import ModelFiles
 from actors.memory.builds import NEWEST, Build, build_from
 from actors.memory.collisions import collisions
 from actors.memory.context import check_context, slot_context, slot_limit, stretching_flags
-from actors.memory.flags import LAYER_FLAGS, check, is_given, projector_flags, settings_of
+from actors.memory.flag_effects import uncounted
+from actors.memory.flags import LAYER_FLAGS, check, is_given, last_of, projector_flags, settings_of
 from actors.memory.gguf import Header, read_model
 from actors.memory.predict import LoadSettings, MemoryUsage, Prediction, predict
 from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
 from actors.memory.purpose import for_purpose, longest_text, purpose_of
 from actors.memory.shape import Shape, ShapeError, weights_by_layer
 from actors.placement.fit import Placement
-from actors.placement.options import Demand, Projector, demand_of, demand_of_size
+from actors.placement.options import Beside, Demand, Draft, Projector, demand_of, demand_of_size
 from actors.servers import StartError, Trial
 from actors.servers.llama.command import command_words
+from actors.servers.llama.companions import draft_of, identity, missing, projector_header, with_adapters
 from actors.servers.llama.devices import BELIEF, Reach
 from actors.servers.llama.log import Breakdown
 
@@ -55,6 +57,7 @@ class Appraisal:
         settings: LoadSettings,
         projector: Projector,
         *,
+        draft: Draft | None = None,
         predicted: Demand,
         capacity: int,
         limits_images: bool,
@@ -69,7 +72,7 @@ class Appraisal:
         self.reach = reach
         self._shape = shape
         self.settings = settings
-        self._projector = projector
+        self._beside = Beside(projector, draft)
 
     @property
     def is_of(self) -> tuple[str, int, Reach | None, Build]:
@@ -90,10 +93,14 @@ class Appraisal:
             main_gpu=0,
         )
         found = predict(self._shape, settings, [1] * len(placement.shares))
+        beside = self._beside.at(settings)
         holder = found.gpus[0] if found.gpus else found.host
-        for usage, part in ((holder, self._projector.device), (found.host, self._projector.host)):
+        for usage, part in ((holder, beside.device), (found.host, beside.host)):
             usage.weights += part.weights
+            usage.kv += part.kv
             usage.compute += part.compute
+            usage.output += part.output
+        found.host.weights += beside.mapped
         return found
 
 
@@ -178,7 +185,7 @@ class Predictor:
             settings, _ = _asked_settings(model, header, arguments)
             settings = self._with_layers(model, settings, arguments)
             _stretching(model, header, settings, arguments)
-            self._projector(model, _projector_header(files), settings)
+            self._projector(model, projector_header(files, self._arguments(model)), settings)
             with suppress(ShapeError):
                 check(Shape(header), settings)
 
@@ -196,9 +203,10 @@ class Predictor:
             if before is not None and before.predicted.file != file:
                 forgive_lost(self._calibration)
             self._check_place(model, len(sizes), reach)
-            headers = read_model(files.path), _projector_header(files)
+            headers = read_model(files.path), projector_header(files, self._arguments(model))
             found = self._look(model, headers, capacity, reach, build_from(build))
-        key = msgspec.json.encode([VERSION, found.settings, build]).decode()
+        beside = [known] if (known := identity(self._arguments(model))) else []
+        key = msgspec.json.encode([VERSION, found.settings, build, *beside]).decode()
         predicted = msgspec.structs.replace(found.predicted, file=file, settings=key, build=build)
         found.predicted = predicted
         found.demand = self._corrected(predicted, len(sizes))
@@ -237,6 +245,8 @@ class Predictor:
         if barred:
             settings = msgspec.structs.replace(settings, gpu_layers=0)
         projector, limits_images = self._projector(model, projector_header, settings)
+        draft = draft_of(arguments)
+        projector = with_adapters(projector, arguments)
         shape: Shape | None = None
         try:
             shape = Shape(header)
@@ -244,12 +254,19 @@ class Predictor:
             demand = demand_of_size(header.size, settings, weights_by_layer(header), capacity=capacity)
         else:
             check(shape, settings)
-            demand = demand_of(shape, settings, automatic=automatic, projector=projector, capacity=capacity)
+            demand = demand_of(
+                shape, settings, automatic=automatic, projector=projector, draft=draft, capacity=capacity
+            )
+        split = last_of(arguments, "-sm", "--split-mode")
+        if split is not None and split[1] == "row" and build.refuses_rows and capacity:
+            raise ValueError(f"{split[0]} row: llama.cpp build {build.number} refuses it; use layer")
+        vague = [*uncounted([*self._words(model), *arguments]), *missing(arguments)]
         demand = msgspec.structs.replace(
             demand,
             options=tuple(
                 msgspec.structs.replace(
                     option,
+                    certainty="bound" if vague and option.certainty == "exact" else option.certainty,
                     slot=_slot(header, settings, option.context, [*needed, *arguments]),
                 )
                 for option in demand.options
@@ -260,6 +277,7 @@ class Predictor:
             shape,
             settings,
             projector,
+            draft=draft,
             predicted=msgspec.structs.replace(
                 demand, elsewhere=reach == "others", no_gpu=NO_GPU if barred else ""
             ),
@@ -286,6 +304,12 @@ class Predictor:
     def _arguments(self, model: Model) -> list[str]:
         """Return the flags on which llama-server's memory may depend."""
         return [*self._config.server_pool.arguments, *model.arguments]
+
+    def _words(self, model: Model) -> list[str]:
+        """Return the command of a model's server; empty without one."""
+        with suppress(ConfigError):
+            return command_words(self._config.server_pool, model)
+        return []
 
     def ran_out(self, surcharge: Surcharge) -> None:
         """Record that memory ran out: these settings take `surcharge` bytes more per GPU."""
@@ -412,10 +436,6 @@ def _explained(files: ModelFiles) -> Iterator[None]:
     except ValueError as error:  # includes HeaderError
         reason = str(error)
     raise StartError(Failure(message=f"{files.path}: {reason}", retryable=False))
-
-
-def _projector_header(files: ModelFiles) -> Header | None:
-    return None if files.projector is None else read_model(files.projector)
 
 
 def _identity(files: ModelFiles) -> str:

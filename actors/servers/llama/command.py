@@ -23,6 +23,9 @@ from actors.placement.fit import Placement
 from actors.runtime import spawn
 from actors.servers.child_process import Child
 
+DRAFT_MODEL = ("-md", "--model-draft", "--spec-draft-model")
+DRAFT_DEVICE = ("-devd", "--device-draft", "--spec-draft-device")
+
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 EMBEDDED = [sys.executable, "-m", "actors.servers.llama.embedded"]
@@ -116,6 +119,8 @@ def server_flags(
     layers = model.gpu_layers if model.gpu_layers is not None else pool.gpu_layers
     if placement is not None and placement.managed:
         flags += placement.arguments
+        if len(placement.shares) > 1 and is_given(own, *DRAFT_MODEL) and not is_given(own, *DRAFT_DEVICE):
+            flags += ["--device-draft", "CUDA0"]  # the first GPU has room for it
     elif layers is not None:
         flags += ["--gpu-layers", str(layers)]
     flags += needed

@@ -87,7 +87,7 @@ def test_without_flags_it_is_what_the_gateway_passes() -> None:
         ("--embeddings", {"outputs": 0}),
         ("--pooling mean", {"outputs": 0}),
         ("--pooling none", {}),
-        ("--mlock --threads 8 --alias x -c 2048 --jinja", {"context": 2048}),
+        ("--threads 8 --alias x -c 2048 --jinja", {"context": 2048}),
     ],
 )
 def test_flags(words: str, expected: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from actors.placement.options import (
     SERVER,
     SMALLEST_CONTEXT,
     Demand,
+    Draft,
     Option,
     Projector,
     demand_of,
@@ -354,3 +355,49 @@ def test_it_is_fast() -> None:
         )
         slowest = max(slowest, time.process_time() - began)
     assert slowest < 1, "a benchmark would say 0.1"
+
+
+def test_a_draft_model_has_the_context_of_its_model() -> None:
+    """Its figures beside a model were those of llama-server's own dry run (build 11434, on the CPU)."""
+    draft = Draft(shape=Shape(model("smollm2-135m")), settings=LoadSettings(type_k="Q8_0", type_v="Q8_0"))
+    asked = LoadSettings(context=16384, parallel=4, unified=True, drafted=3)
+    beside = draft.beside(asked, Projector())
+    alone = predict(Shape(model("smollm2-135m")), LoadSettings(context=16384, parallel=4, unified=True), [1])
+    assert beside.device.kv == alone.gpus[0].kv * 17 // 32
+    assert beside.device.weights == alone.gpus[0].weights
+    assert beside.mapped == alone.host.weights
+    on_host = draft.beside(msgspec.structs.replace(asked, gpu_layers=0), Projector())
+    target = predict(Shape(model("llama1b")), asked, []).host
+    assert (target.kv + on_host.host.kv) / MIB == pytest.approx(703, abs=1)
+    assert (target.compute + on_host.host.compute) / MIB == pytest.approx(114, abs=1)
+    with_draft, without = (
+        demand_of(Shape(model("llama1b")), asked, draft=each, capacity=8 << 30).options[0]
+        for each in (draft, None)
+    )
+    assert with_draft.on_one - without.on_one == beside.device.total
+    assert with_draft.certainty == "bound"
+
+
+def test_locked_weights_are_hard_memory() -> None:
+    soft, hard = (
+        demand_of(Shape(model("llama1b")), LoadSettings(locked=locked), capacity=8 << 30).options
+        for locked in (False, True)
+    )
+    for one, other in zip(soft, hard, strict=True):
+        assert (other.mapped, other.pinned) == (0, one.pinned + one.mapped)
+    assert soft[-1].mapped > 500 * MIB
+
+
+def test_an_own_head_is_loaded_and_drafts() -> None:
+    header = model("llama8b")
+    changed = {**header.metadata, "llama.nextn_predict_layers": 1}
+    shape = Shape(msgspec.structs.replace(header, metadata=changed))
+    without, having = (
+        predict(shape, LoadSettings(context=8192, drafted=3 * head, own_head=head), [1])
+        for head in (False, True)
+    )
+    whole = predict(Shape(header), LoadSettings(context=8192), [1])
+    assert having.gpus[0].weights == whole.gpus[0].weights > without.gpus[0].weights
+    assert having.gpus[0].kv == whole.gpus[0].kv > without.gpus[0].kv
+    assert having.gpus[0].compute >= 2 * without.gpus[0].compute
+    assert (without.certainty, having.certainty) == ("exact", "bound")
