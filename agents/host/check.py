@@ -13,6 +13,7 @@ from actors.commands.effective_config import read, tell
 from actors.commands.preflight import look_at_models, look_at_pool
 from actors.config.file import ConfigFile
 from actors.config.json_schema import json_schema
+from actors.config.masking import secrets_of
 from actors.config.schema import Config
 from actors.errors import ConfigError, Fault
 from actors.messages import Unusable
@@ -33,12 +34,17 @@ class Checked(msgspec.Struct):
 
 
 def look(settings: ConfigFile, config: Config, known: Iterable[Loaded] = ()) -> Checked:
-    """Load the agents, but those `known`, and find further faults that keep the gateway from serving."""
+    """Load the agents, but those `known`, and find further faults that keep the gateway from serving.
+
+    What is secret of the agents' options is added to the secrets of `settings`.
+    """
     faults = look_at_pool(config)
     try:
         agents = load_agents(config, settings.folder, known)
     except ConfigError as error:
         return Checked(([], []), [*faults, *(error.faults or [Fault((), str(error))])])
+    for agent in agents[0]:
+        settings.secrets.update(secrets_of(agent.config))
     return Checked(agents, faults)
 
 

@@ -234,6 +234,25 @@ def test_a_reload_goes_on_when_its_client_leaves(tmp_path: Path) -> None:
         assert it.gateway.client.get("/v1/agents").json()["data"][0]["name"] == "greeter"
 
 
+def test_what_an_agent_says_is_secret_is_shown_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "greeter").mkdir()
+    (tmp_path / "greeter" / "agent.py").write_text(GREETER)
+    folders = [str(tmp_path / "greeter")]
+    greeter = {"word": "good", "phrase": "by-the-moon"}
+    with configured(tmp_path, agents=[{"greeter": greeter}], agent_folders=folders) as it:
+        it.write({"agents": [{"greeter": {**greeter, "phrase": "by-the-sun"}}]})
+        planned = it.reload(plan=1)
+        assert planned["changes"] == [
+            {"path": "agents.greeter.phrase", "from": "***", "to": "***", "effect": "at once"}
+        ]
+        assert it.reload()["applied"]
+        shown = it.gateway.client.get("/admin/config").json()["config"]["agents"]
+        assert shown == [{"greeter": {"word": "good", "phrase": "***"}}]
+        told = it.run("check")
+        assert "phrase: '***'" in told.stdout
+        assert "by-the" not in told.stdout + "".join(it.gateway.raw)
+
+
 def test_the_log_says_more_or_less_at_once(it: Configured) -> None:
     it.write({"server": {"log": {"level": "warning", "format": "json"}}})
     assert it.reload()["applied"]
@@ -344,11 +363,12 @@ GREETER = """
 import asyncio
 from pathlib import Path
 
-from agents.api import Agent, AgentConfig, TextFilter
+from agents.api import Agent, AgentConfig, Secret, TextFilter
 
 
 class Config(AgentConfig, frozen=True, kw_only=True):
     word: str
+    phrase: Secret = ""
 
 
 class Word(TextFilter):
