@@ -5,6 +5,7 @@ The packages, along a request's way:
 * `serve`        `run.py serve`: builds all parts and runs them until the shutdown
 * `reload`       applies a changed configuration to the running parts
 * `app`          routes, and the one middleware: request id, error in the client's words, a line in the log
+* `openapi`      `/openapi.json`: all routes, with the schemas of bodies and answers
 * `door`         checks connections, origins and bodies before any other work
 * `handlers`     one module for a group of routes
 * `admin`        the operator's routes, below `/admin`
@@ -24,7 +25,6 @@ Shared by them:
 * `usage`        what was used: a row for each request
 * `exchange`     the facts of one request, for the log and the metrics
 * `running`      the requests that are running or waiting, by id
-* `trace_context`  the trace that a request belongs to
 * `errors`       errors as clients see them
 * `metrics`      the metrics for Prometheus
 * `service`      the process: log, signals, the service manager

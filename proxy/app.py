@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from functools import wraps
 
 import msgspec
 import structlog
@@ -32,9 +33,10 @@ from proxy.handlers.passthrough import Passing
 from proxy.handlers.readiness import Readiness
 from proxy.handlers.responses.routes import Responses
 from proxy.metrics import Metrics
+from proxy.openapi import OpenApi
 from proxy.page.serving import PageViews
 from proxy.running import REQUESTS
-from proxy.trace_context import TRACE, trace_of
+from proxy.wire.trace_context import TRACE, trace_of
 
 log = structlog.get_logger("door")
 
@@ -109,6 +111,7 @@ def make_app(
     for path in PROBES:
         router.add_get(path, _with_exchange(passing.probe))
     router.add_route("*", "/upstream/{rest:.+}", _with_exchange(passing.pass_through))
+    router.add_get("/openapi.json", _quiet(OpenApi(app, (*handlers.live.routes, *handlers.admin)).show))
     return app
 
 
@@ -120,6 +123,7 @@ def _answerer(generate: Generate | Responses, endpoint: Endpoint) -> Handler:
 
 
 def _with_exchange(handler: Callable[[web.Request, Exchange], Awaitable[web.StreamResponse]]) -> Handler:
+    @wraps(handler)
     async def handle(request: web.Request) -> web.StreamResponse:
         return await handler(request, request[EXCHANGE])
 
@@ -127,6 +131,7 @@ def _with_exchange(handler: Callable[[web.Request, Exchange], Awaitable[web.Stre
 
 
 def _quiet(view: Handler) -> Handler:
+    @wraps(view)
     async def handle(request: web.Request) -> web.StreamResponse:
         request[EXCHANGE].quiet = True
         return await view(request)

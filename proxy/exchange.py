@@ -15,8 +15,8 @@ from agents.host.pipeline import Run
 from proxy.access.keys import Key
 from proxy.access.limits import Admission
 from proxy.errors import ApiError
-from proxy.trace_context import Trace
 from proxy.usage.capture import Capture
+from proxy.wire.trace_context import Trace
 
 log = structlog.get_logger("request")
 

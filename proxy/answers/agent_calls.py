@@ -23,7 +23,7 @@ from proxy.apis.server_errors import of_api_error, to_api_error
 from proxy.catalog import Catalog
 from proxy.errors import ApiError
 from proxy.exchange import Account, Exchange, request_id_of
-from proxy.trace_context import TRACE
+from proxy.wire.trace_context import TRACE
 from proxy.wire.upstream_connection import UpstreamResponse
 
 AHEAD = 256

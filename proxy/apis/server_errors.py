@@ -13,6 +13,9 @@ from proxy.errors import ApiError, default_kind
 TOO_LONG = "context_length_exceeded"
 """The `code` of errors for a prompt or a text that exceeds the model's context."""
 
+_OUT_OF_RANGE = "vector::_M_range_check: "
+"""The beginning of llama.cpp's message for a token that the vocabulary does not have."""
+
 _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
     (
         "invalid_value",
@@ -80,6 +83,7 @@ _CLIENT_FAULTS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
         ),
     ),
     ("invalid_type", None, ("[json.exception.",)),
+    ("invalid_value", "tokens", (_OUT_OF_RANGE,)),
     (
         "not_supported",
         "model",
@@ -153,6 +157,8 @@ def blamed(failure: AnswerFailed) -> AnswerFailed:
         extra = {"n_prompt_tokens": int(tokens[1]), "n_ctx": int(tokens[2]), **extra}
         if "batch size" in message:  # a client cannot increase the batch size
             message = f"the text has {tokens[1]} tokens, and the model reads {tokens[2]} at most"
+    if message.startswith(_OUT_OF_RANGE):
+        message = "a token is not one of the model's vocabulary"
     if code == "not_supported":  # a client cannot start another server
         message = message.partition(" Start it")[0].replace("This server", "this model")
     return msgspec.structs.replace(

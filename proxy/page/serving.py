@@ -35,6 +35,7 @@ class PageViews:
         """
 
         async def handle(request: web.Request) -> web.StreamResponse:
+            """Answer the page to a browser; to a program, that Ollama is running."""
             base = request.app.get(BASE_PATH, "")
             if "text/html" not in request.headers.get("Accept", ""):
                 response = await other(request)

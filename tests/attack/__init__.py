@@ -11,5 +11,6 @@
 * `sinks`         standard outputs that do not take the log
 * `servers`       model servers that hang, and that flood their log; clients that read slowly; shared ports
 * `disks`         a file system without room under the gateway's folders
+* `schema`        requests made from /openapi.json, whose answers must be as it says
 * `fuzz`          seeded mutations: `fuzz_requests` made of `odd_requests`, and `fuzz_readers` by `mutations`
 """

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.attack import answers, clients, disks, floods, fuzz, pages, servers, sinks
+from tests.attack import answers, clients, disks, floods, fuzz, pages, schema, servers, sinks
 from tests.attack.ground import launched, watched
 
 SHOWN = 30
@@ -69,6 +69,7 @@ def attacks(seed: int, seconds: float) -> dict[str, Attack]:
         "log-flood": servers.flood_log,
         "ports": servers.shared_ports,
         "disk": disks.attack,
+        "schema": lambda folder: schema.attack_alone(folder / "schema", 20),
         "fuzz": lambda folder: fuzz.attack(folder, seed, seconds),
     }
 

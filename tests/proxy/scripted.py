@@ -441,6 +441,7 @@ class Door:
         self.port = port
         self.session = session
         self.clients: list[Client] = []
+        self.app: web.Application
 
     async def connect(self, *, buffer: int = 2**16, sends: int | None = None) -> "Client":
         """A client on a socket of its own, that holds about twice `buffer` bytes unread, `sends` unsent."""
@@ -556,6 +557,7 @@ async def door(
         port = await _serve(app, rules, stack)
         session = aiohttp.ClientSession(base_url=f"http://127.0.0.1:{port}")
         opened = Door(supervisor, port, await stack.enter_async_context(session), bodies)
+        opened.app = app
         try:
             yield opened
         finally:

@@ -12,7 +12,6 @@ from proxy.apis.openai import tool_choice
 from proxy.apis.requests import GenerationRequest, Number, check_limit
 
 Raw = msgspec.Raw
-_ABSENT = Raw(b"")
 Unset = msgspec.UnsetType
 UNSET = msgspec.UNSET
 _FUNCTION = ("function", UNSET)
@@ -45,10 +44,10 @@ class _Part(msgspec.Struct, kw_only=True):
     type: str
     text: str | Unset = UNSET
     refusal: str | Unset = UNSET
-    image_url: Raw = _ABSENT
-    input_audio: Raw = _ABSENT
-    video_url: Raw = _ABSENT
-    input_video: Raw = _ABSENT
+    image_url: Raw | Unset = UNSET
+    input_audio: Raw | Unset = UNSET
+    video_url: Raw | Unset = UNSET
+    input_video: Raw | Unset = UNSET
 
 
 class _Message(msgspec.Struct):
@@ -256,7 +255,7 @@ def _check_part(part: _Part, field: str) -> None:
     if needed is None:
         raise FieldError(f"{field}.type", f"{part.type[:100]!r} is none of {', '.join(_PARTS)}")
     value = getattr(part, needed)
-    if value is UNSET or value is _ABSENT:
+    if value is UNSET:
         raise FieldError(f"{field}.{needed}", "is missing")
     if isinstance(value, Raw) and bytes(memoryview(value)[:1]) not in (b"{", b'"'):
         raise FieldError(f"{field}.{needed}", "must be an object", "invalid_type")

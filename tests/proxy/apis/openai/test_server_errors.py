@@ -99,6 +99,12 @@ Error: Jinja Exception: Conversation roles must alternate user/assistant/user/as
             "JSON schema error at #: unrecognized type x",
         ),
         (
+            "vector::_M_range_check: __n (which is 999) >= this->size() (which is 512)",
+            "invalid_value",
+            "tokens",
+            "a token is not one of the model's vocabulary",
+        ),
+        (
             ALTERNATE,
             "invalid_value",
             None,

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from agents.api import Agent, Context, Reply
 from agents.chat import Chat
 from agents.host.discovery import Loaded
-from proxy.trace_context import trace_of
+from proxy.wire.trace_context import trace_of
 from tests.proxy.scripted import Door, door, json_answer, request_body, scripted
 
 ID, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
