@@ -127,9 +127,13 @@ class DockerSettings(Section, frozen=True, kw_only=True):
 
 
 class PromptSettings(Section, frozen=True, kw_only=True):
-    """The prompts that are saved when a model stops: GiB of the disk (0: none), and hours without use."""
+    """What models have read: GiB of the disk for what is saved when they stop, and hours without use.
+
+    `memory`: GiB of the host's memory in which each server keeps prompts while it runs; None: as it does.
+    """
 
     disk: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 16.0
+    memory: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] | None = None
     keep: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 24.0
 
 

@@ -52,8 +52,8 @@ class Totals:
         """Bytes per second, as measured."""
         self.strikes: dict[str, int] = {}
         """Restores in a row that were not real, by the identity of the server."""
-        self.sealing: set[asyncio.Task[None]] = set()
-        """Prompts that servers have written, and that are being taken over."""
+        self.sealing: dict[asyncio.Task[None], str] = {}
+        """Prompts that servers have written and that are being taken over; their servers' identities."""
 
     def leaves_alone(self, identity: str) -> bool:
         """Whether this kind of server reads again what it says it has restored."""
@@ -363,8 +363,8 @@ class Keeper:
         )
         # The server need not wait for the digest.
         task = spawn(self._seal(entry, seconds), name=f"saved prompt of {self._model}")
-        self._totals.sealing.add(task)
-        task.add_done_callback(self._totals.sealing.discard)
+        self._totals.sealing[task] = self.identity
+        task.add_done_callback(self._totals.sealing.pop)
         return True
 
     async def _seal(self, entry: Entry, seconds: float) -> None:

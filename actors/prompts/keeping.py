@@ -155,8 +155,8 @@ class Prompts:
         if keeper is None:
             return None
         # A prompt that was saved a moment ago may still be read for its digest.
-        if self._totals.sealing:
-            await asyncio.wait(self._totals.sealing, timeout=SEAL_PATIENCE)
+        if sealing := [task for task, its in self._totals.sealing.items() if its == keeper.identity]:
+            await asyncio.wait(sealing, timeout=SEAL_PATIENCE)
         return await keeper.visit(client, chain, body, slot)
 
     def keeps(self, address: ServerAddress) -> bool:

@@ -128,6 +128,8 @@ def server_flags(
         flags += ["--image-max-tokens", str(image_tokens)]
     if not is_given(own, "-lv", "--verbosity", "--log-verbosity"):
         flags += ["--log-verbosity", "4"]  # the level at which llama.cpp logs the sizes of its buffers
+    if pool.prompts.memory is not None:
+        flags += ["--cache-ram", str(round(pool.prompts.memory * 1024))]
     if files.projector is not None:
         flags += ["--mmproj", str(files.projector)]
     return [*flags, *own]

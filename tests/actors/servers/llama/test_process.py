@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from actors.config.schema import Config, Model, ServerPool
+from actors.config.schema import Config, Model, PromptSettings, ServerPool
 from actors.errors import ConfigError
 from actors.gpu.calibration import Calibration
 from actors.hub.cache import ModelFiles
@@ -243,3 +243,19 @@ def test_the_users_own_batches_win() -> None:
     flags = server_flags("m", model, ServerPool(), files, address, settings=WHOLE, needed=["--embeddings"])
     assert flags[-2:] == ["--ubatch-size", "64"]
     assert "--embeddings" in flags
+
+
+@pytest.mark.parametrize(
+    ("memory", "own", "given"),
+    [
+        (None, [], []),
+        (2.5, [], ["2560"]),
+        (0, [], ["0"]),
+        (2, ["--cache-ram", "5"], ["2048", "5"]),  # the last one counts
+    ],
+)
+def test_the_memory_of_prompts(memory: float | None, own: list[str], given: list[str]) -> None:
+    pool = ServerPool(prompts=PromptSettings(memory=memory))
+    files = ModelFiles(path=Path("/m.gguf"))
+    flags = server_flags("m", Model(path="x", arguments=own), pool, files, ServerAddress("127.0.0.1", 81))
+    assert [value for flag, value in zip(flags, flags[1:], strict=False) if flag == "--cache-ram"] == given
