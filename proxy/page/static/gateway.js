@@ -90,7 +90,7 @@ async function failure(response, path) {
     const words = key.get() ? "The gateway does not know this key." : "The gateway wants a key.";
     return new GatewayError("no key", words, status, body);
   }
-  if (status === 403) return new GatewayError("forbidden", sentence(said) || "This key may not do that.", status, body);
+  if (status === 403) return new GatewayError("forbidden", sentence(said) || `Something between this page and the gateway refuses ${route(path)}.`, status, body);
   if ((status === 404 && (error.code === "not_found" || !said)) || status === 405) {
     const words = `This gateway has no ${route(path)}: it is older than this page, or its address leads elsewhere.`;
     return new GatewayError("absent", words, status, body);

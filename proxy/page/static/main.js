@@ -25,7 +25,7 @@ const VIEWS = /** @type {const} */ ([
 ]);
 
 const SCHEME = "llama-smart-proxy scheme";
-const SCHEMES = ["light dark", "light", "dark"];
+const SCHEMES = ["auto", "light", "dark"];
 const SCHEME_WORDS = ["As the system", "Light", "Dark"];
 
 class PageShell extends HTMLElement {
@@ -125,13 +125,11 @@ function askKey() {
 
 /** @param {string} scheme */
 function setScheme(scheme) {
-  const known = SCHEMES.includes(scheme) ? scheme : SCHEMES[0];
-  document.documentElement.dataset.scheme = known.replace(" ", "-");
+  document.documentElement.dataset.scheme = scheme;
 }
 
 function nextScheme() {
-  const at = SCHEMES.indexOf((document.documentElement.dataset.scheme ?? "").replace("-", " "));
-  const next = (at + 1) % SCHEMES.length;
+  const next = (SCHEMES.indexOf(document.documentElement.dataset.scheme ?? "") + 1) % SCHEMES.length;
   localStorage.setItem(SCHEME, SCHEMES[next]);
   setScheme(SCHEMES[next]);
   dispatchEvent(new CustomEvent("say", { detail: { text: SCHEME_WORDS[next], bad: false } }));

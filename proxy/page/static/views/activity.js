@@ -9,6 +9,7 @@ import { dialog, inPath, select, trouble } from "../parts.js";
 import { agents } from "./now.js";
 
 const PAGE = 1000;
+const MOST = 20000;
 const HOUR = 3600;
 /** @type {Choices} */
 const TIMES = [
@@ -88,6 +89,7 @@ class ActivityView extends View {
     if (this.failed || !fits || this.known.has(row.id) || row.seconds === undefined) return;
     this.known.add(row.id);
     this.rows.unshift(row);
+    if (this.rows.length > MOST) this.known.delete(this.rows.pop()?.id ?? "");
     this.update();
   }
 
@@ -107,7 +109,7 @@ class ActivityView extends View {
     return [
       head,
       this.charts(),
-      h("p.hint", { "aria-live": "polite" }, `${plural(rows.length, "request")}${this.next === null ? "" : ", more when you scroll down"}`),
+      h("p.hint", `${plural(rows.length, "request")}${this.next === null ? "" : ", more when you scroll down"}`),
       rows.length === 0 && !this.asking
         ? h("p.empty", "No request has ended here yet.")
         : h("long-list", {

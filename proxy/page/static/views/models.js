@@ -107,6 +107,7 @@ function details(model) {
             : h("button.main", { key: "load", disabled: LOADING.has(model.state), onclick: () => load(model) }, "Load"),
           h("a.button", { href: `#chat/${encodeURIComponent(model.name)}` }, "Chat"),
           h("button", { onclick: () => act(`${path}/${model.pinned ? "unpin" : "pin"}`, {}, model.pinned ? "It may be unloaded again." : "It stays loaded until it is unpinned.") }, model.pinned ? "Unpin" : "Pin"),
+          model.state === "draining" && h("button.danger", { onclick: () => act(`${path}/unload?force=1`, {}, "Its requests are ended.") }, "End its requests"),
           model.failures > 0 && h("button", { onclick: () => act(`${path}/reset`, {}, "Its failures are forgotten.") }, "Forget failures"),
           h("a.button", { href: `#logs/${encodeURIComponent(model.name)}` }, "Logs"),
           /[/]/.test(model.name) &&
