@@ -3,6 +3,7 @@
 import socket
 import sys
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -258,4 +259,4 @@ def test_the_memory_of_prompts(memory: float | None, own: list[str], given: list
     pool = ServerPool(prompts=PromptSettings(memory=memory))
     files = ModelFiles(path=Path("/m.gguf"))
     flags = server_flags("m", Model(path="x", arguments=own), pool, files, ServerAddress("127.0.0.1", 81))
-    assert [value for flag, value in zip(flags, flags[1:], strict=False) if flag == "--cache-ram"] == given
+    assert [value for flag, value in pairwise(flags) if flag == "--cache-ram"] == given
