@@ -81,8 +81,7 @@ class Control:
         await _handled()
         if not task.done():
             await asyncio.wait([task], timeout=query.wait)
-        if task.done() and not task.cancelled() and (reason := task.result()) is not None:
-            raise from_rejection(reason)
+        raise_failure(name, task)
         return await self._answer(name, is_done=task.done())
 
     async def unload(self, request: web.Request) -> web.Response:
@@ -149,8 +148,12 @@ class Control:
         task = self._loads.get(name)
         if task is None:
             task = self._loads[name] = spawn(self._load(name, client), name=f"load of {name}")
-            task.add_done_callback(lambda _: self._loads.pop(name, None))
+            task.add_done_callback(lambda ended: self._forget(name, ended))
         return task
+
+    def _forget(self, name: str, load: "asyncio.Task[Rejection | None]") -> None:
+        if self._loads.get(name) is load:
+            del self._loads[name]
 
     async def _load(self, name: str, client: str) -> Rejection | None:
         timeout = self._catalog.config.server_pool.queue_timeout
@@ -164,8 +167,8 @@ class Control:
 
     def begin_unload(self, name: str, *, force: bool = False) -> None:
         """Unload a model; `force` ends its requests with an error."""
-        if (task := self._loads.get(name)) is not None:
-            task.cancel()
+        if (task := self._loads.pop(name, None)) is not None:
+            task.cancel()  # a load that is asked for from now on is another one
         if force:
             message = f"the operator has unloaded model {name!r}"
             for exchange in list(self._live.running):
@@ -212,6 +215,14 @@ class Control:
     def _on_hub(self, name: str) -> HubName | None:
         settings = self._catalog.settings_of(name)
         return parse_name(name) if settings is None else settings.hub_name
+
+
+def raise_failure(name: str, load: "asyncio.Task[Rejection | None]") -> None:
+    """Raise `ApiError` if a load has ended without the model being loaded."""
+    if load.cancelled():
+        raise ApiError(409, f"model {name!r} was unloaded before it was loaded", code="load_cancelled")
+    if load.done() and (reason := load.result()) is not None:
+        raise from_rejection(reason)
 
 
 def shares_files(deleted: HubName, other: HubName | None) -> bool:

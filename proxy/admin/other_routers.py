@@ -9,11 +9,11 @@ from aiohttp import web
 from actors.scheduler.lifecycle import State
 from actors.scheduler.model_states import ModelStatus
 from actors.supervisor import Supervisor
-from proxy.admin.control import AT_REST, Control
+from proxy.admin.control import AT_REST, Control, raise_failure
 from proxy.admin.routes import Route, json_answer
 from proxy.apis.requests import parse_body
 from proxy.door.bodies import BODIES
-from proxy.errors import ApiError, from_rejection
+from proxy.errors import ApiError
 from proxy.exchange import EXCHANGE
 
 UNLOAD_PATIENCE = 10.0
@@ -139,8 +139,7 @@ class OtherRouters:
             raise ApiError(400, "model is already running", param="model")
         task = self._control.begin_load(name, request[EXCHANGE].client)
         await asyncio.wait([task], timeout=0.0)
-        if task.done() and not task.cancelled() and (reason := task.result()) is not None:
-            raise from_rejection(reason)
+        raise_failure(name, task)
         return json_answer(RouterDone())
 
     async def unload(self, request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,11 +162,14 @@ def test_unload_lets_running_requests_end_and_force_does_not(gateway: Gateway) -
 def test_a_load_waits_for_its_turn_as_a_request_does_and_an_unload_ends_it(gateway: Gateway) -> None:
     with streaming(gateway, "b", "holder") as lines:
         next(lines)
-        assert post(gateway, "/admin/models/a/load", wait=0.1).status_code == 202
-        (waiting,) = get(gateway, "/admin/queue")["waiting"]
-        assert (waiting["model"], waiting["id"]) == ("a", None)
-        assert post(gateway, "/admin/models/a/unload", wait=20).status_code == 200
-        assert get(gateway, "/admin/queue")["waiting"] == []
+        with ThreadPoolExecutor(1) as another:
+            load = another.submit(post, gateway, "/admin/models/a/load", wait=20)
+            (waiting,) = until(lambda: get(gateway, "/admin/queue")["waiting"], "it waits")
+            assert (waiting["model"], waiting["id"]) == ("a", None)
+            assert post(gateway, "/admin/models/a/unload", wait=20).status_code == 200
+            assert get(gateway, "/admin/queue")["waiting"] == []
+            answer = load.result(20)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "load_cancelled")
         gateway.client.delete("/admin/requests/holder")
 
 
