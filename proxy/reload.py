@@ -160,6 +160,8 @@ class Reloader:
 
     async def _reload(self, *, plan: bool) -> Reload:
         settings = await asyncio.to_thread(self._read)
+        if emptied := [file for file in settings.empty if file not in self._settings.empty]:
+            raise ConfigError("\n".join(f"{file}: is empty now; is it being written?" for file in emptied))
         before = self.config
         config = applicable(before, settings.config)
         loaded, keys = await asyncio.to_thread(self._check, settings, config)

@@ -46,6 +46,8 @@ class ConfigFile(msgspec.Struct, frozen=True):
     """Faults found while parsing, with their lines."""
     files: list[FilePath] = []
     """The files that were read: `file`, and those of its folder (`config_files`)."""
+    empty: list[FilePath] = []
+    """Those of them in which there is nothing at all, as while a program writes them anew."""
 
     @property
     def folder(self) -> FilePath:
@@ -107,11 +109,16 @@ def read_config_file(file: FilePath, *, environment: Environment[str, str] | Non
 
     Raises `ConfigError`, of one line, if one of them cannot be read at all.
     """
-    document = _document(file)
+    text = _read(file)
+    empty = [] if text else [file]
+    document = _document(file, text)
     data, early = document.data, list(document.faults)
     files = config_files(file)
     for one in files[1:]:
-        added = _document(one)
+        text = _read(one)
+        if not text:
+            empty.append(one)
+        added = _document(one, text)
         early += [(Line(line, str(one)), fault) for line, fault in added.faults]
         if added.data is None:
             continue
@@ -121,12 +128,12 @@ def read_config_file(file: FilePath, *, environment: Environment[str, str] | Non
         main = Mapping() if data is None else data
         data = merge(main, added.data, early, main=str(file)) if isinstance(main, Mapping) else main
     found = _settings(data, file, file.absolute().parent, environment)
-    return msgspec.structs.replace(found, early=early, files=files)
+    return msgspec.structs.replace(found, early=early, files=files, empty=empty)
 
 
-def _document(file: FilePath) -> ConfigDocument:
+def _document(file: FilePath, text: str) -> ConfigDocument:
     try:
-        return read_document(_read(file))
+        return read_document(text)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}", error.faults) from None
 
@@ -154,16 +161,16 @@ def _read(file: FilePath) -> str:
         with file.open("rb") as opened:
             content = opened.read(MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror or error}") from None
+        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # a NUL in the file's name
-        raise ConfigError(f"cannot be read: {error}") from None
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
     if len(content) > MOST_BYTES:
-        raise ConfigError(f"has more than {MOST_BYTES >> 20} MiB, which is no configuration")
+        raise ConfigError(f"{file}: has more than {MOST_BYTES >> 20} MiB, which is no configuration")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"line {line}: is not UTF-8 (byte 0x{content[error.start]:02x})") from None
+        raise ConfigError(f"{file}: line {line}: is not UTF-8 (byte 0x{content[error.start]:02x})") from None
 
 
 def _settings(

@@ -152,6 +152,15 @@ def test_an_invalid_file_changes_nothing_and_is_told_like_check_does(it: Configu
     assert it.run("reload").returncode == 2
 
 
+def test_a_file_that_is_being_written_takes_nothing_away(it: Configured) -> None:
+    it.file.write_text("")
+    assert it.reload()["faults"] == [f"{it.file}: is empty now; is it being written?"]
+    assert set(it.gateway.health()["models"]) == {"a", "b", "c"}
+    it.file.write_text("# nothing any more\n")
+    assert it.reload()["applied"]
+    assert it.gateway.health()["models"] == {}
+
+
 def test_the_command_plans_and_reloads(it: Configured) -> None:
     it.write({"server_pool": {"size": 2}, "agent_data": "/elsewhere", "llama_cpp": {"models": {"d": DEMO}}})
     planned = it.run("reload", "--plan")
