@@ -67,12 +67,12 @@ class Redaction:
         return _SECRET.sub(_replacement, text, concurrent=True, timeout=TIMEOUT)
 
     def path(self, path: str) -> str:
-        """Return a path and its query without secrets."""
+        """Return a path or an address, whose query may name secrets, without them."""
         return self.text(mask_text(path))
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return headers without secrets."""
-        return {name: REDACTED if looks_secret(name) else self.text(value) for name, value in headers.items()}
+        return {name: REDACTED if looks_secret(name) else self.path(value) for name, value in headers.items()}
 
     def answer(self, text: str) -> str:
         """Return an answer without secrets.

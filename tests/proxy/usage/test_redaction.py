@@ -93,11 +93,13 @@ def test_headers() -> None:
         "X-Goog-Api-Key": SECRET,
         "Accept": "text/plain",
         "X-Other": f"see {SECRET}",
+        "Referer": "https://example.org/?token=what-a-page-put-there&page=1",
     }
     credentials = credentials_of(headers)
     assert SECRET in credentials
     told = Redaction(credentials).headers(headers)
     assert SECRET not in json.dumps(told)
+    assert told["Referer"] == "https://example.org/?token=***&page=1"
     assert told["Accept"] == "text/plain"
     assert told["X-Other"] == f"see {REDACTED}"
     assert Redaction(credentials).path(f"/v1/x?key={SECRET}&q=1") == f"/v1/x?key={REDACTED}&q=1" or "***" in (
