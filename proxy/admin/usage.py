@@ -59,7 +59,7 @@ class ActivityQuery(msgspec.Struct, kw_only=True):
     """
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)] = 50
-    before: int | None = None
+    before: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     kind: Kind = "request"
     model: str | None = None
     key: str | None = None
