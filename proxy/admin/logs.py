@@ -101,8 +101,6 @@ class LogViews:
         headers = {"Content-Type": "application/x-ndjson", **STREAM_HEADERS, **request[EXCHANGE].headers}
         client = web.StreamResponse(headers=headers)
         await client.prepare(request)
-        if request.method == "HEAD":
-            return client
         async with aclosing(self._pieces(kept, query, write)) as pieces:
             async for piece in pieces:
                 await client.write(piece)

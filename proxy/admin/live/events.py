@@ -34,8 +34,6 @@ class Events:
         headers = {"Content-Type": "text/event-stream", **STREAM_HEADERS, **request[EXCHANGE].headers}
         client = web.StreamResponse(headers=headers)
         await client.prepare(request)
-        if request.method == "HEAD":
-            return client
         async with aclosing(self._feed.follow(cursor)) as frames:
             async for frame in frames:
                 await client.write(frame)  # a client that does not read is closed by its connection
