@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     elif options.csv:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerows([(*options.by, *_NUMBERS), *(_cells(row, options.by, "") for row in rows)])
+        table.writerow((*options.by, *_NUMBERS))
+        table.writerows([_harmless(cell) for cell in _cells(row, options.by, "")] for row in rows)
         say(text.getvalue().removesuffix("\n"))
     elif rows:
         _show(options.by, rows)
@@ -72,6 +73,11 @@ def _cells(row: Sums, by: Iterable[Group], missing: str) -> list[str | int | flo
         *(missing if cell is None else cell for cell in named),
         *(getattr(row, name) for name in _NUMBERS),
     ]
+
+
+def _harmless(cell: str | float) -> str | float:
+    """Return a cell that no spreadsheet takes for a formula: a client chooses the name of its model."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def _text(cell: str | float) -> str:

@@ -376,9 +376,11 @@ def test_it_can_be_off(tmp_path: Path) -> None:
 def test_a_stop_keeps_the_last_requests(tmp_path: Path) -> None:
     with running(small(), tmp_path) as gateway:
         gateway.chat("small")
+        gateway.chat('=cmd|"x"!A0')
         assert gateway.stop() == 0
+    assert command(tmp_path, "usage", "--by", "model", "--csv").stdout.splitlines()[1].startswith("\"'=cmd|")
     told = command(tmp_path, "usage", "--by", "model,endpoint")
-    assert told.stdout.splitlines()[1].split()[:3] == ["small", "/v1/chat/completions", "1"]
-    assert command(tmp_path, "usage", "--by", "model", "--csv").stdout.splitlines()[1].startswith("small,1,")
+    assert told.stdout.splitlines()[2].split()[:3] == ["small", "/v1/chat/completions", "1"]
+    assert command(tmp_path, "usage", "--by", "model", "--csv").stdout.splitlines()[2].startswith("small,1,")
     assert command(tmp_path, "usage", "--until", "1d").stdout.startswith("There are no requests in ")
     assert command(tmp_path, "usage", "--by", "moon").returncode == 2
