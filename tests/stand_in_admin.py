@@ -15,7 +15,19 @@ from aiohttp import web
 
 from proxy.page.files import read_page
 from proxy.page.serving import PageViews
-from tests.stand_in_machine import CHECKS, CONFIG, FILES, GIB, HITS, KEYS, RELOAD, activity, busy, usage
+from tests.stand_in_machine import (
+    CHECKS,
+    CONFIG,
+    FILES,
+    GIB,
+    HITS,
+    HOSTILE,
+    KEYS,
+    RELOAD,
+    activity,
+    busy,
+    usage,
+)
 
 Json = dict[str, Any]
 
@@ -91,6 +103,7 @@ class StandIn:
         app.router.add_get("/admin/logs", self._logs)
         app.router.add_get("/admin/logs/{model:.+}", self._logs)
         app.router.add_get("/admin/activity", self._activity)
+        app.router.add_get("/admin/activity/{id}/capture", self._view(lambda: {"answer": HOSTILE}))
         app.router.add_get("/admin/plan", self._plan)
         app.router.add_post("/admin/models/{model:.+}/{verb}", self._act)
         app.router.add_delete("/admin/requests/{id}", self._cancel)

@@ -282,6 +282,9 @@ def test_hostile_words_stay_words(pretended: StandIn, browser: Browser) -> None:
             shown = page.locator("main option, main p, main span, main h3, main b").filter(has_text="onerror")
             if view in ("now", "chat", "models", "activity", "logs"):
                 expect(shown.first).to_be_attached()
+            if view == "activity":
+                page.get_by_role("button", name="Details").first.click()
+                expect(page.get_by_label("Capture", exact=True)).to_contain_text("onerror")
         page.goto(f"{pretended.url}/ui#chat/embed")
         page.get_by_label("Message").fill(f"{HOSTILE} ```{HOSTILE}``` **{HOSTILE}**")
         page.get_by_role("button", name="Send").click()
