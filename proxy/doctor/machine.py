@@ -55,13 +55,17 @@ def _look_at_folders(folders: Folders) -> list[Finding]:
         for one in unwritable(folders)
     ]
     refused = {need for one in unwritable(folders) for need in one.needed_for}
-    return findings + [_space(need, folder) for need, folder in folders if need not in refused]
+    needs: dict[Path, list[str]] = {}
+    for need, folder in folders:
+        if need not in refused:
+            needs.setdefault(folder, []).append(need)
+    return findings + [_space(", ".join(found), folder) for folder, found in needs.items()]
 
 
-def _space(need: str, folder: Path) -> Finding:
+def _space(needs: str, folder: Path) -> Finding:
     """Write a file that has no name, since only that shows quotas and full disks; measure the space."""
     there = nearest_folder(folder)
-    what = f"{folder} ({need})"
+    what = f"{folder} ({needs})"
     try:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(4096))

@@ -17,7 +17,7 @@ from aiohttp import web
 from actors.build import uses_containers
 from actors.config.changes import CurrentConfig
 from actors.config.schema import Config, Ollama
-from actors.folders import data_folder, responses_file
+from actors.folders import captures_folder, data_folder, prompts_folder, responses_file, usage_file
 from actors.gpu.monitor import GpuMonitor
 from actors.hub.cache import cache_of
 from actors.servers.docker.engine import Engine, EngineError
@@ -67,6 +67,12 @@ def needed_folders(config: Config, cache: Path) -> list[tuple[str, Path]]:
         folders.append(("what agents keep", data_folder(config.agent_data)))
     if config.server.keep_responses:
         folders.append(("kept responses", responses_file().parent))
+    if config.usage.keep_days:
+        folders.append(("usage", usage_file().parent))
+    if config.usage.captures.models or config.usage.captures.keys:
+        folders.append(("captures", captures_folder()))
+    if config.server_pool.prompts.disk:
+        folders.append(("saved prompts", prompts_folder()))
     return folders
 
 

@@ -8,14 +8,20 @@ import json
 import re
 import secrets
 import shutil
+import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.certificates import write_pair
+from tests.conftest import Start
 from tests.deploy import DEPLOY, program
 from tests.engines import EngineClient
 from tests.gateway import CHECKOUT, until
@@ -164,6 +170,19 @@ def test_a_health_check_that_fails_says_why_in_a_line(engine: EngineClient, imag
         assert status == 1
         assert "Traceback" not in told
         assert "/nowhere" in told
+
+
+@pytest.mark.parametrize("way", ["plain", "tls", "base path"])
+def test_the_health_check_asks_as_the_gateway_is_configured(way: str, start: Start, tmp_path: Path) -> None:
+    tls = write_pair(tmp_path)
+    pair = {"certificate": tls.certificate, "key": tls.key}
+    ways: dict[str, Any] = {"plain": {}, "tls": {"tls": pair}, "base path": {"base_path": "/llm"}}
+    port = str(urlsplit(start({}, server=ways[way]).url).port)
+    command = [word.replace("8000", port) for word in instruction("HEALTHCHECK")]
+    ended = subprocess.run(
+        [sys.executable, *command[1:]], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, '{"status": "ok"}\n'), ended.stderr
 
 
 @pytest.mark.parametrize("name", ["USER 10001:10001", "VOLUME /data", "EXPOSE 8000"])

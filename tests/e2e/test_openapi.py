@@ -1,5 +1,6 @@
 """`/openapi.json` of a gateway: valid, complete, and true of its answers."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from openapi_spec_validator import validate
 
 from tests.attack import schema
 from tests.conftest import DEMO
-from tests.gateway import Gateway, running
+from tests.gateway import CHECKOUT, Gateway, running
 
 FILLED = "x"
 
@@ -36,6 +37,28 @@ def test_methods_are_those_of_the_routes(gateway: Gateway) -> None:
         allowed = gateway.client.options(filled).headers["allow"].split(", ")
         described = {method.upper() for method in operations}
         assert set(allowed) - {"OPTIONS", "HEAD"} >= described - {"HEAD"}, path
+
+
+def is_documented(path: str, lines: list[str]) -> bool:
+    """Whether a line of the pages has a path, or its beginning and its end, as in "`/a/{id}/b`, `/c`"."""
+    above, _, last = path.rpartition("/")
+    whole, beginning = (re.sub(r"\\{\w+\\}", r"[^`\\s?]+", re.escape(part)) for part in (path, above))
+    return any(
+        re.search(f"[` ]{whole}[`? \\[]", line)
+        or (re.search(f"[` ]{beginning}[`/]", line) and f"/{last}`" in line)
+        for line in lines
+    )
+
+
+def test_every_path_is_documented(gateway: Gateway) -> None:
+    lines = [line for page in CHECKOUT.glob("docs/*.md") for line in page.read_text().splitlines()]
+    paths = [
+        path for path in gateway.client.get("/openapi.json").json()["paths"] if "{digest}/{path}" not in path
+    ]
+    missing = [
+        path for path in paths if not is_documented(path, lines) and not is_documented(f"/v1{path}", lines)
+    ]
+    assert not missing, "add them to docs/endpoints.md"
 
 
 def test_each_operation_has_words_and_an_id_of_its_own(gateway: Gateway) -> None:

@@ -97,5 +97,9 @@ def test_a_folder_that_cannot_be_written_to_is_told_at_the_start(tmp_path: Path)
     with running(settings, tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache")) as gateway:
         told = gateway.wait_for("cannot write to a folder")
         assert (told["level"], told["folder"]) == ("error", str(tmp_path / "cache"))
-        assert told["needed_for"] == ["built-in models and what loads took", "downloaded models"]
+        assert told["needed_for"] == [
+            "built-in models and what loads took",
+            "downloaded models",
+            "saved prompts",
+        ]
         assert gateway.client.get("/health/live").status_code == 200, "what needs no folder is served"

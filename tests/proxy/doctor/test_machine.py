@@ -3,6 +3,7 @@
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,9 @@ from tests.certificates import write_pair
 from tests.gateway import running
 from tests.proxy.doctor.patients import patient, the_one
 from tests.raw_server import answer, saying
+
+ONE_FOLDER: dict[str, Any] = {"usage": {"keep_days": 0}, "server_pool": {"prompts": {"disk": 0}}}
+"""Settings with which only the cache is used."""
 
 
 @pytest.fixture(autouse=True)
@@ -24,18 +28,19 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_each_folder_that_is_used(folders: Path) -> None:
     ill = patient(folders, hub={"allow": ["*"], "cache_dir": "hub"}, server={"keep_responses": 60})
     found = await check_folders(ill)
-    assert [one.status for one in found] == ["ok"] * 3
-    assert [one.found.partition(" (")[0] for one in found] == [
-        f"{folders}/cache/llama-smart-proxy",
-        f"{folders}/hub",
-        f"{folders}/data/llama-smart-proxy",
+    assert [one.status for one in found] == ["ok"] * 4
+    assert [one.found.partition(")")[0] for one in found] == [
+        f"{folders}/cache/llama-smart-proxy (built-in models and what loads took",
+        f"{folders}/hub (downloaded models",
+        f"{folders}/data/llama-smart-proxy (kept responses, usage",
+        f"{folders}/cache/llama-smart-proxy/prompts (saved prompts",
     ]
     assert not (folders / "hub").exists()
 
 
 async def test_a_folder_that_is_no_folder(folders: Path) -> None:
     (folders / "cache").write_text("")
-    finding = await the_one(check_folders, patient(folders))
+    finding = await the_one(check_folders, patient(folders, **ONE_FOLDER))
     assert (finding.status, finding.cure) == ("error", f"move {folders}/cache away")
 
 
@@ -45,7 +50,7 @@ async def test_a_disk_that_is_full(
 ) -> None:
     monkeypatch.setattr(machine, "LOW_SPACE", low)
     monkeypatch.setattr(machine, "NO_SPACE", none)
-    finding = await the_one(check_folders, patient(folders))
+    finding = await the_one(check_folders, patient(folders, **ONE_FOLDER))
     assert finding.status == status
     assert finding.cure is not None
 
