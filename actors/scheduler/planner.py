@@ -17,8 +17,6 @@ Every event ends in one idempotent reconciliation over the whole state, in this 
 import math
 from collections.abc import Container, Iterable
 
-import msgspec
-
 from actors.errors import (
     Failure,
     NotLoaded,
@@ -43,11 +41,8 @@ from actors.messages import (
     Grant,
     Hung,
     Look,
-    Measured,
     MemorySampled,
-    Misplaced,
     Pin,
-    RanOut,
     Reject,
     Released,
     Reset,
@@ -65,7 +60,9 @@ from actors.placement.fit import Placement
 from actors.placement.ledger import LAG, Holding, Ledger
 from actors.placement.options import Demand
 from actors.scheduler.allocator import Allocator, Decision, MakeRoom, Refuse, Seat, Wait
+from actors.scheduler.estimates import in_words, outlook, retry_after
 from actors.scheduler.lifecycle import AT_REST, RUNNING, Move, State
+from actors.scheduler.measuring import measured, move_to_host, ran_out
 from actors.scheduler.model_states import ModelSpec, ModelState, ModelStatus, Outlook, Policy, Roster, Ticket
 from actors.scheduler.promotion import SETTLED, due, is_better, is_stuck
 from actors.scheduler.tickets import TicketQueue
@@ -84,9 +81,6 @@ SAMPLE_WAIT = 2.0
 
 LOOKAHEAD = 16
 """Most waiting models that are considered for a place at a time, the oldest first."""
-
-LEARNED = 512 << 20
-"""Least additional bytes per GPU for a model that ran out of memory."""
 
 
 class Planner:
@@ -323,28 +317,10 @@ class Planner:
         holding = self.ledger.holdings[event.model]
         holding.ready_at = now
         if event.figures.on_host and holding.placement.shares:
-            self._move_to_host(model, holding)
+            self._effects.append(move_to_host(model, self.ledger))
         self._effects.append(Look(1.0))
         if not holding.placement.shares:
             self._measure(model, holding)
-
-    def _move_to_host(self, model: ModelState, holding: Holding) -> None:
-        """Move the reservation of a server to the host, because it reported that it uses none of its GPUs."""
-        given = model.place(self.ledger) or ""
-        wrong = holding.placement.option
-        ways = model.demand.on_host if model.demand is not None else ()
-        moved = msgspec.structs.replace(
-            wrong,
-            how="host",
-            gpu_layers=0,
-            layers=(),
-            pinned=wrong.pinned + sum(wrong.layers) + wrong.compute,
-        )
-        option = next((way for way in ways if way.context == wrong.context), moved)
-        placement = Placement(option=option, shares=(), why=f"its server says that it does not use {given}")
-        self.ledger.move_to_host(model.spec.name, placement)
-        place = model.place(self.ledger) or ""
-        self._effects.append(Misplaced(model.spec.name, model.life.epoch, place, given))
 
     def _sampled(self, event: MemorySampled, now: float) -> None:
         self.ledger.sample(event.devices, event.host, event.asked_at)
@@ -360,22 +336,8 @@ class Planner:
             self._effects.append(Look(0.1))
 
     def _measure(self, model: ModelState, holding: Holding, *, ended: bool = False) -> None:
-        """Report the measured memory of a load, to be recorded."""
-        if model.demand is None or model.measured > ended:
-            return
-        self._effects.append(
-            Measured(
-                model=model.spec.name,
-                epoch=model.life.epoch,
-                demand=model.demand,
-                placement=holding.placement,
-                figures=model.figures,
-                seen=dict(holding.peaks),
-                seconds=model.mean_load,
-                ended=ended,
-            )
-        )
-        model.measured = True
+        if (report := measured(model, holding, ended=ended)) is not None:
+            self._effects.append(report)
 
     def _exited(self, model: ModelState, event: Exited, now: float) -> None:
         state = model.life.state
@@ -399,12 +361,8 @@ class Planner:
         if self.ledger.leaving:
             self._effects.append(Look(0.0))
         if failure is not None and failure.kind == "out_of_memory":
-            model.ran_out += 1
-            placement = holding.placement if holding is not None else None
-            if model.ran_out == 1 and model.demand is not None and placement is not None and placement.shares:
-                largest = max(share.bytes for share in placement.shares)
-                more = failure.lacking or max(LEARNED, largest // 10)
-                self._effects.append(RanOut(model.spec.name, more, model.demand, placement))
+            lesson = ran_out(model, holding, failure)
+            self._effects += [lesson] if lesson is not None else []
 
     # Reconciliation
 
@@ -473,7 +431,7 @@ class Planner:
             reason = QueueTimeout(
                 message=f"model {ticket.model.spec.name!r} had no turn for this request within "
                 f"{now - ticket.asked_at:.0f} s (it is {ticket.model.life.state})",
-                retry_after=self._estimate(ticket.model),
+                retry_after=retry_after(ticket.model),
             )
             self._reject_waiting([ticket], reason)
 
@@ -530,7 +488,7 @@ class Planner:
         allocator = Allocator(self._policy, self.ledger, self._models, now)
         for model, since in wanted[:LOOKAHEAD]:
             decision = allocator.decide(model, since)
-            model.outlook = _in_words(decision)
+            model.outlook = in_words(decision)
             if not isinstance(decision, Seat) and self._gives_up_move(model, decision, now):
                 continue
             match decision:
@@ -696,20 +654,10 @@ class Planner:
             self._take_out(ticket.id)
             self._effects.append(Reject(ticket.id, reason))
 
-    def _estimate(self, model: ModelState) -> int:
-        """Estimate, from measured times, the seconds until a new request to this model has its turn."""
-        return max(1, min(120, math.ceil(self._seconds(model, len(model.queue)))))
-
-    def _seconds(self, model: ModelState, ahead: int) -> float:
-        seconds = model.mean_hold * (ahead + 1) / model.spec.slots
-        if model.life.state is not State.READY:
-            seconds += model.mean_load
-        return seconds
-
     def _queue_full(self, model: ModelState) -> QueueFull:
         return QueueFull(
             message=f"{len(self._tickets)} requests are waiting already (server_pool.queue_size)",
-            retry_after=self._estimate(model),
+            retry_after=retry_after(model),
         )
 
     def _unknown(self, name: str) -> UnknownModel:
@@ -756,30 +704,13 @@ class Planner:
         ticket = self._tickets.get(ticket_id)
         if ticket is None:
             return None
-        return self._outlook(ticket, ticket.model.queue.index(ticket), now)
+        return outlook(ticket, ticket.model.queue.index(ticket), now)
 
     def queue(self, now: float) -> list[Outlook]:
         """Return the place and time of every waiting request, each model's in the order of their turns."""
         return [
-            self._outlook(ticket, ahead, now)
-            for model in self._awake
-            for ahead, ticket in enumerate(model.queue)
+            outlook(ticket, ahead, now) for model in self._awake for ahead, ticket in enumerate(model.queue)
         ]
-
-    def _outlook(self, ticket: Ticket, ahead: int, now: float) -> Outlook:
-        model = ticket.model
-        return Outlook(
-            model=model.spec.name,
-            state=model.life.state,
-            position=ahead + 1,
-            seconds=self._seconds(model, ahead),
-            why=model.outlook if model.life.state is State.FETCHED else None,
-            ticket=ticket.id,
-            client=ticket.client,
-            waited=now - ticket.asked_at,
-            loading=now - model.started_at if model.life.state is State.STARTING else None,
-            load_seconds=model.mean_load,
-        )
 
     def describe(self, now: float) -> list[ModelStatus]:
         """Describe every model, in the order of the configuration."""
@@ -803,16 +734,6 @@ class Planner:
     def overdue(self, now: float) -> bool:
         """Whether the shutdown's deadline has passed, so that servers are stopped in spite of leases."""
         return self._closing_at is not None and now >= self._closing_at
-
-
-def _in_words(decision: Decision) -> str:
-    match decision:
-        case Seat():
-            return "it starts"
-        case MakeRoom(why=why) | Wait(why=why):
-            return why
-        case Refuse(reason=reason):
-            return reason.message
 
 
 def _shutting_down() -> ShuttingDown:

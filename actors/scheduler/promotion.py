@@ -5,9 +5,8 @@ move is a reload, so:
 
 * the model moves only while it is idle and no request waits for any model;
 * it must have worked in the worse place for as long as a reload takes, so that as much time may have been
-lost
-  as the reload costs; or it must have been idle for much longer than a reload takes, so that a request is
-  unlikely to come during the move;
+  lost as the reload costs; or it must have been idle for much longer than a reload takes, so that a request
+  is unlikely to come during the move;
 * the room must have been free for a while, and the gain must be more than a few layers;
 * it does not move again soon, even if free memory changes often.
 """

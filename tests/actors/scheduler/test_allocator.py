@@ -38,8 +38,9 @@ from actors.placement.ledger import Device, HostMemory
 from actors.placement.options import Demand, Option
 from actors.scheduler.allocator import MakeRoom, Refuse, Seat, Wait
 from actors.scheduler.lifecycle import State
+from actors.scheduler.measuring import LEARNED
 from actors.scheduler.model_states import ModelSpec, ModelStatus, Policy
-from actors.scheduler.planner import LEARNED, SAMPLE_WAIT, Planner
+from actors.scheduler.planner import SAMPLE_WAIT, Planner
 from actors.scheduler.promotion import SETTLED
 
 GIB = 1 << 30
