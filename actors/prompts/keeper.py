@@ -245,7 +245,7 @@ class Keeper:
 
     async def save(self) -> None:
         """Save the prompts that are worth it, before the server is stopped."""
-        if self._totals.leaves_alone(self.identity):
+        if self._totals.leaves_alone(self.identity) or not any(True for _ in self._records):
             return
         async with self._turn:
             began = time.monotonic()

@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import aiohttp
 import pytest
 
+from actors.config.schema import PromptSettings
 from actors.errors import Failure
 from actors.messages import (
     BecameReady,
@@ -20,6 +23,8 @@ from actors.messages import (
 )
 from actors.model_actor import ModelActor
 from actors.progress import Progress
+from actors.prompts.identity import Cache
+from actors.prompts.keeping import Prompts
 from actors.servers.liveness import NoRequests, Watch
 from actors.servers.ports import PORT_TRIES
 from tests.actors.fake_backend import FakeBackend
@@ -93,6 +98,60 @@ async def test_a_life(actor: ModelActor, backend: FakeBackend, reports: Reports)
     actor.tell(StopServer("m", 1, "nobody waits"))
     assert await reports.exited() == Exited(model="m", epoch=1, failure=None)
     assert [server.stopped for server in backend.starts] == [1]
+
+
+class Watching(Prompts):
+    """Notes what its actor tells of a server, and how often that was stopped by then."""
+
+    def __init__(self, session: aiohttp.ClientSession, backend: FakeBackend) -> None:
+        super().__init__(session, Path("/nowhere"), PromptSettings(disk=0))
+        self.told: list[tuple[str, int]] = []
+        self.saving = asyncio.Event()
+        self.saved = asyncio.Event()
+        self._backend = backend
+
+    def _note(self, what: str) -> None:
+        self.told.append((what, self._backend.starts[-1].stopped))
+
+    def opened(self, model: str, cache: Cache | None, address: ServerAddress) -> None:
+        self._note("opened")
+
+    async def save(self, address: ServerAddress) -> None:
+        self._note("save")
+        self.saving.set()
+        await self.saved.wait()
+
+    def gone(self, address: ServerAddress) -> None:
+        self._note("gone")
+
+
+async def test_prompts_are_saved_before_a_server_is_stopped(backend: FakeBackend, reports: Reports) -> None:
+    async with aiohttp.ClientSession() as session:
+        prompts = Watching(session, backend)
+        actor = ModelActor("m", backend, reports.take, stall_timeout=1, prompts=prompts)
+        actor.start()
+        await start(actor, reports)
+        await reports.ready()
+        actor.tell(StopServer("m", 1, "another one needs the room"))
+        await prompts.saving.wait()
+        actor.tell(StopServer("m", 1, "told twice"))
+        prompts.saved.set()
+        assert await reports.exited() == Exited(model="m", epoch=1, failure=None)
+        await actor.stop()
+        assert prompts.told == [("opened", 0), ("save", 0), ("gone", 1)]
+
+
+async def test_nothing_is_saved_of_a_server_that_died(backend: FakeBackend, reports: Reports) -> None:
+    async with aiohttp.ClientSession() as session:
+        prompts = Watching(session, backend)
+        actor = ModelActor("m", backend, reports.take, stall_timeout=1, prompts=prompts)
+        actor.start()
+        await start(actor, reports)
+        await reports.ready()
+        backend.starts[0].died.set()
+        assert (await reports.exited()).failure is not None
+        await actor.stop()
+        assert [what for what, _ in prompts.told] == ["opened", "gone"]
 
 
 async def test_it_dies_while_it_serves_and_is_started_again(
