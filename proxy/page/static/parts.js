@@ -112,6 +112,7 @@ export function dialog(title, draw) {
   const close = () => element.close();
   element.addEventListener("close", () => element.remove());
   element.addEventListener("click", (event) => event.target === element && close());
+  addEventListener("hashchange", close, { once: true });
   document.body.append(element);
   const again = () => render(element, [h("h2", title), draw(close)]);
   again();

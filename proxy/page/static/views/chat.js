@@ -117,7 +117,7 @@ class ChatView extends View {
       h("h2", "Talk to a model"),
       h("p", text),
       h("div.buttons", offer(isDemo ? "What about docker?" : "What can you do?"), offer("Tell me a story"), isDemo && offer("forever")),
-      h("p.hint", "The conversation stays in this tab. Nothing is stored."),
+      h("p.hint", "The conversation stays in this tab."),
     );
   }
 
@@ -284,7 +284,7 @@ customElements.define("view-chat", ChatView);
 
 /** @param {Turn} turn */
 function drawTurn(turn) {
-  const images = turn.images.map((url) => h("img", { src: url, alt: "an image that was sent" }));
+  const images = turn.images.map((url) => h("img", { src: url, alt: "sent image" }));
   if (turn.role === "user") return h("li.turn.user", images, turn.text && h("div", turn.text));
   const going = turn.state === "waiting" || turn.state === "thinking" || turn.state === "answering";
   return h(

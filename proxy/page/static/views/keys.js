@@ -127,7 +127,7 @@ class KeysView extends View {
       this.keysFailed
         ? trouble(this.keysFailed, "The keys cannot be shown")
         : this.keys.length === 0
-          ? h("p.empty", "There is no key: requests from this machine need none. With the first one, which is for an admin, all requests need a key.")
+          ? h("p.empty", "There is no key, so that requests from this machine need none. With the first one, an admin's, all need a key.")
           : h("div.cards", this.keys.map((key) => this.card(key))),
     );
   }

@@ -86,7 +86,7 @@ class LogsView extends View {
         h("button", { "aria-pressed": String(this.paused), onclick: () => this.pause(!this.paused) }, this.paused ? `Continue${this.held.length ? ` (${count(this.held.length)} new)` : ""}` : "Pause"),
       ),
       trouble(this.failed, "The log cannot be shown"),
-      !this.failed && shown.length === 0 && h("p.empty", this.lines.length ? "No line contains that text." : this.source ? `${this.source} has not written anything since the gateway started.` : "No line of this level yet."),
+      !this.failed && shown.length === 0 && h("p.empty", this.lines.length ? "No line contains that text." : this.source ? `${this.source} has written nothing yet.` : "No line of this level yet."),
       !this.failed &&
         shown.length > 0 &&
         h("long-list", {

@@ -45,7 +45,7 @@ class ModelsView extends View {
             h("a.button", { href: "#models/+", "aria-current": isHub ? "true" : null }, "Get a model from the hub"),
           ),
           h("ul.list", shown.map((model) => entry(model, chosen))),
-          live.connection === "live" && !known.length && h("p.empty", "No model is configured. Add one to config.yaml, or get one from the hub."),
+          live.connection === "live" && !known.length && h("p.empty", "There is no model. Add one to config.yaml, or get one from the hub."),
         ),
         h(
           "div.column",

@@ -113,7 +113,7 @@ class SettingsView extends View {
           "button.danger",
           {
             onclick: () =>
-              confirm("Drain the gateway?", "It takes no new requests, lets the running ones end, stops all models, and exits.", "Drain and stop", () => act("admin/drain", {}, "The gateway drains, and stops.")),
+              confirm("Drain the gateway?", "It takes no new requests, lets the running ones end, and exits.", "Drain and stop", () => act("admin/drain", {}, "The gateway drains, and stops.")),
           },
           "Drain and stop",
         ),
