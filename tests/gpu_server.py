@@ -14,6 +14,9 @@ COMMAND = [sys.executable, "-m", "tests.gpu_server"]
 def main() -> None:
     """Become the embedded server."""
     flags = sys.argv[1:]
+    if "--version" in flags:
+        print("version: 11549 (pretended)")
+        return
     if "--list-devices" in flags:
         print("Available devices:\n  CUDA0: Pretended (780 MiB, 780 MiB free)")
         return

@@ -1,5 +1,6 @@
 """The main memory that this process may use, by its control groups."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,20 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
     total, available = int(memory.total), int(memory.available)
     for limit, left in _limits(root):
         total, available = min(total, limit), min(available, left)
-    return HostMemory(total=total, available=max(available, 0))
+    return HostMemory(total=total, available=max(available, 0), groups=own_memory(root))
+
+
+def own_memory(root: Path = Path("/")) -> dict[int, int]:
+    """Return the bytes outside of files of this process's descendants, by session. Blocking."""
+    found: dict[int, int] = {}
+    with suppress(psutil.Error, OSError):
+        for child in psutil.Process().children(recursive=True):
+            with suppress(OSError, ValueError, StopIteration):
+                rows = (root / f"proc/{child.pid}/status").read_text().splitlines()
+                own = next(row for row in rows if row.startswith("RssAnon:"))
+                session = os.getsid(child.pid)
+                found[session] = found.get(session, 0) + int(own.split()[1]) * 1024
+    return found
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,7 @@
 * `buffer`      replays ggml's allocator: the size of a buffer for a graph of tensors
 * `graph`       builds llama.cpp's worst-case graph of one device, from the shape and the settings
 * `predict`     weights, KV cache and compute buffers, placed on the devices as llama.cpp places them
+* `growth`      saved prompts and checkpoints, which a server takes of main memory while it works
 * `projector`   weights and buffers of the projector, which reads images and sound
 * `flags`       reads llama-server's flags that change memory
 * `flag_effects`  which of llama-server's flags change memory, and which of them are counted

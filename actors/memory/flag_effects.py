@@ -6,6 +6,7 @@ may do anything, so a prediction with it is not exact.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 
 from actors.memory.flags import COUNTED_FLAGS, last_of
 
@@ -19,7 +20,6 @@ COUNTED = COUNTED_FLAGS | _names(
     -m --model -mm --mmproj --lora --lora-scaled --control-vector --control-vector-scaled
     --rope-scaling --rope-scale --rope-freq-base --rope-freq-scale --yarn-orig-ctx --yarn-ext-factor
     --yarn-attn-factor --yarn-beta-slow --yarn-beta-fast --image-min-tokens
-    -cram --cache-ram -ctxcp --ctx-checkpoints --swa-checkpoints
     -cms --checkpoint-min-step -cpent --checkpoint-every-n-tokens
     """
 )
@@ -28,7 +28,7 @@ COUNTED = COUNTED_FLAGS | _names(
 UNCOUNTED = _names(
     """
     --rpc -fit --fit -fitt --fit-target -fitc --fit-ctx --op-offload --no-op-offload
-    --no-host --repack -nr --no-repack -lzm --lazy-mode --override-kv --kv-unified-per-slot
+    --no-host -lzm --lazy-mode --override-kv --kv-unified-per-slot
     -mu --model-url -dr --docker-repo -hf -hfr --hf-repo -hff --hf-file -mmu --mmproj-url -mmdev
     --mmproj-device
     -hfd -hfrd --hf-repo-draft --spec-draft-hf -mv --model-vocoder -hffv --hf-file-v -hfv -hfrv
@@ -106,23 +106,30 @@ _NO_PREDICTION = ("draft-eagle3", "draft-dflash", "draft-dspark")
 """Kinds of speculation whose contexts are not predicted."""
 
 
-def uncounted(words: Sequence[str]) -> list[str]:
-    """Return what of a command may change memory in other ways: flags, and environment variables."""
-    found = dict.fromkeys(_unknown(words))
-    if (split := last_of(words, "-sm", "--split-mode")) is not None and split[1] in ("row", "tensor"):
+def uncounted(arguments: Sequence[str]) -> list[str]:
+    """Return the flags among arguments that may change memory in other ways than is counted."""
+    found = dict.fromkeys(flag for flag in _flags(arguments) if flag not in COUNTED | UNRELATED)
+    if (split := last_of(arguments, "-sm", "--split-mode")) is not None and split[1] in ("row", "tensor"):
         found[f"{split[0]} {split[1]}"] = None
-    kind = last_of(words, "--spec-type")
+    kind = last_of(arguments, "--spec-type")
     if kind is not None and any(part in _NO_PREDICTION for part in kind[1].split(",")):
         found[f"{kind[0]} {kind[1]}"] = None
     return list(found)
 
 
-def _unknown(words: Iterable[str]) -> Iterator[str]:
+def uncounted_in(command: Sequence[str]) -> list[str]:
+    """Return what of a command may change memory: flags after the program, and variables before it.
+
+    Nothing that is in a command is counted.
+    """
+    variables = [word.partition("=")[0] for word in command if word.startswith("LLAMA_ARG_") and "=" in word]
+    programs = (nth for nth, word in enumerate(command) if PurePath(word).name.startswith("llama-server"))
+    flags = command[next(programs, len(command)) + 1 :]
+    return [*variables, *(flag for flag in _flags(flags) if flag not in UNRELATED)]
+
+
+def _flags(words: Iterable[str]) -> Iterator[str]:
     for word in words:
-        name, equals, _ = word.partition("=")
-        if equals and name.startswith("LLAMA_ARG_"):
-            yield name
-        elif _FLAG.fullmatch(name):
-            name = name.replace("_", "-") if name.startswith("--") else name
-            if name not in COUNTED and name not in UNRELATED:
-                yield name
+        name = word.partition("=")[0]
+        if _FLAG.fullmatch(name):
+            yield name.replace("_", "-") if name.startswith("--") else name

@@ -22,6 +22,7 @@ FEED_FORWARD = r"\.ffn_(up|down|gate)\."
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 LAYER_FLAGS = ("-ngl", "--gpu-layers", "--n-gpu-layers")
 MAX_SLOTS = 256
+NO_LIMIT = 8192
 AUTO_SLOTS = 4
 MAX_NUMBER = (1 << 31) - 1
 
@@ -297,6 +298,11 @@ def _read_load_mode(value: str, values: _Values) -> None:
     values["locked"] = value not in ("auto", "mmap")
 
 
+def _read_cache(value: str, values: _Values) -> None:
+    # Without a limit it may grow for ever; the default is what it would have at least.
+    values["prompt_cache"] = NO_LIMIT if value == "-1" else _whole(value, 0)
+
+
 def _read_kinds(value: str, values: _Values) -> None:
     values["kinds"] = tuple(value.split(","))
 
@@ -343,6 +349,10 @@ _FLAGS: dict[str, _Read | _Values] = _by_name(
         "--mmap -ndio --no-direct-io": {"locked": False},
         "-lm --load-mode": _read_load_mode,
         "--moe-cache-mib": _number("expert_cache"),
+        "-cram --cache-ram": _read_cache,
+        "-ctxcp --ctx-checkpoints --swa-checkpoints": _number("checkpoints"),
+        "--repack": {"repack": True},
+        "-nr --no-repack": {"repack": False},
     }
 )
 _DRAFT_FLAGS: dict[str, _Read | _Values] = _by_name(

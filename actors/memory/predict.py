@@ -76,6 +76,9 @@ NEARLY_MODELLED = frozenset(["mistral4"])
 HOST_ROWS = ("token_embd", "per_layer_token", "position_embd", "token_types")
 """Beginnings of the names of tensors whose rows are looked up singly: llama.cpp keeps them on the host."""
 
+REPACKED = frozenset(["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
+"""Types of weights that llama.cpp packs again for CPUs with AVX2, or for ARM's."""
+
 PIPELINE = 4
 """Number of copies of the inputs with pipeline parallelism, which works on so many batches at a time."""
 
@@ -110,6 +113,8 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     context, but at most this limit; 0: texts are read in parts. `build` of llama.cpp. `locked`: the host's
     weights are not mapped from the file, or must stay. `drafted`: tokens that a draft model or the model's
     `own_head` drafts at a time. `expert_cache`: MiB on GPUs for experts that are on the host.
+    `prompt_cache`: most MiB of saved prompts, `checkpoints` of each slot; None: not chosen.
+    `repack`: without GPUs, weights may be packed again for the CPU.
     """
 
     context: int = 4096
@@ -135,6 +140,9 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     drafted: int = 0
     own_head: bool = False
     expert_cache: int = 0
+    prompt_cache: int | None = None
+    checkpoints: int | None = None
+    repack: bool = True
 
     @property
     def whole_batch(self) -> int:
@@ -186,6 +194,17 @@ def most_of_cuts(shape: Shape, settings: LoadSettings, starts: Sequence[int]) ->
         more[nth] += PIPELINE * (before - before_own)
         more[nth + 1] += PIPELINE * (after - after_own)
     return more
+
+
+def repacked(shape: Shape) -> int:
+    """Return the bytes of weights that llama.cpp, without GPUs, packs again for the CPU."""
+    return sum(
+        tensor.size
+        for name, tensor in shape.tensors.items()
+        if tensor.type in REPACKED and len(tensor.shape) > 1 and tensor.shape[1] % 8 == 0
+        if not name.startswith(HOST_ROWS)
+        or (name == "token_embd.weight" and shape.writes and "output.weight" not in shape.tensors)
+    )
 
 
 def worst_cut(shape: Shape, settings: LoadSettings) -> int:

@@ -38,10 +38,15 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Main memory in bytes: the total that this process may use, and the part available, caches included."""
+    """Main memory in bytes: the total that this process may use, and the part available, caches included.
+
+    `groups`: bytes that the processes of each session of the gateway's children have of their own, outside of
+    files.
+    """
 
     total: int
     available: int
+    groups: Mapping[int, int] = {}
 
 
 class Holding:
@@ -49,7 +54,7 @@ class Holding:
 
     __slots__ = (
         "is_loaded", "left_at", "overheads", "peaks", "pinned", "placement", "process", "ready_at",
-        "reserved", "seen",
+        "reserved", "seen", "seen_host",
     )  # fmt: skip
 
     def __init__(self, placement: Placement, overheads: Mapping[str, int]) -> None:
@@ -59,6 +64,8 @@ class Holding:
             share.device: share.bytes + self.overheads[share.device] for share in placement.shares
         }
         self.pinned = placement.option.pinned
+        self.seen_host = 0
+        """Bytes of main memory that its processes were seen to have of their own."""
         self.seen: dict[str, int] = {}
         self.peaks: dict[str, int] = {}
         self.process: int | None = None
@@ -69,8 +76,13 @@ class Holding:
 
     @property
     def host(self) -> int:
-        """Bytes of the host's memory."""
-        return self.placement.host
+        """Bytes of the host's memory that it takes, or may take while it works."""
+        return max(self.pinned, self.seen_host) + self.placement.option.mapped
+
+    @property
+    def taken_host(self) -> int:
+        """Bytes of main memory that a loaded model has now: what was seen, at least what it began with."""
+        return max(self.pinned - self.placement.option.grows, min(self.seen_host, self.pinned))
 
 
 class Ledger:
@@ -116,7 +128,9 @@ class Ledger:
             ours = sum(self._counted(holding, device.id) for holding in present)
             self.foreign[device.id] = max(0, device.used - ours)
         if host is not None:
-            ours = sum(holding.pinned for holding in present if holding.is_loaded)
+            for holding in present:
+                holding.seen_host = host.groups.get(holding.process or 0, 0)
+            ours = sum(holding.taken_host for holding in present if holding.is_loaded)
             self._foreign_host = max(0, host.total - host.available - ours)
         self._rooms = None
 

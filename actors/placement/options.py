@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from actors.memory.flags import EXPERTS
+from actors.memory.growth import growth
 from actors.memory.predict import (
     HOST,
     Certainty,
@@ -19,6 +20,7 @@ from actors.memory.predict import (
     layer_usages,
     most_of_cuts,
     predict,
+    repacked,
     worst_cut,
 )
 from actors.memory.shape import Shape
@@ -107,7 +109,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     `layers`: each layer on GPUs with its cache, the output last, without the layers on the host. `compute`:
     bytes of a single GPU besides the layers; `shared`: the most bytes of each of several GPUs (None: a split
-    is impossible); `projector`: additional bytes of the first GPU. `pinned` must stay in main memory;
+    is impossible); `projector`: additional bytes of the first GPU. `pinned` must stay in main memory,
+    of which the server takes `grows` while it works, for prompts and checkpoints;
     `mapped` is the part of the file that the system may drop and read again. `gpu_layers` None: all layers.
     `slot`: tokens of the context for one request; None: all of them. `shrunk`: memory is short, so the
     context is smaller than the model's own. `learned`: the correction by earlier loads in `compute` and
@@ -124,6 +127,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     shared: int | None = None
     projector: int = 0
     pinned: int = 0
+    grows: int = 0
     mapped: int = 0
     certainty: Certainty = "exact"
     shrunk: bool = False
@@ -188,13 +192,15 @@ def demand_of(
     `automatic`: the context may shrink. `capacity`: bytes of all GPUs; ways that GPUs of this size will not
     need are left out. Raises `ValueError` for settings that llama.cpp would refuse.
     """
+    grows = growth(shape, settings)
     options = _options(shape, settings, automatic, Beside(projector or Projector(), draft), capacity)
     return Demand(
         options=tuple(
             msgspec.structs.replace(
                 option,
                 shrunk=option.context < settings.context,
-                pinned=option.pinned + option.mapped * settings.locked,
+                pinned=option.pinned + option.mapped * settings.locked + grows,
+                grows=grows,
                 mapped=option.mapped * (not settings.locked),
             )
             for option in options
@@ -363,6 +369,7 @@ def _on_host(shape: Shape, settings: LoadSettings, beside: Beside) -> Option:
     projector = beside.at(msgspec.structs.replace(settings, gpu_layers=0))
     changed = msgspec.structs.replace(settings, gpu_layers=None, overrides=None, tensor_split=None)
     alone = predict(shape, changed, [])
+    again = repacked(shape) if settings.repack else 0
     return Option(
         how="host",
         context=changed.context,
@@ -373,8 +380,9 @@ def _on_host(shape: Shape, settings: LoadSettings, beside: Beside) -> Option:
         + alone.host.output
         + projector.device.total
         - projector.device.weights
-        + projector.host.total,
-        mapped=alone.host.weights + projector.device.weights + projector.mapped,
+        + projector.host.total
+        + again,
+        mapped=max(0, alone.host.weights - again) + projector.device.weights + projector.mapped,
         certainty=_worse(alone.certainty, projector),
     )
 

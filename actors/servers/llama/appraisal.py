@@ -12,12 +12,13 @@ from actors.errors import ConfigError, Failure
 from actors.gpu.calibration import Calibration, Surcharge
 from actors.gpu.host_memory import host_memory
 from actors.hub.cache import ModelFiles
-from actors.memory.builds import NEWEST, Build, build_from
+from actors.memory.builds import NEWEST, TESTED, Build, build_from
 from actors.memory.collisions import collisions
 from actors.memory.context import check_context, slot_context, slot_limit, stretching_flags
-from actors.memory.flag_effects import uncounted
+from actors.memory.flag_effects import uncounted, uncounted_in
 from actors.memory.flags import LAYER_FLAGS, check, is_given, last_of, projector_flags, settings_of
 from actors.memory.gguf import Header, read_model
+from actors.memory.growth import with_limits
 from actors.memory.predict import LoadSettings, MemoryUsage, Prediction, predict
 from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
 from actors.memory.purpose import for_purpose, longest_text, purpose_of
@@ -254,13 +255,16 @@ class Predictor:
             demand = demand_of_size(header.size, settings, weights_by_layer(header), capacity=capacity)
         else:
             check(shape, settings)
+            if build.number is not None and build.number >= TESTED[0]:  # those before may not know the flags
+                alone = msgspec.structs.replace(settings, prompt_cache=0) if model.isolate else settings
+                settings = with_limits(shape, alone, host_memory().total)
             demand = demand_of(
                 shape, settings, automatic=automatic, projector=projector, draft=draft, capacity=capacity
             )
         split = last_of(arguments, "-sm", "--split-mode")
         if split is not None and split[1] == "row" and build.refuses_rows and capacity:
             raise ValueError(f"{split[0]} row: llama.cpp build {build.number} refuses it; use layer")
-        vague = [*uncounted([*self._words(model), *arguments]), *missing(arguments)]
+        vague = [*uncounted_in(self._words(model)), *uncounted(arguments), *missing(arguments)]
         demand = msgspec.structs.replace(
             demand,
             options=tuple(

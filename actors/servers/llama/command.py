@@ -26,6 +26,9 @@ from actors.servers.child_process import Child
 DRAFT_MODEL = ("-md", "--model-draft", "--spec-draft-model")
 DRAFT_DEVICE = ("-devd", "--device-draft", "--spec-draft-device")
 
+PROMPT_CACHE = ("-cram", "--cache-ram")
+CHECKPOINTS = ("-ctxcp", "--ctx-checkpoints", "--swa-checkpoints")
+
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 EMBEDDED = [sys.executable, "-m", "actors.servers.llama.embedded"]
@@ -116,6 +119,8 @@ def server_flags(
     if placement is not None and placement.managed:
         own = without(own, *LAYER_FLAGS)  # the placement sets the same flags
     flags += _context_flags(model, placement, settings, on_cpu=on_cpu)
+    if settings is not None:
+        flags += _host_limits(settings, own)
     layers = model.gpu_layers if model.gpu_layers is not None else pool.gpu_layers
     if placement is not None and placement.managed:
         flags += placement.arguments
@@ -133,6 +138,16 @@ def server_flags(
     if files.projector is not None:
         flags += ["--mmproj", str(files.projector)]
     return [*flags, *own]
+
+
+def _host_limits(settings: LoadSettings, own: Sequence[str]) -> list[str]:
+    """The limits of saved prompts and checkpoints that were reserved, where the user set none."""
+    flags = []
+    if settings.prompt_cache is not None and not is_given(own, *PROMPT_CACHE):
+        flags += ["--cache-ram", str(settings.prompt_cache)]
+    if settings.checkpoints is not None and not is_given(own, *CHECKPOINTS):
+        flags += ["--ctx-checkpoints", str(settings.checkpoints)]
+    return flags
 
 
 def _context_flags(

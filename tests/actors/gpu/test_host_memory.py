@@ -1,11 +1,13 @@
 """The host's memory, within limits of control groups of both versions."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-from actors.gpu.host_memory import host_memory
+from actors.gpu.host_memory import host_memory, own_memory
 from actors.placement.ledger import HostMemory
 
 
@@ -59,3 +61,23 @@ def test_the_limit_of_an_old_control_group(tmp_path: Path, line: str) -> None:
     assert host_memory(tmp_path) == HostMemory(total=1000, available=350)
     control_group(top / "docker/x", 800, 100, 0, 1)
     assert host_memory(tmp_path) == HostMemory(total=800, available=350)
+
+
+def test_what_children_have_of_their_own() -> None:
+    code = "data = bytearray(50 << 20); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        found = own_memory()
+        assert 50 << 20 < found[child.pid] < 90 << 20
+        child.communicate(b"\n")
+    assert child.pid not in own_memory()
+
+
+def test_no_children_that_can_be_read(tmp_path: Path) -> None:
+    assert own_memory(tmp_path) == {}

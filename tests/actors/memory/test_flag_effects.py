@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.memory.flag_effects import COUNTED, UNCOUNTED, UNRELATED, uncounted
+from actors.memory.flag_effects import COUNTED, UNCOUNTED, UNRELATED, uncounted, uncounted_in
 
 HELP = Path(__file__).with_name("help")
 _NAME = re.compile(r"(?:^|, +)(-{1,2}[A-Za-z][\w.-]*)")
@@ -48,7 +48,7 @@ def test_the_lists_have_only_flags_of_some_build() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("llama-server -c 4096 --temp -1 --mlock --no-mmap -md draft.gguf --lora a.gguf", []),
+        ("-c 4096 --temp -1 --mlock --no-mmap -md draft.gguf --lora a.gguf", []),
         ("--rpc host:1 -t 4", ["--rpc"]),
         ("--no_such_flag 3 -xyz", ["--no-such-flag", "-xyz"]),
         ("-sm layer", []),
@@ -56,9 +56,21 @@ def test_the_lists_have_only_flags_of_some_build() -> None:
         ("--split-mode=row", ["--split-mode row"]),
         ("--spec-type draft-mtp", []),
         ("--spec-type ngram-simple,draft-eagle3", ["--spec-type ngram-simple,draft-eagle3"]),
-        ("env LLAMA_ARG_CTX_SIZE=512 OTHER=1 llama-server", ["LLAMA_ARG_CTX_SIZE"]),
         ("--override-kv llama.context_length=int:5", ["--override-kv"]),
     ],
 )
 def test_what_is_not_counted(words: str, expected: list[str]) -> None:
     assert uncounted(words.split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("llama-server", []),
+        ("nice -n 5 --wrapped llama-server --temp 1", []),
+        ("env LLAMA_ARG_CTX_SIZE=512 OTHER=1 /bin/llama-server -c 5", ["LLAMA_ARG_CTX_SIZE", "-c"]),
+        ("python -m server --made-up 3", []),
+    ],
+)
+def test_what_of_a_command_is_not_counted(command: str, expected: list[str]) -> None:
+    assert uncounted_in(command.split()) == expected

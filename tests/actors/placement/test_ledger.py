@@ -350,3 +350,36 @@ def test_the_most_that_was_seen_is_remembered() -> None:
 )
 def test_where(shares: dict[str, float], words: str) -> None:
     assert Book().ledger.where(placement(**shares).shares) == words
+
+
+def grown(pinned: float, grows: float, process: int) -> tuple[Ledger, Holding]:
+    """A loaded model on a host of 16 GiB that may grow by `grows` to `pinned`."""
+    ledger = Ledger()
+    option = Option(
+        how="host", context=0, pinned=int(pinned * GIB), grows=int(grows * GIB), mapped=0, certainty="exact"
+    )
+    ledger.reserve("m", Placement(option=option, shares=(), why=""))
+    holding = ledger.holdings["m"]
+    holding.process, holding.ready_at = process, 1.0
+    return ledger, holding
+
+
+@pytest.mark.parametrize(("own", "used"), [(3, 5), (4, 6), (5, 7), (5.5, 7.5)])
+def test_what_a_server_grows_by_is_its_own(own: float, used: float) -> None:
+    """2 GiB are of others, whatever the server has of the 2 GiB by which it may grow."""
+    ledger, _ = grown(5, 2, 42)
+    host = HostMemory(
+        total=16 * GIB, available=int((16 - used) * GIB), groups={42: int(own * GIB), 7: 9 * GIB}
+    )
+    ledger.sample([], host, 2.0)
+    beyond = max(0.0, own - 5)
+    assert ledger.host_room() / GIB == pytest.approx(16 - 2 - 5 - 2 * beyond)
+    # Without it, all of it comes back but what it has beyond its reservation.
+    assert ledger.host_capacity(()) / GIB == pytest.approx(14 - beyond)
+
+
+def test_a_server_whose_memory_is_not_seen_has_what_it_began_with() -> None:
+    ledger, holding = grown(5, 2, 42)
+    ledger.sample([], HostMemory(total=16 * GIB, available=11 * GIB), 2.0)
+    assert holding.taken_host == 3 * GIB
+    assert ledger.host_room() == (16 - 2 - 5) * GIB
