@@ -52,6 +52,8 @@ class Totals:
         """Bytes per second, as measured."""
         self.strikes: dict[str, int] = {}
         """Restores in a row that were not real, by the identity of the server."""
+        self.ends_only: set[str] = set()
+        """The identities of servers that go on only from the end of a prompt, as recurrent models do."""
         self.sealing: dict[asyncio.Task[None], str] = {}
         """Prompts that servers have written and that are being taken over; their servers' identities."""
 
@@ -130,8 +132,13 @@ class Keeper:
         """Return the prompt to restore: with how many tokens that are of use, and the seconds it spares."""
         if self._totals.leaves_alone(self.identity):
             return None
+        found = self._store.find(self.identity, visit.client, visit.chain)
+        if not found:
+            return None
         known = self._records.known(visit.chain, visit.client if self._isolated else None)
-        for entry, tokens in self._store.find(self.identity, visit.client, visit.chain):
+        for entry, tokens in found:
+            if tokens < entry.tokens and self.identity in self._totals.ends_only:
+                continue
             spares = (tokens - known) * entry.pace
             if worth_restoring(spares, entry.size, self._totals.read or BANDWIDTH):
                 return entry, tokens, spares
@@ -209,7 +216,11 @@ class Keeper:
         """Look whether a restore was real: some servers say so, and read all again."""
         entry = restored.entry
         if cached < REAL * min(restored.tokens, entry.prompt):
-            self._strike(entry)
+            if restored.tokens < entry.tokens:
+                self._totals.misses += 1
+                self._totals.ends_only.add(self.identity)
+            else:
+                self._strike(entry)
             log.warning(
                 "restored prompt was read again", model=self._model, tokens=entry.tokens, cached=cached
             )

@@ -253,6 +253,19 @@ async def test_a_prompt_that_is_read_again_is_dropped_and_its_model_left_alone(b
     assert bench.server.asked == []
 
 
+async def test_a_server_that_goes_on_from_the_end_only(bench: Bench) -> None:
+    await bench.ask(chain("a", "b"))
+    await bench.stop()
+    await bench.settled()
+    for words in ("other", "another"):
+        await bench.boot()
+        visit = await bench.ask(chain("a", words), cached=0)
+        assert (visit.restored is not None) == (words == "other"), "tried once"
+    await bench.boot()
+    assert (await bench.ask(chain("a", "b", "c"), 2100, cached=1999)).restored is not None
+    assert (await bench.settled()).missed == 1
+
+
 async def test_what_the_server_has_itself_is_not_restored(bench: Bench) -> None:
     await bench.ask(chain("a"))
     await bench.stop()
