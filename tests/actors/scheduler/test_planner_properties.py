@@ -240,7 +240,8 @@ class Schedule(RuleBasedStateMachine):
     @rule(data=st.data(), pinned=st.booleans())
     def pin(self, data: st.DataObject, pinned: bool) -> None:
         model = data.draw(st.sampled_from(self.models))
-        (self.pinned.add if pinned else self.pinned.discard)(model)
+        is_known = self.planner.resolve(model) is not None
+        (self.pinned.add if pinned and is_known else self.pinned.discard)(model)
         self.send(Pin(model=model, pinned=pinned))
 
     @rule(data=st.data())
@@ -258,7 +259,10 @@ class Schedule(RuleBasedStateMachine):
     def reload(self, kept: set[int], changed: set[str]) -> None:
         specs = [spec for nth, spec in enumerate(self.specs) if nth in kept]
         self.carry_out(self.planner.reconfigure(self.policy, specs, changed, self.now))
-        assert {spec.name for spec in specs} == set(filter(self.planner.resolve, self.models))
+        there_are = {spec.name for spec in specs}
+        assert there_are == set(filter(self.planner.resolve, self.models))
+        known = {model.name for model in self.planner.describe(self.now)}
+        self.pinned &= known  # one that is forgotten and comes again is a new one
 
     @rule()
     def shut_down(self) -> None:
