@@ -19,7 +19,6 @@ OTHERS = [
     ("GET", "/health/ready"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/none"),
-    ("GET", "/metrics"),
     ("GET", "/admin/plan"),
     ("GET", "/api/tags"),
     ("HEAD", "/"),
