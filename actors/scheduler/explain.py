@@ -38,6 +38,7 @@ def explain(
     answer["slot_context"] = placement.option.slot or placement.option.context
     answer["certainty"] = placement.option.certainty
     answer["learned"] = _learned(placement)
+    answer["origins"] = _origins(placement, predicted)
     gone = {name, *(victim["model"] for victim in answer["evicts"])}
     answer["gpus"] = [
         _gpu(ledger, placement, nth, predicted.gpus[nth] if predicted else None, gone)
@@ -48,6 +49,7 @@ def explain(
         "layers": _layers(predicted, HOST),
         "free": None if ledger.host is None else ledger.host.available,
         "set_aside": placement.host,
+        "grows": placement.option.grows,
         **_bytes(host),
     }
     answer["arguments"] = placement.arguments
@@ -106,6 +108,24 @@ def _learned(placement: Placement) -> dict[str, int]:
     return {"by_loads": both - option.surcharge, "ran_out": option.surcharge}
 
 
+def _origins(placement: Placement, predicted: Prediction | None) -> dict[str, dict[str, str]]:
+    """Tell of each component where its figure comes from, and how sure it is."""
+    certainty = placement.option.certainty
+    if predicted is None or not any(usage.output for usage in (*predicted.gpus, predicted.host)):
+        return {part: {"from": "the size of the file", "certainty": "fallback"} for part in COMPONENTS}
+    compute = {
+        "exact": "a replay of llama.cpp's graph",
+        "bound": "a replay of llama.cpp's graph, and a margin for what is not replayed",
+        "fallback": "an estimate, for this architecture is not modelled",
+    }
+    return {
+        "weights": {"from": "the header", "certainty": "exact"},
+        "kv": {"from": "the header and the settings", "certainty": "exact"},
+        "compute": {"from": compute[certainty], "certainty": certainty},
+        "output": {"from": "the vocabulary and the slots", "certainty": "exact"},
+    }
+
+
 def _gpu(
     ledger: Ledger, placement: Placement, nth: int, usage: MemoryUsage | None, gone: set[str]
 ) -> dict[str, Any]:
@@ -160,6 +180,11 @@ def in_words(answer: dict[str, Any]) -> str:
     seconds = answer["load_seconds"]
     known = f"about {seconds:.1f} s, as before" if seconds is not None else "not known yet"
     lines += ["", f"prediction: {answer['certainty']}; context {answer['context']:,}; load: {known}"]
+    lines += [
+        f"{part:<8} {origin['certainty']}: {origin['from']}" for part, origin in answer["origins"].items()
+    ]
+    if grows := answer["host"]["grows"]:
+        lines.append(f"host     of which {grows / MIB:,.0f} MiB are for prompts and checkpoints, later")
     if any(answer["learned"].values()):
         lines.append(_taught(answer["learned"]))
     lines.append("llama-server: " + (" ".join(answer["arguments"]) or "decides for itself"))

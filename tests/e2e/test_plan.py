@@ -48,6 +48,9 @@ def test_for_programs(config: Path) -> None:
     assert (gpu["layers"], gpu["free"]) == (9, 24000 << 20)
     # Two bytes and a sixteenth of one for each weight of the cache: 8192 cells, 8 layers, 32 heads of 128.
     assert gpu["kv"] == 2 * 8192 * 8 * (32 * 128 // 32 * 34)
+    assert {part: origin["certainty"] for part, origin in answer["origins"].items()} == dict.fromkeys(
+        ("weights", "kv", "compute", "output"), "exact"
+    )
     assert gpu["total"] == sum(gpu[part] for part in ("weights", "kv", "compute", "output"))
     half = json.loads(run(config, "moe", "--gpus", "24000", "--ctx", "4096", "--json").stdout)
     assert half["gpus"][0]["kv"] * 2 == gpu["kv"]
@@ -64,6 +67,8 @@ def test_for_people(config: Path) -> None:
     assert "GPU 0 [####" in answer.stdout
     assert "GPUs: pretended" in answer.stdout
     assert "prediction: bound; context 8,192; load: not known yet" in answer.stdout
+    assert "weights  exact: the header" in answer.stdout
+    assert "compute  bound: a replay of llama.cpp's graph, and a margin" in answer.stdout
     assert "llama-server: --fit off --gpu-layers 999 --override-tensor" in answer.stdout
 
 

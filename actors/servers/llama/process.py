@@ -176,7 +176,7 @@ class ProcessBackend(LlamaBackend):
 
     async def _try_dry(self, command: list[str], files: ModelFiles, placement: Placement) -> None:
         """Run a dry run. Raises `StartError`, once, if it needs more memory than is reserved."""
-        if not self._config.gpu.dry_run or command == EMBEDDED or self._appraisal is None:
+        if not self._config.gpu.dry_run or self._appraisal is None:
             return
         argv = [*command, *self._flags(files, ServerAddress("127.0.0.1", 0), placement)]
         environment = self._environment(placement)
