@@ -14,13 +14,12 @@ from proxy.admin.routes import Route, read_query
 from proxy.answers.client_stream import STREAM_HEADERS
 from proxy.catalog import Catalog, not_found
 from proxy.exchange import EXCHANGE
+from proxy.service.logs import LEVELS
 
 POLL = 0.25
 """Seconds between two looks for new lines."""
 SILENCE = 10.0
 """Seconds without a line after which an empty one is sent, so that a lost connection is noticed."""
-
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class LinesQuery(msgspec.Struct):
