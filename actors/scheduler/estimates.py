@@ -18,12 +18,14 @@ def retry_after(model: ModelState) -> int:
 def outlook(ticket: Ticket, ahead: int, now: float) -> Outlook:
     """Return the place and time of a ticket that waits behind `ahead` others of its model."""
     model = ticket.model
+    undecided = model.life.state is not State.FETCHED
     return Outlook(
         model=model.spec.name,
         state=model.life.state,
         position=ahead + 1,
         seconds=_seconds(model, ahead),
-        why=model.outlook if model.life.state is State.FETCHED else None,
+        why=None if undecided else model.outlook,
+        others=() if undecided else model.in_the_way,
         ticket=ticket.id,
         client=ticket.client,
         waited=now - ticket.asked_at,

@@ -162,8 +162,9 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """A waiting request's place in its model's queue (1 is next), and the seconds until its turn.
 
-    `why` is the last decision about the model's place. `waited`: seconds since the request came.
-    `load_seconds`: those that a load is expected to take; `loading`: those since its start, if it runs.
+    `why` is the last decision about the model's place; `others` are the models that it names. `waited`:
+    seconds since the request came. `load_seconds`: those that a load is expected to take; `loading`: those
+    since its start, if it runs.
     """
 
     model: str
@@ -171,6 +172,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     seconds: float
     why: str | None
+    others: tuple["ModelSpec", ...] = ()
     ticket: int = 0
     client: str = ""
     waited: float = 0.0
@@ -214,14 +216,14 @@ class ModelState:
     `holders`: the start of each ticket's lease. `queue`: the waiting tickets, in the order of their turns.
     `gap`: mean seconds from the end of the model's work to its next request. `used`: it has served since its
     load. `keep_alive`: idle seconds before the unload, if the latest request set them. `outlook`: the last
-    decision about its place. `yields_to`: the model for which it drains; requests from before `yields_since`
-    are still served. `worked`: seconds of all requests since its load. `moving`: it is being reloaded in a
-    better place without a waiting request; `moved_at`: its last move. `better_since`: when a better place
-    appeared; `compared_at`: the last sample that was checked for one. `finish`: the virtual finish time of
-    each client's latest request under fair sharing, in turns of this model. `outdated`: why its server, which
-    has older settings than the model, is drained and stopped. `leaving`: the model is no longer configured.
-    `pinned`: it is never evicted and never idle for too long. `unloads`: why it stops as soon as its requests
-    have ended.
+    decision about its place, and `in_the_way` the models that it names. `yields_to`: the model for which it
+    drains; requests from before `yields_since` are still served. `worked`: seconds of all requests since its
+    load. `moving`: it is being reloaded in a better place without a waiting request; `moved_at`: its last
+    move. `better_since`: when a better place appeared; `compared_at`: the last sample that was checked for
+    one. `finish`: the virtual finish time of each client's latest request under fair sharing, in turns of
+    this model. `outdated`: why its server, which has older settings than the model, is drained and stopped.
+    `leaving`: the model is no longer configured. `pinned`: it is never evicted and never idle for too long.
+    `unloads`: why it stops as soon as its requests have ended.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -265,6 +267,7 @@ class ModelState:
         self.turn = 0.0
         self.finish: dict[str, float] = {}
         self.outlook: str | None = None
+        self.in_the_way: tuple[ModelSpec, ...] = ()
         self.pinned = False
         self.unloads: str | None = None
 

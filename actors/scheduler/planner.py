@@ -489,6 +489,8 @@ class Planner:
         for model, since in wanted[:LOOKAHEAD]:
             decision = allocator.decide(model, since)
             model.outlook = in_words(decision)
+            victims = decision.victims if isinstance(decision, Wait) else ()
+            model.in_the_way = tuple(victim.spec for victim in victims)
             if not isinstance(decision, Seat) and self._gives_up_move(model, decision, now):
                 continue
             match decision:

@@ -278,7 +278,7 @@ class ModelCaller:
 
     def next_line(self, exchange: Exchange, lines: LoadingLines) -> str | None:
         """Return a line about what a request waits for, if there is any news."""
-        outlook = self._supervisor.outlook(exchange.ticket) if exchange.phase == "queue" else None
+        outlook = self._outlook(exchange) if exchange.phase == "queue" else None
         if outlook is None:
             return None
         return lines.next(outlook, self._supervisor.progress(outlook.model), time.monotonic())
@@ -291,12 +291,28 @@ class ModelCaller:
             return "the model has sent nothing for a while"
         if exchange.phase != "queue":
             return "the model reads the prompt"
-        outlook = self._supervisor.outlook(exchange.ticket)
+        outlook = self._outlook(exchange)
         if outlook is None:
             return "waiting"
         doing = why_it_waits(outlook, self._supervisor.progress(outlook.model))
         turn = f"place {outlook.position} in its queue, about {outlook.seconds:.0f} s"
         return f"waiting for {outlook.model}: {doing}; {turn}".replace("\n", " ")
+
+    def _outlook(self, exchange: Exchange) -> Outlook | None:
+        outlook = self._supervisor.outlook(exchange.ticket)
+        return None if outlook is None else as_told_to(exchange.may_use, outlook)
+
+
+def as_told_to(may_use: Callable[..., bool], outlook: Outlook) -> Outlook:
+    """Return an outlook without the names of models that no list shows to its client.
+
+    `may_use`: whether the client may use the model with these names.
+    """
+    why = outlook.why
+    for other in outlook.others:
+        if why is not None and (other.hidden or not may_use(other.name, *other.aliases)):
+            why = why.replace(repr(other.name), "another model")
+    return msgspec.structs.replace(outlook, why=why)
 
 
 def why_it_waits(outlook: Outlook, progress: Progress | None) -> str:

@@ -1363,6 +1363,7 @@ def test_the_outlook_of_those_who_wait() -> None:
     assert (first.model, first.state, first.position, second.position) == ("a", State.FETCHED, 1, 2)
     assert first.seconds < second.seconds
     assert "'x' would have to make room" in (first.why or "")
+    assert [other.name for other in first.others] == ["x"]
     assert world.planner.outlook(2, world.now) is None, "it has its lease"
     assert world.planner.outlook(99, world.now) is None
 
