@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -139,9 +139,7 @@ class KeyStore:
             raise KeyStoreError(f"the keys in {self.path} cannot be used: {error}") from None
 
     def _open(self, *, make: bool) -> sqlite3.Connection:
-        if make:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        is_new = make and self._make_file()
         # Without `mode=rw` SQLite would make an empty file in the place of a deleted one.
         address = f"{self.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(address, uri=True, timeout=BUSY, check_same_thread=False)
@@ -153,5 +151,16 @@ class KeyStore:
                 raise sqlite3.DatabaseError(f"its schema has version {version}, not {VERSION}")
         except BaseException:
             connection.close()
+            # An empty file cannot be told from a damaged database, with which no gateway starts.
+            if is_new and not self.path.stat().st_size:
+                self.path.unlink()
             raise
         return connection
+
+    def _make_file(self) -> bool:
+        """Make an empty file if there is none; return whether there was none."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            return True
+        return False

@@ -1,5 +1,6 @@
 """The database of keys."""
 
+import resource
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
@@ -97,6 +98,21 @@ def test_another_version_is_not_read(tmp_path: Path) -> None:
         other.execute("PRAGMA user_version = 9")
     with pytest.raises(KeyStoreError, match="version 9, not 1"):
         KeyStore(tmp_path / "keys").add(KEY)
+
+
+def test_a_full_disk_leaves_no_empty_file(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path / "keys")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(KeyStoreError):
+            store.add(KEY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert store.all_keys() == []
+    assert store.add(KEY)
+    assert store.all_keys() == [KEY]
+    store.close()
 
 
 def test_several_make_the_first_key_at_once(opened: Callable[[], KeyStore], tmp_path: Path) -> None:
