@@ -104,7 +104,7 @@ class Prompts:
             there=len(store.entries),
             gib=round(store.budget / GIB, 1),
             hours=self._settings.keep,
-            off="server_pool.prompts.disk: 0",
+            turned_off_by="server_pool.prompts.disk: 0",
         )
 
     def _open(self) -> tuple[Store | None, int]:
