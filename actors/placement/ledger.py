@@ -53,7 +53,7 @@ class Holding:
     """The memory that one model has reserved, by device; `seen` is the memory that NVML reports for it."""
 
     __slots__ = (
-        "is_loaded", "left_at", "overheads", "peaks", "pinned", "placement", "process", "ready_at",
+        "host", "is_loaded", "left_at", "overheads", "peaks", "pinned", "placement", "process", "ready_at",
         "reserved", "seen", "seen_host",
     )  # fmt: skip
 
@@ -66,6 +66,8 @@ class Holding:
         self.pinned = placement.option.pinned
         self.seen_host = 0
         """Bytes of main memory that its processes were seen to have of their own."""
+        self.host = placement.host
+        """Bytes of the host's memory that it takes, or may take while it works."""
         self.seen: dict[str, int] = {}
         self.peaks: dict[str, int] = {}
         self.process: int | None = None
@@ -73,11 +75,6 @@ class Holding:
         self.is_loaded = False
         """Whether the model was loaded at the latest sample: memory seen earlier is incomplete."""
         self.left_at = -math.inf
-
-    @property
-    def host(self) -> int:
-        """Bytes of the host's memory that it takes, or may take while it works."""
-        return max(self.pinned, self.seen_host) + self.placement.option.mapped
 
     @property
     def taken_host(self) -> int:
@@ -129,7 +126,9 @@ class Ledger:
             self.foreign[device.id] = max(0, device.used - ours)
         if host is not None:
             for holding in present:
-                holding.seen_host = host.groups.get(holding.process or 0, 0)
+                if (own := host.groups.get(holding.process or 0, 0)) != holding.seen_host:
+                    holding.seen_host = own
+                    holding.host = max(holding.pinned, own) + holding.placement.option.mapped
             ours = sum(holding.taken_host for holding in present if holding.is_loaded)
             self._foreign_host = max(0, host.total - host.available - ours)
         self._rooms = None
@@ -167,6 +166,7 @@ class Ledger:
         """Move a model's reservation to the host, because it does not use its GPUs."""
         holding = self.holdings[model]
         holding.placement, holding.pinned = placement, placement.option.pinned
+        holding.host = max(holding.pinned, holding.seen_host) + placement.option.mapped
         for of_gpus in (holding.reserved, holding.overheads, holding.seen, holding.peaks):
             of_gpus.clear()
         self._rooms = None
