@@ -42,7 +42,9 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class UnknownModel(Rejection, frozen=True, kw_only=True):
-    """No model has this name or alias."""
+    """No model has this name or alias. `known`: the names that lists show; None: they would not help."""
+
+    known: tuple[str, ...] | None = None
 
 
 class NotLoaded(Rejection, frozen=True, kw_only=True):

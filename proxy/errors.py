@@ -1,6 +1,6 @@
 """Errors as clients see them: one exception, and the table of the supervisor's rejections."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import actors.errors as rejections
 from actors.errors import Rejection
@@ -51,6 +51,9 @@ def not_allowed(method: str, path: str, allowed: Iterable[str]) -> ApiError:
     return error
 
 
+MOST_NAMED = 20
+"""Most models that the error for an unknown one names."""
+
 REJECTIONS: dict[type[Rejection], tuple[int, str]] = {
     rejections.UnknownModel: (404, "model_not_found"),
     rejections.Forbidden: (403, "model_forbidden"),
@@ -64,8 +67,13 @@ REJECTIONS: dict[type[Rejection], tuple[int, str]] = {
 }
 
 
-def from_rejection(reason: Rejection) -> ApiError:
-    """Make the error for a request that got no lease."""
+def from_rejection(reason: Rejection, may_use: Callable[..., bool] = lambda *_: True) -> ApiError:
+    """Make the error for a request that got no lease. `may_use`: whether its key may use a model."""
     status, code = REJECTIONS[type(reason)]
-    param = "model" if isinstance(reason, rejections.UnknownModel) else None
-    return ApiError(status, reason.message, code=code, param=param, retry_after=reason.retry_after)
+    message, param = reason.message, None
+    if isinstance(reason, rejections.UnknownModel):
+        param = "model"
+        if reason.known is not None:
+            named = list(filter(may_use, reason.known))[:MOST_NAMED]
+            message += f"; there are: {', '.join(map(repr, named)) or 'none'}"
+    return ApiError(status, message, code=code, param=param, retry_after=reason.retry_after)

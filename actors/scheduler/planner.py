@@ -664,8 +664,7 @@ class Planner:
 
     def _unknown(self, name: str) -> UnknownModel:
         names = sorted(model.spec.name for model in self._models if not (model.leaving or model.spec.hidden))
-        known = ", ".join(map(repr, names[:20])) or "none"
-        return UnknownModel(message=f"model {name[:200]!r} not found; there are: {known}")
+        return UnknownModel(message=f"model {name[:200]!r} not found", known=tuple(names))
 
     # Questions
 

@@ -233,7 +233,7 @@ class ModelCaller:
                     except ApiError as error:
                         raise blame(error, lease) from None
         except RejectedError as rejected:
-            raise from_rejection(rejected.reason) from None
+            raise from_rejection(rejected.reason, exchange.may_use) from None
 
     def _lease(
         self, exchange: Exchange, model: str, *, slot: bool, load: bool, keep_alive: float | None
@@ -263,7 +263,7 @@ class ModelCaller:
         except RejectedError as rejected:
             if unload and isinstance(rejected.reason, NotLoaded):
                 return
-            raise from_rejection(rejected.reason) from None
+            raise from_rejection(rejected.reason, exchange.may_use) from None
         if unload:
             await self._until_unloaded(model)
 

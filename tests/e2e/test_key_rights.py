@@ -17,6 +17,7 @@ from tests.gateway import HELLO, Gateway, running, until
 from tests.ollama_daemons import stand_in_daemon
 
 BOSS = "the-secret-of-the-boss"
+GLOB = "the-secret-of-glob"
 ALICE, TWO, LIGHT, HEAVY = "the-secret-of-alice", "the-secret-of-two", "the-secret-light", "the-secret-heavy"
 
 AGENT = """
@@ -45,6 +46,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     config = {
         "keys": {
             "alice": {"secret": ALICE, "models": ["small", "big"]},
+            "glob": {"secret": GLOB, "models": ["small*"]},
             "two": {"secret": TWO, "concurrent": 2},
             "light": {"secret": LIGHT, "weight": 1},
             "heavy": {"secret": HEAVY, "weight": 3},
@@ -73,6 +75,14 @@ def bearer(secret: str) -> dict[str, str]:
 def ask(gateway: Gateway, secret: str, model: str, text: str = "hello") -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 8}
     return gateway.client.post("/v1/chat/completions", json=body, headers=bearer(secret))
+
+
+def test_an_error_names_no_models_that_the_key_may_not_use(gateway: Gateway) -> None:
+    body = {"model": "smaller", "messages": HELLO}
+    headers = {"Authorization": f"Bearer {GLOB}"}
+    answer = gateway.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "model 'smaller' not found; there are: 'small'"
 
 
 def test_an_agent_reaches_no_model_that_the_key_may_not_use(gateway: Gateway) -> None:
