@@ -6,6 +6,8 @@ from collections import OrderedDict, deque
 
 import msgspec
 
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+"""The levels of a log, by name."""
 OVERHEAD = 200
 """Bytes that a line takes besides its text."""
 MODEL_BYTES = 512 << 10

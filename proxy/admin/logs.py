@@ -9,12 +9,11 @@ from typing import Annotated, Literal
 import msgspec
 from aiohttp import web
 
-from actors.kept_lines import KeptLines, Line, ServerLines
+from actors.kept_lines import LEVELS, KeptLines, Line, ServerLines
 from proxy.admin.routes import Route, read_query
 from proxy.answers.client_stream import STREAM_HEADERS
 from proxy.catalog import Catalog, not_found
 from proxy.exchange import EXCHANGE
-from proxy.service.logs import LEVELS
 
 POLL = 0.25
 """Seconds between two looks for new lines."""

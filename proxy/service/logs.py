@@ -16,11 +16,9 @@ import msgspec
 import structlog
 from structlog.typing import EventDict
 
-from actors.kept_lines import KeptLines
+from actors.kept_lines import LEVELS, KeptLines
 from actors.terminal import printable, wants_colour
 from proxy.service.log_writer import LogWriter
-
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 LINE_LIMIT = 64 << 10
 """Bytes of a line beyond which the middle of its long fields is left out."""
