@@ -23,9 +23,9 @@ class ConfigShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReloadQuery(msgspec.Struct):
-    """The query of `/admin/reload`. `plan`: 1 only says what a reload would change."""
+    """The query of `/admin/reload`. `plan`: only say what a reload would change."""
 
-    plan: int = 0
+    plan: bool = False
 
 
 class DrainQuery(msgspec.Struct):

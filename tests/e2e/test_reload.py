@@ -157,6 +157,7 @@ def test_a_file_that_is_being_written_takes_nothing_away(it: Configured) -> None
     assert it.reload()["faults"] == [f"{it.file}: is empty now; is it being written?"]
     assert set(it.gateway.health()["models"]) == {"a", "b", "c"}
     it.file.write_text("# nothing any more\n")
+    assert not it.gateway.client.post("/admin/reload?plan=true").json()["applied"]
     assert it.reload()["applied"]
     assert it.gateway.health()["models"] == {}
 
