@@ -22,7 +22,7 @@ from actors.demo.vocabulary import COMMON_WORDS, IDIOMS
 if TYPE_CHECKING:
     from actors.demo.weights import Weights
 
-VERSION = 8
+VERSION = 9
 """The version in the file's name. Raise it with every change of the weights."""
 
 ARCHITECTURE = "gemma3"

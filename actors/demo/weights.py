@@ -407,7 +407,11 @@ class Weights:
                 topic = self.topic_of.get(last, topic) if last is not None else topic
                 begins = opening in QUOTES and place < len(RECENT) - 1
                 tokens = tuple(text[place : place + len(RECENT)])
-                yield _Place(tokens, None if begins else topic, subject), body[place]
+                if loops and place >= len(RECENT):
+                    # The question leaves the window, and must not be needed to go on.
+                    yield _Place(tokens, None, None), body[place]
+                else:
+                    yield _Place(tokens, None if begins else topic, subject), body[place]
 
 
 def keyword_forms(keyword: str) -> tuple[str, ...]:

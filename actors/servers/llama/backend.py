@@ -169,6 +169,7 @@ class LlamaBackend:
         self._prompts = shared.prompts
         self._appraisal: Appraisal | None = None
         self._unwritten: list[tuple[str, str, int]] = []
+        self._writing = asyncio.Lock()
 
     @property
     def other_gpus(self) -> bool:
@@ -198,7 +199,8 @@ class LlamaBackend:
                 raise StartError(error.failure) from error
         assert model.path is not None
         if model.path.startswith(BUILTIN):
-            return ModelFiles(path=await self._make_demo(model.path.removeprefix(BUILTIN)))
+            async with self._writing:
+                return ModelFiles(path=await self._make_demo(model.path.removeprefix(BUILTIN)))
         return ModelFiles(path=Path(model.path), projector=Path(model.mmproj) if model.mmproj else None)
 
     async def find(self) -> ModelFiles | None:

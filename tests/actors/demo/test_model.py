@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from actors.demo.corpus import ANSWERS, LOOP
 from actors.demo.model import demo_path, is_whole_demo, write_demo
+from actors.demo.weights import WINDOW
 from tests.conftest import DEMO
 from tests.gateway import Gateway, running
 
@@ -74,6 +76,16 @@ def test_a_damaged_one_is_written_anew_when_it_is_asked_for(tmp_path: Path, real
     assert is_whole_demo(path)
 
 
+def test_who_asks_meanwhile_waits_for_the_one_that_is_written(tmp_path: Path, real_server: None) -> None:
+    with (
+        running({"llama_cpp": {"models": {"demo": DEMO}}}, tmp_path, XDG_CACHE_HOME=str(tmp_path)) as gateway,
+        ThreadPoolExecutor() as pool,
+    ):
+        answers = [pool.submit(gateway.client.get, path) for path in ("/v1/models", "/admin/models")]
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+        assert sum(line["event"] == "writing the built-in model" for line in gateway.log) == 1
+
+
 def asked(question: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}]
 
@@ -91,6 +103,15 @@ def test_each_answer_is_given_to_the_letter(keywords: str, answer: str, shipped:
     for token in choice["logprobs"]["content"]:
         first, second = (each["logprob"] for each in token["top_logprobs"])
         assert first - second > 10, f"{token} may be mistaken for another at a higher temperature"
+
+
+def test_what_never_ends_goes_on_without_the_question(shipped: Gateway) -> None:
+    told = shipped.chat(messages=asked("forever"), max_tokens=2 * WINDOW + 200, temperature=0).json()
+    (choice,) = told["choices"]
+    assert choice["finish_reason"] == "length"
+    (once,) = (answer.removeprefix(LOOP) for *_, answer in ANSWERS if answer.startswith(LOOP))
+    said = choice["message"]["content"]
+    assert f"{once} ".startswith(said.replace(f"{once} ", ""))
 
 
 def test_each_slot_has_a_long_context(shipped: Gateway) -> None:
