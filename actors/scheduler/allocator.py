@@ -131,7 +131,13 @@ class Allocator:
         if shares is not None and self._later_free > 0 and self._host_fits(chosen, self._gone):
             placement = self._placed(model, chosen, shares)
             self._claim(chosen, shares)
-            return Wait("the memory that it needs is being freed", placement=placement)
+            leaving = [
+                f"{name!r}"
+                for name in sorted(self._gone)
+                if any(share.device in self._ledger.frees(name) for share in shares)
+            ]
+            by = f" by {' and '.join(leaving)}" if leaving else ""
+            return Wait(f"the memory that it needs is being freed{by}", placement=placement)
         return self._evict(model, chosen, since)
 
     # Choosing an option

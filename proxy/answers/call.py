@@ -315,13 +315,23 @@ def as_told_to(may_use: Callable[..., bool], outlook: Outlook) -> Outlook:
     return msgspec.structs.replace(outlook, why=why)
 
 
+WAITS_FOR = {
+    State.FETCHING: "its files are being found",
+    State.FETCHED: "a place for it is being found",
+    State.STARTING: "it is being loaded",
+    State.DRAINING: "it ends its requests, stops, and is loaded again",
+    State.STOPPING: "it stops, and is loaded again",
+}
+"""What a request waits for, by the state of its model."""
+
+
 def why_it_waits(outlook: Outlook, progress: Progress | None) -> str:
     """Say what a waiting request waits for. `progress`: of its model's download, if there is one."""
     if progress is not None:
         return f"downloading, {progress}"
     if outlook.state is State.READY:
         return "its slots are busy"
-    return outlook.why or str(outlook.state)
+    return outlook.why or WAITS_FOR.get(outlook.state, str(outlook.state))
 
 
 def check_may_use(exchange: Exchange, asked: str, names: Iterable[str]) -> None:

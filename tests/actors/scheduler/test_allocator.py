@@ -421,6 +421,8 @@ def test_it_waits_for_its_memory_to_be_seen_back() -> None:
     world = World([10], {"a": whole(9), "b": whole(9)})
     world.loaded("a")
     assert stopped(world.ask("b")) == ["a"]
+    world.ask("b")
+    assert world.why() == "the memory that it needs is being freed by 'a'"
     assert started(world.gone("a", look=False)) == []
     assert world.notices[-1] == Look(0.0)
     assert world.why() == "the memory that it needs is being freed"
