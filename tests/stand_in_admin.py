@@ -57,6 +57,10 @@ class StandIn:
         """Whether its client may use /admin."""
         self.is_cut = False
         """Whether no stream of events can be opened."""
+        self.is_away = False
+        """Whether every connection is cut."""
+        self._gathered = asyncio.Event()
+        self._gathered.set()
         self.asked: list[str] = []
         """Methods and paths with queries, of all requests to `/admin`."""
         self.cursors: list[str | None] = []
@@ -81,6 +85,14 @@ class StandIn:
     def call(self, work: Any) -> Any:
         """Run a coroutine on the loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def hold(self) -> None:
+        """Be slow to gather what a page needs first: the snapshot, and the list of models."""
+        self._gathered.clear()
+
+    def release(self) -> None:
+        """Have gathered it."""
+        self._loop.call_soon_threadsafe(self._gathered.set)
 
     def push(self, event: str, data: Any) -> None:
         """Send an event to all open pages."""
@@ -131,10 +143,15 @@ class StandIn:
 
     @web.middleware
     async def _door(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if self.is_away and request.transport is not None:
+            request.transport.abort()
+            return web.Response()
         if request.path.startswith("/admin"):
             self.asked.append(f"{request.method} {request.path_qs}")
         if request.path in self.missing:
             return _error(404, f"there is no {request.method} {request.path}", "not_found")
+        if request.path == "/v1/models":
+            await self._gathered.wait()
         if not self.is_admin and request.path.startswith("/admin"):
             return _error(403, "this needs an admin key: `key add NAME --admin`", "admin_key_needed")
         is_closed = self.key is not None and request.path.startswith(("/admin", "/v1"))
@@ -161,6 +178,7 @@ class StandIn:
             request.transport.abort()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        await self._gathered.wait()
         snapshot = {**self.state, "downloads": [], "version": "0.9.0", "uptime_seconds": 93784.0}
         await response.write(self._encoded("snapshot", snapshot))
         self._streams.append(response)

@@ -178,6 +178,12 @@ def test_the_planner_answers_before_anything_is_loaded(gateway: Gateway, browser
         before = cache.inner_text()
         planner.get_by_role("slider", name="Context").press("Home")
         expect(planner.get_by_text("Context 512,")).to_be_visible()
+        slots = planner.get_by_role("slider", name=re.compile("^Slots"))
+        expect(slots).to_have_value("1")  # as configured
+        slots.press("ArrowRight")
+        planner.get_by_role("slider", name="Context").press("End")
+        expect(planner.get_by_text("Context 262,144,")).to_be_visible()
+        planner.get_by_role("slider", name="Context").press("Home")
         expect(cache).not_to_have_text(before)
         assert gateway.model("demo")["epoch"] == 1
 
@@ -208,6 +214,34 @@ def test_a_cut_stream_heals(pretended: StandIn, browser: Browser) -> None:
         until(lambda: pretended.cursors[-1] is not None, "it continues after what it has")
         pretended.push("model", model("late", "ready", slots=4))
         expect(page.locator(".card.model", has_text="late")).to_be_visible()
+
+
+@pytest.mark.parametrize("view", ["now", "models", "chat"])
+def test_what_is_not_known_yet_is_not_said_to_be_nothing(
+    pretended: StandIn, browser: Browser, view: str
+) -> None:
+    pretended.hold()
+    with opened(browser, f"{pretended.url}/ui#{view}") as page:
+        until(lambda: len(pretended.cursors) == 1, "the stream of events is open")
+        expect(page.get_by_text("Asking the gateway")).to_be_visible()
+        expect(page.locator(".connection")).to_have_text("Connecting")
+        pretended.release()
+        expect(page.locator("main").get_by_text("qwen3-32b").first).to_be_attached()
+        expect(page.locator(".connection")).to_have_text("Live")
+
+
+@pytest.mark.parametrize("view", ["chat", "activity", "logs", "keys", "settings"])
+def test_a_view_heals_when_the_gateway_is_back(pretended: StandIn, browser: Browser, view: str) -> None:
+    with opened(browser, f"{pretended.url}/ui", may_fail=True) as page:
+        expect(page.locator(".connection")).to_have_text("Live")
+        pretended.is_away = True
+        pretended.cut()
+        expect(page.locator(".connection")).to_have_text("Reconnecting")
+        page.goto(f"{pretended.url}/ui#{view}")
+        expect(page.get_by_role("alert").first).to_contain_text("The gateway does not answer")
+        pretended.is_away = False
+        expect(page.locator(".connection")).to_have_text("Live")
+        expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_two_pages_show_the_same(pretended: StandIn, browser: Browser) -> None:

@@ -107,18 +107,26 @@ export function grown(value, told) {
   return value === null || value === undefined ? null : value + performance.now() / 1000 - (told.heardAt ?? 0);
 }
 
+/**
+ * Before the first snapshot nothing is known, though the gateway answers.
+ * @param {import("./gateway.js").GatewayError | null} error
+ */
+function state(error) {
+  live.failure = error;
+  if (error !== null) live.connection = error.kind === "unreachable" ? "lost" : "closed";
+  else live.connection = live.startedAt ? "live" : "connecting";
+  tell("connection", error);
+}
+
 /** Follow the gateway's events as long as the page is open. */
 export function begin() {
   return follow("admin/events", {
     event(type, data) {
       take(live, type, data);
+      if (live.connection === "connecting") state(null);
       tell(type, data);
     },
-    state(error) {
-      live.failure = error;
-      live.connection = error === null ? "live" : error.kind === "unreachable" ? "lost" : "closed";
-      tell("connection", error);
-    },
+    state,
   });
 }
 

@@ -71,8 +71,10 @@ export class ModelPlanner extends View {
   }
 
   draw() {
+    const slots = Number(this.parallel) || Math.round((this.plan?.context ?? 1) / (this.plan?.slot_context ?? 1));
+    const most = this.largest * slots;
     // Half octaves: 512, 768, 1024, 1536, ...
-    const steps = 2 * Math.ceil(Math.log2(this.largest / SMALLEST));
+    const steps = 2 * Math.ceil(Math.log2(most / SMALLEST));
     const context = Number(this.ctx || this.plan?.context || Math.min(this.largest, 16384));
     const step = Math.max(0, Math.round(2 * Math.log2(context / SMALLEST)));
     const isOther = this.ctx || this.parallel || this.kv;
@@ -90,15 +92,15 @@ export class ModelPlanner extends View {
             "aria-valuetext": `${count(context)} tokens`,
             oninput: valued((value) => {
               const at = Number(value);
-              this.ctx = String(at === steps ? this.largest : SMALLEST * 2 ** Math.floor(at / 2) * (at % 2 ? 1.5 : 1));
+              this.ctx = String(at === steps ? most : SMALLEST * 2 ** Math.floor(at / 2) * (at % 2 ? 1.5 : 1));
               this.ask();
             }),
           }),
         ),
         h(
           "label.field.knob",
-          h("span", "Slots", h("b", this.parallel || "as configured")),
-          h("input", { type: "range", min: 1, max: MOST_SLOTS, value: this.parallel || "1", oninput: valued((value) => ((this.parallel = value), this.ask())) }),
+          h("span", "Slots", h("b", count(slots))),
+          h("input", { type: "range", min: 1, max: MOST_SLOTS, value: String(slots), oninput: valued((value) => ((this.parallel = value), this.ask())) }),
         ),
         select("Type of the cache", this.kv, [["", "as configured"], ...CACHES], (value) => ((this.kv = value), this.ask())),
       ),

@@ -24,18 +24,24 @@ class ChatView extends View {
   models = [];
   /** @type {{name: string, description: string}[]} */
   agents = [];
+  isListed = false;
   chosen = 0;
   isFollowing = true;
 
   enter() {
     this.classList.add("fills");
-    this.leaving.push(onChange("model", () => this.update()), onChange("config", () => this.ask()));
+    this.leaving.push(
+      onChange("model", () => this.update()),
+      onChange("config", () => this.ask()),
+      onChange("connection", (error) => !error && this.failed && this.ask()),
+    );
     this.ask();
   }
 
   ask() {
     this.attempt(async () => {
       const { data } = await json("v1/models");
+      this.isListed = true;
       this.models = data.filter((/** @type {any} */ model) => !/embed|rerank/.test((model.capabilities ?? []).join()));
       const wanted = decodeURIComponent(location.hash.split("/").slice(1).join("/"));
       const names = this.models.map((model) => model.id);
@@ -105,6 +111,7 @@ class ChatView extends View {
   /** @param {Conversation} side */
   welcome(side) {
     const model = live.models.get(side.model);
+    if (!side.model && !this.failed) return h("div.welcome", h("p.hint", this.isListed ? "There is no model to talk to." : "Asking the gateway which models there are …"));
     const text = !model
       ? "Choose a model and ask it something."
       : model.state === "ready"

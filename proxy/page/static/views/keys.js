@@ -4,6 +4,7 @@ import { h, View } from "../dom.js";
 import { columns, hue } from "../draw.js";
 import { count, dotted, seconds } from "../format.js";
 import { GatewayError, json, key, query } from "../gateway.js";
+import { onChange } from "../live.js";
 import { act, confirm, copy, dialog, inPath, input, select, trouble } from "../parts.js";
 
 const DAY = 86400;
@@ -31,6 +32,7 @@ class KeysView extends View {
   enter() {
     this.ask();
     this.every(30, () => this.ask());
+    this.leaving.push(onChange("connection", (error) => !error && (this.failed || this.keysFailed) && this.ask()));
   }
 
   ask() {

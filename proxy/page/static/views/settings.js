@@ -19,7 +19,10 @@ class SettingsView extends View {
   planFailed;
 
   enter() {
-    this.leaving.push(onChange("config", () => this.ask()));
+    this.leaving.push(
+      onChange("config", () => this.ask()),
+      onChange("connection", (error) => !error && (this.failed || this.checksFailed || this.planFailed) && this.ask()),
+    );
     this.ask();
   }
 
