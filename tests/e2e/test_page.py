@@ -326,6 +326,20 @@ def test_hostile_words_stay_words(pretended: StandIn, browser: Browser) -> None:
         assert page.locator("main img, main script").count() == 0
 
 
+@pytest.mark.parametrize("name", ["%", "a%2Fb", "a#b?c", "__proto__", "long " + "x" * 500])
+def test_odd_names_have_an_address(pretended: StandIn, browser: Browser, name: str) -> None:
+    pretended.state["models"].append(model(name, "ready", description="y" * 500, aliases=["z" * 500]))
+    for size in (PHONE, DESK):
+        with opened(browser, f"{pretended.url}/ui#models/%E0", size) as page:
+            page.locator("ul.list").get_by_role("link", name=name).click()
+            expect(page.get_by_role("heading", level=2, name=name, exact=True)).to_be_visible()
+            assert not goes_sideways(page)
+            page.get_by_role("link", name="Logs", exact=True).last.click()
+            expect(page.get_by_role("combobox", name="Of")).to_have_value(name)
+            page.goto(f"{pretended.url}/ui#chat/%")
+            expect(page.get_by_role("combobox", name="Model")).to_have_value("qwen3-32b")
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_everybody_can_use_it(pretended: StandIn, browser: Browser, view: str) -> None:
     for size, scheme in ((DESK, "light"), (PHONE, "dark")):

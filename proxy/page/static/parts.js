@@ -96,6 +96,16 @@ export async function act(path, options, done) {
   }
 }
 
+/** What the address names behind its view; a person may have written it. */
+export function named() {
+  const name = location.hash.split("/").slice(1).join("/");
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
+}
+
 /** A name as a part of a path: names contain slashes, which stay. @param {string} name */
 export function inPath(name) {
   return name.split("/").map(encodeURIComponent).join("/");

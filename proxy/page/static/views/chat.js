@@ -6,7 +6,7 @@ import { count, rate, seconds } from "../format.js";
 import { json } from "../gateway.js";
 import { live, onChange } from "../live.js";
 import { markdown } from "../markdown.js";
-import { dialog, icon, input, say, select, state, trouble, valued } from "../parts.js";
+import { dialog, icon, input, named, say, select, state, trouble, valued } from "../parts.js";
 
 const MOST_IMAGE = 20 << 20;
 
@@ -43,7 +43,7 @@ class ChatView extends View {
       const { data } = await json("v1/models");
       this.isListed = true;
       this.models = data.filter((/** @type {any} */ model) => !/embed|rerank/.test((model.capabilities ?? []).join()));
-      const wanted = decodeURIComponent(location.hash.split("/").slice(1).join("/"));
+      const wanted = named();
       const names = this.models.map((model) => model.id);
       if (wanted && names.includes(wanted)) kept.sides[0].model = wanted;
       for (const side of kept.sides) if (!names.includes(side.model)) side.model = this.first(names);

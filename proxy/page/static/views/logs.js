@@ -4,7 +4,7 @@ import { h, View } from "../dom.js";
 import { clock, count } from "../format.js";
 import { GatewayError, lines, query, send } from "../gateway.js";
 import { models, onChange } from "../live.js";
-import { dialog, inPath, input, select, trouble } from "../parts.js";
+import { dialog, inPath, input, named, select, trouble } from "../parts.js";
 
 const HISTORY = 1000;
 const MOST = 20000;
@@ -34,7 +34,7 @@ class LogsView extends View {
   }
 
   get source() {
-    return decodeURIComponent(location.hash.split("/").slice(1).join("/"));
+    return named();
   }
 
   /** Read the history, then each line; after a cut, begin again. */

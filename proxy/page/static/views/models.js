@@ -3,7 +3,7 @@
 import { h, View } from "../dom.js";
 import { bytes, count, dotted, seconds, tokens } from "../format.js";
 import { live, LOADING, models, onChange } from "../live.js";
-import { act, confirm, inPath, notice, silence, state, valued } from "../parts.js";
+import { act, confirm, inPath, named, notice, silence, state, valued } from "../parts.js";
 import "../hub.js";
 import "../planner.js";
 import { load, progress, unload } from "./now.js";
@@ -20,7 +20,7 @@ class ModelsView extends View {
   }
 
   get chosen() {
-    return decodeURIComponent(location.hash.split("/").slice(1).join("/"));
+    return named();
   }
 
   draw() {

@@ -83,7 +83,7 @@ function gpuCard(gpu) {
   ];
   const holders = Object.keys(gpu.reserved_memory).map((name) => {
     const placement = live.models.get(name)?.placement;
-    return holder(name, placement?.predicted_memory[gpu.uuid], placement?.gpu_memory[gpu.uuid]);
+    return holder(name, placement?.predicted_memory[gpu.uuid] ?? gpu.reserved_memory[name], placement?.gpu_memory[gpu.uuid]);
   });
   return h(
     "article.card.device",
