@@ -24,24 +24,14 @@ export function icon(name) {
   return h("svg.icon", { viewBox: "0 0 24 24", "aria-hidden": "true" }, h("path", { d: PATHS[name] }));
 }
 
-const TONES = {
-  ready: "good",
-  starting: "busy",
-  fetching: "busy",
-  fetched: "busy",
-  draining: "busy",
-  stopping: "busy",
-  failed: "bad",
-};
-
+/** @type {Record<string, string>} */
+const TONES = { ready: "good", failed: "bad", stopped: "off" };
 /** @type {Record<string, string>} */
 const WORDS = { fetching: "downloading", fetched: "waits for room", starting: "loading", draining: "ends its requests" };
 
 /** @param {Model} model */
 export function state(model) {
-  const word = WORDS[model.state] ?? model.state;
-  const tone = /** @type {Record<string, string>} */ (TONES)[model.state] ?? "off";
-  return h("span.state", { class: tone }, word);
+  return h("span.state", { class: TONES[model.state] ?? "busy" }, WORDS[model.state] ?? model.state);
 }
 
 /**
@@ -66,7 +56,8 @@ export function trouble(error, what = "This cannot be shown") {
 
 /** Why nothing that moves is shown; null while the events come. */
 export function silence() {
-  return live.failure && live.connection !== "lost" ? trouble(live.failure) : null;
+  if (live.connection === "connecting") return h("p.hint", "Asking the gateway …");
+  return live.connection === "closed" ? trouble(live.failure) : null;
 }
 
 export function askForKey() {
@@ -96,15 +87,8 @@ export async function act(path, options, done) {
   }
 }
 
-/** What the address names behind its view; a person may have written it. */
-export function named() {
-  const name = location.hash.split("/").slice(1).join("/");
-  try {
-    return decodeURIComponent(name);
-  } catch {
-    return name;
-  }
-}
+/** What the address names behind its view; unlike decodeURIComponent, this takes malformed ones. */
+export const named = () => new URLSearchParams(`n=${location.hash.replace(/^[^/]*\/?/, "").replaceAll("+", "%2B")}`).get("n") ?? "";
 
 /** A name as a part of a path: names contain slashes, which stay. @param {string} name */
 export function inPath(name) {
@@ -154,7 +138,7 @@ export async function copy(text) {
     await navigator.clipboard.writeText(text);
     say("Copied.");
   } catch {
-    say("The browser does not let this page copy; select the text instead.", true);
+    say("The browser forbids it; select the text instead.", true);
   }
 }
 

@@ -9,13 +9,12 @@ import { copy, select, trouble, valued } from "./parts.js";
 const SMALLEST = 512;
 const MOST_SLOTS = 32;
 const CACHES = ["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"];
-const COMPONENTS = /** @type {const} */ ([
-  ["weights", "hue0"],
-  ["kv", "hue1"],
-  ["compute", "hue3"],
-  ["output", "hue4"],
-]);
-const NAMES = { weights: "weights", kv: "cache of the context", compute: "computing", output: "output" };
+const COMPONENTS = [
+  ["weights", "hue0", "weights"],
+  ["kv", "hue1", "cache of the context"],
+  ["compute", "hue3", "computing"],
+  ["output", "hue4", "output"],
+];
 const PAUSE = 120;
 
 export class ModelPlanner extends View {
@@ -155,7 +154,7 @@ function device(title, size, free, taken, overhead) {
   const whole = size ?? free ?? taken.total;
   const others = size !== null && free !== null ? size - free : 0;
   const known = COMPONENTS.filter(([part]) => taken[part]);
-  const parts = known.map(([part, kind]) => ({ label: NAMES[part], size: taken[part], kind: `measured ${kind}` }));
+  const parts = known.map(([part, kind, label]) => ({ label, size: taken[part], kind: `measured ${kind}` }));
   const rest = Math.max(0, taken.set_aside + overhead - parts.reduce((sum, part) => sum + part.size, 0));
   if (!known.length && !rest) return null;
   return h(
@@ -165,7 +164,7 @@ function device(title, size, free, taken, overhead) {
     bar(whole, [{ label: "others", size: others, kind: "others" }, ...parts, { label: "process and margin", size: rest, kind: "reserve" }], title),
     h(
       "ul.legend",
-      known.map(([part, kind]) => legend(kind, NAMES[part], bytes(taken[part]))),
+      known.map(([part, kind, label]) => legend(kind, label, bytes(taken[part]))),
       rest > 0 && legend("reserve", "process and margin", bytes(rest)),
       others > 0 && legend("others", "others, who stay", bytes(others)),
       legend("free", "left", bytes(Math.max(0, (free ?? whole) - taken.set_aside - overhead))),

@@ -47,7 +47,7 @@ class ActivityView extends View {
 
   enter() {
     this.classList.add("fills");
-    this.leaving.push(onChange("request_ended", (row) => this.ended(row)), onChange("snapshot", () => this.restart()), onChange("connection", (error) => !error && this.failed && this.restart()));
+    this.leaving.push(onChange("request_ended", (row) => this.ended(row)), onChange("snapshot", () => this.restart()));
     this.every(1.5, () => this.update());
     this.restart();
   }

@@ -111,7 +111,7 @@ class ChatView extends View {
   /** @param {Conversation} side */
   welcome(side) {
     const model = live.models.get(side.model);
-    if (!side.model && !this.failed) return h("div.welcome", h("p.hint", this.isListed ? "There is no model to talk to." : "Asking the gateway which models there are …"));
+    if (!side.model && !this.failed) return h("div.welcome", h("p.hint", this.isListed ? "There is no model." : "Asking the gateway …"));
     const text = !model
       ? "Choose a model and ask it something."
       : model.state === "ready"

@@ -4,16 +4,11 @@ import { h, View } from "../dom.js";
 import { columns, hue } from "../draw.js";
 import { count, dotted, seconds } from "../format.js";
 import { GatewayError, json, key, query } from "../gateway.js";
-import { onChange } from "../live.js";
 import { act, confirm, copy, dialog, inPath, input, select, trouble } from "../parts.js";
 
 const DAY = 86400;
 /** @type {Choices} */
-const SPANS = [
-  ["7", "7 days"],
-  ["30", "30 days"],
-  ["90", "90 days"],
-];
+const SPANS = ["7", "30", "90"].map((days) => [days, `${days} days`]);
 const PARTS = ["key", "model"];
 const MEASURES = ["tokens", "requests"];
 
@@ -32,7 +27,6 @@ class KeysView extends View {
   enter() {
     this.ask();
     this.every(30, () => this.ask());
-    this.leaving.push(onChange("connection", (error) => !error && (this.failed || this.keysFailed) && this.ask()));
   }
 
   ask() {

@@ -26,7 +26,6 @@ class ModelsView extends View {
   draw() {
     const failed = silence();
     if (failed) return [h("h1", "Models"), failed];
-    if (live.connection === "connecting") return [h("h1", "Models"), h("p.hint", "Asking the gateway …")];
     const known = models();
     const wanted = this.filter.toLowerCase();
     const shown = known.filter((model) => [model.name, ...model.aliases].some((name) => name.toLowerCase().includes(wanted)));

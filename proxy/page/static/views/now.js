@@ -15,7 +15,6 @@ class NowView extends View {
   draw() {
     const failed = silence();
     if (failed) return [h("h1", "Now"), failed];
-    if (live.connection === "connecting") return [h("h1", "Now"), h("p.hint", "Asking the gateway …")];
     const known = models();
     const running = known.filter((model) => RUNNING.has(model.state));
     const rest = known.filter((model) => !RUNNING.has(model.state) && !model.hidden);

@@ -21,7 +21,7 @@ class SettingsView extends View {
   enter() {
     this.leaving.push(
       onChange("config", () => this.ask()),
-      onChange("connection", (error) => !error && (this.failed || this.checksFailed || this.planFailed) && this.ask()),
+      onChange("connection", (error) => !error && this.failed && this.ask()),
     );
     this.ask();
   }
