@@ -9,7 +9,7 @@ import structlog
 
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
-from actors.memory.predict import Prediction
+from actors.memory.prediction.results import Prediction
 from actors.messages import (
     BecameReady,
     Event,

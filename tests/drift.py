@@ -16,7 +16,9 @@ import msgspec
 
 from actors.memory.builds import build_from
 from actors.memory.gguf import Header
-from actors.memory.predict import LoadSettings, MemoryUsage, predict
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.results import MemoryUsage
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 from actors.servers.llama.command import EMBEDDED, build_of, python_path
 from actors.servers.llama.dry_run import dry_run

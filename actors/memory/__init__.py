@@ -5,7 +5,7 @@
 * `shape`       the dimensions in a header: layers, heads, windows, states, the tensors of each block
 * `buffer`      replays ggml's allocator: the size of a buffer for a graph of tensors
 * `graph`       builds llama.cpp's worst-case graph of one device, from the shape and the settings
-* `predict`     weights, KV cache and compute buffers, placed on the devices as llama.cpp places them
+* `prediction`  weights, KV cache and compute buffers, placed on the devices as llama.cpp places them
 * `growth`      saved prompts and checkpoints, which a server takes of main memory while it works
 * `projector`   weights and buffers of the projector, which reads images and sound
 * `flags`       reads llama-server's flags that change memory

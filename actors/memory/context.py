@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from actors.memory.flags import is_given, last_of
 from actors.memory.gguf import Header
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 
 LEARNED_POSITIONS = "position_embd.weight"
 """The name of the tensor with one row for each possible position."""

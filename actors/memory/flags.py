@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from actors.memory.gguf import block_of
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"

@@ -9,7 +9,7 @@ cannot take more than is reserved.
 import msgspec
 
 from actors.memory.graph.work import F32, row_bytes
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 
 MIB = 1 << 20

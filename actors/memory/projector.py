@@ -11,7 +11,7 @@ from math import isqrt
 from actors.memory.buffer import Buffer, Node
 from actors.memory.gguf import Header
 from actors.memory.graph.work import F32, on_gpu
-from actors.memory.predict import MemoryUsage
+from actors.memory.prediction.results import MemoryUsage
 
 F16 = 2
 TOKEN_LIMIT = 2048

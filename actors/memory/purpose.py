@@ -12,7 +12,7 @@ import msgspec
 from actors.memory.flags import is_given, last_of
 from actors.memory.gguf import Header
 from actors.memory.graph.work import F32
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import ENCODERS, Pooling
 
 _POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

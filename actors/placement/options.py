@@ -11,18 +11,11 @@ import msgspec
 
 from actors.memory.flags import EXPERTS
 from actors.memory.growth import growth
-from actors.memory.predict import (
-    HOST,
-    Certainty,
-    LoadSettings,
-    MemoryUsage,
-    layer_bytes,
-    layer_usages,
-    most_of_cuts,
-    predict,
-    repacked,
-    worst_cut,
-)
+from actors.memory.prediction.compute import most_of_cuts, worst_cut
+from actors.memory.prediction.layers import layer_bytes, layer_usages, repacked
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.results import HOST, Certainty, MemoryUsage
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 
 MIB = 1 << 20

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from actors.memory.predict import HOST, MemoryUsage, Prediction
+from actors.memory.prediction.results import HOST, MemoryUsage, Prediction
 from actors.placement.fit import Placement
 from actors.placement.ledger import Ledger
 from actors.placement.options import MIB, Demand

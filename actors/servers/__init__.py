@@ -21,7 +21,7 @@ import msgspec
 
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
-from actors.memory.predict import Prediction
+from actors.memory.prediction.results import Prediction
 from actors.messages import Figures, ServerAddress
 from actors.placement.fit import Placement
 from actors.placement.options import Demand

@@ -9,7 +9,8 @@ import pytest
 
 from actors.demo.model import ARCHITECTURE, CONTEXTS, write_demo
 from actors.memory.gguf import read_file
-from actors.memory.predict import LoadSettings, predict
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 from tests.conftest import Start
 from tests.gateway import Gateway

@@ -14,7 +14,7 @@ from actors.config.masking import mask_command
 from actors.config.schema import Model, ServerPool
 from actors.errors import ConfigError, Failure
 from actors.hub.cache import ModelFiles
-from actors.memory.predict import Prediction
+from actors.memory.prediction.results import Prediction
 from actors.messages import ApiKey, Figures, ServerAddress
 from actors.model_names import part_names
 from actors.placement.fit import Placement

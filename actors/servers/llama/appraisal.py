@@ -19,7 +19,9 @@ from actors.memory.flag_effects import uncounted, uncounted_in
 from actors.memory.flags import LAYER_FLAGS, check, is_given, last_of, projector_flags, settings_of
 from actors.memory.gguf import Header, read_model
 from actors.memory.growth import with_limits
-from actors.memory.predict import LoadSettings, MemoryUsage, Prediction, predict
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.results import MemoryUsage, Prediction
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.projector import TOKEN_LIMIT, needs_token_limit, predict_projector, projector_inputs
 from actors.memory.purpose import for_purpose, longest_text, purpose_of
 from actors.memory.shape import Shape, ShapeError, weights_by_layer

@@ -20,7 +20,7 @@ from actors.hub.cache import ModelFiles
 from actors.hub.download import HubError
 from actors.hub.hub import Hub
 from actors.kept_lines import ServerLines
-from actors.memory.predict import Prediction
+from actors.memory.prediction.results import Prediction
 from actors.memory.projector import TOKEN_LIMIT
 from actors.messages import Figures, Gives, ServerAddress
 from actors.placement.fit import Placement

@@ -17,7 +17,7 @@ from actors.config.schema import Model, ServerPool
 from actors.errors import ConfigError
 from actors.hub.cache import ModelFiles
 from actors.memory.flags import LAYER_FLAGS, is_given, without
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 from actors.messages import ServerAddress
 from actors.placement.fit import Placement
 from actors.runtime import spawn

@@ -11,7 +11,7 @@ import msgspec
 from actors.hub.cache import ModelFiles
 from actors.memory.flags import adapters, draft_flags, last_of
 from actors.memory.gguf import Header, HeaderError, read_model
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 from actors.placement.options import Draft, Projector
 

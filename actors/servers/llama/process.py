@@ -14,7 +14,7 @@ from actors.config.schema import Model
 from actors.errors import ConfigError, Failure
 from actors.hub.cache import ModelFiles
 from actors.memory.flags import is_given
-from actors.memory.predict import Prediction
+from actors.memory.prediction.results import Prediction
 from actors.messages import KEY_VARIABLE, ApiKey, ServerAddress
 from actors.placement.fit import Placement
 from actors.processes import run_off_loop

@@ -7,7 +7,7 @@ import structlog
 
 from actors.errors import Failure
 from actors.hub.cache import ModelFiles
-from actors.memory.predict import Prediction
+from actors.memory.prediction.results import Prediction
 from actors.model_names import ollama_name
 from actors.placement.fit import Placement
 from actors.placement.options import Demand

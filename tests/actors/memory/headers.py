@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from actors.memory.gguf import Header, Tensor, block_of
-from actors.memory.predict import Prediction, predict
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.results import Prediction
 from actors.memory.shape import Shape
 from tests.actors.memory.loads import Load, read
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 
 _POOLINGS = ("none", "mean", "cls", "last", "rank")
 _WORDS = {

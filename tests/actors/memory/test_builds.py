@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from actors.memory.builds import NEWEST, TESTED, Build, build_from
-from actors.memory.predict import LoadSettings, predict
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 from tests.actors.memory.loads import Load
 from tests.actors.memory.zoo import model

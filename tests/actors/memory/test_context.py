@@ -8,7 +8,7 @@ import pytest
 
 from actors.memory.context import check_context, slot_limit, stretching_flags
 from actors.memory.gguf import Header, Tensor
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 from tests.actors.memory.zoo import model
 
 

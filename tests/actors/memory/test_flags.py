@@ -21,7 +21,9 @@ from actors.memory.flags import (
     without,
 )
 from actors.memory.graph.work import on_gpu
-from actors.memory.predict import HOST, LoadSettings, predict
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.results import HOST
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 from tests.actors.memory.zoo import MODELS, model
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from actors.memory.growth import checkpoint_bytes, growth, with_limits
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 from tests.actors.memory.headers import shape as recorded
 from tests.actors.memory.zoo import model

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from actors.memory.gguf import Header, Tensor
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.purpose import LONGEST_TEXT, SHORTEST_TEXT, Purpose, for_purpose, longest_text, purpose_of
 
 

@@ -1,7 +1,8 @@
 """Headers of well-known models, made from their dimensions: what a prediction reads, without a file.
 
 Each of them was also written as a sparse GGUF file and loaded by llama.cpp (build 11434) on a pretended GPU
-with CUDA's sizes; `golden.jsonl` has what it allocated: weights, cache and compute buffer of each GPU.
+with CUDA's sizes; `prediction/golden.jsonl` has what it allocated: weights, cache and compute
+buffer of each GPU.
 """
 
 import math

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.memory.predict import HOST, LoadSettings, predict
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.results import HOST
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 from actors.placement.fit import Placement, Share, Wish, fit, mib
 from actors.placement.options import MIB, Demand, Option, demand_of

@@ -7,7 +7,10 @@ import msgspec
 import pytest
 
 from actors.memory.flags import EXPERTS
-from actors.memory.predict import LoadSettings, MemoryUsage, Prediction, predict, repacked
+from actors.memory.prediction.layers import repacked
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.results import MemoryUsage, Prediction
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape
 from actors.placement.fit import Share, fit
 from actors.placement.options import (

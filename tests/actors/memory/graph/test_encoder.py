@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from actors.memory.predict import LoadSettings, predict
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import ENCODERS, Shape
 from tests.actors.memory.headers import MIB, header, loads, names, predicted, shape
 

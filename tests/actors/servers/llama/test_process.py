@@ -16,7 +16,7 @@ from actors.errors import ConfigError
 from actors.gpu.calibration import Calibration
 from actors.hub.cache import ModelFiles
 from actors.memory.flags import LAYER_FLAGS
-from actors.memory.predict import LoadSettings
+from actors.memory.prediction.settings import LoadSettings
 from actors.messages import ServerAddress
 from actors.placement.fit import Placement, Share
 from actors.placement.options import Option

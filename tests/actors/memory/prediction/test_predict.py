@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.memory.predict import HOST, LoadSettings, MemoryUsage, Prediction, predict
+from actors.memory.prediction.predict import predict
+from actors.memory.prediction.results import HOST, MemoryUsage, Prediction
+from actors.memory.prediction.settings import LoadSettings
 from actors.memory.shape import Shape, ShapeError
 from tests.actors.memory.headers import header
 from tests.actors.memory.loads import Load, read

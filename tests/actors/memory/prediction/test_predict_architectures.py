@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from actors.memory.predict import MODELLED, NEARLY_MODELLED
+from actors.memory.prediction.architectures import MODELLED, NEARLY_MODELLED
 from tests.actors.memory.headers import MIB, loads, names, predicted, shape
 from tests.actors.memory.loads import Load
 
