@@ -34,6 +34,7 @@ from proxy.access.keys import Key
 from proxy.answers.call import ModelCaller, RequestLimits
 from proxy.door.bodies import Bodies
 from proxy.door.client_connection import ConnectionServer
+from proxy.door.connections import ConnectionRules
 from proxy.door.origins import Origins
 from proxy.handlers.responses.store import ResponseStore
 from proxy.usage.records import UsageRecords
@@ -86,7 +87,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
         self.caller.limits = limits = RequestLimits.of(config)
         self.bodies.resize(limits.body)
         if isinstance(self.runner.server, ConnectionServer):
-            self.runner.server.write_timeout = limits.write_timeout
+            rules = ConnectionRules.of(config)
+            self.runner.server.most, self.runner.server.write_timeout = rules.most, rules.write_timeout
         self.upstream.silence_limit = config.server_pool.request_timeout
         self.responses.seconds = server.keep_responses
         self.usage.reconfigure(config.usage)

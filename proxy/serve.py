@@ -347,7 +347,7 @@ async def _build(
     accounts = (*accounts, live.feed.account)
     app = make_app(handlers, _origins(config.server, gate), gate, accounts)
     app[CAPTURES], app[BASE_PATH] = usage.captures, config.server.base_path
-    runner = make_runner(app, accounts, ConnectionRules.of(config.server))
+    runner = make_runner(app, accounts, ConnectionRules.of(config))
     reloader.parts = Parts(
         factory=factory,
         observer=observer,

@@ -18,7 +18,7 @@ from actors.progress import readable_size
 from actors.servers import StartError
 from actors.servers.ports import PortBook
 from proxy.doctor.checks import Finding, Patient, Status, in_thread
-from proxy.door.connections import MOST_CONNECTIONS, SPARE_FILES, listening, most_clients
+from proxy.door.connections import files_for, listening, most_clients
 from proxy.handlers.readiness import needed_folders
 
 LOW_SPACE = 1 << 30
@@ -162,22 +162,24 @@ def _is_gateway(config: Config) -> bool:
     return False
 
 
-async def check_files(_patient: Patient) -> Sequence[Finding]:
+async def check_files(patient: Patient) -> Sequence[Finding]:
     """Compare the limit of open files with what most clients need."""
     try:
         import resource  # noqa: PLC0415 (absent on Windows)
     except ImportError:
         return [Finding(name="open files", status="absent", found="this system has no such limit")]
-    return [judge_files(*resource.getrlimit(resource.RLIMIT_NOFILE), unlimited=resource.RLIM_INFINITY)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = [-1 if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard)]
+    return [judge_files(*limits, queue_size=patient.config.server_pool.queue_size)]
 
 
-def judge_files(soft: int, hard: int, unlimited: int) -> Finding:
-    """Judge the limits of open files; `unlimited` is the value that means no limit."""
-    wanted = 2 * MOST_CONNECTIONS + SPARE_FILES
+def judge_files(soft: int, hard: int, *, queue_size: int) -> Finding:
+    """Judge the limits of open files; -1 is no limit."""
+    wanted = files_for(queue_size)
     # The gateway raises its soft limit itself.
-    if unlimited in (soft, hard) or max(soft, hard) >= wanted:
+    if -1 in (soft, hard) or max(soft, hard) >= wanted:
         return Finding(name="open files", status="ok", found=f"at least {wanted:,} are allowed")
-    clients = most_clients(hard)
+    clients = most_clients(hard, queue_size)
     found = f"{hard:,} are allowed, which is enough for {clients:,} clients at the same time"
     cure = f"allow {wanted:,} (ulimit -Hn, LimitNOFILE= of systemd, --ulimit nofile= of Docker)"
     status: Status = "warning" if clients >= FEW_CLIENTS else "error"

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from actors.config.schema import Server
+from actors.config.schema import Config
 from proxy.door.client_connection import ConnectionServer
 from proxy.door.parsing import make_request, make_request_below
 from proxy.exchange import Account
@@ -18,6 +18,7 @@ from proxy.exchange import Account
 BACKLOG = 1024
 """Most connections that wait in the kernel to be accepted."""
 MOST_CONNECTIONS = 4096
+"""Most clients, unless `server_pool.queue_size` lets more of them wait."""
 SPARE_FILES = 128
 """Number of open files reserved for other uses than connections."""
 
@@ -46,9 +47,14 @@ class ConnectionRules(msgspec.Struct, frozen=True, kw_only=True):
     base_path: str = ""
 
     @classmethod
-    def of(cls, server: Server) -> "ConnectionRules":
+    def of(cls, config: Config) -> "ConnectionRules":
         """Return the rules of the configuration and of this machine."""
-        return cls(most=most_connections(), write_timeout=server.write_timeout, base_path=server.base_path)
+        server = config.server
+        return cls(
+            most=most_connections(config.server_pool.queue_size),
+            write_timeout=server.write_timeout,
+            base_path=server.base_path,
+        )
 
 
 class _Runner(web.AppRunner):
@@ -95,25 +101,33 @@ class Site(web.SockSite):
         )
 
 
-def most_connections() -> int:
-    """Return the most clients, each of which may need a second connection to a model server."""
+def most_connections(queue_size: int) -> int:
+    """Allow as many open files as these clients need; return the most clients."""
     try:
         import resource  # noqa: PLC0415 (absent on Windows)
     except ImportError:
-        return MOST_CONNECTIONS
+        return max(MOST_CONNECTIONS, queue_size)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * MOST_CONNECTIONS + SPARE_FILES
+    wanted = files_for(queue_size)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MOST_CONNECTIONS if files < 0 else most_clients(files)
+    return max(MOST_CONNECTIONS, queue_size) if files < 0 else most_clients(files, queue_size)
 
 
-def most_clients(files: int) -> int:
+def files_for(queue_size: int) -> int:
+    """Return how many open files the most clients need: those that only wait need one, the others two."""
+    return 2 * MOST_CONNECTIONS + max(0, queue_size - MOST_CONNECTIONS) + SPARE_FILES
+
+
+def most_clients(files: int, queue_size: int) -> int:
     """Return how many clients that many open files are enough for."""
-    return max(16, min(MOST_CONNECTIONS, (files - SPARE_FILES) // 2))
+    files -= SPARE_FILES
+    served = min(MOST_CONNECTIONS, files // 2)
+    waiting = max(0, min(queue_size - served, files - 2 * served))
+    return max(16, served + waiting)
 
 
 def listening(host: str, port: int) -> list[socket.socket]:

@@ -119,15 +119,17 @@ async def test_open_files(folders: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "status", "words"),
+    ("soft", "hard", "queue_size", "status", "words"),
     [
-        (1024, 1 << 20, "ok", "at least 8,320"),
-        (-1, -1, "ok", "at least 8,320"),
-        (1024, 4096, "warning", "4,096 are allowed, which is enough for 1,984 clients"),
-        (64, 64, "error", "for 16 clients"),
+        (1024, 1 << 20, 256, "ok", "at least 8,320"),
+        (1024, 1 << 20, 20_000, "ok", "at least 24,224"),
+        (-1, -1, 256, "ok", "at least 8,320"),
+        (1024, 4096, 256, "warning", "4,096 are allowed, which is enough for 1,984 clients"),
+        (1024, 20_000, 20_000, "warning", "20,000 are allowed, which is enough for 15,776 clients"),
+        (64, 64, 256, "error", "for 16 clients"),
     ],
 )
-def test_limits_of_open_files(soft: int, hard: int, status: str, words: str) -> None:
-    finding = judge_files(soft, hard, unlimited=-1)
+def test_limits_of_open_files(soft: int, hard: int, queue_size: int, status: str, words: str) -> None:
+    finding = judge_files(soft, hard, queue_size=queue_size)
     assert finding.status == status
     assert words in finding.found
