@@ -241,12 +241,17 @@ class AgentActor:
                     return
             if clock.monotonic() - begun > BACKOFF_MAX:
                 self._failures = 0
-            delay = min(BACKOFF * 2**self._failures, BACKOFF_MAX)
+            delay = self._delay
             self._failures = min(self._failures + 1, 10)
             self._again_at = clock.monotonic() + delay
             self.services.log.warning("agent restarts", seconds=delay, reason=self.down)
             await asyncio.sleep(delay)
             self.counters.restarts += 1
+
+    @property
+    def _delay(self) -> float:
+        """Seconds between the end of an instance and the start of the next."""
+        return min(BACKOFF * 2.0**self._failures, BACKOFF_MAX)
 
     async def _live(self) -> None:
         """Run one instance until it ends. Never returns; raises the logged and counted cause of its end."""
@@ -267,6 +272,7 @@ class AgentActor:
         except Exception as error:  # the boundary to somebody else's code
             cause = unwrapped(error)
             self.down = f"{type(cause).__name__}: {cause}"
+            self._again_at = self.services.clock.monotonic() + self._delay  # at the earliest: it closes first
             if self._started.done() and not isinstance(error, FaultyError):
                 self.crashed(self._doing, error)
             raise

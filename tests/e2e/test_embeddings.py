@@ -57,7 +57,8 @@ def test_a_text_longer_than_512_tokens(gpt: openai.OpenAI, gateway: Gateway) -> 
     assert len(answer.data[0].embedding) == WIDTH
     assert answer.usage.prompt_tokens == 1000 + 1 + 4
     command = gateway.wait_for("server starts", model="bert")["command"]
-    assert "--ctx-size 1024 --batch-size 1024 --ubatch-size 1024 --embeddings" in command
+    assert "--ctx-size 1024 --batch-size 1024 --ubatch-size 1024 " in command
+    assert "--cache-ram 0 --ctx-checkpoints 0 --embeddings" in command, "a text is no conversation"
     assert gateway.wait_for("server starts", model="bert")["predicted"]["host"]["kv"] == 0
 
 
@@ -195,5 +196,8 @@ def test_a_ranking_model_gives_no_vectors(gateway: Gateway, path: str, more: dic
 def test_what_a_model_is_for_is_listed(gateway: Gateway) -> None:
     listed = gateway.client.get("/api/tags").json()["models"]
     assert {model["name"]: model["capabilities"] for model in listed} == {
-        f"{name}:latest": ["embedding"] for name in ("bert", "ranker", "short", "last")
+        "bert:latest": ["embedding"],
+        "ranker:latest": ["rerank"],
+        "short:latest": ["embedding"],
+        "last:latest": ["embedding"],
     }

@@ -187,10 +187,10 @@ def test_a_flood_of_log_blinds_nobody(start: Start) -> None:
     lines = [
         line["line"] for line in gateway.log if line["event"] == "server log" and line["model"] == "flood"
     ]
-    assert len(lines) < 4000
     assert max(map(len, lines)) == LINE_LIMIT
     left_out = gateway.wait_for("server log lines left out", model="flood")["lines"]
     assert left_out > 100_000
+    assert len(lines) < left_out / 10, "so many a second, however long it takes"
     assert gateway.chat("flood", stream=True).status_code == 200
 
 

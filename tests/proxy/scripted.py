@@ -311,6 +311,7 @@ class FakeSupervisor:
         self.served: list[bool] = []
         """Of each lease that has ended."""
         self.broken: list[bool] = []
+        self.prompts = None
         """Of each lease that has ended."""
         self.restarted: ServerAddress | None = None
         """Where the model is found after its server has broken down."""
