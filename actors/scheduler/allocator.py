@@ -110,10 +110,11 @@ class Allocator:
         self._later = dict(self._rooms)
         _add(self._later, ledger.returns())
         _add(self._later, ledger.untold())
+        self._leaving: dict[str, dict[str, int]] = {}
+        """What becomes free on each GPU, by the models that leave."""
         for model in leaving:
-            _add(self._later, ledger.frees(model.spec.name))
+            self._leaves(model)
         self._later_free = self._free + len(leaving)
-        self._gone = {model.spec.name for model in leaving}
         self._claimed_host = 0
         self._host_capacity = ledger.host_capacity(self._kept)
 
@@ -128,13 +129,13 @@ class Allocator:
         if seat := self._seat(model, chosen):
             return seat
         shares = self._fit(model, chosen, self._later)
-        if shares is not None and self._later_free > 0 and self._host_fits(chosen, self._gone):
+        if shares is not None and self._later_free > 0 and self._host_fits(chosen, self._leaving):
             placement = self._placed(model, chosen, shares)
             self._claim(chosen, shares)
             leaving = [
                 f"{name!r}"
-                for name in sorted(self._gone)
-                if any(share.device in self._ledger.frees(name) for share in shares)
+                for name, freed in sorted(self._leaving.items())
+                if any(share.device in freed for share in shares)
             ]
             by = f" by {' and '.join(leaving)}" if leaving else ""
             return Wait(f"the memory that it needs is being freed{by}", placement=placement)
@@ -289,11 +290,16 @@ class Allocator:
             self._rooms[share.device] -= taken
             self._later[share.device] -= taken
 
+    def _leaves(self, model: ModelState) -> None:
+        """Count a model's memory as free later."""
+        freed = self._leaving[model.spec.name] = self._ledger.frees(model.spec.name)
+        _add(self._later, freed)
+
     # Choosing who makes room
 
     def _evict(self, model: ModelState, option: Option, since: float) -> Decision:
         def fits(victims: Sequence[ModelState]) -> tuple[Share, ...] | None:
-            names = self._gone.union(victim.spec.name for victim in victims)
+            names = {*self._leaving, *(victim.spec.name for victim in victims)}
             if self._later_free + len(victims) <= 0 or not self._host_fits(option, names):
                 return None
             rooms = dict(self._later)
@@ -321,8 +327,7 @@ class Allocator:
                 self._claim(option, shares)
             return Wait(why, latest, placement, tuple(victims))
         for victim in victims:
-            self._gone.add(victim.spec.name)
-            _add(self._later, self._ledger.frees(victim.spec.name))
+            self._leaves(victim)
         self._later_free += len(victims)
         self._claim(option, shares)
         return MakeRoom(
@@ -336,7 +341,8 @@ class Allocator:
         """Return the idle and busy models that could make room, and when the next protected one could."""
         idle, busy, protected_until = [], [], math.inf
         for other in self._running:
-            if other is model or other.never_evict or other.spec.name in self._gone:
+            name = other.spec.name
+            if other is model or name in self._kept or name in self._leaving:
                 continue
             if other.life.state is State.STARTING:
                 if other.unwanted_since is None:

@@ -410,17 +410,19 @@ class Planner:
 
     def _stop_unwanted(self, now: float) -> None:
         for model in self._awake:
-            if self._fetch_until(model) <= now:
+            state = model.life.state
+            if state is State.FETCHING and self._fetch_until(model) <= now:
                 self._stop(model, "nobody waits for its files any more", now)
             elif model.unloads is not None and model.has_served_all:
                 self._stop(model, model.unloads, now)
-            elif model.outdated and model.life.state is State.DRAINING and not model.holders:
-                self._replace(model, model.outdated, now)
-            elif model.life.state is State.DRAINING and not model.holders:
-                assert model.yields_to is not None
-                why = f"drained, so that {model.yields_to.spec.name!r} gets its turn"
-                self._stop(model, why, now, evicts=True)
-            elif self._idle_until(model) <= now:
+            elif state is State.DRAINING and not model.holders:
+                if model.outdated:
+                    self._replace(model, model.outdated, now)
+                else:
+                    assert model.yields_to is not None
+                    why = f"drained, so that {model.yields_to.spec.name!r} gets its turn"
+                    self._stop(model, why, now, evicts=True)
+            elif state is State.READY and self._idle_until(model) <= now:
                 self._stop(model, f"idle for {self._keep_alive(model):g} s", now)
 
     def _expire(self, now: float) -> None:

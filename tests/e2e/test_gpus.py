@@ -356,9 +356,9 @@ def test_waiting_streams_are_told_what_for(start: Start, machine: Machine, real_
     long = {"messages": FOREVER, "max_tokens": 1500, "ignore_eos": True}
     for model in ("b", "a"):  # on a busy machine, the reading of b's header could outlast a's answers
         gateway.chat(model, max_tokens=1)
-    with ThreadPoolExecutor(6) as clients:
-        # Its context is full after a second or two: so there are more of them than it has slots.
-        held = [clients.submit(gateway.chat, "a", **long) for _ in range(6)]
+    with ThreadPoolExecutor(12) as clients:
+        # Its context is full after a second or two: so there are many more of them than it has slots.
+        held = [clients.submit(gateway.chat, "a", **long) for _ in range(12)]
         until(lambda: gateway.model("a")["waiting"], "requests that wait for a slot")
         messages = [{"role": "user", "content": "hello"}]
         asked = {"model": "b", "messages": messages, "max_tokens": 4, "stream": True}
