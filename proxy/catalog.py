@@ -97,9 +97,9 @@ class Catalog:
             return Known(own_name, api)
         request, preset = settings.request, None
         if asked != own_name and settings.presets:
-            named = {known.casefold(): known for known in settings.named_presets(own_name)}
-            if (preset := named.get(asked.casefold())) is not None:
-                request = merged(request, settings.named_presets(own_name)[preset].request)
+            for name, found in settings.named_presets(own_name).items():
+                if name.casefold() == asked.casefold():
+                    request, preset = merged(settings.request, found.request), name
         return Known(own_name, api, None if is_empty(request) else request, preset, settings.loading_state)
 
     def names_of(self, known: Known) -> tuple[str, ...]:
